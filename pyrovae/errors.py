@@ -1,0 +1,44 @@
+"""Bad input is refused in one line that names the field, the rule and the value found."""
+
+import math
+from collections.abc import Collection
+
+import torch
+
+
+class InputError(ValueError):
+    """What the caller gave cannot be used; the message is one line. Scripts print it and exit with 2."""
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def require_count(name: str, value: object, minimum: int = 1) -> None:
+    """`value` is a whole number and at least `minimum`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    require(whole and value >= minimum, f"{name} must be a whole number >= {minimum}, got {value!r}")
+
+
+def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
+    """`value` is a finite number strictly between `above` and `below`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    rule = (
+        "a finite number"
+        + (f" > {above:g}" if above > -math.inf else "")
+        + (f" < {below:g}" if below < math.inf else "")
+    )
+    require(number and math.isfinite(value) and above < value < below, f"{name} must be {rule}, got {value!r}")
+
+
+def require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    require(isinstance(value, str) and value in choices, f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def require_finite(name: str, value: torch.Tensor) -> None:
+    """Every element of the floating-point tensor `value` is finite; the first that is not is named by its index."""
+    finite = torch.isfinite(value)
+    if not finite.all():
+        index = tuple((~finite).nonzero()[0].tolist())
+        raise InputError(f"{name} must be finite, got {value[index].item()} at index {index}")

@@ -1,0 +1,166 @@
+"""What a (model, guide) pair says about each datum: the terms of its log importance weights, shape `(K, batch)`.
+
+A pair keeps the contract if one plate at dim -1 encloses every sample site of both programs, and both take the same
+arguments. K particles are K runs of the pair, vectorised: a plate at dim -2 around both programs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyrovae.errors import InputError, require_count
+
+PARTICLES = "num_particles"
+
+
+@dataclass(frozen=True)
+class PairTerms:
+    """Log-densities of a pair's sites at z ~ q(z|x), each `(num_particles, batch)`, in nats and at beta = 1."""
+
+    log_likelihood: Tensor
+    log_prior: Tensor
+    log_posterior: Tensor
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log w = log p(x|z) + log p(z) - log q(z|x); E[w] = p(x) and E[log w] is the ELBO."""
+        return self.log_likelihood + self.log_prior - self.log_posterior
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The sample sites of one run of a pair, by name, after the checks of `run_pair`."""
+
+    model_sites: dict[str, dict]
+    guide_sites: dict[str, dict]
+    batch_shape: torch.Size
+
+    @property
+    def observed(self) -> dict[str, dict]:
+        return {name: site for name, site in self.model_sites.items() if site["is_observed"]}
+
+    @property
+    def latent(self) -> dict[str, dict]:
+        return {name: site for name, site in self.model_sites.items() if not site["is_observed"]}
+
+    def terms(self) -> PairTerms:
+        """Every density is taken without its `poutine.scale`: that is what makes it the one at beta = 1, and what
+        keeps a subsampled plate's N / B out of the logsumexp over particles, where it would give no bound."""
+        return PairTerms(self._sum(self.observed), self._sum(self.latent), self._sum(self.guide_sites))
+
+    def _sum(self, sites: dict[str, dict]) -> Tensor:
+        total = torch.zeros(())
+        for site in sites.values():
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            total = total + scale_and_mask(log_prob, mask=site["mask"])
+        return total.expand(self.batch_shape)
+
+    def check_densities(self) -> None:
+        """Raises `InputError` where the terms are no log-densities of the data and so give no log p(x)."""
+        for name, site in self.observed.items():
+            if not bool(site["fn"].support.check(site["value"]).all()):
+                raise InputError(
+                    f'log p(x) does not exist: the data at site "{name}" lie outside the support of its '
+                    f"distribution (grey pixels under a Bernoulli are a cross-entropy)"
+                )
+        for name, site in (*self.latent.items(), *self.guide_sites.items()):
+            if site["mask"] is not None and site["mask"] is not True:
+                raise InputError(f'log p(x) does not exist: the latent site "{name}" is masked')
+
+
+def run_pair(model: Callable, guide: Callable, *args, num_particles: int = 1, **kwargs) -> Pair:
+    """Runs the guide, then the model at what the guide drew, `num_particles` times, vectorised.
+
+    Raises `InputError` if the pair breaks the contract: a site outside the plate, a nested plate or one at another
+    dim, latent sites that differ between model and guide, scales that differ between them.
+    """
+    require_count("num_particles", num_particles)
+    guide_trace = _trace(guide, num_particles, args, kwargs)
+    guide_sites = sample_sites(guide_trace)
+    model_sites = sample_sites(_trace(poutine.replay(model, trace=guide_trace), num_particles, args, kwargs))
+    _check_latents(model_sites, guide_sites)
+    batch = _check_plate({"model": model_sites, "guide": guide_sites})
+    return Pair(model_sites, guide_sites, torch.Size((num_particles, batch)))
+
+
+def log_joint(model: Callable, latents: dict[str, Tensor], *args, **kwargs) -> Tensor:
+    """log p(x, z) in nats, `(num_particles, batch)`, with every latent site of the model at the value given for it.
+
+    Values are `(num_particles, batch, *event)` or, the same for every datum, `(num_particles, 1, *event)`, and then
+    a decoder runs once per particle and not once per pair. Scales are left out as in `log_weights`.
+    """
+    num_particles = len(next(iter(latents.values())))
+    sites = sample_sites(_trace(poutine.condition(model, data=latents), num_particles, args, kwargs))
+    drawn = sorted(name for name, site in sites.items() if not site["is_observed"])
+    if drawn:
+        raise InputError(f"latents must hold a value for every latent site of the model, none for {drawn}")
+    return Pair(sites, {}, torch.Size((num_particles, _check_plate({"model": sites})))).terms().log_likelihood
+
+
+def _trace(program: Callable, num_particles: int, args: tuple, kwargs: dict) -> poutine.Trace:
+    try:
+        with pyro.plate(PARTICLES, num_particles, dim=-2):
+            return poutine.trace(program).get_trace(*args, **kwargs)
+    except ValueError as error:
+        if "collide at dim=" not in str(error):
+            raise
+        raise InputError(
+            "every sample site must lie in one data plate at dim -1, and in no other; got a plate at -2"
+        ) from error
+
+
+def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
+    return {name: site for name, site in prune_subsample_sites(trace).nodes.items() if site["type"] == "sample"}
+
+
+def _check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> None:
+    """Model and guide have the same latent sites under the same scale."""
+    latent = {name for name, site in model_sites.items() if not site["is_observed"]}
+    proposed = {name for name, site in guide_sites.items() if not site["infer"].get("is_auxiliary")}
+    if latent != proposed:
+        raise InputError(
+            f"model and guide must have the same latent sites, got {sorted(latent)} in the model "
+            f"and {sorted(proposed)} in the guide"
+        )
+    for name in latent:
+        ours, theirs = (torch.as_tensor(sites[name]["scale"]) for sites in (model_sites, guide_sites))
+        if not torch.equal(ours.to(theirs), theirs):
+            raise InputError(
+                f'poutine.scale must be the same in model and guide at the latent site "{name}", '
+                f"got {ours.tolist()} in the model and {theirs.tolist()} in the guide"
+            )
+
+
+def _check_plate(programs: dict[str, dict[str, dict]]) -> int:
+    """The number of data in the one plate at dim -1 that encloses every site of the programs."""
+    plates = set()
+    for program, sites in programs.items():
+        for name, site in sites.items():
+            frames = [frame for frame in site["cond_indep_stack"] if frame.name != PARTICLES]
+            found = ", ".join(
+                f'"{f.name}" at dim {f.dim}' if f.vectorized else f'"{f.name}", sequential' for f in frames
+            )
+            if len(frames) != 1 or frames[0].dim != -1:
+                raise InputError(
+                    f'every sample site must lie in one data plate at dim -1, and in no other; site "{name}" of the '
+                    f"{program} lies in {found or 'none'}: per-datum terms cannot be had"
+                )
+            plates.add((frames[0].name, frames[0].size))
+    if len(plates) != 1:
+        raise InputError(f"all sites must share one data plate (name, size), got {sorted(plates)}")
+    return plates.pop()[1]
+
+
+def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **kwargs) -> Tensor:
+    """log w_k = log p(x, z_k) - log q(z_k|x) for z_k ~ q(z|x): `(num_particles, batch)`, in nats, with gradients.
+
+    For any pair that keeps the contract, and always at beta = 1: scales are left out, masks of observed sites are
+    kept. Raises `InputError` where the pair breaks the contract.
+    """
+    return run_pair(model, guide, *args, num_particles=num_particles, **kwargs).terms().log_weights

@@ -1,0 +1,215 @@
+"""What is measured of a trained VAE on its test data, and how a run folder shows it: table, JSON, Markdown, figures."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from pyrovae import plots
+from pyrovae.data import Dataset
+from pyrovae.errors import require, require_count
+from pyrovae.marginal import Estimate, importance_bound, log_marginal, quadrature_log_marginal
+from pyrovae.rng import local_seed
+from pyrovae.runs import Run
+from pyrovae.training import History
+from pyrovae.vae import VAE
+
+ELBO_DRAWS = 100
+IWAE_PARTICLES = 50
+IWAE_REPEATS = 10
+MAX_POINTS = 5_000
+
+
+def evaluate(
+    vae: VAE,
+    data: Dataset,
+    *,
+    num_samples: int,
+    num_data: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> dict[str, float | int | str | None]:
+    """The measures of `vae` on the first `num_data` test data (default: all), in nats per datum, at beta = 1.
+
+    `elbo`, `iwae_50`, `log_px` (importance sampling, `num_samples` draws), `log_px_quadrature` (one or two latent
+    dimensions) and `data_log_density` (where the data's own density is known). `*_standard_error` is the Monte Carlo
+    error of the mean, `*_data_error` the standard error of the mean over data. What does not apply is None: grey
+    pixels have no density, so that only their cross-entropy bound is given, as `elbo`.
+    """
+    require_count("num_samples", num_samples)
+    x = data.test_x
+    if num_data is not None:
+        require_count("num_data", num_data)
+        require(num_data <= len(x), f"num_data must be <= {len(x)}, the number of test data; got {num_data}")
+        x = x[:num_data]
+    vae.check_data(x)
+    started = time.perf_counter()
+    result = {"dataset": data.name, "kind": data.kind, "num_data": len(x), "num_samples": num_samples, "seed": seed}
+    pair = vae.model, vae.guide, x
+    with local_seed(seed):
+        result |= _entries("elbo", importance_bound(*pair, num_particles=1, num_repeats=ELBO_DRAWS, progress=progress))
+        iwae = marginal = None
+        if data.kind != "grey":
+            iwae = importance_bound(*pair, num_particles=IWAE_PARTICLES, num_repeats=IWAE_REPEATS, progress=progress)
+            marginal = log_marginal(*pair, num_samples=num_samples, progress=progress)
+    result |= _entries(f"iwae_{IWAE_PARTICLES}", iwae) | _entries("log_px", marginal)
+    result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
+    result["median_ess"] = None if marginal is None else marginal.ess.median().item()
+    result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "data_log_density": None}
+    if vae.latent_dim <= 2 and data.kind == "real":
+        log_px, error = quadrature_log_marginal(vae.model, x)
+        result |= {"log_px_quadrature": log_px.mean().item(), "log_px_quadrature_error": error.mean().item()}
+    if data.log_density is not None:
+        result["data_log_density"] = data.log_density(x).double().mean().item()
+    result["seconds"] = time.perf_counter() - started
+    return result
+
+
+def _entries(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    values = (None,) * 3 if estimate is None else (estimate.mean, estimate.monte_carlo_error, estimate.data_error)
+    return dict(zip((name, f"{name}_standard_error", f"{name}_data_error"), values, strict=True))
+
+
+def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> str:
+    """Measures down, runs across: `mean (Monte Carlo error)` in nats per datum, as text or `tablefmt="github"`."""
+    first = next(iter(results.values()))
+    rows = {
+        "cross-entropy bound" if first["kind"] == "grey" else "ELBO": ("elbo", "elbo_standard_error"),
+        f"IWAE-{IWAE_PARTICLES} bound": (f"iwae_{IWAE_PARTICLES}", f"iwae_{IWAE_PARTICLES}_standard_error"),
+        f"log p(x), importance sampling, {first['num_samples']:,}": ("log_px", "log_px_standard_error"),
+        "log p(x), quadrature": ("log_px_quadrature", "log_px_quadrature_error"),
+        "exact log-density of the data": ("data_log_density", None),
+    }
+    lines = []
+    for label, (name, error) in rows.items():
+        if first[name] is not None:
+            lines.append([label, *(_with_error(r[name], r[error] if error else None) for r in results.values())])
+    if first["log_px"] is not None:
+        lines.append(["standard error over data", *(f"{r['log_px_data_error']:.3f}" for r in results.values())])
+        lines.append(["share with Pareto k > 0.7", *(f"{r['share_pareto_k_above_0.7']:.1%}" for r in results.values())])
+    header = [f"{first['num_data']:,} test data, nats per datum", *results]
+    return tabulate(
+        lines, header, tablefmt=tablefmt, disable_numparse=True, colalign=("left", *("right",) * len(results))
+    )
+
+
+def _with_error(value: float, error: float | None) -> str:
+    """1.2345 and 0.0021 as `1.234 (0.0021)`: the error with two figures and the value with three decimals."""
+    if error is None or not math.isfinite(error):
+        return f"{value:.3f}"
+    return f"{value:.3f} ({error:.2g})"
+
+
+def history_table(history: History, rows: int = 10) -> str:
+    """At most `rows` epochs of the history, evenly spaced and with the last, as text."""
+    records = history.records()
+    step = math.ceil(len(records) / rows)
+    chosen = records[len(records) - 1 :: -step][::-1]
+    columns = [name for name in chosen[0] if chosen[-1][name] is not None]
+    formats = {"epoch": "d", "lr": ".1e"}
+    lines = [[format(record[name], formats.get(name, ".3f")) for name in columns] for record in chosen]
+    return tabulate(lines, columns, disable_numparse=True, colalign=("right",) * len(columns))
+
+
+NOTES = """\
+Nats per datum, higher is better; in brackets the Monte Carlo error (for quadrature: the change from half the grid).
+Everything is taken at beta = 1, whatever training used. ELBO and IWAE bound are lower bounds on log p(x) in
+expectation, and importance sampling is one too: it is low where many points have Pareto k > 0.7.
+"""
+GREY_NOTE = """\
+The data are grey levels under a Bernoulli: the number above is minus a cross-entropy and a KL, not a bound on a
+log-density, and log p(x) does not exist.
+"""
+
+
+def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> None:
+    """evaluation.json, report.md and figures/*.png into the run's folder."""
+    check_not_evaluated(run.folder, overwrite)
+    (run.folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+    table = results_table({"value": evaluation}, "github")
+    figures = save_figures(run)
+    note = GREY_NOTE if evaluation["kind"] == "grey" else NOTES
+    config = tabulate([(name, value) for name, value in vars(run.config).items()], ("setting", "value"), "github")
+    images = "\n".join(f"![{path.stem}](figures/{path.name})" for path in figures)
+    text = f"# {run.config.dataset}, {run.config.objective}\n\n{table}\n\n{note}\n{images}\n\n{config}\n"
+    (run.folder / "report.md").write_text(text)
+
+
+def check_not_evaluated(folder: Path, overwrite: bool) -> None:
+    written = [name for name in ("evaluation.json", "report.md") if (folder / name).exists()]
+    require(overwrite or not written, f"{folder / written[0] if written else ''} exists; say --overwrite to replace it")
+
+
+# Figures ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def save_figures(run: Run) -> list[Path]:
+    """Training curves, data beside samples, latent space and, for images, reconstructions; as PNG in figures/."""
+    folder = run.folder / "figures"
+    folder.mkdir(exist_ok=True)
+    drawings = {"training": _draw_training, "samples": _draw_samples, "latent": _draw_latent}
+    if len(run.vae.event_shape) == 3:
+        drawings["reconstructions"] = _draw_reconstructions
+    paths = []
+    with local_seed(run.config.seed):
+        for name, draw in drawings.items():
+            figure = draw(run)
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1], dpi=120)
+    return paths
+
+
+def _figure(columns: int, width: float = 4.0, height: float = 3.6) -> tuple[Figure, list]:
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _draw_training(run: Run) -> Figure:
+    history, validated = run.history, None not in run.history.elbo
+    figure, axes = _figure(3 if validated else 1)
+    loss = {"training loss": history.loss}
+    if validated:
+        loss["minus validation ELBO"] = [-elbo for elbo in history.elbo]
+        plots.training_curve(history.epoch, {"": history.reconstruction}, "validation reconstruction, nats", axes[1])
+        plots.training_curve(history.epoch, {"": history.kl}, "validation KL, nats", axes[2])
+    plots.training_curve(history.epoch, loss, "nats per datum", axes[0])
+    return figure
+
+
+def _draw_samples(run: Run) -> Figure:
+    data, vae = run.data, run.vae
+    figure, axes = _figure(2)
+    if len(vae.event_shape) == 3:
+        plots.image_grid(data.test_x[:64], 8, "test data", axes[0])
+        plots.image_grid(vae.sample(64, mean=True), 8, "decoded means of prior draws", axes[1])
+    else:
+        x = data.test_x[:MAX_POINTS]
+        plots.points(x, data.test_y[:MAX_POINTS], "test data", axes[0])
+        plots.points(vae.sample(len(x)), None, "samples", axes[1])
+        axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
+    return figure
+
+
+def _draw_latent(run: Run) -> Figure:
+    means = run.vae.encode(run.data.test_x[:MAX_POINTS].to(run.vae.beta.device)).mean
+    # Of many dimensions the two whose posterior means vary the most: the ones that say most about x.
+    busiest = means.var(0).argsort(descending=True)[:2].tolist()
+    figure, axes = _figure(1)
+    if len(busiest) == 1:
+        means, busiest = torch.cat((means, torch.randn_like(means)), 1), [0, 1]
+    plots.latent_space(means[:, busiest], run.data.test_y[:MAX_POINTS], "posterior means, test data", axes[0])
+    axes[0].set(xlabel=f"$z_{{{busiest[0] + 1}}}$", ylabel=f"$z_{{{busiest[1] + 1}}}$")
+    return figure
+
+
+def _draw_reconstructions(run: Run) -> Figure:
+    x = run.data.test_x[:12]
+    figure, axes = _figure(1, width=9.0, height=2.0)
+    plots.reconstructions(x, run.vae.reconstruct(x.to(run.vae.beta.device)), axes=axes[0])
+    return figure

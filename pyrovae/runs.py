@@ -1,0 +1,159 @@
+"""A run and its folder: config.json, metrics.jsonl and checkpoint.pt, beside what the evaluation adds."""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyrovae.config import RunConfig
+from pyrovae.data import Dataset, load
+from pyrovae.errors import InputError, require
+from pyrovae.likelihoods import Bernoulli, Gaussian
+from pyrovae.rng import local_seed
+from pyrovae.training import History, fit
+from pyrovae.vae import VAE
+
+
+def load_data(config: RunConfig) -> Dataset:
+    """The data that `config` says."""
+    return load(config.dataset, binarize=config.binarize, data_root=config.data_root, seed=config.seed)
+
+
+def build_vae(config: RunConfig, event_shape: tuple[int, ...], data_mean: Tensor | None = None) -> VAE:
+    """The untrained VAE that `config` says, with the initial parameters that its seed gives."""
+    likelihoods = {
+        "bernoulli": lambda: Bernoulli(),
+        "bernoulli_grey": lambda: Bernoulli(allow_grey=True),
+        "gaussian": lambda: Gaussian(config.scale),
+        "gaussian_learned": lambda: Gaussian(config.scale, learn_scale=True),
+    }
+    with local_seed(config.seed):
+        return VAE(
+            event_shape,
+            latent_dim=config.latent_dim,
+            hidden=config.hidden,
+            likelihood=likelihoods[config.likelihood](),
+            activation=config.activation,
+            beta=config.beta,
+            data_mean=data_mean,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: its folder, config, trained VAE and history. `data` is loaded when it is first asked for."""
+
+    folder: Path
+    config: RunConfig
+    vae: VAE
+    history: History
+
+    @cached_property
+    def data(self) -> Dataset:
+        return load_data(self.config)
+
+
+def train_run(config: RunConfig, folder: str | Path, progress: bool | None = None) -> Run:
+    """Trains what `config` says and keeps it in `folder`, which must not exist or be empty.
+
+    After every epoch metrics.jsonl has a line more and checkpoint.pt, replaced in one step, the parameters, so that a
+    run that is broken off leaves both whole. Raises `InputError` on bad input, before anything is written.
+    """
+    folder = Path(folder)
+    require_new(folder)
+    data = load_data(config)
+    vae = build_vae(config, data.event_shape, data.train_mean)
+    history = History()
+
+    def save(record: dict[str, float | None]) -> None:
+        if not history.epoch:
+            folder.mkdir(parents=True, exist_ok=True)
+            config.save(folder / "config.json")
+        history.append(record)
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+        save_checkpoint(vae, folder / "checkpoint.pt")
+
+    fit(
+        vae,
+        data,
+        epochs=config.epochs,
+        objective=config.objective,
+        num_particles=config.num_particles,
+        alpha=config.alpha,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        schedule=config.schedule,
+        max_grad_norm=config.max_grad_norm,
+        patience=config.patience,
+        device=config.device,
+        seed=config.seed,
+        progress=progress,
+        on_epoch=save,
+    )
+    save_checkpoint(vae, folder / "checkpoint.pt")  # early stopping goes back to the best parameters
+    run = Run(folder, config, vae, history)
+    run.__dict__["data"] = data
+    return run
+
+
+def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
+    """The run that `train_run` or `scripts/train.py` kept in `folder`, its VAE on the CPU.
+
+    `data_root` replaces the config's, where the data have moved. Raises `InputError` where a file is missing, damaged,
+    or does not fit the architecture that config.json says.
+    """
+    folder = Path(folder)
+    require(folder.is_dir(), f"run folder {folder} does not exist")
+    config = RunConfig.load(folder / "config.json")
+    if data_root is not None:
+        config = RunConfig.from_dict({**vars(config), "data_root": str(data_root)})
+    path = folder / "checkpoint.pt"
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        event_shape, state = tuple(checkpoint["event_shape"]), checkpoint["state"]
+    except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
+        raise InputError(f"{path} is not a readable checkpoint ({str(error).splitlines()[0][:150]})") from error
+    vae = build_vae(config, event_shape)
+    expected = vae.state_dict()
+    for name in sorted(expected.keys() | state.keys()):
+        shapes = [tuple(d[name].shape) if name in d else None for d in (expected, state)]
+        require(
+            shapes[0] == shapes[1],
+            f"{path} does not fit config.json: {name} must have shape {shapes[0]}, got {shapes[1]}",
+        )
+    vae.load_state_dict(state)
+    return Run(folder, config, vae.eval(), _load_history(folder / "metrics.jsonl"))
+
+
+def save_checkpoint(vae: VAE, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        torch.save({"event_shape": vae.event_shape, "state": vae.state_dict()}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def require_new(folder: Path) -> None:
+    """`folder` can be made, or is empty: nothing in it would be overwritten."""
+    require(not folder.exists() or folder.is_dir(), f"out must be a folder, got the file {folder}")
+    require(
+        not folder.exists() or not any(folder.iterdir()), f"out must be a new or empty folder, and {folder} holds files"
+    )
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    require(os.access(existing, os.W_OK), f"out must be writable, and {existing} is not")
+
+
+def _load_history(path: Path) -> History:
+    history = History()
+    try:
+        for line in path.read_text().splitlines():
+            history.append(json.loads(line))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a readable history ({type(error).__name__}: {error})") from error
+    return history

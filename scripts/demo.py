@@ -1,0 +1,64 @@
+"""One VAE on the ring of Gaussians, trained with the ELBO and with IWAE-50, and measured against the truth.
+
+make demo, or: python scripts/demo.py --seed 1
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+import pyrovae as pv
+from pyrovae.cli import run_script
+from pyrovae.report import evaluate, results_table, write_evaluation
+from pyrovae.runs import require_new, train_run
+
+OBJECTIVES = {"ELBO": {"objective": "elbo"}, "IWAE-50": {"objective": "iwae", "num_particles": 50}}
+
+
+def main(seed: int = 0, epochs: int = 200, num_samples: int = 2_000, out: str | None = None) -> None:
+    """Train the same VAE twice, measure both, write figures and a report.
+
+    Args:
+        seed: fixes the data, the initial parameters and the training
+        epochs: of each training
+        num_samples: draws per datum for log p(x)
+        out: folder, new or empty (default: runs/demo-DATE-TIME)
+    """
+    folder = Path(out or f"runs/demo-{datetime.now():%Y%m%d-%H%M%S}")
+    require_new(folder)
+    runs, results = {}, {}
+    for name, settings in OBJECTIVES.items():
+        print(f"training with {name}, {epochs} epochs ...", flush=True)
+        config = pv.RunConfig(dataset="ring", epochs=epochs, lr=3e-3, schedule="cosine", seed=seed, **settings)
+        runs[name] = train_run(config, folder / name.lower())
+        print("measuring on held-out data ...", flush=True)
+        results[name] = evaluate(runs[name].vae, runs[name].data, num_samples=num_samples, seed=seed)
+        write_evaluation(runs[name], results[name])
+    table = results_table({f"{name}-trained": result for name, result in results.items()})
+    print(f"\n{table}\n")
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    draw(runs).savefig(folder / "demo.png", dpi=120)
+    (folder / "report.md").write_text(f"# The ring, seed {seed}\n\n```\n{table}\n```\n\n![demo](demo.png)\n")
+    print(
+        f"report: {folder / 'report.md'}; each run with its figures: {', '.join(str(r.folder) for r in runs.values())}"
+    )
+
+
+def draw(runs: dict[str, pv.Run]) -> Figure:
+    """The data, and under each training the samples and the latent space."""
+    figure = Figure(figsize=(15, 3.4), layout="constrained")
+    axes = figure.subplots(1, 1 + 2 * len(runs))
+    data = next(iter(runs.values())).data
+    pv.plots.points(data.test_x, data.test_y, "test data", axes[0])
+    for column, (name, run) in enumerate(runs.items()):
+        samples, latent = axes[1 + 2 * column : 3 + 2 * column]
+        pv.plots.points(run.vae.sample(len(data.test_x)), None, f"samples, {name}-trained", samples)
+        samples.set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
+        pv.plots.latent_space(run.vae.encode(data.test_x).mean, data.test_y, f"posterior means, {name}-trained", latent)
+    return figure
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,47 @@
+"""Measures a trained run on its test data: ELBO, IWAE-50 bound and log p(x), with errors.
+
+python scripts/evaluate.py runs/mnist --num-samples 1000
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+import pyrovae as pv
+from pyrovae.cli import run_script
+from pyrovae.report import check_not_evaluated, evaluate, results_table, write_evaluation
+from pyrovae.training import choose_device
+
+
+def main(
+    folder: Annotated[Path, tyro.conf.Positional],
+    num_samples: int = 1_000,
+    num_data: int | None = None,
+    data_root: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Evaluate a run; writes evaluation.json, report.md and figures/ into its folder.
+
+    Args:
+        folder: the run, as scripts/train.py kept it
+        num_samples: draws per datum for log p(x)
+        num_data: so many of the first test data (default: all)
+        data_root: folder of the image sets, where it is not the one that the run was trained from
+        device: auto, cpu, cuda, ...
+        seed: fixes the draws
+        overwrite: replace an earlier evaluation
+    """
+    run = pv.load_run(folder, data_root)
+    check_not_evaluated(run.folder, overwrite)
+    run.vae.to(choose_device(device))
+    evaluation = evaluate(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
+    write_evaluation(run, evaluation, overwrite)
+    print(results_table({str(folder): evaluation}))
+    print(f"\nreport: {folder / 'report.md'}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,49 @@
+import os
+import random
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pyro
+import pytest
+import torch
+
+mpl.use("Agg")
+
+
+def global_state() -> dict[str, object]:
+    """What no test, and no function of ours, may change for whoever comes after it."""
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "grad mode": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "torch validation": torch.distributions.Distribution._validate_args,
+        "pyro validation": pyro.infer.util.is_validation_enabled(),
+        "pyro settings": tuple(sorted(pyro.settings.get().items())),
+        "handlers left on the stack": len(pyro.poutine.runtime._PYRO_STACK),
+        "numpy errors": tuple(sorted(np.geterr().items())),
+        "working folder": os.getcwd(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _same_start_and_no_trace_left():
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    before = global_state()
+    yield
+    after = global_state()
+    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    assert not changed, f"the test changed global state: {changed}"
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    root = Path(os.environ.get("PYROVAE_DATA", "data"))
+    if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
+        pytest.skip("MNIST is not at hand: set PYROVAE_DATA to the folder that holds it")
+    return root
