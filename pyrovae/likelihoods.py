@@ -80,7 +80,30 @@ class Gaussian(Likelihood):
         return mean
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
-        return dist.Normal(outputs, self.scale).to_event(event_dim)
+        return IsotropicNormal(outputs, self.log_scale).to_event(event_dim)
+
+
+class IsotropicNormal(dist.Normal):
+    """N(loc, exp(log_scale)^2) with a 0-dim `log_scale`.
+
+    `Normal` takes the logarithm of a scale once per element of `loc`, and that costs more than all the rest of a
+    Gaussian's log-density: half the time of a quadrature on points.
+    """
+
+    def __init__(self, loc: Tensor, log_scale: Tensor) -> None:
+        self.log_scale = log_scale
+        super().__init__(loc, log_scale.exp())
+
+    def expand(self, batch_shape: torch.Size, _instance: dist.Normal | None = None) -> dist.Normal:
+        expanded = super().expand(batch_shape, self._get_checked_instance(IsotropicNormal, _instance))
+        expanded.log_scale = self.log_scale
+        return expanded
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        standardised = (value - self.loc) * (-self.log_scale).exp()
+        return -0.5 * standardised.square() - (self.log_scale + 0.5 * math.log(2 * math.pi))
 
 
 def _outside(x: Tensor, bad: Tensor) -> str:

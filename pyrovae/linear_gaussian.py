@@ -27,13 +27,13 @@ class LinearGaussianVAE(nn.Module):
         require(bias.shape == shape[:1], f"bias must have shape {shape[:1]}, got {tuple(bias.shape)}")
         require_number("scale", scale, above=0)
         self.event_shape, self.latent_dim = shape[:1], shape[1]
-        self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-        prior_mean = torch.as_tensor(prior_mean).to(weight)
-        self.prior_mean = nn.Parameter(prior_mean.expand(shape[1]).clone())
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)).to(weight))
+        self.weight, self.bias = _parameter(weight), _parameter(bias)
+        prior_mean = torch.as_tensor(prior_mean, dtype=weight.dtype, device=weight.device)
+        self.prior_mean = _parameter(prior_mean.expand(shape[1]))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale), dtype=weight.dtype, device=weight.device))
         with torch.no_grad():
             slope, mean_at_zero, precision = self._posterior_parts()
-        self.guide_weight, self.guide_bias = nn.Parameter(slope), nn.Parameter(mean_at_zero)
+        self.guide_weight, self.guide_bias = _parameter(slope), _parameter(mean_at_zero)
         self.guide_log_scale = nn.Parameter(-0.5 * precision.diagonal().log())
 
     @property
@@ -116,3 +116,8 @@ class LinearGaussianVAE(nn.Module):
     def _register(self, parameters: dict[str, Tensor]) -> None:
         for name, parameter in parameters.items():
             pyro.param(f"{unique_name(self)}.{name}", parameter)
+
+
+def _parameter(value: Tensor) -> nn.Parameter:
+    # Of a tensor that is not contiguous Pyro's param store keeps a copy, and SVI would train the copy alone.
+    return nn.Parameter(value.detach().clone(memory_format=torch.contiguous_format))

@@ -143,7 +143,7 @@ def quadrature_log_marginal(
         len(shapes) == 1 and shape in ((1,), (2,)),
         f"quadrature needs one latent site of one or two dimensions, got {shapes}",
     )
-    axis = torch.linspace(-limit, limit, num_points).to(latents[name])
+    axis = torch.linspace(-limit, limit, num_points, dtype=torch.float64).to(latents[name])
     dim, spacing = shape[0], 2 * limit / (num_points - 1)
     grid = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim)
     on_coarse = (

@@ -37,9 +37,9 @@ def training_curve(
 def points(x: Array, labels: Array | None = None, title: str = "", axes: Axes | None = None) -> Axes:
     """A scatter of `(num, 2)` points with equal axes, coloured by label where labels are given."""
     axes, x = _axes(axes), _numpy(x)
-    colour = "0.25" if labels is None else _numpy(labels)
-    axes.scatter(x[:, 0], x[:, 1], c=colour, s=3, alpha=0.6, cmap="tab10", linewidths=0, rasterized=True)
-    axes.set_aspect("equal", "datalim")
+    colour = {"color": "0.25"} if labels is None else {"c": _numpy(labels), "cmap": "tab10"}
+    axes.scatter(x[:, 0], x[:, 1], **colour, s=3, alpha=0.6, linewidths=0, rasterized=True)
+    axes.set_aspect("equal")
     axes.set_title(title)
     return axes
 
@@ -49,6 +49,9 @@ def latent_space(
 ) -> Axes:
     """`(num, 2)` latent codes coloured by label, with the circles that hold 50% and 95% of a standard normal prior."""
     axes = points(z, labels, title, axes)
+    if labels is not None:
+        handles, names = axes.collections[-1].legend_elements(num=None)
+        axes.legend(handles, names, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.0)
     for probability in (0.5, 0.95):
         circle = plt.Circle((0, 0), math.sqrt(-2 * math.log(1 - probability)), fill=False, color="0.6", linewidth=0.8)
         axes.add_patch(circle)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from pyrovae.data import Dataset
 from pyrovae.errors import InputError, require, require_choice, require_count, require_finite, require_number
 from pyrovae.objectives.choose import check_objective, resolve
-from pyrovae.objectives.pair import Pair, run_pair
+from pyrovae.objectives.pair import run_pair
 from pyrovae.rng import local_seed
 
 SCHEDULES = ("constant", "cosine")
@@ -108,7 +108,7 @@ def fit(
     with local_seed(seed):
         if isinstance(vae, nn.Module):
             vae.to(device).train()
-        parameters = _check_pair(vae, elbo, next(iter(train())))
+        parameters = _check_pair(vae, elbo, train)
         torch_optimizer = optimizer(parameters, lr=lr)
         scheduler = _make_schedule(schedule, torch_optimizer, epochs)
         history, best = History(), _Best(parameters, patience)
@@ -257,11 +257,11 @@ def _check_data(vae, x: Tensor) -> None:
     getattr(vae, "check_data", partial(require_finite, "x"))(x)
 
 
-def _check_pair(vae, elbo: ELBO, x: Tensor) -> list[Tensor]:
+def _check_pair(vae, elbo: ELBO, train: Batches) -> list[Tensor]:
     """The pair's parameters, once it is clear that `elbo` can be trained through and that it reaches all of them."""
+    # A look at the first batch, with a seed of its own, so that it does not move the run's random numbers.
     with local_seed(0), poutine.trace(param_only=True) as capture:
-        pair: Pair = run_pair(vae.model, vae.guide, x)
-    check_objective(elbo, pair)
+        check_objective(elbo, run_pair(vae.model, vae.guide, next(iter(train()))))
     sites = capture.trace.nodes.values()
     parameters = list(
         {id(p): p for p in (site["value"].unconstrained() for site in sites if site["type"] == "param")}.values()
@@ -273,7 +273,7 @@ def _check_pair(vae, elbo: ELBO, x: Tensor) -> list[Tensor]:
             if parameter.requires_grad and id(parameter) not in known:
                 raise InputError(
                     f"parameter {name} would never train: neither model nor guide registers it, or Pyro's param store "
-                    f"holds another tensor under its name (pyro.module with a name that was used before)"
+                    f"holds another tensor under its name (a name used before, or a parameter that is not contiguous)"
                 )
     return parameters
 

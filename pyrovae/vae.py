@@ -90,6 +90,7 @@ class VAE(nn.Module):
 
     def guide(self, x: Tensor) -> None:
         """q(z|x), amortised, for `x` `(batch, *event_shape)`."""
+        self._check_shape(x)
         pyro.module(f"{unique_name(self)}.encoder", self.encoder)
         with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=self.beta):
             pyro.sample("z", self.encode(x))
@@ -132,6 +133,7 @@ class VAE(nn.Module):
             raise InputError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
         expected = ", ".join(map(str, ("batch", *self.event_shape)))
         require(
-            x.dim() == len(self.event_shape) + 1 and x.shape[1:] == self.event_shape and len(x) > 0,
+            x.dim() == len(self.event_shape) + 1 and x.shape[1:] == self.event_shape,
             f"x must have shape ({expected}), got {tuple(x.shape)}",
         )
+        require(len(x) > 0, "x must hold at least one datum, got 0")

@@ -56,7 +56,7 @@ def draw(runs: dict[str, pv.Run]) -> Figure:
         samples, latent = axes[1 + 2 * column : 3 + 2 * column]
         pv.plots.points(run.vae.sample(len(data.test_x)), None, f"samples, {name}-trained", samples)
         samples.set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
-        pv.plots.latent_space(run.vae.encode(data.test_x).mean, data.test_y, f"posterior means, {name}-trained", latent)
+        pv.plots.latent_space(run.vae.encode(data.test_x).mean, data.test_y, f"latents, {name}-trained", latent)
     return figure
 
 

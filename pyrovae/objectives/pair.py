@@ -5,6 +5,7 @@ arguments. K particles are K runs of the pair, vectorised: a plate at dim -2 aro
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pyro
@@ -81,11 +82,18 @@ def run_pair(model: Callable, guide: Callable, *args, num_particles: int = 1, **
     dim, latent sites that differ between model and guide, scales that differ between them.
     """
     require_count("num_particles", num_particles)
-    guide_trace = _trace(guide, num_particles, args, kwargs)
-    guide_sites = sample_sites(guide_trace)
-    model_sites = sample_sites(_trace(poutine.replay(model, trace=guide_trace), num_particles, args, kwargs))
-    _check_latents(model_sites, guide_sites)
-    batch = _check_plate({"model": model_sites, "guide": guide_sites})
+    try:
+        model_sites, guide_sites = _run(model, guide, args, kwargs, num_particles)
+    except InputError:
+        raise
+    except (IndexError, RuntimeError, ValueError) as error:
+        # A broken contract often shows as a clash of shapes with the particles: a run without them tells which it is.
+        _check_contract(*_run(model, guide, args, kwargs, None))
+        raise InputError(
+            "model and guide must take particles to the left of the batch (networks: any number of leading batch "
+            f"dimensions), and with {num_particles} particles there was: {str(error).strip().splitlines()[0]}"
+        ) from error
+    batch = _check_contract(model_sites, guide_sites)
     return Pair(model_sites, guide_sites, torch.Size((num_particles, batch)))
 
 
@@ -96,27 +104,36 @@ def log_joint(model: Callable, latents: dict[str, Tensor], *args, **kwargs) -> T
     a decoder runs once per particle and not once per pair. Scales are left out as in `log_weights`.
     """
     num_particles = len(next(iter(latents.values())))
-    sites = sample_sites(_trace(poutine.condition(model, data=latents), num_particles, args, kwargs))
+    sites = sample_sites(_trace(poutine.condition(model, data=latents), args, kwargs, num_particles))
     drawn = sorted(name for name, site in sites.items() if not site["is_observed"])
     if drawn:
         raise InputError(f"latents must hold a value for every latent site of the model, none for {drawn}")
     return Pair(sites, {}, torch.Size((num_particles, _check_plate({"model": sites})))).terms().log_likelihood
 
 
-def _trace(program: Callable, num_particles: int, args: tuple, kwargs: dict) -> poutine.Trace:
-    try:
-        with pyro.plate(PARTICLES, num_particles, dim=-2):
-            return poutine.trace(program).get_trace(*args, **kwargs)
-    except ValueError as error:
-        if "collide at dim=" not in str(error):
-            raise
-        raise InputError(
-            "every sample site must lie in one data plate at dim -1, and in no other; got a plate at -2"
-        ) from error
-
-
 def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
     return {name: site for name, site in prune_subsample_sites(trace).nodes.items() if site["type"] == "sample"}
+
+
+def _trace(program: Callable, args: tuple, kwargs: dict, num_particles: int | None) -> poutine.Trace:
+    with nullcontext() if num_particles is None else pyro.plate(PARTICLES, num_particles, dim=-2):
+        return poutine.trace(program).get_trace(*args, **kwargs)
+
+
+def _run(
+    model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int | None
+) -> tuple[dict[str, dict], dict[str, dict]]:
+    """The sample sites of the model and of the guide, with particles, or with None without their plate."""
+    guide_trace = _trace(guide, args, kwargs, num_particles)
+    model_trace = _trace(poutine.replay(model, trace=guide_trace), args, kwargs, num_particles)
+    return sample_sites(model_trace), sample_sites(guide_trace)
+
+
+def _check_contract(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> int:
+    """The number of data, of a pair that keeps the contract."""
+    batch = _check_plate({"model": model_sites, "guide": guide_sites})
+    _check_latents(model_sites, guide_sites)
+    return batch
 
 
 def _check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> None:

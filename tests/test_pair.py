@@ -1,0 +1,204 @@
+"""The contract: what keeps it gives per-datum terms, and what breaks it is refused and never summed in silence."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from helpers import draw, linear_gaussian
+from pyro import poutine
+
+import pyrovae as pv
+from pyrovae.objectives.pair import log_joint, run_pair
+
+X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+ZERO, ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+
+
+def normal(shape=(2,)):
+    return dist.Normal(ZERO, ONE).expand(shape).to_event(len(shape))
+
+
+def model(x):
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", normal())
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand_by([]).to_event(1), obs=x)
+
+
+def guide(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(x[:, :2], 0.5).to_event(1))
+
+
+def test_terms_are_the_log_densities_of_the_sites_and_sum_to_the_log_weight():
+    vae = linear_gaussian(0)
+    x = draw(vae, 4)
+    pair = run_pair(vae.model, vae.guide, x, num_particles=7)
+    terms, z = pair.terms(), pair.model_sites["z"]["value"]
+    torch.testing.assert_close(terms.log_likelihood, vae.decode(z).log_prob(x), atol=1e-12, rtol=0)
+    torch.testing.assert_close(terms.log_prior, vae.prior.log_prob(z), atol=1e-12, rtol=0)
+    torch.testing.assert_close(terms.log_posterior, vae.encode(x).log_prob(z), atol=1e-12, rtol=0)
+    expected = terms.log_likelihood + terms.log_prior - terms.log_posterior
+    torch.testing.assert_close(pair.terms().log_weights, expected, atol=0, rtol=0)
+    assert expected.shape == (7, 4)
+    # The particles are draws of their own, and so are the data's.
+    assert len(z.flatten().unique()) == z.numel()
+
+
+def test_log_weights_carry_gradients_to_model_and_guide():
+    vae = linear_gaussian(0)
+    loss = pv.log_weights(vae.model, vae.guide, draw(vae, 4), num_particles=3).sum()
+    loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in vae.parameters())
+
+
+def test_several_latent_sites_that_depend_on_each_other_are_summed():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z1 = pyro.sample("z1", normal())
+            z2 = pyro.sample("z2", dist.Normal(z1, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z2.sum(-1, keepdim=True), 1.0).expand((*z2.shape[:-1], 3)).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z1 = pyro.sample("z1", dist.Normal(x[:, :2], 0.5).to_event(1))
+            pyro.sample("z2", dist.Normal(z1, 0.5).to_event(1))
+
+    pair = run_pair(model, guide, X, num_particles=5)
+    z1, z2 = (pair.model_sites[name]["value"] for name in ("z1", "z2"))
+    expected = (
+        normal().log_prob(z1)
+        + dist.Normal(z1, 1.0).to_event(1).log_prob(z2)
+        + dist.Normal(z2.sum(-1, keepdim=True), 1.0).log_prob(X).sum(-1)
+        - dist.Normal(X[:, :2], 0.5).log_prob(z1).sum(-1)
+        - dist.Normal(z1, 0.5).log_prob(z2).sum(-1)
+    )
+    torch.testing.assert_close(pair.terms().log_weights, expected, atol=1e-12, rtol=0)
+
+
+def test_a_mask_on_the_observed_site_is_kept_and_one_on_a_latent_has_no_log_px():
+    vae = linear_gaussian(0)
+    x = draw(vae, 4)
+    seen = torch.tensor([True, False, True, True])
+
+    def masked(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", vae.prior)
+            with poutine.mask(mask=seen):
+                pyro.sample("x", vae.decode(z), obs=x)
+
+    terms = run_pair(masked, vae.guide, x, num_particles=2).terms()
+    assert (terms.log_likelihood == 0).tolist() == [[False, True, False, False]] * 2
+    with pytest.raises(pv.InputError, match='latent site "z" is masked'):
+        pv.log_marginal(poutine.mask(vae.model, seen), poutine.mask(vae.guide, seen), x, num_samples=5)
+
+
+def test_log_joint_takes_latents_shared_by_all_data_or_one_for_each():
+    vae = linear_gaussian(0)
+    x = draw(vae, 4)
+    z = torch.randn(6, 4, 2, dtype=torch.float64)
+    expected = vae.prior.log_prob(z) + vae.decode(z).log_prob(x)
+    torch.testing.assert_close(log_joint(vae.model, {"z": z}, x), expected, atol=1e-12, rtol=0)
+    shared = z[:, :1]
+    expected = vae.prior.log_prob(shared) + vae.decode(shared).log_prob(x)
+    torch.testing.assert_close(log_joint(vae.model, {"z": shared}, x), expected, atol=1e-12, rtol=0)
+    with pytest.raises(pv.InputError, match=r"every latent site of the model, none for \['z'\]"):
+        log_joint(vae.model, {"u": z}, x)
+
+
+# What breaks the contract -----------------------------------------------------------------------------------------
+
+
+def site_outside_plate(x):
+    """Trap 1: RenyiELBO gives a joint bound over the minibatch here, without a word."""
+    pyro.sample("scale", dist.LogNormal(ZERO, ONE))
+    model(x)
+
+
+def guide_outside_plate(x):
+    pyro.sample("scale", dist.LogNormal(ZERO, ONE))
+    guide(x)
+
+
+def no_plate(x):
+    z = pyro.sample("z", normal((len(x), 2)))
+    pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([len(x), 3]).to_event(2), obs=x)
+
+
+def wrong_dim(x):
+    with pyro.plate("data", len(x), dim=-3):
+        z = pyro.sample("z", normal())
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x[:, None, None])
+
+
+def nested(x):
+    with pyro.plate("pixels", 2, dim=-2), pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", normal())
+
+
+def sequential(x):
+    for i in pyro.plate("data", len(x)):
+        pyro.sample(f"x{i}", normal((3,)), obs=x[i])
+
+
+def two_plates(x):
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", normal())
+    with pyro.plate("again", len(x), dim=-1):
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x)
+
+
+def other_latents(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("u", normal())
+
+
+@pytest.mark.parametrize(
+    ("model", "guide", "message"),
+    [
+        (site_outside_plate, guide_outside_plate, 'site "scale" of the model lies in none'),
+        (no_plate, guide, 'site "z" of the model lies in none'),
+        (wrong_dim, wrong_dim, 'lies in "data" at dim -3'),
+        (nested, nested, 'lies in "pixels" at dim -2, "data" at dim -1'),
+        (sequential, lambda x: None, 'site "x0" of the model lies in "data", sequential'),
+        (
+            two_plates,
+            guide,
+            r"all sites must share one data plate \(name, size\), got \[\('again', 4\), \('data', 4\)\]",
+        ),
+        (model, other_latents, r"same latent sites, got \['z'\] in the model and \['u'\] in the guide"),
+        (model, lambda x: None, r"same latent sites, got \['z'\] in the model and \[\] in the guide"),
+        (
+            poutine.scale(model, 4.0),
+            guide,
+            r"same in model and guide at the latent site \"z\", got 4.0 in the model and 1",
+        ),
+        (model, poutine.scale(guide, 4.0), r"got 1.0? in the model and 4.0 in the guide"),
+    ],
+)
+def test_a_pair_that_breaks_the_contract_is_refused_in_one_line(model, guide, message):
+    for use in (
+        lambda: pv.log_weights(model, guide, X, num_particles=2),
+        lambda: pv.log_marginal(model, guide, X, num_samples=4),
+        lambda: pv.importance_bound(model, guide, X, num_particles=2, num_repeats=2),
+    ):
+        with pytest.raises(pv.InputError, match=message) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_takes_no_particle_dimension_is_named_as_the_cause():
+    """Trap 9: convolutions take one leading dimension only."""
+    conv = torch.nn.Conv1d(1, 1, 1).double()
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", normal((1, 3)))
+            pyro.sample("x", dist.Normal(conv(z), 1.0).to_event(2), obs=x[:, None])
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x[:, None], 1.0).to_event(2))
+
+    with pytest.raises(pv.InputError, match="any number of leading batch dimensions") as caught:
+        pv.log_weights(model, guide, X, num_particles=2)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,372 @@
+import copy
+import math
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from helpers import draw, linear_gaussian
+from pyro.infer import SVI, Trace_ELBO
+from torch.utils.data import DataLoader, TensorDataset
+
+import pyrovae as pv
+from pyrovae.training import VALIDATION_SEED
+
+SGD = torch.optim.SGD
+
+
+def small_vae(**settings):
+    defaults = {"latent_dim": 2, "hidden": (8,), "likelihood": pv.Gaussian(0.5, learn_scale=True)}
+    torch.manual_seed(3)
+    return pv.VAE((2,), **{**defaults, **settings})
+
+
+def parameters_of(vae):
+    return torch.nn.utils.parameters_to_vector(vae.parameters()).detach().clone()
+
+
+def ring(**settings):
+    return pv.load("ring", **{"num_train": 100, "num_validation": 40, "num_test": 30, **settings})
+
+
+# What a step computes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_particles", [1, 4])
+def test_a_step_is_svi_s_step_with_the_gradient_per_datum(num_particles):
+    x = ring().train_x
+    ours, theirs = small_vae(), small_vae()
+    pv.fit(ours, x, epochs=1, batch_size=100, optimizer=SGD, lr=0.1, num_particles=num_particles, seed=5)
+    elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=num_particles > 1, max_plate_nesting=1)
+    svi = SVI(theirs.model, theirs.guide, pyro.optim.SGD({"lr": 0.1 / 100}), elbo)
+    torch.manual_seed(5)
+    order = torch.randperm(100)
+    svi.step(x[order])
+    torch.testing.assert_close(parameters_of(ours), parameters_of(theirs), atol=1e-6, rtol=0)
+
+
+def test_on_one_batch_the_gradient_is_the_exact_elbos_in_closed_form():
+    """The analytic-KL ELBO of a linear Gaussian pair with a vanishing guide is the closed form, up to the noise."""
+    vae = linear_gaussian(0)
+    with torch.no_grad():
+        vae.guide_log_scale.fill_(-30.0)
+    x = draw(vae, 10)
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    gradients = torch.autograd.grad(vae.elbo(x).mean(), list(vae.parameters()))
+    pv.fit(vae, x, epochs=1, batch_size=10, optimizer=SGD, lr=1e-3, objective="elbo_analytic_kl")
+    for (name, after), gradient in zip(vae.named_parameters(), gradients, strict=True):
+        torch.testing.assert_close((after.detach() - before[name]) / 1e-3, gradient, atol=1e-6, rtol=1e-6)
+
+
+def test_the_loss_of_an_epoch_weighs_a_smaller_last_batch_by_its_size():
+    vae = linear_gaussian(1)
+    x = draw(vae, 10)
+    # At the exact posterior every log-weight is log p(x), so that the loss is known whatever is drawn.
+    pair = type("Pair", (), {"model": staticmethod(vae.model), "guide": staticmethod(vae.exact_guide)})
+    history = pv.fit(pair, x, epochs=1, batch_size=4, lr=1e-300, optimizer=SGD, objective="elbo")
+    assert history.loss[0] == pytest.approx(-vae.log_px(x).mean().item(), abs=1e-10)
+
+
+def test_the_learning_rate_means_the_same_at_every_batch_size():
+    vae = linear_gaussian(2)
+    with torch.no_grad():
+        vae.guide_log_scale.fill_(-30.0)
+    x = draw(vae, 8)
+    steps = []
+    for repeats in (1, 16):
+        twin = copy.deepcopy(vae)
+        data = x.repeat(repeats, 1)
+        pv.fit(twin, data, epochs=1, batch_size=len(data), optimizer=SGD, lr=0.01, objective="elbo_analytic_kl")
+        steps.append(parameters_of(twin) - parameters_of(vae))
+    torch.testing.assert_close(steps[0], steps[1], atol=1e-10, rtol=1e-8)
+
+
+def test_gradients_are_clipped_to_the_norm_of_the_loss_per_datum():
+    vae = small_vae()
+    before = parameters_of(vae)
+    pv.fit(vae, ring().train_x, epochs=1, batch_size=100, optimizer=SGD, lr=1.0, max_grad_norm=0.01)
+    assert (parameters_of(vae) - before).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_an_iwae_step_is_the_gradient_of_the_bound_on_the_same_draws():
+    vae = linear_gaussian(3)
+    x = draw(vae, 6)
+    torch.manual_seed(7)
+    order = torch.randperm(6)
+    bound = (pv.log_weights(vae.model, vae.guide, x[order], num_particles=5).logsumexp(0) - math.log(5)).mean()
+    gradients = torch.autograd.grad(bound, list(vae.parameters()))
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    pv.fit(vae, x, epochs=1, batch_size=6, optimizer=SGD, lr=1e-2, objective="iwae", num_particles=5, seed=7)
+    for (name, after), gradient in zip(vae.named_parameters(), gradients, strict=True):
+        torch.testing.assert_close((after.detach() - before[name]) / 1e-2, gradient, atol=1e-9, rtol=1e-9)
+
+
+def test_training_a_linear_gaussian_vae_reaches_the_maximum_likelihood():
+    """Probabilistic PCA: at the optimum the marginal's covariance is the sample's, but for its smallest eigenvalues."""
+    truth = linear_gaussian(4, data_dim=3, latent_dim=1, scale=0.5)
+    torch.manual_seed(1)
+    x = draw(truth, 2_000)
+    vae = pv.LinearGaussianVAE(torch.randn(3, 1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 1.0)
+    pv.fit(vae, x, epochs=150, batch_size=200, lr=0.03, schedule="cosine", seed=0)
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))
+    noise = eigenvalues[:2].mean()
+    best = -0.5 * (3 * math.log(2 * math.pi) + eigenvalues[2].log() + 2 * noise.log() + 3)
+    assert vae.log_px(x).mean().item() == pytest.approx(best.item(), abs=2e-3)
+    assert vae.log_px(x).mean() <= best + 1e-9
+    assert vae.elbo(x).mean().item() == pytest.approx(best.item(), abs=4e-3)
+
+
+# Seeds ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_fixes_the_run_and_leaves_the_callers_generator_alone():
+    results = []
+    for seed in (1, 1, 2):
+        vae = small_vae()
+        torch.manual_seed(99)
+        state = torch.get_rng_state()
+        history = pv.fit(vae, ring(), epochs=2, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        results.append((parameters_of(vae), history.loss))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+    assert not torch.equal(results[0][0], results[2][0])
+
+
+def test_without_a_seed_the_callers_generator_is_used():
+    states, params = [], []
+    for start in (1, 1, 2):
+        vae = small_vae()
+        torch.manual_seed(start)
+        pv.fit(vae, ring(), epochs=1)
+        states.append(torch.get_rng_state())
+        params.append(parameters_of(vae))
+    assert torch.equal(params[0], params[1])
+    assert not torch.equal(params[0], params[2])
+
+
+def test_validation_leaves_the_training_as_it_is():
+    one, other = small_vae(), small_vae()
+    with_validation = pv.fit(one, ring(), epochs=2, seed=1)
+    without = pv.fit(other, ring(num_validation=0), epochs=2, seed=1)
+    assert torch.equal(parameters_of(one), parameters_of(other))
+    assert with_validation.loss == without.loss
+    assert without.elbo == without.kl == without.reconstruction == [None, None]
+
+
+def test_the_param_store_is_not_cleared():
+    pyro.param("mine", torch.tensor(1.0))
+    pv.fit(small_vae(), ring(), epochs=1)
+    assert pyro.get_param_store()["mine"].item() == 1.0
+
+
+# Validation and early stopping ---------------------------------------------------------------------------------------
+
+
+def test_validation_is_the_elbo_at_beta_one_of_all_validation_data_at_the_epochs_end():
+    vae, data = small_vae(beta=3.0), ring()
+    history = pv.fit(vae, data, epochs=2)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(VALIDATION_SEED)
+        log_w = pv.log_weights(vae.model, vae.guide, data.validation_x, num_particles=1)
+    assert history.elbo[-1] == pytest.approx(log_w.mean().item(), abs=1e-5)
+    assert history.elbo[-1] == pytest.approx(history.reconstruction[-1] - history.kl[-1], abs=1e-9)
+    # KL at beta 1 against the closed form of two Gaussians, in standard errors of the one draw per datum.
+    q = vae.encode(data.validation_x)
+    kl = torch.distributions.kl_divergence(q.base_dist, vae.prior.base_dist).sum(-1).detach()
+    assert abs(history.kl[-1] - kl.mean().item()) < 5 * math.sqrt(2 / 40)
+
+
+def test_early_stopping_goes_back_to_the_best_parameters():
+    data, vae, seen = ring(), small_vae(), []
+
+    def look(record):
+        seen.append((record["elbo"], parameters_of(vae)))
+
+    # A step size at which training runs away after a while.
+    history = pv.fit(vae, data, epochs=200, lr=0.3, batch_size=20, patience=3, seed=0, on_epoch=look)
+    best = max(range(len(seen)), key=lambda i: seen[i][0])
+    assert len(history.epoch) == best + 1 + 3 < 200
+    assert torch.equal(parameters_of(vae), seen[best][1])
+    assert not torch.equal(seen[best][1], seen[-1][1])
+
+
+def test_without_patience_the_last_parameters_stay():
+    vae, seen = small_vae(), []
+    pv.fit(vae, ring(), epochs=3, lr=0.3, on_epoch=lambda _: seen.append(parameters_of(vae)))
+    assert torch.equal(parameters_of(vae), seen[-1])
+
+
+def test_the_history_has_one_record_per_epoch_as_on_epoch_sees_them():
+    seen = []
+    history = pv.fit(small_vae(), ring(), epochs=3, schedule="cosine", lr=0.1, on_epoch=seen.append)
+    assert history.records() == seen
+    assert history.epoch == [1, 2, 3]
+    assert history.lr == pytest.approx([0.1, 0.075, 0.025])
+
+
+def test_a_schedule_of_torchs_is_stepped_once_an_epoch():
+    schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    history = pv.fit(small_vae(), ring(), epochs=3, schedule=schedule, lr=0.1)
+    assert history.lr == pytest.approx([0.1, 0.05, 0.025])
+
+
+# Sources of data -----------------------------------------------------------------------------------------------------
+
+
+def test_a_data_loader_is_trained_on_as_the_tensors_are():
+    x = ring().train_x
+    # A generator of its own: the loader draws a seed for its workers, here from no stream that training uses.
+    loader = DataLoader(TensorDataset(x, torch.zeros(100)), batch_size=30, generator=torch.Generator())
+    one, other = small_vae(), small_vae()
+    pv.fit(one, loader, epochs=2, seed=1)
+
+    class InOrder:
+        def __iter__(self):
+            return iter(x.split(30))
+
+    pv.fit(other, InOrder(), epochs=2, seed=1)
+    assert torch.equal(parameters_of(one), parameters_of(other))
+
+
+def test_every_batch_of_an_iterable_is_seen_once_an_epoch():
+    x, seen = ring().train_x, []
+
+    class Watched:
+        def __iter__(self):
+            for batch in x.split(30):
+                seen.append(len(batch))
+                yield batch
+
+    vae = small_vae()
+    pv.fit(vae, Watched(), epochs=2)
+    # One batch more at the start: the one that the pair is checked on.
+    assert seen == [30] + [30, 30, 30, 10] * 2
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "message"),
+    [
+        (iter([torch.zeros(4, 2)]), {}, "data must be iterable again at every epoch, got a one-time iterator"),
+        ([], {}, "data must yield at least one batch, got none"),
+        (3, {}, "data must be a Dataset, a tensor or an iterable of batches, got int"),
+        (torch.zeros(0, 2), {}, "x must be a tensor of at least one datum"),
+        (torch.zeros(4, 3), {}, r"x must have shape \(batch, 2\), got \(4, 3\)"),
+        ([torch.zeros(4, 3)], {}, r"x must have shape \(batch, 2\), got \(4, 3\)"),
+        (torch.full((4, 2), math.nan), {}, r"x must be finite, got nan at index \(0, 0\)"),
+        (torch.zeros(4, 2), {"validation": torch.full((4, 2), math.inf)}, "x must be finite, got inf"),
+        (torch.zeros(4, 2), {"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
+        (torch.zeros(4, 2), {"batch_size": -3}, "batch_size must be a whole number >= 1, got -3"),
+        (torch.zeros(4, 2), {"lr": 0.0}, "lr must be a finite number > 0, got 0.0"),
+        (torch.zeros(4, 2), {"max_grad_norm": -1}, "max_grad_norm must be a finite number > 0, got -1"),
+        (torch.zeros(4, 2), {"patience": 2}, "patience needs validation data, got none"),
+        (torch.zeros(4, 2), {"schedule": "linear"}, "schedule must be one of constant, cosine; got 'linear'"),
+        (torch.zeros(4, 2), {"objective": "evidence"}, "objective must be one of"),
+        (torch.zeros(4, 2), {"device": "abacus"}, "device must be auto or one that torch can use here, got 'abacus'"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_before_anything_is_trained(data, settings, message):
+    vae = small_vae()
+    before = parameters_of(vae)
+    with pytest.raises(pv.InputError, match=message) as caught:
+        pv.fit(vae, data, **{"epochs": 1, **settings})
+    assert "\n" not in str(caught.value)
+    assert torch.equal(parameters_of(vae), before)
+
+
+def test_pixels_outside_the_support_are_refused_wherever_they_are():
+    vae = pv.VAE((1, 28, 28), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli())
+    x = torch.zeros(300, 1, 28, 28)
+    x[299, 0, 5, 7] = 0.5
+    for data in (x, list(x.split(100)) and [x[200:]]):
+        with pytest.raises(pv.InputError, match=r"x must be 0 or 1 under Bernoulli, got 0.5 at index \(\d+, 0, 5, 7\)"):
+            pv.fit(vae, data, epochs=1, batch_size=300)
+
+
+def test_a_parameter_that_would_never_train_is_refused_by_name():
+    """Trap 8: a plain module that nothing registers gets no gradient, without a word."""
+
+    class Forgotten(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+        def model(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+                pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            pyro.module("encoder", self.encoder)
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(self.encoder(x), 1.0).to_event(1))
+
+    with pytest.raises(pv.InputError, match=r"parameter decoder.weight would never train"):
+        pv.fit(Forgotten(), torch.zeros(4, 2), epochs=1)
+
+
+def test_a_name_that_the_param_store_holds_already_is_refused():
+    """Trap 8: the second model of a notebook, under the first one's names."""
+
+    class Named(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Linear(2, 2)
+
+        def model(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            pyro.module("net", self.net)
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(self.net(x), 1.0).to_event(1))
+
+    pv.fit(Named(), torch.ones(4, 2), epochs=1)
+    with pytest.raises(pv.InputError, match=r"net.weight would never train.*\(a name used before"):
+        pv.fit(Named(), torch.ones(4, 2), epochs=1)
+
+
+def test_plain_functions_with_pyro_param_are_trained():
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(2))
+        scale = pyro.param("scale", torch.ones(2), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(loc + 0 * z, scale).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x), 2]).to_event(1))
+
+    x = torch.randn(500, 2) * torch.tensor([0.5, 2.0]) + torch.tensor([1.0, -3.0])
+    pair = type("Pair", (), {"model": staticmethod(model), "guide": staticmethod(guide)})
+    pv.fit(pair, x, epochs=300, lr=0.1, batch_size=500, schedule="cosine")
+    store = pyro.get_param_store()
+    torch.testing.assert_close(store["loc"].detach(), x.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(store["scale"].detach(), x.std(0), atol=0.02, rtol=0)
+
+
+def test_a_loss_that_is_no_longer_finite_stops_with_epoch_and_step():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        rate = pyro.param("rate", torch.tensor(1.0))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(1e30 * rate, 1.0).expand([len(x), 2]).to_event(1))
+
+    pair = type("Pair", (), {"model": staticmethod(model), "guide": staticmethod(guide)})
+    with pytest.raises(FloatingPointError, match="loss or gradient is not finite at epoch 1, step 1"):
+        pv.fit(pair, torch.zeros(4, 2), epochs=1)
+
+
+def test_progress_is_quiet_when_not_on_a_terminal(capsys):
+    pv.fit(small_vae(), ring(), epochs=1)
+    assert capsys.readouterr() == ("", "")
+    pv.fit(small_vae(), ring(), epochs=2, progress=True)
+    assert "epoch" in capsys.readouterr().err
