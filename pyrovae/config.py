@@ -96,7 +96,7 @@ class RunConfig:
         else:
             require(
                 self.alpha is None,
-                f"alpha must be given for objective renyi only, got {self.alpha} with {self.objective}",
+                f"alpha must be given for objective renyi only, got {self.alpha!r} with {self.objective}",
             )
         weighted = self.objective in ("iwae", "renyi")
         require(

@@ -7,8 +7,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torchvision
@@ -290,7 +290,7 @@ def _download(dataset: type, root: Path, reason: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         try:
             dataset(temporary, download=True)
-        except (RuntimeError, OSError, URLError) as error:
+        except (RuntimeError, OSError, HTTPException) as error:
             hint = "name the folder that holds it with data_root or PYROVAE_DATA"
             raise InputError(f"{reason}, and {dataset.__name__} could not be downloaded; {hint}") from error
         raw = Path(temporary) / dataset.__name__ / "raw"

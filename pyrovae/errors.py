@@ -9,6 +9,9 @@ import torch
 class InputError(ValueError):
     """What the caller gave cannot be used; the message is one line. Scripts print it and exit with 2."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # a value or another library's words may hold line breaks
+
 
 def require(condition: bool, message: str) -> None:
     if not condition:
@@ -23,13 +26,16 @@ def require_count(name: str, value: object, minimum: int = 1) -> None:
 
 def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
     """`value` is a finite number strictly between `above` and `below`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond the floats
+        number = False
     rule = (
         "a finite number"
         + (f" > {above:g}" if above > -math.inf else "")
         + (f" < {below:g}" if below < math.inf else "")
     )
-    require(number and math.isfinite(value) and above < value < below, f"{name} must be {rule}, got {value!r}")
+    require(number and above < value < below, f"{name} must be {rule}, got {repr(value)[:50]}")
 
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.errors import InputError, require, require_number
+from pyrovae.errors import InputError, require_number
 
 
 class Likelihood(nn.Module):
@@ -49,12 +49,10 @@ class Bernoulli(Likelihood):
 
     def check(self, x: Tensor) -> None:
         if self.allow_grey:
-            require(bool(((x >= 0) & (x <= 1)).all()), f"x must lie in [0, 1], got {_outside(x, (x < 0) | (x > 1))}")
-        elif not bool(((x == 0) | (x == 1)).all()):
-            found = _outside(x, (x != 0) & (x != 1))
-            raise InputError(
-                f"x must be 0 or 1 under Bernoulli, got {found}; binarize it, or say Bernoulli(allow_grey=True)"
-            )
+            _require_all((x >= 0) & (x <= 1), x, "x must lie in [0, 1]", "")
+        else:
+            hint = "; binarize it, or say Bernoulli(allow_grey=True)"
+            _require_all((x == 0) | (x == 1), x, "x must be 0 or 1 under Bernoulli", hint)
 
 
 class Gaussian(Likelihood):
@@ -106,6 +104,7 @@ class IsotropicNormal(dist.Normal):
         return -0.5 * standardised.square() - (self.log_scale + 0.5 * math.log(2 * math.pi))
 
 
-def _outside(x: Tensor, bad: Tensor) -> str:
-    index = tuple(bad.nonzero()[0].tolist())
-    return f"{x[index].item():g} at index {index}"
+def _require_all(good: Tensor, x: Tensor, rule: str, hint: str) -> None:
+    if not good.all():
+        index = tuple((~good).nonzero()[0].tolist())
+        raise InputError(f"{rule}, got {x[index].item():g} at index {index}{hint}")

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import InputError, require, require_count, require_finite, require_number
 from pyrovae.objectives.pair import log_joint, log_weights, run_pair, sample_sites
+from pyrovae.rng import local_seed
 
 DATA_CHUNK = 128
 MIN_TAIL = 5
@@ -88,7 +89,7 @@ def log_marginal(
     outside the likelihood's support.
     """
     parts = []
-    for chunks in _weight_chunks(model, guide, args, num_samples, chunk_size, progress):
+    for chunks in _weight_chunks(model, guide, args, num_samples, chunk_size, progress, densities=True):
         weights = _RunningWeights(num_samples)
         for chunk in chunks:
             weights.add(chunk)
@@ -109,12 +110,14 @@ def importance_bound(
     """L_K = E[log 1/K sum_k w_k] for each datum, at beta = 1: the ELBO at K = 1, IWAE's bound at K > 1.
 
     The mean over `num_repeats` independent sets of K = `num_particles` draws, and its standard error. Arguments and
-    errors as in `log_marginal`.
+    errors as in `log_marginal`, but that K = 1 is had of grey pixels too: minus the loss of training, a bound on minus
+    a cross-entropy and not on a log-density.
     """
     require_count("num_particles", num_particles)
     require_count("num_repeats", num_repeats, 2)
     values, errors = [], []
-    for chunks in _weight_chunks(model, guide, args, num_particles * num_repeats, chunk_size, progress):
+    num_samples, densities = num_particles * num_repeats, num_particles > 1
+    for chunks in _weight_chunks(model, guide, args, num_samples, chunk_size, progress, densities):
         log_w = torch.cat(list(chunks)).unflatten(0, (num_repeats, num_particles))
         bounds = log_w.logsumexp(1) - math.log(num_particles)
         values.append(bounds.mean(0))
@@ -135,7 +138,8 @@ def quadrature_log_marginal(
     _check_args(args)
     require_number("limit", limit, above=0)
     require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
-    sites = sample_sites(poutine.trace(model).get_trace(*(arg[:1] for arg in args)))
+    with local_seed(0):  # for the names and shapes alone
+        sites = sample_sites(poutine.trace(model).get_trace(*(arg[:1] for arg in args)))
     latents = {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
     shapes = {name: tuple(value.shape[1:]) for name, value in latents.items()}
     name, shape = next(iter(shapes.items()), ("", ()))
@@ -183,9 +187,18 @@ def _device(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
 
 
 def _weight_chunks(
-    model: Callable, guide: Callable, args: tuple, num_samples: int, chunk_size: int, progress: bool | None
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    num_samples: int,
+    chunk_size: int,
+    progress: bool | None,
+    densities: bool,
 ) -> Iterator[Iterator[Tensor]]:
-    """For each run of data an iterator over log-weights `(particles, data)`, float64, `num_samples` rows in all."""
+    """For each run of data an iterator over log-weights `(particles, data)`, float64, `num_samples` rows in all.
+
+    With `densities`, data under which the weights are none of a density are refused.
+    """
     require_count("num_samples", num_samples)
     require_count("chunk_size", chunk_size)
     _check_args(args)
@@ -205,7 +218,8 @@ def _weight_chunks(
             pair.batch_shape[1] == len(data[0]),
             f"the data plate must hold every datum: it holds {pair.batch_shape[1]} of the {len(data[0])} given",
         )
-        pair.check_densities()
+        if densities:
+            pair.check_densities()
         return pair.terms().log_weights.double()
 
     disable = None if progress is None else not progress

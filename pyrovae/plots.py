@@ -64,7 +64,8 @@ def image_grid(images: Array, columns: int, title: str = "", axes: Axes | None =
     axes, images = _axes(axes), _numpy(images)
     num, channels, height, width = images.shape
     rows = math.ceil(num / columns)
-    cells = np.ones((rows * columns, channels, height, width))
+    white = 0.0 if channels == 1 else 1.0  # one channel is drawn as ink on paper
+    cells = np.full((rows * columns, channels, height, width), white)
     cells[:num] = images
     grid = cells.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
     grid = grid.reshape(rows * height, columns * width, channels)

@@ -1,7 +1,9 @@
 """A run and its folder: config.json, metrics.jsonl and checkpoint.pt, beside what the evaluation adds."""
 
 import json
+import math
 import os
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,8 @@ from pyrovae.likelihoods import Bernoulli, Gaussian
 from pyrovae.rng import local_seed
 from pyrovae.training import History, fit
 from pyrovae.vae import VAE
+
+CHECKPOINT_SECONDS = 30
 
 
 def load_data(config: RunConfig) -> Dataset:
@@ -60,23 +64,27 @@ class Run:
 def train_run(config: RunConfig, folder: str | Path, progress: bool | None = None) -> Run:
     """Trains what `config` says and keeps it in `folder`, which must not exist or be empty.
 
-    After every epoch metrics.jsonl has a line more and checkpoint.pt, replaced in one step, the parameters, so that a
-    run that is broken off leaves both whole. Raises `InputError` on bad input, before anything is written.
+    After every epoch metrics.jsonl has a line more; after the first, then every 30 seconds and at the end
+    checkpoint.pt, replaced in one step, has the parameters, so that a run that is broken off leaves both whole.
+    Raises `InputError` on bad input, before anything is written.
     """
     folder = Path(folder)
     require_new(folder)
     data = load_data(config)
     vae = build_vae(config, data.event_shape, data.train_mean)
-    history = History()
+    history, saved = History(), -math.inf
 
     def save(record: dict[str, float | None]) -> None:
+        nonlocal saved
         if not history.epoch:
             folder.mkdir(parents=True, exist_ok=True)
             config.save(folder / "config.json")
         history.append(record)
         with open(folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
-        save_checkpoint(vae, folder / "checkpoint.pt")
+        if time.monotonic() - saved >= CHECKPOINT_SECONDS:  # to force it to the disk may take longer than an epoch
+            save_checkpoint(vae, folder / "checkpoint.pt")
+            saved = time.monotonic()
 
     fit(
         vae,
@@ -95,7 +103,7 @@ def train_run(config: RunConfig, folder: str | Path, progress: bool | None = Non
         progress=progress,
         on_epoch=save,
     )
-    save_checkpoint(vae, folder / "checkpoint.pt")  # early stopping goes back to the best parameters
+    save_checkpoint(vae, folder / "checkpoint.pt")
     run = Run(folder, config, vae, history)
     run.__dict__["data"] = data
     return run
@@ -117,7 +125,9 @@ def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         event_shape, state = tuple(checkpoint["event_shape"]), checkpoint["state"]
     except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
-        raise InputError(f"{path} is not a readable checkpoint ({str(error).splitlines()[0][:150]})") from error
+        raise InputError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}: {str(error)[:80]!r})"
+        ) from error
     vae = build_vae(config, event_shape)
     expected = vae.state_dict()
     for name in sorted(expected.keys() | state.keys()):

@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.errors import InputError, require, require_count, require_finite, require_number
-from pyrovae.likelihoods import Likelihood
+from pyrovae.likelihoods import IsotropicNormal, Likelihood
 from pyrovae.networks import MLP
 
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -66,7 +66,7 @@ class VAE(nn.Module):
         self.decoder = MLP((latent_dim,), likelihood.output_shape(event_shape), hidden[::-1], activation)
         self.register_buffer("beta", torch.tensor(1.0))
         self.register_buffer("prior_loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("prior_scale", torch.ones(latent_dim), persistent=False)
+        self.register_buffer("prior_log_scale", torch.zeros(()), persistent=False)
         self.set_beta(beta)
         if data_mean is not None:
             shape = tuple(data_mean.shape)
@@ -98,7 +98,7 @@ class VAE(nn.Module):
     @property
     def prior(self) -> dist.TorchDistribution:
         """p(z), event shape `(latent_dim,)`."""
-        return dist.Normal(self.prior_loc, self.prior_scale).to_event(1)
+        return IsotropicNormal(self.prior_loc, self.prior_log_scale).to_event(1)
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
         """q(z|x), batch shape `(batch,)`, event shape `(latent_dim,)`."""

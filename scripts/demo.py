@@ -17,13 +17,16 @@ from pyrovae.runs import require_new, train_run
 OBJECTIVES = {"ELBO": {"objective": "elbo"}, "IWAE-50": {"objective": "iwae", "num_particles": 50}}
 
 
-def main(seed: int = 0, epochs: int = 200, num_samples: int = 2_000, out: str | None = None) -> None:
+def main(
+    seed: int = 0, epochs: int = 200, num_samples: int = 2_000, num_data: int = 2_000, out: str | None = None
+) -> None:
     """Train the same VAE twice, measure both, write figures and a report.
 
     Args:
         seed: fixes the data, the initial parameters and the training
         epochs: of each training
         num_samples: draws per datum for log p(x)
+        num_data: held-out points to measure on, at most 2,000
         out: folder, new or empty (default: runs/demo-DATE-TIME)
     """
     folder = Path(out or f"runs/demo-{datetime.now():%Y%m%d-%H%M%S}")
@@ -34,7 +37,7 @@ def main(seed: int = 0, epochs: int = 200, num_samples: int = 2_000, out: str | 
         config = pv.RunConfig(dataset="ring", epochs=epochs, lr=3e-3, schedule="cosine", seed=seed, **settings)
         runs[name] = train_run(config, folder / name.lower())
         print("measuring on held-out data ...", flush=True)
-        results[name] = evaluate(runs[name].vae, runs[name].data, num_samples=num_samples, seed=seed)
+        results[name] = evaluate(runs[name].vae, runs[name].data, num_samples=num_samples, num_data=num_data, seed=seed)
         write_evaluation(runs[name], results[name])
     table = results_table({f"{name}-trained": result for name, result in results.items()})
     print(f"\n{table}\n")

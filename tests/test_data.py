@@ -15,7 +15,7 @@ from helpers import assert_within_standard_errors, mean_and_error
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.data import binarize_grey
+from pyrovae.data import TOY_DENSITIES, binarize_grey
 
 # Written out here once more, so that a changed default is seen: number of modes, radius, standard deviation.
 RINGS = {"ring": (8, 3.0, 0.25), "four_clusters": (4, 1.0, 0.2)}
@@ -24,6 +24,15 @@ NUM_ARMS, RADIAL_STD, TANGENTIAL_STD, RATE = 5, 0.3, 0.05, 0.25
 IMAGE_FILES = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
 LABEL_FILES = ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte")
 HEIGHT, WIDTH, INDEX_BITS, NUM_TRAIN, NUM_TEST = 4, 5, 8, 40, 12
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """On busy cores two threads wait for each other at every small step: seconds become half minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def refusal(call, *args, **kwargs) -> str:
@@ -48,7 +57,7 @@ def centres(name: str) -> Tensor:
 def log_density(name: str, x: Tensor) -> Tensor:
     """In chunks that stay in the processor's cache."""
     density = pv.load(name, num_train=1, num_validation=0, num_test=1).log_density
-    return torch.cat([density(chunk) for chunk in x.split(100 if name == "pinwheel" else 10_000)])
+    return torch.cat([density(chunk) for chunk in x.split(100 if name == "pinwheel" else 20_000)])
 
 
 def polar(radius: Tensor, angle: Tensor) -> Tensor:
@@ -64,14 +73,14 @@ def gauss_legendre(low: float, high: float, num: int) -> tuple[Tensor, Tensor]:
 def quadrature(name: str) -> tuple[Tensor, Tensor]:
     """Log-densities at the nodes of a rule for the plane, and the rule's weights.
 
-    Trapezoids on a square for the rings. The pinwheel's arms are thinner than a square grid can see at the outside: in
-    polar coordinates, trapezoids in the angle and Gauss-Legendre in the radius.
+    Trapezoids on a square for the rings. The pinwheel's arms are thinner than a square grid can see at the outside:
+    trapezoids in the angle, over the turn after which it repeats (tested below), and Gauss-Legendre in the radius.
     """
     if name == "pinwheel":
-        radius, radius_weight = gauss_legendre(0.0, 3.2, 60)
-        angle = torch.arange(500, dtype=torch.float64) * (2 * math.pi / 500)
+        radius, radius_weight = gauss_legendre(0.0, 3.0, 40)
+        angle = torch.arange(80, dtype=torch.float64) * (2 * math.pi / NUM_ARMS / 80)
         nodes = polar(radius[:, None], angle).flatten(0, 1)
-        return log_density(name, nodes), (radius * radius_weight).repeat_interleave(500) * (2 * math.pi / 500)
+        return log_density(name, nodes), (radius * radius_weight).repeat_interleave(80) * (2 * math.pi / 80)
     _, radius, std = RINGS[name]
     side = torch.linspace(-radius - 9 * std, radius + 9 * std, 140, dtype=torch.float64)
     weight = torch.full((140 * 140,), ((side[1] - side[0]) ** 2).item(), dtype=torch.float64)
@@ -87,9 +96,9 @@ def test_a_toy_density_integrates_to_one(name):
 @pytest.mark.parametrize("name", TOYS)
 def test_the_mean_log_density_of_draws_is_minus_the_entropy(name):
     log_p, weight = quadrature(name)
-    draws = pv.load(name, num_train=20_000, num_validation=0, seed=3)
+    draws = pv.load(name, num_train=5_000, num_validation=0, seed=3)
     estimate, error = mean_and_error(log_density(name, draws.train_x.double()))
-    assert error < 0.02
+    assert error < 0.025
     assert_within_standard_errors(estimate, (weight * log_p.exp() * log_p).sum(), error)
 
 
@@ -113,10 +122,10 @@ def pinwheel_map(u: Tensor, arm: Tensor) -> Tensor:
 
 
 def test_the_pinwheel_follows_the_change_of_variables_where_one_arm_dominates():
-    """By autograd's Jacobian, at points u whose other preimages are too far out to count."""
-    along, across = torch.linspace(0.4, 1.9, 16), torch.linspace(-0.13, 0.13, 9)
+    """By autograd's Jacobian, where the other preimages (the next is u_1 < 0, across the centre) count below 1e-7."""
+    along, across = torch.linspace(0.9, 1.9, 16), torch.linspace(-0.13, 0.13, 9)
     u = torch.cartesian_prod(along, across).double()
-    arm = torch.arange(len(u)) % NUM_ARMS
+    arm = torch.arange(len(u), dtype=torch.float64) % NUM_ARMS
     x = torch.vmap(pinwheel_map)(u, arm)
     jacobian = torch.vmap(torch.func.jacrev(pinwheel_map))(u, arm)
     log_base = (
@@ -125,13 +134,13 @@ def test_the_pinwheel_follows_the_change_of_variables_where_one_arm_dominates():
         - math.log(2 * math.pi * RADIAL_STD * TANGENTIAL_STD)
     )
     expected = log_base - torch.linalg.det(jacobian).abs().log() - math.log(NUM_ARMS)
-    torch.testing.assert_close(log_density("pinwheel", x), expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(log_density("pinwheel", x), expected, rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize("radius", [0.02, 0.1, 0.3, 0.7, 1.0, 1.5, 2.0, 2.4])
 def test_the_pinwheel_has_the_density_that_its_fourier_series_gives(radius):
-    """All preimages at once and no root is looked for: at a fixed radius, c_n = E[exp(-i n angle)] for u on that circle,
-    and the arms leave only every fifth n. This also covers the centre, where all the arms overlap.
+    """All preimages at once and no root is looked for: at a fixed radius, c_n = E[exp(-i n angle)] for u on that
+    circle, and the arms leave only every fifth n. This also covers the centre, where all the arms overlap.
     """
     a = torch.arange(4096, dtype=torch.float64) * (2 * math.pi / 4096)
     u = polar(torch.tensor(radius, dtype=torch.float64), a)
@@ -150,11 +159,11 @@ def test_a_histogram_of_pinwheel_draws_fits_the_density():
     the strata's four degrees of freedom are gone too.
     """
     num_draws, num_sectors = 200_000, 8 * NUM_ARMS
-    r_edges = torch.linspace(0.2, 2.0, 19, dtype=torch.float64)
-    r_nodes, r_weights = gauss_legendre(0.0, 0.1, 10)
-    a_nodes, a_weights = gauss_legendre(0.0, 2 * math.pi / num_sectors, 10)
+    r_edges = torch.linspace(0.4, 1.8, 15, dtype=torch.float64)
+    r_nodes, r_weights = gauss_legendre(0.0, 0.1, 6)
+    a_nodes, a_weights = gauss_legendre(0.0, 2 * math.pi / num_sectors, 6)
     radius = (r_edges[:-1, None] + r_nodes)[:, None, :, None]
-    # The density of one arm's sector is that of every arm's (the next test).
+    # The density of one arm's sector is that of every arm's (tested below).
     angle = (torch.arange(8)[:, None] * (2 * math.pi / num_sectors) + a_nodes)[None, :, None, :]
     nodes = polar(radius, angle)
     p = log_density("pinwheel", nodes.reshape(-1, 2)).exp().reshape(nodes.shape[:-1])
@@ -171,7 +180,7 @@ def test_a_histogram_of_pinwheel_draws_fits_the_density():
     few = expected < 20
     observed = torch.cat((observed[~few], observed[few].sum(0, keepdim=True))).double()
     expected = torch.cat((expected[~few], expected[few].sum(0, keepdim=True)))
-    assert len(expected) > 200
+    assert len(expected) > 150
     assert observed.sum() == num_draws
     freedom = len(expected) - NUM_ARMS
     chi_square = ((observed - expected) ** 2 / expected).sum()
@@ -306,10 +315,20 @@ def test_no_split_depends_on_the_size_of_another(name):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_the_splits_share_no_point(name):
-    data = pv.load(name, num_train=500, num_validation=500, num_test=500)
-    rows = torch.cat((data.train_x, data.validation_x, data.test_x))
-    assert len(torch.unique(rows, dim=0)) == 1_500
+def test_no_split_of_any_seed_shares_a_point_with_another(name):
+    sets = [pv.load(name, num_train=100, num_validation=100, num_test=100, seed=seed) for seed in range(4)]
+    rows = torch.cat([x for data in sets for x in (data.train_x, data.validation_x, data.test_x)])
+    assert len(torch.unique(rows, dim=0)) == 1_200
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_the_points_are_not_drawn_from_the_stream_that_the_same_seed_gives_to_training(name):
+    density, _ = TOY_DENSITIES[name]
+    for seed in range(3):
+        x, _ = density.sample(50, torch.Generator().manual_seed(seed))
+        data = pv.load(name, num_train=50, num_validation=50, num_test=50, seed=seed)
+        for split in (data.train_x, data.validation_x, data.test_x):
+            assert not (split == x).any()
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -740,13 +759,13 @@ def test_labels_that_do_not_match_the_images_in_number_are_refused(image_root, n
 
 
 DOWNLOAD_ERRORS = {
-    "no network": URLError("[Errno -2] Name or service not known"),
-    "torchvision's summary": RuntimeError("Error downloading:\nTried https://a, got:\nb\nTried https://c, got:\nd\n"),
-    "connection lost": ConnectionResetError(104, "Connection reset by peer"),
-    "disk full": OSError(28, "No space left on device"),
+    "no network": lambda: URLError("[Errno -2] Name or service not known"),
+    "torchvision's summary": lambda: RuntimeError("Error downloading a:\nTried https://b, got:\nc\n"),
+    "connection lost": lambda: ConnectionResetError(104, "Connection reset by peer"),
+    "disk full": lambda: OSError(28, "No space left on device"),
     # What urllib lets through where a proxy answers with something that is not HTTP, or breaks off in a chunk.
-    "not HTTP": http.client.BadStatusLine("garbage"),
-    "broken off": http.client.IncompleteRead(b"half"),
+    "not HTTP": lambda: http.client.BadStatusLine("garbage"),
+    "broken off": lambda: http.client.IncompleteRead(b"half"),
 }
 
 
@@ -759,7 +778,7 @@ def test_a_failed_download_names_the_missing_files_and_leaves_the_folder_as_it_w
         raw = Path(self.raw_folder)
         raw.mkdir(parents=True)
         (raw / IMAGE_FILES[0]).write_bytes(b"half of a file")
-        raise DOWNLOAD_ERRORS[error]
+        raise DOWNLOAD_ERRORS[error]()
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
     root = tmp_path / "data"

@@ -1,0 +1,250 @@
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from helpers import assert_within_standard_errors
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+from pyrovae import plots
+
+AS = pytest.mark.parametrize("given", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_is_left():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def axes() -> Axes:
+    return Figure().subplots()
+
+
+def random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape)
+
+
+POINTS, LABELS = random(12, 2) * 6 - 3, np.arange(12) % 4
+DRAW = {
+    "training_curve": lambda axes: plots.training_curve([1, 2, 3], {"a": [1.0, 2.0, 3.0]}, "nats", axes=axes),
+    "points": lambda axes: plots.points(POINTS, axes=axes),
+    "points with labels": lambda axes: plots.points(POINTS, LABELS, axes=axes),
+    "latent_space": lambda axes: plots.latent_space(POINTS, axes=axes),
+    "latent_space with labels": lambda axes: plots.latent_space(POINTS, LABELS, axes=axes),
+    "image_grid": lambda axes: plots.image_grid(random(5, 1, 4, 3), 3, axes=axes),
+    "reconstructions": lambda axes: plots.reconstructions(random(5, 1, 4, 3), random(5, 1, 4, 3), axes=axes),
+}
+
+
+@pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
+def test_a_figure_is_drawn_in_the_axes_given_and_no_other_is_opened(draw, axes):
+    assert draw(axes) is axes
+    assert plt.get_fignums() == []
+    assert axes.figure.axes == [axes]
+    axes.figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
+def test_without_axes_one_figure_is_opened_and_its_axes_returned(draw):
+    found = draw(None)
+    assert len(plt.get_fignums()) == 1
+    assert plt.figure(plt.get_fignums()[0]).axes == [found]
+
+
+# Curves -------------------------------------------------------------------------------------------------------------
+
+
+@AS
+def test_a_training_curve_is_the_values_at_their_epochs(given, axes):
+    epochs, elbo, loss = np.arange(1, 9), random(8), random(8) + 1
+    plots.training_curve(given(epochs), {"elbo": given(elbo), "loss": given(loss)}, "nats per datum", axes)
+    assert [line.get_label() for line in axes.lines] == ["elbo", "loss"]
+    for line, values in zip(axes.lines, (elbo, loss), strict=True):
+        assert np.array_equal(line.get_xdata(), epochs)
+        assert np.array_equal(line.get_ydata(), values)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "nats per datum")
+
+
+@pytest.mark.parametrize(
+    ("num", "first", "low", "high"),
+    [
+        (10, 2, 4.0 - 0.7, 11.0 + 0.7),  # the last eight: from 4 to 11
+        (4, 0, 1.0 - 0.4, 5.0 + 0.4),  # too few to leave any out
+        (5, 1, 3.0 - 0.3, 6.0 + 0.3),
+    ],
+)
+def test_the_view_is_the_range_of_the_later_80_percent_and_a_tenth(axes, num, first, low, high):
+    """The values are a plunge in the first 20%, then the epoch plus one."""
+    values = [1.0 if num == 4 and i == 0 else -1e4 if i < first else i + 2.0 for i in range(num)]
+    plots.training_curve(range(1, num + 1), {"elbo": values}, "nats", axes)
+    assert axes.get_ylim() == pytest.approx((low, high))
+
+
+def test_the_view_holds_all_curves(axes):
+    curves = {"low": [0.0, -5.0, -4.0, -3.0, -4.0], "high": [9.0, 2.0, 1.0, 1.0, 1.0]}
+    plots.training_curve(range(5), curves, "nats", axes)
+    assert axes.get_ylim() == pytest.approx((-5.0 - 0.7, 2.0 + 0.7))
+
+
+def test_a_constant_curve_is_in_the_middle_of_the_view(axes):
+    plots.training_curve([1, 2, 3], {"kl": [2.0, 2.0, 2.0]}, "nats", axes)
+    assert axes.get_ylim() == pytest.approx((1.9, 2.1))
+
+
+def test_one_curve_needs_no_legend_and_two_have_one(axes):
+    plots.training_curve([1, 2], {"elbo": [1.0, 2.0]}, "nats", axes)
+    assert axes.get_legend() is None
+    other = plots.training_curve([1, 2], {"elbo": [1.0, 2.0], "loss": [2.0, 1.0]}, "nats", Figure().subplots())
+    assert [text.get_text() for text in other.get_legend().get_texts()] == ["elbo", "loss"]
+
+
+# Points -------------------------------------------------------------------------------------------------------------
+
+
+@AS
+@pytest.mark.parametrize("draw", [plots.points, plots.latent_space])
+def test_a_scatter_has_the_points_with_equal_axes(given, draw, axes):
+    draw(given(POINTS), title="the points", axes=axes)
+    (scatter,) = axes.collections
+    assert np.array_equal(scatter.get_offsets(), POINTS)
+    assert axes.get_aspect() == 1.0
+    assert axes.get_title() == "the points"
+
+
+@AS
+@pytest.mark.parametrize("draw", [plots.points, plots.latent_space])
+def test_points_of_one_label_have_one_colour_of_their_own(given, draw, axes):
+    draw(given(POINTS), given(LABELS), axes=axes)
+    axes.figure.draw_without_rendering()
+    colours = [tuple(colour) for colour in axes.collections[0].get_facecolors()]
+    assert len(colours) == len(POINTS)
+    by_label = {label: {c for c, of in zip(colours, LABELS, strict=True) if of == label} for label in range(4)}
+    assert all(len(found) == 1 for found in by_label.values())
+    assert len(set.union(*by_label.values())) == 4
+
+
+@pytest.mark.parametrize("draw", [plots.points, plots.latent_space])
+def test_points_without_labels_are_all_of_one_dark_grey(draw, axes):
+    draw(POINTS, axes=axes)
+    axes.figure.draw_without_rendering()
+    assert {tuple(colour) for colour in axes.collections[0].get_facecolors()} == {to_rgba("0.25", 0.6)}
+
+
+def test_ten_labels_have_the_ten_colours_in_order(axes):
+    plots.points(random(10, 2), np.arange(10), axes=axes)
+    axes.figure.draw_without_rendering()
+    assert np.allclose(axes.collections[0].get_facecolors()[:, :3], plt.get_cmap("tab10").colors)
+
+
+def test_the_latent_space_says_which_label_has_which_colour(axes):
+    plots.latent_space(POINTS, np.array([2, 5, 7] * 4), axes=axes)
+    axes.figure.draw_without_rendering()
+    legend = axes.get_legend()
+    assert ["".join(c for c in text.get_text() if c.isdigit()) for text in legend.get_texts()] == ["2", "5", "7"]
+    shown = [to_rgba(handle.get_markerfacecolor())[:3] for handle in legend.legend_handles]
+    assert np.allclose(shown, axes.collections[0].get_facecolors()[:3, :3])
+
+
+def test_the_circles_of_the_latent_space_hold_50_and_95_percent_of_the_prior(axes):
+    plots.latent_space(POINTS, axes=axes)
+    radii = sorted(circle.get_radius() for circle in axes.patches)
+    assert radii == pytest.approx(np.sqrt(scipy.stats.chi2.ppf([0.5, 0.95], df=2)), rel=1e-12)
+    for circle in axes.patches:
+        assert circle.get_center() == (0, 0)
+        assert not circle.get_fill()
+    z = torch.randn(40_000, 2, dtype=torch.float64)
+    for radius, share in zip(radii, (0.5, 0.95), strict=True):
+        inside = (z.norm(dim=-1) < radius).double().mean()
+        assert_within_standard_errors(inside, share, math.sqrt(share * (1 - share) / 40_000))
+
+
+def test_the_circles_are_in_view_where_the_posterior_has_collapsed(axes):
+    plots.latent_space(POINTS * 1e-3, axes=axes)
+    axes.figure.draw_without_rendering()
+    assert axes.get_xlim()[0] < -2.44
+    assert axes.get_xlim()[1] > 2.44
+    assert axes.get_ylim()[0] < -2.44
+    assert axes.get_ylim()[1] > 2.44
+
+
+# Images -------------------------------------------------------------------------------------------------------------
+
+
+def shown(axes: Axes) -> np.ndarray:
+    """The colours of the one image in `axes`, `(height, width, 4)`, as they reach the screen."""
+    (image,) = axes.images
+    assert image.origin == "upper"
+    return image.to_rgba(image.get_array(), norm=True)
+
+
+@AS
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("num", "columns", "rows"), [(6, 3, 2), (5, 3, 2), (7, 3, 3), (4, 1, 4), (4, 4, 1), (2, 4, 1)])
+def test_an_image_grid_has_every_pixel_of_every_image_in_its_place(given, channels, num, columns, rows, axes):
+    images = random(num, channels, 4, 5)
+    plots.image_grid(given(images), columns, "the images", axes)
+    (image,) = axes.images
+    array = np.asarray(image.get_array()).reshape(rows * 4, columns * 5, channels)
+    for i in range(num):
+        row, column = divmod(i, columns)
+        for channel in range(channels):
+            for y in range(4):
+                for x in range(5):
+                    assert array[row * 4 + y, column * 5 + x, channel] == images[i, channel, y, x]
+    assert axes.get_title() == "the images"
+    assert image.origin == "upper"
+    assert image.get_interpolation() == "nearest"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_places_after_the_last_image_are_left_white(channels, axes):
+    plots.image_grid(np.full((4, channels, 2, 2), 0.5), 3, axes=axes)
+    colours = shown(axes)
+    assert colours.shape == (4, 6, 4)
+    assert (colours[2:, 2:] == 1.0).all()
+    assert (colours[:2] != 1.0).any(-1).all()
+
+
+def test_a_grey_image_is_ink_on_paper_with_levels_that_no_other_pixel_moves(axes):
+    """0 is white and 1 is black, also in an image that has neither."""
+    plots.image_grid(np.array([0.0, 0.5, 1.0]).reshape(1, 1, 1, 3), 1, axes=axes)
+    white, half, black = shown(axes)[0]
+    assert white == pytest.approx((1, 1, 1, 1))
+    assert black == pytest.approx((0, 0, 0, 1))
+    assert half[:3] == pytest.approx([0.5] * 3, abs=0.01)
+    alone = plots.image_grid(np.full((1, 1, 2, 2), 0.5), 1, axes=Figure().subplots())
+    assert shown(alone)[0, 0] == pytest.approx(half)
+
+
+def test_a_colour_image_has_its_own_colours(axes):
+    images = random(1, 3, 2, 2)
+    plots.image_grid(images, 1, axes=axes)
+    assert shown(axes)[..., :3] == pytest.approx(images[0].transpose(1, 2, 0))
+
+
+@AS
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reconstructions_are_below_their_data(given, channels, axes):
+    data, reconstructed = random(3, channels, 4, 5), 1 - random(3, channels, 4, 5)
+    plots.reconstructions(given(data), given(reconstructed), axes=axes)
+    (image,) = axes.images
+    array = np.asarray(image.get_array()).reshape(8, 15, channels)
+    for i in range(3):
+        columns = slice(5 * i, 5 * (i + 1))
+        assert np.array_equal(array[:4, columns], data[i].transpose(1, 2, 0))
+        assert np.array_equal(array[4:, columns], reconstructed[i].transpose(1, 2, 0))
+
+
+def test_tensors_with_a_gradient_are_drawn_too(axes):
+    x = torch.from_numpy(POINTS).requires_grad_()
+    plots.points(x, axes=axes)
+    assert np.array_equal(axes.collections[0].get_offsets(), POINTS)
+    images = torch.from_numpy(random(2, 1, 4, 5)).requires_grad_()
+    plots.image_grid(images, 2, axes=axes)
+    assert np.array_equal(axes.images[0].get_array()[:, :5], images[0, 0].detach())

@@ -1,0 +1,232 @@
+import json
+import math
+import shutil
+import zipfile
+from dataclasses import replace
+
+import pytest
+import torch
+
+import pyrovae as pv
+from pyrovae.report import evaluate, history_table, results_table
+from pyrovae.runs import build_vae, train_run
+
+SMALL = {"dataset": "ring", "hidden": (8,), "epochs": 2, "batch_size": 500}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "ring"
+    return train_run(pv.RunConfig(**{**SMALL, "epochs": 40, "lr": 0.01}, beta=2.0), folder)
+
+
+def state_of(vae):
+    return {name: value.clone() for name, value in vae.state_dict().items()}
+
+
+def test_a_run_comes_back_as_it_was(trained):
+    run = pv.load_run(trained.folder)
+    assert run.config == trained.config
+    assert run.history == trained.history
+    for name, value in trained.vae.state_dict().items():
+        assert torch.equal(run.vae.state_dict()[name], value)
+    assert torch.equal(run.data.test_x, trained.data.test_x)
+    assert run.vae.beta.item() == 2.0
+    seeds = []
+    for vae in (run.vae, trained.vae):
+        torch.manual_seed(0)
+        seeds.append(pv.log_marginal(vae.model, vae.guide, run.data.test_x[:50], num_samples=20).log_px)
+    assert torch.equal(*seeds)
+
+
+def test_the_same_config_gives_the_same_run_whatever_was_drawn_before(trained, tmp_path):
+    torch.manual_seed(12345)
+    again = train_run(trained.config, tmp_path / "again")
+    assert again.history.loss == trained.history.loss
+    assert again.history.elbo == trained.history.elbo
+    other = train_run(replace(trained.config, seed=1), tmp_path / "other")
+    assert other.history.loss != trained.history.loss
+
+
+def test_metrics_have_a_line_per_epoch_with_the_history(trained):
+    lines = [json.loads(line) for line in (trained.folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines == trained.history.records()
+    assert [line["epoch"] for line in lines] == list(range(1, 41))
+
+
+def test_a_run_that_breaks_off_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+    real, calls = pv.runs.save_checkpoint, []
+
+    def interrupted(vae, path):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(path)
+        real(vae, path)
+
+    monkeypatch.setattr(pv.runs, "save_checkpoint", interrupted)
+    monkeypatch.setattr(pv.runs, "CHECKPOINT_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(pv.RunConfig(**{**SMALL, "epochs": 5}), tmp_path / "run")
+    run = pv.load_run(tmp_path / "run")
+    assert len(run.history.epoch) == 3
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_nothing_is_overwritten_and_bad_input_leaves_nothing_behind(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(pv.InputError, match=r"out must be a new or empty folder, and .* holds files"):
+        train_run(pv.RunConfig(**SMALL), folder)
+    assert [p.name for p in folder.iterdir()] == ["notes.txt"]
+    with pytest.raises(pv.InputError, match="out must be a folder, got the file"):
+        train_run(pv.RunConfig(**SMALL), folder / "notes.txt")
+    config = pv.RunConfig(dataset="mnist", data_root=str(tmp_path / "nowhere"))
+    monkeypatch.setattr(pv.data.IMAGE_SETS["mnist"], "mirrors", [])
+    with pytest.raises(pv.InputError, match="not found in"):
+        train_run(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_initial_parameters_come_from_the_seed_and_leave_the_callers_generator_alone():
+    state = torch.get_rng_state()
+    one, same, other = (build_vae(pv.RunConfig(**SMALL, seed=seed), (2,)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(one.encoder.output.weight, same.encoder.output.weight)
+    assert not torch.equal(one.encoder.output.weight, other.encoder.output.weight)
+
+
+# Damaged runs ----------------------------------------------------------------------------------------------------
+
+
+def damage_cases():
+    def cut(keep):
+        return lambda f: (f / "checkpoint.pt").write_bytes((f / "checkpoint.pt").read_bytes()[:keep])
+
+    def change_config(**changes):
+        def change(folder):
+            values = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps({**values, **changes}))
+
+        return change
+
+    def pickled_code(folder):
+        class Evil:
+            def __reduce__(self):
+                return (print, ("code was run",))
+
+        torch.save({"event_shape": Evil(), "state": {}}, folder / "checkpoint.pt")
+
+    return {
+        "no folder": (shutil.rmtree, "run folder .* does not exist"),
+        "no checkpoint": (lambda f: (f / "checkpoint.pt").unlink(), "checkpoint.pt is not a readable checkpoint"),
+        "no config": (lambda f: (f / "config.json").unlink(), "config.json is not a readable config"),
+        "empty checkpoint": (cut(0), "checkpoint.pt is not a readable checkpoint"),
+        "checkpoint of 1 byte": (cut(1), "checkpoint.pt is not a readable checkpoint"),
+        "checkpoint of 100 bytes": (cut(100), "checkpoint.pt is not a readable checkpoint"),
+        "checkpoint without its end": (cut(-10), "checkpoint.pt is not a readable checkpoint"),
+        "code in the checkpoint": (pickled_code, "checkpoint.pt is not a readable checkpoint"),
+        "another thing": (lambda f: torch.save([1], f / "checkpoint.pt"), "checkpoint.pt is not a readable checkpoint"),
+        "other sizes": (
+            change_config(hidden=[9]),
+            r"does not fit config.json: decoder.layers.0.bias must have shape \(9,\), got \(8,\)",
+        ),
+        "more layers": (change_config(hidden=[8, 8]), "does not fit config.json: .* must have shape"),
+        "other likelihood": (change_config(dataset="ring", scale=-1), "scale must be a finite number > 0, got -1"),
+        "unknown field": (change_config(hiden=[9]), "config has an unknown field 'hiden'"),
+        "config is no table": (lambda f: (f / "config.json").write_text("[1]"), "a config must be a table of fields"),
+        "config is cut": (lambda f: (f / "config.json").write_text('{"data'), "config.json is not a readable config"),
+        "metrics are cut": (lambda f: (f / "metrics.jsonl").write_text('{"epo'), "metrics.jsonl is not a readable"),
+    }
+
+
+@pytest.mark.parametrize("case", damage_cases())
+def test_a_damaged_run_is_refused_in_one_line(case, trained, tmp_path, capsys):
+    damage, message = damage_cases()[case]
+    folder = tmp_path / "run"
+    shutil.copytree(trained.folder, folder)
+    damage(folder)
+    with pytest.raises(pv.InputError, match=message) as caught:
+        pv.load_run(folder)
+    assert "\n" not in str(caught.value)
+    assert "code was run" not in capsys.readouterr().out
+
+
+def test_the_checkpoint_is_an_ordinary_one_of_torchs(trained):
+    assert zipfile.is_zipfile(trained.folder / "checkpoint.pt")
+    checkpoint = torch.load(trained.folder / "checkpoint.pt", weights_only=True)
+    assert tuple(checkpoint["event_shape"]) == (2,)
+
+
+# Evaluation ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_evaluation_is_what_the_estimators_say(trained):
+    result = evaluate(trained.vae, trained.data, num_samples=4_000, num_data=60, seed=3)
+    x = trained.data.test_x[:60]
+    truth, _ = pv.quadrature_log_marginal(trained.vae.model, x)
+    assert result["num_data"] == 60
+    assert result["log_px_quadrature"] == pytest.approx(truth.mean().item(), abs=1e-9)
+    assert abs(result["log_px"] - truth.mean().item()) < 5 * result["log_px_standard_error"] + 1e-4
+    assert result["elbo"] < result["iwae_50"] < result["log_px"] + 5 * result["log_px_standard_error"]
+    assert result["data_log_density"] == pytest.approx(trained.data.log_density(x).mean().item(), abs=1e-5)
+    q = trained.vae.encode(x)
+    with torch.no_grad():
+        z = q.rsample((4_000,))
+        elbo = (trained.vae.decode(z).log_prob(x) + trained.vae.prior.log_prob(z) - q.log_prob(z)).mean(0)
+    assert abs(result["elbo"] - elbo.mean().item()) < 10 * result["elbo_standard_error"]
+
+
+def test_the_evaluation_does_not_depend_on_training_beta_or_the_callers_generator(trained):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    one = evaluate(trained.vae, trained.data, num_samples=30, num_data=20)
+    assert torch.equal(torch.get_rng_state(), state)
+    trained.vae.set_beta(1.0)
+    torch.manual_seed(6)
+    other = evaluate(trained.vae, trained.data, num_samples=30, num_data=20)
+    trained.vae.set_beta(2.0)
+    assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_grey_pixels_get_a_cross_entropy_bound_and_never_a_log_px():
+    vae = pv.VAE((1, 4, 4), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(allow_grey=True))
+    x, y = torch.rand(30, 1, 4, 4), torch.zeros(30, dtype=torch.long)
+    data = pv.Dataset("grey", "grey", x, y, x, y, x, y)
+    result = evaluate(vae, data, num_samples=10)
+    assert [result[name] for name in ("log_px", "iwae_50", "log_px_quadrature", "data_log_density")] == [None] * 4
+    table = results_table({"run": result})
+    assert "cross-entropy bound" in table
+    assert "log p(x)" not in table
+    assert "ELBO" not in table
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_samples": 0}, "num_samples must be a whole number >= 1, got 0"),
+        ({"num_samples": 5, "num_data": 0}, "num_data must be a whole number >= 1, got 0"),
+        ({"num_samples": 5, "num_data": 2_001}, "num_data must be <= 2000, the number of test data; got 2001"),
+    ],
+)
+def test_bad_evaluation_settings_are_refused(trained, settings, message):
+    with pytest.raises(pv.InputError, match=message):
+        evaluate(trained.vae, trained.data, **settings)
+
+
+def test_the_table_shows_each_value_with_its_error(trained):
+    result = evaluate(trained.vae, trained.data, num_samples=50, num_data=20)
+    line = next(line for line in results_table({"run": result}).splitlines() if line.startswith("ELBO"))
+    assert line.split()[1:] == [f"{result['elbo']:.3f}", f"({result['elbo_standard_error']:.2g})"]
+
+
+def test_the_history_table_has_at_most_ten_rows_and_the_last_epoch():
+    history = pv.History()
+    for epoch in range(1, 26):
+        record = {"epoch": epoch, "loss": math.pi, "elbo": None, "reconstruction": None, "kl": None}
+        history.append({**record, "lr": 1e-3, "seconds": 0.5})
+    rows = history_table(history).splitlines()
+    assert rows[0].split() == ["epoch", "loss", "lr", "seconds"]
+    assert [int(row.split()[0]) for row in rows[2:]] == [1, 4, 7, 10, 13, 16, 19, 22, 25]

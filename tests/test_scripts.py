@@ -1,0 +1,152 @@
+"""Every script runs as a user runs it; a bad flag is one line and exit status 2, and nothing is written."""
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torchvision
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments, cwd, **environment):
+    # One thread each: the suite's machines have two cores.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::UserWarning", **environment}
+    command = [sys.executable, str(ROOT / "scripts" / arguments[0]), *map(str, arguments[1:])]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+
+def files_under(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def test_every_script_is_run_by_a_test():
+    tested = {"train.py", "evaluate.py", "demo.py"}
+    assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
+
+
+def test_train_then_evaluate_points(tmp_path):
+    flags = ["--dataset", "four_clusters", "--hidden", 8, "--epochs", 3, "--out", "out"]
+    trained = run("train.py", *flags, "--objective", "iwae", "--num-particles", 3, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stderr == ""
+    assert "next: python scripts/evaluate.py out" in trained.stdout
+    assert json.loads((tmp_path / "out/config.json").read_text())["num_particles"] == 3
+    evaluated = run("evaluate.py", "out", "--num-samples", 50, "--num-data", 30, cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    evaluation = json.loads((tmp_path / "out/evaluation.json").read_text())
+    keys = {"elbo", "iwae_50", "log_px", "log_px_standard_error", "num_samples", "num_data"}
+    assert keys <= evaluation.keys()
+    assert (evaluation["num_samples"], evaluation["num_data"]) == (50, 30)
+    assert f"{evaluation['log_px']:.3f}" in evaluated.stdout
+    assert f"{evaluation['log_px']:.3f}" in (tmp_path / "out/report.md").read_text()
+    figures = sorted(p.name for p in (tmp_path / "out/figures").iterdir())
+    assert figures == ["latent.png", "samples.png", "training.png"]
+
+    before = (tmp_path / "out/evaluation.json").read_text()
+    again = run("evaluate.py", "out", "--num-samples", 60, cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr == "error: out/evaluation.json exists; say --overwrite to replace it\n"
+    assert (tmp_path / "out/evaluation.json").read_text() == before
+    again = run("evaluate.py", "out", "--num-samples", 60, "--num-data", 30, "--overwrite", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "out/evaluation.json").read_text())["num_samples"] == 60
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "none"])
+def test_train_then_evaluate_mnist(tmp_path, mnist_root, binarize):
+    root = Path(mnist_root).resolve()
+    flags = ["--dataset", "mnist", "--data-root", root, "--binarize", binarize, "--hidden", 16, "--latent-dim", 4]
+    trained = run("train.py", *flags, "--epochs", 1, "--batch-size", 1000, "--out", "out", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    evaluated = run("evaluate.py", "out", "--num-samples", 20, "--num-data", 50, cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    evaluation = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert -500 < evaluation["elbo"] < -100
+    assert (evaluation["log_px"] is None) == (binarize == "none")
+    assert "reconstructions.png" in files_under(tmp_path / "out/figures")
+
+
+def test_the_demo_in_small(tmp_path):
+    result = run("demo.py", "--epochs", 2, "--num-samples", 30, "--num-data", 50, "--out", "demo", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "demo/results.json").read_text())
+    assert results["ELBO"]["data_log_density"] == results["IWAE-50"]["data_log_density"]
+    for value in (results["ELBO"]["log_px_quadrature"], results["IWAE-50"]["iwae_50"]):
+        assert f"{value:.3f}" in result.stdout
+        assert f"{value:.3f}" in (tmp_path / "demo/report.md").read_text()
+    assert {"demo/demo.png", "demo/elbo/evaluation.json", "demo/iwae-50/figures/samples.png"} <= set(
+        files_under(tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.py", "--dataset", "cifar"], "error: dataset must be one of ring"),
+        (["train.py", "--num-particles", "0"], "error: num_particles must be a whole number >= 1, got 0"),
+        (["train.py", "--objective", "iwae", "--beta", "2"], "error: beta must be 1 with objective iwae, got 2.0"),
+        (
+            ["train.py", "--dataset", "mnist", "--data-root", "nowhere"],
+            "train-images-idx3-ubyte, .* not found in nowhere",
+        ),
+        (
+            ["train.py", "--dataset", "mnist", "--data-root", "corrupt"],
+            "t10k-labels-idx1-ubyte is not a readable IDX file",
+        ),
+        (["train.py", "--out", "full"], "error: out must be a new or empty folder, and full holds files"),
+        (["train.py", "--device", "abacus"], "error: device must be auto or one that torch can use here, got 'abacus'"),
+        (["train.py", "--epochs", "many"], "many"),
+        (["train.py", "--epoch-count", "3"], "--epoch-count"),
+        (["evaluate.py", "nowhere"], "error: run folder nowhere does not exist"),
+        (["evaluate.py", "full"], "error: full/config.json is not a readable config"),
+        (["demo.py", "--out", "full"], "error: out must be a new or empty folder, and full holds files"),
+        (["demo.py", "--epochs", "0"], "error: epochs must be a whole number >= 1, got 0"),
+    ],
+)
+def test_bad_input_exits_with_2_in_one_line_and_writes_nothing(
+    arguments, message, tmp_path, monkeypatch, capsys, corrupt_mnist
+):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    corrupt_mnist(tmp_path / "corrupt")
+    before = files_under(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [])  # a download must not be waited for
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "scripts" / arguments[0]), run_name="__main__")
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert re.search(message, error), error
+    assert "Traceback" not in error
+    if "--epoch" not in message and "many" not in message:  # what tyro finds, it says in a box
+        assert error.count("\n") == 1
+    assert files_under(tmp_path) == before
+    monkeypatch.undo()
+
+
+def test_bad_input_exits_with_2_from_the_shell_too(tmp_path):
+    result = run("evaluate.py", "nowhere", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: run folder nowhere does not exist\n"
+
+
+@pytest.fixture
+def corrupt_mnist():
+    """Four IDX files, the last of them cut off."""
+
+    def write(root):
+        folder = root / "MNIST" / "raw"
+        folder.mkdir(parents=True)
+        for split in ("train", "t10k"):
+            (folder / f"{split}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, *[0, 0, 0, 2] * 3, *[9] * 8]))
+            (folder / f"{split}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 1, 0]))
+        (folder / "t10k-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8]))
+
+    return write
