@@ -5,12 +5,27 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
-from pyrovae.errors import InputError, require, require_choice, require_count, require_number
-from pyrovae.networks import ACTIVATIONS
-from pyrovae.objectives.choose import OBJECTIVES
-from pyrovae.training import SCHEDULES
+from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed
+from pyrovae.networks import ACTIVATIONS, NETWORKS
+from pyrovae.objectives.choose import from_name
+from pyrovae.schedules import SCHEDULES
+from pyrovae.training import LR_SCHEDULES
+from pyrovae.vae import POSTERIORS
 
-LIKELIHOODS = ("bernoulli", "bernoulli_grey", "gaussian", "gaussian_learned")
+# Which likelihoods are for which data: by dataset and binarize.
+LIKELIHOODS = {
+    "points": ("gaussian", "gaussian_learned", "gaussian_predicted"),
+    "binary": ("bernoulli",),
+    "grey": ("bernoulli_grey", "categorical", "discretized_logistic"),
+    "dequantised": ("continuous_bernoulli", "gaussian", "gaussian_learned", "gaussian_predicted"),
+}
+USUAL_LIKELIHOOD = {
+    "points": "gaussian_learned",
+    "binary": "bernoulli",
+    "grey": "bernoulli_grey",
+    "dequantised": "continuous_bernoulli",
+}
+KINDS = {None: "points", "none": "grey", "dequantise": "dequantised", "static": "binary", "dynamic": "binary"}
 
 
 @dataclass(frozen=True)
@@ -22,17 +37,24 @@ class RunConfig:
     data_root: str | None = None
     """folder of the image sets (default: $PYROVAE_DATA, else ./data)"""
     binarize: str | None = None
-    """none, static or dynamic (default for images: dynamic)"""
+    """none (grey), dequantise, static or dynamic (default for images: dynamic)"""
     hidden: tuple[int, ...] | None = None
     """units of the encoder's hidden layers, mirrored in the decoder (default: 400 for images, 128 128 for points)"""
     activation: str = "relu"
     """relu, tanh, softplus, elu, gelu, silu or leaky_relu"""
     latent_dim: int | None = None
     """dimensions of z (default: 20 for images, 2 for points)"""
+    network: str = "mlp"
+    """mlp or conv; for conv, hidden are channels (default: 32 64) and each halves the image"""
+    posterior: str = "diagonal"
+    """diagonal, or delta: a plain autoencoder, which has no log p(x)"""
+    conditional: bool = False
+    """condition model and guide on the labels"""
     likelihood: str | None = None
-    """bernoulli, bernoulli_grey (a cross-entropy), gaussian or gaussian_learned (default: what fits the data)"""
+    """bernoulli, bernoulli_grey (a cross-entropy), continuous_bernoulli, gaussian, gaussian_learned,
+    gaussian_predicted, categorical or discretized_logistic (default: what fits the data)"""
     scale: float = 0.3
-    """standard deviation of a gaussian likelihood; where it is learned, its start"""
+    """standard deviation of a gaussian likelihood; where it is learned, its start; where it is predicted, its floor"""
     objective: str = "elbo"
     """elbo, elbo_analytic_kl, iwae or renyi"""
     num_particles: int = 1
@@ -41,6 +63,10 @@ class RunConfig:
     """order of the renyi objective"""
     beta: float = 1.0
     """weight of the KL term in training; evaluation is always at 1"""
+    beta_schedule: str = "constant"
+    """constant, linear, cyclical or sigmoid: how beta goes over the training"""
+    free_bits: float | None = None
+    """floor under the KL of each latent dimension, in nats, for elbo_analytic_kl"""
     epochs: int = 10
     batch_size: int = 128
     lr: float = 1e-3
@@ -57,64 +83,55 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_choice("dataset", self.dataset, DATASETS)
-        images = self.dataset in IMAGE_SETS
+        require_choice("network", self.network, NETWORKS)
+        images, conv = self.dataset in IMAGE_SETS, self.network == "conv"
         if images:
-            self._default(binarize="dynamic", hidden=(400,), latent_dim=20)
+            self._default(binarize="dynamic", hidden=(32, 64) if conv else (400,), latent_dim=20)
             require_choice("binarize", self.binarize, BINARIZE)
-            self._default(likelihood="bernoulli_grey" if self.binarize == "none" else "bernoulli")
         else:
-            require(
-                self.binarize is None,
-                f"binarize is for image sets, and {self.dataset} holds points; got {self.binarize!r}",
-            )
-            self._default(hidden=(128, 128), latent_dim=2, likelihood="gaussian_learned")
+            self._default(hidden=(128, 128), latent_dim=2)
+            for field, wrong in (("binarize", self.binarize is not None), ("network", conv)):
+                rule = f"is for image sets, and {self.dataset} holds points"
+                require(not wrong, f"{field} {getattr(self, field)!r} {rule}")
+        kind = KINDS[self.binarize]
+        self._default(likelihood=USUAL_LIKELIHOOD[kind])
+        fitting = ", ".join(LIKELIHOODS[kind])
         require(
-            self.data_root is None or isinstance(self.data_root, str),
-            f"data_root must be a path, got {self.data_root!r}",
+            self.likelihood in LIKELIHOODS[kind],
+            f"likelihood must be one of {fitting} for {kind} data, got {self.likelihood!r}",
         )
+        for name in ("data_root", "device"):
+            value = getattr(self, name)
+            optional = value is None and name == "data_root"
+            require(optional or isinstance(value, str), f"{name} must be a string, got {value!r}")
         require(isinstance(self.hidden, list | tuple), f"hidden must be whole numbers >= 1, got {self.hidden!r}")
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for units in self.hidden:
             require_count("hidden", units)
         for name in ("latent_dim", "num_particles", "epochs", "batch_size"):
             require_count(name, getattr(self, name))
-        require_count("seed", self.seed, 0)
+        require_seed(self.seed)
         for name in ("scale", "beta", "lr"):
             require_number(name, getattr(self, name), above=0)
         if self.max_grad_norm is not None:
             require_number("max_grad_norm", self.max_grad_norm, above=0)
         if self.patience is not None:
             require_count("patience", self.patience)
+        require(isinstance(self.conditional, bool), f"conditional must be true or false, got {self.conditional!r}")
         require_choice("activation", self.activation, ACTIVATIONS)
-        require_choice("likelihood", self.likelihood, LIKELIHOODS)
-        require_choice("objective", self.objective, OBJECTIVES)
-        require_choice("schedule", self.schedule, SCHEDULES)
-        require(isinstance(self.device, str), f"device must be a name, got {self.device!r}")
-        if self.objective == "renyi":
-            require_number("alpha", self.alpha)
-            require(self.alpha != 1, "alpha must not be 1: at 1 the Renyi bound is the ELBO, objective elbo")
-        else:
-            require(
-                self.alpha is None,
-                f"alpha must be given for objective renyi only, got {self.alpha!r} with {self.objective}",
-            )
+        require_choice("posterior", self.posterior, POSTERIORS)
+        require_choice("schedule", self.schedule, LR_SCHEDULES)
+        require_choice("beta_schedule", self.beta_schedule, SCHEDULES)
+        from_name(self.objective, num_particles=self.num_particles, alpha=self.alpha, free_bits=self.free_bits)
         weighted = self.objective in ("iwae", "renyi")
         require(
-            not weighted or self.beta == 1,
-            f"beta must be 1 with objective {self.objective}, got {self.beta}: inside the logsumexp it gives no bound",
-        )
-        likelihood = self.likelihood
-        require(
-            images or not likelihood.startswith("bernoulli"),
-            f"likelihood must be gaussian or gaussian_learned for points, got {likelihood!r}",
+            not weighted or (self.beta == 1 and self.beta_schedule == "constant"),
+            f"beta must be 1 and its schedule constant with objective {self.objective}, got {self.beta} and "
+            f"{self.beta_schedule}: inside the logsumexp it gives no bound",
         )
         require(
-            self.binarize != "none" or likelihood != "bernoulli",
-            "likelihood must not be bernoulli for grey pixels: bernoulli_grey is the cross-entropy, by name",
-        )
-        require(
-            not images or self.binarize == "none" or likelihood == "bernoulli",
-            f"likelihood must be bernoulli for binarised images, got {likelihood!r}",
+            self.posterior == "diagonal" or self.objective == "elbo",
+            f"posterior delta (an autoencoder) needs objective elbo, got {self.objective}",
         )
 
     def _default(self, **values: object) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,14 +15,15 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from pyrovae.errors import InputError, require, require_choice, require_count
+from pyrovae.errors import InputError, require, require_choice, require_count, require_seed
+from pyrovae.rng import derived_seed
 
 IMAGE_SETS = {
     "mnist": torchvision.datasets.MNIST,
     "fashion_mnist": torchvision.datasets.FashionMNIST,
     "kmnist": torchvision.datasets.KMNIST,
 }
-BINARIZE = ("none", "static", "dynamic")
+BINARIZE = ("none", "static", "dynamic", "dequantise")
 NUM_VALIDATION_IMAGES = 5_000
 NUM_VALIDATION_POINTS = 1_000
 NUM_TEST_POINTS = 2_000
@@ -33,20 +33,21 @@ NUM_TEST_POINTS = 2_000
 class Dataset:
     """Train, validation and test data in memory, on one device.
 
-    `*_x` are `(num, *event_shape)` floats, `*_y` are `(num,)` integer labels. `kind` says what an event is: `"real"`,
-    `"binary"` (0 or 1) or `"grey"` (a level in [0, 1]). Under dynamic binarisation `train_x` is one draw, fixed by
-    the seed, and `batches` draws afresh from `train_grey` (0 to 255, `uint8`) each time it is called.
+    `*_x` are `(num, *event_shape)` floats, `*_y` are `(num,)` integer labels, or what `with_conditions` made of them.
+    `kind` says what an event is: `"real"`, `"binary"` (0 or 1), `"grey"` (one of 256 levels in [0, 1]) or
+    `"dequantised"` (those with uniform noise, in [0, 1)). Under dynamic binarisation, and dequantised, `train_x` is one
+    draw, fixed by the seed, and `batches` draws afresh from `train_grey` (0 to 255, `uint8`) each time it is called.
     `log_density(x)` is the exact log-density of the data in nats, `(num,)`, where it is known.
     """
 
     name: str
     kind: str
     train_x: Tensor
-    train_y: Tensor
+    train_y: Tensor | tuple[Tensor, ...]
     validation_x: Tensor
-    validation_y: Tensor
+    validation_y: Tensor | tuple[Tensor, ...]
     test_x: Tensor
-    test_y: Tensor
+    test_y: Tensor | tuple[Tensor, ...]
     train_grey: Tensor | None = None
     log_density: Callable[[Tensor], Tensor] | None = None
 
@@ -61,18 +62,34 @@ class Dataset:
             return self.train_grey.sum(0) / (255.0 * len(self.train_grey))
         return self.train_x.mean(0)
 
-    def to(self, device: torch.device | str) -> "Dataset":
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: t.to(device) for name, t in tensors.items() if isinstance(t, Tensor)})
+    def arguments(self, split: str) -> tuple[Tensor, ...]:
+        """`(x, y)` of a split, or `(x, y_1, y_2, ...)`: what a conditional model is called with."""
+        x, y = getattr(self, f"{split}_x"), getattr(self, f"{split}_y")
+        return (x, *y) if isinstance(y, tuple) else (x, y)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def with_conditions(self, condition: Callable[[Tensor, Tensor], Tensor | tuple[Tensor, ...]]) -> "Dataset":
+        """The same data with `condition(x, y)`, a tensor or a tuple of them, in place of the labels y of each split."""
+        changed = {f"{s}_y": condition(getattr(self, f"{s}_x"), getattr(self, f"{s}_y")) for s in SPLITS}
+        return replace(self, **changed)
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        def move(value):
+            if isinstance(value, tuple):
+                return tuple(map(move, value))
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
         """One epoch of `(x, y)` in a new random order from torch's global generator; the last batch may be smaller."""
         require_count("batch_size", batch_size)
         # The order is drawn on the CPU, so that it is the same on every device.
         order = torch.randperm(len(self.train_x)).to(self.train_x.device)
         for index in order.split(batch_size):
-            x = self.train_x[index] if self.train_grey is None else binarize_grey(self.train_grey[index])
-            yield x, self.train_y[index]
+            x, *y = (part[index] for part in self.arguments("train"))
+            if self.train_grey is not None:
+                x = (binarize_grey if self.kind == "binary" else dequantize_grey)(self.train_grey[index])
+            yield x, *y
 
 
 def load(
@@ -89,15 +106,22 @@ def load(
 
     Toy sets are drawn anew from `seed`; each split has a stream of its own, so that the test set does not depend on
     `num_train`. Image sets are read from `data_root` (else `$PYROVAE_DATA`, else `./data`) and downloaded to it by
-    torchvision where they are missing; validation images are the last of the training file. `binarize` says how
-    images become 0/1 pixels: `"dynamic"` (the default for images; training images are drawn again at each epoch from
-    their grey values, as in Burda et al. 2016, arXiv:1509.00519), `"static"` (drawn once, fixed by `seed`) or
-    `"none"` (grey levels in [0, 1]). Validation and test images are always drawn once, fixed by `seed`.
+    torchvision where they are missing; validation images are the last of the training file. `binarize` says what
+    becomes of their 256 grey levels:
+
+    - `"dynamic"`, the default: 0/1 pixels, training images drawn again at each epoch (Burda et al. 2016,
+      arXiv:1509.00519);
+    - `"static"`: 0/1 pixels, drawn once, fixed by `seed`;
+    - `"dequantise"`: (level + uniform noise) / 256, drawn again at each epoch: what a density on [0, 1] needs in place
+      of 256 atoms (Theis et al. 2016, arXiv:1511.01844);
+    - `"none"`: level / 255.
+
+    Validation and test images are always drawn once, fixed by `seed`.
 
     Raises `InputError` on an unknown name, a bad count, or a missing or corrupt file.
     """
     require_choice("dataset", name, DATASETS)
-    require_count("seed", seed, 0)
+    require_seed(seed)
     for field, count, minimum in (
         ("num_train", num_train, 1),
         ("num_validation", num_validation, 0),
@@ -214,12 +238,12 @@ TOY_DENSITIES = {
     "pinwheel": (Pinwheel(), 4_000),
 }
 DATASETS = (*TOY_DENSITIES, *IMAGE_SETS)
+NUM_CLASSES = {"ring": 8, "four_clusters": 4, "pinwheel": 5, **dict.fromkeys(IMAGE_SETS, 10)}
 SPLITS = ("train", "validation", "test")
 
 
 def _generator(seed: int, split: str) -> torch.Generator:
-    # Hashed, so that no split's stream is another's, nor the one that torch.manual_seed(seed) gives to training.
-    return torch.Generator().manual_seed(random.Random(f"pyrovae {seed} {split}").getrandbits(63))
+    return torch.Generator().manual_seed(derived_seed(seed, split))
 
 
 # Images -------------------------------------------------------------------------------------------------------------
@@ -229,6 +253,12 @@ def binarize_grey(grey: Tensor, generator: torch.Generator | None = None) -> Ten
     """0/1 pixels (float) that are 1 with probability exactly grey / 255; `grey` is `uint8`."""
     level = torch.empty_like(grey).random_(0, 255, generator=generator)  # uniform on 0 ... 254
     return (level < grey).float()
+
+
+def dequantize_grey(grey: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """(grey + u) / 256 with u uniform on [0, 1): a density under which has as its mean a bound on the levels' mass."""
+    noise = torch.rand(grey.shape, generator=generator, device=grey.device)
+    return ((grey + noise) / 256).clamp(max=1 - 2**-24)  # rounding could reach 1
 
 
 def _load_images(
@@ -250,12 +280,13 @@ def _load_images(
     if binarize == "none":
         x = {split: g.float() / 255 for split, g in grey.items()}
     else:
-        x = {split: binarize_grey(g, _generator(seed, split)) for split, g in grey.items()}
+        draw = dequantize_grey if binarize == "dequantise" else binarize_grey
+        x = {split: draw(g, _generator(seed, split)) for split, g in grey.items()}
     return Dataset(
         name,
-        "grey" if binarize == "none" else "binary",
+        {"none": "grey", "dequantise": "dequantised"}.get(binarize, "binary"),
         *(x["train"], train_y[:num_train], x["validation"], train_y[start:], x["test"], test_y[:num_test]),
-        train_grey=grey["train"] if binarize == "dynamic" else None,
+        train_grey=grey["train"] if binarize in ("dynamic", "dequantise") else None,
     )
 
 

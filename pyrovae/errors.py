@@ -24,6 +24,12 @@ def require_count(name: str, value: object, minimum: int = 1) -> None:
     require(whole and value >= minimum, f"{name} must be a whole number >= {minimum}, got {value!r}")
 
 
+def require_seed(seed: object) -> None:
+    """`seed` is one that torch's generators take."""
+    require_count("seed", seed, 0)
+    require(seed < 2**63, f"seed must be < 2^63, got {seed}")
+
+
 def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
     """`value` is a finite number strictly between `above` and `below`."""
     try:

@@ -9,10 +9,11 @@ import torch
 from pyro import poutine
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
+from torch.distributions import constraints
 from tqdm.auto import tqdm
 
 from pyrovae.errors import InputError, require, require_count, require_finite, require_number
-from pyrovae.objectives.pair import log_joint, log_weights, run_pair, sample_sites
+from pyrovae.objectives.pair import Pair, check_pair, log_joint, log_weights, sample_sites
 from pyrovae.rng import local_seed
 
 DATA_CHUNK = 128
@@ -58,8 +59,10 @@ class MarginalLikelihood(Estimate):
 
     @property
     def share_unreliable(self) -> float:
-        """The share of data with Pareto k > 0.7, whose estimate and standard error are not to be trusted."""
-        return (self.pareto_k > 0.7).double().mean().item()
+        """The share of data with Pareto k > 0.7, whose estimate and standard error are not to be trusted; nan where
+        the samples are too few to tell."""
+        bad = (self.pareto_k > 0.7).double()
+        return torch.where(self.pareto_k.isnan(), torch.nan, bad).mean().item()
 
 
 def log_marginal(
@@ -68,7 +71,7 @@ def log_marginal(
     *args: Tensor,
     num_samples: int = 5_000,
     chunk_size: int = 8_192,
-    progress: bool | None = False,
+    progress: bool | None = None,
 ) -> MarginalLikelihood:
     """log p(x) for each datum by importance sampling from the guide, at beta = 1.
 
@@ -105,7 +108,7 @@ def importance_bound(
     num_particles: int,
     num_repeats: int = 10,
     chunk_size: int = 8_192,
-    progress: bool | None = False,
+    progress: bool | None = None,
 ) -> Estimate:
     """L_K = E[log 1/K sum_k w_k] for each datum, at beta = 1: the ELBO at K = 1, IWAE's bound at K > 1.
 
@@ -133,9 +136,14 @@ def quadrature_log_marginal(
 
     For a model with one latent site of one or two dimensions, on a grid of `num_points` (odd) a dimension over
     [-limit, limit]. `error` is the distance to the same rule on every other point; the rule converges faster than any
-    power of the spacing for a smooth integrand that vanishes at the limits, so that the true error is far smaller.
+    power of the spacing for a smooth integrand that vanishes at the limits, so that the true error is far smaller. It
+    is infinite where the integrand does not vanish there (at the edge more than exp(-10) of its largest value).
+
+    Raises `InputError` where the latent is not a real vector, or no density exists.
     """
     _check_args(args)
+    device, home = _device(model, args), args[0].device
+    args = tuple(arg.to(device) for arg in args)
     require_number("limit", limit, above=0)
     require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
     with local_seed(0):  # for the names and shapes alone
@@ -147,21 +155,30 @@ def quadrature_log_marginal(
         len(shapes) == 1 and shape in ((1,), (2,)),
         f"quadrature needs one latent site of one or two dimensions, got {shapes}",
     )
+    Pair(sites, {}, torch.Size((1, 1))).check_densities()
+    real = isinstance(sites[name]["fn"].support.base_constraint, type(constraints.real))
+    require(real, f'quadrature needs a latent of real numbers, got {sites[name]["fn"].support} at site "{name}"')
     axis = torch.linspace(-limit, limit, num_points, dtype=torch.float64).to(latents[name])
     dim, spacing = shape[0], 2 * limit / (num_points - 1)
     grid = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim)
     on_coarse = (
         torch.cartesian_prod(*[torch.arange(num_points) % 2 == 0] * dim).reshape(-1, dim).all(-1).to(axis.device)
     )
+    on_edge = (grid.abs() >= limit * (1 - 1e-6)).any(-1).squeeze(-1)
     totals = torch.full((2, len(args[0])), -math.inf, dtype=torch.float64, device=axis.device)
+    peak, edge = totals[0].clone(), totals[0].clone()
     step = max(1, chunk_size // len(args[0]))
-    for z, coarse in zip(grid.split(step), on_coarse.split(step), strict=True):
+    for z, coarse, at_edge in zip(grid.split(step), on_coarse.split(step), on_edge.split(step), strict=True):
         with pyro.validation_enabled(False):
             joint = log_joint(model, {name: z}, *args)
         totals[0] = torch.logaddexp(totals[0], joint.logsumexp(0).double())
         totals[1] = torch.logaddexp(totals[1], joint[coarse].logsumexp(0).double())
+        peak = torch.maximum(peak, joint.amax(0).double())
+        if at_edge.any():
+            edge = torch.maximum(edge, joint[at_edge].amax(0).double())
     fine, coarse = totals[0] + dim * math.log(spacing), totals[1] + dim * math.log(2 * spacing)
-    return fine, (fine - coarse).abs()
+    error = torch.where(edge > peak - 10, math.inf, (fine - coarse).abs())
+    return fine.to(home), error.to(home)
 
 
 # Chunks -------------------------------------------------------------------------------------------------------------
@@ -213,14 +230,11 @@ def _weight_chunks(
             # What Pyro validates was seen in the first chunk; to see it again costs as much as small decoders do.
             with pyro.validation_enabled(False):
                 return log_weights(model, guide, *data, num_particles=num_particles).double()
-        pair = run_pair(model, guide, *data, num_particles=num_particles)
-        require(
-            pair.batch_shape[1] == len(data[0]),
-            f"the data plate must hold every datum: it holds {pair.batch_shape[1]} of the {len(data[0])} given",
-        )
+        with local_seed(0):
+            pair = check_pair(model, guide, *data)
         if densities:
             pair.check_densities()
-        return pair.terms().log_weights.double()
+        return log_weights(model, guide, *data, num_particles=num_particles).double()
 
     disable = None if progress is None else not progress
     with tqdm(total=len(args[0]), unit="datum", desc="log p(x)", disable=disable, leave=False) as bar:

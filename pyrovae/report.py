@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from pyrovae import plots
 from pyrovae.data import Dataset
+from pyrovae.diagnostics import latent_use
 from pyrovae.errors import require, require_count
 from pyrovae.marginal import Estimate, importance_bound, log_marginal, quadrature_log_marginal
 from pyrovae.rng import local_seed
@@ -38,36 +39,51 @@ def evaluate(
 
     `elbo`, `iwae_50`, `log_px` (importance sampling, `num_samples` draws), `log_px_quadrature` (one or two latent
     dimensions) and `data_log_density` (where the data's own density is known). `*_standard_error` is the Monte Carlo
-    error of the mean, `*_data_error` the standard error of the mean over data. What does not apply is None: grey
-    pixels have no density, so that only their cross-entropy bound is given, as `elbo`.
+    error of the mean, `*_data_error` the standard error of the mean over data. `measure` says what `elbo` is: the ELBO,
+    or for grey pixels under a Bernoulli a cross-entropy bound, or for an autoencoder its reconstruction; the two have
+    no log p(x). What does not apply is None. `active_units` and `collapse` tell what the latents say about the data.
     """
     require_count("num_samples", num_samples)
-    x = data.test_x
+    args = held_out_arguments(vae, data)
     if num_data is not None:
         require_count("num_data", num_data)
-        require(num_data <= len(x), f"num_data must be <= {len(x)}, the number of test data; got {num_data}")
-        x = x[:num_data]
-    vae.check_data(x)
+        most = len(data.test_x)
+        require(num_data <= most, f"num_data must be <= {most}, the number of test data; got {num_data}")
+        args = tuple(arg[:num_data] for arg in args)
+    x = args[0]
+    vae.check_data(*args)
+    measure = "ELBO" if vae.likelihood.has_density(x) else "cross-entropy bound"
+    measure = "reconstruction" if vae.posterior == "delta" else measure
     started = time.perf_counter()
-    result = {"dataset": data.name, "kind": data.kind, "num_data": len(x), "num_samples": num_samples, "seed": seed}
-    pair = vae.model, vae.guide, x
+    result = {"dataset": data.name, "kind": data.kind, "measure": measure, "num_data": len(x)}
+    result |= {"num_samples": num_samples, "seed": seed}
+    pair = vae.model, vae.guide, *args
     with local_seed(seed):
         result |= _entries("elbo", importance_bound(*pair, num_particles=1, num_repeats=ELBO_DRAWS, progress=progress))
         iwae = marginal = None
-        if data.kind != "grey":
+        if measure == "ELBO":
             iwae = importance_bound(*pair, num_particles=IWAE_PARTICLES, num_repeats=IWAE_REPEATS, progress=progress)
             marginal = log_marginal(*pair, num_samples=num_samples, progress=progress)
     result |= _entries(f"iwae_{IWAE_PARTICLES}", iwae) | _entries("log_px", marginal)
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()
     result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "data_log_density": None}
-    if vae.latent_dim <= 2 and data.kind == "real":
-        log_px, error = quadrature_log_marginal(vae.model, x)
+    if measure == "ELBO" and vae.latent_dim <= 2 and data.kind == "real":
+        log_px, error = quadrature_log_marginal(vae.model, *args)
         result |= {"log_px_quadrature": log_px.mean().item(), "log_px_quadrature_error": error.mean().item()}
-    if data.log_density is not None:
+    if data.log_density is not None and vae.num_conditions == 0:
         result["data_log_density"] = data.log_density(x).double().mean().item()
+    use = None if measure == "reconstruction" else latent_use(vae, *_on_device(vae, args))
+    result["active_units"] = None if use is None else use.num_active
+    result["collapse"] = None if use is None else use.warning
     result["seconds"] = time.perf_counter() - started
-    return result
+    # What is not a number (an error from one draw, k from ten) is unknown; JSON has no word for nan.
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
+
+
+def held_out_arguments(vae: VAE, data: Dataset) -> tuple[torch.Tensor, ...]:
+    """What model and guide of `vae` take, of the test data: x, and y for each condition."""
+    return data.arguments("test")[: 1 + vae.num_conditions]
 
 
 def _entries(name: str, estimate: Estimate | None) -> dict[str, float | None]:
@@ -79,7 +95,7 @@ def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> s
     """Measures down, runs across: `mean (Monte Carlo error)` in nats per datum, as text or `tablefmt="github"`."""
     first = next(iter(results.values()))
     rows = {
-        "cross-entropy bound" if first["kind"] == "grey" else "ELBO": ("elbo", "elbo_standard_error"),
+        first["measure"]: ("elbo", "elbo_standard_error"),
         f"IWAE-{IWAE_PARTICLES} bound": (f"iwae_{IWAE_PARTICLES}", f"iwae_{IWAE_PARTICLES}_standard_error"),
         f"log p(x), importance sampling, {first['num_samples']:,}": ("log_px", "log_px_standard_error"),
         "log p(x), quadrature": ("log_px_quadrature", "log_px_quadrature_error"),
@@ -90,8 +106,12 @@ def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> s
         if first[name] is not None:
             lines.append([label, *(_with_error(r[name], r[error] if error else None) for r in results.values())])
     if first["log_px"] is not None:
-        lines.append(["standard error over data", *(f"{r['log_px_data_error']:.3f}" for r in results.values())])
-        lines.append(["share with Pareto k > 0.7", *(f"{r['share_pareto_k_above_0.7']:.1%}" for r in results.values())])
+        errors = (r["log_px_data_error"] for r in results.values())
+        lines.append(["standard error over data", *("unknown" if e is None else f"{e:.3f}" for e in errors)])
+        shares = (r["share_pareto_k_above_0.7"] for r in results.values())
+        lines.append(["share with Pareto k > 0.7", *("unknown" if s is None else f"{s:.1%}" for s in shares)])
+    if first["active_units"] is not None:
+        lines.append(["active latent units", *(str(r["active_units"]) for r in results.values())])
     header = [f"{first['num_data']:,} test data, nats per datum", *results]
     return tabulate(
         lines, header, tablefmt=tablefmt, disable_numparse=True, colalign=("left", *("right",) * len(results))
@@ -100,7 +120,7 @@ def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> s
 
 def _with_error(value: float, error: float | None) -> str:
     """1.2345 and 0.0021 as `1.234 (0.0021)`: the error with two figures and the value with three decimals."""
-    if error is None or not math.isfinite(error):
+    if error is None:
         return f"{value:.3f}"
     return f"{value:.3f} ({error:.2g})"
 
@@ -121,23 +141,30 @@ Nats per datum, higher is better; in brackets the Monte Carlo error (for quadrat
 Everything is taken at beta = 1, whatever training used. ELBO and IWAE bound are lower bounds on log p(x) in
 expectation, and importance sampling is one too: it is low where many points have Pareto k > 0.7.
 """
-GREY_NOTE = """\
+NO_DENSITY = {
+    "cross-entropy bound": """\
 The data are grey levels under a Bernoulli: the number above is minus a cross-entropy and a KL, not a bound on a
 log-density, and log p(x) does not exist.
-"""
+""",
+    "reconstruction": """\
+An autoencoder: the number above is log p(x|z) at its code, higher is better, and log p(x) does not exist.
+""",
+}
 
 
 def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> None:
     """evaluation.json, report.md and figures/*.png into the run's folder."""
     check_not_evaluated(run.folder, overwrite)
-    (run.folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
     table = results_table({"value": evaluation}, "github")
     figures = save_figures(run)
-    note = GREY_NOTE if evaluation["kind"] == "grey" else NOTES
+    note = NO_DENSITY.get(evaluation["measure"], NOTES)
+    if evaluation["collapse"]:
+        note += f"\n{evaluation['collapse']}.\n"
     config = tabulate([(name, value) for name, value in vars(run.config).items()], ("setting", "value"), "github")
     images = "\n".join(f"![{path.stem}](figures/{path.name})" for path in figures)
     text = f"# {run.config.dataset}, {run.config.objective}\n\n{table}\n\n{note}\n{images}\n\n{config}\n"
     (run.folder / "report.md").write_text(text)
+    (run.folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
 
 
 def check_not_evaluated(folder: Path, overwrite: bool) -> None:
@@ -186,18 +213,21 @@ def _draw_samples(run: Run) -> Figure:
     data, vae = run.data, run.vae
     figure, axes = _figure(2)
     if len(vae.event_shape) == 3:
-        plots.image_grid(data.test_x[:64], 8, "test data", axes[0])
-        plots.image_grid(vae.sample(64, mean=True), 8, "decoded means of prior draws", axes[1])
+        args = _on_device(vae, tuple(arg[:64] for arg in held_out_arguments(vae, data)))
+        plots.image_grid(args[0], 8, "test data", axes[0])
+        plots.image_grid(vae.sample(len(args[0]), args[1:], mean=True), 8, "decoded means of prior draws", axes[1])
     else:
         x = data.test_x[:MAX_POINTS]
         plots.points(x, data.test_y[:MAX_POINTS], "test data", axes[0])
-        plots.points(vae.sample(len(x)), None, "samples", axes[1])
+        y = _on_device(vae, tuple(arg[:MAX_POINTS] for arg in held_out_arguments(vae, data)))[1:]
+        plots.points(vae.sample(len(x), y), data.test_y[:MAX_POINTS] if y else None, "samples", axes[1])
         axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
     return figure
 
 
 def _draw_latent(run: Run) -> Figure:
-    means = run.vae.encode(run.data.test_x[:MAX_POINTS].to(run.vae.beta.device)).mean
+    args = tuple(arg[:MAX_POINTS] for arg in held_out_arguments(run.vae, run.data))
+    means = run.vae.encode(*_on_device(run.vae, args)).mean
     # Of many dimensions the two whose posterior means vary the most: the ones that say most about x.
     busiest = means.var(0).argsort(descending=True)[:2].tolist()
     figure, axes = _figure(1)
@@ -209,7 +239,11 @@ def _draw_latent(run: Run) -> Figure:
 
 
 def _draw_reconstructions(run: Run) -> Figure:
-    x = run.data.test_x[:12]
+    args = _on_device(run.vae, tuple(arg[:12] for arg in held_out_arguments(run.vae, run.data)))
     figure, axes = _figure(1, width=9.0, height=2.0)
-    plots.reconstructions(x, run.vae.reconstruct(x.to(run.vae.beta.device)), axes=axes[0])
+    plots.reconstructions(args[0], run.vae.reconstruct(*args), axes=axes[0])
     return figure
+
+
+def _on_device(vae: VAE, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(arg.to(vae.beta.device) for arg in args)

@@ -1,5 +1,6 @@
 """Randomness that is local to a block: the caller's generators are as they were after it."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,3 +17,8 @@ def local_seed(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
+
+
+def derived_seed(seed: int, purpose: str) -> int:
+    """A seed for one purpose, whose stream is not that of another purpose, another seed, or of `seed` itself."""
+    return random.Random(f"pyrovae {seed} {purpose}").getrandbits(63)

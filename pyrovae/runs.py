@@ -4,18 +4,28 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pyrovae.conditions import OneHot
 from pyrovae.config import RunConfig
-from pyrovae.data import Dataset, load
-from pyrovae.errors import InputError, require
-from pyrovae.likelihoods import Bernoulli, Gaussian
-from pyrovae.rng import local_seed
+from pyrovae.data import NUM_CLASSES, Dataset, load
+from pyrovae.errors import InputError, require, require_finite
+from pyrovae.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Likelihood,
+)
+from pyrovae.rng import derived_seed, local_seed
 from pyrovae.training import History, fit
 from pyrovae.vae import VAE
 
@@ -27,21 +37,30 @@ def load_data(config: RunConfig) -> Dataset:
     return load(config.dataset, binarize=config.binarize, data_root=config.data_root, seed=config.seed)
 
 
+LIKELIHOODS: dict[str, Callable[[RunConfig], Likelihood]] = {
+    "bernoulli": lambda config: Bernoulli(),
+    "bernoulli_grey": lambda config: Bernoulli(allow_grey=True),
+    "continuous_bernoulli": lambda config: ContinuousBernoulli(),
+    "gaussian": lambda config: Gaussian(config.scale),
+    "gaussian_learned": lambda config: Gaussian(config.scale, learn_scale=True),
+    "gaussian_predicted": lambda config: HeteroscedasticGaussian(min_scale=config.scale),
+    "categorical": lambda config: Categorical(),
+    "discretized_logistic": lambda config: DiscretizedLogistic(config.scale),
+}
+
+
 def build_vae(config: RunConfig, event_shape: tuple[int, ...], data_mean: Tensor | None = None) -> VAE:
     """The untrained VAE that `config` says, with the initial parameters that its seed gives."""
-    likelihoods = {
-        "bernoulli": lambda: Bernoulli(),
-        "bernoulli_grey": lambda: Bernoulli(allow_grey=True),
-        "gaussian": lambda: Gaussian(config.scale),
-        "gaussian_learned": lambda: Gaussian(config.scale, learn_scale=True),
-    }
-    with local_seed(config.seed):
+    with local_seed(derived_seed(config.seed, "initial parameters")):
         return VAE(
             event_shape,
             latent_dim=config.latent_dim,
             hidden=config.hidden,
-            likelihood=likelihoods[config.likelihood](),
+            likelihood=LIKELIHOODS[config.likelihood](config),
             activation=config.activation,
+            network=config.network,
+            condition=OneHot(NUM_CLASSES[config.dataset]) if config.conditional else (),
+            posterior=config.posterior,
             beta=config.beta,
             data_mean=data_mean,
         )
@@ -55,10 +74,11 @@ class Run:
     config: RunConfig
     vae: VAE
     history: History
+    load_data: Callable[[], Dataset]
 
     @cached_property
     def data(self) -> Dataset:
-        return load_data(self.config)
+        return self.load_data()
 
 
 def train_run(config: RunConfig, folder: str | Path, progress: bool | None = None) -> Run:
@@ -86,27 +106,32 @@ def train_run(config: RunConfig, folder: str | Path, progress: bool | None = Non
             save_checkpoint(vae, folder / "checkpoint.pt")
             saved = time.monotonic()
 
-    fit(
-        vae,
-        data,
-        epochs=config.epochs,
-        objective=config.objective,
-        num_particles=config.num_particles,
-        alpha=config.alpha,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        schedule=config.schedule,
-        max_grad_norm=config.max_grad_norm,
-        patience=config.patience,
-        device=config.device,
-        seed=config.seed,
-        progress=progress,
-        on_epoch=save,
-    )
+    try:
+        fit(
+            vae,
+            data,
+            epochs=config.epochs,
+            objective=config.objective,
+            num_particles=config.num_particles,
+            alpha=config.alpha,
+            free_bits=config.free_bits,
+            beta_schedule=config.beta_schedule,
+            batch_size=config.batch_size,
+            lr=config.lr,
+            schedule=config.schedule,
+            max_grad_norm=config.max_grad_norm,
+            patience=config.patience,
+            device=config.device,
+            seed=config.seed,
+            progress=progress,
+            on_epoch=save,
+        )
+    except KeyboardInterrupt:
+        if history.epoch:  # the parameters that the metrics speak of, or newer by part of an epoch
+            save_checkpoint(vae, folder / "checkpoint.pt")
+        raise
     save_checkpoint(vae, folder / "checkpoint.pt")
-    run = Run(folder, config, vae, history)
-    run.__dict__["data"] = data
-    return run
+    return Run(folder, config, vae, history, lambda: data)
 
 
 def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
@@ -123,7 +148,7 @@ def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
     path = folder / "checkpoint.pt"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        event_shape, state = tuple(checkpoint["event_shape"]), checkpoint["state"]
+        event_shape, state = tuple(checkpoint["event_shape"]), dict(checkpoint["state"])
     except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
         raise InputError(
             f"{path} is not a readable checkpoint ({type(error).__name__}: {str(error)[:80]!r})"
@@ -136,8 +161,10 @@ def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
             shapes[0] == shapes[1],
             f"{path} does not fit config.json: {name} must have shape {shapes[0]}, got {shapes[1]}",
         )
+    for name, value in state.items():
+        require_finite(f"{name} in {path}", value)
     vae.load_state_dict(state)
-    return Run(folder, config, vae.eval(), _load_history(folder / "metrics.jsonl"))
+    return Run(folder, config, vae.eval(), _load_history(folder / "metrics.jsonl"), partial(load_data, config))
 
 
 def save_checkpoint(vae: VAE, path: Path) -> None:
@@ -156,6 +183,7 @@ def require_new(folder: Path) -> None:
         not folder.exists() or not any(folder.iterdir()), f"out must be a new or empty folder, and {folder} holds files"
     )
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    require(existing.is_dir(), f"out must be a folder, and {existing} is a file")
     require(os.access(existing, os.W_OK), f"out must be writable, and {existing} is not")
 
 
@@ -166,4 +194,5 @@ def _load_history(path: Path) -> History:
             history.append(json.loads(line))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a readable history ({type(error).__name__}: {error})") from error
+    require(len(history.epoch) > 0, f"{path} is not a readable history (it holds no epoch)")
     return history

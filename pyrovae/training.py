@@ -7,22 +7,27 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO
+from pyro.infer import ELBO, RenyiELBO
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pyrovae import schedules
 from pyrovae.data import Dataset
 from pyrovae.errors import InputError, require, require_choice, require_count, require_finite, require_number
 from pyrovae.objectives.choose import check_objective, resolve
-from pyrovae.objectives.pair import run_pair
-from pyrovae.rng import local_seed
+from pyrovae.objectives.pair import check_pair, first_line, run_pair
+from pyrovae.rng import derived_seed, local_seed
 
-SCHEDULES = ("constant", "cosine")
+LR_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
 VALIDATION_SEED = 0
 VALIDATION_CHUNK = 1_024
+
+Batch = tuple[Tensor, ...]  # x, and what a conditional VAE is conditioned on
+Batches = Callable[[], Iterator[Batch]]
 
 
 @dataclass
@@ -59,10 +64,12 @@ def fit(
     objective: str | ELBO = "elbo",
     num_particles: int | None = None,
     alpha: float | None = None,
+    free_bits: float | None = None,
     batch_size: int = 128,
     lr: float = 1e-3,
     optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
     schedule: str | Callable[[torch.optim.Optimizer], Any] = "constant",
+    beta_schedule: str | Callable[[float], float] = "constant",
     max_grad_norm: float | None = None,
     validation: Tensor | Iterable | None = None,
     patience: int | None = None,
@@ -73,12 +80,17 @@ def fit(
 ) -> History:
     """Trains `vae.model` and `vae.guide` by stochastic variational inference, in place.
 
-    - `vae`: anything whose `model` and `guide` keep the contract.
-    - `data`: a `Dataset` (trained on `train_x`, validated on `validation_x`), a tensor, or any iterable that can be
-      gone through again at each epoch and yields batches `x` or `(x, ...)`, a `DataLoader` for one.
-    - `objective`: a name with `num_particles` and `alpha` (see `objectives.from_name`), or a `pyro.infer.ELBO`.
+    - `vae`: anything whose `model` and `guide` keep the contract; if conditional, with the number of conditions as
+      `num_conditions`.
+    - `data`: a `Dataset` (trained on its training data, validated on its validation data), a tensor, or any iterable
+      that can be gone through again at each epoch and yields batches `x` or `(x, y, ...)`, a `DataLoader` for one.
+      A conditional VAE is given as many y as it has conditions, any other none.
+    - `objective`: a name with `num_particles`, `alpha` and `free_bits` (see `objectives.from_name`), or a
+      `pyro.infer.ELBO`.
     - `optimizer(parameters, lr=lr)` and, with the optimiser as argument, `schedule` (stepped once an epoch) make
       torch's; `"cosine"` decays to 0 over the epochs.
+    - `beta_schedule`: from the share of the training that is done to a factor on the VAE's beta, by name (see
+      `schedules`) or a function. Afterwards beta is what it was.
     - `max_grad_norm`: gradients are clipped to this norm. They are those of the loss *per datum*, so that learning
       rate and clipping mean the same at every batch size.
     - `validation`: a tensor or re-iterable in place of the data set's own. After each epoch its ELBO is taken with the
@@ -99,30 +111,43 @@ def fit(
     if patience is not None:
         require_count("patience", patience)
     if not callable(schedule):
-        require_choice("schedule", schedule, SCHEDULES)
-    elbo = resolve(objective, num_particles=num_particles, alpha=alpha)
+        require_choice("schedule", schedule, LR_SCHEDULES)
+    beta_factor = schedules.resolve(beta_schedule)
+    scheduled = beta_factor is not schedules.constant
+    require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
+    elbo = resolve(objective, num_particles=num_particles, alpha=alpha, free_bits=free_bits)
     device = choose_device(device)
     train, held_out = _sources(vae, data, validation, batch_size, device)
     require(patience is None or held_out is not None, "patience needs validation data, got none")
 
     with local_seed(seed):
         if isinstance(vae, nn.Module):
-            vae.to(device).train()
-        parameters = _check_pair(vae, elbo, train)
+            vae.to(device)
+        check_seed = derived_seed(seed, "check") if seed is not None else int(torch.randint(2**62, ()))
+        with local_seed(check_seed):  # of its own, so that it does not move the run's random numbers
+            first = next(iter(train()))
+            parameters = _check_pair(vae, elbo, first)
         torch_optimizer = optimizer(parameters, lr=lr)
         scheduler = _make_schedule(schedule, torch_optimizer, epochs)
-        history, best = History(), _Best(parameters, patience)
-        disable = None if progress is None else not progress
-        with tqdm(range(1, epochs + 1), unit="epoch", disable=disable, leave=False) as bar:
+        known, beta = set(pyro.get_param_store().keys()), float(vae.beta) if scheduled else 1.0
+        history, best = History(), _Best(vae, parameters, patience)
+        with tqdm(range(1, epochs + 1), unit="epoch", disable=_disable(progress), leave=False) as bar:
             for epoch in bar:
                 started, last_lr = time.perf_counter(), torch_optimizer.param_groups[0]["lr"]
-                loss = _train_epoch(vae, elbo, train(), torch_optimizer, parameters, max_grad_norm, epoch)
+                if scheduled:
+                    vae.set_beta(beta * beta_factor((epoch - 1) / epochs))
+                if epoch > 1 and isinstance(elbo, RenyiELBO):  # a callback may have changed beta
+                    _check_again(vae, elbo, first)
+
+                def set_beta(share: float, epoch: int = epoch) -> None:
+                    if scheduled:
+                        vae.set_beta(beta * beta_factor((epoch - 1 + share) / epochs))
+
+                loss = _train_epoch(vae, elbo, train(), torch_optimizer, parameters, max_grad_norm, epoch, set_beta)
+                new = set(pyro.get_param_store().keys()) - known
+                require(not new, f"parameters must all be registered at the first batch; later came {sorted(new)}")
                 scheduler.step()
-                terms = (
-                    {"elbo": None, "reconstruction": None, "kl": None}
-                    if held_out is None
-                    else _validate(vae, held_out())
-                )
+                terms = _validate(vae, held_out, epoch)
                 seconds = time.perf_counter() - started
                 history.append(record := {"epoch": epoch, "loss": loss, **terms, "lr": last_lr, "seconds": seconds})
                 if on_epoch is not None:
@@ -131,40 +156,65 @@ def fit(
                 if best.is_enough(record["elbo"]):
                     break
         best.restore()
+        if scheduled:
+            vae.set_beta(beta)
+        torch_optimizer.zero_grad(set_to_none=True)  # or a step of SVI that comes next would add to these gradients
         if isinstance(vae, nn.Module):
             vae.eval()
     return history
 
 
-def _train_epoch(vae, elbo, batches, optimizer, parameters, max_grad_norm, epoch: int) -> float:
-    total, count = 0.0, 0
-    for step, x in enumerate(batches, 1):
+def _train_epoch(vae, elbo, batches, optimizer, parameters, max_grad_norm, epoch: int, set_beta) -> float:
+    if isinstance(vae, nn.Module):
+        vae.train()
+    total, count, num_batches = 0.0, 0, getattr(batches, "num_batches", None)
+    for step, batch in enumerate(batches, 1):
+        x = batch[0]
+        if num_batches:
+            set_beta((step - 1) / num_batches)
         optimizer.zero_grad(set_to_none=True)
-        loss = elbo.loss_and_grads(vae.model, vae.guide, x)
+        try:
+            loss = elbo.loss_and_grads(vae.model, vae.guide, *batch)
+        except InputError:
+            raise
+        except ValueError as error:  # Pyro's validation: a parameter of a distribution is no longer one
+            raise FloatingPointError(_diverged(epoch, step, first_line(error))) from error
         # Pyro's loss is a sum over the plate. The normaliser is applied to the gradients, because inside the loss
         # (as a scale) it would move into the logsumexp of the importance-weighted objectives.
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        require(len(gradients) > 0, "the objective must give some parameter a gradient, and gives none")
         torch._foreach_mul_(gradients, 1 / len(x))
-        finite = math.isfinite(loss)
-        if finite and max_grad_norm is not None:
-            finite = bool(nn.utils.clip_grad_norm_(parameters, max_grad_norm).isfinite())
-        if not finite:
-            raise FloatingPointError(f"training diverged: loss or gradient is not finite at epoch {epoch}, step {step}")
+        norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_grad_norm is None else max_grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(_diverged(epoch, step, f"loss {loss}, norm of the gradient {float(norm)}"))
         optimizer.step()
         total, count = total + loss, count + len(x)
     return total / count
 
 
+def _diverged(epoch: int, step: int, detail: str) -> str:
+    return f"training diverged: loss or gradient is not finite at epoch {epoch}, step {step} ({detail})"
+
+
 @torch.no_grad()
-def _validate(vae, batches: Iterator[Tensor]) -> dict[str, float]:
+def _validate(vae, held_out: Batches | None, epoch: int) -> dict[str, float | None]:
+    if held_out is None:
+        return {"elbo": None, "reconstruction": None, "kl": None}
+    if isinstance(vae, nn.Module):
+        vae.eval()
     reconstruction, kl, count = 0.0, 0.0, 0
     with local_seed(VALIDATION_SEED):
-        for batch in batches:
-            for x in batch.split(VALIDATION_CHUNK):
-                terms = run_pair(vae.model, vae.guide, x).terms()
+        for batch in held_out():
+            for chunk in zip(*(part.split(VALIDATION_CHUNK) for part in batch), strict=True):
+                try:
+                    terms = run_pair(vae.model, vae.guide, *chunk).terms()
+                except InputError:
+                    raise
+                except ValueError as error:
+                    raise FloatingPointError(f"training diverged in epoch {epoch} ({first_line(error)})") from error
                 reconstruction += terms.log_likelihood.sum().item()
                 kl += (terms.log_posterior - terms.log_prior).sum().item()
-                count += len(x)
+                count += len(chunk[0])
     reconstruction, kl = reconstruction / count, kl / count
     return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
@@ -172,8 +222,9 @@ def _validate(vae, batches: Iterator[Tensor]) -> dict[str, float]:
 class _Best:
     """The parameters of the best validation ELBO so far, kept only where early stopping asks for them."""
 
-    def __init__(self, parameters: list[Tensor], patience: int | None) -> None:
-        self.parameters, self.patience = parameters, patience
+    def __init__(self, vae, parameters: list[Tensor], patience: int | None) -> None:
+        buffers = list(vae.buffers()) if isinstance(vae, nn.Module) else []
+        self.tensors, self.patience = [*parameters, *buffers], patience
         self.elbo, self.waited, self.values = -math.inf, 0, None
 
     def is_enough(self, elbo: float | None) -> bool:
@@ -181,91 +232,109 @@ class _Best:
             return False
         if elbo > self.elbo:
             self.elbo, self.waited = elbo, 0
-            self.values = [parameter.detach().clone() for parameter in self.parameters]
+            self.values = [tensor.detach().clone() for tensor in self.tensors]
         else:
             self.waited += 1
         return self.waited >= self.patience
 
     @torch.no_grad()
     def restore(self) -> None:
-        for parameter, value in zip(self.parameters, self.values or self.parameters, strict=True):
-            parameter.copy_(value)
+        for tensor, value in zip(self.tensors, self.values or self.tensors, strict=True):
+            tensor.copy_(value)
 
 
 # Before the first step ----------------------------------------------------------------------------------------------
 
 
 def choose_device(device: str | torch.device) -> torch.device:
+    """The device by name; `"auto"` is a GPU where there is one. Raises `InputError` on one that is not here."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device must be auto or one that torch can use here, got {device!r}") from error
     return torch.device(device)
 
 
-Batches = Callable[[], Iterator[Tensor]]
+def _disable(progress: bool | None) -> bool | None:
+    return None if progress is None else not progress
+
+
+class _Epoch:
+    """One epoch's batches, and how many there are where that is known."""
+
+    def __init__(self, batches: Iterator[Batch], num_batches: int | None) -> None:
+        self.batches, self.num_batches = batches, num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches
 
 
 def _sources(vae, data, validation, batch_size: int, device: torch.device) -> tuple[Batches, Batches | None]:
     """What yields the batches of an epoch, on the device and checked: for training, and for validation or None."""
+    num_args = 1 + getattr(vae, "num_conditions", 0)
     if isinstance(data, Dataset):
-        for x in (data.train_x, data.validation_x):
-            if len(x):
-                _check_data(vae, x)
+        for split in ("train", "validation"):
+            if len(data.arguments(split)[0]):
+                _check_data(vae, data.arguments(split)[:num_args])
         if validation is None and len(data.validation_x):
-            validation = data.validation_x
-        data = data.to(device)
-        train = lambda: (x for x, _ in data.batches(batch_size))  # noqa: E731
+            validation = [data.arguments("validation")]
+        on_device = data.to(device)
+        num_batches = -(-len(data.train_x) // batch_size)
+
+        def train() -> _Epoch:
+            return _Epoch((batch[:num_args] for batch in on_device.batches(batch_size)), num_batches)
     else:
-        train = _batches(vae, "data", data, batch_size, device, shuffle=True)
-    held_out = (
-        None if validation is None else _batches(vae, "validation", validation, VALIDATION_CHUNK, device, shuffle=False)
-    )
-    return train, held_out
+        train = _batches(vae, "data", data, num_args, batch_size, device, shuffle=True)
+    if validation is None:
+        return train, None
+    return train, _batches(vae, "validation", validation, num_args, VALIDATION_CHUNK, device, shuffle=False)
 
 
-def _batches(vae, name: str, source: Tensor | Iterable, batch_size: int, device, shuffle: bool) -> Batches:
+def _batches(
+    vae, name: str, source: Tensor | Iterable, num_args: int, batch_size: int, device, shuffle: bool
+) -> Batches:
     if isinstance(source, Tensor):
-        _check_data(vae, source)
+        _check_data(vae, (source,))
         source = source.to(device)
         rows = torch.randperm if shuffle else torch.arange
-        return lambda: (source[index.to(device)] for index in rows(len(source)).split(batch_size))
+        num_batches = -(-len(source) // batch_size)
+        return lambda: _Epoch(
+            ((source[index.to(device)],) for index in rows(len(source)).split(batch_size)), num_batches
+        )
     require(
         isinstance(source, Iterable),
         f"{name} must be a Dataset, a tensor or an iterable of batches, got {type(source).__name__}",
     )
     require(iter(source) is not source, f"{name} must be iterable again at every epoch, got a one-time iterator")
 
-    def checked() -> Iterator[Tensor]:
+    def checked() -> Iterator[Batch]:
         batch = None
         for batch in source:
-            x = batch[0] if isinstance(batch, tuple | list) else batch
-            _check_data(vae, x)
-            yield x.to(device)
+            args = (tuple(batch) if isinstance(batch, tuple | list) else (batch,))[:num_args]
+            _check_data(vae, args)
+            yield tuple(part.to(device) for part in args)
         require(batch is not None, f"{name} must yield at least one batch, got none")
 
-    return checked
+    return lambda: _Epoch(checked(), len(source) if hasattr(source, "__len__") else None)
 
 
-def _check_data(vae, x: Tensor) -> None:
+def _check_data(vae, args: Batch) -> None:
+    x = args[0]
     require(
         isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0,
         f"x must be a tensor of at least one datum, got {x!r}"[:200],
     )
-    getattr(vae, "check_data", partial(require_finite, "x"))(x)
+    getattr(vae, "check_data", lambda x, *_: require_finite("x", x))(*args)
 
 
-def _check_pair(vae, elbo: ELBO, train: Batches) -> list[Tensor]:
+def _check_pair(vae, elbo: ELBO, batch: Batch) -> list[Tensor]:
     """The pair's parameters, once it is clear that `elbo` can be trained through and that it reaches all of them."""
-    # A look at the first batch, with a seed of its own, so that it does not move the run's random numbers.
-    with local_seed(0), poutine.trace(param_only=True) as capture:
-        check_objective(elbo, run_pair(vae.model, vae.guide, next(iter(train()))))
-    sites = capture.trace.nodes.values()
-    parameters = list(
-        {id(p): p for p in (site["value"].unconstrained() for site in sites if site["type"] == "param")}.values()
-    )
+    with poutine.trace(param_only=True) as capture:
+        _check_again(vae, elbo, batch)
+    sites = (site for site in capture.trace.nodes.values() if site["type"] == "param")
+    parameters = list({id(p): p for p in (site["value"].unconstrained() for site in sites)}.values())
     require(len(parameters) > 0, "model and guide must register a parameter (pyro.module or pyro.param), found none")
     if isinstance(vae, nn.Module):
         known = {id(parameter) for parameter in parameters}
@@ -278,9 +347,20 @@ def _check_pair(vae, elbo: ELBO, train: Batches) -> list[Tensor]:
     return parameters
 
 
+def _check_again(vae, elbo: ELBO, batch: Batch) -> None:
+    """The contract and the objective's needs, in evaluation mode: batch statistics are not moved by it."""
+    if isinstance(vae, nn.Module):
+        vae.eval()
+    with local_seed(0):
+        check_objective(elbo, check_pair(vae.model, vae.guide, *batch))
+
+
 def _make_schedule(schedule, optimizer: torch.optim.Optimizer, epochs: int):
     if callable(schedule):
-        return schedule(optimizer)
+        made = schedule(optimizer)
+        plateau = isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        require(not plateau, "schedule must be stepped without a metric, and ReduceLROnPlateau is not")
+        return made
     if schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)

@@ -3,7 +3,8 @@
 import copy
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyro
 import pyro.distributions as dist
@@ -11,9 +12,11 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyrovae.errors import InputError, require, require_count, require_finite, require_number
-from pyrovae.likelihoods import IsotropicNormal, Likelihood
-from pyrovae.networks import MLP
+from pyrovae.conditions import Condition, Features
+from pyrovae.distributions import IsotropicNormal
+from pyrovae.errors import InputError, require, require_choice, require_count, require_finite, require_number
+from pyrovae.likelihoods import Likelihood
+from pyrovae.networks import NETWORKS
 
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
@@ -30,18 +33,25 @@ def unique_name(module: nn.Module) -> str:
     return _names[module]
 
 
+POSTERIORS = ("diagonal", "delta")
+
+
 class VAE(nn.Module):
     """p(z) = N(0, I), p(x|z) = likelihood(decoder(z)), q(z|x) = N(loc(x), diag(exp(log_variance(x)))).
 
     `model` and `guide` are Pyro programs with the sites `"z"`, `(batch, latent_dim)`, and `"x"`, `(batch,
     *event_shape)`, in one plate `"data"` at dim -1. The encoder puts out `(loc, log_variance)`.
 
-    `hidden` are the units of the encoder's layers; the decoder mirrors them. `beta` weighs the KL term (Higgins et al.
-    2017) by scaling the latent site in model *and* guide; it is a 0-dim buffer, to be changed with `set_beta`.
-    `likelihood` is copied, so that one instance given to two VAEs is not shared between them. `data_mean`, of shape
-    `event_shape`, sets the decoder's output bias to start from: give it `data.train_mean`.
+    - `hidden`: units of the encoder's layers, or channels with `network="conv"`; the decoder mirrors them.
+    - `likelihood` is copied, so that one instance given to two VAEs is not shared between them.
+    - `condition`: one `Condition` or several make it p(x|z, y) p(z), q(z|x, y) (Sohn et al. 2015): every method that
+      takes x takes as many y after it. Encoder and decoder each have a copy, with parameters of its own.
+    - `posterior="delta"` is the plain autoencoder: z = loc(x), no KL. It has no log p(x).
+    - `beta` weighs the KL term (Higgins et al. 2017) by scaling the latent site in model *and* guide; it is a 0-dim
+      buffer, to be changed with `set_beta`.
+    - `data_mean`, of shape `event_shape`, sets the decoder's output bias to start from: give it `data.train_mean`.
 
-    Raises `InputError` on a bad size, and from every method on an `x` of the wrong shape or dtype.
+    Raises `InputError` on a bad size, and from every method on an `x` or `y` of the wrong shape or dtype.
     """
 
     def __init__(
@@ -52,6 +62,9 @@ class VAE(nn.Module):
         hidden: Sequence[int],
         likelihood: Likelihood,
         activation: str = "relu",
+        network: str = "mlp",
+        condition: Condition | Sequence[Condition] = (),
+        posterior: str = "diagonal",
         beta: float = 1.0,
         data_mean: Tensor | None = None,
     ) -> None:
@@ -60,10 +73,24 @@ class VAE(nn.Module):
             require_count("event_shape", size)
         require_count("latent_dim", latent_dim)
         require(isinstance(likelihood, Likelihood), f"likelihood must be a pyrovae likelihood, got {likelihood!r}")
-        self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
+        require_choice("network", network, NETWORKS)
+        require_choice("posterior", posterior, POSTERIORS)
+        conditions = [condition] if isinstance(condition, Condition) else list(condition)
+        for one in conditions:
+            require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
+        self.event_shape, self.latent_dim, self.posterior = tuple(event_shape), latent_dim, posterior
+        self.num_conditions = len(conditions)
         self.likelihood = copy.deepcopy(likelihood)
-        self.encoder = MLP(self.event_shape, (2, latent_dim), hidden, activation)
-        self.decoder = MLP((latent_dim,), likelihood.output_shape(event_shape), hidden[::-1], activation)
+        self.encoder_features = Features(copy.deepcopy(conditions))
+        self.decoder_features = Features(copy.deepcopy(conditions))
+        for module in self.decoder_features.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        encoder, decoder = NETWORKS[network]
+        settings = {"activation": activation, "num_features": self.encoder_features.num_features}
+        encoded = (1 if posterior == "delta" else 2, latent_dim)
+        self.encoder = encoder(self.event_shape, encoded, hidden, **settings)
+        self.decoder = decoder((latent_dim,), likelihood.output_shape(event_shape), hidden[::-1], **settings)
         self.register_buffer("beta", torch.tensor(1.0))
         self.register_buffer("prior_loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("prior_log_scale", torch.zeros(()), persistent=False)
@@ -78,55 +105,82 @@ class VAE(nn.Module):
         require_number("beta", beta, above=0)
         self.beta.fill_(beta)
 
-    def model(self, x: Tensor) -> None:
-        """p(x, z) for `x` `(batch, *event_shape)`."""
+    def model(self, x: Tensor, *y: Tensor) -> None:
+        """p(x, z | y) for `x` `(batch, *event_shape)`."""
         self._check_shape(x)
-        pyro.module(f"{unique_name(self)}.decoder", self.decoder)
-        pyro.module(f"{unique_name(self)}.likelihood", self.likelihood)
+        name = unique_name(self)
+        for part in ("decoder", "decoder_features", "likelihood"):
+            pyro.module(f"{name}.{part}", getattr(self, part))
         with pyro.plate("data", len(x), dim=-1):
-            with poutine.scale(scale=self.beta):
+            with self._latent_handlers():
                 z = pyro.sample("z", self.prior)
-            pyro.sample("x", self.decode(z), obs=x)
+            pyro.sample("x", self.decode(z, *y), obs=x)
 
-    def guide(self, x: Tensor) -> None:
-        """q(z|x), amortised, for `x` `(batch, *event_shape)`."""
+    def guide(self, x: Tensor, *y: Tensor) -> None:
+        """q(z | x, y), amortised, for `x` `(batch, *event_shape)`."""
         self._check_shape(x)
-        pyro.module(f"{unique_name(self)}.encoder", self.encoder)
-        with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=self.beta):
-            pyro.sample("z", self.encode(x))
+        name = unique_name(self)
+        for part in ("encoder", "encoder_features"):
+            pyro.module(f"{name}.{part}", getattr(self, part))
+        with pyro.plate("data", len(x), dim=-1), self._latent_handlers():
+            pyro.sample("z", self.encode(x, *y))
+
+    @contextmanager
+    def _latent_handlers(self) -> Iterator[None]:
+        """Around the latent site of both programs: beta, and for an autoencoder no KL at all."""
+        with poutine.scale(scale=self.beta):
+            if self.posterior == "delta":
+                with poutine.mask(mask=False):
+                    yield
+            else:
+                yield
 
     @property
     def prior(self) -> dist.TorchDistribution:
         """p(z), event shape `(latent_dim,)`."""
         return IsotropicNormal(self.prior_loc, self.prior_log_scale).to_event(1)
 
-    def encode(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z|x), batch shape `(batch,)`, event shape `(latent_dim,)`."""
+    def encode(self, x: Tensor, *y: Tensor) -> dist.TorchDistribution:
+        """q(z | x, y), batch shape `(batch,)`, event shape `(latent_dim,)`."""
         self._check_shape(x)
-        loc, log_variance = self.encoder(x).unbind(-2)
+        self._check_condition(y, len(x))
+        encoded = self.encoder(x, self.encoder_features(y))
+        if self.posterior == "delta":
+            return dist.Delta(encoded.squeeze(-2), event_dim=1)
+        loc, log_variance = encoded.unbind(-2)
         return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
 
-    def decode(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x|z) for `z` `(..., latent_dim)`: batch shape `(...)`, event shape `event_shape`."""
-        return self.likelihood(self.decoder(z), event_dim=len(self.event_shape))
+    def decode(self, z: Tensor, *y: Tensor) -> dist.TorchDistribution:
+        """p(x | z, y) for `z` `(..., latent_dim)`: batch shape `(...)`, event shape `event_shape`.
+
+        `y` has a value for each z along the last of the leading dimensions.
+        """
+        require(len(y) == self.num_conditions, f"y must hold {self.num_conditions} conditions, got {len(y)}")
+        return self.likelihood(self.decoder(z, self.decoder_features(y)), event_dim=len(self.event_shape))
 
     @torch.no_grad()
-    def sample(self, num_samples: int, mean: bool = False) -> Tensor:
-        """`num_samples` draws of x ~ p(x), `(num_samples, *event_shape)`; with `mean`, of E[x|z] for z ~ p(z)."""
+    def sample(self, num_samples: int, y: Tensor | Sequence[Tensor] = (), mean: bool = False) -> Tensor:
+        """`num_samples` draws of x ~ p(x|y), `(num_samples, *event_shape)`; with `mean`, of E[x|z, y] for z ~ p(z).
+
+        `y` has a value for each sample; several conditions are a sequence.
+        """
         require_count("num_samples", num_samples)
-        x_given_z = self.decode(self.prior.sample((num_samples,)))
+        y = (y,) if isinstance(y, Tensor) else tuple(y)
+        self._check_condition(y, num_samples)
+        x_given_z = self.decode(self.prior.sample((num_samples,)), *y)
         return x_given_z.mean if mean else x_given_z.sample()
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """E[x|z] at the posterior mean z = E_q[z|x]: a picture of what the code keeps, not a term of the ELBO."""
-        return self.decode(self.encode(x).mean).mean
+    def reconstruct(self, x: Tensor, *y: Tensor) -> Tensor:
+        """E[x|z, y] at the posterior mean z = E_q[z|x, y]: a picture of what the code keeps, not a term of the ELBO."""
+        return self.decode(self.encode(x, *y).mean, *y).mean
 
-    def check_data(self, x: Tensor) -> None:
-        """Raises `InputError` unless `x` is a batch that this VAE can be trained on: shape, dtype, finite, support."""
+    def check_data(self, x: Tensor, *y: Tensor) -> None:
+        """Raises `InputError` unless this is a batch to train on: shape, dtype, finite, support, conditions."""
         self._check_shape(x)
         require_finite("x", x)
         self.likelihood.check(x)
+        self._check_condition(y, len(x))
 
     def _check_shape(self, x: Tensor) -> None:
         if not (isinstance(x, Tensor) and x.is_floating_point()):
@@ -137,3 +191,8 @@ class VAE(nn.Module):
             f"x must have shape ({expected}), got {tuple(x.shape)}",
         )
         require(len(x) > 0, "x must hold at least one datum, got 0")
+
+    def _check_condition(self, y: Sequence[Tensor], num_data: int) -> None:
+        require(len(y) == self.num_conditions, f"y must hold {self.num_conditions} conditions, got {len(y)}")
+        for condition, value in zip(self.encoder_features.conditions, y, strict=True):
+            condition.check(value, num_data)

@@ -54,12 +54,15 @@ def draw(runs: dict[str, pv.Run]) -> Figure:
     figure = Figure(figsize=(15, 3.4), layout="constrained")
     axes = figure.subplots(1, 1 + 2 * len(runs))
     data = next(iter(runs.values())).data
+    device = next(iter(runs.values())).vae.beta.device
     pv.plots.points(data.test_x, data.test_y, "test data", axes[0])
     for column, (name, run) in enumerate(runs.items()):
         samples, latent = axes[1 + 2 * column : 3 + 2 * column]
         pv.plots.points(run.vae.sample(len(data.test_x)), None, f"samples, {name}-trained", samples)
         samples.set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
-        pv.plots.latent_space(run.vae.encode(data.test_x).mean, data.test_y, f"latents, {name}-trained", latent)
+        pv.plots.latent_space(
+            run.vae.encode(data.test_x.to(device)).mean, data.test_y, f"latents, {name}-trained", latent
+        )
     return figure
 
 

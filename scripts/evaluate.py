@@ -40,6 +40,8 @@ def main(
     evaluation = evaluate(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
     write_evaluation(run, evaluation, overwrite)
     print(results_table({str(folder): evaluation}))
+    if evaluation["collapse"]:
+        print(f"\n{evaluation['collapse']}")
     print(f"\nreport: {folder / 'report.md'}")
 
 

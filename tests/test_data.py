@@ -9,6 +9,9 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.special
+import scipy.stats
 import torch
 import torchvision
 from helpers import assert_within_standard_errors, mean_and_error
@@ -152,6 +155,36 @@ def test_the_pinwheel_has_the_density_that_its_fourier_series_gives(radius):
     series = (torch.where(n > 0, 2.0, 1.0) * torch.exp(1j * n * angle[:, None]) @ torch.diag(c)).sum(-1).real
     found = log_density("pinwheel", polar(torch.tensor(radius, dtype=torch.float64), angle)).exp()
     torch.testing.assert_close(found, series / (2 * math.pi), rtol=0, atol=1e-9 * base.max().item())
+
+
+@pytest.mark.parametrize("radius", [1.8, 2.6, 3.4, 4.5, 6.0])
+def test_the_pinwheel_has_the_density_of_all_preimages_far_out(radius):
+    """Where the arms fold over themselves a point has many preimages, and the map turns back between them. Here they
+    are where sin of half the mismatch changes its sign, on a grid twenty times finer.
+    """
+    a = np.linspace(-math.pi, math.pi, 20_481)
+    angles = np.linspace(-3.0, 3.0, 8)
+    expected, num_falling = [], 0
+    for angle in angles:
+        terms = []
+        for arm in range(NUM_ARMS):
+
+            def half(a, arm=arm, angle=angle):
+                turned = a + 2 * math.pi * arm / NUM_ARMS + RATE * np.exp(radius * np.cos(a))
+                return np.sin((turned - angle) / 2)
+
+            values = half(a)
+            for i in np.nonzero(np.sign(values[:-1]) != np.sign(values[1:]))[0]:
+                root = scipy.optimize.brentq(half, a[i], a[i + 1], xtol=1e-15)
+                along, across = radius * math.cos(root), radius * math.sin(root)
+                slope = 1 - RATE * math.exp(along) * across
+                num_falling += slope < 0
+                base = scipy.stats.norm.logpdf([along, across], [1, 0], [RADIAL_STD, TANGENTIAL_STD]).sum()
+                terms.append(base - math.log(abs(slope)) - math.log(NUM_ARMS))
+        expected.append(scipy.special.logsumexp(terms))
+    assert num_falling > 0
+    x = polar(torch.tensor(radius, dtype=torch.float64), torch.from_numpy(angles))
+    torch.testing.assert_close(log_density("pinwheel", x), torch.tensor(expected), rtol=1e-9, atol=1e-7)
 
 
 def test_a_histogram_of_pinwheel_draws_fits_the_density():

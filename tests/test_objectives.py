@@ -97,7 +97,7 @@ def test_bad_settings_are_refused_in_one_line(arguments, message):
 def test_any_pyro_elbo_is_taken_as_it_is_and_nothing_else_is():
     elbo = Trace_ELBO(num_particles=7)
     assert resolve(elbo) is elbo
-    with pytest.raises(pv.InputError, match="num_particles and alpha go with a name"):
+    with pytest.raises(pv.InputError, match="num_particles must go with an objective's name"):
         resolve(elbo, num_particles=3)
     with pytest.raises(pv.InputError, match=r"objective must be a name or a pyro.infer.ELBO, got <class"):
         resolve(Trace_ELBO)

@@ -88,7 +88,7 @@ def test_a_mask_on_the_observed_site_is_kept_and_one_on_a_latent_has_no_log_px()
 
     terms = run_pair(masked, vae.guide, x, num_particles=2).terms()
     assert (terms.log_likelihood == 0).tolist() == [[False, True, False, False]] * 2
-    with pytest.raises(pv.InputError, match='latent site "z" is masked'):
+    with pytest.raises(pv.InputError, match='site "z" is latent and masked'):
         pv.log_marginal(poutine.mask(vae.model, seen), poutine.mask(vae.guide, seen), x, num_samples=5)
 
 
@@ -202,3 +202,112 @@ def test_a_network_that_takes_no_particle_dimension_is_named_as_the_cause():
     with pytest.raises(pv.InputError, match="any number of leading batch dimensions") as caught:
         pv.log_weights(model, guide, X, num_particles=2)
     assert "\n" not in str(caught.value)
+
+
+# Pairs that once gave a wrong log p(x) without a word ----------------------------------------------------------------
+
+
+def with_guide(change):
+    vae = linear_gaussian(0)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            change(vae, x)
+
+    return vae, vae.model, guide
+
+
+def delta_guide(vae, x):
+    pyro.sample("z", dist.Delta(vae.posterior(x).mean, event_dim=1))
+
+
+def auxiliary_guide(vae, x):
+    pyro.sample("u", dist.Normal(ZERO, 0.01), infer={"is_auxiliary": True})
+    pyro.sample("z", vae.posterior(x))
+
+
+def factor_guide(vae, x):
+    pyro.factor("f", torch.full((len(x),), 5.0), has_rsample=True)
+    pyro.sample("z", vae.posterior(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (delta_guide, 'site "z" is a point'),
+        (auxiliary_guide, 'site "u" is in the guide alone'),
+        (factor_guide, 'same latent sites|site "f" is a factor'),
+    ],
+)
+def test_a_guide_without_a_density_to_weigh_by_is_refused(change, message):
+    vae, model, guide = with_guide(change)
+    with pytest.raises(pv.InputError, match=message):
+        pv.log_marginal(model, guide, draw(vae, 4), num_samples=5)
+
+
+def test_a_prior_masked_by_its_distribution_and_a_factor_in_the_model_are_refused():
+    vae = linear_gaussian(0)
+
+    def masked(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", vae.decode(pyro.sample("z", vae.prior.mask(False))), obs=x)
+
+    def factored(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", vae.prior)
+            pyro.factor("penalty", -z.square().sum(-1))
+            pyro.sample("x", vae.decode(z), obs=x)
+
+    for model, message in ((masked, 'site "z" is latent and masked'), (factored, 'site "penalty" is a factor')):
+        with pytest.raises(pv.InputError, match=message):
+            pv.log_marginal(model, vae.guide, draw(vae, 4), num_samples=5)
+
+
+def test_a_forgotten_to_event_is_refused_also_where_particles_and_data_are_as_many():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(ZERO, ONE))
+            pyro.sample("x", dist.Normal(z, ONE), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x[:, 0], ONE))
+
+    with pytest.raises(pv.InputError, match=r"got shape \(5, 1\) \(is a to_event missing\?\)"):
+        pv.log_weights(model, guide, torch.zeros(5, 1, dtype=torch.float64), num_particles=5)
+
+
+def test_a_network_that_works_across_leading_dimensions_is_refused():
+    """It runs with particles, and normalises over the batch in place of the features."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", normal((3,)))
+            pyro.sample("x", dist.Normal(3 * z.softmax(1), 0.1).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x, 0.5).to_event(1))
+
+    with pytest.raises(pv.InputError, match="the model must give each particle the density that it has alone"):
+        pv.log_marginal(model, guide, X, num_samples=10)
+
+
+def test_deterministic_sites_are_no_latents():
+    vae = linear_gaussian(0)
+
+    def model(x):
+        pyro.deterministic("count", torch.tensor(len(x)))
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", vae.prior)
+            pyro.deterministic("mean", vae.decode(z).mean, event_dim=1)
+            pyro.sample("x", vae.decode(z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.deterministic("location", vae.posterior(x).mean, event_dim=1)
+            pyro.sample("z", vae.posterior(x))
+
+    x = draw(vae, 4)
+    result = pv.log_marginal(model, guide, x, num_samples=5)
+    torch.testing.assert_close(result.log_px, vae.log_px(x).detach(), atol=1e-10, rtol=0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta, ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution, Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -63,38 +64,85 @@ class Pair:
         return total.expand(self.batch_shape)
 
     def check_densities(self) -> None:
-        """Raises `InputError` where the terms are no log-densities of the data and so give no log p(x)."""
+        """Raises `InputError` where the weights are none of a density, and so give no log p(x) nor a bound on it."""
+
+        def refuse(name: str, why: str) -> None:
+            raise InputError(f'log p(x) does not exist or cannot be had: site "{name}" {why}')
+
+        for name, site in (*self.model_sites.items(), *self.guide_sites.items()):
+            if isinstance(base_of(site["fn"]), Unit):
+                refuse(name, "is a factor, and the joint is then not normalised")
         for name, site in self.observed.items():
             if not bool(site["fn"].support.check(site["value"]).all()):
-                raise InputError(
-                    f'log p(x) does not exist: the data at site "{name}" lie outside the support of its '
-                    f"distribution (grey pixels under a Bernoulli are a cross-entropy)"
-                )
+                refuse(name, "has data outside its support (grey pixels under a Bernoulli are a cross-entropy)")
+        for name, site in self.guide_sites.items():
+            if name not in self.model_sites:
+                refuse(name, "is in the guide alone (auxiliary), and the weights would lack its density")
+            if isinstance(base_of(site["fn"]), Delta):
+                refuse(name, "is a point (Delta) in the guide: it has no density to weigh by")
         for name, site in (*self.latent.items(), *self.guide_sites.items()):
-            if site["mask"] is not None and site["mask"] is not True:
-                raise InputError(f'log p(x) does not exist: the latent site "{name}" is masked')
+            if is_masked(site):
+                refuse(name, "is latent and masked")
+
+
+def base_of(fn: TorchDistribution) -> TorchDistribution:
+    """The family under `to_event`, `mask` and `expand`."""
+    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def is_masked(site: dict) -> bool:
+    fn, masked = site["fn"], site["mask"] is not None and site["mask"] is not True
+    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+        masked = masked or (isinstance(fn, MaskedDistribution) and fn._mask is not True)
+        fn = fn.base_dist
+    return masked
 
 
 def run_pair(model: Callable, guide: Callable, *args, num_particles: int = 1, **kwargs) -> Pair:
     """Runs the guide, then the model at what the guide drew, `num_particles` times, vectorised.
 
     Raises `InputError` if the pair breaks the contract: a site outside the plate, a nested plate or one at another
-    dim, latent sites that differ between model and guide, scales that differ between them.
+    dim, a plate that does not hold every datum, latent sites that differ between model and guide, scales that differ
+    between them, observed values without the data dimension.
     """
     require_count("num_particles", num_particles)
     try:
         model_sites, guide_sites = _run(model, guide, args, kwargs, num_particles)
-    except InputError:
+    except (InputError, torch.OutOfMemoryError):
         raise
     except (IndexError, RuntimeError, ValueError) as error:
         # A broken contract often shows as a clash of shapes with the particles: a run without them tells which it is.
-        _check_contract(*_run(model, guide, args, kwargs, None))
+        _check_contract(*_run(model, guide, args, kwargs, None), args)
         raise InputError(
             "model and guide must take particles to the left of the batch (networks: any number of leading batch "
-            f"dimensions), and with {num_particles} particles there was: {str(error).strip().splitlines()[0]}"
+            f"dimensions); without particles they run, and with {num_particles} there was: {first_line(error)}"
         ) from error
-    batch = _check_contract(model_sites, guide_sites)
+    batch = _check_contract(model_sites, guide_sites, args)
     return Pair(model_sites, guide_sites, torch.Size((num_particles, batch)))
+
+
+@torch.no_grad()
+def check_pair(model: Callable, guide: Callable, *args) -> Pair:
+    """Two particles of the pair, once it is clear that each is what the pair gives without a particle dimension.
+
+    A network that does something across its leading dimensions (a softmax over dim 1, batch normalisation) runs with
+    particles and gives other numbers.
+    """
+    pair = run_pair(model, guide, *args, num_particles=2)
+    latents = {name: site["value"][0] for name, site in pair.guide_sites.items()}
+    alone = _run(*(poutine.condition(program, data=latents) for program in (model, guide)), args, {}, None)
+    sites = [{name: site for name, site in s.items() if name in latents or site["is_observed"]} for s in alone]
+    for program, ours, theirs in zip(("model", "guide"), (pair.model_sites, pair.guide_sites), sites, strict=True):
+        vectorised = Pair(ours, {}, pair.batch_shape)._sum(ours)[0]
+        single = Pair(theirs, {}, pair.batch_shape[1:])._sum(theirs)
+        if not torch.allclose(vectorised, single, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise InputError(
+                f"the {program} must give each particle the density that it has alone, and differs by up to "
+                f"{(vectorised - single).abs().max().item():.3g} nats: something in it works across leading dimensions"
+            )
+    return pair
 
 
 def log_joint(model: Callable, latents: dict[str, Tensor], *args, **kwargs) -> Tensor:
@@ -108,11 +156,20 @@ def log_joint(model: Callable, latents: dict[str, Tensor], *args, **kwargs) -> T
     drawn = sorted(name for name, site in sites.items() if not site["is_observed"])
     if drawn:
         raise InputError(f"latents must hold a value for every latent site of the model, none for {drawn}")
-    return Pair(sites, {}, torch.Size((num_particles, _check_plate({"model": sites})))).terms().log_likelihood
+    return Pair(sites, {}, torch.Size((num_particles, _check_plate({"model": sites}, args)))).terms().log_likelihood
 
 
 def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
-    return {name: site for name, site in prune_subsample_sites(trace).nodes.items() if site["type"] == "sample"}
+    """The sample sites of a trace by name, without those of plates and of `pyro.deterministic`."""
+    return {
+        name: site
+        for name, site in prune_subsample_sites(trace).nodes.items()
+        if site["type"] == "sample" and not site["infer"].get("_deterministic")
+    }
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _trace(program: Callable, args: tuple, kwargs: dict, num_particles: int | None) -> poutine.Trace:
@@ -129,10 +186,17 @@ def _run(
     return sample_sites(model_trace), sample_sites(guide_trace)
 
 
-def _check_contract(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> int:
+def _check_contract(model_sites: dict[str, dict], guide_sites: dict[str, dict], args: tuple) -> int:
     """The number of data, of a pair that keeps the contract."""
-    batch = _check_plate({"model": model_sites, "guide": guide_sites})
+    batch = _check_plate({"model": model_sites, "guide": guide_sites}, args)
     _check_latents(model_sites, guide_sites)
+    for name, site in model_sites.items():
+        event_dim, shape = site["fn"].event_dim, tuple(site["value"].shape)
+        if site["is_observed"] and shape[: len(shape) - event_dim][-1:] != (batch,):
+            raise InputError(
+                f'the value at site "{name}" must have the {batch} data left of its {event_dim} event dimensions, '
+                f"got shape {shape} (is a to_event missing?)"
+            )
     return batch
 
 
@@ -154,7 +218,7 @@ def _check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -
             )
 
 
-def _check_plate(programs: dict[str, dict[str, dict]]) -> int:
+def _check_plate(programs: dict[str, dict[str, dict]], args: tuple) -> int:
     """The number of data in the one plate at dim -1 that encloses every site of the programs."""
     plates = set()
     for program, sites in programs.items():
@@ -171,7 +235,10 @@ def _check_plate(programs: dict[str, dict[str, dict]]) -> int:
             plates.add((frames[0].name, frames[0].size))
     if len(plates) != 1:
         raise InputError(f"all sites must share one data plate (name, size), got {sorted(plates)}")
-    return plates.pop()[1]
+    (_, size), x = plates.pop(), args[0] if args else None
+    if isinstance(x, Tensor) and x.dim() > 0 and len(x) != size:
+        raise InputError(f"the data plate must hold every datum: it holds {size} of the {len(x)} given")
+    return size
 
 
 def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **kwargs) -> Tensor:

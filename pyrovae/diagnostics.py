@@ -1,0 +1,79 @@
+"""What the latent space does: ELBO terms per datum, KL per dimension, active units, posterior collapse, diversity."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro.distributions import Delta
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyrovae.errors import require, require_count
+from pyrovae.objectives.pair import PairTerms, base_of, run_pair
+from pyrovae.vae import VAE
+
+ACTIVE_VARIANCE = 0.01
+
+
+@torch.no_grad()
+def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: int = 1) -> dict[str, Tensor]:
+    """`elbo`, `reconstruction` and `kl` for each datum, `(batch,)`, in nats, at beta = 1: elbo = reconstruction - kl.
+
+    reconstruction = E_q[log p(x|z)] and kl = E_q[log q(z|x) - log p(z)], Monte Carlo means over `num_particles` draws.
+    """
+    terms: PairTerms = run_pair(model, guide, *args, num_particles=num_particles).terms()
+    reconstruction, kl = terms.log_likelihood.mean(0), (terms.log_posterior - terms.log_prior).mean(0)
+    return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
+
+
+@torch.no_grad()
+def kl_per_dimension(vae: VAE, *args: Tensor) -> Tensor:
+    """KL(q(z_j|x) || p(z_j)) in closed form, `(batch, latent_dim)`, in nats. An autoencoder has none and is refused."""
+    q = vae.encode(*args)
+    require(not isinstance(base_of(q), Delta), "an autoencoder (posterior delta) has no KL to its prior")
+    return kl_divergence(q.base_dist, vae.prior.base_dist)
+
+
+@dataclass(frozen=True)
+class LatentUse:
+    """What each latent dimension says about the data, `(latent_dim,)`.
+
+    `variance` is Cov_x(E_q[z_j|x]), the variance over data of the posterior mean; `kl` the mean over data of
+    KL(q(z_j|x) || p(z_j)) in nats. A unit is active where `variance` > 0.01 (Burda et al. 2016, arXiv:1509.00519).
+    """
+
+    variance: Tensor
+    kl: Tensor
+
+    @property
+    def active(self) -> Tensor:
+        return self.variance > ACTIVE_VARIANCE
+
+    @property
+    def num_active(self) -> int:
+        return int(self.active.sum())
+
+    @property
+    def warning(self) -> str | None:
+        """Names the dimensions that have collapsed to the prior, counted from 1; None where all are active."""
+        collapsed = (~self.active).nonzero().flatten()
+        if len(collapsed) == 0:
+            return None
+        names = ", ".join(str(int(j) + 1) for j in collapsed)
+        share = f"{len(collapsed)} of {len(self.variance)}"
+        return (
+            f"posterior collapse: latent dimensions {names} ({share}) say nothing about the data "
+            f"(variance of E[z|x] <= {ACTIVE_VARIANCE}, KL {self.kl[collapsed].sum().item():.3g} nats in all)"
+        )
+
+
+@torch.no_grad()
+def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
+    """The use of each latent dimension over these data (all of them at once: it is a variance over data)."""
+    return LatentUse(vae.encode(*args).mean.var(0), kl_per_dimension(vae, *args).mean(0))
+
+
+def sample_diversity(vae: VAE, num_samples: int, y: Tensor | tuple[Tensor, ...] = ()) -> float:
+    """Mean over coordinates of the variance of E[x|z, y] over z ~ p(z) (and over the given y): 0 where all are one."""
+    require_count("num_samples", num_samples, 2)
+    return vae.sample(num_samples, y, mean=True).var(0).mean().item()
