@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Circle, Ellipse
 from torch import Tensor
 
 Array = np.ndarray | Tensor
@@ -52,9 +53,7 @@ def latent_space(
     if labels is not None:
         handles, names = axes.collections[-1].legend_elements(num=None)
         axes.legend(handles, names, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.0)
-    for probability in (0.5, 0.95):
-        circle = plt.Circle((0, 0), math.sqrt(-2 * math.log(1 - probability)), fill=False, color="0.6", linewidth=0.8)
-        axes.add_patch(circle)
+    _prior_circles(axes)
     axes.set(xlabel="$z_1$", ylabel="$z_2$")
     return axes
 
@@ -81,3 +80,125 @@ def reconstructions(
     """A row of images over the row of their reconstructions, each `(num, channels, height, width)`."""
     both = np.concatenate((_numpy(images), _numpy(reconstructed)))
     return image_grid(both, len(images), title, axes)
+
+
+# The latent space of two dimensions ---------------------------------------------------------------------------------
+
+
+def posterior_contours(density: Array, limit: float, codes: Array | None = None, axes: Axes | None = None) -> Axes:
+    """Densities of q(z|x) of several data over [-limit, limit]^2 as contours, one colour each, and the prior's circles.
+
+    `density` is `(num_data, size, size)`, rows along z_2 and columns along z_1; `codes`, `(num_data, 2)`, marks each.
+    """
+    axes, density = _axes(axes), _numpy(density)
+    ticks = np.linspace(-limit, limit, density.shape[-1])
+    for index, one in enumerate(density):
+        levels = one.max() * np.exp(-0.5 * np.array([2.0, 1.0]) ** 2)  # one and two standard deviations of a Gaussian
+        axes.contour(ticks, ticks, one, levels=levels, colors=f"C{index % 10}", linewidths=1)
+        if codes is not None:
+            axes.plot(*_numpy(codes)[index], marker=".", color=f"C{index % 10}")
+    _prior_circles(axes)
+    axes.set(xlabel="$z_1$", ylabel="$z_2$", xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    return axes
+
+
+def posterior_ellipses(
+    means: Array,
+    scales: Array,
+    labels: Array | None = None,
+    title: str = "posteriors and prior",
+    axes: Axes | None = None,
+) -> Axes:
+    """One-standard-deviation ellipses of diagonal Gaussians, `(num, 2)` means and scales, and the prior's circles."""
+    axes, means, scales = _axes(axes), _numpy(means), _numpy(scales)
+    kinds = np.zeros(len(means), dtype=int) if labels is None else _numpy(labels)
+    for mean, scale, kind in zip(means, scales, kinds, strict=True):
+        axes.add_patch(Ellipse(mean, *(2 * scale), fill=False, color=f"C{kind % 10}", linewidth=0.6, alpha=0.7))
+    _prior_circles(axes)
+    reach = max(2.6, 1.05 * float(np.abs(means).max() + scales.max()))
+    axes.set(xlabel="$z_1$", ylabel="$z_2$", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
+    return axes
+
+
+def _prior_circles(axes: Axes) -> None:
+    for probability in (0.5, 0.95):
+        radius = math.sqrt(-2 * math.log(1 - probability))
+        axes.add_patch(Circle((0, 0), radius, fill=False, color="0.6", linewidth=0.8))
+
+
+def latent_plane(images: Array, limit: float, title: str = "decoded latent plane", axes: Axes | None = None) -> Axes:
+    """Images decoded from a regular grid over [-limit, limit]^2 at their places in the plane.
+
+    `images` is `(size, size, channels, height, width)`, its first axis along z_2 upwards and its second along z_1.
+    """
+    images = _numpy(images)
+    size = images.shape[0]
+    axes = image_grid(images[::-1].reshape(-1, *images.shape[2:]), size, title, axes)
+    axes.get_images()[0].set_extent((-limit, limit, -limit, limit))
+    axes.set_axis_on()
+    axes.set(xlabel="$z_1$", ylabel="$z_2$")
+    return axes
+
+
+def decoded_lattice(decoded: Array, title: str = "image of the latent lattice", axes: Axes | None = None) -> Axes:
+    """The lines of a latent grid as the decoder bends them: `decoded` is `(size, size, 2)` points of the data space."""
+    axes, decoded = _axes(axes), _numpy(decoded)
+    for lines in (decoded, decoded.swapaxes(0, 1)):
+        for line in lines:
+            axes.plot(line[:, 0], line[:, 1], color="C0", linewidth=0.5, alpha=0.7)
+    axes.set(aspect="equal", title=title)
+    return axes
+
+
+def traversal(images: Array, names: Sequence[str], title: str = "latent traversals", axes: Axes | None = None) -> Axes:
+    """Rows of images along which one latent dimension changes, or along which one datum turns into another.
+
+    `images` is `(rows, steps, channels, height, width)`; `names` labels the rows.
+    """
+    images = _numpy(images)
+    axes = image_grid(images.reshape(-1, *images.shape[2:]), images.shape[1], title, axes)
+    for row, name in enumerate(names):
+        axes.text(-2, (row + 0.5) * images.shape[3], name, ha="right", va="center", fontsize="small")
+    return axes
+
+
+# Quantities against quantities --------------------------------------------------------------------------------------
+
+
+def gaussian_kl(axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """KL(N(mu, sigma^2) || N(0, 1)) against mu (at sigma = 1) and against log sigma^2 (at mu = 0), two Axes."""
+    axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")[1] if axes is None else axes
+    mean, log_variance = np.linspace(-3, 3, 200), np.linspace(-4, 3, 200)
+    axes[0].plot(mean, 0.5 * mean**2)
+    axes[0].set(xlabel=r"$\mu$", ylabel="KL, nats")
+    axes[1].plot(log_variance, 0.5 * (np.exp(log_variance) - 1 - log_variance))
+    axes[1].set(xlabel=r"$\log\sigma^2$", ylabel="KL, nats")
+    return axes
+
+
+def rate_distortion(
+    rate: Sequence[float], distortion: Sequence[float], betas: Sequence[float], axes: Axes | None = None
+) -> Axes:
+    """Distortion -E[log p(x|z)] against rate E[KL], nats per datum, a point per beta. The ELBO is minus their sum."""
+    axes = _axes(axes)
+    axes.plot(rate, distortion, marker="o")
+    for x, y, beta in zip(rate, distortion, betas, strict=True):
+        axes.annotate(rf"$\beta$ = {beta:g}", (x, y), textcoords="offset points", xytext=(6, 4), fontsize="small")
+    axes.set(xlabel="rate, KL, nats", ylabel="distortion, $-E_q[\\log p(x|z)]$, nats")
+    return axes
+
+
+def elbo_terms(
+    values: Sequence[float],
+    terms: Mapping[str, Sequence[float]],
+    xlabel: str,
+    log_x: bool = True,
+    axes: Axes | None = None,
+) -> Axes:
+    """Each named term, nats per datum, against a setting of the model: beta, or the decoder's variance."""
+    axes = _axes(axes)
+    for name, term in terms.items():
+        axes.plot(values, term, marker="o", label=name)
+    axes.set(xlabel=xlabel, ylabel="nats per datum", xscale="log" if log_x else "linear")
+    axes.legend(frameon=False)
+    return axes

@@ -137,7 +137,8 @@ def fit(
                 if scheduled:
                     vae.set_beta(beta * beta_factor((epoch - 1) / epochs))
                 if epoch > 1 and isinstance(elbo, RenyiELBO):  # a callback may have changed beta
-                    _check_again(vae, elbo, first)
+                    with local_seed(check_seed):
+                        _check_again(vae, elbo, first)
 
                 def set_beta(share: float, epoch: int = epoch) -> None:
                     if scheduled:
@@ -351,8 +352,7 @@ def _check_again(vae, elbo: ELBO, batch: Batch) -> None:
     """The contract and the objective's needs, in evaluation mode: batch statistics are not moved by it."""
     if isinstance(vae, nn.Module):
         vae.eval()
-    with local_seed(0):
-        check_objective(elbo, check_pair(vae.model, vae.guide, *batch))
+    check_objective(elbo, check_pair(vae.model, vae.guide, *batch))
 
 
 def _make_schedule(schedule, optimizer: torch.optim.Optimizer, epochs: int):

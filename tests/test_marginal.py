@@ -317,3 +317,40 @@ def test_bad_input_is_refused_in_one_line(change, message):
     with pytest.raises(pv.InputError, match=message) as caught:
         pv.log_marginal(vae.model, vae.guide, x, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_too_few_samples_for_k_leave_the_share_of_unreliable_data_unknown():
+    vae = linear_gaussian(0)
+    assert math.isnan(pv.log_marginal(vae.model, vae.guide, draw(vae, 4), num_samples=10).share_unreliable)
+
+
+def quadrature_pair(prior, offset=0.0):
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(z + offset, 1.0).to_event(1), obs=x)
+
+    return model
+
+
+def test_quadrature_refuses_latents_that_are_not_real_and_tells_of_mass_beyond_its_limits():
+    x = torch.zeros(3, 1, dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    for prior in (dist.Exponential(one).to_event(1), dist.Bernoulli(0.5 * one).to_event(1)):
+        with pytest.raises(pv.InputError, match="quadrature needs a latent of real numbers"):
+            pv.quadrature_log_marginal(quadrature_pair(prior), x)
+    with pytest.raises(pv.InputError, match='site "z" is latent and masked'):
+        pv.quadrature_log_marginal(quadrature_pair(dist.Normal(0 * one, 1.0).to_event(1).mask(False)), x)
+    _, error = pv.quadrature_log_marginal(quadrature_pair(dist.Normal(9 * one, 1.0).to_event(1)), x + 9)
+    assert (error == math.inf).all()
+
+
+def test_the_callers_generator_is_left_alone_where_no_draw_is_asked_for():
+    vae = linear_gaussian(0)
+    state = torch.get_rng_state()
+    pv.quadrature_log_marginal(vae.model, draw_nothing(vae))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def draw_nothing(vae):
+    return torch.zeros(3, 5, dtype=torch.float64)

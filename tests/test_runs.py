@@ -72,6 +72,44 @@ def test_a_run_that_breaks_off_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
     assert not list((tmp_path / "run").glob("*.tmp"))
 
 
+def test_parameters_that_diverged_do_not_replace_the_last_good_ones(tmp_path, monkeypatch):
+    def diverging(record):
+        if record["epoch"] == 2:
+            raise FloatingPointError("training diverged")
+
+    real = pv.runs.fit
+
+    def fit(vae, data, on_epoch, **settings):
+        return real(vae, data, on_epoch=lambda record: (on_epoch(record), diverging(record)), **settings)
+
+    monkeypatch.setattr(pv.runs, "fit", fit)
+    saved = []
+    monkeypatch.setattr(pv.runs, "save_checkpoint", lambda vae, path: saved.append(path))
+    with pytest.raises(FloatingPointError):
+        train_run(pv.RunConfig(**{**SMALL, "epochs": 5}), tmp_path / "run")
+    assert len(saved) == 1
+
+
+def test_ctrl_c_keeps_the_parameters_that_the_metrics_speak_of(tmp_path, monkeypatch):
+    real, states = pv.runs.fit, []
+
+    def fit(vae, data, on_epoch, **settings):
+        def interrupted(record):
+            on_epoch(record)
+            states.append(state_of(vae))
+            if record["epoch"] == 3:
+                raise KeyboardInterrupt
+
+        return real(vae, data, on_epoch=interrupted, **settings)
+
+    monkeypatch.setattr(pv.runs, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(pv.RunConfig(**{**SMALL, "epochs": 5}), tmp_path / "run")
+    run = pv.load_run(tmp_path / "run")
+    assert run.history.epoch == [1, 2, 3]
+    assert all(torch.equal(value, states[-1][name]) for name, value in run.vae.state_dict().items())
+
+
 def test_nothing_is_overwritten_and_bad_input_leaves_nothing_behind(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -118,6 +156,11 @@ def damage_cases():
 
         torch.save({"event_shape": Evil(), "state": {}}, folder / "checkpoint.pt")
 
+    def bad_weights(folder):
+        checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+        checkpoint["state"]["decoder.layers.0.bias"][0] = math.nan
+        torch.save(checkpoint, folder / "checkpoint.pt")
+
     return {
         "no folder": (shutil.rmtree, "run folder .* does not exist"),
         "no checkpoint": (lambda f: (f / "checkpoint.pt").unlink(), "checkpoint.pt is not a readable checkpoint"),
@@ -135,6 +178,12 @@ def damage_cases():
         "more layers": (change_config(hidden=[8, 8]), "does not fit config.json: .* must have shape"),
         "other likelihood": (change_config(dataset="ring", scale=-1), "scale must be a finite number > 0, got -1"),
         "unknown field": (change_config(hiden=[9]), "config has an unknown field 'hiden'"),
+        "weights that are not finite": (bad_weights, r"decoder.layers.0.bias in .* must be finite, got nan"),
+        "state is a list": (
+            lambda f: torch.save({"event_shape": (2,), "state": [1]}, f / "checkpoint.pt"),
+            "checkpoint.pt is not a readable checkpoint",
+        ),
+        "no epochs": (lambda f: (f / "metrics.jsonl").write_text(""), "metrics.jsonl is not a readable history"),
         "config is no table": (lambda f: (f / "config.json").write_text("[1]"), "a config must be a table of fields"),
         "config is cut": (lambda f: (f / "config.json").write_text('{"data'), "config.json is not a readable config"),
         "metrics are cut": (lambda f: (f / "metrics.jsonl").write_text('{"epo'), "metrics.jsonl is not a readable"),
@@ -195,6 +244,7 @@ def test_grey_pixels_get_a_cross_entropy_bound_and_never_a_log_px():
     x, y = torch.rand(30, 1, 4, 4), torch.zeros(30, dtype=torch.long)
     data = pv.Dataset("grey", "grey", x, y, x, y, x, y)
     result = evaluate(vae, data, num_samples=10)
+    assert result["measure"] == "cross-entropy bound"
     assert [result[name] for name in ("log_px", "iwae_50", "log_px_quadrature", "data_log_density")] == [None] * 4
     table = results_table({"run": result})
     assert "cross-entropy bound" in table

@@ -1,6 +1,7 @@
 """Every script runs as a user runs it; a bad flag is one line and exit status 2, and nothing is written."""
 
 import json
+import math
 import os
 import re
 import runpy
@@ -26,7 +27,7 @@ def files_under(folder):
 
 
 def test_every_script_is_run_by_a_test():
-    tested = {"train.py", "evaluate.py", "demo.py"}
+    tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py"}
     assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
 
 
@@ -85,6 +86,20 @@ def test_the_demo_in_small(tmp_path):
     )
 
 
+def test_the_tutorials_in_small(tmp_path):
+    result = run("reproduce_tutorials.py", "--epochs", 1, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    runs = json.loads((tmp_path / "out/results.json").read_text())["runs"]
+    ring = runs["ring"][0]
+    assert ring["loss"] == pytest.approx(ring["reconstruction"] + ring["kl"])
+    # The true ELBO has the Gaussian's normaliser, two dimensions of variance 0.1.
+    assert ring["elbo"] == pytest.approx(-ring["loss"] - math.log(2 * math.pi * 0.1), abs=1e-4)
+    for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+        assert f"{ring['loss']:.3f}" in text
+        assert "3.758" in text
+    assert {"out/points.png", "out/variance.png"} <= set(files_under(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -109,6 +124,10 @@ def test_the_demo_in_small(tmp_path):
         (["evaluate.py", "nowhere"], "error: run folder nowhere does not exist"),
         (["evaluate.py", "full"], "error: full/config.json is not a readable config"),
         (["demo.py", "--out", "full"], "error: out must be a new or empty folder, and full holds files"),
+        (["train.py", "--seed", "99999999999999999999"], r"error: seed must be < 2\^63"),
+        (["train.py", "--lr", "1e10", "--epochs", "30"], "error: training diverged"),
+        (["train.py", "--out", "full/notes.txt/run"], "error: out must be a folder, and .*full/notes.txt is a file"),
+        (["reproduce_tutorials.py", "--out", "full"], "error: out must be a new or empty folder, and full holds files"),
         (["demo.py", "--epochs", "0"], "error: epochs must be a whole number >= 1, got 0"),
     ],
 )

@@ -370,3 +370,136 @@ def test_progress_is_quiet_when_not_on_a_terminal(capsys):
     assert capsys.readouterr() == ("", "")
     pv.fit(small_vae(), ring(), epochs=2, progress=True)
     assert "epoch" in capsys.readouterr().err
+
+
+# What a review found -------------------------------------------------------------------------------------------------
+
+
+def pair_of(model, guide):
+    return type("Pair", (), {"model": staticmethod(model), "guide": staticmethod(guide)})
+
+
+def unit_guide(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x), 2]).to_event(1))
+
+
+def test_a_gradient_that_is_not_finite_stops_though_the_loss_is_finite():
+    def model(x):
+        a = pyro.param("a", torch.zeros(2))
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(z + a.square().sum().sqrt(), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(FloatingPointError, match="epoch 1, step 1"):
+        pv.fit(pair_of(model, unit_guide), torch.zeros(4, 2), epochs=1)
+    assert pyro.get_param_store()["a"].tolist() == [0.0, 0.0]
+
+
+def test_a_distribution_that_diverges_is_said_in_one_line():
+    with pytest.raises(FloatingPointError, match="training diverged") as caught:
+        pv.fit(small_vae(), ring(), epochs=20, lr=1e10)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parameter_drawn_at_its_first_use_follows_the_seed():
+    starts = []
+    for seed in (1, 1, 2):
+        pyro.clear_param_store()
+
+        def model(x):
+            a = pyro.param("a", lambda: torch.randn(2))
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+                pyro.sample("x", dist.Normal(z + a, 1.0).to_event(1), obs=x)
+
+        pv.fit(pair_of(model, unit_guide), torch.zeros(4, 2), epochs=1, lr=1e-30, seed=seed)
+        starts.append(pyro.get_param_store()["a"].tolist())
+    assert starts[0] == starts[1] != starts[2]
+
+
+def test_a_parameter_that_comes_later_is_refused():
+    def model(x):
+        a = pyro.param("a", torch.zeros(2))
+        if x.mean() > 0:
+            a = a + pyro.param("b", torch.zeros(2))
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(z + a, 1.0).to_event(1), obs=x)
+
+    batches = [-torch.ones(4, 2), torch.ones(4, 2)]
+    with pytest.raises(pv.InputError, match=r"registered at the first batch; later came \['b'\]"):
+        pv.fit(pair_of(model, unit_guide), batches, epochs=1)
+
+
+class BatchNormPair(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.net = torch.nn.BatchNorm1d(2, affine=False, momentum=1.0), torch.nn.Linear(2, 2)
+
+    def encode(self, x):
+        return self.net(self.norm(x))
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("batch_norm_net", self.net)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(self.encode(x), 1.0).to_event(1))
+
+
+def test_validation_data_do_not_move_batch_statistics():
+    pair = BatchNormPair()
+    pv.fit(pair, torch.zeros(8, 2), epochs=1, validation=torch.full((8, 2), 100.0))
+    assert pair.norm.running_mean.tolist() == [0.0, 0.0]
+    assert not pair.training
+
+
+def test_no_gradient_is_left_for_a_later_step_of_svi():
+    vae = small_vae()
+    pv.fit(vae, ring(), epochs=1)
+    assert all(parameter.grad is None for parameter in vae.parameters())
+
+
+@pytest.mark.parametrize("scale", [4.0, 0.01])
+def test_a_scale_of_the_whole_is_refused_where_it_would_move_the_learning_rate(scale):
+    vae = small_vae()
+    pair = type("Pair", (), {})()
+    pair.model, pair.guide = pyro.poutine.scale(vae.model, scale), pyro.poutine.scale(vae.guide, scale)
+    with pytest.raises(pv.InputError, match="fit averages over the batch itself, and needs scale 1"):
+        pv.fit(pair, ring(), epochs=1)
+
+
+def test_beta_changed_in_the_midst_of_an_iwae_run_is_refused():
+    vae = small_vae()
+    with pytest.raises(pv.InputError, match="needs scale 1 at every site"):
+        pv.fit(vae, ring(), epochs=3, objective="iwae", num_particles=2, on_epoch=lambda _: vae.set_beta(50.0))
+
+
+def test_an_objective_whose_weights_are_joint_over_the_batch_is_refused():
+    for objective in (pyro.infer.ReweightedWakeSleep(), pyro.infer.TraceTailAdaptive_ELBO(num_particles=2)):
+        with pytest.raises(pv.InputError, match="is not for data in a plate"):
+            pv.fit(small_vae(), ring(), epochs=1, objective=objective)
+
+
+def test_an_analytic_kl_of_latents_in_another_order_is_refused():
+    """Trap 4: the guide's z1 -> z2 against the model's z2 -> z1: the sum of the conditionals' KLs is not the KL."""
+    net = torch.nn.Linear(2, 2)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z2 = pyro.sample("z2", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            z1 = pyro.sample("z1", dist.Normal(z2, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z1, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x), dim=-1):
+            z1 = pyro.sample("z1", dist.Normal(net(x), 1.0).to_event(1))
+            pyro.sample("z2", dist.Normal(0.5 * z1, 1.0).to_event(1))
+
+    with pytest.raises(pv.InputError, match=r"in one order, got \['z2', 'z1'\] in the model and \['z1', 'z2'\]"):
+        pv.fit(pair_of(model, guide), torch.zeros(4, 2), epochs=1, objective="elbo_analytic_kl")

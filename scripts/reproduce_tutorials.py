@@ -1,0 +1,253 @@
+"""The VAEs that the field's tutorials train, at their settings, published numbers beside ours.
+
+python scripts/reproduce_tutorials.py                  # points, one seed
+python scripts/reproduce_tutorials.py --images --seeds 0 1 2 --data-root ../shared/data
+
+The tutorials' loss is reconstruction + beta KL per datum, where a Gaussian's reconstruction |x - mean|^2 / (2 sigma^2)
+leaves out its normaliser; both that and the true ELBO are printed, of the training points, or of the test images.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from matplotlib.figure import Figure
+from tabulate import tabulate
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+import pyrovae as pv
+from pyrovae.cli import run_script
+from pyrovae.diagnostics import elbo_terms, latent_use, sample_diversity
+from pyrovae.rng import derived_seed, local_seed
+from pyrovae.runs import require_new
+
+DRAWS = 20
+SWEEP = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0)
+BETAS = (0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: its data, its VAE's settings, its training's, and what was published of it."""
+
+    name: str
+    data: Callable[[int], pv.Dataset]
+    vae: dict
+    fit: dict
+    variance: float | None = None  # of the decoder; None for pixels
+    published: dict[str, float] = field(default_factory=dict)
+    plain: str = ""
+    sample_y: Callable[[int], torch.Tensor] | None = None
+
+
+def radius(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return x.norm(dim=1, keepdim=True)
+
+
+def ring(seed: int) -> pv.Dataset:
+    return pv.load("ring", seed=seed)
+
+
+RING = {"latent_dim": 2, "hidden": (128, 128)}
+RING_FIT = {"epochs": 400, "batch_size": 256, "lr": 1e-3}
+POINTS = [
+    Row("ring", ring, RING, RING_FIT, 0.1, {"loss": 3.758, "reconstruction": 0.824, "kl": 2.935, "diversity": 4.051},
+        "loss 3.69 to 3.75"),
+    Row("ring, one-hot", ring, RING | {"condition": pv.OneHot(8)}, RING_FIT | {"epochs": 500}, 0.1,
+        {"loss": 0.625, "reconstruction": 0.625, "kl": 0.0, "diversity": 4.452}, "loss 0.611 to 0.637",
+        sample_y=lambda num: torch.arange(num) % 8),
+    Row("ring, radius", lambda seed: ring(seed).with_conditions(radius), RING | {"condition": pv.Embedding()},
+        RING_FIT | {"epochs": 500}, 0.1, {"loss": 3.594, "reconstruction": 0.542, "kl": 3.051, "diversity": 1.392},
+        "loss 3.47 to 3.57", sample_y=lambda num: torch.randn(num, 2).norm(dim=1, keepdim=True)),
+    Row("pinwheel, beta 0.25", lambda seed: pv.load("pinwheel", seed=seed),
+        {"latent_dim": 2, "hidden": (64,), "beta": 0.25}, {"epochs": 800, "batch_size": 256, "lr": 3e-3}, 0.03,
+        {"loss": 1.672, "reconstruction": 0.303, "kl": 5.476}, "other constants: not compared"),
+    Row("four clusters", lambda seed: pv.load("four_clusters", seed=seed), {"latent_dim": 2, "hidden": (32, 32)},
+        {"epochs": 400, "batch_size": 128, "lr": 1e-3}, 0.04),
+]  # fmt: skip
+
+
+def image_rows(data_root: str | None) -> list[Row]:
+    def mnist(binarize: str) -> Callable[[int], pv.Dataset]:
+        return lambda seed: pv.load("mnist", binarize=binarize, data_root=data_root, seed=seed)
+
+    training = {"epochs": 10, "batch_size": 128, "lr": 1e-3}
+    grey = {"likelihood": pv.Bernoulli(allow_grey=True)}
+    mlp = {"latent_dim": 20, "hidden": (400,)}
+    rows = [
+        Row("MNIST 784-400-20, grey", mnist("none"), grey | mlp, training, None, {"loss": 106.66}),
+        Row("MNIST 784-512-256-20, grey", mnist("none"), grey | {"latent_dim": 20, "hidden": (512, 256)}, training),
+        Row("MNIST conv, latent 32, grey", mnist("none"),
+            grey | {"latent_dim": 32, "hidden": (32, 64), "network": "conv"}, training),
+    ]  # fmt: skip
+    for beta in BETAS:
+        settings = mlp | {"likelihood": pv.Bernoulli(), "beta": beta}
+        rows.append(Row(f"MNIST dynamic, beta {beta:g}", mnist("dynamic"), settings, training))
+    return rows
+
+
+def train(row: Row, seed: int) -> tuple[pv.VAE, pv.Dataset]:
+    data, settings, training = row.data(seed), dict(row.vae), dict(row.fit)
+    if row.variance is not None:
+        settings["likelihood"] = pv.Gaussian(math.sqrt(row.variance))
+    with local_seed(derived_seed(seed, "initial parameters")):
+        vae = pv.VAE(data.event_shape, **settings, data_mean=data.train_mean)
+    source = data
+    if row.variance is not None:  # the tutorials drop the last, smaller batch, and have no validation data
+        points = TensorDataset(*data.arguments("train"))
+        sampler = BatchSampler(RandomSampler(points), training.pop("batch_size"), drop_last=True)
+        source = DataLoader(points, sampler=sampler, batch_size=None)
+    pv.fit(vae, source, **training, seed=seed)
+    return vae, data
+
+
+def measure(row: Row, vae: pv.VAE, data: pv.Dataset, seed: int) -> dict[str, float | str | None]:
+    split = "train" if row.variance is not None else "test"
+    args = data.arguments(split)[: 1 + vae.num_conditions]
+    with local_seed(derived_seed(seed, "measures")):
+        parts = [elbo_terms(vae.model, vae.guide, *chunk, num_particles=DRAWS)
+                 for chunk in zip(*(arg.split(500) for arg in args), strict=True)]  # fmt: skip
+        y = () if row.sample_y is None else row.sample_y(2_000)
+        diversity = sample_diversity(vae, 2_000, y)
+    terms = {name: torch.cat([part[name] for part in parts]).mean().item() for name in parts[0]}
+    normaliser = 0.0 if row.variance is None else 0.5 * data.event_shape[0] * math.log(2 * math.pi * row.variance)
+    reconstruction = -terms["reconstruction"] - normaliser
+    use = latent_use(vae, *args)
+    return {
+        "loss": reconstruction + vae.beta.item() * terms["kl"],
+        "reconstruction": reconstruction,
+        "kl": terms["kl"],
+        "diversity": diversity,
+        "elbo": terms["elbo"],
+        "active_units": use.num_active,
+        "collapse": use.warning,
+    }
+
+
+COLUMNS = ("loss", "reconstruction", "kl", "diversity", "elbo")
+
+
+def table(rows: list[Row], results: dict[str, list[dict]], tablefmt: str) -> str:
+    """Per run the median over seeds (range), and the published values below it."""
+    lines = []
+    for row in rows:
+        runs = results[row.name]
+        cells = []
+        for name in COLUMNS:
+            values = [run[name] for run in runs]
+            spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+            cells.append(f"{median(values):.3f}{spread}")
+        lines.append([row.name, *cells, "/".join(str(run["active_units"]) for run in runs)])
+        if row.published:
+            lines.append(
+                ["  published", *(f"{row.published[c]:.3f}" if c in row.published else "" for c in COLUMNS), ""]
+            )
+        if row.plain:
+            lines.append([f"  plain PyTorch: {row.plain}", *[""] * (len(COLUMNS) + 1)])
+    header = ["run", "loss", "reconstruction", "KL", "diversity", "ELBO", "active"]
+    return tabulate(lines, header, tablefmt=tablefmt, disable_numparse=True)
+
+
+def main(
+    seeds: tuple[int, ...] = (0,), images: bool = False, data_root: str | None = None, epochs: int | None = None,
+    out: str = "runs/tutorials",
+) -> None:  # fmt: skip
+    """Train each run at its published settings and print published beside ours.
+
+    Args:
+        seeds: a run for each
+        images: the MNIST runs in place of those on points
+        data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
+        epochs: in place of the published number, to try it out
+        out: folder for results.json, report.md and figures, new or empty
+    """
+    folder = Path(out)
+    require_new(folder)
+    rows = image_rows(data_root) if images else POINTS
+    if epochs is not None:
+        rows = [replace(row, fit=row.fit | {"epochs": epochs}) for row in rows]
+    results, first = {row.name: [] for row in rows}, {}
+    for row in rows:
+        for seed in seeds:
+            started = time.perf_counter()
+            vae, data = train(row, seed)
+            results[row.name].append(measure(row, vae, data, seed))
+            first.setdefault(row.name, (vae, data))
+            warning = results[row.name][-1]["collapse"]
+            print(
+                f"{row.name}, seed {seed}: {time.perf_counter() - started:.0f} s" + (f"; {warning}" if warning else "")
+            )
+    sweep = {} if images else sweep_variance(rows[0], seeds[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    print("\n" + table(rows, results, "simple"))
+    (folder / "results.json").write_text(json.dumps({"runs": results, "sweep": sweep}, indent=2) + "\n")
+    text = f"# Tutorials' runs, seeds {', '.join(map(str, seeds))}\n\n{table(rows, results, 'github')}\n"
+    figures = draw_images(rows, first, results) if images else draw_points(rows, first, sweep)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=120)
+        text += f"\n![{name}]({name}.png)\n"
+    (folder / "report.md").write_text(text)
+    print(f"\nreport: {folder / 'report.md'}")
+
+
+def sweep_variance(row: Row, seed: int) -> dict[str, list[float]]:
+    """The ring again under other variances of the decoder: where does the latent fall silent?"""
+    measures = []
+    for variance in SWEEP:
+        swept = replace(row, name=f"variance {variance:g}", variance=variance)
+        vae, data = train(swept, seed)
+        measures.append(measure(swept, vae, data, seed) | {"log_px": test_log_px(vae, data)})
+    lines = [
+        [f"{v:g}", *(f"{m[c]:.3f}" for c in (*COLUMNS, "log_px")), m["active_units"]]
+        for v, m in zip(SWEEP, measures, strict=True)
+    ]
+    header = ["variance", *COLUMNS, "log p(x), test", "active"]
+    print("\nthe ring under other variances of the decoder\n" + tabulate(lines, header, disable_numparse=True))
+    return {"variance": list(SWEEP), **{name: [m[name] for m in measures] for name in (*COLUMNS, "log_px")}}
+
+
+def test_log_px(vae: pv.VAE, data: pv.Dataset) -> float:
+    return pv.log_marginal(vae.model, vae.guide, data.test_x, num_samples=500, progress=False).mean
+
+
+def draw_points(rows: list[Row], first: dict, sweep: dict) -> dict[str, Figure]:
+    figure = Figure(figsize=(3.2 * len(rows), 9.6), layout="constrained")
+    axes = figure.subplots(3, len(rows))
+    for column, row in zip(axes.T, rows, strict=True):
+        vae, data = first[row.name]
+        args = data.arguments("train")[: 1 + vae.num_conditions]
+        colour = args[1].flatten() if vae.num_conditions else data.train_y
+        y = () if row.sample_y is None else row.sample_y(len(args[0]))
+        pv.plots.points(args[0], colour, f"{row.name}: data", column[0])
+        pv.plots.points(vae.encode(*args).mean, colour, "posterior means", column[1])
+        pv.plots.points(vae.sample(len(args[0]), y), None, "samples", column[2])
+        column[2].set(xlim=column[0].get_xlim(), ylim=column[0].get_ylim())
+    sweeps = Figure(figsize=(5, 4), layout="constrained")
+    terms = {"reconstruction + KL": sweep["loss"], "KL": sweep["kl"], "minus ELBO": [-e for e in sweep["elbo"]]}
+    pv.plots.elbo_terms(sweep["variance"], terms, "variance of the decoder", axes=sweeps.subplots())
+    return {"points": figure, "variance": sweeps}
+
+
+def draw_images(rows: list[Row], first: dict, results: dict) -> dict[str, Figure]:
+    shown = [row for row in rows if "dynamic" not in row.name]
+    figure = Figure(figsize=(4 * len(shown), 6), layout="constrained")
+    for column, row in zip(figure.subplots(2, len(shown)).T, shown, strict=True):
+        vae, data = first[row.name]
+        x = data.test_x[:10]
+        pv.plots.reconstructions(x, vae.reconstruct(x), row.name, column[0])
+        pv.plots.image_grid(vae.sample(64, mean=True), 8, "decoded means of prior draws", column[1])
+    swept = [results[f"MNIST dynamic, beta {beta:g}"] for beta in BETAS]
+    means = [{name: median(run[name] for run in runs) for name in ("kl", "reconstruction")} for runs in swept]
+    curve = Figure(figsize=(4.5, 4), layout="constrained")
+    rate, distortion = ([m[name] for m in means] for name in ("kl", "reconstruction"))
+    pv.plots.rate_distortion(rate, distortion, BETAS, curve.subplots())
+    return {"images": figure, "rate_distortion": curve}
+
+
+if __name__ == "__main__":
+    run_script(main)
