@@ -178,10 +178,9 @@ def main(
             vae, data = train(row, seed)
             results[row.name].append(measure(row, vae, data, seed))
             first.setdefault(row.name, (vae, data))
-            warning = results[row.name][-1]["collapse"]
-            print(
-                f"{row.name}, seed {seed}: {time.perf_counter() - started:.0f} s" + (f"; {warning}" if warning else "")
-            )
+            run = results[row.name][-1]
+            took = f"{row.name}, seed {seed}: loss {run['loss']:.3f}, {time.perf_counter() - started:.0f} s"
+            print(took + (f"; {run['collapse']}" if run["collapse"] else ""), flush=True)
     sweep = {} if images else sweep_variance(rows[0], seeds[0])
     folder.mkdir(parents=True, exist_ok=True)
     print("\n" + table(rows, results, "simple"))
