@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyrovae import schedules
+from pyrovae.batches import VALIDATION_CHUNK, Batch, Batches, batches_of
 from pyrovae.data import Dataset
-from pyrovae.errors import InputError, require, require_choice, require_count, require_finite, require_number
+from pyrovae.errors import InputError, require, require_choice, require_count, require_number
 from pyrovae.objectives.choose import check_objective, resolve
 from pyrovae.objectives.pair import check_pair, first_line, run_pair
 from pyrovae.rng import derived_seed, local_seed
@@ -24,10 +25,6 @@ from pyrovae.rng import derived_seed, local_seed
 LR_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
 VALIDATION_SEED = 0
-VALIDATION_CHUNK = 1_024
-
-Batch = tuple[Tensor, ...]  # x, and what a conditional VAE is conditioned on
-Batches = Callable[[], Iterator[Batch]]
 
 
 @dataclass
@@ -117,7 +114,7 @@ def fit(
     require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
     elbo = resolve(objective, num_particles=num_particles, alpha=alpha, free_bits=free_bits)
     device = choose_device(device)
-    train, held_out = _sources(vae, data, validation, batch_size, device)
+    train, held_out = batches_of(vae, data, validation, batch_size, device)
     require(patience is None or held_out is not None, "patience needs validation data, got none")
 
     with local_seed(seed):
@@ -260,74 +257,6 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 def _disable(progress: bool | None) -> bool | None:
     return None if progress is None else not progress
-
-
-class _Epoch:
-    """One epoch's batches, and how many there are where that is known."""
-
-    def __init__(self, batches: Iterator[Batch], num_batches: int | None) -> None:
-        self.batches, self.num_batches = batches, num_batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches
-
-
-def _sources(vae, data, validation, batch_size: int, device: torch.device) -> tuple[Batches, Batches | None]:
-    """What yields the batches of an epoch, on the device and checked: for training, and for validation or None."""
-    num_args = 1 + getattr(vae, "num_conditions", 0)
-    if isinstance(data, Dataset):
-        for split in ("train", "validation"):
-            if len(data.arguments(split)[0]):
-                _check_data(vae, data.arguments(split)[:num_args])
-        if validation is None and len(data.validation_x):
-            validation = [data.arguments("validation")]
-        on_device = data.to(device)
-        num_batches = -(-len(data.train_x) // batch_size)
-
-        def train() -> _Epoch:
-            return _Epoch((batch[:num_args] for batch in on_device.batches(batch_size)), num_batches)
-    else:
-        train = _batches(vae, "data", data, num_args, batch_size, device, shuffle=True)
-    if validation is None:
-        return train, None
-    return train, _batches(vae, "validation", validation, num_args, VALIDATION_CHUNK, device, shuffle=False)
-
-
-def _batches(
-    vae, name: str, source: Tensor | Iterable, num_args: int, batch_size: int, device, shuffle: bool
-) -> Batches:
-    if isinstance(source, Tensor):
-        _check_data(vae, (source,))
-        source = source.to(device)
-        rows = torch.randperm if shuffle else torch.arange
-        num_batches = -(-len(source) // batch_size)
-        return lambda: _Epoch(
-            ((source[index.to(device)],) for index in rows(len(source)).split(batch_size)), num_batches
-        )
-    require(
-        isinstance(source, Iterable),
-        f"{name} must be a Dataset, a tensor or an iterable of batches, got {type(source).__name__}",
-    )
-    require(iter(source) is not source, f"{name} must be iterable again at every epoch, got a one-time iterator")
-
-    def checked() -> Iterator[Batch]:
-        batch = None
-        for batch in source:
-            args = (tuple(batch) if isinstance(batch, tuple | list) else (batch,))[:num_args]
-            _check_data(vae, args)
-            yield tuple(part.to(device) for part in args)
-        require(batch is not None, f"{name} must yield at least one batch, got none")
-
-    return lambda: _Epoch(checked(), len(source) if hasattr(source, "__len__") else None)
-
-
-def _check_data(vae, args: Batch) -> None:
-    x = args[0]
-    require(
-        isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0,
-        f"x must be a tensor of at least one datum, got {x!r}"[:200],
-    )
-    getattr(vae, "check_data", lambda x, *_: require_finite("x", x))(*args)
 
 
 def _check_pair(vae, elbo: ELBO, batch: Batch) -> list[Tensor]:

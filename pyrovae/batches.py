@@ -1,0 +1,84 @@
+"""Where batches come from: a data set, a tensor or an iterable of the caller's, checked and on the device."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import Dataset
+from pyrovae.errors import require, require_finite
+
+VALIDATION_CHUNK = 1_024
+
+Batch = tuple[Tensor, ...]  # x, and what a conditional VAE is conditioned on
+
+
+class Epoch:
+    """One epoch's batches, and how many there are where that is known."""
+
+    def __init__(self, batches: Iterator[Batch], num_batches: int | None) -> None:
+        self.batches, self.num_batches = batches, num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches
+
+
+Batches = Callable[[], Epoch]
+
+
+def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> tuple[Batches, Batches | None]:
+    """What yields the batches of an epoch, on the device and checked: for training, and for validation or None."""
+    num_args = 1 + getattr(vae, "num_conditions", 0)
+    if isinstance(data, Dataset):
+        for split in ("train", "validation"):
+            if len(data.arguments(split)[0]):
+                _check_data(vae, data.arguments(split)[:num_args])
+        if validation is None and len(data.validation_x):
+            validation = [data.arguments("validation")]
+        on_device = data.to(device)
+        num_batches = -(-len(data.train_x) // batch_size)
+
+        def train() -> Epoch:
+            return Epoch((batch[:num_args] for batch in on_device.batches(batch_size)), num_batches)
+    else:
+        train = _batches(vae, "data", data, num_args, batch_size, device, shuffle=True)
+    if validation is None:
+        return train, None
+    return train, _batches(vae, "validation", validation, num_args, VALIDATION_CHUNK, device, shuffle=False)
+
+
+def _batches(
+    vae, name: str, source: Tensor | Iterable, num_args: int, batch_size: int, device, shuffle: bool
+) -> Batches:
+    if isinstance(source, Tensor):
+        _check_data(vae, (source,))
+        source = source.to(device)
+        rows = torch.randperm if shuffle else torch.arange
+        num_batches = -(-len(source) // batch_size)
+        return lambda: Epoch(
+            ((source[index.to(device)],) for index in rows(len(source)).split(batch_size)), num_batches
+        )
+    require(
+        isinstance(source, Iterable),
+        f"{name} must be a Dataset, a tensor or an iterable of batches, got {type(source).__name__}",
+    )
+    require(iter(source) is not source, f"{name} must be iterable again at every epoch, got a one-time iterator")
+
+    def checked() -> Iterator[Batch]:
+        batch = None
+        for batch in source:
+            args = (tuple(batch) if isinstance(batch, tuple | list) else (batch,))[:num_args]
+            _check_data(vae, args)
+            yield tuple(part.to(device) for part in args)
+        require(batch is not None, f"{name} must yield at least one batch, got none")
+
+    return lambda: Epoch(checked(), len(source) if hasattr(source, "__len__") else None)
+
+
+def _check_data(vae, args: Batch) -> None:
+    x = args[0]
+    require(
+        isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0,
+        f"x must be a tensor of at least one datum, got {x!r}"[:200],
+    )
+    getattr(vae, "check_data", lambda x, *_: require_finite("x", x))(*args)
