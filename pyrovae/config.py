@@ -7,7 +7,7 @@ from pathlib import Path
 from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
 from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed
 from pyrovae.networks import ACTIVATIONS, NETWORKS
-from pyrovae.objectives.choose import from_name
+from pyrovae.objectives.choose import OBJECTIVES, resolve
 from pyrovae.schedules import SCHEDULES
 from pyrovae.training import LR_SCHEDULES
 from pyrovae.vae import POSTERIORS
@@ -122,13 +122,9 @@ class RunConfig:
         require_choice("posterior", self.posterior, POSTERIORS)
         require_choice("schedule", self.schedule, LR_SCHEDULES)
         require_choice("beta_schedule", self.beta_schedule, SCHEDULES)
-        from_name(self.objective, num_particles=self.num_particles, alpha=self.alpha, free_bits=self.free_bits)
-        weighted = self.objective in ("iwae", "renyi")
-        require(
-            not weighted or (self.beta == 1 and self.beta_schedule == "constant"),
-            f"beta must be 1 and its schedule constant with objective {self.objective}, got {self.beta} and "
-            f"{self.beta_schedule}: inside the logsumexp it gives no bound",
-        )
+        require_choice("objective", self.objective, OBJECTIVES)
+        settings = {"num_particles": self.num_particles, "alpha": self.alpha, "free_bits": self.free_bits}
+        resolve(self.objective, settings)
         require(
             self.posterior == "diagonal" or self.objective == "elbo",
             f"posterior delta (an autoencoder) needs objective elbo, got {self.objective}",

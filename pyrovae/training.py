@@ -112,7 +112,7 @@ def fit(
     beta_factor = schedules.resolve(beta_schedule)
     scheduled = beta_factor is not schedules.constant
     require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
-    elbo = resolve(objective, num_particles=num_particles, alpha=alpha, free_bits=free_bits)
+    elbo = resolve(objective, {"num_particles": num_particles, "alpha": alpha, "free_bits": free_bits})
     device = choose_device(device)
     train, held_out = batches_of(vae, data, validation, batch_size, device)
     require(patience is None or held_out is not None, "patience needs validation data, got none")

@@ -173,9 +173,7 @@ BAD_FIELDS = [(name, value, {}) for name, values in BAD_POINTS.items() for value
 BAD_FIELDS += [("binarize", value, {"dataset": "mnist"}) for value in CHOICE]
 BAD_FIELDS += [("hidden", value, {"dataset": "mnist"}) for value in ("400", [0], 400)]
 BAD_FIELDS += [("latent_dim", value, {"dataset": "mnist"}) for value in COUNT]
-BAD_FIELDS += [
-    ("alpha", value, {"objective": "renyi"}) for value in (None, 1, math.nan, math.inf, -math.inf, "0.5", True, [])
-]
+BAD_FIELDS += [("alpha", value, {"objective": "renyi"}) for value in (math.nan, math.inf, -math.inf, "0.5", True, [])]
 
 
 def test_the_table_of_bad_values_has_every_field():
@@ -194,13 +192,9 @@ def test_a_bad_value_is_refused_in_one_line_that_names_field_and_value(name, val
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"objective": "iwae", "beta": 2.0}, ["beta", "iwae", "2.0"]),
-        ({"objective": "iwae", "beta": 0.999}, ["beta", "iwae", "0.999"]),
-        ({"objective": "renyi", "alpha": 0.5, "beta": 0.5}, ["beta", "renyi", "0.5"]),
-        ({"objective": "elbo", "alpha": 0.5}, ["alpha", "renyi", "0.5", "elbo"]),
-        ({"objective": "iwae", "alpha": 0.0}, ["alpha", "renyi", "0.0", "iwae"]),
-        ({"objective": "renyi"}, ["alpha", "None"]),
-        ({"objective": "renyi", "alpha": 1.0}, ["alpha", "1", "elbo"]),
+        ({"objective": "elbo", "alpha": 0.5}, ["alpha", "0.5", "elbo"]),
+        ({"objective": "iwae", "alpha": 0.0}, ["alpha", "0.0", "iwae"]),
+        ({"objective": "vimco"}, ["num_particles", "1"]),
         *[
             ({"dataset": dataset, "likelihood": likelihood}, ["likelihood", likelihood, "gaussian"])
             for dataset in POINTS

@@ -105,10 +105,7 @@ def test_the_tutorials_in_small(tmp_path):
     [
         (["train.py", "--dataset", "cifar"], "error: dataset must be one of ring"),
         (["train.py", "--num-particles", "0"], "error: num_particles must be a whole number >= 1, got 0"),
-        (
-            ["train.py", "--objective", "iwae", "--beta", "2"],
-            "error: beta must be 1 and its schedule constant with objective iwae, got 2.0",
-        ),
+        (["train.py", "--objective", "vimco"], "error: num_particles must be a whole number >= 2, got 1"),
         (
             ["train.py", "--dataset", "mnist", "--data-root", "nowhere"],
             "train-images-idx3-ubyte, .* not found in nowhere",

@@ -474,9 +474,9 @@ def test_a_scale_of_the_whole_is_refused_where_it_would_move_the_learning_rate(s
 
 
 def test_beta_changed_in_the_midst_of_an_iwae_run_is_refused():
-    vae = small_vae()
+    vae, objective = small_vae(), pyro.infer.RenyiELBO(alpha=0, num_particles=2)
     with pytest.raises(pv.InputError, match="needs scale 1 at every site"):
-        pv.fit(vae, ring(), epochs=3, objective="iwae", num_particles=2, on_epoch=lambda _: vae.set_beta(50.0))
+        pv.fit(vae, ring(), epochs=3, objective=objective, on_epoch=lambda _: vae.set_beta(50.0))
 
 
 def test_an_objective_whose_weights_are_joint_over_the_batch_is_refused():

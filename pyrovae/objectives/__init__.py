@@ -1,6 +1,33 @@
-"""Objectives: estimators of log p(x) and of its gradient, as Pyro ELBOs."""
+"""Objectives: estimators of log p(x) and of its gradient, each a Pyro ELBO and a small frozen value."""
 
-from pyrovae.objectives.choose import from_name
+from pyrovae.objectives.analytic_kl import AnalyticKLELBO
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.choose import OBJECTIVES, from_name
+from pyrovae.objectives.elbo import ELBO, StickingTheLanding
+from pyrovae.objectives.iwae import IWAE, DReG
+from pyrovae.objectives.multiple import CIWAE, MIWAE, PIWAE
 from pyrovae.objectives.pair import log_weights
+from pyrovae.objectives.renyi import Renyi
+from pyrovae.objectives.score import VIMCO, ScoreFunction
+from pyrovae.objectives.thermodynamic import ThermodynamicVO
+from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
-__all__ = ["from_name", "log_weights"]
+__all__ = [
+    "Objective",
+    "ELBO",
+    "AnalyticKLELBO",
+    "StickingTheLanding",
+    "IWAE",
+    "DReG",
+    "Renyi",
+    "MIWAE",
+    "PIWAE",
+    "CIWAE",
+    "ReweightedWakeSleep",
+    "VIMCO",
+    "ScoreFunction",
+    "ThermodynamicVO",
+    "OBJECTIVES",
+    "from_name",
+    "log_weights",
+]

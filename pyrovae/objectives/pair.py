@@ -145,6 +145,29 @@ def check_pair(model: Callable, guide: Callable, *args) -> Pair:
     return pair
 
 
+def pair_at(model: Callable, guide: Callable, latents: dict[str, Tensor], *args, **kwargs) -> Pair:
+    """The pair's sites at given values, `(num_particles, batch, *event)`, of all of the guide's draws."""
+    num_particles = len(next(iter(latents.values())))
+    with pyro.plate(PARTICLES, num_particles, dim=-2):
+        trace = poutine.trace(_At(guide, latents)).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace(*args, **kwargs)
+    model_sites, guide_sites = sample_sites(model_trace), sample_sites(trace)
+    return Pair(model_sites, guide_sites, torch.Size((num_particles, _check_plate({"model": model_sites}, args))))
+
+
+class _At:
+    """A guide whose draws are given; unlike under `poutine.condition` its sites stay latent."""
+
+    def __init__(self, guide: Callable, latents: dict[str, Tensor]) -> None:
+        self.guide, self.latents = guide, latents
+
+    def __call__(self, *args, **kwargs) -> None:
+        trace = poutine.Trace()
+        for name, value in self.latents.items():
+            trace.add_node(name, type="sample", name=name, value=value, is_observed=False, infer={}, fn=None)
+        poutine.replay(self.guide, trace=trace)(*args, **kwargs)
+
+
 def log_joint(model: Callable, latents: dict[str, Tensor], *args, **kwargs) -> Tensor:
     """log p(x, z) in nats, `(num_particles, batch)`, with every latent site of the model at the value given for it.
 

@@ -1,0 +1,249 @@
+"""What all our objectives share: from a pair's draws to a bound per datum and to the estimator of its gradient.
+
+Every estimator here is a bound L(log w_1 ... log w_K) per datum, and three coefficients per particle, functions of the
+log-weights alone, that say what its gradient is:
+
+    sum_k  model_k  d/dtheta log p(x, z_k)         the model's parameters, z held
+         + path_k   d log w_k / dz_k  dz_k/dphi    through the draw, the density's own parameters held
+         + score_k  d/dphi log q(z_k|x)            through the density, z held
+
+IWAE is (w~, w~, -w~) with the normalised weights w~, DReG (w~, w~^2, 0), reweighted wake-sleep (w~, 0, w~). The path
+term is generic: with the draws as leaves, the pair is run again at them, autograd gives d log w / dz there, and its
+product with the draw z(phi) of the first run has the wanted gradient, for any guide with `rsample` (modules, flows,
+sites that depend on each other). A parameter that model and guide share gets the sum of its terms.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pyrovae.errors import require, require_count
+from pyrovae.objectives.pair import Pair, is_masked, pair_at, run_pair
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What multiplies each gradient term of each particle, `(num_particles, batch)`, without gradient; None is 0."""
+
+    model: Tensor
+    path: Tensor | None = None
+    score: Tensor | None = None
+
+    @classmethod
+    def total(cls, weights: Tensor, beta: Tensor | float) -> "Coefficients":
+        """Of sum_k weights_k log w_k, differentiated through everything: what plain autograd gives."""
+        return cls(weights, weights, -beta * weights)
+
+
+@dataclass(frozen=True)
+class WeightedTerms:
+    """A pair's terms under its scales: log w = log_p - log_q with beta on the latents, the common scale taken out.
+
+    `log_p`, `log_q` and `score` (log q without beta) are `(num_particles, batch)`; `scale` multiplies the whole
+    objective, outside any logsumexp; `beta` is the one of all latents.
+    """
+
+    log_p: Tensor
+    log_q: Tensor
+    score: Tensor
+    scale: Tensor
+    beta: Tensor
+
+    @property
+    def log_weights(self) -> Tensor:
+        return self.log_p - self.log_q
+
+
+def weighted_terms(pair: Pair) -> WeightedTerms:
+    """The terms of a pair under its `poutine.scale`s. Raises `InputError` where no common scale can be taken out."""
+    scales = {name: torch.as_tensor(site["scale"]) for name, site in pair.observed.items()}
+    scale = next(iter(scales.values()), torch.ones(()))
+    same = all(s.dim() == 0 and (s is scale or bool(s == scale)) for s in scales.values())
+    require(same, f"poutine.scale must be one number for all observed sites, got {sorted(scales)} with others")
+    betas = [torch.as_tensor(site["scale"]) / scale for site in pair.latent.values()]
+    beta = betas[0] if betas else torch.ones(())
+    require(
+        all(b.dim() == 0 and (b is beta or bool(b == beta)) for b in betas),
+        "poutine.scale must be one number for all latent sites",
+    )
+    terms = pair.terms()
+    return WeightedTerms(
+        terms.log_likelihood + beta * terms.log_prior, beta * terms.log_posterior, terms.log_posterior, scale, beta
+    )
+
+
+@dataclass(frozen=True)
+class Objective(PyroELBO):
+    """An estimator as a value: frozen, comparable, without state, one for any number of models.
+
+    A subclass gives `bound`, which the loss is minus the sum of, and `coefficients`, its gradient's. The loss is that
+    of `pyro.infer.ELBO`: summed over the data plate, times the scale common to all sites. Under a beta on the latents,
+    log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the place of log w, and the bound is none on log p(x).
+
+    `chunk_size` particles are run at a time, where all of them do not fit; the gradient is the same.
+    """
+
+    num_particles: int = 1
+    chunk_size: int | None = None
+
+    min_particles = 1
+    takes_beta = True
+
+    def __post_init__(self) -> None:
+        require_count("num_particles", self.num_particles, self.min_particles)
+        if self.chunk_size is not None:
+            require_count("chunk_size", self.chunk_size)
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of z per datum."""
+        return self.num_particles
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        """The estimate for each datum, `(batch,)`, from its log-weights `(num_draws, batch)`."""
+        raise NotImplementedError
+
+    def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
+        """The gradient's, at these log-weights; called without gradients."""
+        raise NotImplementedError
+
+    # The interface of pyro.infer.ELBO -------------------------------------------------------------------------------
+
+    def loss(self, model: Callable, guide: Callable, *args, **kwargs) -> float:
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args, **kwargs) -> float:
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
+        """A 0-dim tensor: its value is the loss, its gradient this estimator's, for every parameter of the pair."""
+        program = _Program(model, guide, args, kwargs)
+        if self.chunk_size is None or self.chunk_size >= self.num_draws:
+            return self._loss_of_one_chunk(program)
+        return self._loss_in_chunks(program)
+
+    def _get_trace(self, model, guide, args, kwargs):
+        raise NotImplementedError("objectives of pyrovae run the pair by themselves")
+
+    def check(self, pair: Pair) -> None:
+        """Raises `InputError` where this objective would train the pair to a wrong gradient."""
+        terms = weighted_terms(pair)
+        require(
+            self.takes_beta or bool(terms.beta == 1),
+            f"{type(self).__name__} is not defined for a beta on the latents, got {terms.beta.item():g}",
+        )
+        if any(is_masked(site) for site in pair.latent.values()):
+            require(
+                self.takes_masked, f"an autoencoder (masked latents) needs objective elbo, got {type(self).__name__}"
+            )
+        probe = torch.randn(self.num_draws, 1)
+        if self.coefficients(probe, torch.ones(())).path is not None:
+            for name, site in pair.guide_sites.items():
+                require(
+                    site["fn"].has_rsample,
+                    f'{type(self).__name__} needs a reparameterised guide, and site "{name}" has no rsample: use '
+                    f"score_function, vimco or reweighted_wake_sleep",
+                )
+
+    takes_masked = False
+
+    # The estimator --------------------------------------------------------------------------------------------------
+
+    def _loss_of_one_chunk(self, program: "_Program") -> Tensor:
+        pair = program.run(self.num_draws)
+        terms = weighted_terms(pair)
+        log_weights = terms.log_weights
+        value = -terms.scale * self.bound(log_weights.detach()).sum()
+        if not torch.is_grad_enabled():
+            return value
+        with torch.no_grad():
+            coefficients = self.coefficients(log_weights.detach(), terms.beta)
+        surrogate = -terms.scale * self._surrogate(program, pair, terms, coefficients)
+        return value + surrogate - surrogate.detach()
+
+    def _loss_in_chunks(self, program: "_Program") -> Tensor:
+        """Twice through the chunks, on the same draws: for the weights of all particles, then for the gradients."""
+        sizes = [len(part) for part in torch.arange(self.num_draws).split(self.chunk_size)]
+        states, parts = [], []
+        with torch.no_grad():
+            for size in sizes:
+                states.append(_generator_states())
+                terms = weighted_terms(program.run(size))
+                parts.append(terms.log_weights)
+            log_weights = torch.cat(parts)
+            value = -terms.scale * self.bound(log_weights).sum()
+            coefficients = self.coefficients(log_weights, terms.beta)
+        if not torch.is_grad_enabled():
+            return value
+        end, start = _generator_states(), 0
+        for size, state in zip(sizes, states, strict=True):
+            rows = slice(start, start + size)
+            own = Coefficients(*(None if c is None else c[rows] for c in vars(coefficients).values()))
+            _set_generator_states(state)
+            surrogate = checkpoint(self._chunk, program, size, own, use_reentrant=False)
+            value = value + surrogate - surrogate.detach()
+            start += size
+        _set_generator_states(end)
+        return value
+
+    def _chunk(self, program: "_Program", size: int, coefficients: Coefficients) -> Tensor:
+        pair = program.run(size)
+        terms = weighted_terms(pair)
+        return -terms.scale * self._surrogate(program, pair, terms, coefficients)
+
+    def _surrogate(self, program: "_Program", pair: Pair, terms: WeightedTerms, coefficients: Coefficients) -> Tensor:
+        """A sum whose gradient is the three terms of the estimator."""
+        model, path, score = coefficients.model, coefficients.path, coefficients.score
+        if path is not None and path is model and score is not None and torch.equal(score, -terms.beta * path):
+            return (model * terms.log_weights).sum()  # the total derivative: the graph of the one run has it all
+        draws = {name: site["value"] for name, site in pair.guide_sites.items()}
+        leaves = {name: z.detach().requires_grad_(path is not None) for name, z in draws.items()}
+        at = weighted_terms(program.at(leaves))
+        surrogate = (model * at.log_p).sum()
+        if score is not None:
+            surrogate = surrogate + (score * at.score).sum()
+        if path is not None:
+            slopes = torch.autograd.grad((path * at.log_weights).sum(), list(leaves.values()), retain_graph=True)
+            for slope, z in zip(slopes, draws.values(), strict=True):
+                surrogate = surrogate + (slope * z).sum()
+        return surrogate
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A pair and what it is called with."""
+
+    model: Callable
+    guide: Callable
+    args: tuple
+    kwargs: dict
+
+    def run(self, num_particles: int) -> Pair:
+        return run_pair(self.model, self.guide, *self.args, num_particles=num_particles, **self.kwargs)
+
+    def at(self, latents: dict[str, Tensor]) -> Pair:
+        return pair_at(self.model, self.guide, latents, *self.args, **self.kwargs)
+
+
+def _generator_states() -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def _set_generator_states(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])
+
+
+def log_mean_exp(log_weights: Tensor) -> Tensor:
+    """log 1/K sum_k w_k along the first dimension."""
+    return log_weights.logsumexp(0) - math.log(len(log_weights))

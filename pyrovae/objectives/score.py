@@ -1,0 +1,61 @@
+"""Gradients through the density q(z|x) and not through its draws: for discrete and any other latents."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrovae.errors import require, require_choice
+from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
+
+BASELINES = ("none", "leave_one_out")
+
+
+@dataclass(frozen=True)
+class ScoreFunction(Objective):
+    """The ELBO; the guide's gradient is 1/K sum_k (log w_k - b_k) d log q(z_k|x), b_k = 0 or the others' mean.
+
+    Williams 1992 (REINFORCE); with `baseline="leave_one_out"`, b_k = 1/(K-1) sum_{j != k} log w_j, Kool et al. 2019.
+    """
+
+    baseline: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("baseline", self.baseline, BASELINES)
+        alone = self.baseline == "leave_one_out" and self.num_particles < 2
+        require(not alone, f"num_particles must be >= 2 with baseline leave_one_out, got {self.num_particles}")
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        return log_weights.mean(0)
+
+    def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
+        count = len(log_weights)
+        others = 0.0 if self.baseline == "none" else (log_weights.sum(0) - log_weights) / (count - 1)
+        return Coefficients(torch.full_like(log_weights, 1 / count), score=(log_weights - others) / count)
+
+
+@dataclass(frozen=True)
+class VIMCO(Objective):
+    """IWAE's bound L; the guide's gradient is sum_k (L - L_-k - w~_k) d log q(z_k|x).
+
+    Mnih and Rezende 2016, arXiv:1602.06725. L_-k is L with w_k replaced by the geometric mean of the other weights.
+    """
+
+    num_particles: int = 2
+    min_particles = 2
+    takes_beta = False
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        return log_mean_exp(log_weights)
+
+    def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
+        count, weights = len(log_weights), log_weights.softmax(0)
+        others = (log_weights.sum(0) - log_weights) / (count - 1)
+        # Row k of the matrix are the weights with the k-th replaced.
+        replaced = log_weights.expand(count, *log_weights.shape).clone()
+        index = torch.arange(count)
+        replaced[index, index] = others
+        without = replaced.logsumexp(1) - math.log(count)
+        return Coefficients(weights, score=log_mean_exp(log_weights) - without - weights)

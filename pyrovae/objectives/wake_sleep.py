@@ -1,0 +1,57 @@
+"""Reweighted wake-sleep: the guide learns by matching the posterior's weights, and not by a bound's gradient."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.errors import InputError, require, require_number
+from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
+from pyrovae.objectives.pair import run_pair
+
+
+@dataclass(frozen=True)
+class ReweightedWakeSleep(Objective):
+    """Model: IWAE's gradient. Guide: wake-phi sum_k w~_k d log q(z_k|x), mixed with sleep-phi d log q(z|x) at draws
+    (x, z) of the model.
+
+    Bornschein and Bengio 2015, arXiv:1406.2751; Le et al. 2019, arXiv:1805.10469. The guide goes down
+    KL(p(z|x) || q(z|x)), estimated with normalised weights per datum (Pyro's are joint over the minibatch).
+    `sleep_weight` in [0, 1] is the share of sleep-phi, for which the model must be able to draw site "x" by itself.
+    """
+
+    num_particles: int = 2
+    sleep_weight: float = 0.0
+
+    min_particles = 2
+    takes_beta = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("sleep_weight", self.sleep_weight)
+        require(0 <= self.sleep_weight <= 1, f"sleep_weight must lie in [0, 1], got {self.sleep_weight}")
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        return log_mean_exp(log_weights)
+
+    def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
+        weights = log_weights.softmax(0)
+        return Coefficients(weights, score=(1 - self.sleep_weight) * weights)
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
+        loss = super().differentiable_loss(model, guide, *args, **kwargs)
+        if self.sleep_weight == 0 or not torch.is_grad_enabled():
+            return loss
+        with torch.no_grad():
+            dream = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+        if "x" not in dream.nodes:
+            raise InputError('sleep_weight needs the data at site "x" of the model, and there is none')
+        x = dream.nodes["x"]["value"]
+        latents = {name: site["value"] for name, site in dream.nodes.items() if site["type"] == "sample"}
+        asleep = poutine.trace(poutine.condition(guide, data=latents)).get_trace(x, *args[1:], **kwargs)
+        names = run_pair(model, guide, *args, **kwargs).latent
+        log_q = sum(asleep.nodes[name]["fn"].log_prob(asleep.nodes[name]["value"]).sum() for name in names)
+        surrogate = -self.sleep_weight * log_q
+        return loss + surrogate - surrogate.detach()

@@ -1,0 +1,603 @@
+"""Every objective's gradient: against Pyro's, a formula written by hand, enumeration, and its mean."""
+
+import itertools
+import math
+from dataclasses import FrozenInstanceError, replace
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from helpers import assert_within_standard_errors, draw, linear_gaussian
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+
+import pyrovae as pv
+from pyrovae.objectives import (
+    CIWAE,
+    ELBO,
+    IWAE,
+    MIWAE,
+    OBJECTIVES,
+    PIWAE,
+    VIMCO,
+    AnalyticKLELBO,
+    DReG,
+    Renyi,
+    ReweightedWakeSleep,
+    ScoreFunction,
+    StickingTheLanding,
+    ThermodynamicVO,
+    from_name,
+)
+
+EVERY = [
+    ELBO(5),
+    StickingTheLanding(5),
+    IWAE(5),
+    DReG(5),
+    Renyi(5, alpha=0.4),
+    MIWAE(3, num_batches=2),
+    PIWAE(3, num_batches=2),
+    CIWAE(5, elbo_weight=0.3),
+    ReweightedWakeSleep(5),
+    VIMCO(5),
+    ScoreFunction(5),
+    ScoreFunction(5, baseline="leave_one_out"),
+    ThermodynamicVO(5, num_partitions=3),
+]
+MODEL = ("weight", "bias", "prior_mean", "log_scale")
+GUIDE = ("guide_weight", "guide_bias", "guide_log_scale")
+
+
+@pytest.fixture
+def vae():
+    """A closed-form pair whose guide is off, in mean and in scale."""
+    made = linear_gaussian(0, data_dim=3, latent_dim=2)
+    with torch.no_grad():
+        made.guide_log_scale.add_(0.3)
+        made.guide_weight.mul_(0.8)
+    return made
+
+
+def loss_and_gradients(objective, vae, x, seed=3, model=None, guide=None):
+    torch.manual_seed(seed)
+    vae.zero_grad()
+    loss = objective.loss_and_grads(model or vae.model, guide or vae.guide, x)
+    grads = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in vae.named_parameters()}
+    return loss, grads
+
+
+def assert_gradients(ours, theirs, atol=1e-10):
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, atol=atol, rtol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+# Against Pyro, where Pyro's is right -------------------------------------------------------------------------------
+
+VECTORISED = {"vectorize_particles": True, "max_plate_nesting": 1}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (ELBO(), Trace_ELBO()),
+        (ELBO(4), Trace_ELBO(num_particles=4, **VECTORISED)),
+        (AnalyticKLELBO(), TraceMeanField_ELBO()),
+        (AnalyticKLELBO(3), TraceMeanField_ELBO(num_particles=3, **VECTORISED)),
+        (IWAE(6), RenyiELBO(alpha=0, num_particles=6, **VECTORISED)),
+        (Renyi(6, alpha=0.4), RenyiELBO(alpha=0.4, num_particles=6, **VECTORISED)),
+        (Renyi(6, alpha=-1.5), RenyiELBO(alpha=-1.5, num_particles=6, **VECTORISED)),
+        (Renyi(6, alpha=3.0), RenyiELBO(alpha=3.0, num_particles=6, **VECTORISED)),
+    ],
+    ids=str,
+)
+def test_value_and_gradient_are_pyros_under_the_same_noise(ours, theirs, vae):
+    x = draw(vae, 4)
+    ours_loss, ours_grads = loss_and_gradients(ours, vae, x)
+    theirs_loss, theirs_grads = loss_and_gradients(theirs, vae, x)
+    assert ours_loss == pytest.approx(theirs_loss, abs=1e-10)
+    assert_gradients(ours_grads, theirs_grads)
+
+
+# Against formulas with the noise captured ----------------------------------------------------------------------------
+
+
+def captured(vae, x, objective, seed=3):
+    """The noise e of z = A x + c + s e that the objective draws, `(K, batch, L)`."""
+    torch.manual_seed(seed)
+    q = vae.encode(x)
+    with torch.no_grad():
+        z = pv.objectives.pair.run_pair(vae.model, vae.guide, x, num_particles=objective.num_draws)
+    z = z.guide_sites["z"]["value"]
+    return ((z - q.mean) / q.stddev).detach()
+
+
+def log_joint(vae, z, x):
+    return vae.prior.log_prob(z) + vae.decode(z).log_prob(x)
+
+
+def frozen_log_q(vae, z, x):
+    """log q(z|x) with the guide's parameters detached."""
+    mean = x @ vae.guide_weight.detach().T + vae.guide_bias.detach()
+    return dist.Normal(mean, vae.guide_log_scale.detach().exp()).log_prob(z).sum(-1)
+
+
+def hand_gradient(objective, vae, x):
+    """The paper's estimator as a surrogate of its own, on the captured noise: `{parameter: gradient of the loss}`."""
+    noise = captured(vae, x, objective)
+    count = len(noise)
+    q = vae.encode(x)
+    z = q.mean + q.stddev * noise  # with the guide's graph
+    fixed = z.detach()
+    log_p, log_q = log_joint(vae, fixed, x), q.log_prob(fixed)
+    log_w = (log_p - log_q).detach()
+    w = (log_w - log_w.logsumexp(0)).exp()
+
+    def path(weights):
+        # The model's parameters must not see this term: their gradient is put in apart.
+        through = log_joint(vae, z, x) - frozen_log_q(vae, z, x)
+        return (weights * through).sum(), [getattr(vae, name) for name in GUIDE]
+
+    def gradient(of, names):
+        grads = torch.autograd.grad(of, [getattr(vae, n) for n in names], retain_graph=True, allow_unused=True)
+        return {n: torch.zeros_like(getattr(vae, n)) if g is None else g for n, g in zip(names, grads, strict=True)}
+
+    def combine(model, through=None, score=None):
+        result = gradient((model * log_p).sum(), MODEL) | {n: torch.zeros_like(getattr(vae, n)) for n in GUIDE}
+        for part in ([path(through)[0]] if through is not None else []) + (
+            [(score * log_q).sum()] if score is not None else []
+        ):
+            for name, value in gradient(part, GUIDE).items():
+                result[name] = result[name] + value
+        return {name: -value for name, value in result.items()}
+
+    equal = torch.full_like(log_w, 1 / count)
+    match objective:
+        case StickingTheLanding():
+            return combine(equal, equal)
+        case ELBO():
+            return combine(equal, equal, -equal)
+        case DReG():
+            return combine(w, w**2)
+        case IWAE():
+            return combine(w, w, -w)
+        case Renyi(alpha=alpha):
+            tilted = ((1 - alpha) * log_w).exp()
+            tilted = tilted / tilted.sum(0)
+            return combine(tilted, tilted, -tilted)
+        case PIWAE() | MIWAE():
+            m, k = objective.num_batches, objective.num_particles
+            groups = torch.cat([log_w[i * k : (i + 1) * k].softmax(0) for i in range(m)]) / m
+            return combine(w if isinstance(objective, PIWAE) else groups, groups, -groups)
+        case CIWAE(elbo_weight=c):
+            mixed = c * equal + (1 - c) * w
+            return combine(mixed, mixed, -mixed)
+        case ReweightedWakeSleep():
+            return combine(w, score=w)
+        case VIMCO():
+            learning = torch.empty_like(log_w)
+            for k in range(count):
+                others = [log_w[j] for j in range(count) if j != k]
+                replaced = torch.stack([*others, torch.stack(others).mean(0)])
+                learning[k] = log_w.logsumexp(0) - replaced.logsumexp(0)
+            return combine(w, score=learning - w)
+        case ScoreFunction(baseline="none"):
+            return combine(equal, score=log_w / count)
+        case ScoreFunction():
+            others = torch.stack([torch.cat((log_w[:k], log_w[k + 1 :])).mean(0) for k in range(count)])
+            return combine(equal, score=(log_w - others) / count)
+        case ThermodynamicVO():
+            points = objective.points().tolist()
+            model, score = torch.zeros_like(log_w), torch.zeros_like(log_w)
+            for left, right in itertools.pairwise(points):
+                tilted = (left * log_w).softmax(0)
+                mean = (tilted * log_w).sum(0)
+                correction = count / (count - 1) if left == 0 else 1.0
+                covariance = correction * tilted * (log_w - mean)
+                model = model + (right - left) * (tilted + left * covariance)
+                score = score + (right - left) * (-tilted + (1 - left) * covariance)
+            return combine(model, score=score)
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=str)
+def test_the_gradient_is_the_papers_formula_on_the_captured_noise(objective, vae):
+    x = draw(vae, 4)
+    _, gradients = loss_and_gradients(objective, vae, x)
+    assert_gradients(gradients, hand_gradient(objective, vae, x), atol=1e-9)
+
+
+def test_every_objective_by_name_is_among_those_that_are_proved():
+    proved = {type(objective) for objective in EVERY} | {AnalyticKLELBO}
+    assert proved == set(OBJECTIVES.values())
+
+
+# Means ---------------------------------------------------------------------------------------------------------------
+
+
+def gradient_draws(objective, vae, x, num):
+    """`(num, parameters)` gradients of the guide, and of the model: independent draws, the data repeated."""
+    draws = []
+    for seed in range(num):
+        _, gradients = loss_and_gradients(objective, vae, x, seed)
+        draws.append(torch.cat([gradients[name].flatten() for name in (*GUIDE, *MODEL)]))
+    return torch.stack(draws)
+
+
+@pytest.mark.parametrize(
+    ("objective", "reference"),
+    [
+        (StickingTheLanding(3), ELBO(3)),
+        (ScoreFunction(3), ELBO(3)),
+        (ScoreFunction(3, baseline="leave_one_out"), ELBO(3)),
+        (ThermodynamicVO(3, num_partitions=1), ELBO(3)),
+        (DReG(3), IWAE(3)),
+        (VIMCO(3), IWAE(3)),
+    ],
+    ids=str,
+)
+def test_estimators_of_one_gradient_have_one_mean(objective, reference, vae):
+    x = draw(vae, 2).repeat(64, 1)  # 64 independent draws of each at a time
+    one, other = (gradient_draws(o, vae, x, 150) for o in (objective, reference))
+    difference = one.mean(0) - other.mean(0)
+    error = ((one.var(0) + other.var(0)) / 150).sqrt()
+    assert_within_standard_errors(difference, torch.zeros_like(difference), error + 1e-12)
+    assert not torch.equal(one, other)
+
+
+def test_the_naive_path_derivative_of_iwae_is_biased_and_dreg_is_not(vae):
+    """With one w~ in place of its square the score term that was dropped does not have mean 0."""
+
+    class Naive(IWAE):
+        def coefficients(self, log_weights, beta):
+            weights = log_weights.softmax(0)
+            return pv.objectives.base.Coefficients(weights, path=weights)
+
+    x = draw(vae, 2).repeat(64, 1)
+    num = 150
+    iwae, dreg, naive = (gradient_draws(o, vae, x, num)[:, :10] for o in (IWAE(4), DReG(4), Naive(4)))
+
+    def worst(one):
+        error = ((one.var(0) + iwae.var(0)) / num).sqrt()
+        return ((one.mean(0) - iwae.mean(0)) / error).abs().max().item()
+
+    assert worst(dreg) < 5 < 8 < worst(naive)
+
+
+@pytest.mark.parametrize("objective", [StickingTheLanding(4), DReG(4)], ids=str)
+def test_at_the_exact_posterior_the_guides_gradient_is_zero_without_variance(objective):
+    vae = linear_gaussian(1, data_dim=3, latent_dim=1)  # in one dimension the best diagonal guide is the posterior
+    x = draw(vae, 4)
+    _, gradients = loss_and_gradients(objective, vae, x)
+    _, total = loss_and_gradients(ELBO(4), vae, x)
+    for name in GUIDE:
+        assert gradients[name].abs().max() < 1e-9
+        assert total[name].abs().max() > 1e-3
+
+
+# Identities ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (MIWAE(1, num_batches=4), ELBO(4)),
+        (MIWAE(4, num_batches=1), IWAE(4)),
+        (PIWAE(4, num_batches=1), IWAE(4)),
+        (CIWAE(4, elbo_weight=1.0), ELBO(4)),
+        (CIWAE(4, elbo_weight=0.0), IWAE(4)),
+        (Renyi(4, alpha=0.0), IWAE(4)),
+        (Renyi(4, alpha=1.0), ELBO(4)),
+    ],
+    ids=str,
+)
+def test_the_ends_of_a_family_are_the_members_that_it_joins(one, other, vae):
+    x = draw(vae, 4)
+    (loss, gradients), (expected, expected_gradients) = (loss_and_gradients(o, vae, x) for o in (one, other))
+    assert loss == pytest.approx(expected, abs=1e-10)
+    assert_gradients(gradients, expected_gradients)
+
+
+def test_renyi_goes_to_the_elbo_as_alpha_goes_to_one(vae):
+    x = draw(vae, 4)
+    limit, _ = loss_and_gradients(ELBO(6), vae, x)
+    near = [abs(loss_and_gradients(Renyi(6, alpha=1 - h), vae, x)[0] - limit) for h in (1e-2, 1e-3)]
+    assert near[1] < 0.11 * near[0]
+
+
+def test_miwae_with_swapped_axes_is_another_number(vae):
+    log_w = torch.randn(6, 5, dtype=torch.float64)
+    two_of_three = MIWAE(3, num_batches=2).bound(log_w)
+    expected = 0.5 * (log_w[:3].logsumexp(0) + log_w[3:].logsumexp(0)) - math.log(3)
+    torch.testing.assert_close(two_of_three, expected)
+    assert (two_of_three - MIWAE(2, num_batches=3).bound(log_w)).abs().min() > 1e-3
+
+
+def test_the_thermodynamic_sums_enclose_log_mean_w_and_meet_it_as_partitions_grow():
+    log_w = 3 * torch.randn(50, 7, dtype=torch.float64)
+    truth = IWAE(50).bound(log_w)
+    gaps = []
+    for partitions in (2, 10, 100, 1_000):
+        left, right = ThermodynamicVO(50, num_partitions=partitions, first=1e-3).sums(log_w)
+        assert (left <= truth).all()
+        assert (truth <= right).all()
+        gaps.append((right - left).max().item())
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] < 0.05
+
+
+# Discrete latents, enumerated ----------------------------------------------------------------------------------------
+
+
+class BinaryPair(torch.nn.Module):
+    """Four binary latents with logits that depend on x, and a Gaussian decoder: small enough to enumerate."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+
+        def parameter(*shape):
+            return torch.nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64))
+
+        self.prior_logits, self.weight = parameter(4), parameter(4, 2)
+        self.guide_weight, self.guide_bias = parameter(2, 4), parameter(4)
+
+    def prior(self):
+        return dist.Bernoulli(logits=self.prior_logits).to_event(1)
+
+    def decode(self, z):
+        return dist.Normal(z @ self.weight, 1.0).to_event(1)
+
+    def encode(self, x):
+        return dist.Bernoulli(logits=x @ self.guide_weight + self.guide_bias).to_event(1)
+
+    def model(self, x):
+        pyro.module("binary", self)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", self.decode(pyro.sample("z", self.prior())), obs=x)
+
+    def guide(self, x):
+        pyro.module("binary", self)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", self.encode(x))
+
+
+@pytest.mark.parametrize(("objective", "bound"), [
+    (VIMCO(2), IWAE(2)),
+    (VIMCO(3), IWAE(3)),
+    (ScoreFunction(1), ELBO(1)),
+    (ScoreFunction(2, baseline="leave_one_out"), ELBO(2)),
+], ids=str)  # fmt: skip
+def test_on_binary_latents_the_mean_gradient_is_the_exact_one_by_enumeration(objective, bound):
+    pair, count = BinaryPair(), objective.num_particles
+    x = torch.tensor([[0.3, -1.2]], dtype=torch.float64)
+    states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4)), dtype=torch.float64)
+    log_p = pair.prior().log_prob(states) + pair.decode(states).log_prob(x)
+    log_q = pair.encode(x).log_prob(states)
+    tuples = torch.cartesian_prod(*[torch.arange(16)] * count).reshape(-1, count)
+    values = bound.bound((log_p - log_q)[tuples].T)
+    exact = (log_q[tuples].sum(-1).exp() * values).sum()
+    gradients = torch.autograd.grad(-exact, list(pair.parameters()))
+    truth = torch.cat([g.flatten() for g in gradients])
+    draws = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        pair.zero_grad()
+        objective.loss_and_grads(pair.model, pair.guide, x.expand(2_000, 2))
+        draws.append(torch.cat([p.grad.flatten() for p in pair.parameters()]) / 2_000)
+    draws = torch.stack(draws)
+    assert_within_standard_errors(draws.mean(0), truth, draws.std(0) / math.sqrt(60))
+
+
+# The interface -------------------------------------------------------------------------------------------------------
+
+
+def test_an_objective_is_a_small_value():
+    assert IWAE(50) == IWAE(num_particles=50) == from_name("iwae", num_particles=50)
+    assert IWAE(50) != IWAE(49)
+    assert IWAE(50) != DReG(50)
+    assert len({IWAE(50), IWAE(50), DReG(50)}) == 2
+    assert "num_particles=50" in repr(IWAE(50))
+    with pytest.raises(FrozenInstanceError):
+        IWAE(50).num_particles = 3
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=str)
+def test_an_objective_serves_svi_a_torch_module_and_fit(objective):
+    x = torch.randn(8, 2)
+
+    def make():
+        torch.manual_seed(0)
+        return pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
+
+    def flat(vae):
+        return torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+    by_svi, by_hand = make(), make()
+    torch.manual_seed(1)
+    loss = SVI(by_svi.model, by_svi.guide, pyro.optim.SGD({"lr": 0.01}), objective).step(x)
+    torch.manual_seed(1)
+    module_loss = objective.differentiable_loss(by_hand.model, by_hand.guide, x)
+    module_loss.backward()
+    torch.optim.SGD(by_hand.parameters(), lr=0.01).step()
+    assert module_loss.item() == pytest.approx(loss, rel=1e-6)
+    torch.testing.assert_close(flat(by_svi), flat(by_hand))
+    assert not torch.equal(flat(by_svi), flat(make()))
+    assert math.isfinite(pv.fit(make(), x, epochs=1, objective=objective).loss[0])
+
+
+def fixed_guide(vae, noise):
+    """A guide that takes its noise from a list, particle by particle, so that chunks see what the whole sees."""
+    place = [0]
+
+    def guide(x):
+        stack = pyro.poutine.runtime._PYRO_STACK
+        size = next(h.size for h in stack if getattr(h, "name", "") == "num_particles")
+        start = place[0] % len(noise)
+        place[0] += size
+        q = vae.encode(x)
+        with pyro.plate("data", len(x), dim=-1):
+            shift = noise[start : start + size]
+            pyro.sample("z", Shifted(q, shift))
+
+    return guide, place
+
+
+class Shifted(dist.TorchDistribution):
+    """q(z|x) whose draw is mean + stddev * noise, given."""
+
+    has_rsample = True
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, base, noise):
+        self.base, self.noise = base, noise
+        super().__init__(noise.shape[:-1], noise.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return self
+
+    def rsample(self, sample_shape=()):
+        return self.base.mean + self.base.stddev * self.noise
+
+    def log_prob(self, value):
+        return self.base.log_prob(value)
+
+
+@pytest.mark.parametrize("objective", [IWAE(7), DReG(7), MIWAE(3, num_batches=2)], ids=str)
+def test_particles_in_chunks_give_the_same_loss(objective, vae):
+    x = draw(vae, 4)
+    noise = torch.randn(objective.num_draws, 4, 2, dtype=torch.float64)
+    whole, _ = fixed_guide(vae, noise)
+    chunked, place = fixed_guide(vae, noise)
+    with torch.no_grad():
+        expected = objective.loss(vae.model, whole, x)
+        found = replace(objective, chunk_size=3).loss(vae.model, chunked, x)
+    assert place[0] == objective.num_draws
+    assert found == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("objective", [o for o in EVERY if not isinstance(o, MIWAE)], ids=str)
+def test_the_gradient_in_chunks_is_that_of_the_whole_on_the_chunks_draws(objective, vae):
+    x = draw(vae, 4)
+    chunked = replace(objective, chunk_size=2)
+    _, gradients = loss_and_gradients(chunked, vae, x)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        draws = [pv.objectives.pair.run_pair(vae.model, vae.guide, x, num_particles=n) for n in (2, 2, 1)]
+    z = torch.cat([d.guide_sites["z"]["value"] for d in draws])
+    noise = ((z - vae.encode(x).mean) / vae.encode(x).stddev).detach()
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", Shifted(vae.encode(x), noise))
+
+    _, expected = loss_and_gradients(objective, vae, x, guide=guide)
+    assert_gradients(gradients, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", [ELBO(3), StickingTheLanding(3), IWAE(3), DReG(3), CIWAE(3)], ids=str)
+def test_beta_weighs_the_latent_terms_of_the_weights(objective):
+    vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5), beta=3.0).double()
+    x = torch.randn(5, 2, dtype=torch.float64)
+    torch.manual_seed(1)
+    terms = pv.objectives.pair.run_pair(vae.model, vae.guide, x, num_particles=3).terms()
+    expected = objective.bound(terms.log_likelihood + 3.0 * (terms.log_prior - terms.log_posterior)).sum()
+    torch.manual_seed(1)
+    assert -objective.loss(vae.model, vae.guide, x) == pytest.approx(expected.item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("objective", [VIMCO(3), ReweightedWakeSleep(3), ThermodynamicVO(3)], ids=str)
+def test_an_objective_that_has_no_beta_refuses_one(objective):
+    vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5), beta=3.0)
+    with pytest.raises(pv.InputError, match="is not defined for a beta on the latents, got 3"):
+        pv.fit(vae, torch.randn(5, 2), epochs=1, objective=objective)
+
+
+# Guides of every kind ------------------------------------------------------------------------------------------------
+
+
+def guides():
+    """Guides with parameters a, of which the path derivative is had without knowing what they are."""
+
+    def normal(a, x):
+        pyro.sample("z", dist.Normal(a[0] * x, a[1].exp()).to_event(1))
+
+    def multivariate(a, x):
+        tril = torch.eye(2, dtype=x.dtype) * a[1].exp() + torch.tensor([[0, 0], [1, 0]], dtype=x.dtype) * a[0]
+        pyro.sample("z", dist.MultivariateNormal(a[0] * x, scale_tril=tril))
+
+    def flow(a, x):
+        affine = dist.transforms.AffineTransform(a[1] * torch.ones(2, dtype=x.dtype), 1.5, event_dim=1)
+        base = dist.Normal(a[0] * x, 0.7 * torch.ones(2, dtype=x.dtype)).to_event(1)
+        pyro.sample("z", dist.TransformedDistribution(base, [affine]))
+
+    def log_normal(a, x):
+        pyro.sample("z", dist.LogNormal(a[0] * x, a[1].exp()).to_event(1))
+
+    def two_sites(a, x):
+        z1 = pyro.sample("z1", dist.Normal(a[0] * x, 0.5).to_event(1))
+        pyro.sample("z", dist.Normal(a[1] * z1 + x, 0.6).to_event(1))
+
+    return {f.__name__: f for f in (normal, multivariate, flow, log_normal, two_sites)}
+
+
+@pytest.mark.parametrize("kind", guides())
+@pytest.mark.parametrize("objective", [StickingTheLanding(3), DReG(3)], ids=str)
+def test_the_path_derivative_is_that_of_the_parameters_detached_by_hand(kind, objective):
+    a = torch.tensor([0.7, -0.3], dtype=torch.float64, requires_grad=True)
+    x = torch.randn(4, 2, dtype=torch.float64)
+
+    def guide_at(parameter):
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                guides()[kind](parameter, x)
+
+        return guide
+
+    def model(x):
+        one = torch.ones(2, dtype=x.dtype)
+        with pyro.plate("data", len(x), dim=-1):
+            if kind == "two_sites":
+                centre = pyro.sample("z1", dist.Normal(0 * one, one).to_event(1))
+            else:
+                centre = torch.zeros(2, dtype=x.dtype)
+            prior = dist.LogNormal(0 * one, one) if kind == "log_normal" else dist.Normal(centre, one)
+            z = pyro.sample("z", prior.to_event(1))
+            pyro.sample("x", dist.Normal(z, one).to_event(1), obs=x)
+
+    torch.manual_seed(1)
+    objective.loss_and_grads(model, guide_at(a), x)
+    ours = a.grad.clone()
+
+    # By hand: the draws with their graph, and the density of the same family with its parameter detached.
+    torch.manual_seed(1)
+    with pyro.plate("num_particles", 3, dim=-2):
+        drawn = pyro.poutine.trace(guide_at(a)).get_trace(x)
+        frozen = pyro.poutine.trace(pyro.poutine.condition(guide_at(a.detach()), data={
+            n: drawn.nodes[n]["value"] for n in ("z1", "z") if n in drawn.nodes})).get_trace(x)  # fmt: skip
+        joint = pyro.poutine.trace(pyro.poutine.replay(model, trace=drawn)).get_trace(x)
+    frozen.compute_log_prob()
+    joint.compute_log_prob()
+    log_w = sum(joint.nodes[n]["log_prob"] for n in ("z1", "z", "x") if n in joint.nodes)
+    log_w = log_w - sum(frozen.nodes[n]["log_prob"] for n in ("z1", "z") if n in frozen.nodes)
+    weights = log_w.detach().softmax(0).square() if isinstance(objective, DReG) else torch.full_like(log_w, 1 / 3)
+    (expected,) = torch.autograd.grad(-(weights.detach() * log_w).sum(), a)
+    torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_sleep_phi_is_the_guides_log_density_at_the_models_own_draws(vae):
+    x = draw(vae, 50)
+    objective = ReweightedWakeSleep(2, sleep_weight=1.0)
+    num, draws = 200, []
+    for seed in range(num):
+        _, gradients = loss_and_gradients(objective, vae, x, seed)
+        draws.append(torch.cat([gradients[name].flatten() for name in GUIDE]))
+    draws = torch.stack(draws)
+    # The mean over (x, z) ~ p of -d log q(z|x), in closed form by many draws of the joint.
+    torch.manual_seed(0)
+    with torch.no_grad():
+        z = vae.prior.sample((200_000,))
+        dream = vae.decode(z).sample()
+    loss = -vae.encode(dream).log_prob(z).mean() * 50
+    truth = torch.cat([g.flatten() for g in torch.autograd.grad(loss, [getattr(vae, n) for n in GUIDE])])
+    error = draws.std(0) * math.sqrt(1 / num + 50 / 200_000)
+    assert_within_standard_errors(draws.mean(0), truth, error)
