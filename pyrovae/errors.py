@@ -1,6 +1,7 @@
 """Bad input is refused in one line that names the field, the rule and the value found."""
 
 import math
+import re
 from collections.abc import Collection
 
 import torch
@@ -10,7 +11,8 @@ class InputError(ValueError):
     """What the caller gave cannot be used; the message is one line. Scripts print it and exit with 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # a value or another library's words may hold line breaks
+        # Pyro glues the shapes of a trace to whatever is raised inside a program; a value may hold line breaks.
+        super().__init__(" ".join(re.split(r"\s*\n\s*Trace Shapes:", message)[0].splitlines()))
 
 
 def require(condition: bool, message: str) -> None:

@@ -38,7 +38,9 @@ def training_curve(
 def points(x: Array, labels: Array | None = None, title: str = "", axes: Axes | None = None) -> Axes:
     """A scatter of `(num, 2)` points with equal axes, coloured by label where labels are given."""
     axes, x = _axes(axes), _numpy(x)
-    colour = {"color": "0.25"} if labels is None else {"c": _numpy(labels), "cmap": "tab10"}
+    colour = {"color": "0.25"} if labels is None else {"c": _numpy(labels)}
+    if labels is not None and np.issubdtype(colour["c"].dtype, np.integer):
+        colour |= {"cmap": "tab10", "vmin": 0, "vmax": 9}  # label k has matplotlib's colour C{k}, as elsewhere here
     axes.scatter(x[:, 0], x[:, 1], **colour, s=3, alpha=0.6, linewidths=0, rasterized=True)
     axes.set_aspect("equal")
     axes.set_title(title)

@@ -185,3 +185,10 @@ def test_nothing_is_left_in_the_param_store_but_what_the_programs_register():
         f"{prefix}.{part}$$${n}" for part in ("encoder", "decoder") for n, _ in getattr(vae, part).named_parameters()
     }
     assert names == expected
+
+
+def test_an_error_from_inside_a_program_is_one_line_without_pyros_shapes():
+    vae = small_vae(condition=pv.OneHot(3))
+    with pytest.raises(pv.InputError) as caught:
+        pv.log_marginal(vae.model, vae.guide, torch.zeros(4, 3), num_samples=5)
+    assert str(caught.value) == "y must hold 1 conditions, got 0"
