@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint notebooks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, set PYTHON=")'
@@ -16,12 +16,17 @@ SEED ?= 0
 demo: $(INSTALLED)  ## a VAE on the ring of Gaussians: trained, measured, drawn
 	$(BIN)/python scripts/demo.py --seed $(SEED)
 
+# Two workers of one thread each: two threads that wait for each other on two busy cores are many times slower.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+notebooks: $(INSTALLED)  ## executes every notebook in full and keeps its figures (MNIST in $$PYROVAE_DATA)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'
+	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf .venv build dist

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Dataset
-from pyrovae.errors import require, require_finite
+from pyrovae.errors import InputError, require, require_finite
 
 VALIDATION_CHUNK = 1_024
 
@@ -77,8 +77,6 @@ def _batches(
 
 def _check_data(vae, args: Batch) -> None:
     x = args[0]
-    require(
-        isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0,
-        f"x must be a tensor of at least one datum, got {x!r}"[:200],
-    )
+    if not (isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0):
+        raise InputError(f"x must be a tensor of at least one datum, got {x!r}"[:200])
     getattr(vae, "check_data", lambda x, *_: require_finite("x", x))(*args)

@@ -31,7 +31,7 @@ class OneHot(Condition):
         self.num_features = num_classes
 
     def forward(self, y: Tensor) -> Tensor:
-        return nn.functional.one_hot(y, self.num_features).to(torch.get_default_dtype())
+        return nn.functional.one_hot(y.long(), self.num_features).to(torch.get_default_dtype())
 
     def check(self, y: Tensor, num_data: int) -> None:
         whole = isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex() and y.dtype != torch.bool

@@ -70,6 +70,7 @@ class LatentUse:
 @torch.no_grad()
 def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
     """The use of each latent dimension over these data (all of them at once: it is a variance over data)."""
+    require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
     return LatentUse(vae.encode(*args).mean.var(0), kl_per_dimension(vae, *args).mean(0))
 
 

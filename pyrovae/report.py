@@ -77,7 +77,7 @@ def evaluate(
         result |= {"log_px_quadrature": log_px.mean().item(), "log_px_quadrature_error": error.mean().item()}
     if data.log_density is not None and vae.num_conditions == 0:
         result["data_log_density"] = data.log_density(x).double().mean().item()
-    use = None if measure == "reconstruction" else latent_use(vae, *_on_device(vae, args))
+    use = None if measure == "reconstruction" or len(x) == 1 else latent_use(vae, *_on_device(vae, args))
     result["active_units"] = None if use is None else use.num_active
     result["collapse"] = None if use is None else use.warning
     result["seconds"] = time.perf_counter() - started

@@ -62,7 +62,7 @@ def build_vae(config: RunConfig, event_shape: tuple[int, ...], data_mean: Tensor
             condition=OneHot(NUM_CLASSES[config.dataset]) if config.conditional else (),
             posterior=config.posterior,
             beta=config.beta,
-            data_mean=data_mean,
+            data_mean=data_mean if config.network == "mlp" else None,
         )
 
 
@@ -164,6 +164,7 @@ def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
     for name, value in state.items():
         require_finite(f"{name} in {path}", value)
     vae.load_state_dict(state)
+    vae.set_beta(config.beta)  # a run that broke off was saved at what its schedule had reached
     return Run(folder, config, vae.eval(), _load_history(folder / "metrics.jsonl"), partial(load_data, config))
 
 

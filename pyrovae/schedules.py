@@ -26,7 +26,7 @@ def cyclical(progress: float, cycles: int = 4, warm_up: float = 0.5) -> float:
 
 def sigmoid(progress: float, midpoint: float = 0.25, steepness: float = 40.0) -> float:
     """1 / (1 + exp(-steepness (progress - midpoint))) (Bowman et al. 2016, arXiv:1511.06349)."""
-    return max(SMALLEST, 1 / (1 + math.exp(-steepness * (progress - midpoint))))
+    return max(SMALLEST, 0.5 + 0.5 * math.tanh(0.5 * steepness * (progress - midpoint)))
 
 
 SCHEDULES = {"constant": constant, "linear": linear, "cyclical": cyclical, "sigmoid": sigmoid}

@@ -113,6 +113,8 @@ def fit(
     scheduled = beta_factor is not schedules.constant
     require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
     elbo = resolve(objective, {"num_particles": num_particles, "alpha": alpha, "free_bits": free_bits})
+    if isinstance(elbo, RenyiELBO):
+        require(not scheduled, "beta_schedule must be constant with RenyiELBO, whose logsumexp takes no beta; use iwae")
     device = choose_device(device)
     train, held_out = batches_of(vae, data, validation, batch_size, device)
     require(patience is None or held_out is not None, "patience needs validation data, got none")
@@ -128,34 +130,38 @@ def fit(
         scheduler = _make_schedule(schedule, torch_optimizer, epochs)
         known, beta = set(pyro.get_param_store().keys()), float(vae.beta) if scheduled else 1.0
         history, best = History(), _Best(vae, parameters, patience)
-        with tqdm(range(1, epochs + 1), unit="epoch", disable=_disable(progress), leave=False) as bar:
-            for epoch in bar:
-                started, last_lr = time.perf_counter(), torch_optimizer.param_groups[0]["lr"]
-                if scheduled:
-                    vae.set_beta(beta * beta_factor((epoch - 1) / epochs))
-                if epoch > 1 and isinstance(elbo, RenyiELBO):  # a callback may have changed beta
-                    with local_seed(check_seed):
-                        _check_again(vae, elbo, first)
-
-                def set_beta(share: float, epoch: int = epoch) -> None:
+        try:
+            with tqdm(range(1, epochs + 1), unit="epoch", disable=_disable(progress), leave=False) as bar:
+                for epoch in bar:
+                    started, last_lr = time.perf_counter(), torch_optimizer.param_groups[0]["lr"]
                     if scheduled:
-                        vae.set_beta(beta * beta_factor((epoch - 1 + share) / epochs))
+                        vae.set_beta(beta * beta_factor((epoch - 1) / epochs))
+                    if epoch > 1 and isinstance(elbo, RenyiELBO):  # a callback may have changed beta
+                        with local_seed(check_seed):
+                            _check_again(vae, elbo, first)
 
-                loss = _train_epoch(vae, elbo, train(), torch_optimizer, parameters, max_grad_norm, epoch, set_beta)
-                new = set(pyro.get_param_store().keys()) - known
-                require(not new, f"parameters must all be registered at the first batch; later came {sorted(new)}")
-                scheduler.step()
-                terms = _validate(vae, held_out, epoch)
-                seconds = time.perf_counter() - started
-                history.append(record := {"epoch": epoch, "loss": loss, **terms, "lr": last_lr, "seconds": seconds})
-                if on_epoch is not None:
-                    on_epoch(record)
-                bar.set_postfix({name: f"{record[name]:.2f}" for name in ("loss", "elbo") if record[name] is not None})
-                if best.is_enough(record["elbo"]):
-                    break
-        best.restore()
-        if scheduled:
-            vae.set_beta(beta)
+                    def set_beta(share: float, epoch: int = epoch) -> None:
+                        if scheduled:
+                            vae.set_beta(beta * beta_factor((epoch - 1 + share) / epochs))
+
+                    loss = _train_epoch(vae, elbo, train(), torch_optimizer, parameters, max_grad_norm, epoch, set_beta)
+                    new = set(pyro.get_param_store().keys()) - known
+                    require(not new, f"parameters must all be registered at the first batch; later came {sorted(new)}")
+                    scheduler.step()
+                    terms = _validate(vae, held_out, epoch)
+                    seconds = time.perf_counter() - started
+                    history.append(record := {"epoch": epoch, "loss": loss, **terms, "lr": last_lr, "seconds": seconds})
+                    if on_epoch is not None:
+                        on_epoch(record)
+                    bar.set_postfix(
+                        {name: f"{record[name]:.2f}" for name in ("loss", "elbo") if record[name] is not None}
+                    )
+                    if best.is_enough(record["elbo"]):
+                        break
+            best.restore()
+        finally:
+            if scheduled:
+                vae.set_beta(beta)
         torch_optimizer.zero_grad(set_to_none=True)  # or a step of SVI that comes next would add to these gradients
         if isinstance(vae, nn.Module):
             vae.eval()

@@ -49,7 +49,8 @@ class VAE(nn.Module):
     - `posterior="delta"` is the plain autoencoder: z = loc(x), no KL. It has no log p(x).
     - `beta` weighs the KL term (Higgins et al. 2017) by scaling the latent site in model *and* guide; it is a 0-dim
       buffer, to be changed with `set_beta`.
-    - `data_mean`, of shape `event_shape`, sets the decoder's output bias to start from: give it `data.train_mean`.
+    - `data_mean`, of shape `event_shape`, sets the decoder's output bias to start from: give it `data.train_mean`
+      with `network="mlp"`. A convolutional decoder that has the mean image for nothing tends to leave z unused.
 
     Raises `InputError` on a bad size, and from every method on an `x` or `y` of the wrong shape or dtype.
     """
@@ -75,7 +76,7 @@ class VAE(nn.Module):
         require(isinstance(likelihood, Likelihood), f"likelihood must be a pyrovae likelihood, got {likelihood!r}")
         require_choice("network", network, NETWORKS)
         require_choice("posterior", posterior, POSTERIORS)
-        conditions = [condition] if isinstance(condition, Condition) else list(condition)
+        conditions = list(condition) if isinstance(condition, list | tuple) else [condition]
         for one in conditions:
             require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
         self.event_shape, self.latent_dim, self.posterior = tuple(event_shape), latent_dim, posterior
@@ -108,6 +109,7 @@ class VAE(nn.Module):
     def model(self, x: Tensor, *y: Tensor) -> None:
         """p(x, z | y) for `x` `(batch, *event_shape)`."""
         self._check_shape(x)
+        self._check_condition(y, len(x))
         name = unique_name(self)
         for part in ("decoder", "decoder_features", "likelihood"):
             pyro.module(f"{name}.{part}", getattr(self, part))
@@ -165,7 +167,7 @@ class VAE(nn.Module):
         `y` has a value for each sample; several conditions are a sequence.
         """
         require_count("num_samples", num_samples)
-        y = (y,) if isinstance(y, Tensor) else tuple(y)
+        y = tuple(y) if isinstance(y, list | tuple) else (y,)
         self._check_condition(y, num_samples)
         x_given_z = self.decode(self.prior.sample((num_samples,)), *y)
         return x_given_z.mean if mean else x_given_z.sample()

@@ -23,6 +23,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.diagnostics import elbo_terms, latent_use, sample_diversity
+from pyrovae.errors import require
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.runs import require_new
 
@@ -96,7 +97,8 @@ def train(row: Row, seed: int) -> tuple[pv.VAE, pv.Dataset]:
     if row.variance is not None:
         settings["likelihood"] = pv.Gaussian(math.sqrt(row.variance))
     with local_seed(derived_seed(seed, "initial parameters")):
-        vae = pv.VAE(data.event_shape, **settings, data_mean=data.train_mean)
+        mean = None if settings.get("network") == "conv" else data.train_mean
+        vae = pv.VAE(data.event_shape, **settings, data_mean=mean)
     source = data
     if row.variance is not None:  # the tutorials drop the last, smaller batch, and have no validation data
         points = TensorDataset(*data.arguments("train"))
@@ -154,9 +156,13 @@ def table(rows: list[Row], results: dict[str, list[dict]], tablefmt: str) -> str
 
 
 def main(
-    seeds: tuple[int, ...] = (0,), images: bool = False, data_root: str | None = None, epochs: int | None = None,
+    seeds: tuple[int, ...] = (0,),
+    images: bool = False,
+    data_root: str | None = None,
+    epochs: int | None = None,
+    only: str = "",
     out: str = "runs/tutorials",
-) -> None:  # fmt: skip
+) -> None:
     """Train each run at its published settings and print published beside ours.
 
     Args:
@@ -164,11 +170,13 @@ def main(
         images: the MNIST runs in place of those on points
         data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
         epochs: in place of the published number, to try it out
+        only: the runs with this in their names
         out: folder for results.json, report.md and figures, new or empty
     """
     folder = Path(out)
     require_new(folder)
-    rows = image_rows(data_root) if images else POINTS
+    rows = [row for row in (image_rows(data_root) if images else POINTS) if only in row.name]
+    require(len(rows) > 0, f"only must be a part of some run's name, got {only!r}")
     if epochs is not None:
         rows = [replace(row, fit=row.fit | {"epochs": epochs}) for row in rows]
     results, first = {row.name: [] for row in rows}, {}
@@ -181,7 +189,7 @@ def main(
             run = results[row.name][-1]
             took = f"{row.name}, seed {seed}: loss {run['loss']:.3f}, {time.perf_counter() - started:.0f} s"
             print(took + (f"; {run['collapse']}" if run["collapse"] else ""), flush=True)
-    sweep = {} if images else sweep_variance(rows[0], seeds[0])
+    sweep = {} if images or only else sweep_variance(rows[0], seeds[0])
     folder.mkdir(parents=True, exist_ok=True)
     print("\n" + table(rows, results, "simple"))
     (folder / "results.json").write_text(json.dumps({"runs": results, "sweep": sweep}, indent=2) + "\n")
@@ -216,7 +224,7 @@ def test_log_px(vae: pv.VAE, data: pv.Dataset) -> float:
 
 def draw_points(rows: list[Row], first: dict, sweep: dict) -> dict[str, Figure]:
     figure = Figure(figsize=(3.2 * len(rows), 9.6), layout="constrained")
-    axes = figure.subplots(3, len(rows))
+    axes = figure.subplots(3, len(rows), squeeze=False)
     for column, row in zip(axes.T, rows, strict=True):
         vae, data = first[row.name]
         args = data.arguments("train")[: 1 + vae.num_conditions]
@@ -226,6 +234,8 @@ def draw_points(rows: list[Row], first: dict, sweep: dict) -> dict[str, Figure]:
         pv.plots.points(vae.encode(*args).mean, colour, "posterior means", column[1])
         pv.plots.points(vae.sample(len(args[0]), y), None, "samples", column[2])
         column[2].set(xlim=column[0].get_xlim(), ylim=column[0].get_ylim())
+    if not sweep:
+        return {"points": figure}
     sweeps = Figure(figsize=(5, 4), layout="constrained")
     terms = {"reconstruction + KL": sweep["loss"], "KL": sweep["kl"], "minus ELBO": [-e for e in sweep["elbo"]]}
     pv.plots.elbo_terms(sweep["variance"], terms, "variance of the decoder", axes=sweeps.subplots())
@@ -233,19 +243,20 @@ def draw_points(rows: list[Row], first: dict, sweep: dict) -> dict[str, Figure]:
 
 
 def draw_images(rows: list[Row], first: dict, results: dict) -> dict[str, Figure]:
-    shown = [row for row in rows if "dynamic" not in row.name]
-    figure = Figure(figsize=(4 * len(shown), 6), layout="constrained")
-    for column, row in zip(figure.subplots(2, len(shown)).T, shown, strict=True):
-        vae, data = first[row.name]
-        x = data.test_x[:10]
-        pv.plots.reconstructions(x, vae.reconstruct(x), row.name, column[0])
-        pv.plots.image_grid(vae.sample(64, mean=True), 8, "decoded means of prior draws", column[1])
-    swept = [results[f"MNIST dynamic, beta {beta:g}"] for beta in BETAS]
-    means = [{name: median(run[name] for run in runs) for name in ("kl", "reconstruction")} for runs in swept]
-    curve = Figure(figsize=(4.5, 4), layout="constrained")
-    rate, distortion = ([m[name] for m in means] for name in ("kl", "reconstruction"))
-    pv.plots.rate_distortion(rate, distortion, BETAS, curve.subplots())
-    return {"images": figure, "rate_distortion": curve}
+    figures, shown = {}, [row for row in rows if "dynamic" not in row.name]
+    if shown:
+        figures["images"] = Figure(figsize=(4 * len(shown), 6), layout="constrained")
+        for column, row in zip(figures["images"].subplots(2, len(shown), squeeze=False).T, shown, strict=True):
+            vae, data = first[row.name]
+            x = data.test_x[:10]
+            pv.plots.reconstructions(x, vae.reconstruct(x), row.name, column[0])
+            pv.plots.image_grid(vae.sample(64, mean=True), 8, "decoded means of prior draws", column[1])
+    swept = [results[f"MNIST dynamic, beta {beta:g}"] for beta in BETAS if f"MNIST dynamic, beta {beta:g}" in results]
+    if len(swept) == len(BETAS):
+        rate, distortion = ([median(run[name] for run in runs) for runs in swept] for name in ("kl", "reconstruction"))
+        figures["rate_distortion"] = Figure(figsize=(4.5, 4), layout="constrained")
+        pv.plots.rate_distortion(rate, distortion, BETAS, figures["rate_distortion"].subplots())
+    return figures
 
 
 if __name__ == "__main__":

@@ -1,0 +1,254 @@
+"""One protocol for every run that can be configured: train, save, load, evaluate; and what is refused, by field."""
+
+import itertools
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+import pyrovae as pv
+from pyrovae.config import LIKELIHOODS as FITTING
+from pyrovae.data import BINARIZE
+from pyrovae.networks import NETWORKS
+from pyrovae.objectives.choose import OBJECTIVES as EVERY_OBJECTIVE
+from pyrovae.report import evaluate, results_table
+from pyrovae.runs import LIKELIHOODS, train_run
+from pyrovae.schedules import SCHEDULES
+from pyrovae.vae import POSTERIORS
+
+FILES = {
+    "train-images-idx3-ubyte": (50, 6, 5),
+    "train-labels-idx1-ubyte": (50,),
+    "t10k-images-idx3-ubyte": (6, 6, 5),
+    "t10k-labels-idx1-ubyte": (6,),
+}
+NUM_TRAIN, NUM_VALIDATION = 40, 10
+
+# Kind of data: the fields that ask for it. Points are one latent wide, so that their quadrature is a line.
+KINDS = {
+    "points": {"dataset": "ring", "latent_dim": 1, "batch_size": 2_000},
+    "static": {"dataset": "mnist", "binarize": "static"},
+    "dynamic": {"dataset": "mnist", "binarize": "dynamic"},
+    "grey": {"dataset": "mnist", "binarize": "none"},
+    "dequantised": {"dataset": "mnist", "binarize": "dequantise"},
+}
+# tanh: of so few units relu may leave none that trains.
+NETWORK_FIELDS = {"mlp": {"hidden": (5,), "activation": "tanh"}, "conv": {"hidden": (3, 2), "activation": "tanh"}}
+OBJECTIVES = {
+    "elbo": {"objective": "elbo", "num_particles": 2, "beta": 2.0, "beta_schedule": "linear"},
+    "elbo_analytic_kl": {"objective": "elbo_analytic_kl", "beta": 0.5},
+    "free_bits": {"objective": "elbo_analytic_kl", "free_bits": 0.1},
+    "iwae": {"objective": "iwae", "num_particles": 2},
+    "renyi": {"objective": "renyi", "num_particles": 2, "alpha": 0.5},
+}
+
+
+def likelihoods_of(kind: str) -> tuple[str, ...]:
+    return FITTING["binary" if kind in ("static", "dynamic") else kind]
+
+
+def supported() -> dict[str, dict]:
+    """Every combination that a config takes, by a readable name."""
+    found = {}
+    for kind, network in itertools.product(KINDS, NETWORK_FIELDS):
+        if kind == "points" and network == "conv":
+            continue
+        for likelihood, conditional in itertools.product(likelihoods_of(kind), (False, True)):
+            for objective, posterior in [*((name, "diagonal") for name in OBJECTIVES), ("elbo", "delta")]:
+                name = [kind, network, likelihood, objective, posterior, "labels" if conditional else "no labels"]
+                fields = {**KINDS[kind], **NETWORK_FIELDS[network], **OBJECTIVES[objective], "network": network}
+                fields |= {"likelihood": likelihood, "posterior": posterior, "conditional": conditional}
+                found[" | ".join(name)] = fields
+    return found
+
+
+SUPPORTED = supported()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data_root(tmp_path_factory):
+    """A folder of tiny images in MNIST's format, with few of them held out for validation."""
+    root = tmp_path_factory.mktemp("images")
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, shape in FILES.items():
+        array = generator.integers(0, 256 if len(shape) == 3 else 10, size=shape, dtype=np.uint8)
+        header = struct.pack(">4B", 0, 0, 8, len(shape)) + struct.pack(f">{len(shape)}I", *shape)
+        (raw / name).write_bytes(header + array.tobytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pv.data, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
+        # The evaluation's own numbers of draws are for numbers to be read: here it only has to run.
+        patch.setattr(pv.report, "ELBO_DRAWS", 3)
+        patch.setattr(pv.report, "IWAE_PARTICLES", 2)
+        patch.setattr(pv.report, "IWAE_REPEATS", 2)
+        yield root
+
+
+def config_of(fields: dict, data_root, **changes) -> pv.RunConfig:
+    defaults = {"latent_dim": 2, "epochs": 1, "batch_size": NUM_TRAIN, "scale": 0.2, "data_root": str(data_root)}
+    return pv.RunConfig(**{**defaults, **fields, **changes})
+
+
+def log_densities(vae, args, z):
+    """log p(x|z, y) and log q(z|x, y), each `(batch,)`; of an autoencoder the code itself in place of the second."""
+    x, *y = args
+    with torch.no_grad():
+        q = vae.encode(x, *y)
+        return vae.decode(z, *y).log_prob(x), q.mean if vae.posterior == "delta" else q.log_prob(z)
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_every_supported_run_trains_saves_loads_and_evaluates(name, data_root, tmp_path):
+    config = config_of(SUPPORTED[name], data_root)
+    trained = train_run(config, tmp_path / "run")
+    vae, data = trained.vae, trained.data
+    assert isinstance(vae.encoder, NETWORKS[config.network][0])
+    assert isinstance(vae.decoder, NETWORKS[config.network][1])
+    assert vae.likelihood.state_dict().keys() == LIKELIHOODS[config.likelihood](config).state_dict().keys()
+    assert type(vae.likelihood) is type(LIKELIHOODS[config.likelihood](config))
+    assert (vae.posterior, vae.num_conditions) == (config.posterior, int(config.conditional))
+    assert vae.beta.item() == config.beta
+    assert all(map(math.isfinite, [*trained.history.loss, *trained.history.elbo]))
+    untrained = pv.runs.build_vae(config, data.event_shape, data.train_mean).state_dict()
+    assert not [name for name, p in vae.named_parameters() if torch.equal(p, untrained[name])]
+
+    loaded = pv.load_run(tmp_path / "run")
+    assert loaded.config == config
+    assert loaded.history == trained.history
+    state = loaded.vae.state_dict()
+    assert state.keys() == vae.state_dict().keys()
+    assert all(torch.equal(state[key], value) for key, value in vae.state_dict().items())
+    args = tuple(arg[:3] for arg in data.arguments("test")[: 1 + config.conditional])
+    z = torch.randn(3, config.latent_dim)
+    for ours, theirs in zip(*(log_densities(one, args, z) for one in (loaded.vae, vae)), strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.isfinite().all()
+
+    result = evaluate(loaded.vae, data, num_samples=4, num_data=3)
+    assert math.isfinite(result["elbo"])
+    density = config.posterior == "diagonal" and config.likelihood != "bernoulli_grey"
+    usual = "ELBO" if density else "cross-entropy bound"
+    assert result["measure"] == ("reconstruction" if config.posterior == "delta" else usual)
+    assert (result["log_px"] is not None) == (result["iwae_2"] is not None) == density
+    assert not density or (math.isfinite(result["log_px"]) and math.isfinite(result["iwae_2"]))
+    assert (result["log_px_quadrature"] is not None) == (density and config.dataset == "ring")
+    assert (result["active_units"] is not None) == (config.posterior == "diagonal")
+    assert result["measure"].split()[0] in results_table({"run": result})
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_comes_back_with_its_data(kind, data_root, tmp_path):
+    trained = train_run(config_of(KINDS[kind], data_root, hidden=(3,), conditional=True), tmp_path / "run")
+    loaded = pv.load_run(tmp_path / "run")
+    for split in ("train", "validation", "test"):
+        for ours, theirs in zip(loaded.data.arguments(split), trained.data.arguments(split), strict=True):
+            assert torch.equal(ours, theirs)
+    assert loaded.data.kind == trained.data.kind
+    assert len(trained.data.train_x) == (2_000 if kind == "points" else NUM_TRAIN)
+
+
+def test_the_protocol_leaves_out_no_name_that_a_config_knows():
+    fields = list(SUPPORTED.values())
+    assert (
+        {f["likelihood"] for f in fields} == set(LIKELIHOODS) == {name for names in FITTING.values() for name in names}
+    )
+    assert {f["network"] for f in fields} == set(NETWORKS)
+    assert {f["posterior"] for f in fields} == set(POSTERIORS)
+    assert {f["beta_schedule"] for f in fields if "beta_schedule" in f} <= set(SCHEDULES)
+    assert {f.get("binarize") for f in fields} == {None, *BINARIZE}
+    assert {f["objective"] for f in fields} | set(OTHER_OBJECTIVES) == set(EVERY_OBJECTIVE)
+
+
+# The objectives that are not crossed with everything: by name alone, on points, on images and on labels.
+OTHER_OBJECTIVES = [name for name in EVERY_OBJECTIVE if name not in {o["objective"] for o in OBJECTIVES.values()}]
+SOME = {
+    "points": {**KINDS["points"], **NETWORK_FIELDS["mlp"]},
+    "images": {**KINDS["dynamic"], **NETWORK_FIELDS["conv"], "network": "conv", "conditional": True},
+}
+
+
+@pytest.mark.parametrize("kind", SOME)
+@pytest.mark.parametrize("objective", OTHER_OBJECTIVES)
+def test_every_other_objective_trains_saves_and_loads(objective, kind, data_root, tmp_path):
+    config = config_of(SOME[kind], data_root, objective=objective, num_particles=2)
+    trained = train_run(config, tmp_path / "run")
+    assert all(map(math.isfinite, [*trained.history.loss, *trained.history.elbo]))
+    untrained = pv.runs.build_vae(config, trained.data.event_shape, trained.data.train_mean).state_dict()
+    assert not [name for name, p in trained.vae.named_parameters() if torch.equal(p, untrained[name])]
+    loaded = pv.load_run(tmp_path / "run")
+    assert loaded.config == config
+    assert all(torch.equal(loaded.vae.state_dict()[key], value) for key, value in trained.vae.state_dict().items())
+
+
+# What is not supported ----------------------------------------------------------------------------------------------
+
+
+def unsupported() -> dict[str, tuple[dict, str]]:
+    """Name to (fields, the start of the one line that refuses them)."""
+    found = {}
+    for kind in KINDS:
+        for likelihood in sorted(set(LIKELIHOODS) - set(likelihoods_of(kind))):
+            for network in NETWORK_FIELDS if kind != "points" else ("mlp",):
+                fields = {**KINDS[kind], "network": network, "likelihood": likelihood}
+                found[f"{kind} | {network} | {likelihood}"] = fields, "likelihood must be one of"
+    for binarize in ("none", "static", "dynamic", "dequantise"):
+        fields = {**KINDS["points"], "binarize": binarize}
+        found[f"points | {binarize}"] = fields, f"binarize {binarize!r} is for image sets, and ring holds points"
+    for posterior, conditional in itertools.product(POSTERIORS, (False, True)):
+        fields = {**KINDS["points"], "network": "conv", "posterior": posterior, "conditional": conditional}
+        found[f"points | conv | {posterior} | {conditional}"] = fields, "network 'conv' is for image sets"
+    for kind, name in itertools.product(("points", "dynamic"), EVERY_OBJECTIVE):
+        settings = next((o for o in OBJECTIVES.values() if o["objective"] == name), {"objective": name})
+        if name != "elbo":
+            fields = {**KINDS[kind], "num_particles": 2, **settings, "posterior": "delta"}
+            found[f"{kind} | delta | {name}"] = fields, "posterior delta (an autoencoder) needs objective elbo"
+        if name != "elbo_analytic_kl":
+            fields = {**KINDS[kind], "num_particles": 2, **settings, "free_bits": 0.1}
+            found[f"{kind} | free_bits | {name}"] = fields, "free_bits must "
+        if name != "renyi":
+            fields = {**KINDS[kind], "num_particles": 2, **settings, "alpha": 0.5}
+            found[f"{kind} | alpha | {name}"] = fields, "alpha must "
+    for field, known in {
+        "network": "mlp, conv",
+        "posterior": "diagonal, delta",
+        "beta_schedule": "constant, linear, cyclical, sigmoid",
+        "objective": "elbo, elbo_analytic_kl",
+    }.items():
+        fields = {**KINDS["dynamic"], field: "other"}
+        found[f"{field} | other"] = fields, f"{field} must be one of {known}"
+    fields = {**KINDS["static"], "binarize": "other"}
+    found["binarize | other"] = fields, "binarize must be one of none, static, dynamic, dequantise"
+    found["conditional | labels"] = {**KINDS["static"], "conditional": "labels"}, "conditional must be true or false"
+    return found
+
+
+UNSUPPORTED = unsupported()
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_every_other_combination_is_refused_by_the_field_in_one_line(name, data_root):
+    fields, message = UNSUPPORTED[name]
+    with pytest.raises(pv.InputError) as caught:
+        config_of(fields, data_root)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [
+        ((2, 2, 2), "hidden must be at most as often as 6 x 5 can be halved, got 3"),
+        ((), "hidden must have at least one number of channels for a convolutional decoder, got none"),
+    ],
+)
+def test_what_only_the_data_show_is_refused_before_anything_is_written(hidden, message, data_root, tmp_path):
+    config = config_of({**KINDS["dynamic"], "network": "conv"}, data_root, hidden=hidden)
+    with pytest.raises(pv.InputError) as caught:
+        train_run(config, tmp_path / "run")
+    assert str(caught.value) == message
+    assert not (tmp_path / "run").exists()
