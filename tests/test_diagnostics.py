@@ -312,7 +312,6 @@ def test_what_is_had_of_an_autoencoder_by_one_particle_is_its_reconstruction():
         (TraceMeanField_ELBO(), {}),
         (RenyiELBO(alpha=0, num_particles=3), {}),
     ],
-    ids=str,
 )
 def test_an_autoencoder_under_an_objective_of_its_latents_density_is_refused(objective, settings):
     vae, x = autoencoder(), torch.randn(6, 3)

@@ -89,7 +89,6 @@ VECTORISED = {"vectorize_particles": True, "max_plate_nesting": 1}
         (Renyi(6, alpha=-1.5), RenyiELBO(alpha=-1.5, num_particles=6, **VECTORISED)),
         (Renyi(6, alpha=3.0), RenyiELBO(alpha=3.0, num_particles=6, **VECTORISED)),
     ],
-    ids=str,
 )
 def test_value_and_gradient_are_pyros_under_the_same_noise(ours, theirs, vae):
     x = draw(vae, 4)
