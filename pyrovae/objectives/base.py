@@ -145,7 +145,7 @@ class Objective(PyroELBO):
             require(
                 self.takes_masked, f"an autoencoder (masked latents) needs objective elbo, got {type(self).__name__}"
             )
-        probe = torch.randn(self.num_draws, 1)
+        probe = torch.zeros(self.num_draws, 1)
         if self.coefficients(probe, torch.ones(())).path is not None:
             for name, site in pair.guide_sites.items():
                 require(

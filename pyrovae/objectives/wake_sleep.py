@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError, require, require_number
 from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
-from pyrovae.objectives.pair import run_pair
+from pyrovae.objectives.pair import sample_sites
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class ReweightedWakeSleep(Objective):
             dream = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
         if "x" not in dream.nodes:
             raise InputError('sleep_weight needs the data at site "x" of the model, and there is none')
-        x = dream.nodes["x"]["value"]
-        latents = {name: site["value"] for name, site in dream.nodes.items() if site["type"] == "sample"}
-        asleep = poutine.trace(poutine.condition(guide, data=latents)).get_trace(x, *args[1:], **kwargs)
-        names = run_pair(model, guide, *args, **kwargs).latent
-        log_q = sum(asleep.nodes[name]["fn"].log_prob(asleep.nodes[name]["value"]).sum() for name in names)
+        x = dream.nodes["x"]
+        drawn = {name: site["value"] for name, site in sample_sites(dream).items()}
+        asleep = poutine.trace(poutine.condition(guide, data=drawn)).get_trace(x["value"], *args[1:], **kwargs)
+        log_q = sum(site["fn"].log_prob(site["value"]).sum() for site in sample_sites(asleep).values())
+        log_q = x["scale"] * log_q
         surrogate = -self.sleep_weight * log_q
         return loss + surrogate - surrogate.detach()
