@@ -186,6 +186,7 @@ def rate_distortion(
     axes.plot(rate, distortion, marker="o")
     for x, y, beta in zip(rate, distortion, betas, strict=True):
         axes.annotate(rf"$\beta$ = {beta:g}", (x, y), textcoords="offset points", xytext=(6, 4), fontsize="small")
+    axes.margins(0.15)  # room for the labels
     axes.set(xlabel="rate, KL, nats", ylabel="distortion, $-E_q[\\log p(x|z)]$, nats")
     return axes
 
