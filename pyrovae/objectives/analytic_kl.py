@@ -3,19 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from pyro.distributions import Independent
-from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.errors import InputError, require, require_count, require_number
-from pyrovae.objectives.base import weighted_terms
+from pyrovae.objectives.base import DifferentiableELBO, weighted_terms
 from pyrovae.objectives.pair import Pair, run_pair
 
 
 @dataclass(frozen=True)
-class AnalyticKLELBO(PyroELBO):
+class AnalyticKLELBO(DifferentiableELBO):
     """1/K sum_k log p(x|z_k) - KL(q(z|x) || p(z)), the KL as PyTorch has it in closed form.
 
     Of several latent sites, in one order in model and guide, the conditional KLs are taken at the draws of the sites
@@ -54,19 +52,6 @@ class AnalyticKLELBO(PyroELBO):
         # Under to_event the base distributions are those of the single dimensions.
         per_dimension = kl_divergence(q.base_dist, p.base_dist).mean(0)
         return len(per_dimension) * per_dimension.mean(0).clamp(min=self.free_bits).sum()
-
-    def loss(self, model: Callable, guide: Callable, *args, **kwargs) -> float:
-        with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args, **kwargs).item()
-
-    def loss_and_grads(self, model: Callable, guide: Callable, *args, **kwargs) -> float:
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward()
-        return loss.item()
-
-    def _get_trace(self, model, guide, args, kwargs):
-        raise NotImplementedError("objectives of pyrovae run the pair by themselves")
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` where the KL is not to be had, or the sum of its parts is not the KL."""

@@ -77,8 +77,25 @@ def weighted_terms(pair: Pair) -> WeightedTerms:
     )
 
 
+class DifferentiableELBO(PyroELBO):
+    """`pyro.infer.ELBO`'s interface from a `differentiable_loss`, a 0-dim tensor, alone."""
+
+    def loss(self, model: Callable, guide: Callable, *args, **kwargs) -> float:
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args, **kwargs) -> float:
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
+    def _get_trace(self, model, guide, args, kwargs):
+        raise NotImplementedError("objectives of pyrovae run the pair by themselves")
+
+
 @dataclass(frozen=True)
-class Objective(PyroELBO):
+class Objective(DifferentiableELBO):
     """An estimator as a value: frozen, comparable, without state, one for any number of models.
 
     A subclass gives `bound`, which the loss is minus the sum of, and `coefficients`, its gradient's. The loss is that
@@ -112,27 +129,12 @@ class Objective(PyroELBO):
         """The gradient's, at these log-weights; called without gradients."""
         raise NotImplementedError
 
-    # The interface of pyro.infer.ELBO -------------------------------------------------------------------------------
-
-    def loss(self, model: Callable, guide: Callable, *args, **kwargs) -> float:
-        with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args, **kwargs).item()
-
-    def loss_and_grads(self, model: Callable, guide: Callable, *args, **kwargs) -> float:
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward()
-        return loss.item()
-
     def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
         """A 0-dim tensor: its value is the loss, its gradient this estimator's, for every parameter of the pair."""
         program = _Program(model, guide, args, kwargs)
         if self.chunk_size is None or self.chunk_size >= self.num_draws:
             return self._loss_of_one_chunk(program)
         return self._loss_in_chunks(program)
-
-    def _get_trace(self, model, guide, args, kwargs):
-        raise NotImplementedError("objectives of pyrovae run the pair by themselves")
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` where this objective would train the pair to a wrong gradient."""
