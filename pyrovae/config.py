@@ -56,11 +56,13 @@ class RunConfig:
     scale: float = 0.3
     """standard deviation of a gaussian likelihood; where it is learned, its start; where it is predicted, its floor"""
     objective: str = "elbo"
-    """elbo, elbo_analytic_kl, iwae or renyi"""
+    """elbo, iwae, dreg, renyi, miwae, ...: any name in objectives.OBJECTIVES"""
     num_particles: int = 1
     """samples of z per datum in the objective"""
     alpha: float | None = None
     """order of the renyi objective"""
+    num_batches: int | None = None
+    """sets of num_particles samples, for miwae and piwae"""
     beta: float = 1.0
     """weight of the KL term in training; evaluation is always at 1"""
     beta_schedule: str = "constant"
@@ -123,8 +125,7 @@ class RunConfig:
         require_choice("schedule", self.schedule, LR_SCHEDULES)
         require_choice("beta_schedule", self.beta_schedule, SCHEDULES)
         require_choice("objective", self.objective, OBJECTIVES)
-        settings = {"num_particles": self.num_particles, "alpha": self.alpha, "free_bits": self.free_bits}
-        resolve(self.objective, settings)
+        resolve(self.objective, self.objective_settings())
         require(
             self.posterior == "diagonal" or self.objective == "elbo",
             f"posterior delta (an autoencoder) needs objective elbo, got {self.objective}",
@@ -134,6 +135,10 @@ class RunConfig:
         for name, value in values.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+
+    def objective_settings(self) -> dict[str, object]:
+        """The keywords of `fit` that belong to the objective."""
+        return {name: getattr(self, name) for name in ("num_particles", "alpha", "num_batches", "free_bits")}
 
     @classmethod
     def from_dict(cls, values: object) -> "RunConfig":

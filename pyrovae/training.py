@@ -61,6 +61,7 @@ def fit(
     objective: str | ELBO = "elbo",
     num_particles: int | None = None,
     alpha: float | None = None,
+    num_batches: int | None = None,
     free_bits: float | None = None,
     batch_size: int = 128,
     lr: float = 1e-3,
@@ -82,8 +83,8 @@ def fit(
     - `data`: a `Dataset` (trained on its training data, validated on its validation data), a tensor, or any iterable
       that can be gone through again at each epoch and yields batches `x` or `(x, y, ...)`, a `DataLoader` for one.
       A conditional VAE is given as many y as it has conditions, any other none.
-    - `objective`: a name with `num_particles`, `alpha` and `free_bits` (see `objectives.from_name`), or a
-      `pyro.infer.ELBO`.
+    - `objective`: a name with `num_particles`, `alpha`, `num_batches` and `free_bits` (see
+      `objectives.from_name`), or a `pyro.infer.ELBO`.
     - `optimizer(parameters, lr=lr)` and, with the optimiser as argument, `schedule` (stepped once an epoch) make
       torch's; `"cosine"` decays to 0 over the epochs.
     - `beta_schedule`: from the share of the training that is done to a factor on the VAE's beta, by name (see
@@ -112,7 +113,8 @@ def fit(
     beta_factor = schedules.resolve(beta_schedule)
     scheduled = beta_factor is not schedules.constant
     require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
-    elbo = resolve(objective, {"num_particles": num_particles, "alpha": alpha, "free_bits": free_bits})
+    settings = {"num_particles": num_particles, "alpha": alpha, "num_batches": num_batches, "free_bits": free_bits}
+    elbo = resolve(objective, settings)
     if isinstance(elbo, RenyiELBO):
         require(not scheduled, "beta_schedule must be constant with RenyiELBO, whose logsumexp takes no beta; use iwae")
     device = choose_device(device)
