@@ -1,6 +1,7 @@
 """Variational autoencoders as Pyro programs."""
 
 from pyrovae import diagnostics, objectives, plots, schedules
+from pyrovae.compiled import CompiledSVI
 from pyrovae.conditions import Condition, Embedding, OneHot
 from pyrovae.config import RunConfig
 from pyrovae.data import Dataset, load
@@ -43,6 +44,7 @@ __all__ = [
     "objectives",
     "log_weights",
     "schedules",
+    "CompiledSVI",
     "History",
     "fit",
     "Estimate",

@@ -15,6 +15,10 @@ class InputError(ValueError):
         super().__init__(" ".join(re.split(r"\s*\n\s*Trace Shapes:", message)[0].splitlines()))
 
 
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise InputError(message)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -22,3 +23,14 @@ def local_seed(seed: int | None) -> Iterator[None]:
 def derived_seed(seed: int, purpose: str) -> int:
     """A seed for one purpose, whose stream is not that of another purpose, another seed, or of `seed` itself."""
     return random.Random(f"pyrovae {seed} {purpose}").getrandbits(63)
+
+
+def generator_states() -> list[Tensor]:
+    """The states of torch's generators, on the CPU and on every GPU."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def set_generator_states(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])

@@ -16,15 +16,18 @@ from tqdm.auto import tqdm
 
 from pyrovae import schedules
 from pyrovae.batches import VALIDATION_CHUNK, Batch, Batches, batches_of
+from pyrovae.compiled import CompiledLoss
 from pyrovae.data import Dataset
-from pyrovae.errors import InputError, require, require_choice, require_count, require_number
+from pyrovae.errors import InputError, first_line, require, require_choice, require_count, require_number
+from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.choose import check_objective, resolve
-from pyrovae.objectives.pair import check_pair, first_line, run_pair
+from pyrovae.objectives.pair import check_pair, not_finite, run_pair
 from pyrovae.rng import derived_seed, local_seed
 
 LR_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
 VALIDATION_SEED = 0
+COMPILE_STEPS = 2_000  # a compilation takes a few seconds and saves a few milliseconds a step
 
 
 @dataclass
@@ -69,6 +72,7 @@ def fit(
     schedule: str | Callable[[torch.optim.Optimizer], Any] = "constant",
     beta_schedule: str | Callable[[float], float] = "constant",
     max_grad_norm: float | None = None,
+    compile: bool | str = "auto",
     validation: Tensor | Iterable | None = None,
     patience: int | None = None,
     device: str | torch.device = "auto",
@@ -91,6 +95,8 @@ def fit(
       `schedules`) or a function. Afterwards beta is what it was.
     - `max_grad_norm`: gradients are clipped to this norm. They are those of the loss *per datum*, so that learning
       rate and clipping mean the same at every batch size.
+    - `compile`: whether steps are traced, compiled and replayed (see `CompiledLoss`), which gives the same numbers to
+      rounding. `"auto"` does where it pays for the seconds of compiling: objectives of ours, 2,000 steps or more.
     - `validation`: a tensor or re-iterable in place of the data set's own. After each epoch its ELBO is taken with the
       same draws, which leave the training's stream of random numbers alone.
     - `patience`: stop after so many epochs without a better validation ELBO, and go back to the best parameters.
@@ -98,8 +104,8 @@ def fit(
     - `seed` fixes the run and leaves the caller's generators as they were; None goes on with them.
     - `progress=None` shows a bar on a terminal. `on_epoch` is called with each record of the `History`.
 
-    Raises `InputError` on bad input before anything is trained, and `FloatingPointError`, naming epoch and step, when
-    the loss or a gradient is no longer finite.
+    Raises `InputError` on bad input before anything is trained, and `FloatingPointError`, naming epoch, step and site,
+    when the loss or a gradient is no longer finite.
     """
     require_count("epochs", epochs)
     require_count("batch_size", batch_size)
@@ -110,6 +116,7 @@ def fit(
         require_count("patience", patience)
     if not callable(schedule):
         require_choice("schedule", schedule, LR_SCHEDULES)
+    require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
     beta_factor = schedules.resolve(beta_schedule)
     scheduled = beta_factor is not schedules.constant
     require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
@@ -117,6 +124,8 @@ def fit(
     elbo = resolve(objective, settings)
     if isinstance(elbo, RenyiELBO):
         require(not scheduled, "beta_schedule must be constant with RenyiELBO, whose logsumexp takes no beta; use iwae")
+    ours = isinstance(elbo, DifferentiableELBO)
+    require(ours or compile is not True, f"compile needs an objective of pyrovae, got {type(elbo).__name__}")
     device = choose_device(device)
     train, held_out = batches_of(vae, data, validation, batch_size, device)
     require(patience is None or held_out is not None, "patience needs validation data, got none")
@@ -126,8 +135,13 @@ def fit(
             vae.to(device)
         check_seed = derived_seed(seed, "check") if seed is not None else int(torch.randint(2**62, ()))
         with local_seed(check_seed):  # of its own, so that it does not move the run's random numbers
-            first = next(iter(train()))
+            one_epoch = train()
+            first = next(iter(one_epoch))
             parameters = _check_pair(vae, elbo, first)
+        if compile == "auto":
+            compile = ours and epochs * (one_epoch.num_batches or 0) >= COMPILE_STEPS
+        gradients = CompiledLoss(vae.model, vae.guide, elbo, per_datum=True).loss_and_grads if compile else None
+        gradients = gradients or partial(_loss_and_grads, vae, elbo, parameters)
         torch_optimizer = optimizer(parameters, lr=lr)
         scheduler = _make_schedule(schedule, torch_optimizer, epochs)
         known, beta = set(pyro.get_param_store().keys()), float(vae.beta) if scheduled else 1.0
@@ -146,7 +160,11 @@ def fit(
                         if scheduled:
                             vae.set_beta(beta * beta_factor((epoch - 1 + share) / epochs))
 
-                    loss = _train_epoch(vae, elbo, train(), torch_optimizer, parameters, max_grad_norm, epoch, set_beta)
+                    if compile and epoch == 1:
+                        bar.set_postfix_str("compiling")
+                    loss = _train_epoch(
+                        vae, elbo, gradients, train(), torch_optimizer, parameters, max_grad_norm, epoch, set_beta
+                    )
                     new = set(pyro.get_param_store().keys()) - known
                     require(not new, f"parameters must all be registered at the first batch; later came {sorted(new)}")
                     scheduler.step()
@@ -170,32 +188,42 @@ def fit(
     return history
 
 
-def _train_epoch(vae, elbo, batches, optimizer, parameters, max_grad_norm, epoch: int, set_beta) -> float:
+def _train_epoch(vae, elbo, gradients, batches, optimizer, parameters, max_grad_norm, epoch: int, set_beta) -> float:
     if isinstance(vae, nn.Module):
         vae.train()
     total, count, num_batches = 0.0, 0, getattr(batches, "num_batches", None)
     for step, batch in enumerate(batches, 1):
-        x = batch[0]
         if num_batches:
             set_beta((step - 1) / num_batches)
-        optimizer.zero_grad(set_to_none=True)
         try:
-            loss = elbo.loss_and_grads(vae.model, vae.guide, *batch)
+            loss, norm = map(float, gradients(*batch))
         except InputError:
             raise
         except ValueError as error:  # Pyro's validation: a parameter of a distribution is no longer one
             raise FloatingPointError(_diverged(epoch, step, first_line(error))) from error
-        # Pyro's loss is a sum over the plate. The normaliser is applied to the gradients, because inside the loss
-        # (as a scale) it would move into the logsumexp of the importance-weighted objectives.
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        require(len(gradients) > 0, "the objective must give some parameter a gradient, and gives none")
-        torch._foreach_mul_(gradients, 1 / len(x))
-        norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_grad_norm is None else max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise FloatingPointError(_diverged(epoch, step, f"loss {loss}, norm of the gradient {float(norm)}"))
+            site = not_finite(vae.model, vae.guide, *batch, num_particles=getattr(elbo, "num_draws", 1))
+            raise FloatingPointError(_diverged(epoch, step, f"loss {loss}, norm of the gradient {norm}; {site}"))
+        if max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, torch.tensor(norm))
         optimizer.step()
-        total, count = total + loss, count + len(x)
+        total, count = total + loss, count + len(batch[0])
     return total / count
+
+
+def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -> tuple[float, Tensor]:
+    """The loss, summed over the data as Pyro's are, and the norm of its gradient per datum, which the parameters get.
+
+    The normaliser is applied to the gradients, because inside the loss (as a scale) it would move into the logsumexp of
+    the importance-weighted objectives.
+    """
+    for parameter in parameters:
+        parameter.grad = None
+    loss = elbo.loss_and_grads(vae.model, vae.guide, *batch)
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    require(len(found) > 0, "the objective must give some parameter a gradient, and gives none")
+    torch._foreach_mul_(found, 1 / len(batch[0]))
+    return loss, nn.utils.get_total_norm(found)
 
 
 def _diverged(epoch: int, step: int, detail: str) -> str:

@@ -186,7 +186,7 @@ def hand_gradient(objective, vae, x):
             others = torch.stack([torch.cat((log_w[:k], log_w[k + 1 :])).mean(0) for k in range(count)])
             return combine(equal, score=(log_w - others) / count)
         case ThermodynamicVO():
-            points = objective.points().tolist()
+            points = objective.points()
             model, score = torch.zeros_like(log_w), torch.zeros_like(log_w)
             for left, right in itertools.pairwise(points):
                 tilted = (left * log_w).softmax(0)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import torchvision
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +28,7 @@ def files_under(folder):
 
 
 def test_every_script_is_run_by_a_test():
-    tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py"}
+    tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "compare_objectives.py"}
     assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
 
 
@@ -98,6 +99,35 @@ def test_the_tutorials_in_small(tmp_path):
         assert f"{ring['loss']:.3f}" in text
         assert "3.758" in text
     assert {"out/points.png", "out/variance.png"} <= set(files_under(tmp_path))
+
+
+def test_the_comparison_of_objectives_in_small(tmp_path, mnist_root):
+    small = ["--epochs", 1, "--hidden", 4, "--latent-dim", 2, "--batch-size", 20_000, "--out", "out"]
+    small += ["--data-root", Path(mnist_root).resolve(), "--num-samples", 30, "--num-data", 20]
+    result = run("compare_objectives.py", "--seeds", 0, 1, *small, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "out/results.json").read_text())
+    assert [row["objective"] for row in rows] == [
+        "ELBO", "STL", "IWAE", "DReG", "CIWAE(0.5)", "MIWAE(4, 4)", "VR(0.5)", "TVO",
+    ]  # fmt: skip
+    assert rows[0]["difference"] == rows[0]["difference_error"] == 0
+    for row in rows:  # against the runs' own files
+        runs = [
+            [torch.load(tmp_path / f"out/{name}-seed{seed}/log_px_20x30.pt")["value"].mean().item() for seed in (0, 1)]
+            for name in (row["objective"], "ELBO")
+        ]
+        assert row["log_px"] == pytest.approx(sum(runs[0]) / 2, abs=1e-4)
+        differences = [a - b for a, b in zip(*runs, strict=True)]
+        assert row["difference"] == pytest.approx(sum(differences) / 2, abs=1e-4)
+        assert row["difference_error"] == pytest.approx(abs(differences[0] - differences[1]) / 2, abs=1e-4)
+    again = run("compare_objectives.py", "--seeds", 1, *small, cwd=tmp_path)  # nothing is run a second time
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "out/results.json").read_text())[0]["log_px_error"] is None
+    other = run("compare_objectives.py", "--seeds", 1, *small, "--hidden", 5, cwd=tmp_path)
+    assert (other.returncode, other.stderr) == (
+        2,
+        "error: out/ELBO-seed1 holds a run with hidden (4,), not (5,): give another --out\n",
+    )
 
 
 @pytest.mark.parametrize(

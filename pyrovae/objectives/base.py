@@ -19,25 +19,36 @@ from dataclasses import dataclass
 
 import torch
 from pyro.infer import ELBO as PyroELBO
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pyrovae.errors import require, require_count
 from pyrovae.objectives.pair import Pair, is_masked, pair_at, run_pair
+from pyrovae.rng import generator_states, set_generator_states
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What multiplies each gradient term of each particle, `(num_particles, batch)`, without gradient; None is 0."""
+    """What multiplies each gradient term of each particle, `(num_particles, batch)`, without gradient; None is 0.
+
+    `is_total` says that they are those of plain autograd through sum_k model_k log w_k, so that one run will do.
+    """
 
     model: Tensor
     path: Tensor | None = None
     score: Tensor | None = None
+    is_total: bool = False
 
     @classmethod
     def total(cls, weights: Tensor, beta: Tensor | float) -> "Coefficients":
         """Of sum_k weights_k log w_k, differentiated through everything: what plain autograd gives."""
-        return cls(weights, weights, -beta * weights)
+        return cls(weights, weights, -beta * weights, is_total=True)
+
+    def rows(self, start: int, stop: int) -> "Coefficients":
+        """Those of some particles."""
+        parts = (None if part is None else part[start:stop] for part in (self.model, self.path, self.score))
+        return Coefficients(*parts, is_total=self.is_total)
 
 
 @dataclass(frozen=True)
@@ -61,20 +72,22 @@ class WeightedTerms:
 
 def weighted_terms(pair: Pair) -> WeightedTerms:
     """The terms of a pair under its `poutine.scale`s. Raises `InputError` where no common scale can be taken out."""
-    scales = {name: torch.as_tensor(site["scale"]) for name, site in pair.observed.items()}
-    scale = next(iter(scales.values()), torch.ones(()))
-    same = all(s.dim() == 0 and (s is scale or bool(s == scale)) for s in scales.values())
-    require(same, f"poutine.scale must be one number for all observed sites, got {sorted(scales)} with others")
+    scales = [torch.as_tensor(site["scale"]) for site in pair.observed.values()]
+    scale = scales[0] if scales else torch.ones(())
     betas = [torch.as_tensor(site["scale"]) / scale for site in pair.latent.values()]
     beta = betas[0] if betas else torch.ones(())
-    require(
-        all(b.dim() == 0 and (b is beta or bool(b == beta)) for b in betas),
-        "poutine.scale must be one number for all latent sites",
-    )
+    for sites, numbers in (("observed", scales), ("latent", betas)):
+        require(_is_one_number(numbers), f"poutine.scale must be one number for all {sites} sites, got {numbers}")
     terms = pair.terms()
     return WeightedTerms(
         terms.log_likelihood + beta * terms.log_prior, beta * terms.log_posterior, terms.log_posterior, scale, beta
     )
+
+
+def _is_one_number(scales: list[Tensor]) -> bool:
+    """By value only where Pyro validates: a traced step cannot look at values, and was validated before."""
+    scalars = all(s.dim() == 0 for s in scales)
+    return scalars and (not is_validation_enabled() or all(bool(s == scales[0]) for s in scales[1:]))
 
 
 class DifferentiableELBO(PyroELBO):
@@ -178,7 +191,7 @@ class Objective(DifferentiableELBO):
         states, parts = [], []
         with torch.no_grad():
             for size in sizes:
-                states.append(_generator_states())
+                states.append(generator_states())
                 terms = weighted_terms(program.run(size))
                 parts.append(terms.log_weights)
             log_weights = torch.cat(parts)
@@ -186,15 +199,14 @@ class Objective(DifferentiableELBO):
             coefficients = self.coefficients(log_weights, terms.beta)
         if not torch.is_grad_enabled():
             return value
-        end, start = _generator_states(), 0
+        end, start = generator_states(), 0
         for size, state in zip(sizes, states, strict=True):
-            rows = slice(start, start + size)
-            own = Coefficients(*(None if c is None else c[rows] for c in vars(coefficients).values()))
-            _set_generator_states(state)
+            own = coefficients.rows(start, start + size)
+            set_generator_states(state)
             surrogate = checkpoint(self._chunk, program, size, own, use_reentrant=False)
             value = value + surrogate - surrogate.detach()
             start += size
-        _set_generator_states(end)
+        set_generator_states(end)
         return value
 
     def _chunk(self, program: "_Program", size: int, coefficients: Coefficients) -> Tensor:
@@ -205,7 +217,7 @@ class Objective(DifferentiableELBO):
     def _surrogate(self, program: "_Program", pair: Pair, terms: WeightedTerms, coefficients: Coefficients) -> Tensor:
         """A sum whose gradient is the three terms of the estimator."""
         model, path, score = coefficients.model, coefficients.path, coefficients.score
-        if path is not None and path is model and score is not None and torch.equal(score, -terms.beta * path):
+        if coefficients.is_total:
             return (model * terms.log_weights).sum()  # the total derivative: the graph of the one run has it all
         draws = {name: site["value"] for name, site in pair.guide_sites.items()}
         leaves = {name: z.detach().requires_grad_(path is not None) for name, z in draws.items()}
@@ -234,16 +246,6 @@ class _Program:
 
     def at(self, latents: dict[str, Tensor]) -> Pair:
         return pair_at(self.model, self.guide, latents, *self.args, **self.kwargs)
-
-
-def _generator_states() -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-
-
-def _set_generator_states(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The thermodynamic variational objective."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -33,27 +34,25 @@ class ThermodynamicVO(Objective):
         require_count("num_partitions", self.num_partitions)
         require_number("first", self.first, above=0, below=1)
 
-    def points(self) -> Tensor:
-        """0 = t_0 < t_1 < ... < t_P = 1, float64."""
-        if self.num_partitions == 1:
-            return torch.tensor([0.0, 1.0], dtype=torch.float64)
-        inner = torch.logspace(torch.tensor(self.first).log10().item(), 0, self.num_partitions, dtype=torch.float64)
-        return torch.cat((torch.zeros(1, dtype=torch.float64), inner))
+    def points(self) -> tuple[float, ...]:
+        """0 = t_0 < t_1 < ... < t_P = 1."""
+        last = self.num_partitions - 1
+        return (0.0, *(self.first ** (1 - i / last) for i in range(last)), 1.0)
 
     def sums(self, log_weights: Tensor) -> tuple[Tensor, Tensor]:
         """The left and the right Riemann sum for each datum, `(batch,)`, on these draws."""
-        t = self.points().to(log_weights)
+        t = self.points()
         means = torch.stack([((point * log_weights).softmax(0) * log_weights).sum(0) for point in t])
-        widths = t.diff().unsqueeze(-1)
+        widths = log_weights.new_tensor(t).diff().unsqueeze(-1)
         return (widths * means[:-1]).sum(0), (widths * means[1:]).sum(0)
 
     def bound(self, log_weights: Tensor) -> Tensor:
         return self.sums(log_weights)[0]
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
-        t = self.points().to(log_weights)
         model, score = torch.zeros_like(log_weights), torch.zeros_like(log_weights)
-        for point, width in zip(t[:-1], t.diff(), strict=True):
+        for point, after in itertools.pairwise(self.points()):
+            width = after - point
             weights = (point * log_weights).softmax(0)
             centred = weights * (log_weights - (weights * log_weights).sum(0))
             if point == 0 and len(log_weights) > 1:
