@@ -5,10 +5,12 @@ tensors and nothing of how they were written. It runs on fake tensors: nothing i
 buffer moved. Values are not there to be looked at, so control flow on them is refused and not frozen.
 """
 
+import logging
 import math
 import subprocess
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pyro
 import torch
@@ -172,13 +174,14 @@ def _lift(module: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
 
 def _compile(module: fx.GraphModule, args: list[Tensor]) -> Callable:
     """By TorchInductor, its random numbers PyTorch's own."""
-    from torch._inductor import compile as inductor  # seconds of imports
+    with _quiet("torch.utils.cpp_extension"):  # which says where it finds no CUDA
+        from torch._inductor import compile as inductor  # seconds of imports
 
     if args[0].device.type == "cpu":
         _rewrite_products(module, args)
     for node in module.graph.nodes:
         node.meta.clear()  # the trace's fake tensors are not Inductor's
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.utils.cpp_extension"):
         warnings.simplefilter("ignore")
         compiled = inductor(module, args, options={"fallback_random": True})
     return lambda *args: compiled(*args)
@@ -242,6 +245,17 @@ _library.impl(
     "CPU",
 )
 _library.impl("matmul", lambda left, right: left.new_empty(left.shape[0], right.shape[1]), "Meta")
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _has_onednn() -> bool:

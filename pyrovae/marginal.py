@@ -1,8 +1,10 @@
 """log p(x) per datum: by importance sampling, with its errors, and by quadrature where the latents are few."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pyro
 import torch
@@ -13,11 +15,13 @@ from torch.distributions import constraints
 from tqdm.auto import tqdm
 
 from pyrovae.errors import InputError, require, require_count, require_finite, require_number
+from pyrovae.graphs import Graph, checked_graph
 from pyrovae.objectives.pair import Pair, check_pair, log_joint, log_weights, sample_sites
 from pyrovae.rng import local_seed
 
 DATA_CHUNK = 128
 MIN_TAIL = 5
+COMPILE_PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def log_marginal(
     *args: Tensor,
     num_samples: int = 5_000,
     chunk_size: int = 8_192,
+    compile: bool | str = "auto",
     progress: bool | None = None,
 ) -> MarginalLikelihood:
     """log p(x) for each datum by importance sampling from the guide, at beta = 1.
@@ -86,13 +91,14 @@ def log_marginal(
 
     `model` and `guide` are any pair that keeps the contract, `args` what they take: tensors of one length, the data
     first. `chunk_size` pairs of a particle and a datum are decoded at a time; memory does not grow with `num_samples`
-    but for the tail that k is fitted to. `progress=None` shows a bar on a terminal.
+    but for the tail that k is fitted to. `compile` runs the chunks as a compiled graph, which gives the same numbers to
+    rounding; `"auto"` does for a million pairs or more. `progress=None` shows a bar on a terminal.
 
     Raises `InputError` if the pair breaks the contract, or where no density exists: data that are not finite, or lie
     outside the likelihood's support.
     """
     parts = []
-    for chunks in _weight_chunks(model, guide, args, num_samples, chunk_size, progress, densities=True):
+    for chunks in _weight_chunks(model, guide, args, num_samples, chunk_size, compile, progress, densities=True):
         weights = _RunningWeights(num_samples)
         for chunk in chunks:
             weights.add(chunk)
@@ -108,6 +114,7 @@ def importance_bound(
     num_particles: int,
     num_repeats: int = 10,
     chunk_size: int = 8_192,
+    compile: bool | str = "auto",
     progress: bool | None = None,
 ) -> Estimate:
     """L_K = E[log 1/K sum_k w_k] for each datum, at beta = 1: the ELBO at K = 1, IWAE's bound at K > 1.
@@ -120,7 +127,7 @@ def importance_bound(
     require_count("num_repeats", num_repeats, 2)
     values, errors = [], []
     num_samples, densities = num_particles * num_repeats, num_particles > 1
-    for chunks in _weight_chunks(model, guide, args, num_samples, chunk_size, progress, densities):
+    for chunks in _weight_chunks(model, guide, args, num_samples, chunk_size, compile, progress, densities):
         log_w = torch.cat(list(chunks)).unflatten(0, (num_repeats, num_particles))
         bounds = log_w.logsumexp(1) - math.log(num_particles)
         values.append(bounds.mean(0))
@@ -209,6 +216,7 @@ def _weight_chunks(
     args: tuple,
     num_samples: int,
     chunk_size: int,
+    compile: bool | str,
     progress: bool | None,
     densities: bool,
 ) -> Iterator[Iterator[Tensor]]:
@@ -218,18 +226,20 @@ def _weight_chunks(
     """
     require_count("num_samples", num_samples)
     require_count("chunk_size", chunk_size)
+    require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
     _check_args(args)
     data_size = min(DATA_CHUNK, chunk_size, len(args[0]))
     sample_size = max(1, chunk_size // data_size)
     device = _device(model, args)
+    if compile == "auto":
+        compile = len(args[0]) * num_samples >= COMPILE_PAIRS
+    weights = _ChunkWeights(model, guide, (sample_size, data_size), compile)
 
     @torch.no_grad()
     def chunk(data: list[Tensor], start: int) -> Tensor:
         num_particles = min(sample_size, num_samples - start)
         if start > 0:
-            # What Pyro validates was seen in the first chunk; to see it again costs as much as small decoders do.
-            with pyro.validation_enabled(False):
-                return log_weights(model, guide, *data, num_particles=num_particles).double()
+            return weights(data, num_particles).double()
         with local_seed(0):
             pair = check_pair(model, guide, *data)
         if densities:
@@ -242,6 +252,34 @@ def _weight_chunks(
             data = [arg[first : first + data_size].to(device) for arg in args]
             yield (chunk(data, start) for start in range(0, num_samples, sample_size))
             bar.update(len(data[0]))
+
+
+class _ChunkWeights:
+    """Log-weights of a chunk that is not the first of its data, `(num_particles, data)`.
+
+    What Pyro validates was seen in the first; to see it again costs as much as small decoders do. Chunks of `shape`,
+    which most are, are replayed as a compiled graph.
+    """
+
+    def __init__(self, model: Callable, guide: Callable, shape: tuple[int, int], compile: bool) -> None:
+        self.model, self.guide, self.shape, self.compile = model, guide, shape, compile
+        self.graph: Graph | None = None
+
+    def __call__(self, data: list[Tensor], num_particles: int) -> Tensor:
+        if not self.compile or (num_particles, len(data[0])) != self.shape:
+            return self._eagerly(*data, num_particles=num_particles)[0]
+        if self.graph is not None:
+            return self.graph(*data)[0]
+        function = partial(self._eagerly, num_particles=num_particles)
+        outcome, self.graph, why = checked_graph(function, data, partial(function, *data))
+        if self.graph is None:
+            warnings.warn(f"log-weights are taken eagerly, as the program cannot be replayed: {why}", stacklevel=2)
+            self.compile = False
+        return outcome[0]
+
+    def _eagerly(self, *data: Tensor, num_particles: int) -> tuple[Tensor]:
+        with pyro.validation_enabled(False):
+            return (log_weights(self.model, self.guide, *data, num_particles=num_particles),)
 
 
 class _RunningWeights:
