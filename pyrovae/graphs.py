@@ -5,6 +5,7 @@ tensors and nothing of how they were written. It runs on fake tensors: nothing i
 buffer moved. Values are not there to be looked at, so control flow on them is refused and not frozen.
 """
 
+import copy
 import logging
 import math
 import subprocess
@@ -48,7 +49,7 @@ class Graph:
         self._run: Callable = module
         if inductor:
             try:
-                self._run = _compile(module, [*args, *self.outside])
+                self._run = _compile(copy.deepcopy(module), [*args, *self.outside])
             except Exception as error:  # Inductor has no error of its own: what it lacks may raise anything
                 why = "no C++ compiler was found" if not _has_compiler() else first_line(error)
                 warnings.warn(f"steps are replayed but not compiled to machine code: {why}", stacklevel=2)
@@ -156,6 +157,7 @@ def _lift(module: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
                 if id(value) not in lifted:
                     with graph.inserting_after(last):
                         last = graph.placeholder(f"outside_{len(lifted)}")
+                    last.meta["val"] = value
                     lifted[id(value)] = last, value
                 node.replace_all_uses_with(lifted[id(value)][0])
             graph.erase_node(node)
@@ -196,8 +198,9 @@ def _rewrite_products(module: fx.GraphModule, args: list[Tensor]) -> None:
             bias, left, right = node.args
             with graph.inserting_before(node):
                 product = graph.call_function(aten.mm.default, (left, right))
-                product.meta["val"] = node.meta["val"]
-                node.replace_all_uses_with(graph.call_function(aten.add.Tensor, (product, bias)))
+                total = graph.call_function(aten.add.Tensor, (product, bias))
+            product.meta["val"] = total.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(total)
             graph.erase_node(node)
     for node in list(graph.nodes):
         if node.target is aten.mm.default:
@@ -211,6 +214,7 @@ def _rewrite_products(module: fx.GraphModule, args: list[Tensor]) -> None:
                     new = graph.call_function(torch.ops.pyrovae.matmul.default, node.args)
                 else:
                     continue
+            new.meta["val"] = node.meta["val"]
             node.replace_all_uses_with(new)
             graph.erase_node(node)
     graph.lint()

@@ -21,7 +21,7 @@ from pyrovae.rng import local_seed
 
 DATA_CHUNK = 128
 MIN_TAIL = 5
-COMPILE_PAIRS = 1_000_000
+COMPILE_PAIRS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def log_marginal(
     `model` and `guide` are any pair that keeps the contract, `args` what they take: tensors of one length, the data
     first. `chunk_size` pairs of a particle and a datum are decoded at a time; memory does not grow with `num_samples`
     but for the tail that k is fitted to. `compile` runs the chunks as a compiled graph, which gives the same numbers to
-    rounding; `"auto"` does for a million pairs or more. `progress=None` shows a bar on a terminal.
+    rounding; `"auto"` does for five million pairs or more. `progress=None` shows a bar on a terminal.
 
     Raises `InputError` if the pair breaks the contract, or where no density exists: data that are not finite, or lie
     outside the likelihood's support.
