@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint notebooks clean
+.PHONY: demo test lint notebooks benchmark clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, set PYTHON=")'
@@ -27,6 +27,10 @@ lint: $(INSTALLED)
 notebooks: $(INSTALLED)  ## executes every notebook in full and keeps its figures (MNIST in $$PYROVAE_DATA)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'
 	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+benchmark: $(INSTALLED)  ## steps and log p(x) beside stock Pyro, PyTorch and NumPyro; leave the machine to it
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[benchmark]'
+	$(BIN)/python scripts/benchmark.py --full
 
 clean:
 	rm -rf .venv build dist

@@ -28,7 +28,7 @@ def files_under(folder):
 
 
 def test_every_script_is_run_by_a_test():
-    tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "compare_objectives.py"}
+    tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "compare_objectives.py", "benchmark.py"}
     assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
 
 
@@ -128,6 +128,19 @@ def test_the_comparison_of_objectives_in_small(tmp_path, mnist_root):
         2,
         "error: out/ELBO-seed1 holds a run with hidden (4,), not (5,): give another --out\n",
     )
+
+
+def test_the_benchmark_in_small(tmp_path):
+    result = run("benchmark.py", "--only", "ring", "--rounds", 1, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    row = json.loads((tmp_path / "out/results.json").read_text())["rows"][0]
+    assert {"stock Pyro", "plain PyTorch", "ours eager", "ours", "floor"} <= row["ms"].keys()
+    assert all(ms > 0 for ms in row["ms"].values())
+    assert row["loss_difference"] < 1e-5  # a fast wrong answer must not look good
+    assert row["gradient_difference"] < 1e-4
+    for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+        assert f"{row['ms']['ours']:.2f}" in text
+    assert (tmp_path / "out/benchmark.png").exists()
 
 
 @pytest.mark.parametrize(
