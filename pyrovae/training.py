@@ -27,6 +27,7 @@ from pyrovae.rng import derived_seed, local_seed
 LR_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
 VALIDATION_SEED = 0
+READ_EVERY = 50  # steps on a GPU
 COMPILE_STEPS = 2_000  # a compilation takes a few seconds and saves a few milliseconds a step
 
 
@@ -192,26 +193,41 @@ def _train_epoch(vae, elbo, gradients, batches, optimizer, parameters, max_grad_
     if isinstance(vae, nn.Module):
         vae.train()
     total, count, num_batches = 0.0, 0, getattr(batches, "num_batches", None)
+    unread: list[tuple[int, Batch, Tensor]] = []
+
+    def read() -> float:
+        """The losses of the steps since the last time, once they and the norms of their gradients are finite."""
+        values = torch.stack([outcome for _, _, outcome in unread]).tolist()
+        for (step, batch, _), (loss, norm) in zip(unread, values, strict=True):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                site = not_finite(vae.model, vae.guide, *batch, num_particles=getattr(elbo, "num_draws", 1))
+                raise FloatingPointError(_diverged(epoch, step, f"loss {loss}, norm of the gradient {norm}; {site}"))
+        unread.clear()
+        return sum(loss for loss, _ in values)
+
     for step, batch in enumerate(batches, 1):
         if num_batches:
             set_beta((step - 1) / num_batches)
         try:
-            loss, norm = map(float, gradients(*batch))
+            loss, norm = gradients(*batch)
         except InputError:
             raise
         except ValueError as error:  # Pyro's validation: a parameter of a distribution is no longer one
             raise FloatingPointError(_diverged(epoch, step, first_line(error))) from error
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            site = not_finite(vae.model, vae.guide, *batch, num_particles=getattr(elbo, "num_draws", 1))
-            raise FloatingPointError(_diverged(epoch, step, f"loss {loss}, norm of the gradient {norm}; {site}"))
+        unread.append((step, batch, torch.stack((loss, norm))))
+        # To read a GPU's numbers is to wait for it; on a CPU it is not, and a bad step is found before it is taken.
+        if norm.device.type == "cpu" or len(unread) == READ_EVERY:
+            total += read()
         if max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, torch.tensor(norm))
+            nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
         optimizer.step()
-        total, count = total + loss, count + len(batch[0])
+        count += len(batch[0])
+    if unread:
+        total += read()
     return total / count
 
 
-def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -> tuple[float, Tensor]:
+def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
     """The loss, summed over the data as Pyro's are, and the norm of its gradient per datum, which the parameters get.
 
     The normaliser is applied to the gradients, because inside the loss (as a scale) it would move into the logsumexp of
@@ -223,7 +239,8 @@ def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     require(len(found) > 0, "the objective must give some parameter a gradient, and gives none")
     torch._foreach_mul_(found, 1 / len(batch[0]))
-    return loss, nn.utils.get_total_norm(found)
+    norm = nn.utils.get_total_norm(found)
+    return norm.new_tensor(loss), norm
 
 
 def _diverged(epoch: int, step: int, detail: str) -> str:
