@@ -50,22 +50,26 @@ class Graph:
         if inductor:
             try:
                 self._run = _compile(copy.deepcopy(module), [*args, *self.outside])
+                if args[0].is_cuda:
+                    self._run = _captured(self._run, args, self.outside)
             except Exception as error:  # Inductor has no error of its own: what it lacks may raise anything
                 why = "no C++ compiler was found" if not _has_compiler() else first_line(error)
                 warnings.warn(f"steps are replayed but not compiled to machine code: {why}", stacklevel=2)
                 self.inductor = False
-        self._layout = [(t.dtype, t.device, t.shape) for t in self.outside]
+        self._layout = [_layout(tensor) for tensor in self.outside]
 
     @torch.no_grad()
     def __call__(self, *args: Tensor) -> tuple[Tensor | None, ...]:
         return self._run(*args, *self.outside)
 
     def fits(self) -> bool:
-        """Whether the tensors outside still have the shapes and types of the graph."""
-        return all(
-            t.dtype is dtype and t.device == device and t.shape == shape
-            for t, (dtype, device, shape) in zip(self.outside, self._layout, strict=True)
-        )
+        """Whether the tensors outside are still laid out as the graph has them."""
+        return all(_layout(tensor) == known for tensor, known in zip(self.outside, self._layout, strict=True))
+
+
+def _layout(tensor: Tensor) -> tuple:
+    # A CUDA graph reads the memory that it was made with.
+    return tensor.dtype, tensor.device, tensor.shape, tensor.data_ptr() if tensor.is_cuda else None
 
 
 def checked_graph(
@@ -187,6 +191,34 @@ def _compile(module: fx.GraphModule, args: list[Tensor]) -> Callable:
         warnings.simplefilter("ignore")
         compiled = inductor(module, args, options={"fallback_random": True})
     return lambda *args: compiled(*args)
+
+
+def _captured(run: Callable, args: Sequence[Tensor], outside: list[Tensor]) -> Callable:
+    """`run` as one CUDA graph: a launch per call, whatever the number of its kernels; what it returns is overwritten by
+    the next call. Where the graph draws other numbers than `run` from the same generators, `checked_graph` says so."""
+    inputs, states = [arg.clone() for arg in args], generator_states()
+    kept = [tensor.detach().clone() for tensor in outside]  # warming up moves buffers
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad():
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                run(*inputs, *outside)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = run(*inputs, *outside)
+        for tensor, value in zip(outside, kept, strict=True):
+            tensor.copy_(value)
+    set_generator_states(states)
+
+    def replay(*values: Tensor) -> tuple[Tensor | None, ...]:
+        for place, value in zip(inputs, values, strict=False):  # those outside stay where they are
+            place.copy_(value)
+        graph.replay()
+        return outputs
+
+    return replay
 
 
 def _rewrite_products(module: fx.GraphModule, args: list[Tensor]) -> None:
