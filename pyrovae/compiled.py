@@ -1,10 +1,9 @@
 """`CompiledSVI`: steps of stochastic variational inference that run Pyro's handlers once and replay what they did."""
 
-import functools
 import math
-import types
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import pyro
 import torch
@@ -13,15 +12,19 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from pyrovae.errors import InputError, require
-from pyrovae.graphs import Graph, checked_graph
+from pyrovae.errors import InputError, first_line, require, warn
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.pair import not_finite
-from pyrovae.rng import generator_states, set_generator_states
+from pyrovae.replay import Outcome, Replay
 
-MANY_SHAPES = 8
-MANY_CHANGES = 8
+MANY = 8
+
+
+@dataclass(frozen=True)
+class _Traced:
+    replay: Replay
+    parameters: list[Tensor]
 
 
 class CompiledLoss:
@@ -31,10 +34,13 @@ class CompiledLoss:
     gradient. With `per_datum` the gradients are those of the loss divided by `len(args[0])`, and `norm` is their norm;
     else `norm` is None. The loss is always the objective's own, summed over the data.
 
-    The first batch of each shape runs eagerly, validated, and the graph on the same random numbers must give the same
-    loss and gradients. What cannot be traced, or does not agree, goes on eagerly, with one warning that says why. When
-    the pair changes (a parameter replaced, frozen or of another type, `train()`, a number in an attribute, a closure or
-    a global), it is traced again. Values that a graph cannot see are not validated: data of later batches are trusted.
+    - The first batch of each shape runs eagerly, validated, and so does every step whose number is a power of two, from
+      16 on; the graph on the same random numbers must give the same loss, gradients and buffers (see `Replay`).
+    - When the pair changes (a parameter replaced or frozen, `train()`, a number in an attribute, a closure or a global:
+      see `Watch`), it is traced again.
+    - What cannot be traced (control flow on values, Python's random numbers, attributes that it assigns), and all ELBOs
+      of Pyro's own, go on eagerly, with one warning that says why; so do calls within Pyro's handlers, without one.
+    - Values that a graph cannot see are not validated: data after the first batch are trusted.
     """
 
     def __init__(
@@ -54,12 +60,15 @@ class CompiledLoss:
         """Why steps run eagerly, or None where they are replayed."""
         if isinstance(loss, Objective) and loss.chunk_size is not None:
             self.reason = "an objective with a chunk_size runs its particles twice on rewound random numbers"
-        self._graphs: dict[tuple, Graph] = {}
-        self._watch: _Watch | None = None
+        self._traced: dict[tuple, _Traced] = {}
+        self._names: list[str] = []
         self._changes = 0
 
     def loss_and_grads(self, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
-        return self._set_gradients(*self._run("step", args, kwargs))
+        loss, norm, *gradients = self._run("step", args, kwargs)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return loss, norm
 
     def evaluate(self, *args, **kwargs) -> Tensor:
         """The loss alone, a 0-dim tensor."""
@@ -69,87 +78,102 @@ class CompiledLoss:
         """Which site has a log-density that is not finite, in words, from one more run, eager and validated."""
         return not_finite(self.model, self.guide, *args, num_particles=getattr(self.loss, "num_draws", 1), **kwargs)
 
-    def _run(self, kind: str, args: tuple, kwargs: dict) -> tuple[Tensor | None, ...]:
-        if self.reason is None and self._watch is not None:
-            change = self._watch.change()
-            if change is not None:
-                self._changes += 1
-                self._graphs.clear()
-                self._watch = None
-                if self._changes > MANY_CHANGES:
-                    self._go_eager(f"{change} changed {self._changes} times, and each time it must be traced again")
-        if self.reason is not None:
+    def _run(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
+        if self.reason is not None or pyro.poutine.runtime._PYRO_STACK:
             return self._eagerly(kind, args, kwargs)
         flat = [*args, *kwargs.values()]
-        key = (kind, *kwargs, *(_layout(arg) for arg in flat))
-        graph = self._graphs.get(key)
-        if graph is not None and graph.fits():
-            return graph(*(arg for arg in flat if isinstance(arg, Tensor)))
-        return self._first_of_its_shape(kind, key, args, kwargs)
+        key = (kind, len(args), *kwargs, *_settings(), *_layouts(flat))
+        try:
+            traced = self._traced.get(key)
+        except TypeError:
+            self._go_eager("an argument is neither a tensor nor hashable")
+            return self._eagerly(kind, args, kwargs)
+        if traced is not None:
+            change = traced.replay.change()
+            if change is None and not traced.replay.is_due:
+                self.parameters = traced.parameters
+                return traced.replay(*(arg for arg in flat if isinstance(arg, Tensor)))
+            if change is None:
+                return self._look_again(traced, kind, args, kwargs)
+            self._traced.clear()
+            self._changes += 1
+            if self._changes > MANY:
+                self._go_eager(f"{change} changed {self._changes} times, and each time it must be traced again")
+                return self._eagerly(kind, args, kwargs)
+        return self._trace(kind, key, args, kwargs)
 
-    def _first_of_its_shape(self, kind: str, key: tuple, args: tuple, kwargs: dict) -> tuple[Tensor | None, ...]:
-        if len(self._graphs) == MANY_SHAPES:
-            warnings.warn(
-                f"a graph is compiled for every shape of the arguments, and this is number {MANY_SHAPES + 1}: pad "
-                "batches to few lengths, or drop the last, smaller one",
-                stacklevel=5,
-            )
+    def _trace(self, kind: str, key: tuple, args: tuple, kwargs: dict) -> Outcome:
         flat = [*args, *kwargs.values()]
-        is_tensor = [isinstance(arg, Tensor) for arg in flat]
+        if len(self._traced) == MANY:
+            numbers = [arg for arg in flat if not isinstance(arg, Tensor)]
+            if numbers:
+                self._go_eager(f"it was given {MANY} kinds of arguments: make of a number that varies a 0-dim tensor")
+                return self._eagerly(kind, args, kwargs)
+            warn(
+                f"a graph is compiled for every shape of the arguments, and this is number {MANY + 1}: pad batches to "
+                "few lengths, or drop the last, smaller one"
+            )
 
-        def function(*values: Tensor) -> tuple[Tensor | None, ...]:
+        def function(*values: Tensor) -> Outcome:
             tensors = iter(values)
-            filled = [next(tensors) if is_one else arg for arg, is_one in zip(flat, is_tensor, strict=True)]
+            filled = [next(tensors) if isinstance(arg, Tensor) else arg for arg in flat]
             named = dict(zip(kwargs, filled[len(args) :], strict=True))
             return self._finish(kind, self._loss(kind, filled[: len(args)], named), filled)
 
         tensors = [arg for arg in flat if isinstance(arg, Tensor)]
-        eager = functools.partial(self._eagerly, kind, args, kwargs)
-        outcome, graph, why = checked_graph(function, tensors, eager, self.inductor)
-        if graph is None:
-            self._go_eager(why)
+        programs = (self.model, self.guide)
+        eager = partial(self._eagerly, kind, args, kwargs)
+        replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor)
+        if replay.graph is None:
+            self._go_eager(replay.why)
         else:
-            self._graphs[key] = graph
-            if self._watch is None:
-                self._watch = _Watch(self.model, self.guide)
+            self._traced[key] = _Traced(replay, self.parameters)
+        return replay.outcome
+
+    def _look_again(self, traced: _Traced, kind: str, args: tuple, kwargs: dict) -> Outcome:
+        """The step by Pyro, and by the graph as it is."""
+        tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
+        outcome, why = traced.replay.compare(partial(self._eagerly, kind, args, kwargs), tensors)
+        if why is None and [id(p) for p in self.parameters] != [id(p) for p in traced.parameters]:
+            why = "it trains other parameters than when it was traced"
+        if why is not None:
+            self._go_eager(f"something that it reads has changed unseen: {why}")
         return outcome
 
     def _go_eager(self, reason: str) -> None:
         self.reason = reason
-        self._graphs.clear()
-        warnings.warn(f"steps run eagerly, as the program cannot be replayed: {reason}", stacklevel=5)
+        self._traced.clear()
+        warn(f"steps run eagerly, as the program cannot be replayed: {reason}")
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def _eagerly(self, kind: str, args: tuple, kwargs: dict) -> tuple[Tensor | None, ...]:
+    def _eagerly(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
         with poutine.trace(param_only=True) as capture:
             loss = self._loss(kind, args, kwargs)
-        sites = (site for site in capture.trace.nodes.values() if site["type"] == "param")
-        self.parameters = list({id(p): p for p in (site["value"].unconstrained() for site in sites)}.values())
+        sites = {name: site for name, site in capture.trace.nodes.items() if site["type"] == "param"}
+        self._names = list(sites)
+        self.parameters = list({id(p): p for p in (site["value"].unconstrained() for site in sites.values())}.values())
         return self._finish(kind, loss, args)
 
     def _loss(self, kind: str, args, kwargs) -> Tensor:
         with torch.set_grad_enabled(kind == "step"):
             return self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
 
-    def _finish(self, kind: str, loss: Tensor, args) -> tuple[Tensor | None, ...]:
+    def _finish(self, kind: str, loss: Tensor, args) -> Outcome:
         """(loss, norm, gradients ...), or the loss alone."""
         if kind == "evaluate":
             return (loss.detach(),)
-        wanted = [parameter for parameter in self.parameters if parameter.requires_grad]
         require(loss.requires_grad, "the objective must give some parameter a gradient, and gives none")
+        wanted = [parameter for parameter in self.parameters if parameter.requires_grad]
         found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
         gradients = [next(found) if parameter.requires_grad else None for parameter in self.parameters]
         norm = None
         if self.per_datum:
             gradients = [None if g is None else g * (1 / len(args[0])) for g in gradients]
             norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
-        return (loss.detach(), norm, *gradients)
-
-    def _set_gradients(self, loss: Tensor, norm: Tensor | None, *gradients: Tensor | None) -> tuple:
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        return loss, norm
+        # As `backward` would: fused optimisers go through parameter and gradient as they lie in memory.
+        laid_out = (_as_laid_out(g, p) for g, p in zip(gradients, self.parameters, strict=True))
+        return (loss.detach(), norm, *laid_out)
 
 
 class CompiledSVI:
@@ -159,8 +183,8 @@ class CompiledSVI:
     `evaluate_loss(*args)` is it without a step; both return it as a float, summed over the data as in Pyro. `model` and
     `guide` are any static pair: `nn.Module`s through `pyro.module`, `PyroModule`s, plain `pyro.param`s.
 
-    - `optim`: a `pyro.optim` optimiser, applied as `SVI` does, or the faster one of torch over all of the pair's
-      parameters; None is `torch.optim.Adam(..., lr=1e-3, fused=True)`.
+    - `optim`: a `pyro.optim` optimiser, applied as `SVI` does, or the faster one of torch over the pair's parameters;
+      None is `torch.optim.Adam(..., lr=1e-3, fused=True)` over all of them.
     - There is one graph for each shape of the arguments; buffers (a VAE's `beta`) are read at every step; randomness is
       drawn afresh from torch's generators, in the order of the eager step. See `CompiledLoss` for what is checked, what
       is traced again and what runs eagerly; `reason` says why it does.
@@ -182,8 +206,11 @@ class CompiledSVI:
     ) -> None:
         known = optim is None or isinstance(optim, PyroOptim | torch.optim.Optimizer)
         require(known, f"optim must be an optimiser of pyro.optim or torch.optim, got {type(optim).__name__}")
+        require(not isinstance(optim, torch.optim.LBFGS), "optim must step without a closure, and LBFGS does not")
         self.model, self.guide, self.optim = model, guide, optim
         self.compiled = CompiledLoss(model, guide, ELBO() if loss is None else loss, inductor=inductor)
+        self._trained: list[Tensor] | None = None
+        self._own_optim = optim is None
 
     @property
     def reason(self) -> str | None:
@@ -191,17 +218,20 @@ class CompiledSVI:
         return self.compiled.reason
 
     def step(self, *args, **kwargs) -> float:
-        start = generator_states()
-        loss = self.compiled.loss_and_grads(*args, **kwargs)[0].item()
+        try:
+            loss = self.compiled.loss_and_grads(*args, **kwargs)[0].item()
+        except InputError:
+            raise
+        except ValueError as error:  # Pyro's validation, which names the site
+            raise FloatingPointError(f"the step went wrong: {first_line(error)}") from error
         if not math.isfinite(loss):
-            set_generator_states(start)
             raise FloatingPointError(f"loss is not finite ({loss}): {self.compiled.not_finite(*args, **kwargs)}")
         parameters = self.compiled.parameters
         if isinstance(self.optim, PyroOptim):
             self.optim(parameters)
         else:
-            if self.optim is None:
-                self.optim = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+            if parameters is not self._trained:
+                self._take_on(parameters)
             self.optim.step()
         for parameter in parameters:
             parameter.grad = None
@@ -210,88 +240,38 @@ class CompiledSVI:
     def evaluate_loss(self, *args, **kwargs) -> float:
         return self.compiled.evaluate(*args, **kwargs).item()
 
-
-def _layout(arg: object) -> object:
-    return (arg.shape, arg.dtype, arg.device) if isinstance(arg, Tensor) else arg
-
-
-class _Watch:
-    """What a traced program was made from: whether one of the things it could see has been replaced since."""
-
-    def __init__(self, *programs: Callable) -> None:
-        self._items: list[tuple[dict, str, object]] = []
-        self._sizes: list[tuple[dict, int]] = []
-        self._cells: list[tuple[types.CellType, object]] = []
-        self._flags: list[tuple[Tensor, bool, torch.dtype]] = []
-        self._seen: set[int] = set()
-        store = pyro.get_param_store()
-        self._items.append((store.__dict__, "_params", store._params))
-        self._add_dict(store._params, sized=False)
-        for program in programs:
-            self._visit(program)
-
-    def change(self) -> str | None:
-        """The name of something that is another than it was, or None."""
-        for container, name, value in self._items:
-            if container.get(name, self) is not value:
-                return name
-        for container, size in self._sizes:
-            if len(container) != size:
-                return next(reversed(container), "an attribute")
-        for cell, value in self._cells:
-            if cell.cell_contents is not value:
-                return "a variable of a closure"
-        for tensor, requires_grad, dtype in self._flags:
-            if tensor.requires_grad is not requires_grad or tensor.dtype is not dtype:
-                return "requires_grad or type of a parameter"
-        return None
-
-    def _visit(self, thing: object) -> None:
-        if id(thing) in self._seen:
-            return
-        self._seen.add(id(thing))
-        if isinstance(thing, functools.partial):
-            for part in (thing.func, *thing.args, *thing.keywords.values()):
-                self._visit(part)
-        elif isinstance(thing, types.MethodType):
-            self._visit(thing.__self__)
-            self._visit(thing.__func__)
-        elif isinstance(thing, types.FunctionType):
-            self._visit_function(thing)
-        elif isinstance(thing, Tensor):
-            self._flags.append((thing, thing.requires_grad, thing.dtype))
-        elif isinstance(thing, nn.Module):
-            for module in thing.modules():
-                self._add_dict(module.__dict__)
-                for value in list(module.__dict__.values()):
-                    if isinstance(value, dict):
-                        self._add_dict(value)
-        elif hasattr(thing, "__dict__") and not isinstance(thing, type | types.ModuleType):  # a user's own object
-            self._add_dict(vars(thing))
-
-    def _visit_function(self, function: types.FunctionType) -> None:
-        for cell in function.__closure__ or ():
-            self._cells.append((cell, cell.cell_contents))
-            self._visit(cell.cell_contents)
-        if function.__module__.partition(".")[0] in ("torch", "pyro", "pyrovae"):
-            return
-        for name in _names(function.__code__):
-            if name in function.__globals__ and not isinstance(function.__globals__[name], types.ModuleType | type):
-                self._items.append((function.__globals__, name, function.__globals__[name]))
-                self._visit(function.__globals__[name])
-
-    def _add_dict(self, container: dict, sized: bool = True) -> None:
-        if sized:
-            self._sizes.append((container, len(container)))
-        for name, value in container.items():
-            self._items.append((container, name, value))
-            if isinstance(value, Tensor):
-                self._visit(value)
+    def _take_on(self, parameters: list[Tensor]) -> None:
+        """Parameters that a torch optimiser has not: the default one takes them on, the user's must have them."""
+        if self.optim is None:
+            self.optim = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+        known = {id(parameter) for group in self.optim.param_groups for parameter in group["params"]}
+        new = [parameter for parameter in parameters if id(parameter) not in known]
+        if new and self._own_optim:
+            self.optim.add_param_group({"params": new})
+        elif new and self._trained is not None:
+            before = {id(parameter) for parameter in self._trained}
+            late = [p for p in new if id(p) not in before]
+            require(not late, f"{len(late)} parameters came after the first step, and optim does not have them")
+        self._trained = parameters
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    """The global names of a function and of the functions within it."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+def _as_laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+
+
+def _settings() -> tuple:
+    """What of torch's global state decides what a program does."""
+    return torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+
+
+def _layouts(args: list) -> list:
+    """Of tensors the layout, and which of them are one and the same; other arguments themselves."""
+    places = {}
+    return [
+        (arg.shape, arg.stride(), arg.dtype, arg.device, places.setdefault(id(arg), place))
+        if isinstance(arg, Tensor)
+        else (type(arg), arg)
+        for place, arg in enumerate(args)
+    ]

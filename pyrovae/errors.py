@@ -2,7 +2,10 @@
 
 import math
 import re
+import sys
+import warnings
 from collections.abc import Collection
+from pathlib import Path
 
 import torch
 
@@ -16,7 +19,18 @@ class InputError(ValueError):
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """What the error says, in one line; Pyro names the site in a first line that ends in a colon."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    text = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return re.sub(r", but found invalid values:$", "", text.rstrip())[:300]
+
+
+def warn(message: str) -> None:
+    """A UserWarning at the line of the user's own code that led here."""
+    packages, level, frame = (str(Path(__file__).parent), str(Path(torch.__file__).parent)), 1, sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith((*packages, "<")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,7 +1,6 @@
 """log p(x) per datum: by importance sampling, with its errors, and by quadrature where the latents are few."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,9 @@ from torch import Tensor
 from torch.distributions import constraints
 from tqdm.auto import tqdm
 
-from pyrovae.errors import InputError, require, require_count, require_finite, require_number
-from pyrovae.graphs import Graph, checked_graph
+from pyrovae.errors import InputError, require, require_count, require_finite, require_number, warn
 from pyrovae.objectives.pair import Pair, check_pair, log_joint, log_weights, sample_sites
+from pyrovae.replay import Replay
 from pyrovae.rng import local_seed
 
 DATA_CHUNK = 128
@@ -153,8 +152,8 @@ def quadrature_log_marginal(
     args = tuple(arg.to(device) for arg in args)
     require_number("limit", limit, above=0)
     require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
-    with local_seed(0):  # for the names and shapes alone
-        sites = sample_sites(poutine.trace(model).get_trace(*(arg[:1] for arg in args)))
+    with local_seed(0):  # for names and shapes, and to validate the arguments once
+        sites = sample_sites(poutine.trace(model).get_trace(*args))
     latents = {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
     shapes = {name: tuple(value.shape[1:]) for name, value in latents.items()}
     name, shape = next(iter(shapes.items()), ("", ()))
@@ -263,19 +262,21 @@ class _ChunkWeights:
 
     def __init__(self, model: Callable, guide: Callable, shape: tuple[int, int], compile: bool) -> None:
         self.model, self.guide, self.shape, self.compile = model, guide, shape, compile
-        self.graph: Graph | None = None
+        self.replay: Replay | None = None
 
     def __call__(self, data: list[Tensor], num_particles: int) -> Tensor:
         if not self.compile or (num_particles, len(data[0])) != self.shape:
             return self._eagerly(*data, num_particles=num_particles)[0]
-        if self.graph is not None:
-            return self.graph(*data)[0]
+        if self.replay is not None:
+            return self.replay(*data)[0]
         function = partial(self._eagerly, num_particles=num_particles)
-        outcome, self.graph, why = checked_graph(function, data, partial(function, *data))
-        if self.graph is None:
-            warnings.warn(f"log-weights are taken eagerly, as the program cannot be replayed: {why}", stacklevel=2)
+        replay = Replay(function, data, partial(function, *data), (self.model, self.guide))
+        if replay.graph is None:
+            warn(f"log-weights are taken eagerly, as the program cannot be replayed: {replay.why}")
             self.compile = False
-        return outcome[0]
+        else:
+            self.replay = replay
+        return replay.outcome[0]
 
     def _eagerly(self, *data: Tensor, num_particles: int) -> tuple[Tensor]:
         with pyro.validation_enabled(False):

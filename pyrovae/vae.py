@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyrovae.conditions import Condition, Features
@@ -196,5 +197,6 @@ class VAE(nn.Module):
 
     def _check_condition(self, y: Sequence[Tensor], num_data: int) -> None:
         require(len(y) == self.num_conditions, f"y must hold {self.num_conditions} conditions, got {len(y)}")
-        for condition, value in zip(self.encoder_features.conditions, y, strict=True):
-            condition.check(value, num_data)
+        if is_validation_enabled():  # a traced step cannot look at values, and was validated before
+            for condition, value in zip(self.encoder_features.conditions, y, strict=True):
+                condition.check(value, num_data)

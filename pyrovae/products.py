@@ -1,0 +1,78 @@
+"""Matrix products of a graph as they are fastest on a CPU (measured in docs/performance.md)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+# Below these, in multiply-adds, a product costs less as a loop fused with its neighbours than as a call of a library.
+SKINNY, SKINNY_WORK = 4, 2**18
+ONEDNN_WORK = 4_000_000
+
+
+def rewrite_products(module: fx.GraphModule) -> None:
+    """Matrix products as is fastest on a CPU (see docs/performance.md): a bias apart, where it is fused with what comes
+    next; thin ones as loops, which are fused too; large ones of a row-major left factor by oneDNN in strict float32."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is aten.addmm.default and not node.kwargs:
+            bias, left, right = node.args
+            with graph.inserting_before(node):
+                product = graph.call_function(aten.mm.default, (left, right))
+                total = graph.call_function(aten.add.Tensor, (product, bias))
+            product.meta["val"] = total.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(total)
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if node.target is aten.mm.default:
+            left, right = (factor.meta["val"] for factor in node.args)
+            (rows, inner), columns = left.shape, right.shape[1]
+            work = rows * inner * columns
+            with graph.inserting_before(node):
+                if 0 < min(rows, inner, columns) <= SKINNY and work <= SKINNY_WORK:
+                    new = _as_loop(graph, *node.args, rows, inner, columns)
+                elif work >= ONEDNN_WORK and left.is_contiguous() and left.dtype is torch.float32 and _has_onednn():
+                    new = graph.call_function(torch.ops.pyrovae.matmul.default, node.args)
+                else:
+                    continue
+            new.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+    graph.lint()
+    module.recompile()
+
+
+def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: int, columns: int) -> fx.Node:
+    """The product as multiplications and a sum, over the dimension that keeps the long one innermost."""
+
+    def call(target: Callable, *args: object) -> fx.Node:
+        return graph.call_function(target, args)
+
+    if inner <= min(rows, columns):
+        total = None
+        for k in range(inner):
+            column = call(aten.unsqueeze.default, call(aten.select.int, left, 1, k), 1)
+            term = call(aten.mul.Tensor, column, call(aten.unsqueeze.default, call(aten.select.int, right, 0, k), 0))
+            total = term if total is None else call(aten.add.Tensor, total, term)
+        return total
+    if columns <= rows:
+        transposed = call(aten.unsqueeze.default, call(aten.t.default, right), 0)
+        return call(aten.sum.dim_IntList, call(aten.mul.Tensor, call(aten.unsqueeze.default, left, 1), transposed), [2])
+    terms = call(aten.mul.Tensor, call(aten.unsqueeze.default, left, 2), call(aten.unsqueeze.default, right, 0))
+    return call(aten.sum.dim_IntList, terms, [1])
+
+
+_library = torch.library.Library("pyrovae", "DEF")
+_library.define("matmul(Tensor left, Tensor right) -> Tensor")
+_library.impl(
+    "matmul",
+    lambda left, right: torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], ""),
+    "CPU",
+)
+_library.impl("matmul", lambda left, right: left.new_empty(left.shape[0], right.shape[1]), "Meta")
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
