@@ -58,11 +58,11 @@ class CompiledLoss:
         self.parameters: list[Tensor] = []
         self.reason: str | None = None
         """Why steps run eagerly, or None where they are replayed."""
-        if isinstance(loss, Objective) and loss.chunk_size is not None:
-            self.reason = "an objective with a chunk_size runs its particles twice on rewound random numbers"
         self._traced: dict[tuple, _Traced] = {}
         self._names: list[str] = []
         self._changes = 0
+        if isinstance(loss, Objective) and loss.chunk_size is not None:
+            self._go_eager("an objective with a chunk_size runs its particles twice, on rewound random numbers")
 
     def loss_and_grads(self, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         loss, norm, *gradients = self._run("step", args, kwargs)

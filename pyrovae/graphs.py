@@ -8,6 +8,7 @@ buffer moved. Values are not there to be looked at, so control flow on them is r
 import copy
 import logging
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from pyrovae.errors import first_line, warn
 from pyrovae.products import rewrite_products
@@ -80,7 +82,7 @@ def _trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, 
     traces = []
     for _ in range(2):
         try:
-            with pyro.validation_enabled(False), torch.random.fork_rng(_cuda_devices(args)):
+            with pyro.validation_enabled(False), torch.random.fork_rng(_cuda_devices(args)), _NoValues():
                 traces.append(make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*args))
         except CannotTrace:
             raise
@@ -93,9 +95,27 @@ def _trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, 
     if any(isinstance(tensor, FakeTensor) for tensor in (*outside, *outside_again)):
         raise CannotTrace("it keeps a tensor of one run for the next")
     same = module.code == again.code and len(outside) == len(outside_again)
-    if not same or not all(a is b or torch.equal(a, b) for a, b in zip(outside, outside_again, strict=True)):
+    if not same or not all(a is b or _are_equal(a, b) for a, b in zip(outside, outside_again, strict=True)):
         raise CannotTrace("it does other operations, or holds other constants, each time that it runs")
     return module, outside
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+class _NoValues(TorchFunctionMode):
+    """Refuses to look at the value of any tensor: those that are not fake, parameters for one, have some."""
+
+    names = frozenset((
+        "item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__complex__", "__array__",
+        "is_nonzero", "equal", "allclose",
+    ))  # fmt: skip
+
+    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        if getattr(func, "__name__", "") in self.names:
+            raise CannotTrace(f"it looks at the value of a tensor{_here()}")
+        return func(*args, **(kwargs or {}))
 
 
 def _lift(module: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
@@ -205,13 +225,23 @@ def _cuda_devices(args: Sequence[Tensor]) -> list[torch.device]:
     return list({arg.device for arg in args if arg.device.type == "cuda"})
 
 
+def _here() -> str:
+    """The line, not a library's, that is being run."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        frame = frame.f_back
+    return "" if frame is None else f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})"
+
+
 def _where(error: Exception) -> str:
     """The last line on the way to the error that is not a library's."""
-    libraries = ("<", *(str(Path(module.__file__).parent) for module in (torch, pyro)))
     place, traceback = "", error.__traceback__
     while traceback is not None:
         file = traceback.tb_frame.f_code.co_filename
-        if not file.startswith(libraries):
+        if not file.startswith(_LIBRARIES):
             place = f" ({Path(file).name}, line {traceback.tb_lineno})"
         traceback = traceback.tb_next
     return place
+
+
+_LIBRARIES = ("<", __file__, *(str(Path(module.__file__).parent) for module in (torch, pyro)))

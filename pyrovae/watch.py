@@ -11,7 +11,9 @@ import pyro
 from torch import Tensor, nn
 
 _LIBRARIES = ("torch", "pyro", "pyrovae", "numpy", "builtins")
-_PLAIN_MODULE = frozenset(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules", "_forward_pre_hooks"}
+_PLAIN_MODULE = frozenset(vars(nn.Module())) - {
+    "training", "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks",
+}  # fmt: skip
 _LONG = 1_000  # a container of more is data
 
 

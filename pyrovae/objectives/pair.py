@@ -156,17 +156,19 @@ def pair_at(model: Callable, guide: Callable, latents: dict[str, Tensor], *args,
     return Pair(model_sites, guide_sites, torch.Size((num_particles, _check_plate({"model": model_sites}, args))))
 
 
+@torch.no_grad()
 def not_finite(model: Callable, guide: Callable, *args, num_particles: int = 1, **kwargs) -> str:
     """Which site of the pair has a value or a log-density that is not finite, in words, from one more run."""
     try:
-        with torch.no_grad():
+        with pyro.validation_enabled(False):  # which says that a parameter of some distribution is not finite
             pair = run_pair(model, guide, *args, num_particles=num_particles, **kwargs)
-    except ValueError as error:  # Pyro's validation, whose message names the site
+            for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
+                for name, site in sites.items():
+                    for what, value in (("value", site["value"]), ("log-density", site["fn"].log_prob(site["value"]))):
+                        if not bool(value.isfinite().all()):
+                            return f'the {what} at site "{name}" of the {program} is not finite'
+    except ValueError as error:
         return first_line(error)
-    for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
-        for name, site in sites.items():
-            if not bool(site["fn"].log_prob(site["value"]).isfinite().all()):
-                return f'the log-density at site "{name}" of the {program} is not finite'
     return "in another run on the same batch the log-density of every site is finite"
 
 
