@@ -108,7 +108,7 @@ class ConvEncoder(Network):
         return self.output.bias
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        maps = self.layers(x.reshape(-1, *self.in_shape))
+        maps = self.layers(_channels_last(x.reshape(-1, *self.in_shape)))
         joined = join(maps.reshape(*self._leading(x), -1), features)
         return self.output(joined).reshape(*joined.shape[:-1], *self.out_shape)
 
@@ -151,7 +151,7 @@ class ConvDecoder(Network):
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         joined = join(x.reshape(*self._leading(x), -1), features)
-        maps = self.layers(self.input(joined).reshape(-1, *self.first_shape))
+        maps = self.layers(_channels_last(self.input(joined).reshape(-1, *self.first_shape)))
         return maps.reshape(*joined.shape[:-1], *self.out_shape) + self.output_bias
 
 
@@ -175,6 +175,11 @@ def halved(shape: Sequence[int], times: int) -> list[tuple[int, int]]:
         min(sizes[-1]) > 0, f"hidden must be at most as often as {shape[1]} x {shape[2]} can be halved, got {times}"
     )
     return sizes
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    """The same maps as convolutions are fastest with, and then lay out what comes after: nearly twice on a CPU."""
+    return maps.to(memory_format=torch.channels_last)
 
 
 def _he_initialise(network: nn.Module) -> None:
