@@ -8,18 +8,18 @@ from functools import partial
 import pyro
 import torch
 from pyro import poutine
-from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 from torch.distributions import constraints
 from tqdm.auto import tqdm
 
-from pyrovae.errors import InputError, require, require_count, require_finite, require_number, warn
+from pyrovae.errors import require, require_count, require_finite, require_number, warn
+from pyrovae.importance import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed
 from pyrovae.objectives.pair import Pair, check_pair, log_joint, log_weights, sample_sites
 from pyrovae.replay import Replay
 from pyrovae.rng import local_seed
 
 DATA_CHUNK = 128
-MIN_TAIL = 5
+KEPT = 2**24  # log-weights at a time: 128 MB
 COMPILE_PAIRS = 5_000_000
 
 
@@ -50,11 +50,23 @@ class Estimate:
 
 @dataclass(frozen=True)
 class MarginalLikelihood(Estimate):
-    """What `log_marginal` returns; everything is `(batch,)`, and `log_px` is `value`."""
+    """What `log_marginal` returns, `(batch,)` but for the bounds; `log_px` is `value`.
+
+    `jackknife` and `smoothed` are log p(x) with less bias and with Pareto-smoothed weights; `bounds` and
+    `bounds_error`, `(sizes, batch)`, are L_K and its standard error at each K of `bound_sizes`, from the same draws.
+    """
 
     ess: Tensor
     pareto_k: Tensor
+    jackknife: Tensor
+    smoothed: Tensor
+    bounds: Tensor
+    bounds_error: Tensor
     num_samples: int
+
+    @property
+    def bound_sizes(self) -> list[int]:
+        return bound_sizes(self.num_samples)
 
     @property
     def log_px(self) -> Tensor:
@@ -64,8 +76,28 @@ class MarginalLikelihood(Estimate):
     def share_unreliable(self) -> float:
         """The share of data with Pareto k > 0.7, whose estimate and standard error are not to be trusted; nan where
         the samples are too few to tell."""
-        bad = (self.pareto_k > 0.7).double()
-        return torch.where(self.pareto_k.isnan(), torch.nan, bad).mean().item()
+        return torch.where(self.pareto_k.isnan(), torch.nan, self.is_unreliable.double()).mean().item()
+
+    @property
+    def is_unreliable(self) -> Tensor:
+        """Pareto k > 0.7, for each datum."""
+        return self.pareto_k > 0.7
+
+    @property
+    def verdict(self) -> str:
+        """Whether to believe `mean`, in a sentence."""
+        bad, count = self.is_unreliable.nonzero().flatten().tolist(), len(self.value)
+        if bool(self.pareto_k.isnan().all()):
+            return f"{self.num_samples} samples are too few to tell whether the estimates are reliable"
+        low = (self.jackknife - self.value).mean().item()
+        by = f"by the jackknife the mean is low by {max(low, 0):.2g} nats"
+        if not bad:
+            return f"all {count:,} data have Pareto k <= 0.7; {by}"
+        shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        return (
+            f"{1 - len(bad) / count:.1%} of {count:,} data have Pareto k <= 0.7, the {len(bad):,} others (at {shown}) "
+            f"are lower bounds, whose standard error says little; {by}, or more"
+        )
 
 
 def log_marginal(
@@ -84,26 +116,27 @@ def log_marginal(
 
     - `standard_error` by the delta method, sd(w) / (mean(w) sqrt(S));
     - `ess` = (sum w)^2 / sum w^2, between 1 and S;
-    - `pareto_k`, the shape of a generalised Pareto fitted to the largest min(S / 5, 3 sqrt(S)) weights (Vehtari et al.
-      2024, arXiv:1507.02646). Above 0.7 neither the estimate nor its standard error means much. -inf where all
-      weights are the same, nan where S is too small to tell (under 25).
+    - `pareto_k`, the shape of the weights' tail (see `importance.pareto_smoothed`): above 0.7 neither the estimate nor
+      its standard error means much;
+    - `jackknife`, `smoothed` and `bounds`, from the same draws; `verdict` says what to make of it all.
 
     `model` and `guide` are any pair that keeps the contract, `args` what they take: tensors of one length, the data
-    first. `chunk_size` pairs of a particle and a datum are decoded at a time; memory does not grow with `num_samples`
-    but for the tail that k is fitted to. `compile` runs the chunks as a compiled graph, which gives the same numbers to
-    rounding; `"auto"` does for five million pairs or more. `progress=None` shows a bar on a terminal.
+    first. `guide` is the proposal: see `proposals` for others than the one that was trained. `chunk_size` pairs of a
+    particle and a datum are decoded at a time, and the weights of at most 128 data are kept at a time, of fewer where
+    `num_samples` is large. `compile` runs the chunks as a compiled graph, which gives the same numbers to rounding;
+    `"auto"` does for five million pairs or more. `progress=None` shows a bar on a terminal.
 
     Raises `InputError` if the pair breaks the contract, or where no density exists: data that are not finite, or lie
     outside the likelihood's support.
     """
     parts = []
-    for chunks in _weight_chunks(model, guide, args, num_samples, chunk_size, compile, progress, densities=True):
-        weights = _RunningWeights(num_samples)
-        for chunk in chunks:
-            weights.add(chunk)
-        parts.append(weights.summary())
-    log_px, standard_error, ess, pareto_k = (torch.cat(part).to(args[0].device) for part in zip(*parts, strict=True))
-    return MarginalLikelihood(log_px, standard_error, ess, pareto_k, num_samples)
+    for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, densities=True):
+        value, error, ess = log_mean(log_w)
+        pareto_k, smoothed = pareto_smoothed(log_w)
+        parts.append((value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)))
+    return MarginalLikelihood(
+        *(torch.cat(part, -1).to(args[0].device) for part in zip(*parts, strict=True)), num_samples
+    )
 
 
 def importance_bound(
@@ -126,11 +159,10 @@ def importance_bound(
     require_count("num_repeats", num_repeats, 2)
     values, errors = [], []
     num_samples, densities = num_particles * num_repeats, num_particles > 1
-    for chunks in _weight_chunks(model, guide, args, num_samples, chunk_size, compile, progress, densities):
-        log_w = torch.cat(list(chunks)).unflatten(0, (num_repeats, num_particles))
-        bounds = log_w.logsumexp(1) - math.log(num_particles)
-        values.append(bounds.mean(0))
-        errors.append(bounds.std(0) / math.sqrt(num_repeats))
+    for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, densities):
+        repeats = log_w.unflatten(0, (num_repeats, num_particles)).logsumexp(1) - math.log(num_particles)
+        values.append(repeats.mean(0))
+        errors.append(repeats.std(0) / math.sqrt(num_repeats))
     return Estimate(torch.cat(values).to(args[0].device), torch.cat(errors).to(args[0].device))
 
 
@@ -209,7 +241,7 @@ def _device(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
     return args[0].device if parameter is None else parameter.device
 
 
-def _weight_chunks(
+def _log_weights(
     model: Callable,
     guide: Callable,
     args: tuple,
@@ -218,8 +250,8 @@ def _weight_chunks(
     compile: bool | str,
     progress: bool | None,
     densities: bool,
-) -> Iterator[Iterator[Tensor]]:
-    """For each run of data an iterator over log-weights `(particles, data)`, float64, `num_samples` rows in all.
+) -> Iterator[Tensor]:
+    """For each run of data its log-weights `(num_samples, data)`, float64, drawn chunk by chunk.
 
     With `densities`, data under which the weights are none of a density are refused.
     """
@@ -227,7 +259,7 @@ def _weight_chunks(
     require_count("chunk_size", chunk_size)
     require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
     _check_args(args)
-    data_size = min(DATA_CHUNK, chunk_size, len(args[0]))
+    data_size = min(DATA_CHUNK, chunk_size, len(args[0]), max(1, KEPT // num_samples))
     sample_size = max(1, chunk_size // data_size)
     device = _device(model, args)
     if compile == "auto":
@@ -249,7 +281,7 @@ def _weight_chunks(
     with tqdm(total=len(args[0]), unit="datum", desc="log p(x)", disable=disable, leave=False) as bar:
         for first in range(0, len(args[0]), data_size):
             data = [arg[first : first + data_size].to(device) for arg in args]
-            yield (chunk(data, start) for start in range(0, num_samples, sample_size))
+            yield torch.cat([chunk(data, start) for start in range(0, num_samples, sample_size)])
             bar.update(len(data[0]))
 
 
@@ -281,49 +313,3 @@ class _ChunkWeights:
     def _eagerly(self, *data: Tensor, num_particles: int) -> tuple[Tensor]:
         with pyro.validation_enabled(False):
             return (log_weights(self.model, self.guide, *data, num_particles=num_particles),)
-
-
-class _RunningWeights:
-    """The moments and the tail of the importance weights of some data, gathered chunk by chunk."""
-
-    def __init__(self, num_samples: int) -> None:
-        self.num_samples = num_samples
-        self.num_tail = math.ceil(min(0.2 * num_samples, 3 * math.sqrt(num_samples)))
-        self.log_sum = self.log_sum_squares = None
-        self.largest: list[Tensor] = []
-
-    def add(self, log_weights: Tensor) -> None:
-        log_sum, log_sum_squares = log_weights.logsumexp(0), (2 * log_weights).logsumexp(0)
-        if self.log_sum is not None:
-            log_sum = torch.logaddexp(self.log_sum, log_sum)
-            log_sum_squares = torch.logaddexp(self.log_sum_squares, log_sum_squares)
-        self.log_sum, self.log_sum_squares = log_sum, log_sum_squares
-        self.largest.append(log_weights)
-        if sum(map(len, self.largest)) > 4 * self.num_tail:
-            self.largest = [self._top()]
-
-    def summary(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(log p(x), standard error, ESS, Pareto k), each `(data,)`."""
-        count = self.num_samples
-        ess = (2 * self.log_sum - self.log_sum_squares).exp()
-        if bool(ess.isnan().any()):
-            raise InputError("log p(x) does not exist: an importance weight is not a number, or all are zero")
-        # var(w) / (S mean(w)^2) with the unbiased variance = (S / ESS - 1) / (S - 1)
-        error = ((count / ess - 1).clamp(min=0) / (count - 1)).sqrt() if count > 1 else torch.full_like(ess, math.nan)
-        k = torch.tensor([self._pareto_k(column) for column in self._top().cpu().T], dtype=torch.float64)
-        return self.log_sum - math.log(count), error, ess, k.to(ess.device)
-
-    def _top(self) -> Tensor:
-        rows = torch.cat(self.largest)
-        return rows.topk(min(self.num_tail + 1, len(rows)), dim=0).values
-
-    def _pareto_k(self, descending: Tensor) -> float:
-        if self.num_tail < MIN_TAIL:
-            return math.nan
-        weights = (descending - descending[0]).exp()
-        excess = weights[:-1] - weights[-1]
-        if excess[0] <= 1e-12:
-            return -math.inf
-        # As many exceedances as the fit needs to be distinct from 0: fewer, and one weight outweighs all the others.
-        excess = excess[excess > 1e-15]
-        return fit_generalized_pareto(excess)[0] if len(excess) >= MIN_TAIL else math.inf

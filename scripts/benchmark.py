@@ -32,7 +32,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.errors import require, require_count
-from pyrovae.marginal import _RunningWeights, _weight_chunks
+from pyrovae.importance import bounds, jackknifed, log_mean, pareto_smoothed
+from pyrovae.marginal import _log_weights
 from pyrovae.runs import require_new
 from pyrovae.training import choose_device
 from pyrovae.vae import unique_name
@@ -454,12 +455,9 @@ def time_log_px(row: Row, num_data: int, num_samples: int, device: torch.device)
     def ours(compile: bool) -> Iterator[float]:
         """A rate for each run of data after the first, in which the graph is compiled."""
         started = None
-        chunks = _weight_chunks(vae.model, vae.guide, (x,), num_samples, 64 * size, compile, False, densities=True)
-        for run in chunks:
-            weights = _RunningWeights(num_samples)
-            for chunk in run:
-                weights.add(chunk)
-            count = weights.summary()[0].numel()
+        for log_w in _log_weights(vae.model, vae.guide, (x,), num_samples, 64 * size, compile, False, densities=True):
+            count = len(log_mean(log_w)[0])
+            pareto_smoothed(log_w), jackknifed(log_w), bounds(log_w)  # as log_marginal does
             if started is not None:
                 yield count * num_samples / (time.perf_counter() - started)
             started = time.perf_counter()
