@@ -1,11 +1,15 @@
 """Variational autoencoders as Pyro programs."""
 
-from pyrovae import diagnostics, objectives, plots, schedules
+from pyrovae import diagnostics, objectives, plots, proposals, schedules
+from pyrovae.annealed import AnnealedEstimate, annealed_log_marginal, bidirectional_gap
+from pyrovae.calibration import simulation_based_calibration
 from pyrovae.compiled import CompiledSVI
 from pyrovae.conditions import Condition, Embedding, OneHot
 from pyrovae.config import RunConfig
 from pyrovae.data import Dataset, load
 from pyrovae.errors import InputError
+from pyrovae.evaluation import Evaluation, evaluate
+from pyrovae.gaps import inference_gaps
 from pyrovae.likelihoods import (
     Bernoulli,
     Categorical,
@@ -20,6 +24,7 @@ from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, log
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder
 from pyrovae.objectives.pair import log_weights
 from pyrovae.runs import Run, load_run
+from pyrovae.surgery import elbo_surgery
 from pyrovae.training import History, fit
 from pyrovae.vae import VAE
 
@@ -52,7 +57,16 @@ __all__ = [
     "importance_bound",
     "log_marginal",
     "quadrature_log_marginal",
+    "proposals",
+    "AnnealedEstimate",
+    "annealed_log_marginal",
+    "bidirectional_gap",
+    "Evaluation",
+    "evaluate",
     "diagnostics",
+    "elbo_surgery",
+    "inference_gaps",
+    "simulation_based_calibration",
     "plots",
     "RunConfig",
     "Run",

@@ -179,8 +179,8 @@ def quadrature_log_marginal(
 
     Raises `InputError` where the latent is not a real vector, or no density exists.
     """
-    _check_args(args)
-    device, home = _device(model, args), args[0].device
+    check_args(args)
+    device, home = device_of(model, args), args[0].device
     args = tuple(arg.to(device) for arg in args)
     require_number("limit", limit, above=0)
     require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
@@ -222,7 +222,7 @@ def quadrature_log_marginal(
 # Chunks -------------------------------------------------------------------------------------------------------------
 
 
-def _check_args(args: tuple[Tensor, ...]) -> None:
+def check_args(args: tuple[Tensor, ...]) -> None:
     require(
         len(args) > 0 and all(isinstance(arg, Tensor) for arg in args),
         "model and guide must be given tensors, the data first",
@@ -234,7 +234,7 @@ def _check_args(args: tuple[Tensor, ...]) -> None:
             require_finite("x", arg)
 
 
-def _device(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
+def device_of(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
     """Where the model's parameters lie, if it is a module or a module's method; else where the data lie."""
     owner = getattr(model, "__self__", model)
     parameter = next(owner.parameters(), None) if isinstance(owner, torch.nn.Module) else None
@@ -258,10 +258,10 @@ def _log_weights(
     require_count("num_samples", num_samples)
     require_count("chunk_size", chunk_size)
     require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
-    _check_args(args)
+    check_args(args)
     data_size = min(DATA_CHUNK, chunk_size, len(args[0]), max(1, KEPT // num_samples))
     sample_size = max(1, chunk_size // data_size)
-    device = _device(model, args)
+    device = device_of(model, args)
     if compile == "auto":
         compile = len(args[0]) * num_samples >= COMPILE_PAIRS
     weights = _ChunkWeights(model, guide, (sample_size, data_size), compile)

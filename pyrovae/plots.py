@@ -47,6 +47,24 @@ def points(x: Array, labels: Array | None = None, title: str = "", axes: Axes | 
     return axes
 
 
+def bounds(
+    sizes: Sequence[int],
+    values: Array,
+    errors: Array,
+    others: Mapping[str, tuple[float, float]] | None = None,
+    axes: Axes | None = None,
+) -> Axes:
+    """L_K with twice its standard error against K = `sizes`, and other estimates `(value, error)` as bands across."""
+    axes, values, errors = _axes(axes), _numpy(values), np.nan_to_num(_numpy(errors))
+    axes.errorbar(sizes, values, 2 * errors, marker="o", markersize=3, capsize=2, color="black", label="$L_K$")
+    for index, (name, (value, error)) in enumerate((others or {}).items()):
+        axes.axhline(value, color=f"C{index}", linewidth=1, label=name)
+        axes.axhspan(value - 2 * error, value + 2 * error, color=f"C{index}", alpha=0.2, linewidth=0)
+    axes.set(xscale="log", xlabel="K, samples per datum", ylabel="nats per datum")
+    axes.legend(frameon=False, loc="lower right")
+    return axes
+
+
 def latent_space(
     z: Array, labels: Array | None = None, title: str = "posterior means", axes: Axes | None = None
 ) -> Axes:

@@ -14,7 +14,8 @@ from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import latent_use
 from pyrovae.errors import require, require_count
-from pyrovae.marginal import Estimate, importance_bound, log_marginal, quadrature_log_marginal
+from pyrovae.evaluation import Evaluation
+from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, log_marginal, quadrature_log_marginal
 from pyrovae.rng import local_seed
 from pyrovae.runs import Run
 from pyrovae.training import History
@@ -44,14 +45,8 @@ def evaluate(
     no log p(x). What does not apply is None. `active_units` and `collapse` tell what the latents say about the data.
     """
     require_count("num_samples", num_samples)
-    args = held_out_arguments(vae, data)
-    if num_data is not None:
-        require_count("num_data", num_data)
-        most = len(data.test_x)
-        require(num_data <= most, f"num_data must be <= {most}, the number of test data; got {num_data}")
-        args = tuple(arg[:num_data] for arg in args)
+    args = first_data(vae, data, num_data)
     x = args[0]
-    vae.check_data(*args)
     measure = "ELBO" if vae.likelihood.has_density(x) else "cross-entropy bound"
     measure = "reconstruction" if vae.posterior == "delta" else measure
     started = time.perf_counter()
@@ -83,6 +78,18 @@ def evaluate(
     result["seconds"] = time.perf_counter() - started
     # What is not a number (an error from one draw, k from ten) is unknown; JSON has no word for nan.
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
+
+
+def first_data(vae: VAE, data: Dataset, num_data: int | None) -> tuple[torch.Tensor, ...]:
+    """What model and guide of `vae` take, of the first `num_data` test data (None: of all), checked."""
+    args = held_out_arguments(vae, data)
+    if num_data is not None:
+        require_count("num_data", num_data)
+        most = len(data.test_x)
+        require(num_data <= most, f"num_data must be <= {most}, the number of test data; got {num_data}")
+        args = tuple(arg[:num_data] for arg in args)
+    vae.check_data(*args)
+    return args
 
 
 def held_out_arguments(vae: VAE, data: Dataset) -> tuple[torch.Tensor, ...]:
@@ -171,8 +178,34 @@ def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> 
     (run.folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
 
 
-def check_not_evaluated(folder: Path, overwrite: bool) -> None:
-    written = [name for name in ("evaluation.json", "report.md") if (folder / name).exists()]
+def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False) -> None:
+    """estimates.json, estimates.md and, where importance sampling is among them, figures/estimates.png."""
+    check_not_evaluated(folder, overwrite, ESTIMATES)
+    content = {"estimates": estimates.rows(), "verdict": estimates.verdict}
+    (folder / "estimates.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    sampled = [one for one in estimates.measured if isinstance(one.estimate, MarginalLikelihood)]
+    image = ""
+    if sampled:
+        largest = max(sampled, key=lambda one: one.estimate.num_samples).estimate
+        annealed = {
+            one.method: (one.estimate.mean, one.estimate.monte_carlo_error)
+            for one in estimates.measured
+            if one.method.startswith("ais_")
+        }
+        figure, (axes,) = _figure(1, width=5.0)
+        errors = largest.bounds_error.square().sum(1).sqrt() / len(largest.value)
+        plots.bounds(largest.bound_sizes, largest.bounds.mean(1), errors, annealed, axes)
+        (folder / "figures").mkdir(exist_ok=True)
+        figure.savefig(folder / "figures/estimates.png", dpi=120)
+        image = "\n![bounds against samples](figures/estimates.png)\n"
+    (folder / "estimates.md").write_text(f"{estimates.table('github')}\n\n{estimates.verdict}\n{image}")
+
+
+EVALUATION, ESTIMATES = ("evaluation.json", "report.md"), ("estimates.json", "estimates.md")
+
+
+def check_not_evaluated(folder: Path, overwrite: bool, files: tuple[str, ...] = EVALUATION) -> None:
+    written = [name for name in files if (folder / name).exists()]
     require(overwrite or not written, f"{folder / written[0] if written else ''} exists; say --overwrite to replace it")
 
 

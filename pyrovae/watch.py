@@ -6,6 +6,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterable, Iterator
+from operator import is_
 
 import pyro
 from torch import Tensor, nn
@@ -41,9 +42,28 @@ class Watch:
             self._visit(store._params.get(name))
         for program in programs:
             self._visit(program)
+        grouped: dict[int, tuple] = {}
+        for container, name, value in self._entries:
+            _, names, values = grouped.setdefault(id(container), (container.get, [], []))
+            names.append(name)
+            values.append(value)
+        self._grouped = list(grouped.values())
+        self._sized, self._lengths = [c for c, _ in self._sizes], [size for _, size in self._sizes]
+        self._tensors, self._trained = [t for t, _ in self._flags], [flag for _, flag in self._flags]
 
     def change(self) -> str | None:
         """The name of something that is another than it was, or None."""
+        # Asked at every step, and so in loops that run in C; which one it was is found at leisure.
+        same = (
+            list(map(len, self._sized)) == self._lengths
+            and [tensor.requires_grad for tensor in self._tensors] == self._trained
+            and all(all(map(is_, map(get, names), values)) for get, names, values in self._grouped)
+            and all(tuple(map(id, container)) == tuple(map(id, values)) for container, values in self._lists)
+            and all(_attribute(owner, name) is value for owner, name, value in self._attributes)
+        )
+        return None if same else self._name_of_change()
+
+    def _name_of_change(self) -> str | None:
         for container, name, value in self._entries:
             if container.get(name, _MISSING) is not value:
                 return str(name)

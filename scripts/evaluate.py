@@ -1,6 +1,7 @@
 """Measures a trained run on its test data: ELBO, IWAE-50 bound and log p(x), with errors.
 
 python scripts/evaluate.py runs/mnist --num-samples 1000
+python scripts/evaluate.py runs/mnist --num-data 100 --methods elbo iwae_50 is_5000 is_50000 ais_1000
 """
 
 from pathlib import Path
@@ -10,7 +11,16 @@ import tyro
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.report import check_not_evaluated, evaluate, results_table, write_evaluation
+from pyrovae.report import (
+    ESTIMATES,
+    EVALUATION,
+    check_not_evaluated,
+    evaluate,
+    first_data,
+    results_table,
+    write_estimates,
+    write_evaluation,
+)
 from pyrovae.training import choose_device
 
 
@@ -21,6 +31,7 @@ def main(
     data_root: str | None = None,
     device: str = "auto",
     seed: int = 0,
+    methods: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> None:
     """Evaluate a run; writes evaluation.json, report.md and figures/ into its folder.
@@ -32,11 +43,20 @@ def main(
         data_root: folder of the image sets, where it is not the one that the run was trained from
         device: auto, cpu, cuda, ...
         seed: fixes the draws
+        methods: estimates of log p(x) beside each other instead: elbo, iwae_K, is_S, ais_T; writes estimates.json,
+            estimates.md and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
     run = pv.load_run(folder, data_root)
-    check_not_evaluated(run.folder, overwrite)
+    check_not_evaluated(run.folder, overwrite, ESTIMATES if methods else EVALUATION)
     run.vae.to(choose_device(device))
+    if methods:
+        args = first_data(run.vae, run.data, num_data)
+        pair = run.vae.model, run.vae.guide, *args
+        estimates = pv.evaluate(*pair, methods=methods, dequantised=run.config.binarize == "dequantise", seed=seed)
+        write_estimates(run.folder, estimates, overwrite)
+        print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\nreport: {folder / 'estimates.md'}")
+        return
     evaluation = evaluate(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
     write_evaluation(run, evaluation, overwrite)
     print(results_table({str(folder): evaluation}))

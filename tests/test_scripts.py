@@ -60,6 +60,24 @@ def test_train_then_evaluate_points(tmp_path):
     assert json.loads((tmp_path / "out/evaluation.json").read_text())["num_samples"] == 60
 
 
+def test_estimates_beside_each_other(tmp_path):
+    flags = ["--dataset", "four_clusters", "--hidden", 4, "--epochs", 1, "--out", "out"]
+    assert run("train.py", *flags, cwd=tmp_path).returncode == 0
+    flags = ["out", "--num-data", 3, "--methods", "elbo", "is_100"]
+    result = run("evaluate.py", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "out/estimates.json").read_text())["estimates"]
+    assert [row["method"] for row in rows] == ["elbo", "is_100"]
+    for text in (result.stdout, (tmp_path / "out/estimates.md").read_text()):
+        assert f"{rows[1]['nats']:.3f}" in text
+    assert (tmp_path / "out/figures/estimates.png").exists()
+    again = run("evaluate.py", *flags, cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (2, "error: out/estimates.json exists; say --overwrite to replace it\n")
+    bad = run("evaluate.py", "out", "--overwrite", "--methods", "magic", cwd=tmp_path)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("error: methods must be elbo, iwae_K, is_S or ais_T")
+
+
 @pytest.mark.parametrize("binarize", ["dynamic", "none"])
 def test_train_then_evaluate_mnist(tmp_path, mnist_root, binarize):
     root = Path(mnist_root).resolve()

@@ -1,0 +1,189 @@
+"""One front for all estimates of log p(x): method by method, with errors and times, and models compared in pairs."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from pyrovae.annealed import annealed_log_marginal
+from pyrovae.errors import InputError, require, require_count
+from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, log_marginal
+from pyrovae.objectives.pair import check_pair
+from pyrovae.rng import derived_seed, local_seed
+
+ELBO_DRAWS = 100
+IWAE_REPEATS = 10
+METHODS = "elbo, iwae_K, is_S or ais_T (K particles, S samples, T distributions)"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method's estimate, in nats per datum, and the seconds that it took."""
+
+    method: str
+    estimate: Estimate
+    seconds: float
+
+    @property
+    def is_of_log_px(self) -> bool:
+        """Whether the method estimates log p(x) itself, from below, and not a looser bound."""
+        return self.method.startswith(("is_", "ais_"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` returns; prints as a table.
+
+    `bits_offset` is what turns -log p(x) / (size log 2) into bits per dimension: 0 for discrete data, 8 for pixels of
+    256 levels dequantised to [0, 1]; None where there is no such number.
+    """
+
+    measured: tuple[Measured, ...]
+    event_size: int
+    bits_offset: float | None
+
+    def __getitem__(self, method: str) -> Measured:
+        for one in self.measured:
+            if one.method == method:
+                return one
+        raise InputError(f"method must be one of {', '.join(m.method for m in self.measured)}; got {method!r}")
+
+    def bits_per_dimension(self, nats: float) -> float | None:
+        if self.bits_offset is None:
+            return None
+        return self.bits_offset - nats / (self.event_size * math.log(2))
+
+    @cached_property
+    def best(self) -> Measured:
+        """The largest mean: all are stochastic lower bounds on log p(x), so that the largest is the nearest."""
+        return max(self.measured, key=lambda one: one.estimate.mean)
+
+    @property
+    def verdict(self) -> str:
+        """What to make of the table, in a sentence or two."""
+        text = f"all are lower bounds in expectation, and the best is {self.best.method}"
+        importance = [m for m in self.measured if isinstance(m.estimate, MarginalLikelihood)]
+        if importance:
+            largest = max(importance, key=lambda one: one.estimate.num_samples)
+            text += f"; {largest.method}: {largest.estimate.verdict}"
+        return text
+
+    def difference(self, other: "Evaluation", method: str) -> Estimate:
+        """This model's estimate minus the other's on the same data, datum by datum: `.data_error` is the paired one."""
+        one, two = self[method].estimate, other[method].estimate
+        require(
+            len(one.value) == len(two.value),
+            f"both must be of the same data, got {len(one.value)} and {len(two.value)}",
+        )
+        return Estimate(one.value - two.value, (one.standard_error.square() + two.standard_error.square()).sqrt())
+
+    def rows(self) -> list[dict[str, float | str | None]]:
+        """A dict for each method, of plain numbers; what is not known is None."""
+
+        def known(value: float | None) -> float | None:
+            return value if value is not None and math.isfinite(value) else None
+
+        return [
+            {
+                "method": one.method,
+                "nats": one.estimate.mean,
+                "monte_carlo_error": known(one.estimate.monte_carlo_error),
+                "data_error": known(one.estimate.data_error) if len(one.estimate.value) > 1 else None,
+                "bits_per_dimension": self.bits_per_dimension(one.estimate.mean),
+                "seconds": one.seconds,
+            }
+            for one in self.measured
+        ]
+
+    def table(self, tablefmt: str = "simple") -> str:
+        """As text, or `tablefmt="github"`."""
+
+        def text(value: float | None, form: str) -> str:
+            return "" if value is None else format(value, form)
+
+        lines = [
+            [
+                row["method"], f"{row['nats']:.3f}", text(row["monte_carlo_error"], ".2g"),
+                text(row["data_error"], ".2g"), text(row["bits_per_dimension"], ".4f"), f"{row['seconds']:.1f}",
+            ]
+            for row in self.rows()
+        ]  # fmt: skip
+        header = ["method", "nats", "Monte Carlo error", "data error", "bits/dim", "seconds"]
+        if self.bits_offset is None:
+            header, lines = header[:4] + header[5:], [line[:4] + line[5:] for line in lines]
+        columns = ("left", *("right",) * (len(header) - 1))
+        return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=columns)
+
+    def __str__(self) -> str:
+        return f"{self.table()}\n{self.verdict}"
+
+    def _repr_html_(self) -> str:
+        return self.table("html")
+
+
+def evaluate(
+    model: Callable,
+    guide: Callable,
+    *args: Tensor,
+    methods: Sequence[str] = ("elbo", "iwae_50", "is_5000"),
+    num_chains: int = 16,
+    dequantised: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Evaluation:
+    """Estimates of log p(x) for the same data by several methods, at beta = 1 whatever training used.
+
+    - `"elbo"`: the mean of 100 draws per datum; `"iwae_50"`: L_50, the mean of 10 (see `importance_bound`);
+    - `"is_5000"`: importance sampling with so many samples (see `log_marginal`);
+    - `"ais_1000"`: annealed importance sampling over so many distributions with `num_chains` chains, from the guide
+      (see `annealed_log_marginal`).
+
+    `dequantised` says that the data are pixels of 256 levels with noise added, on [0, 1]: only then have continuous
+    data bits per dimension. Each method has random numbers of its own, fixed by `seed`.
+
+    Raises `InputError` on an unknown method before any of them runs, and as they do.
+    """
+    require(len(methods) > 0, "methods must name at least one method, got none")
+    require(not isinstance(methods, str), f"methods must be a sequence of names, got {methods!r}")
+    runs = [_parse(method, num_chains) for method in methods]
+    with local_seed(seed), torch.no_grad():
+        pair = check_pair(model, guide, *(arg[:2] for arg in args))
+    observed = list(pair.observed.values())
+    size = sum(
+        math.prod(site["value"].shape[-site["fn"].event_dim :]) if site["fn"].event_dim else 1 for site in observed
+    )
+    discrete = all(site["fn"].support.is_discrete for site in observed)
+    offset = 0.0 if discrete else 8.0 if dequantised else None
+    measured = []
+    for method, run in zip(methods, runs, strict=True):
+        started = time.perf_counter()
+        with local_seed(derived_seed(seed, method)):
+            estimate = run(model, guide, *args, progress=progress)
+        measured.append(Measured(method, estimate, time.perf_counter() - started))
+    return Evaluation(tuple(measured), size, offset)
+
+
+def _parse(method: str, num_chains: int) -> Callable[..., Estimate]:
+    match = re.fullmatch(r"(elbo)|(iwae|is|ais)_(\d+)", str(method))
+    require(match is not None, f"methods must be {METHODS}, got {method!r}")
+    kind, count = match[1] or match[2], int(match[3] or 1)
+    require_count(method, count)
+
+    def run(*pair: object, progress: bool | None) -> Estimate:
+        match kind:
+            case "elbo":
+                return importance_bound(*pair, num_particles=1, num_repeats=ELBO_DRAWS, progress=progress)
+            case "iwae":
+                return importance_bound(*pair, num_particles=count, num_repeats=IWAE_REPEATS, progress=progress)
+            case "is":
+                return log_marginal(*pair, num_samples=count, progress=progress)
+        settings = {"num_distributions": count, "num_chains": num_chains, "start": "guide"}
+        return annealed_log_marginal(*pair, **settings, progress=progress)
+
+    return run
