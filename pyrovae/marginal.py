@@ -270,18 +270,22 @@ def _log_weights(
     def chunk(data: list[Tensor], start: int) -> Tensor:
         num_particles = min(sample_size, num_samples - start)
         if start > 0:
-            return weights(data, num_particles).double()
+            return weights(data, num_particles)
         with local_seed(0):
             pair = check_pair(model, guide, *data)
         if densities:
             pair.check_densities()
-        return log_weights(model, guide, *data, num_particles=num_particles).double()
+        return log_weights(model, guide, *data, num_particles=num_particles)
 
     disable = None if progress is None else not progress
     with tqdm(total=len(args[0]), unit="datum", desc="log p(x)", disable=disable, leave=False) as bar:
         for first in range(0, len(args[0]), data_size):
             data = [arg[first : first + data_size].to(device) for arg in args]
-            yield torch.cat([chunk(data, start) for start in range(0, num_samples, sample_size)])
+            # Filled in place: chunks kept beside each other split the heap between decoders' large outputs.
+            log_w = torch.empty(num_samples, len(data[0]), dtype=torch.float64, device=device)
+            for start in range(0, num_samples, sample_size):
+                log_w[start : start + sample_size] = chunk(data, start)
+            yield log_w
             bar.update(len(data[0]))
 
 
