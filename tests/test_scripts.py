@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from test_data import IMAGE_FILES, LABEL_FILES, fake_images, idx
 
 ROOT = Path(__file__).parent.parent
 
@@ -119,9 +120,15 @@ def test_the_tutorials_in_small(tmp_path):
     assert {"out/points.png", "out/variance.png"} <= set(files_under(tmp_path))
 
 
-def test_the_comparison_of_objectives_in_small(tmp_path, mnist_root):
-    small = ["--epochs", 1, "--hidden", 4, "--latent-dim", 2, "--batch-size", 20_000, "--out", "out"]
-    small += ["--data-root", Path(mnist_root).resolve(), "--num-samples", 30, "--num-data", 20]
+def test_the_comparison_of_objectives_in_small(tmp_path):
+    raw = tmp_path / "data/MNIST/raw"
+    raw.mkdir(parents=True)
+    for num, image_file, label_file in zip((5_200, 30), IMAGE_FILES, LABEL_FILES, strict=True):  # 5,000 validate
+        images, labels = fake_images(num, 0)
+        (raw / image_file).write_bytes(idx(images))
+        (raw / label_file).write_bytes(idx(labels))
+    small = ["--epochs", 1, "--hidden", 4, "--latent-dim", 2, "--out", "out"]
+    small += ["--data-root", tmp_path / "data", "--num-samples", 30, "--num-data", 20]
     result = run("compare_objectives.py", "--seeds", 0, 1, *small, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "out/results.json").read_text())
