@@ -14,16 +14,14 @@ from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import latent_use
 from pyrovae.errors import require, require_count
-from pyrovae.evaluation import Evaluation
+from pyrovae.evaluation import ELBO_DRAWS, IWAE_REPEATS, Evaluation
 from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, log_marginal, quadrature_log_marginal
 from pyrovae.rng import local_seed
 from pyrovae.runs import Run
 from pyrovae.training import History
 from pyrovae.vae import VAE
 
-ELBO_DRAWS = 100
 IWAE_PARTICLES = 50
-IWAE_REPEATS = 10
 MAX_POINTS = 5_000
 
 

@@ -97,6 +97,15 @@ def test_bits_per_dimension(kind):
         assert f"{expected:.4f}" in evaluation.table()
 
 
+@pytest.mark.parametrize("methods", [["elbo"], ["iwae_5"], ["is_50"], ["ais_3"]])
+def test_grey_pixels_have_no_log_px_nor_bits_by_any_method(methods):
+    vae = pv.VAE((1, 4, 4), latent_dim=2, hidden=(3,), likelihood=pv.Bernoulli(allow_grey=True))
+    x = (torch.rand(3_000, 1, 4, 4) > 0.5).float()
+    x[-1] = 0.5  # one image of many, and not among the first
+    with pytest.raises(pv.InputError, match=r"log p.x. does not exist .* cross-entropy"):
+        evaluate(vae.model, vae.guide, x, methods=methods)
+
+
 def test_a_vae_is_evaluated_at_beta_one():
     torch.manual_seed(0)
     vae = pv.VAE((2,), latent_dim=2, hidden=(3,), likelihood=pv.Gaussian(0.5), beta=1.0)
