@@ -220,10 +220,10 @@ class CompiledSVI:
     def step(self, *args, **kwargs) -> float:
         try:
             loss = self.compiled.loss_and_grads(*args, **kwargs)[0].item()
-        except InputError:
-            raise
-        except ValueError as error:  # Pyro's validation, which names the site
-            raise FloatingPointError(f"the step went wrong: {first_line(error)}") from error
+        except ValueError as error:  # of Pyro's validation, for one, in the steps that Pyro runs
+            if all(bool(parameter.isfinite().all()) for parameter in self.compiled.parameters):
+                raise
+            raise FloatingPointError(f"a parameter is not finite: {first_line(error)}") from error
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss is not finite ({loss}): {self.compiled.not_finite(*args, **kwargs)}")
         parameters = self.compiled.parameters

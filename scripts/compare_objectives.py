@@ -18,7 +18,7 @@ import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.errors import require, require_count
 from pyrovae.rng import local_seed
-from pyrovae.runs import train_run
+from pyrovae.runs import load_data, train_run
 
 # Sixteen draws of z per datum and step for each.
 OBJECTIVES = {
@@ -58,6 +58,7 @@ def main(
     require_count("num_samples", num_samples)
     require_count("num_data", num_data, 2)
     require_count("seeds", len(seeds))
+    require(len(set(seeds)) == len(seeds), f"seeds must differ, got {seeds}: their standard error would be too small")
     folder = Path(out)
     common = {"dataset": "mnist", "data_root": data_root, "hidden": hidden, "latent_dim": latent_dim}
     common |= {"activation": "tanh", "epochs": epochs, "batch_size": batch_size}
@@ -66,6 +67,9 @@ def main(
         for seed in seeds
         for name, settings in OBJECTIVES.items()
     }
+    # Found before hours of training; the number of test images does not depend on the objective or the seed.
+    num_test = len(load_data(next(iter(configs.values()))).test_x)
+    require(num_data <= num_test, f"num_data must be <= {num_test}, the number of test images; got {num_data}")
     runs = {key: trained(config, folder / f"{key[0]}-seed{key[1]}") for key, config in configs.items()}
     if only_train:
         return
@@ -105,7 +109,10 @@ def measured(run: pv.Run, num_samples: int, num_data: int) -> pv.MarginalLikelih
         torch.save(dict(vars(estimate)), path.with_suffix(".part"))
         os.rename(path.with_suffix(".part"), path)
         print(f"{run.folder.name}: log p(x) {estimate.mean:.3f}", flush=True)
-    return pv.MarginalLikelihood(**torch.load(path, weights_only=True))
+    try:
+        return pv.MarginalLikelihood(**torch.load(path, weights_only=True))
+    except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
+        raise pv.InputError(f"{path} is not a readable estimate ({type(error).__name__}): remove it") from error
 
 
 def summary(estimates: dict[tuple[str, int], pv.MarginalLikelihood], seeds: tuple[int, ...]) -> list[dict]:

@@ -957,6 +957,13 @@ def test_a_parameter_that_is_not_a_number_is_found_and_takes_no_step():
     assert torch.equal(pyro.param("weight"), before)
 
 
+def test_bad_data_at_the_first_step_are_what_svi_says_they_are_and_no_overflow():
+    vae = pv.VAE((3,), latent_dim=2, hidden=(4,), likelihood=pv.Bernoulli())
+    with pytest.raises(ValueError, match="support") as caught:
+        CompiledSVI(vae.model, vae.guide, inductor=False).step(torch.full((4, 3), 2.0))
+    assert not isinstance(caught.value, FloatingPointError)
+
+
 @pytest.mark.parametrize("loss", [None, "elbo", nn.Linear(1, 1)])
 def test_an_objective_or_optimiser_that_is_none_is_refused(loss):
     if loss is not None:

@@ -148,6 +148,17 @@ def test_the_comparison_of_objectives_in_small(tmp_path):
     again = run("compare_objectives.py", "--seeds", 1, *small, cwd=tmp_path)  # nothing is run a second time
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "out/results.json").read_text())[0]["log_px_error"] is None
+    for flags, message in (
+        (["--seeds", 1, 1], "seeds must differ, got (1, 1): their standard error would be too small"),
+        (["--num-data", 31], "num_data must be <= 30, the number of test images; got 31"),
+    ):
+        bad = run("compare_objectives.py", "--seeds", 7, *small, *flags, cwd=tmp_path)
+        assert (bad.returncode, bad.stderr) == (2, f"error: {message}\n")
+        assert not (tmp_path / "out/ELBO-seed7").exists()
+    (tmp_path / "out/TVO-seed1/log_px_20x30.pt").write_bytes(b"cut off")
+    bad = run("compare_objectives.py", "--seeds", 1, *small, cwd=tmp_path)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("error: out/TVO-seed1/log_px_20x30.pt is not a readable estimate (")
     other = run("compare_objectives.py", "--seeds", 1, *small, "--hidden", 5, cwd=tmp_path)
     assert (other.returncode, other.stderr) == (
         2,
