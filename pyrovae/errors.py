@@ -22,7 +22,7 @@ def first_line(error: Exception) -> str:
     """What the error says, in one line; Pyro names the site in a first line that ends in a colon."""
     lines = (str(error).strip() or type(error).__name__).splitlines()
     text = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
-    return re.sub(r", but found invalid values:$", "", text.rstrip())[:300]
+    return re.sub(r", but found invalid values:.*$", "", text.rstrip())[:300]
 
 
 def warn(message: str) -> None:

@@ -186,6 +186,18 @@ def test_a_pair_that_breaks_the_contract_is_refused_in_one_line(model, guide, me
         assert "\n" not in str(caught.value)
 
 
+def test_a_guide_that_draws_outside_the_priors_support_is_refused_in_one_line():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.LogNormal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True) * torch.ones(3), 1.0).to_event(1), obs=x)
+
+    for use in (pv.log_marginal, pv.annealed_log_marginal, pv.elbo_surgery, pv.evaluate):
+        with pytest.raises(pv.InputError, match=r'^the pair does not run: at site "z": .*within the support') as caught:
+            use(model, guide, X)
+        assert "\n" not in str(caught.value)
+
+
 def test_a_network_that_takes_no_particle_dimension_is_named_as_the_cause():
     """Trap 9: convolutions take one leading dimension only."""
     conv = torch.nn.Conv1d(1, 1, 1).double()

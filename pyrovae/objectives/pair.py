@@ -59,10 +59,20 @@ class Pair:
 
     def _sum(self, sites: dict[str, dict]) -> Tensor:
         total = torch.zeros(())
-        for site in sites.values():
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        for name, site in sites.items():
+            try:
+                log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            except ValueError as error:  # Pyro's validation, which does not name the site
+                raise ValueError(f'at site "{name}": {error}') from error
             total = total + scale_and_mask(log_prob, mask=site["mask"])
         return total.expand(self.batch_shape)
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the largest parameter of a site has for one particle and one datum."""
+        fns = [base_of(site["fn"]) for site in self.model_sites.values()]
+        sizes = [value.numel() for fn in fns for value in vars(fn).values() if isinstance(value, Tensor)]
+        return max(1, max(sizes, default=1) // self.batch_shape.numel())
 
     def check_densities(self) -> None:
         """Raises `InputError` where the weights are none of a density, and so give no log p(x) nor a bound on it."""
@@ -131,6 +141,15 @@ def check_pair(model: Callable, guide: Callable, *args) -> Pair:
     A network that does something across its leading dimensions (a softmax over dim 1, batch normalisation) runs with
     particles and gives other numbers.
     """
+    try:
+        return _checked(model, guide, args)
+    except InputError:
+        raise
+    except ValueError as error:  # of Pyro's validation, over many lines: a value outside a support, for one
+        raise InputError(f"the pair does not run: {first_line(error)}") from error
+
+
+def _checked(model: Callable, guide: Callable, args: tuple) -> Pair:
     pair = run_pair(model, guide, *args, num_particles=2)
     latents = {name: site["value"][0] for name, site in pair.guide_sites.items()}
     alone = _run(*(poutine.condition(program, data=latents) for program in (model, guide)), args, {}, None)
