@@ -4,25 +4,19 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
-import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
 from tqdm.auto import tqdm
 
-from pyrovae.errors import InputError, require, require_choice, require_count, warn
+from pyrovae.errors import InputError, require_choice, require_count
+from pyrovae.hmc import Path, unconstrained
 from pyrovae.importance import log_mean
-from pyrovae.marginal import COMPILE_PAIRS, Estimate, check_args, device_of
-from pyrovae.objectives.pair import PARTICLES, Pair, check_pair, sample_sites
-from pyrovae.replay import Replay
-from pyrovae.rng import local_seed
+from pyrovae.marginal import Estimate, check_args, device_of, pairs_at_a_time
+from pyrovae.objectives.pair import sample_sites
 
-STARTS = ("prior", "guide")
 SCHEDULES = ("sigmoid", "linear")
 SIGMOID_DELTA = 4.0
-JITTER = 0.2
 TARGET_ACCEPTANCE = 0.65
 PILOT_CHAINS = 4
 PILOT_WARMUP, PILOT_TRANSITIONS = 20, 200
@@ -72,7 +66,7 @@ def annealed_log_marginal(
     start: str = "prior",
     schedule: str = "sigmoid",
     num_leapfrog: int = 10,
-    chunk_size: int = 8_192,
+    chunk_size: int | None = None,
     compile: bool | str = "auto",
     progress: bool | None = None,
 ) -> AnnealedEstimate:
@@ -97,16 +91,17 @@ def annealed_log_marginal(
     - Latents on constrained supports move where `biject_to(support)` comes from, by the density there.
 
     `model` and `guide` are any pair that keeps the contract, `args` what they take: tensors of one length, the data
-    first. `chunk_size` pairs of a chain and a datum (one datum's chains, if there are more) run at a time. `compile`
-    runs densities and gradients as a compiled graph, the same to rounding; `"auto"` does for five million gradients or
-    more. `progress=None` shows a bar on a terminal.
+    first. `chunk_size` pairs of a chain and a datum (one datum's chains, if there are more) run at a time; None is as
+    in `log_marginal`. `compile` runs densities and gradients as a compiled graph, the same to rounding; `"auto"` does
+    for 5,000 leapfrog steps or five million gradients. `progress=None` shows a bar on a terminal.
 
     Raises `InputError` if the pair breaks the contract, if a latent site is discrete, or where no density exists.
     """
-    annealer = _Annealer(model, guide, num_distributions, num_chains, start, schedule, num_leapfrog, compile)
+    path = Path(model, guide, start, num_leapfrog, num_distributions, compile)
+    annealer = _Annealer(path, num_distributions, num_chains, schedule)
     parts = []
     for data, bar in _chunks(annealer, args, chunk_size, 1, progress):
-        annealer.check(data)
+        path.check(data)
         steps = annealer.pilot(data, bar)
         parts.append(annealer.forward(data, steps, bar))
     return _cat(parts, args[0].device)
@@ -122,7 +117,7 @@ def bidirectional_gap(
     start: str = "prior",
     schedule: str = "sigmoid",
     num_leapfrog: int = 10,
-    chunk_size: int = 8_192,
+    chunk_size: int | None = None,
     compile: bool | str = "auto",
     progress: bool | None = None,
 ) -> BidirectionalEstimate:
@@ -141,14 +136,15 @@ def bidirectional_gap(
     what it draws takes that one's place. All others (conditions) stay. What was drawn is returned as `args`. The other
     arguments, and the errors raised, are those of `annealed_log_marginal`.
     """
-    annealer = _Annealer(model, guide, num_distributions, num_chains, start, schedule, num_leapfrog, compile)
+    path = Path(model, guide, start, num_leapfrog, num_distributions, compile)
+    annealer = _Annealer(path, num_distributions, num_chains, schedule)
     lower, upper, drawn = [], [], []
     for data, bar in _chunks(annealer, args, chunk_size, 2, progress):
         data, latent = _simulate(model, data)
-        annealer.check(data)
+        path.check(data)
         steps = annealer.pilot(data, bar)
         lower.append(annealer.forward(data, steps, bar))
-        upper.append(annealer.reverse(data, _unconstrained(latent)[0], steps, bar))
+        upper.append(annealer.reverse(data, unconstrained(latent)[0], steps, bar))
         drawn.append(data)
     home = args[0].device
     simulated = tuple(torch.cat(parts).to(home) for parts in zip(*drawn, strict=True))
@@ -160,6 +156,8 @@ def temperatures(num_distributions: int, schedule: str) -> list[float]:
 
     Linear, t_k = k / K, or the sigmoid of Wu et al.: s(delta (2 k / K - 1)) with delta = 4, rescaled to end at 0 and 1.
     """
+    require_count("num_distributions", num_distributions)
+    require_choice("schedule", schedule, SCHEDULES)
     t = torch.linspace(0, 1, num_distributions + 1, dtype=torch.float64)
     if schedule == "sigmoid":
         t = (SIGMOID_DELTA * (2 * t - 1)).sigmoid()
@@ -171,12 +169,13 @@ def temperatures(num_distributions: int, schedule: str) -> list[float]:
 
 
 def _chunks(
-    annealer: "_Annealer", args: tuple, chunk_size: int, num_runs: int, progress: bool | None
+    annealer: "_Annealer", args: tuple, chunk_size: int | None, num_runs: int, progress: bool | None
 ) -> Iterator[tuple[list[Tensor], tqdm]]:
     """Runs of data, on the model's device, and the bar, which counts transitions of a pilot and `num_runs` runs."""
-    require_count("chunk_size", chunk_size)
     check_args(args)
-    device, step = device_of(annealer.model, args), max(1, chunk_size // annealer.num_chains)
+    path = annealer.path
+    device = device_of(path.model, args)
+    step = max(1, pairs_at_a_time(path.model, path.guide, args, chunk_size) // annealer.num_chains)
     total = math.ceil(len(args[0]) / step) * (annealer.num_pilot + num_runs * (len(annealer.t) - 1))
     disable = None if progress is None else not progress
     with tqdm(total=total, unit="step", desc="log p(x) by AIS", disable=disable, leave=False) as bar:
@@ -202,137 +201,36 @@ def _simulate(model: Callable, data: list[Tensor]) -> tuple[list[Tensor], dict[s
     return simulated, {name: site for name, site in sites.items() if not site["infer"].get("was_observed")}
 
 
-# Unconstrained latents -----------------------------------------------------------------------------------------------
-
-
-def _bijection(site: dict) -> Transform:
-    """From real vectors to the support of a latent site."""
-    support = site["fn"].support
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        support = support.base_constraint
-    why = "is discrete" if support.is_discrete else None
-    try:
-        if why is None:
-            return biject_to(support)
-    except NotImplementedError:
-        why = f"lies in {support}"
-    raise InputError(f'the latent site "{site["name"]}" must have a density that HMC can walk on: it {why}')
-
-
-def _unconstrained(sites: dict[str, dict]) -> tuple[Tensor, list[tuple[str, torch.Size]]]:
-    """The sites' values before their bijections, side by side: `(..., dim)`, and each one's name and event shape."""
-    parts, layout = [], []
-    for name, site in sorted(sites.items()):  # model and guide may draw in different orders
-        batch_dim = site["value"].dim() - site["fn"].event_dim
-        u = _bijection(site).inv(site["value"])
-        parts.append(u.reshape(*u.shape[:batch_dim], -1))
-        layout.append((name, u.shape[batch_dim:]))
-    return torch.cat(parts, -1), layout
-
-
-class _Placed(Messenger):
-    """Latent sites take the value that the bijection to their support makes of given real ones."""
-
-    def __init__(self, u: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.u = u
-        self.log_jacobian: Tensor | float = 0.0
-        """log |det dz/du| of all of them, `(chains, data)`."""
-
-    def _pyro_sample(self, msg: dict) -> None:
-        if msg["name"] in self.u and not msg["is_observed"]:
-            u, bijection = self.u[msg["name"]], _bijection(msg)
-            msg["value"], msg["done"] = bijection(u), True
-            self.log_jacobian = self.log_jacobian + bijection.log_abs_det_jacobian(u, msg["value"])
-
-
 # Chains --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _State:
-    """Chains at `u` `(chains, data, dim)`, where log pi~_t = base + t * ratio, `(chains, data)`, and the gradients."""
-
-    u: Tensor
-    base: Tensor
-    ratio: Tensor
-    base_gradient: Tensor
-    ratio_gradient: Tensor
-
-    def log_density(self, t: float) -> Tensor:
-        return self.base + t * self.ratio
-
-    def gradient(self, t: float) -> Tensor:
-        return self.base_gradient + t * self.ratio_gradient
-
-    def moved(self, accepted: Tensor, to: "_State") -> "_State":
-        """Where `accepted` `(chains, data)` the other state, else this one."""
-        pairs = [(getattr(to, field.name), getattr(self, field.name)) for field in fields(self)]
-        return _State(*(torch.where(accepted.reshape(*accepted.shape, *[1] * (a.dim() - 2)), a, b) for a, b in pairs))
-
-
 class _Annealer:
-    """AIS on one chunk of data at a time. All of it runs without gradients but for `_densities`."""
+    """AIS on one chunk of data at a time."""
 
-    def __init__(
-        self,
-        model: Callable,
-        guide: Callable,
-        num_distributions: int,
-        num_chains: int,
-        start: str,
-        schedule: str,
-        num_leapfrog: int,
-        compile: bool | str,
-    ) -> None:
-        require_count("num_distributions", num_distributions)
+    def __init__(self, path: Path, num_distributions: int, num_chains: int, schedule: str) -> None:
         require_count("num_chains", num_chains)
-        require_count("num_leapfrog", num_leapfrog)
-        require_choice("start", start, STARTS)
-        require_choice("schedule", schedule, SCHEDULES)
-        require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
-        self.model, self.guide, self.start = model, guide, start
-        self.num_chains, self.num_leapfrog, self.compile = num_chains, num_leapfrog, compile
+        self.path, self.num_chains = path, num_chains
         self.t = temperatures(num_distributions, schedule)
         self.pilot_repeats = math.ceil(PILOT_TRANSITIONS / num_distributions)
         self.num_pilot = PILOT_WARMUP + self.pilot_repeats * num_distributions
-        self.layout: list[tuple[str, torch.Size]] = []
-        self._replays: dict[tuple, Replay] = {}
-
-    def check(self, data: list[Tensor]) -> None:
-        """One validated run, of which the caller's generators know nothing: all others are not validated."""
-        with local_seed(0):
-            pair = check_pair(self.model, self.guide, *data)
-        require(len(pair.latent) > 0, "the model must have a latent site, and has none")
-        for site in pair.latent.values():
-            _bijection(site)
-        pair.check_densities()
-        for name, site in pair.latent.items() if self.start == "guide" else ():
-            u = _bijection(site).inv(site["value"])
-            if not torch.allclose(_bijection(pair.guide_sites[name])(u), _bijection(site)(u), rtol=1e-3, atol=1e-5):
-                ours, theirs = site["fn"].support, pair.guide_sites[name]["fn"].support
-                raise InputError(
-                    f'to start at the guide, the latent site "{name}" must have one support in model and guide, '
-                    f"got {ours} in the model and {theirs} in the guide"
-                )
 
     def forward(self, data: list[Tensor], steps: Tensor, bar: tqdm) -> AnnealedEstimate:
         """Chains from q_0 to the posterior, by step sizes `(num_distributions, data)`."""
-        state = self._first(data, self.num_chains)
+        state = self.path.first(data, self.num_chains)
         log_w, acceptance = torch.zeros_like(state.base, dtype=torch.float64), torch.zeros_like(steps[0])
         for k in range(1, len(self.t)):
             log_w += (self.t[k] - self.t[k - 1]) * state.ratio.double()
-            state, probability = self.transition(state, self.t[k], steps[k - 1], data)
+            state, probability = self.path.transition(state, self.t[k], steps[k - 1], data)
             acceptance += probability.mean(0) / len(steps)
             bar.update()
         return AnnealedEstimate(*log_mean(log_w), acceptance, steps, log_w)
 
     def reverse(self, data: list[Tensor], exact: Tensor, steps: Tensor, bar: tqdm) -> AnnealedEstimate:
         """The same chains backwards, from exact draws of the posterior `(data, dim)`; log-weights with their sign."""
-        state = self._state(exact.expand(self.num_chains, *exact.shape).contiguous(), data)
+        state = self.path.state(exact.expand(self.num_chains, *exact.shape).contiguous(), data)
         log_w, acceptance = torch.zeros_like(state.base, dtype=torch.float64), torch.zeros_like(steps[0])
         for k in range(len(self.t) - 1, 0, -1):
-            state, probability = self.transition(state, self.t[k], steps[k - 1], data)
+            state, probability = self.path.transition(state, self.t[k], steps[k - 1], data)
             log_w += (self.t[k - 1] - self.t[k]) * state.ratio.double()
             acceptance += probability.mean(0) / len(steps)
             bar.update()
@@ -345,12 +243,12 @@ class _Annealer:
         Stochastic approximation on log step along the schedule, at a gain that lets it follow the narrowing
         distributions; schedules too short to be followed are gone through with several transitions at each.
         """
-        state = self._first(data, PILOT_CHAINS)
+        state = self.path.first(data, PILOT_CHAINS)
         log_step, table = torch.full_like(state.base[0], math.log(0.5)), []
 
         def move(t: float, gain: float) -> None:
             nonlocal state, log_step
-            state, probability = self.transition(state, t, log_step.exp(), data)
+            state, probability = self.path.transition(state, t, log_step.exp(), data)
             log_step = log_step + gain * (probability.mean(0) - TARGET_ACCEPTANCE)
             bar.update()
 
@@ -363,71 +261,3 @@ class _Annealer:
                 found += log_step / self.pilot_repeats
             table.append(found.exp())
         return torch.stack(table)
-
-    def transition(self, state: _State, t: float, step: Tensor, data: list[Tensor]) -> tuple[_State, Tensor]:
-        """HMC that leaves pi_t invariant with `step` `(data,)`: where it goes, and its probabilities of acceptance."""
-        size = (step * (1 - JITTER + 2 * JITTER * torch.rand_like(state.base))).unsqueeze(-1)
-        first = torch.randn_like(state.u)
-        momentum, new = first + 0.5 * size * state.gradient(t), state
-        for index in range(self.num_leapfrog):
-            new = self._state(new.u + size * momentum, data)
-            last = index == self.num_leapfrog - 1
-            momentum = momentum + (0.5 if last else 1.0) * size * new.gradient(t)
-        kinetic = 0.5 * (momentum.square() - first.square()).sum(-1)
-        change = new.log_density(t) - state.log_density(t) - kinetic
-        # Where there is no finite density, rounding has gone out of the support: as good as none.
-        possible = new.log_density(t).isfinite() & ~change.isnan()
-        probability = torch.where(possible, change.clamp(max=0).exp(), 0.0)
-        return state.moved(torch.rand_like(probability) < probability, new), probability
-
-    # Densities --------------------------------------------------------------------------------------------------------
-
-    def _first(self, data: list[Tensor], num_chains: int) -> _State:
-        """Chains at draws from q_0."""
-        program = self.model if self.start == "prior" else self.guide
-        with pyro.validation_enabled(False), pyro.plate(PARTICLES, num_chains, dim=-2):
-            sites = sample_sites(poutine.trace(program).get_trace(*data))
-        u, self.layout = _unconstrained({name: site for name, site in sites.items() if not site["is_observed"]})
-        return self._state(u, data)
-
-    def _state(self, u: Tensor, data: list[Tensor]) -> _State:
-        shape, args = tuple(u.shape), [u, *data]
-        if shape in self._replays:
-            return _State(u, *self._replays[shape](*args))
-        num_gradients = shape[0] * shape[1] * len(self.t) * self.num_leapfrog
-        if not (self.compile is True or (self.compile == "auto" and num_gradients >= COMPILE_PAIRS)):
-            return _State(u, *self._densities(*args))
-        replay = Replay(self._densities, args, lambda: self._densities(*args), (self.model, self.guide))
-        if replay.graph is None:
-            warn(f"chains run eagerly, as the program cannot be replayed: {replay.why}")
-            self.compile = False
-        else:
-            self._replays[shape] = replay
-        return _State(u, *replay.outcome)
-
-    def _densities(self, u: Tensor, *data: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(base, ratio, and the gradient of each) at `u` `(chains, data, dim)`, of which nothing keeps a graph.
-
-        base = log q_0(z) + log |det dz/du| and ratio = log p(x, z) - log q_0(z), the log-likelihood from the prior.
-        """
-        with torch.enable_grad(), pyro.validation_enabled(False), pyro.plate(PARTICLES, len(u), dim=-2):
-            u = u.detach().requires_grad_()
-            parts = u.split([shape.numel() for _, shape in self.layout], -1)
-            placed = _Placed({n: p.reshape(*u.shape[:2], *s) for (n, s), p in zip(self.layout, parts, strict=True)})
-            trace = poutine.trace(placed(self.model)).get_trace(*data)
-            guide_sites = {}
-            if self.start == "guide":
-                guide_sites = sample_sites(poutine.trace(poutine.replay(self.guide, trace=trace)).get_trace(*data))
-            terms = Pair(sample_sites(trace), guide_sites, u.shape[:2]).terms()
-            if self.start == "prior":
-                base, ratio = terms.log_prior, terms.log_likelihood
-            else:
-                base, ratio = terms.log_posterior, terms.log_weights
-            base = base + placed.log_jacobian
-            return base.detach(), ratio.detach(), _gradient(base, u), _gradient(ratio, u)
-
-
-def _gradient(value: Tensor, u: Tensor) -> Tensor:
-    if not value.requires_grad:  # a likelihood, say, without latents and parameters
-        return torch.zeros_like(u)
-    return torch.autograd.grad(value.sum(), u, retain_graph=True, materialize_grads=True)[0]

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.errors import InputError, require, require_count, require_finite, require_number, warn
-from pyrovae.marginal import DATA_CHUNK, Estimate, check_args, device_of, log_marginal
+from pyrovae.marginal import DATA_CHUNK, Estimate, check_args, device_of, log_marginal, pairs_at_a_time
 from pyrovae.objectives.pair import base_of, check_pair, log_joint
 from pyrovae.rng import local_seed
 
@@ -71,7 +71,7 @@ def inference_gaps(
     num_draws: int = 32,
     num_final_draws: int = 1_000,
     lr: float = 0.1,
-    chunk_size: int = 8_192,
+    chunk_size: int | None = None,
     progress: bool | None = None,
 ) -> InferenceGaps:
     """log p(x) - ELBO(q) in two parts (Cremer et al. 2018, arXiv:1801.03558), per datum, in nats, at beta = 1:
@@ -90,16 +90,17 @@ def inference_gaps(
 
     `model` and `guide` are any pair that keeps the contract, with one latent site that is Normal(...).to_event(1) in
     the guide; `args` what they take: tensors of one length, the data first. `chunk_size` pairs of a draw and a datum
-    are decoded at a time (at least `num_draws` with gradient). `progress=None` shows a bar on a terminal.
+    are decoded at a time (at least `num_draws` with gradient); None is as in `log_marginal`. `progress=None` shows a
+    bar on a terminal.
 
     Warns where it has not converged. Raises `InputError` for other guides and for data without a density.
     """
     require_count("num_steps", num_steps, ROUND)
     require_count("num_draws", num_draws)
     require_count("num_final_draws", num_final_draws, 2)
-    require_count("chunk_size", chunk_size)
     require_number("lr", lr, above=0)
     check_args(args)
+    chunk_size = pairs_at_a_time(model, guide, args, chunk_size)
     home, device = args[0].device, device_of(model, args)
     size = min(DATA_CHUNK, max(1, chunk_size // num_draws))
     _gaussian(model, guide, [arg[:size].to(device) for arg in args])  # refused before log p(x) takes its time

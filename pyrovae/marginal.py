@@ -19,6 +19,8 @@ from pyrovae.replay import Replay
 from pyrovae.rng import local_seed
 
 DATA_CHUNK = 128
+CHUNK = 8_192
+CHUNK_OUTPUTS = CHUNK * 784  # of a decoder, at a time: 26 MB
 KEPT = 2**24  # log-weights at a time: 128 MB
 COMPILE_PAIRS = 5_000_000
 
@@ -105,7 +107,7 @@ def log_marginal(
     guide: Callable,
     *args: Tensor,
     num_samples: int = 5_000,
-    chunk_size: int = 8_192,
+    chunk_size: int | None = None,
     compile: bool | str = "auto",
     progress: bool | None = None,
 ) -> MarginalLikelihood:
@@ -122,9 +124,10 @@ def log_marginal(
 
     `model` and `guide` are any pair that keeps the contract, `args` what they take: tensors of one length, the data
     first. `guide` is the proposal: see `proposals` for others than the one that was trained. `chunk_size` pairs of a
-    particle and a datum are decoded at a time, and the weights of at most 128 data are kept at a time, of fewer where
-    `num_samples` is large. `compile` runs the chunks as a compiled graph, which gives the same numbers to rounding;
-    `"auto"` does for five million pairs or more. `progress=None` shows a bar on a terminal.
+    particle and a datum are decoded at a time (None: 8,192, or what has the outputs of so many images of 784 pixels),
+    and the weights of at most 128 data are kept at a time, of fewer where `num_samples` is large. `compile` runs the
+    chunks as a compiled graph, which gives the same numbers to rounding; `"auto"` does for five million pairs or
+    more. `progress=None` shows a bar on a terminal.
 
     Raises `InputError` if the pair breaks the contract, or where no density exists: data that are not finite, or lie
     outside the likelihood's support.
@@ -145,7 +148,7 @@ def importance_bound(
     *args: Tensor,
     num_particles: int,
     num_repeats: int = 10,
-    chunk_size: int = 8_192,
+    chunk_size: int | None = None,
     compile: bool | str = "auto",
     progress: bool | None = None,
 ) -> Estimate:
@@ -241,12 +244,23 @@ def device_of(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
     return args[0].device if parameter is None else parameter.device
 
 
+def pairs_at_a_time(model: Callable, guide: Callable, args: tuple[Tensor, ...], chunk_size: int | None) -> int:
+    """`chunk_size`, or for None as many pairs of a particle and a datum as a decoder's memory allows."""
+    if chunk_size is not None:
+        require_count("chunk_size", chunk_size)
+        return chunk_size
+    device = device_of(model, args)
+    with local_seed(0):
+        pair = check_pair(model, guide, *(arg[:DATA_CHUNK].to(device) for arg in args))
+    return max(1, min(CHUNK, CHUNK_OUTPUTS // pair.outputs))
+
+
 def _log_weights(
     model: Callable,
     guide: Callable,
     args: tuple,
     num_samples: int,
-    chunk_size: int,
+    chunk_size: int | None,
     compile: bool | str,
     progress: bool | None,
     densities: bool,
@@ -256,9 +270,9 @@ def _log_weights(
     With `densities`, data under which the weights are none of a density are refused.
     """
     require_count("num_samples", num_samples)
-    require_count("chunk_size", chunk_size)
     require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
     check_args(args)
+    chunk_size = pairs_at_a_time(model, guide, args, chunk_size)
     data_size = min(DATA_CHUNK, chunk_size, len(args[0]), max(1, KEPT // num_samples))
     sample_size = max(1, chunk_size // data_size)
     device = device_of(model, args)

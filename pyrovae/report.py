@@ -14,8 +14,8 @@ from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import latent_use
 from pyrovae.errors import require, require_count
-from pyrovae.evaluation import ELBO_DRAWS, IWAE_REPEATS, Evaluation
-from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, log_marginal, quadrature_log_marginal
+from pyrovae.evaluation import ELBO_DRAWS, Evaluation, evaluate
+from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, quadrature_log_marginal
 from pyrovae.rng import local_seed
 from pyrovae.runs import Run
 from pyrovae.training import History
@@ -25,7 +25,7 @@ IWAE_PARTICLES = 50
 MAX_POINTS = 5_000
 
 
-def evaluate(
+def measures(
     vae: VAE,
     data: Dataset,
     *,
@@ -51,16 +51,15 @@ def evaluate(
     result = {"dataset": data.name, "kind": data.kind, "measure": measure, "num_data": len(x)}
     result |= {"num_samples": num_samples, "seed": seed}
     pair = vae.model, vae.guide, *args
-    # Of 256 outputs per pixel fewer are decoded at a time: memory is that of one output per pixel of MNIST.
-    outputs = math.prod(vae.likelihood.output_shape(vae.event_shape))
-    chunk_size = max(1, min(8_192, 8_192 * 784 // outputs))
-    settings = {"chunk_size": chunk_size, "progress": progress}
-    with local_seed(seed):
-        result |= _entries("elbo", importance_bound(*pair, num_particles=1, num_repeats=ELBO_DRAWS, **settings))
-        iwae = marginal = None
-        if measure == "ELBO":
-            iwae = importance_bound(*pair, num_particles=IWAE_PARTICLES, num_repeats=IWAE_REPEATS, **settings)
-            marginal = log_marginal(*pair, num_samples=num_samples, **settings)
+    iwae = marginal = None
+    if measure == "ELBO":
+        methods = ("elbo", f"iwae_{IWAE_PARTICLES}", f"is_{num_samples}")
+        found = evaluate(*pair, methods=methods, seed=seed, progress=progress)
+        elbo, iwae, marginal = (found[method].estimate for method in methods)
+    else:
+        with local_seed(seed):
+            elbo = importance_bound(*pair, num_particles=1, num_repeats=ELBO_DRAWS, progress=progress)
+    result |= _entries("elbo", elbo)
     result |= _entries(f"iwae_{IWAE_PARTICLES}", iwae) | _entries("log_px", marginal)
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()

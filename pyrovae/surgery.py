@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.errors import require, require_count
-from pyrovae.marginal import Estimate, check_args, device_of
+from pyrovae.marginal import CHUNK, Estimate, check_args, device_of, pairs_at_a_time
 from pyrovae.objectives.pair import Pair, check_pair, log_joint, pair_at, run_pair
 from pyrovae.rng import local_seed
 
@@ -72,7 +72,7 @@ def elbo_surgery(
     guide: Callable,
     *args: Tensor,
     num_draws: int = 4,
-    chunk_size: int = 8_192,
+    chunk_size: int | None = None,
     progress: bool | None = None,
 ) -> ElboSurgery:
     """The mean ELBO over a data set, taken apart (Hoffman and Johnson 2016, "ELBO surgery"), at beta = 1:
@@ -86,15 +86,16 @@ def elbo_surgery(
 
     `model` and `guide` are any pair that keeps the contract and whose prior is the same for every datum, `args` what
     they take: tensors of one length, the data first. Grey pixels are allowed, and the reconstruction is then minus a
-    cross-entropy. `chunk_size` pairs of a draw and a datum are decoded at a time, and 64 times as many densities of
-    the guide evaluated. `progress=None` shows a bar on a terminal.
+    cross-entropy. `chunk_size` pairs of a draw and a datum are decoded at a time (None is as in `log_marginal`), and
+    64 times as many densities of the guide evaluated. `progress=None` shows a bar on a terminal.
 
     Raises `InputError` if the pair breaks the contract, a latent of the guide has no density (a Delta, masked), or
     p(z) differs between data.
     """
     require_count("num_draws", num_draws, 2)
-    require_count("chunk_size", chunk_size)
     check_args(args)
+    densities = DENSITIES_PER_DECODING * (chunk_size or CHUNK)
+    chunk_size = pairs_at_a_time(model, guide, args, chunk_size)
     device, home, num_data = device_of(model, args), args[0].device, len(args[0])
     args = tuple(arg.to(device) for arg in args)
     size = min(num_data, max(1, chunk_size // num_draws))
@@ -110,7 +111,7 @@ def elbo_surgery(
             terms.append(torch.stack((found.log_likelihood, found.log_prior, found.log_posterior)).double())
             bar.update(len(data[0]))
         latents = {name: torch.cat([draw[name] for draw in draws], 1) for name in draws[0]}
-        log_q = _log_aggregated(guide, args, latents, DENSITIES_PER_DECODING * chunk_size, bar)
+        log_q = _log_aggregated(guide, args, latents, densities, bar)
     log_likelihood, log_prior, log_posterior = torch.cat(terms, 2)
 
     def estimate(value: Tensor) -> Estimate:

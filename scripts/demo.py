@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.report import evaluate, results_table, write_evaluation
+from pyrovae.report import measures, results_table, write_evaluation
 from pyrovae.runs import require_new, train_run
 
 OBJECTIVES = {"ELBO": {"objective": "elbo"}, "IWAE-50": {"objective": "iwae", "num_particles": 50}}
@@ -37,7 +37,7 @@ def main(
         config = pv.RunConfig(dataset="ring", epochs=epochs, lr=3e-3, schedule="cosine", seed=seed, **settings)
         runs[name] = train_run(config, folder / name.lower())
         print("measuring on held-out data ...", flush=True)
-        results[name] = evaluate(runs[name].vae, runs[name].data, num_samples=num_samples, num_data=num_data, seed=seed)
+        results[name] = measures(runs[name].vae, runs[name].data, num_samples=num_samples, num_data=num_data, seed=seed)
         write_evaluation(runs[name], results[name])
     table = results_table({f"{name}-trained": result for name, result in results.items()})
     print(f"\n{table}\n")

@@ -15,8 +15,8 @@ from pyrovae.report import (
     ESTIMATES,
     EVALUATION,
     check_not_evaluated,
-    evaluate,
     first_data,
+    measures,
     results_table,
     write_estimates,
     write_evaluation,
@@ -57,7 +57,7 @@ def main(
         write_estimates(run.folder, estimates, overwrite)
         print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\nreport: {folder / 'estimates.md'}")
         return
-    evaluation = evaluate(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
+    evaluation = measures(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
     write_evaluation(run, evaluation, overwrite)
     print(results_table({str(folder): evaluation}))
     if evaluation["collapse"]:

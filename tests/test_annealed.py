@@ -12,8 +12,9 @@ from pyro import poutine
 from tqdm.auto import tqdm
 
 import pyrovae as pv
-from pyrovae import annealed
-from pyrovae.annealed import _Annealer, _unconstrained, annealed_log_marginal, bidirectional_gap, temperatures
+from pyrovae import annealed, hmc
+from pyrovae.annealed import _Annealer, annealed_log_marginal, bidirectional_gap, temperatures
+from pyrovae.hmc import STARTS, Path, unconstrained
 from pyrovae.objectives.pair import sample_sites
 from pyrovae.replay import Replay
 
@@ -30,7 +31,8 @@ def short_pilot(monkeypatch):
 def annealer(model, guide, num_distributions=3, num_chains=8, start="prior", schedule="sigmoid", num_leapfrog=2):
     """Chains without a pilot. An "uneven" schedule tells apart what symmetric ones hide."""
     known = "linear" if schedule == "uneven" else schedule
-    chains = _Annealer(model, guide, num_distributions, num_chains, start, known, num_leapfrog, False)
+    path = Path(model, guide, start, num_leapfrog, num_distributions, False)
+    chains = _Annealer(path, num_distributions, num_chains, known)
     if schedule == "uneven":
         chains.t = [t**2 for t in chains.t]
     return chains
@@ -129,7 +131,7 @@ def random_models(scale):
 
 
 @pytest.mark.parametrize("schedule", annealed.SCHEDULES)
-@pytest.mark.parametrize("start", annealed.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 def test_weights_have_mean_px_for_50_random_models_whatever_the_step_sizes(start, schedule):
     ratios = []
     for vae, x in random_models(scale=1.2):
@@ -141,7 +143,7 @@ def test_weights_have_mean_px_for_50_random_models_whatever_the_step_sizes(start
 
 
 @pytest.mark.parametrize("schedule", ["sigmoid", "uneven"])
-@pytest.mark.parametrize("start", annealed.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 def test_reverse_weights_have_mean_one_over_px_for_50_random_models_whatever_the_step_sizes(start, schedule):
     # Of a guide wider than the posterior, or a posterior far narrower than the prior, their variance is infinite.
     ratios = []
@@ -150,7 +152,7 @@ def test_reverse_weights_have_mean_one_over_px_for_50_random_models_whatever_the
         x = x[:1].expand(4_000, -1)  # one exact draw for each chain
         with torch.no_grad():
             chains = annealer(vae.model, guide_of(vae, 0.7), 3, 1, start, schedule)
-            chains._first([x], 1)  # where the layout of the latents is learnt
+            chains.path.first([x], 1)  # where the layout of the latents is learnt
             result = chains.reverse([x], vae.posterior(x).sample(), steps.expand(-1, 4_000), silent())
             ratios.append((vae.log_px(x) - result.log_weights[0]).exp())
     assert_unbiased(torch.stack(ratios, -1))
@@ -162,11 +164,11 @@ def test_hmc_leaves_the_posterior_invariant():
     posterior = vae.posterior(x)
     chains = annealer(vae.model, vae.guide, num_leapfrog=3)
     with torch.no_grad():
-        chains._first([x], 2)
+        chains.path.first([x], 2)
         first = posterior.sample((20_000,))
-        state = chains._state(first, [x])
+        state = chains.path.state(first, [x])
         for _ in range(5):
-            state, probability = chains.transition(state, 1.0, torch.full((3,), 0.5, dtype=torch.float64), [x])
+            state, probability = chains.path.transition(state, 1.0, torch.full((3,), 0.5, dtype=torch.float64), [x])
     # A step so long that half of the proposals are refused, and at which chains do move.
     assert 0.3 < probability.mean() < 0.9
     assert ((state.u - first).square().mean() / (first - posterior.mean).square().mean()) > 0.5
@@ -194,7 +196,7 @@ def test_from_the_exact_posterior_as_guide_every_weight_is_px(short_pilot):
 # The whole -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", annealed.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 def test_the_estimate_is_exact_within_errors_and_the_pilot_accepts_65_percent(start):
     vae = linear_gaussian(5, data_dim=8, latent_dim=4, scale=1.0)
     x = draw(vae, 8)
@@ -284,7 +286,7 @@ SUPPORTS = {
 }
 
 
-@pytest.mark.parametrize("start", annealed.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("name", SUPPORTS)
 def test_latents_on_other_supports_give_log_px_by_quadrature(name, start, short_pilot):
     prior, q, decode, (low, high) = SUPPORTS[name]
@@ -327,7 +329,7 @@ def two_site_guide(x):
 X5 = number([0.0, 1.0, 2.0, -1.0, 0.5])
 
 
-@pytest.mark.parametrize("start", annealed.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 def test_a_pair_with_two_latent_sites_of_other_supports(start, short_pilot):
     x = number([-0.5, 1.5, 3.0])
     z1 = torch.linspace(-6, 7, 801, dtype=torch.float64)[:, None, None]
@@ -349,7 +351,7 @@ def test_the_order_in_which_sites_are_drawn_does_not_matter():
     # The model's exact draws are placed by the layout that was learnt of the guide.
     sites = sample_sites(poutine.trace(two_site_model).get_trace(X5))
     latent = [(name, sites[name]) for name in ("z1", "z2")]
-    (u, layout), (other_u, other_layout) = _unconstrained(dict(latent)), _unconstrained(dict(latent[::-1]))
+    (u, layout), (other_u, other_layout) = unconstrained(dict(latent)), unconstrained(dict(latent[::-1]))
     assert layout == other_layout == [("z1", torch.Size([1])), ("z2", torch.Size([]))]
     assert torch.equal(u, torch.stack([sites["z1"]["value"].squeeze(-1), sites["z2"]["value"].log()], -1))
     assert torch.equal(u, other_u)
@@ -437,7 +439,7 @@ def test_replayed_chains_are_the_eager_ones(kind, start, monkeypatch, short_pilo
             super().__init__(*args, inductor=False)
             replays.append(self)
 
-    monkeypatch.setattr(annealed, "Replay", Counted)
+    monkeypatch.setattr(hmc, "Replay", Counted)
     monkeypatch.setattr(annealed, "PILOT_TRANSITIONS", 1)
     vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli())
     pairs = {"VAE": (vae.model, vae.guide, torch.ones(5, 4)), "two sites": (two_site_model, two_site_guide, X5)}
@@ -480,21 +482,21 @@ def test_a_seed_fixes_the_result_and_only_draws_advance_the_generator(short_pilo
     assert torch.equal(*results)
     assert not torch.equal(results[0], annealed_log_marginal(vae.model, vae.guide, x, **FEW).log_weights)
     state = torch.get_rng_state()
-    annealer(vae.model, vae.guide).check([x])
+    annealer(vae.model, vae.guide).path.check([x])
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
 def test_no_step_keeps_an_autograd_graph_for_the_next(monkeypatch, short_pilot):
     vae, states = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli()), []
-    transition = _Annealer.transition
-    monkeypatch.setattr(_Annealer, "transition", lambda self, *args: states.append(args[0]) or transition(self, *args))
+    transition = Path.transition
+    monkeypatch.setattr(Path, "transition", lambda self, *args: states.append(args[0]) or transition(self, *args))
     annealed_log_marginal(vae.model, vae.guide, torch.ones(3, 4), start="guide", **FEW)
     assert len(states) > FEW["num_distributions"]
     assert not any(tensor.requires_grad for state in states for tensor in vars(state).values())
 
 
-@pytest.mark.parametrize("start", annealed.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 def test_estimates_are_at_beta_one_whatever_training_used(start, short_pilot):
     vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(), beta=4.0)
     values = []
@@ -591,7 +593,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("start", annealed.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("name", REFUSED)
 def test_pairs_without_weights_are_refused_in_one_line(name, start):
     model, guide, message = REFUSED[name]

@@ -11,7 +11,7 @@ from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 
 import pyrovae as pv
 from pyrovae.diagnostics import LatentUse, elbo_terms, kl_per_dimension, latent_use, sample_diversity
-from pyrovae.report import evaluate, results_table
+from pyrovae.report import measures, results_table
 
 
 def refusal(call, *args, **kwargs) -> str:
@@ -161,7 +161,7 @@ def test_a_posterior_that_says_nothing_is_found_by_the_evaluation_and_the_report
     x, y = torch.randn(40, 2), torch.zeros(40, dtype=torch.long)
     data = pv.Dataset("points", "real", x, y, x, y, x, y)
     for loc, collapsed in (([[1.0, 0.0], [0.0, 0.0]], True), ([[1.0, 0.0], [0.0, 1.0]], False)):
-        result = evaluate(linear_vae(loc, (0.0, 0.0)), data, num_samples=10)
+        result = measures(linear_vae(loc, (0.0, 0.0)), data, num_samples=10)
         assert result["active_units"] == 2 - collapsed
         assert (result["collapse"] or "").startswith("posterior collapse: latent dimensions 2 (1 of 2)" * collapsed)
         assert (result["collapse"] is not None) == collapsed
@@ -330,7 +330,7 @@ def test_an_autoencoder_has_no_kl_to_measure():
 def test_the_evaluation_of_an_autoencoder_is_a_reconstruction_by_name():
     x, y = torch.randn(40, 3), torch.zeros(40, dtype=torch.long)
     vae = autoencoder()
-    result = evaluate(vae, pv.Dataset("points", "real", x, y, x, y, x, y), num_samples=10)
+    result = measures(vae, pv.Dataset("points", "real", x, y, x, y, x, y), num_samples=10)
     assert result["measure"] == "reconstruction"
     assert result["elbo"] == pytest.approx(-minus_log_likelihood(vae, x).mean().item(), rel=1e-5)
     nothing = ("iwae_50", "log_px", "log_px_quadrature", "active_units", "collapse", "median_ess")

@@ -167,6 +167,27 @@ def test_chunked_equals_unchunked_on_the_same_draws_also_where_the_count_does_no
         assert result.pareto_k[index].item() == pytest.approx(k, abs=1e-9)
 
 
+@pytest.mark.parametrize("likelihood", [pv.Categorical(), pv.Bernoulli(), pv.HeteroscedasticGaussian(0.01)])
+def test_a_chunk_holds_as_many_outputs_of_a_decoder_whatever_their_number_per_pixel(likelihood, monkeypatch):
+    """256 outputs for each pixel took 256 times the memory."""
+    monkeypatch.setattr(pv.marginal, "CHUNK_OUTPUTS", 40_000)
+    vae = pv.VAE((1, 4, 4), latent_dim=2, hidden=(3,), likelihood=likelihood)
+    decoded, decoder = [], vae.decoder.forward
+
+    def forward(z, *args):
+        decoded.append(z.shape[:-1].numel())
+        return decoder(z, *args)
+
+    monkeypatch.setattr(vae.decoder, "forward", forward)
+    x = torch.zeros(5, 1, 4, 4)
+    pv.log_marginal(vae.model, vae.guide, x, num_samples=700, progress=False)
+    most = min(8_192, 40_000 // (16 * (256 if isinstance(likelihood, pv.Categorical) else 1)))
+    assert most - 5 < max(decoded) <= max(most, 2 * 5)  # two particles of the five data are checked
+    decoded.clear()
+    pv.log_marginal(vae.model, vae.guide, x, num_samples=700, chunk_size=1_000, progress=False)
+    assert max(decoded) == 1_000
+
+
 def test_importance_bound_on_given_draws_is_the_mean_over_repeats_of_the_log_mean_over_particles():
     # M != K, so that swapped axes are seen.
     vae = linear_gaussian(4)

@@ -14,7 +14,7 @@ from pyrovae.config import LIKELIHOODS as FITTING
 from pyrovae.data import BINARIZE
 from pyrovae.networks import NETWORKS
 from pyrovae.objectives.choose import OBJECTIVES as EVERY_OBJECTIVE
-from pyrovae.report import evaluate, results_table
+from pyrovae.report import measures, results_table
 from pyrovae.runs import LIKELIHOODS, train_run
 from pyrovae.schedules import SCHEDULES
 from pyrovae.vae import POSTERIORS
@@ -82,9 +82,10 @@ def data_root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pv.data, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
         # The evaluation's own numbers of draws are for numbers to be read: here it only has to run.
-        patch.setattr(pv.report, "ELBO_DRAWS", 3)
+        for module in (pv.report, pv.evaluation):
+            patch.setattr(module, "ELBO_DRAWS", 3)
         patch.setattr(pv.report, "IWAE_PARTICLES", 2)
-        patch.setattr(pv.report, "IWAE_REPEATS", 2)
+        patch.setattr(pv.evaluation, "IWAE_REPEATS", 2)
         yield root
 
 
@@ -128,7 +129,7 @@ def test_every_supported_run_trains_saves_loads_and_evaluates(name, data_root, t
         assert torch.equal(ours, theirs)
         assert ours.isfinite().all()
 
-    result = evaluate(loaded.vae, data, num_samples=4, num_data=3)
+    result = measures(loaded.vae, data, num_samples=4, num_data=3)
     assert math.isfinite(result["elbo"])
     density = config.posterior == "diagonal" and config.likelihood != "bernoulli_grey"
     usual = "ELBO" if density else "cross-entropy bound"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.report import evaluate, history_table, results_table
+from pyrovae.report import history_table, measures, results_table
 from pyrovae.runs import build_vae, train_run
 
 SMALL = {"dataset": "ring", "hidden": (8,), "epochs": 2, "batch_size": 500}
@@ -212,7 +212,7 @@ def test_the_checkpoint_is_an_ordinary_one_of_torchs(trained):
 
 
 def test_the_evaluation_is_what_the_estimators_say(trained):
-    result = evaluate(trained.vae, trained.data, num_samples=4_000, num_data=60, seed=3)
+    result = measures(trained.vae, trained.data, num_samples=4_000, num_data=60, seed=3)
     x = trained.data.test_x[:60]
     truth, _ = pv.quadrature_log_marginal(trained.vae.model, x)
     assert result["num_data"] == 60
@@ -230,11 +230,11 @@ def test_the_evaluation_is_what_the_estimators_say(trained):
 def test_the_evaluation_does_not_depend_on_training_beta_or_the_callers_generator(trained):
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    one = evaluate(trained.vae, trained.data, num_samples=30, num_data=20)
+    one = measures(trained.vae, trained.data, num_samples=30, num_data=20)
     assert torch.equal(torch.get_rng_state(), state)
     trained.vae.set_beta(1.0)
     torch.manual_seed(6)
-    other = evaluate(trained.vae, trained.data, num_samples=30, num_data=20)
+    other = measures(trained.vae, trained.data, num_samples=30, num_data=20)
     trained.vae.set_beta(2.0)
     assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
@@ -243,7 +243,7 @@ def test_grey_pixels_get_a_cross_entropy_bound_and_never_a_log_px():
     vae = pv.VAE((1, 4, 4), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(allow_grey=True))
     x, y = torch.rand(30, 1, 4, 4), torch.zeros(30, dtype=torch.long)
     data = pv.Dataset("grey", "grey", x, y, x, y, x, y)
-    result = evaluate(vae, data, num_samples=10)
+    result = measures(vae, data, num_samples=10)
     assert result["measure"] == "cross-entropy bound"
     assert [result[name] for name in ("log_px", "iwae_50", "log_px_quadrature", "data_log_density")] == [None] * 4
     table = results_table({"run": result})
@@ -263,11 +263,11 @@ def test_grey_pixels_get_a_cross_entropy_bound_and_never_a_log_px():
 )
 def test_bad_evaluation_settings_are_refused(trained, settings, message):
     with pytest.raises(pv.InputError, match=message):
-        evaluate(trained.vae, trained.data, **settings)
+        measures(trained.vae, trained.data, **settings)
 
 
 def test_the_table_shows_each_value_with_its_error(trained):
-    result = evaluate(trained.vae, trained.data, num_samples=50, num_data=20)
+    result = measures(trained.vae, trained.data, num_samples=50, num_data=20)
     line = next(line for line in results_table({"run": result}).splitlines() if line.startswith("ELBO"))
     assert line.split()[1:] == [f"{result['elbo']:.3f}", f"({result['elbo_standard_error']:.2g})"]
 
