@@ -65,6 +65,42 @@ def bounds(
     return axes
 
 
+def below_the_best(measured: Mapping[str, tuple[float, float, float]], axes: Axes | None = None) -> Axes:
+    """How far each method, `(seconds, nats, error)`, lies below the largest of them, against its time; log axes.
+
+    With twice the error of the difference, of methods whose draws are independent.
+    """
+    axes = _axes(axes)
+    best = max(measured, key=lambda name: measured[name][1])
+    _, top, top_error = measured[best]
+    for name, (seconds, nats, error) in measured.items():
+        if name == best:
+            continue
+        gap, spread = top - nats, 2 * np.hypot(np.nan_to_num(error), np.nan_to_num(top_error))
+        low = min(spread, 0.999 * gap)  # an error that reaches below nothing has no place on a log axis
+        axes.errorbar([seconds], [gap], [[low], [spread]], marker="o", markersize=4, capsize=2, color="black")
+        axes.annotate(name, (seconds, gap), xytext=(5, 5), textcoords="offset points", fontsize="small")
+    axes.axvline(measured[best][0], color="0.6", linestyle=":", label=f"{best}, the best")
+    axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel=f"nats per datum below {best}")
+    axes.margins(0.2)
+    axes.legend(frameon=False, loc="lower left")
+    return axes
+
+
+def rank_histogram(counts: Array, title: str = "", axes: Axes | None = None) -> Axes:
+    """`(num_bins,)` counts of ranks, of simulation-based calibration, with the mean and 99% band of uniform ones."""
+    axes, counts = _axes(axes), _numpy(counts)
+    num, share = int(counts.sum()), 1 / len(counts)
+    mean, deviation = num * share, math.sqrt(num * share * (1 - share))  # of a binomial count, near normal
+    band = (mean - 2.576 * deviation, mean + 2.576 * deviation)
+    axes.axhspan(*band, color="0.85", linewidth=0, label="99% of each bin, if uniform")
+    axes.axhline(mean, color="0.6", linewidth=1)
+    axes.bar((np.arange(len(counts)) + 0.5) * share, counts, width=0.9 * share, color="C0")
+    axes.set(xlabel="rank of the latent among the guide's draws", ylabel="data", xlim=(0, 1), title=title)
+    axes.legend(frameon=False, fontsize="small")
+    return axes
+
+
 def latent_space(
     z: Array, labels: Array | None = None, title: str = "posterior means", axes: Axes | None = None
 ) -> Axes:

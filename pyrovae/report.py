@@ -189,12 +189,18 @@ def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False
             for one in estimates.measured
             if one.method.startswith("ais_")
         }
-        figure, (axes,) = _figure(1, width=5.0)
+        figure, axes = _figure(1 + (len(estimates.measured) > 1), width=4.5)
         errors = largest.bounds_error.square().sum(1).sqrt() / len(largest.value)
-        plots.bounds(largest.bound_sizes, largest.bounds.mean(1), errors, annealed, axes)
+        plots.bounds(largest.bound_sizes, largest.bounds.mean(1), errors, annealed, axes[0])
+        if len(axes) > 1:
+            measured = {
+                one.method: (one.seconds, one.estimate.mean, one.estimate.monte_carlo_error)
+                for one in estimates.measured
+            }
+            plots.below_the_best(measured, axes[1])
         (folder / "figures").mkdir(exist_ok=True)
         figure.savefig(folder / "figures/estimates.png", dpi=120)
-        image = "\n![bounds against samples](figures/estimates.png)\n"
+        image = "\n![bounds against samples and seconds](figures/estimates.png)\n"
     (folder / "estimates.md").write_text(f"{estimates.table('github')}\n\n{estimates.verdict}\n{image}")
 
 

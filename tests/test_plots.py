@@ -33,6 +33,9 @@ def random(*shape: int) -> np.ndarray:
 POINTS, LABELS = random(12, 2) * 6 - 3, np.arange(12) % 4
 DRAW = {
     "training_curve": lambda axes: plots.training_curve([1, 2, 3], {"a": [1.0, 2.0, 3.0]}, "nats", axes=axes),
+    "bounds": lambda axes: plots.bounds([1, 10], [-2.0, -1.5], [0.1, math.nan], {"ais": (-1.4, 0.1)}, axes),
+    "below_the_best": lambda axes: plots.below_the_best({"a": (1.0, -2.0, 0.1), "b": (2.0, -1.0, 0.1)}, axes),
+    "rank_histogram": lambda axes: plots.rank_histogram(np.array([3, 5, 4]), "z", axes),
     "points": lambda axes: plots.points(POINTS, axes=axes),
     "points with labels": lambda axes: plots.points(POINTS, LABELS, axes=axes),
     "latent_space": lambda axes: plots.latent_space(POINTS, axes=axes),
@@ -55,6 +58,54 @@ def test_without_axes_one_figure_is_opened_and_its_axes_returned(draw):
     found = draw(None)
     assert len(plt.get_fignums()) == 1
     assert plt.figure(plt.get_fignums()[0]).axes == [found]
+
+
+# Estimates ----------------------------------------------------------------------------------------------------------
+
+
+def bars_of(container) -> tuple[float, float]:
+    """The lower and the upper end of an error bar."""
+    (segment,) = container.lines[2][0].get_segments()
+    return segment[0][1], segment[1][1]
+
+
+@AS
+def test_bounds_have_twice_their_errors_and_other_estimates_lie_across(given, axes):
+    plots.bounds([1, 10], given(np.array([-2.0, -1.5])), given(np.array([0.1, 0.2])), {"ais": (-1.4, 0.05)}, axes)
+    segments = axes.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose([s[:, 1] for s in segments], [(-2.2, -1.8), (-1.9, -1.1)])
+    np.testing.assert_allclose(axes.containers[0].lines[0].get_xydata(), [(1, -2.0), (10, -1.5)])
+    across = next(line for line in axes.lines if line.get_label() == "ais")
+    np.testing.assert_allclose(across.get_ydata(), -1.4)
+    box = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+    assert (box.y0, box.y1) == pytest.approx((-1.5, -1.3))
+
+
+def test_methods_are_drawn_as_far_as_they_lie_below_the_best_with_the_error_of_the_difference(axes):
+    measured = {"is": (3.0, -2.0, 0.3), "ais": (60.0, -1.0, 0.4), "near": (9.0, -1.1, math.nan)}
+    plots.below_the_best(measured, axes)
+    found = {tuple(c.lines[0].get_xydata()[0]): bars_of(c) for c in axes.containers}
+    assert found.pop((3.0, 1.0)) == pytest.approx((0.001, 2.0))  # an error of 2 * 0.5 reaches to nothing
+    ((seconds, gap), (low, high)), *none = found.items()
+    assert not none
+    assert (seconds, gap) == (9.0, pytest.approx(0.1))
+    assert 0 < low < gap
+    assert high == pytest.approx(0.1 + 0.8)
+    assert {text.get_text() for text in axes.texts} == {"is", "near"}
+    assert axes.get_ylabel() == "nats per datum below ais"
+
+
+@AS
+def test_ranks_are_drawn_beside_what_uniform_ones_would_be(given, axes):
+    counts = np.array([30, 50, 40, 40])
+    plots.rank_histogram(given(counts), "z 1", axes)
+    bars = [patch for patch in axes.patches if patch.get_height() in counts and patch.get_width() < 0.3]
+    assert [bar.get_height() for bar in bars] == counts.tolist()
+    assert [bar.get_center()[0] for bar in bars] == pytest.approx([0.125, 0.375, 0.625, 0.875])
+    band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+    exact = scipy.stats.binom(160, 0.25)
+    assert exact.cdf(band.y1) - exact.cdf(band.y0) == pytest.approx(0.99, abs=0.005)
+    assert axes.lines[0].get_ydata() == pytest.approx([40, 40])
 
 
 # Curves -------------------------------------------------------------------------------------------------------------
