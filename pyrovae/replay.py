@@ -24,11 +24,13 @@ class Replay:
     """`function(*args)`, a program of tensors, as a graph that has been compared with it.
 
     `eager()` runs the program on the very `args`; `programs` are what it is made from (a model, a guide), of which
-    module buffers are the graph's inputs, so that what moves them moves the real ones. `outcome` is what the eager run
-    gave, and it is the only one that counts: generators and buffers are left as it left them. The graph, run on the
-    same random numbers and from the same buffers, must give the same to rounding: the first tensor in norm, all others
-    (gradients, of which many may be 0 but for rounding) in norm together, and every buffer. Else, and where the
-    program cannot be traced, `why` says so and `graph` is None.
+    module buffers are the graph's inputs, so that what moves them moves the real ones. The graph, run on the same
+    random numbers and from the same buffers, must give the same as the eager run to rounding: the first tensor in norm,
+    all others (gradients, of which many may be 0 but for rounding) in norm together, and every buffer. Else, and where
+    the program cannot be traced, `why` says so and `graph` is None.
+
+    `outcome` is what the graph gave, so that it does not matter to the bit at which steps it is compared (a run that
+    is resumed is compared at others); where there is no graph, it is what the eager run gave.
     """
 
     def __init__(
@@ -53,13 +55,16 @@ class Replay:
             after += _values([t for t in graph.outside if not (t.requires_grad or any(t is a for a, _ in after))])
             _put(before)
             set_generator_states(start)
-            self.why = self._difference(graph(*args, *self._current_buffers()), end, after)
-            self.graph = graph if self.why is None else None
+            replayed = graph(*args, *self._current_buffers())
+            self.why = self._difference(replayed, end, after)
+            if self.why is None:
+                self.graph, self.outcome = graph, replayed
         except CannotTrace as error:
             self.why = str(error)
         finally:
-            _put(after)
-            set_generator_states(end)
+            if self.graph is None:
+                _put(after)
+                set_generator_states(end)
 
     def __call__(self, *args: Tensor) -> Outcome:
         self._uses += 1
@@ -75,19 +80,23 @@ class Replay:
         return self._uses + 1 >= RECHECK_FROM and (self._uses + 1) & self._uses == 0
 
     def compare(self, eager: Callable[[], Outcome], args: Sequence[Tensor]) -> tuple[Outcome, str | None]:
-        """What `eager()` gives on `args`, and why the graph is no longer the same program, or None."""
+        """The outcome on `args`, and why the graph is no longer the same program as `eager()`, or None."""
         self._uses += 1
         tensors = self.watch.tensors()
         before, start = _values(tensors), generator_states()
         self.outcome = eager()
         end, after = generator_states(), _values(tensors)
+        why = "its graph failed"
         try:
             _put(before)
             set_generator_states(start)
-            return self.outcome, self._difference(self.graph(*args, *self._current_buffers()), end, after)
+            replayed = self.graph(*args, *self._current_buffers())
+            why = self._difference(replayed, end, after)
         finally:
-            _put(after)
-            set_generator_states(end)
+            if why is not None:
+                _put(after)
+                set_generator_states(end)
+        return (replayed if why is None else self.outcome), why
 
     def _current_buffers(self) -> list[Tensor]:
         return [container[name] for container, name in self._buffers]

@@ -1129,3 +1129,25 @@ def test_log_marginal_of_a_closed_form_is_exact_compiled(replays):
     found = pv.log_marginal(vae.model, vae.exact_guide, x, num_samples=40, chunk_size=20, compile=True)
     assert len(replays) == 1
     torch.testing.assert_close(found.log_px, vae.log_px(x).detach(), rtol=1e-10, atol=0)
+
+
+# Resuming -------------------------------------------------------------------------------------------------------------
+
+
+def test_in_machine_code_too_it_does_not_matter_to_the_bit_when_the_program_is_looked_at():
+    """A run that is resumed traces again, and looks at other steps than one that went through."""
+    x = torch.bernoulli(torch.full((16, 12), 0.4), generator=torch.Generator().manual_seed(0))
+    results = []
+    for starts in ({0}, {0, 11}):
+        torch.manual_seed(3)
+        vae = pv.VAE((12,), latent_dim=3, hidden=(40,), likelihood=pv.Bernoulli())
+        optimiser, losses = adam(vae.parameters()), []
+        torch.manual_seed(5)
+        for step in range(34):
+            if step in starts:
+                svi = CompiledSVI(vae.model, vae.guide, optimiser, pv.objectives.IWAE(5))
+            losses.append(svi.step(x))
+        assert svi.reason is None
+        results.append((losses, [parameter.detach().clone() for parameter in vae.parameters()]))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
