@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyrovae.data import Dataset
 from pyrovae.errors import InputError, require, require_finite
+from pyrovae.workers import Workers
 
 VALIDATION_CHUNK = 1_024
 
@@ -36,10 +37,7 @@ def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> 
         if validation is None and len(data.validation_x):
             validation = [data.arguments("validation")]
         on_device = data.to(device)
-        num_batches = -(-len(data.train_x) // batch_size)
-
-        def train() -> Epoch:
-            return Epoch((batch[:num_args] for batch in on_device.batches(batch_size)), num_batches)
+        train = _shuffled(lambda rows: on_device.batch(rows)[:num_args], len(data.train_x), batch_size)
     else:
         train = _batches(vae, "data", data, num_args, batch_size, device, shuffle=True)
     if validation is None:
@@ -53,14 +51,16 @@ def _batches(
     if isinstance(source, Tensor):
         _check_data(vae, (source,))
         source = source.to(device)
-        rows = torch.randperm if shuffle else torch.arange
-        num_batches = -(-len(source) // batch_size)
-        return lambda: Epoch(
-            ((source[index.to(device)],) for index in rows(len(source)).split(batch_size)), num_batches
-        )
+        if shuffle:
+            return _shuffled(lambda rows: (source[rows.to(device)],), len(source), batch_size)
+        return lambda: Epoch(((part,) for part in source.split(batch_size)), -(-len(source) // batch_size))
     require(
         isinstance(source, Iterable),
         f"{name} must be a Dataset, a tensor or an iterable of batches, got {type(source).__name__}",
+    )
+    require(
+        not shuffle or Workers().size == 1,
+        f"{name} must be a Dataset or a tensor where several processes train, got {type(source).__name__}",
     )
     require(iter(source) is not source, f"{name} must be iterable again at every epoch, got a one-time iterator")
 
@@ -73,6 +73,22 @@ def _batches(
         require(batch is not None, f"{name} must yield at least one batch, got none")
 
     return lambda: Epoch(checked(), len(source) if hasattr(source, "__len__") else None)
+
+
+def _shuffled(take: Callable[[Tensor], Batch], num_data: int, batch_size: int) -> Batches:
+    """`take(rows)` of this process's rows of every batch, in an order that all processes share."""
+    workers = Workers()
+    smallest = min(batch_size, num_data)
+    require(
+        smallest >= workers.size,
+        f"batch_size must be at least the number of processes, {workers.size}; the first batch has {smallest} data",
+    )
+
+    def batches() -> Iterator[Batch]:
+        order = workers.agreed(torch.randperm(num_data))
+        return (take(workers.share(rows)) for rows in order.split(batch_size))
+
+    return lambda: Epoch(batches(), -(-num_data // batch_size))
 
 
 def _check_data(vae, args: Batch) -> None:

@@ -4,8 +4,10 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from pyrovae.checkpoints import atomically
 from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
 from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed
+from pyrovae.loop import NONFINITE
 from pyrovae.networks import ACTIVATIONS, NETWORKS
 from pyrovae.objectives.choose import OBJECTIVES, resolve
 from pyrovae.schedules import SCHEDULES
@@ -78,6 +80,8 @@ class RunConfig:
     """gradients of the loss per datum are clipped to this norm"""
     patience: int | None = None
     """stop after so many epochs without a better validation ELBO"""
+    nonfinite: str = "stop"
+    """stop at a loss or gradient that is not finite, or skip such steps and count them"""
     seed: int = 0
     """fixes the data's draws, the initial parameters and the training"""
     device: str = "auto"
@@ -123,6 +127,7 @@ class RunConfig:
         require_choice("activation", self.activation, ACTIVATIONS)
         require_choice("posterior", self.posterior, POSTERIORS)
         require_choice("schedule", self.schedule, LR_SCHEDULES)
+        require_choice("nonfinite", self.nonfinite, NONFINITE)
         require_choice("beta_schedule", self.beta_schedule, SCHEDULES)
         require_choice("objective", self.objective, OBJECTIVES)
         resolve(self.objective, self.objective_settings())
@@ -148,8 +153,13 @@ class RunConfig:
             require(name in known, f"config has an unknown field {name!r}; known are {', '.join(known)}")
         return cls(**values)
 
+    def to_dict(self) -> dict[str, object]:
+        """As JSON has it: a tuple is a list there."""
+        return json.loads(json.dumps(asdict(self)))
+
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        text = json.dumps(self.to_dict(), indent=2) + "\n"
+        atomically(path, lambda beside: beside.write_text(text))
 
     @classmethod
     def load(cls, path: Path) -> "RunConfig":

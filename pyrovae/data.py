@@ -84,12 +84,15 @@ class Dataset:
         """One epoch of `(x, y)` in a new random order from torch's global generator; the last batch may be smaller."""
         require_count("batch_size", batch_size)
         # The order is drawn on the CPU, so that it is the same on every device.
-        order = torch.randperm(len(self.train_x)).to(self.train_x.device)
-        for index in order.split(batch_size):
-            x, *y = (part[index] for part in self.arguments("train"))
-            if self.train_grey is not None:
-                x = (binarize_grey if self.kind == "binary" else dequantize_grey)(self.train_grey[index])
-            yield x, *y
+        return map(self.batch, torch.randperm(len(self.train_x)).split(batch_size))
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """`(x, y)` of these rows of the training data, whose pixels are drawn anew where they are random."""
+        index = rows.to(self.train_x.device)
+        x, *y = (part[index] for part in self.arguments("train"))
+        if self.train_grey is not None:
+            x = (binarize_grey if self.kind == "binary" else dequantize_grey)(self.train_grey[index])
+        return x, *y
 
 
 def load(

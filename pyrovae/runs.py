@@ -1,17 +1,14 @@
 """A run and its folder: config.json, metrics.jsonl and checkpoint.pt, beside what the evaluation adds."""
 
 import json
-import math
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from pyrovae.checkpoints import Checkpoints, atomically, check_folder
 from pyrovae.conditions import OneHot
 from pyrovae.config import RunConfig
 from pyrovae.data import NUM_CLASSES, Dataset, load
@@ -25,17 +22,19 @@ from pyrovae.likelihoods import (
     HeteroscedasticGaussian,
     Likelihood,
 )
+from pyrovae.loop import History, check_fits
 from pyrovae.rng import derived_seed, local_seed
-from pyrovae.training import History, fit
+from pyrovae.training import fit
 from pyrovae.vae import VAE
-
-CHECKPOINT_SECONDS = 30
+from pyrovae.workers import Workers, device_of_worker
 
 
 def load_data(config: RunConfig) -> Dataset:
     """The data that `config` says."""
     return load(config.dataset, binarize=config.binarize, data_root=config.data_root, seed=config.seed)
 
+
+CONFIG, METRICS = "config.json", "metrics.jsonl"
 
 LIKELIHOODS: dict[str, Callable[[RunConfig], Likelihood]] = {
     "bernoulli": lambda config: Bernoulli(),
@@ -81,54 +80,64 @@ class Run:
         return self.load_data()
 
 
-def train_run(config: RunConfig, folder: str | Path, progress: bool | None = None) -> Run:
+def train_run(
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    checkpoint_minutes: float = 1.0,
+    checkpoint_epochs: int | None = None,
+    progress: bool | None = None,
+) -> Run:
     """Trains what `config` says and keeps it in `folder`, which must not exist or be empty.
 
-    After every epoch metrics.jsonl has a line more; after the first, then every 30 seconds and at the end
-    checkpoint.pt, replaced in one step, has the parameters, so that a run that is broken off leaves both whole.
-    Raises `InputError` on bad input, before anything is written.
+    config.json and a checkpoint are there before the first step; metrics.jsonl has a line more after every epoch, and
+    checkpoint.pt is replaced every `checkpoint_minutes`, after every `checkpoint_epochs` epochs, at Ctrl-C or SIGTERM,
+    and at the end (see `Checkpoints`). With `resume` a run that was broken off goes on from there, to the bit, and one
+    that was not begun begins. Raises `InputError` on bad input, before anything is written.
     """
-    folder = Path(folder)
-    require_new(folder)
+    folder, first = Path(folder), Workers().is_first
+    if resume and (folder / CONFIG).exists():
+        _check_same(config, RunConfig.load(folder / CONFIG), folder)
+    elif first:  # which makes it: the others may come later
+        require_new(folder)
     data = load_data(config)
     vae = build_vae(config, data.event_shape, data.train_mean)
-    history, saved = History(), -math.inf
+    extra = {"event_shape": vae.event_shape, "config": config.to_dict()}
+    checkpoints = Checkpoints(folder, minutes=checkpoint_minutes, epochs=checkpoint_epochs, extra=extra)
 
-    def save(record: dict[str, float | None]) -> None:
-        nonlocal saved
-        if not history.epoch:
+    def start(history: History) -> None:
+        if first:
             folder.mkdir(parents=True, exist_ok=True)
-            config.save(folder / "config.json")
-        history.append(record)
-        with open(folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
-        if time.monotonic() - saved >= CHECKPOINT_SECONDS:  # to force it to the disk may take longer than an epoch
-            save_checkpoint(vae, folder / "checkpoint.pt")
-            saved = time.monotonic()
+            config.save(folder / CONFIG)
+            lines = "".join(_line(record) for record in history.records())
+            atomically(folder / METRICS, lambda path: path.write_text(lines))
 
-    try:
-        fit(
-            vae,
-            data,
-            epochs=config.epochs,
-            objective=config.objective,
-            **config.objective_settings(),
-            beta_schedule=config.beta_schedule,
-            batch_size=config.batch_size,
-            lr=config.lr,
-            schedule=config.schedule,
-            max_grad_norm=config.max_grad_norm,
-            patience=config.patience,
-            device=config.device,
-            seed=config.seed,
-            progress=progress,
-            on_epoch=save,
-        )
-    except KeyboardInterrupt:
-        if history.epoch:  # the parameters that the metrics speak of, or newer by part of an epoch
-            save_checkpoint(vae, folder / "checkpoint.pt")
-        raise
-    save_checkpoint(vae, folder / "checkpoint.pt")
+    def add(record: dict[str, float | None]) -> None:
+        if first:
+            with open(folder / METRICS, "a") as file:
+                file.write(_line(record))
+
+    history = fit(
+        vae,
+        data,
+        epochs=config.epochs,
+        objective=config.objective,
+        **config.objective_settings(),
+        beta_schedule=config.beta_schedule,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        schedule=config.schedule,
+        max_grad_norm=config.max_grad_norm,
+        patience=config.patience,
+        nonfinite=config.nonfinite,
+        device=device_of_worker(config.device),
+        seed=config.seed,
+        checkpoints=checkpoints,
+        progress=progress,
+        on_start=start,
+        on_epoch=add,
+    )
     return Run(folder, config, vae, history, lambda: data)
 
 
@@ -143,55 +152,37 @@ def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
     config = RunConfig.load(folder / "config.json")
     if data_root is not None:
         config = RunConfig.from_dict({**vars(config), "data_root": str(data_root)})
-    path = folder / "checkpoint.pt"
+    saved = Checkpoints(folder).load()
+    require(saved is not None, f"{folder} holds no checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        event_shape, state = tuple(checkpoint["event_shape"]), dict(checkpoint["state"])
-    except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
-        raise InputError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}: {str(error)[:80]!r})"
-        ) from error
+        event_shape, state = tuple(saved["event_shape"]), dict(saved["state"])
+        history = History()
+        for record in saved["history"]:
+            history.append(record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the checkpoint in {folder} is not one of a run ({type(error).__name__}: {error})") from error
+    require(len(history.epoch) > 0, f"the run in {folder} was broken off before its first epoch ended")
     vae = build_vae(config, event_shape)
-    expected = vae.state_dict()
-    for name in sorted(expected.keys() | state.keys()):
-        shapes = [tuple(d[name].shape) if name in d else None for d in (expected, state)]
-        require(
-            shapes[0] == shapes[1],
-            f"{path} does not fit config.json: {name} must have shape {shapes[0]}, got {shapes[1]}",
-        )
+    check_fits(f"the checkpoint in {folder}", CONFIG, vae.state_dict(), state)
     for name, value in state.items():
-        require_finite(f"{name} in {path}", value)
+        require_finite(f"{name} in the checkpoint in {folder}", value)
     vae.load_state_dict(state)
     vae.set_beta(config.beta)  # a run that broke off was saved at what its schedule had reached
-    return Run(folder, config, vae.eval(), _load_history(folder / "metrics.jsonl"), partial(load_data, config))
-
-
-def save_checkpoint(vae: VAE, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save({"event_shape": vae.event_shape, "state": vae.state_dict()}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    return Run(folder, config, vae.eval(), history, partial(load_data, config))
 
 
 def require_new(folder: Path) -> None:
     """`folder` can be made, or is empty: nothing in it would be overwritten."""
-    require(not folder.exists() or folder.is_dir(), f"out must be a folder, got the file {folder}")
-    require(
-        not folder.exists() or not any(folder.iterdir()), f"out must be a new or empty folder, and {folder} holds files"
-    )
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    require(existing.is_dir(), f"out must be a folder, and {existing} is a file")
-    require(os.access(existing, os.W_OK), f"out must be writable, and {existing} is not")
+    check_folder(folder, "out")
+    holds_files = folder.exists() and any(folder.iterdir())
+    require(not holds_files, f"out must be a new or empty folder, and {folder} holds files")
 
 
-def _load_history(path: Path) -> History:
-    history = History()
-    try:
-        for line in path.read_text().splitlines():
-            history.append(json.loads(line))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a readable history ({type(error).__name__}: {error})") from error
-    require(len(history.epoch) > 0, f"{path} is not a readable history (it holds no epoch)")
-    return history
+def _check_same(config: RunConfig, begun: RunConfig, folder: Path) -> None:
+    for name, was in begun.to_dict().items():
+        now = config.to_dict()[name]
+        require(was == now, f"the run in {folder} was begun with {name} {was!r}, and {name} is now {now!r}")
+
+
+def _line(record: dict[str, float | None]) -> str:
+    return json.dumps(record) + "\n"

@@ -1,9 +1,6 @@
 """Stochastic variational inference over epochs: the steps of `pyro.infer.SVI`, with what a training run needs."""
 
-import math
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,46 +12,21 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyrovae import schedules
-from pyrovae.batches import VALIDATION_CHUNK, Batch, Batches, batches_of
+from pyrovae.batches import Batch, batches_of
+from pyrovae.checkpoints import Checkpoints
 from pyrovae.compiled import CompiledLoss
 from pyrovae.data import Dataset
-from pyrovae.errors import InputError, first_line, require, require_choice, require_count, require_number
+from pyrovae.errors import InputError, require, require_choice, require_count, require_number
+from pyrovae.loop import NONFINITE, History, Loop
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.choose import check_objective, resolve
-from pyrovae.objectives.pair import check_pair, not_finite, run_pair
+from pyrovae.objectives.pair import check_pair
 from pyrovae.rng import derived_seed, local_seed
+from pyrovae.workers import hides_progress
 
 LR_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
-VALIDATION_SEED = 0
-READ_EVERY = 50  # steps on a GPU
 COMPILE_STEPS = 2_000  # a compilation takes a few seconds and saves a few milliseconds a step
-
-
-@dataclass
-class History:
-    """One entry per epoch; everything in nats per datum.
-
-    `loss` is minus the training objective, averaged over the epoch's data as the parameters moved. `elbo`,
-    `reconstruction` (E_q[log p(x|z)]) and `kl` (E_q[log q(z|x) - log p(z)]) are of the validation data after the
-    epoch, at beta = 1, with elbo = reconstruction - kl; None where there are no validation data.
-    """
-
-    epoch: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    elbo: list[float | None] = field(default_factory=list)
-    reconstruction: list[float | None] = field(default_factory=list)
-    kl: list[float | None] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def append(self, record: dict[str, float | None]) -> None:
-        for name in vars(self):
-            getattr(self, name).append(record[name])
-
-    def records(self) -> list[dict[str, float | None]]:
-        columns = asdict(self)
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def fit(
@@ -76,9 +48,12 @@ def fit(
     compile: bool | str = "auto",
     validation: Tensor | Iterable | None = None,
     patience: int | None = None,
+    nonfinite: str = "stop",
     device: str | torch.device = "auto",
     seed: int | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: bool | None = None,
+    on_start: Callable[[History], None] | None = None,
     on_epoch: Callable[[dict[str, float | None]], None] | None = None,
 ) -> History:
     """Trains `vae.model` and `vae.guide` by stochastic variational inference, in place.
@@ -101,9 +76,16 @@ def fit(
     - `validation`: a tensor or re-iterable in place of the data set's own. After each epoch its ELBO is taken with the
       same draws, which leave the training's stream of random numbers alone.
     - `patience`: stop after so many epochs without a better validation ELBO, and go back to the best parameters.
+    - `nonfinite`: `"stop"` at a loss or gradient that is not finite, or `"skip"` that step; `History` counts them.
     - `device`: `"auto"` is a GPU where there is one; `vae` stays there.
     - `seed` fixes the run and leaves the caller's generators as they were; None goes on with them.
-    - `progress=None` shows a bar on a terminal. `on_epoch` is called with each record of the `History`.
+    - `checkpoints`: where the training is written down as it goes (see `Checkpoints`). Where it has been before, it
+      goes on from there, to the bit: the same parameters and history as of one that was never broken off.
+    - `progress=None` shows a bar on a terminal. `on_epoch` is called with each record of the `History`, `on_start` with
+      that of the epochs that are done.
+
+    Where `torch.distributed` is initialised every process takes its rows of each batch (`data` a `Dataset` or a tensor)
+    and the gradients are those of the whole batch; the first writes and shows progress.
 
     Raises `InputError` on bad input before anything is trained, and `FloatingPointError`, naming epoch, step and site,
     when the loss or a gradient is no longer finite.
@@ -127,6 +109,7 @@ def fit(
         require(not scheduled, "beta_schedule must be constant with RenyiELBO, whose logsumexp takes no beta; use iwae")
     ours = isinstance(elbo, DifferentiableELBO)
     require(ours or compile is not True, f"compile needs an objective of pyrovae, got {type(elbo).__name__}")
+    require_choice("nonfinite", nonfinite, NONFINITE)
     device = choose_device(device)
     train, held_out = batches_of(vae, data, validation, batch_size, device)
     require(patience is None or held_out is not None, "patience needs validation data, got none")
@@ -142,89 +125,67 @@ def fit(
         if compile == "auto":
             compile = ours and epochs * (one_epoch.num_batches or 0) >= COMPILE_STEPS
         gradients = CompiledLoss(vae.model, vae.guide, elbo, per_datum=True).loss_and_grads if compile else None
-        gradients = gradients or partial(_loss_and_grads, vae, elbo, parameters)
-        torch_optimizer = optimizer(parameters, lr=lr)
-        scheduler = _make_schedule(schedule, torch_optimizer, epochs)
+        gradients = gradients or partial(_loss_and_grads, vae, elbo, list(parameters.values()))
+        torch_optimizer = optimizer(list(parameters.values()), lr=lr)
         known, beta = set(pyro.get_param_store().keys()), float(vae.beta) if scheduled else 1.0
-        history, best = History(), _Best(vae, parameters, patience)
+
+        def set_beta(share: float) -> None:
+            if scheduled:
+                vae.set_beta(beta * beta_factor(share))
+
+        def check_registered() -> None:
+            new = set(pyro.get_param_store().keys()) - known
+            require(not new, f"parameters must all be registered at the first batch; later came {sorted(new)}")
+
+        def before_epoch(epoch: int) -> None:
+            check_registered()
+            if epoch > 1 and isinstance(elbo, RenyiELBO):  # a callback may have changed beta
+                with local_seed(check_seed):
+                    _check_again(vae, elbo, first)
+
+        loop = Loop(
+            vae,
+            parameters,
+            gradients,
+            torch_optimizer,
+            _make_schedule(schedule, torch_optimizer, epochs),
+            train,
+            held_out,
+            epochs=epochs,
+            set_beta=set_beta,
+            max_grad_norm=max_grad_norm,
+            patience=patience,
+            nonfinite=nonfinite,
+            num_particles=getattr(elbo, "num_draws", 1),
+            checkpoints=checkpoints,
+            settings={
+                "objective": repr(elbo) if ours else type(elbo).__name__,
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "lr": lr,
+                "max_grad_norm": max_grad_norm,
+                "patience": patience,
+                "nonfinite": nonfinite,
+                "compile": bool(compile),
+                "seed": seed,
+            },
+        )
+        if loop.workers.rank > 0:  # noise of its own for every process
+            torch.manual_seed(derived_seed(torch.initial_seed(), f"process {loop.workers.rank}"))
         try:
-            with tqdm(range(1, epochs + 1), unit="epoch", disable=_disable(progress), leave=False) as bar:
-                for epoch in bar:
-                    started, last_lr = time.perf_counter(), torch_optimizer.param_groups[0]["lr"]
-                    if scheduled:
-                        vae.set_beta(beta * beta_factor((epoch - 1) / epochs))
-                    if epoch > 1 and isinstance(elbo, RenyiELBO):  # a callback may have changed beta
-                        with local_seed(check_seed):
-                            _check_again(vae, elbo, first)
-
-                    def set_beta(share: float, epoch: int = epoch) -> None:
-                        if scheduled:
-                            vae.set_beta(beta * beta_factor((epoch - 1 + share) / epochs))
-
-                    if compile and epoch == 1:
-                        bar.set_postfix_str("compiling")
-                    loss = _train_epoch(
-                        vae, elbo, gradients, train(), torch_optimizer, parameters, max_grad_norm, epoch, set_beta
-                    )
-                    new = set(pyro.get_param_store().keys()) - known
-                    require(not new, f"parameters must all be registered at the first batch; later came {sorted(new)}")
-                    scheduler.step()
-                    terms = _validate(vae, held_out, epoch)
-                    seconds = time.perf_counter() - started
-                    history.append(record := {"epoch": epoch, "loss": loss, **terms, "lr": last_lr, "seconds": seconds})
-                    if on_epoch is not None:
-                        on_epoch(record)
-                    bar.set_postfix(
-                        {name: f"{record[name]:.2f}" for name in ("loss", "elbo") if record[name] is not None}
-                    )
-                    if best.is_enough(record["elbo"]):
-                        break
-            best.restore()
+            with tqdm(total=epochs, unit="epoch", disable=hides_progress(progress), leave=False) as bar:
+                if compile:
+                    bar.set_postfix_str("compiling")
+                loop.run(bar, on_start, on_epoch, before_epoch)
         finally:
             if scheduled:
                 vae.set_beta(beta)
+        check_registered()
+        loop.save()
         torch_optimizer.zero_grad(set_to_none=True)  # or a step of SVI that comes next would add to these gradients
         if isinstance(vae, nn.Module):
             vae.eval()
-    return history
-
-
-def _train_epoch(vae, elbo, gradients, batches, optimizer, parameters, max_grad_norm, epoch: int, set_beta) -> float:
-    if isinstance(vae, nn.Module):
-        vae.train()
-    total, count, num_batches = 0.0, 0, getattr(batches, "num_batches", None)
-    unread: list[tuple[int, Batch, Tensor]] = []
-
-    def read() -> float:
-        """The losses of the steps since the last time, once they and the norms of their gradients are finite."""
-        values = torch.stack([outcome for _, _, outcome in unread]).tolist()
-        for (step, batch, _), (loss, norm) in zip(unread, values, strict=True):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                site = not_finite(vae.model, vae.guide, *batch, num_particles=getattr(elbo, "num_draws", 1))
-                raise FloatingPointError(_diverged(epoch, step, f"loss {loss}, norm of the gradient {norm}; {site}"))
-        unread.clear()
-        return sum(loss for loss, _ in values)
-
-    for step, batch in enumerate(batches, 1):
-        if num_batches:
-            set_beta((step - 1) / num_batches)
-        try:
-            loss, norm = gradients(*batch)
-        except InputError:
-            raise
-        except ValueError as error:  # Pyro's validation: a parameter of a distribution is no longer one
-            raise FloatingPointError(_diverged(epoch, step, first_line(error))) from error
-        unread.append((step, batch, torch.stack((loss, norm))))
-        # To read a GPU's numbers is to wait for it; on a CPU it is not, and a bad step is found before it is taken.
-        if norm.device.type == "cpu" or len(unread) == READ_EVERY:
-            total += read()
-        if max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
-        optimizer.step()
-        count += len(batch[0])
-    if unread:
-        total += read()
-    return total / count
+    return loop.history
 
 
 def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,57 +204,6 @@ def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -
     return norm.new_tensor(loss), norm
 
 
-def _diverged(epoch: int, step: int, detail: str) -> str:
-    return f"training diverged: loss or gradient is not finite at epoch {epoch}, step {step} ({detail})"
-
-
-@torch.no_grad()
-def _validate(vae, held_out: Batches | None, epoch: int) -> dict[str, float | None]:
-    if held_out is None:
-        return {"elbo": None, "reconstruction": None, "kl": None}
-    if isinstance(vae, nn.Module):
-        vae.eval()
-    reconstruction, kl, count = 0.0, 0.0, 0
-    with local_seed(VALIDATION_SEED):
-        for batch in held_out():
-            for chunk in zip(*(part.split(VALIDATION_CHUNK) for part in batch), strict=True):
-                try:
-                    terms = run_pair(vae.model, vae.guide, *chunk).terms()
-                except InputError:
-                    raise
-                except ValueError as error:
-                    raise FloatingPointError(f"training diverged in epoch {epoch} ({first_line(error)})") from error
-                reconstruction += terms.log_likelihood.sum().item()
-                kl += (terms.log_posterior - terms.log_prior).sum().item()
-                count += len(chunk[0])
-    reconstruction, kl = reconstruction / count, kl / count
-    return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
-
-
-class _Best:
-    """The parameters of the best validation ELBO so far, kept only where early stopping asks for them."""
-
-    def __init__(self, vae, parameters: list[Tensor], patience: int | None) -> None:
-        buffers = list(vae.buffers()) if isinstance(vae, nn.Module) else []
-        self.tensors, self.patience = [*parameters, *buffers], patience
-        self.elbo, self.waited, self.values = -math.inf, 0, None
-
-    def is_enough(self, elbo: float | None) -> bool:
-        if self.patience is None:
-            return False
-        if elbo > self.elbo:
-            self.elbo, self.waited = elbo, 0
-            self.values = [tensor.detach().clone() for tensor in self.tensors]
-        else:
-            self.waited += 1
-        return self.waited >= self.patience
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for tensor, value in zip(self.tensors, self.values or self.tensors, strict=True):
-            tensor.copy_(value)
-
-
 # Before the first step ----------------------------------------------------------------------------------------------
 
 
@@ -308,19 +218,18 @@ def choose_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def _disable(progress: bool | None) -> bool | None:
-    return None if progress is None else not progress
-
-
-def _check_pair(vae, elbo: ELBO, batch: Batch) -> list[Tensor]:
-    """The pair's parameters, once it is clear that `elbo` can be trained through and that it reaches all of them."""
+def _check_pair(vae, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:
+    """The pair's parameters by name, once it is clear that `elbo` trains through the pair and reaches all of them."""
     with poutine.trace(param_only=True) as capture:
         _check_again(vae, elbo, batch)
-    sites = (site for site in capture.trace.nodes.values() if site["type"] == "param")
-    parameters = list({id(p): p for p in (site["value"].unconstrained() for site in sites)}.values())
+    sites = {name: site for name, site in capture.trace.nodes.items() if site["type"] == "param"}
+    found = {id(p): (name, p) for name, p in ((n, site["value"].unconstrained()) for n, site in sites.items())}
+    own = vae.named_parameters() if isinstance(vae, nn.Module) else ()
+    names = {id(p): name for name, p in own}  # that of a site differs from one instance to the next
+    parameters = {names.get(key, name): p for key, (name, p) in found.items()}
     require(len(parameters) > 0, "model and guide must register a parameter (pyro.module or pyro.param), found none")
     if isinstance(vae, nn.Module):
-        known = {id(parameter) for parameter in parameters}
+        known = {id(parameter) for parameter in parameters.values()}
         for name, parameter in vae.named_parameters():
             if parameter.requires_grad and id(parameter) not in known:
                 raise InputError(

@@ -1,30 +1,74 @@
 """Trains a VAE and keeps the run in a folder: config.json, metrics.jsonl, checkpoint.pt.
 
 python scripts/train.py --dataset mnist --data-root ../shared/data --epochs 10 --out runs/mnist
+python scripts/train.py --out runs/mnist --resume
+torchrun --nproc-per-node=2 scripts/train.py --dataset mnist --out runs/mnist
 """
 
+import argparse
+import os
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 import pyrovae as pv
-from pyrovae.cli import run_script
+from pyrovae.cli import flags_of, reporting
 from pyrovae.report import history_table
-from pyrovae.runs import train_run
+from pyrovae.runs import CONFIG, train_run
+from pyrovae.workers import Workers
 
 
-def main(config: Annotated[pv.RunConfig, tyro.conf.arg(name="")], out: str | None = None) -> None:
+def main(
+    config: Annotated[pv.RunConfig, tyro.conf.arg(name="")],
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+    out: str | None = None,
+    resume: bool = False,
+    checkpoint_minutes: float = 1.0,
+    checkpoint_epochs: int | None = None,
+) -> None:
     """Train a VAE.
 
     Args:
+        config_file: a run's config.json, whose values take the place of the defaults: repeats that run
         out: folder of the run, new or empty (default: runs/DATASET-OBJECTIVE-seedSEED)
+        resume: go on, to the bit, where the run in OUT was broken off; its config.json takes the place of the defaults
+        checkpoint_minutes: time between two checkpoints
+        checkpoint_epochs: a checkpoint after every so many epochs, too
     """
     out = out or f"runs/{config.dataset}-{config.objective}-seed{config.seed}"
-    run = train_run(config, out)
-    last = run.history.records()[-1]
-    print(history_table(run.history))
-    print(f"\n{last['epoch']} epochs in {sum(run.history.seconds):.1f} s; next: python scripts/evaluate.py {out}")
+    run = train_run(
+        config,
+        out,
+        resume=resume or restarted(),
+        checkpoint_minutes=checkpoint_minutes,
+        checkpoint_epochs=checkpoint_epochs,
+    )
+    if Workers().is_first:
+        seconds = sum(run.history.seconds)
+        print(history_table(run.history))
+        print(f"\n{run.history.epoch[-1]} epochs in {seconds:.1f} s; next: python scripts/evaluate.py {out}")
+
+
+def default_flags(flags: list[str]) -> list[str]:
+    """What `--config`, or the run that is resumed, says in place of the defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", nargs="?", type=Path)
+    parser.add_argument("--out", nargs="?", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    known, _ = parser.parse_known_args(flags)
+    path = known.config
+    if path is None and (known.resume or restarted()) and known.out is not None and (known.out / CONFIG).exists():
+        path = known.out / CONFIG
+    return [] if path is None else flags_of(pv.RunConfig.load(path).to_dict())
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again, after one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 if __name__ == "__main__":
-    run_script(main)
+    with reporting():
+        tyro.cli(main, args=default_flags(sys.argv[1:]) + sys.argv[1:])

@@ -75,6 +75,7 @@ def test_the_other_defaults_are_a_plain_run_on_the_ring():
         "schedule": "constant",
         "max_grad_norm": None,
         "patience": None,
+        "nonfinite": "stop",
         "seed": 0,
         "device": "auto",
     }
@@ -94,7 +95,7 @@ ACCEPTED = [
     {"objective": "renyi", "alpha": 2},
     {"objective": "miwae", "num_batches": 4, "num_particles": 2},
     {"schedule": "cosine", "lr": 1, "epochs": 1, "batch_size": 1, "seed": 0},
-    {"max_grad_norm": 0.5, "patience": 1, "seed": 2**31, "device": "cuda:1"},
+    {"max_grad_norm": 0.5, "patience": 1, "nonfinite": "skip", "seed": 2**31, "device": "cuda:1"},
     {"dataset": "mnist", "binarize": "dequantise", "likelihood": "gaussian", "data_root": "/somewhere"},
     {"dataset": "mnist", "binarize": "dequantise", "likelihood": "gaussian_predicted"},
     {"dataset": "mnist", "binarize": "none", "likelihood": "categorical", "network": "conv"},
@@ -169,6 +170,7 @@ BAD_POINTS = {
     "schedule": [*CHOICE, None, "linear"],
     "max_grad_norm": POSITIVE,
     "patience": COUNT,
+    "nonfinite": [*CHOICE, None, "ignore"],
     "seed": [-1, 0.5, 1.0, True, "0", None, math.nan, [0]],
     "device": [0, 1.5, True, None, ["cpu"]],
 }
@@ -306,6 +308,7 @@ GOOD = {
     "schedule": ["constant", "cosine"],
     "max_grad_norm": [None, 1.0],
     "patience": [None, 3],
+    "nonfinite": ["stop", "skip"],
     "seed": [0, 7],
     "device": ["auto", "cpu"],
 }

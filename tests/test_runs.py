@@ -54,60 +54,56 @@ def test_metrics_have_a_line_per_epoch_with_the_history(trained):
     assert [line["epoch"] for line in lines] == list(range(1, 41))
 
 
-def test_a_run_that_breaks_off_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
-    real, calls = pv.runs.save_checkpoint, []
+def test_a_run_that_is_broken_off_goes_on_from_its_folder(tmp_path, monkeypatch):
+    config = pv.RunConfig(**{**SMALL, "epochs": 5, "patience": 4, "schedule": "cosine"})
+    whole = train_run(config, tmp_path / "whole")
+    real = pv.checkpoints.Checkpoints.save
 
-    def interrupted(vae, path):
-        if len(calls) == 2:
+    def interrupted(self, state):
+        real(self, state)
+        if state["position"]["epoch"] == 4:
             raise KeyboardInterrupt
-        calls.append(path)
-        real(vae, path)
 
-    monkeypatch.setattr(pv.runs, "save_checkpoint", interrupted)
-    monkeypatch.setattr(pv.runs, "CHECKPOINT_SECONDS", 0)
-    with pytest.raises(KeyboardInterrupt):
-        train_run(pv.RunConfig(**{**SMALL, "epochs": 5}), tmp_path / "run")
-    run = pv.load_run(tmp_path / "run")
-    assert len(run.history.epoch) == 3
-    assert not list((tmp_path / "run").glob("*.tmp"))
-
-
-def test_parameters_that_diverged_do_not_replace_the_last_good_ones(tmp_path, monkeypatch):
-    def diverging(record):
-        if record["epoch"] == 2:
-            raise FloatingPointError("training diverged")
-
-    real = pv.runs.fit
-
-    def fit(vae, data, on_epoch, **settings):
-        return real(vae, data, on_epoch=lambda record: (on_epoch(record), diverging(record)), **settings)
-
-    monkeypatch.setattr(pv.runs, "fit", fit)
-    saved = []
-    monkeypatch.setattr(pv.runs, "save_checkpoint", lambda vae, path: saved.append(path))
-    with pytest.raises(FloatingPointError):
-        train_run(pv.RunConfig(**{**SMALL, "epochs": 5}), tmp_path / "run")
-    assert len(saved) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(pv.checkpoints.Checkpoints, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(config, tmp_path / "run", checkpoint_epochs=1)
+    broken = pv.load_run(tmp_path / "run")
+    assert broken.history.epoch == [1, 2, 3]
+    assert broken.history.loss == whole.history.loss[:3]
+    with open(tmp_path / "run/metrics.jsonl", "a") as file:  # as a power cut leaves it
+        file.write('{"epoch": 4, "loss"')
+    run = train_run(config, tmp_path / "run", resume=True)
+    assert run.history.loss == whole.history.loss
+    assert all(torch.equal(value, whole.vae.state_dict()[name]) for name, value in run.vae.state_dict().items())
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert lines == run.history.records()
+    finished = train_run(config, tmp_path / "run", resume=True)
+    assert finished.history == run.history
+    with pytest.raises(pv.InputError, match=r"the run in .* was begun with lr 0.001, and lr is now 0.5"):
+        train_run(replace(config, lr=0.5), tmp_path / "run", resume=True)
 
 
-def test_ctrl_c_keeps_the_parameters_that_the_metrics_speak_of(tmp_path, monkeypatch):
-    real, states = pv.runs.fit, []
+def test_a_run_that_was_not_begun_begins_and_one_without_an_epoch_cannot_be_looked_at(tmp_path):
+    config = pv.RunConfig(**SMALL)
+    run = train_run(config, tmp_path / "new", resume=True)
+    assert run.history.epoch == [1, 2]
+    (tmp_path / "new/checkpoint.pt").unlink()  # the first of all is left
+    with pytest.raises(pv.InputError, match="was broken off before its first epoch ended"):
+        pv.load_run(tmp_path / "new")
+    (tmp_path / "new/checkpoint-previous.pt").unlink()
+    with pytest.raises(pv.InputError, match="new holds no checkpoint"):
+        pv.load_run(tmp_path / "new")
+    again = train_run(config, tmp_path / "new", resume=True)
+    assert again.history.loss == run.history.loss
 
-    def fit(vae, data, on_epoch, **settings):
-        def interrupted(record):
-            on_epoch(record)
-            states.append(state_of(vae))
-            if record["epoch"] == 3:
-                raise KeyboardInterrupt
 
-        return real(vae, data, on_epoch=interrupted, **settings)
-
-    monkeypatch.setattr(pv.runs, "fit", fit)
-    with pytest.raises(KeyboardInterrupt):
-        train_run(pv.RunConfig(**{**SMALL, "epochs": 5}), tmp_path / "run")
-    run = pv.load_run(tmp_path / "run")
-    assert run.history.epoch == [1, 2, 3]
-    assert all(torch.equal(value, states[-1][name]) for name, value in run.vae.state_dict().items())
+def test_in_the_place_of_a_damaged_checkpoint_comes_the_one_before(trained, tmp_path):
+    folder = tmp_path / "run"
+    train_run(pv.RunConfig(**SMALL), folder, checkpoint_epochs=1)
+    (folder / "checkpoint.pt").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"checkpoint.pt is not a readable checkpoint .*: the one before it is used"):
+        assert len(pv.load_run(folder).history.epoch) >= 1
 
 
 def test_nothing_is_overwritten_and_bad_input_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -140,7 +136,26 @@ def test_initial_parameters_come_from_the_seed_and_leave_the_callers_generator_a
 
 def damage_cases():
     def cut(keep):
-        return lambda f: (f / "checkpoint.pt").write_bytes((f / "checkpoint.pt").read_bytes()[:keep])
+        def both(folder):
+            for path in folder.glob("checkpoint*.pt"):
+                path.write_bytes(path.read_bytes()[:keep])
+
+        return both
+
+    def instead(content):
+        def both(folder):
+            for path in folder.glob("checkpoint*.pt"):
+                torch.save(content, path)
+
+        return both
+
+    def without(*names):
+        def both(folder):
+            for path in folder.glob("checkpoint*.pt"):
+                state = torch.load(path)
+                torch.save({name: value for name, value in state.items() if name not in names}, path)
+
+        return both
 
     def change_config(**changes):
         def change(folder):
@@ -149,12 +164,9 @@ def damage_cases():
 
         return change
 
-    def pickled_code(folder):
-        class Evil:
-            def __reduce__(self):
-                return (print, ("code was run",))
-
-        torch.save({"event_shape": Evil(), "state": {}}, folder / "checkpoint.pt")
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code was run",))
 
     def bad_weights(folder):
         checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
@@ -163,14 +175,19 @@ def damage_cases():
 
     return {
         "no folder": (shutil.rmtree, "run folder .* does not exist"),
-        "no checkpoint": (lambda f: (f / "checkpoint.pt").unlink(), "checkpoint.pt is not a readable checkpoint"),
+        "no checkpoint": (lambda f: [p.unlink() for p in f.glob("checkpoint*.pt")], "run holds no checkpoint"),
         "no config": (lambda f: (f / "config.json").unlink(), "config.json is not a readable config"),
         "empty checkpoint": (cut(0), "checkpoint.pt is not a readable checkpoint"),
         "checkpoint of 1 byte": (cut(1), "checkpoint.pt is not a readable checkpoint"),
         "checkpoint of 100 bytes": (cut(100), "checkpoint.pt is not a readable checkpoint"),
         "checkpoint without its end": (cut(-10), "checkpoint.pt is not a readable checkpoint"),
-        "code in the checkpoint": (pickled_code, "checkpoint.pt is not a readable checkpoint"),
-        "another thing": (lambda f: torch.save([1], f / "checkpoint.pt"), "checkpoint.pt is not a readable checkpoint"),
+        "code in the checkpoint": (
+            instead({"format": 1, "state": Evil()}),
+            "checkpoint.pt is not a readable checkpoint",
+        ),
+        "another thing": (instead([1]), "checkpoint.pt is not a readable checkpoint"),
+        "without a format": (without("format"), r"checkpoint.pt is not .* \(it is not one that pyrovae wrote\)"),
+        "without a history": (without("history"), "the checkpoint in .* is not one of a run"),
         "other sizes": (
             change_config(hidden=[9]),
             r"does not fit config.json: decoder.layers.0.bias must have shape \(9,\), got \(8,\)",
@@ -178,15 +195,16 @@ def damage_cases():
         "more layers": (change_config(hidden=[8, 8]), "does not fit config.json: .* must have shape"),
         "other likelihood": (change_config(dataset="ring", scale=-1), "scale must be a finite number > 0, got -1"),
         "unknown field": (change_config(hiden=[9]), "config has an unknown field 'hiden'"),
-        "weights that are not finite": (bad_weights, r"decoder.layers.0.bias in .* must be finite, got nan"),
-        "state is a list": (
-            lambda f: torch.save({"event_shape": (2,), "state": [1]}, f / "checkpoint.pt"),
-            "checkpoint.pt is not a readable checkpoint",
+        "weights that are not finite": (
+            bad_weights,
+            r"decoder.layers.0.bias in the checkpoint in .* must be finite, got nan",
         ),
-        "no epochs": (lambda f: (f / "metrics.jsonl").write_text(""), "metrics.jsonl is not a readable history"),
+        "state is a list": (
+            instead({"format": 1, "event_shape": (2,), "state": [1]}),
+            "the checkpoint in .* is not one of a run",
+        ),
         "config is no table": (lambda f: (f / "config.json").write_text("[1]"), "a config must be a table of fields"),
         "config is cut": (lambda f: (f / "config.json").write_text('{"data'), "config.json is not a readable config"),
-        "metrics are cut": (lambda f: (f / "metrics.jsonl").write_text('{"epo'), "metrics.jsonl is not a readable"),
     }
 
 
@@ -276,7 +294,7 @@ def test_the_history_table_has_at_most_ten_rows_and_the_last_epoch():
     history = pv.History()
     for epoch in range(1, 26):
         record = {"epoch": epoch, "loss": math.pi, "elbo": None, "reconstruction": None, "kl": None}
-        history.append({**record, "lr": 1e-3, "seconds": 0.5})
+        history.append({**record, "lr": 1e-3, "skipped": None, "seconds": 0.5})
     rows = history_table(history).splitlines()
     assert rows[0].split() == ["epoch", "loss", "lr", "seconds"]
     assert [int(row.split()[0]) for row in rows[2:]] == [1, 4, 7, 10, 13, 16, 19, 22, 25]

@@ -214,19 +214,18 @@ def test_a_training_that_is_broken_off_leaves_beta_as_it_was():
 
 
 def test_the_checkpoint_of_a_run_that_is_broken_off_has_the_beta_of_its_config(tmp_path, monkeypatch):
-    real, calls = pv.runs.save_checkpoint, []
+    real = pv.checkpoints.Checkpoints.save
 
-    def interrupted(vae, path):
-        if len(calls) == 2:
+    def interrupted(self, state):
+        real(self, state)
+        if state["position"]["epoch"] == 4:
             raise KeyboardInterrupt
-        calls.append(path)
-        real(vae, path)
 
-    monkeypatch.setattr(pv.runs, "save_checkpoint", interrupted)
-    monkeypatch.setattr(pv.runs, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(pv.checkpoints.Checkpoints, "save", interrupted)
     config = pv.RunConfig(hidden=(4,), epochs=10, batch_size=1_000, beta=2.0, beta_schedule="linear")
     with pytest.raises(KeyboardInterrupt):
-        train_run(config, tmp_path / "run")
+        train_run(config, tmp_path / "run", checkpoint_epochs=1)
+    assert torch.load(tmp_path / "run/checkpoint.pt")["state"]["beta"].item() != 2.0
     assert pv.load_run(tmp_path / "run").vae.beta.item() == 2.0
 
 

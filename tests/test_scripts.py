@@ -29,7 +29,8 @@ def files_under(folder):
 
 
 def test_every_script_is_run_by_a_test():
-    tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "compare_objectives.py", "benchmark.py"}
+    tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "compare_objectives.py"}
+    tested |= {"benchmark.py", "kill_test.py"}
     assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
 
 
@@ -120,6 +121,36 @@ def test_the_tutorials_in_small(tmp_path):
     assert {"out/points.png", "out/variance.png"} <= set(files_under(tmp_path))
 
 
+def test_a_training_that_diverges_is_one_line_and_a_config_repeats_a_run(tmp_path):
+    bad = run("train.py", "--lr", 1e10, "--epochs", 30, "--out", "bad", cwd=tmp_path)
+    assert bad.returncode == 2
+    assert re.fullmatch(r"error: training diverged: .* at epoch \d+, step \d+ .*\n", bad.stderr)
+    assert (tmp_path / "bad/checkpoint.pt").exists()  # that of before the first step
+    small = ["--dataset", "pinwheel", "--hidden", 7, "--epochs", 2, "--batch-size", 500, "--conditional"]
+    assert run("train.py", *small, "--out", "one", cwd=tmp_path).returncode == 0
+    again = run("train.py", "--config", "one/config.json", "--out", "two", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "one/config.json").read_text() == (tmp_path / "two/config.json").read_text()
+    states = [torch.load(tmp_path / name / "checkpoint.pt")["state"] for name in ("one", "two")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    other = run("train.py", "--config", "one/config.json", "--no-conditional", "--out", "three", cwd=tmp_path)
+    assert other.returncode == 0, other.stderr
+    assert json.loads((tmp_path / "three/config.json").read_text())["conditional"] is False
+    resumed = run("train.py", "--out", "one", "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    changed = run("train.py", "--out", "one", "--resume", "--lr", 0.5, cwd=tmp_path)
+    message = "error: the run in one was begun with lr 0.001, and lr is now 0.5\n"
+    assert (changed.returncode, changed.stderr) == (2, message)
+
+
+def test_runs_that_are_killed_go_on_to_the_bit(tmp_path):
+    """Short; `python scripts/kill_test.py --kills 20 --compile-too` is long."""
+    result = run("kill_test.py", "--kills", 3, "--epochs", 12, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [line.split()[-1] for line in result.stdout.splitlines()[2:]] == ["yes"] * 3
+    assert result.stderr.count("File too large") == 1
+
+
 def test_the_comparison_of_objectives_in_small(tmp_path):
     raw = tmp_path / "data/MNIST/raw"
     raw.mkdir(parents=True)
@@ -201,7 +232,11 @@ def test_the_benchmark_in_small(tmp_path):
         (["evaluate.py", "full"], "error: full/config.json is not a readable config"),
         (["demo.py", "--out", "full"], "error: out must be a new or empty folder, and full holds files"),
         (["train.py", "--seed", "99999999999999999999"], r"error: seed must be < 2\^63"),
-        (["train.py", "--lr", "1e10", "--epochs", "30"], "error: training diverged"),
+        (["train.py", "--config", "nowhere.json"], "error: nowhere.json is not a readable config"),
+        (["train.py", "--config", "full/notes.txt"], "error: full/notes.txt is not a readable config"),
+        (["train.py", "--out", "full", "--resume"], "error: out must be a new or empty folder, and full holds files"),
+        (["train.py", "--checkpoint-minutes", "0"], "error: minutes must be a finite number > 0, got 0"),
+        (["train.py", "--checkpoint-epochs", "0"], "error: epochs must be a whole number >= 1, got 0"),
         (["train.py", "--out", "full/notes.txt/run"], "error: out must be a folder, and .*full/notes.txt is a file"),
         (["reproduce_tutorials.py", "--out", "full"], "error: out must be a new or empty folder, and full holds files"),
         (["demo.py", "--epochs", "0"], "error: epochs must be a whole number >= 1, got 0"),

@@ -1,0 +1,82 @@
+"""The processes that train or evaluate together, on `torch.distributed`; one alone where there is no process group."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Workers:
+    """This process among `size` of them, as number `rank`; alone, every method gives back what it is given."""
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes files and shows progress."""
+        return self.rank == 0
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This process's part of a batch's rows; none where there are fewer rows than processes."""
+        return rows[self.rank :: self.size]
+
+    def owns(self, index: int) -> bool:
+        """Whether piece number `index` of the work is this process's."""
+        return index % self.size == self.rank
+
+    def agreed(self, tensor: Tensor) -> Tensor:
+        """The first process's values, in place."""
+        if self.size > 1:
+            dist.broadcast(tensor, 0)
+        return tensor
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gathered(self, value: object) -> list:
+        """Every process's value, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def in_turn(self, pieces: Sequence) -> list:
+        """All pieces of the work in their order, from what each process has of them (see `owns`)."""
+        parts = self.gathered(list(pieces))
+        return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
+
+
+def hides_progress(progress: bool | None) -> bool | None:
+    """tqdm's `disable`: None shows a bar on a terminal; of several processes the first alone shows one."""
+    if not Workers().is_first:
+        return True
+    return None if progress is None else not progress
+
+
+def device_of_worker(device: str) -> str:
+    """The GPU of this process, where several on one machine would all take the first."""
+    if device == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return device
+
+
+@contextmanager
+def process_group() -> Iterator[Workers]:
+    """Within the block, the process group that `torchrun` started this process for, if it did: gloo; NCCL on GPUs."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        yield Workers()
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Workers()
+    finally:
+        dist.destroy_process_group()

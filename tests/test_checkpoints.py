@@ -1,0 +1,456 @@
+"""Runs that are broken off and go on: to the bit, whatever was happening when they were broken off.
+
+Processes that are killed: test_scripts.py, which runs scripts/kill_test.py.
+"""
+
+import errno
+import os
+import shutil
+import signal
+import warnings
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyrovae as pv
+from pyrovae import checkpoints
+from pyrovae.checkpoints import CURRENT, PREVIOUS, Checkpoints
+
+ROOT = Path(__file__).parent.parent
+
+
+class Killed(BaseException):
+    """A power cut, as far as one process can have it."""
+
+
+def dies_after(num_steps, kind=torch.optim.Adam, **settings):
+    """An optimiser that is there for so many steps."""
+
+    class Mortal(kind):
+        taken = 0
+
+        @torch.no_grad()
+        def step(self, *args):
+            if self.taken == num_steps:
+                raise Killed
+            self.taken += 1
+            return super().step(*args)
+
+    return lambda parameters, lr: Mortal(parameters, lr=lr, **settings)
+
+
+def ring_data(**settings):
+    return pv.load("ring", **{"num_train": 50, "num_validation": 20, "num_test": 5, **settings})
+
+
+def dynamic_images():
+    """Images that are binarised anew at every batch, from the same random numbers as the noise and the order."""
+    grey = torch.randint(0, 256, (23, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x, y = (grey > 128).float(), torch.zeros(23, dtype=torch.long)
+    return pv.Dataset("images", "binary", x, y, x[:6], y[:6], x[:6], y[:6], train_grey=grey)
+
+
+def points_vae(**settings):
+    torch.manual_seed(3)
+    defaults = {"latent_dim": 2, "hidden": (8,), "likelihood": pv.Gaussian(0.5, learn_scale=True)}
+    return pv.VAE((2,), **{**defaults, **settings})
+
+
+def image_vae():
+    torch.manual_seed(3)
+    return pv.VAE((1, 4, 4), latent_dim=2, hidden=(4,), likelihood=pv.Bernoulli(), network="mlp")
+
+
+class WithParamsOfItsOwn:
+    """No module: parameters of Pyro's store, one of them constrained."""
+
+    def __init__(self):
+        pyro.clear_param_store()
+
+    def model(self, x):
+        scale = pyro.param("scale", torch.tensor(0.7), constraint=dist.constraints.positive)
+        weight = pyro.param("weight", torch.ones(2))
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z * weight, scale).to_event(1), obs=x)
+
+    def guide(self, x):
+        loc = pyro.param("loc", torch.zeros(1))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(loc + 0.1 * x[:, :1], 0.5).to_event(1))
+
+
+CASES = {
+    "plain": (points_vae, ring_data, {}),
+    "everything": (
+        points_vae,
+        ring_data,
+        {"beta_schedule": "cyclical", "schedule": "cosine", "max_grad_norm": 0.5, "patience": 2, "lr": 0.05},
+    ),
+    "images that change": (image_vae, dynamic_images, {"objective": "iwae", "num_particles": 3}),
+    "a tensor": (points_vae, lambda: ring_data().train_x, {"objective": "dreg", "num_particles": 3}),
+    "a loader": (
+        points_vae,
+        lambda: torch.utils.data.DataLoader(ring_data().train_x, batch_size=16, shuffle=True),
+        {},
+    ),
+    "parameters of pyro": (WithParamsOfItsOwn, ring_data, {}),
+    "random numbers of the caller": (points_vae, ring_data, {"seed": None}),
+    "compiled": (points_vae, ring_data, {"compile": True, "objective": "sticking_the_landing"}),
+}
+
+
+def train(case, folder, optimizer=torch.optim.Adam, minutes=1e-9, **more):
+    """Parameters, optimiser's state and history, without its times; a checkpoint after every step."""
+    make, data, settings = CASES[case]
+    vae = make()
+    torch.manual_seed(7)
+    settings = {"epochs": 4, "batch_size": 16, "seed": 1, "progress": False, **settings, **more}
+    history = pv.fit(vae, data(), optimizer=optimizer, checkpoints=Checkpoints(folder, minutes=minutes), **settings)
+    state = torch.load(folder / CURRENT, weights_only=True)
+    return state["parameters"], state["optimizer"]["state"], without_times(history)
+
+
+def without_times(history):
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in history.records()]
+
+
+def assert_same(one, other):
+    assert one[2] == other[2]
+    assert one[0].keys() == other[0].keys()
+    assert all(torch.equal(value, other[0][name]) for name, value in one[0].items())
+    assert len(one[1]) == len(other[1]) > 0
+    for key, state in one[1].items():
+        assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(other[1][key][n])) for n, v in state.items())
+
+
+@pytest.fixture
+def without_machine_code(monkeypatch):
+    real = pv.training.CompiledLoss
+    monkeypatch.setattr(pv.training, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(case, tmp_path, without_machine_code):
+    whole = train(case, tmp_path / "whole", minutes=100.0)
+    left = [3, 1, 2, 1]  # of 8 steps or more, for four lives; what is left is for the fifth
+    for num_steps in left:
+        with pytest.raises(Killed):
+            train(case, tmp_path / "killed", dies_after(num_steps))
+    assert_same(train(case, tmp_path / "killed"), whole)
+    again = train(case, tmp_path / "killed")  # nothing is left to do
+    assert_same(again, whole)
+
+
+def test_what_was_done_since_the_last_checkpoint_is_done_again_to_the_bit(tmp_path):
+    whole = train("everything", tmp_path / "whole", minutes=100.0)
+    for num_steps in (7, 6):
+        with pytest.raises(Killed):
+            train("everything", tmp_path / "killed", dies_after(num_steps), minutes=100.0)
+    assert torch.load(tmp_path / "killed" / CURRENT)["position"]["step"] == 0  # the first, before any step
+    assert_same(train("everything", tmp_path / "killed", minutes=100.0), whole)
+
+
+def test_checkpoints_come_after_so_many_epochs(tmp_path):
+    folder, seen = tmp_path / "run", []
+
+    def look(record):
+        seen.append(torch.load(folder / CURRENT)["position"]["epoch"])
+
+    kept = Checkpoints(folder, minutes=100.0, epochs=2)
+    pv.fit(points_vae(), ring_data(), epochs=5, on_epoch=look, checkpoints=kept)
+    assert seen == [1, 1, 3, 3, 5]  # where the last checkpoint would go on, as each epoch ends
+    assert torch.load(folder / CURRENT)["position"] == {
+        "epoch": 6, "step": 0, "total": 0.0, "count": 0, "skipped": 0, "seconds": 0.0, "done": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_heeded_after_the_step_and_the_run_goes_on_from_there(number, tmp_path):
+    whole = train("plain", tmp_path / "whole", minutes=100.0)
+
+    class Signalled(torch.optim.Adam):
+        taken = 0
+
+        @torch.no_grad()
+        def step(self, *args):
+            self.taken += 1
+            if self.taken == 6:
+                os.kill(os.getpid(), number)
+            return super().step(*args)
+
+    handler = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train("plain", tmp_path / "stopped", lambda p, lr: Signalled(p, lr=lr), minutes=100.0)
+    assert caught.value.args == (number,)
+    assert signal.getsignal(number) is handler
+    position = torch.load(tmp_path / "stopped" / CURRENT)["position"]
+    assert (position["epoch"], position["step"]) == (2, 2)
+    assert_same(train("plain", tmp_path / "stopped", minutes=100.0), whole)
+
+
+def test_a_second_ctrl_c_waits_for_nothing(tmp_path):
+    class Impatient(torch.optim.Adam):
+        @torch.no_grad()
+        def step(self, *args):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("was not interrupted")
+
+    with pytest.raises(KeyboardInterrupt):
+        train("plain", tmp_path / "run", lambda p, lr: Impatient(p, lr=lr))
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+STAGES = ("torch.save", "os.fsync", "os.replace 1", "os.replace 2")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_kill_while_a_checkpoint_is_written_leaves_one_that_is_whole(stage, tmp_path, monkeypatch):
+    folder, state = tmp_path / "run", {"value": torch.arange(1_000)}
+    kept = Checkpoints(folder)
+    for number in (1, 2):
+        kept.save({**state, "number": number})
+    name, _, which = stage.partition(" ")
+    module, _, function = name.partition(".")
+    module, calls = getattr(checkpoints, module), []
+    real = getattr(module, function)
+
+    def killed(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == int(which or 1):
+            if name == "torch.save":
+                args[1].write(b"half of it")
+            raise Killed
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, killed)
+        with pytest.raises(Killed):
+            kept.save({**state, "number": 3})
+    found = Checkpoints(folder).load()
+    assert found["number"] == 2
+    assert torch.equal(found["value"], state["value"])
+    kept.save({**state, "number": 4})
+    assert Checkpoints(folder).load()["number"] == 4
+    assert {path.name for path in folder.iterdir()} <= {CURRENT, PREVIOUS}
+
+
+@pytest.mark.parametrize("how", ["at once", "by torch's writer"])
+def test_a_full_disk_is_one_line_and_what_was_written_stays(how, tmp_path, monkeypatch):
+    kept = Checkpoints(tmp_path)
+    kept.save({"number": 1})
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def save(state, file):
+        file.write(b"some")
+        try:
+            raise full
+        except OSError as error:
+            if how == "at once":
+                raise
+            raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0") from error
+
+    monkeypatch.setattr(checkpoints.torch, "save", save)
+    message = r"checkpoint.pt cannot be written \(OSError: 'No space left on device'\); what was written before stays"
+    with pytest.raises(pv.InputError, match=message) as caught:
+        kept.save({"number": 2})
+    assert "\n" not in str(caught.value)
+    assert kept.load()["number"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == [CURRENT]
+
+
+def test_too_little_room_is_found_before_training(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    vae, before = points_vae(), points_vae().state_dict()
+    with pytest.raises(pv.InputError, match=r"must have room for 0.\d+ MB of checkpoints, and has 0.0\d+ MB"):
+        pv.fit(vae, ring_data(), epochs=1, checkpoints=Checkpoints(tmp_path / "run"))
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+def test_what_cannot_be_read_back_is_found_before_training(tmp_path):
+    class Odd(torch.optim.lr_scheduler.LambdaLR):
+        def state_dict(self):
+            return {"odd": ROOT}
+
+    with pytest.raises(pv.InputError, match=r"is not a readable checkpoint"):
+        pv.fit(
+            points_vae(),
+            ring_data(),
+            epochs=1,
+            schedule=lambda optimizer: Odd(optimizer, lambda epoch: 1.0),
+            checkpoints=Checkpoints(tmp_path / "run"),
+        )
+    assert not list((tmp_path / "run").iterdir())
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def damaged(path, keep):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.999])
+def test_in_the_place_of_a_damaged_checkpoint_comes_the_one_before_and_it_is_not_lost(keep, tmp_path):
+    kept = Checkpoints(tmp_path)
+    for number in (1, 2):
+        kept.save({"number": number, "value": torch.arange(1_000)})
+    damaged(tmp_path / CURRENT, keep)
+    again = Checkpoints(tmp_path)
+    with pytest.warns(UserWarning, match=r"checkpoint.pt is not a readable checkpoint .*: the one before it is used"):
+        assert again.load()["number"] == 1
+    again.save({"number": 3})
+    assert torch.load(tmp_path / CURRENT)["number"] == 3
+    assert torch.load(tmp_path / PREVIOUS)["number"] == 1
+    for name in (CURRENT, PREVIOUS):
+        damaged(tmp_path / name, keep)
+    with pytest.raises(pv.InputError, match=r"checkpoint.pt is not .*; .*checkpoint-previous.pt is not") as caught:
+        Checkpoints(tmp_path).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_carries_code_is_refused_and_the_code_is_not_run(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code was run",))
+
+    torch.save({"format": checkpoints.FORMAT, "state": Evil()}, tmp_path / CURRENT)
+    with pytest.raises(pv.InputError, match="is not a readable checkpoint"):
+        Checkpoints(tmp_path).load()
+    assert "code was run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"vae": {"hidden": (9,)}},
+            r"does not fit the model: decoder.layers.0.bias must have shape \(9,\), got \(8,\)",
+        ),
+        ({"vae": {"hidden": (8, 8)}}, r"does not fit the model: decoder.layers.2.bias must have .* got None"),
+        ({"lr": 0.5}, "was written with lr 0.001, and lr is now 0.5"),
+        ({"epochs": 9}, "was written with epochs 2, and epochs is now 9"),
+        ({"objective": "iwae"}, r"was written with objective 'ELBO\(.*\)', and objective is now 'IWAE\("),
+        ({"seed": 8}, "was written with seed 1, and seed is now 8"),
+        (
+            {"optimizer": lambda p, lr: torch.optim.Adam([{"params": [q]} for q in p], lr=lr)},
+            "is not one of this train",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_checkpoint_of_another_training_is_refused_by_the_first_thing_that_differs(change, message, tmp_path):
+    settings = {"epochs": 2, "seed": 1}
+    pv.fit(points_vae(), ring_data(), checkpoints=Checkpoints(tmp_path), **settings)
+    content = (tmp_path / CURRENT).read_bytes()
+    vae = points_vae(**change.pop("vae", {}))
+    with pytest.raises(pv.InputError, match=message) as caught:
+        pv.fit(vae, ring_data(), checkpoints=Checkpoints(tmp_path), **{**settings, **change})
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / CURRENT).read_bytes() == content
+
+
+def test_other_versions_than_the_run_was_begun_under_are_told(tmp_path, monkeypatch):
+    pv.fit(points_vae(), ring_data(), epochs=1, checkpoints=Checkpoints(tmp_path))
+    now = checkpoints.versions()
+    monkeypatch.setattr(checkpoints, "versions", lambda: {**now, "torch": "99.0"})
+    with pytest.warns(UserWarning, match="not to the bit as it would have: torch .* then and 99.0 now"):
+        pv.fit(points_vae(), ring_data(), epochs=1, checkpoints=Checkpoints(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"minutes": 0}, "minutes must be a finite number > 0, got 0"),
+        ({"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
+        ({"folder": __file__}, "folder must be a folder, got the file"),
+        ({"folder": f"{__file__}/below"}, "folder must be a folder, and .* is a file"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(settings, message, tmp_path):
+    with pytest.raises(pv.InputError, match=message):
+        Checkpoints(**{"folder": tmp_path, **settings})
+
+
+# Steps that are not finite --------------------------------------------------------------------------------------------
+
+
+class Fragile(torch.nn.Module):
+    """A model whose gradient is not a number where x is 7."""
+
+    def __init__(self, validated):
+        super().__init__()
+        pyro.clear_param_store()
+        self.loc = torch.nn.Parameter(torch.zeros(1))
+        self.validated = validated
+
+    def model(self, x):
+        pyro.module("fragile", self)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            bad = (x == 7).float()
+            loc = self.loc + z + 0 * bad / (1 - bad)
+            pyro.sample("x", dist.Normal(loc, 1.0, validate_args=self.validated).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.5 * x.clamp(max=1), 0.5).to_event(1))
+
+
+def batches_with_a_bad_one():
+    good = torch.randn(4, 6, 1, generator=torch.Generator().manual_seed(0))
+    return [good[0], good[1], torch.full((6, 1), 7.0), good[2], good[3]]
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_step_that_is_not_finite_is_left_out_counted_and_told(compile, without_machine_code):
+    vae = Fragile(False)
+    with pytest.warns(UserWarning, match="1 of 5 steps of epoch 1 had no finite loss or gradient"):
+        history = pv.fit(vae, batches_with_a_bad_one(), epochs=1, nonfinite="skip", seed=1, compile=compile)
+    assert history.skipped == [1]
+    assert vae.loc.isfinite()
+    assert vae.loc.item() != 0
+    assert torch.tensor(history.loss).isfinite().all()
+
+
+def test_the_loss_of_an_epoch_with_a_step_left_out_is_that_of_the_other_data():
+    losses = []
+    for batches in (batches_with_a_bad_one(), batches_with_a_bad_one()[:2]):
+        history = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            history = pv.fit(Fragile(False), batches[:3], epochs=1, nonfinite="skip", seed=1)
+        losses.append(history.loss[0])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_a_step_that_pyros_validation_refuses_is_left_out_too():
+    vae = Fragile(True)
+    with pytest.warns(UserWarning, match="1 of 4 steps"):
+        history = pv.fit(vae, batches_with_a_bad_one()[1:], epochs=1, nonfinite="skip", seed=1)
+    assert history.skipped == [1]
+
+
+def test_an_epoch_of_which_no_step_is_finite_stops_the_training():
+    vae = Fragile(False)
+    bad = [batches_with_a_bad_one()[2]] * 2
+    with pytest.raises(pv.InputError, match="every step of epoch 1 was skipped: none had a finite gradient"):
+        pv.fit(vae, bad, epochs=2, nonfinite="skip", seed=1)
+    assert vae.loc.item() == 0
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
+    vae = Fragile(False)
+    with pytest.raises(FloatingPointError, match="not finite at epoch 1, step 3"):
+        pv.fit(vae, batches_with_a_bad_one(), epochs=2, seed=1, checkpoints=Checkpoints(tmp_path, minutes=1e-9))
+    state = torch.load(tmp_path / CURRENT)
+    assert state["position"]["step"] == 2
+    assert state["parameters"]["loc"].isfinite()
