@@ -42,7 +42,8 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """(k, log of the mean of the smoothed weights), each `(data,)`: Vehtari et al. 2024, arXiv:1507.02646.
 
     A generalised Pareto is fitted to what the largest M = min(S / 5, 3 sqrt(S)) weights exceed the next one by; k is
-    its shape, and they are replaced by its quantiles at (m - 1/2) / M, at most the largest weight. k is -inf where all
+    its shape, and they are replaced by its quantiles at (m - 1/2) / M, at most the largest weight: less variance, for
+    k > 0.5 at the price of a bias downwards. k is -inf where all
     weights are the same, inf where one outweighs all others, nan where S is too small to tell (under 25); then nothing
     is replaced.
     """

@@ -54,7 +54,8 @@ class Estimate:
 class MarginalLikelihood(Estimate):
     """What `log_marginal` returns, `(batch,)` but for the bounds; `log_px` is `value`.
 
-    `jackknife` and `smoothed` are log p(x) with less bias and with Pareto-smoothed weights; `bounds` and
+    `jackknife` is log p(x) with less bias, and `smoothed` with Pareto-smoothed weights: less variance, and lower where
+    tails are heavy; `bounds` and
     `bounds_error`, `(sizes, batch)`, are L_K and its standard error at each K of `bound_sizes`, from the same draws.
     """
 
@@ -91,14 +92,18 @@ class MarginalLikelihood(Estimate):
         bad, count = self.is_unreliable.nonzero().flatten().tolist(), len(self.value)
         if bool(self.pareto_k.isnan().all()):
             return f"{self.num_samples} samples are too few to tell whether the estimates are reliable"
-        low = (self.jackknife - self.value).mean().item()
-        by = f"by the jackknife the mean is low by {max(low, 0):.2g} nats"
+        low = max((self.jackknife - self.value).mean().item(), 0)
         if not bad:
-            return f"all {count:,} data have Pareto k <= 0.7; {by}"
+            return (
+                f"all {count:,} data have Pareto k <= 0.7; by the jackknife the mean is low by {low:.2g} nats, if the "
+                "proposal reaches all of the posterior, which its own draws cannot tell"
+            )
         shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         return (
-            f"{1 - len(bad) / count:.1%} of {count:,} data have Pareto k <= 0.7, the {len(bad):,} others (at {shown}) "
-            f"are lower bounds, whose standard error says little; {by}, or more"
+            f"{1 - len(bad) / count:.1%} of {count:,} data have Pareto k <= 0.7, and not the {len(bad):,} others (at "
+            f"{shown}): the proposal is too narrow or its draws too few; the mean is low, by the jackknife by "
+            f"{low:.2g} nats and perhaps by far more, and the standard errors say little, also where k is small: it is "
+            "an estimate, too"
         )
 
 
@@ -118,8 +123,10 @@ def log_marginal(
 
     - `standard_error` by the delta method, sd(w) / (mean(w) sqrt(S));
     - `ess` = (sum w)^2 / sum w^2, between 1 and S;
-    - `pareto_k`, the shape of the weights' tail (see `importance.pareto_smoothed`): above 0.7 neither the estimate nor
-      its standard error means much;
+    - `pareto_k`, the shape of the weights' tail (see `importance.pareto_smoothed`): where it is above 0.7 for many
+      data, neither the estimate nor its standard error means much. It judges the proposal more than the datum: from the
+      same draws, a rare large weight raises k and mends the estimate at once. It can be high where few draws are in the
+      tail of weights that are bounded, and is silent on a mode that no draw has visited;
     - `jackknife`, `smoothed` and `bounds`, from the same draws; `verdict` says what to make of it all.
 
     `model` and `guide` are any pair that keeps the contract, `args` what they take: tensors of one length, the data

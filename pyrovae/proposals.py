@@ -23,7 +23,8 @@ from pyrovae.errors import InputError, require, require_number
 def widened(guide: Callable, factor: float) -> Callable:
     """`guide` with every draw pushed from the mean of its distribution by `factor`: z' = E[z] + factor (z - E[z]).
 
-    Of Gaussians (diagonal or not) the standard deviations are multiplied by it. Latents must be real vectors.
+    Of Gaussians (diagonal or not) the standard deviations are multiplied by it. Latents must be real vectors, and the
+    means of their distributions known.
     """
     require_number("factor", factor, above=0)
 
@@ -34,8 +35,11 @@ def widened(guide: Callable, factor: float) -> Callable:
                 base = getattr(fn.support, "base_constraint", fn.support)
                 real = isinstance(base, type(constraints.real)) or fn.support is constraints.real_vector
                 require(real, f'widened needs latents of real numbers, got {fn.support} at site "{msg["name"]}"')
-                shift = AffineTransform((1 - factor) * fn.mean, factor, event_dim=fn.event_dim)
-                msg["fn"] = dist.TransformedDistribution(fn, [shift])
+                try:
+                    msg["fn"] = _Widened(fn, factor)
+                except NotImplementedError as error:
+                    why = f'widened needs distributions whose mean is known, got {fn} at site "{msg["name"]}"'
+                    raise InputError(why) from error
 
     return _under(Widen, guide)
 
@@ -67,6 +71,21 @@ def defensive(model: Callable, guide: Callable, prior_weight: float = 0.1) -> Ca
     return proposal
 
 
+class _Widened(dist.TransformedDistribution):
+    """The distribution of mean + factor (z - mean)."""
+
+    def __init__(self, fn: TorchDistribution, factor: float) -> None:
+        self.fn, self.factor = fn, factor
+        super().__init__(fn, [AffineTransform((1 - factor) * fn.mean, factor, event_dim=fn.event_dim)])
+
+    @property
+    def mean(self) -> Tensor:
+        return self.fn.mean
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_Widened":
+        return _Widened(self.fn.expand(batch_shape), self.factor)
+
+
 class _Defensive(TorchDistribution):
     """(1 - weight) q + weight p, p of a batch shape that q's extends to the left."""
 
@@ -79,6 +98,10 @@ class _Defensive(TorchDistribution):
     @property
     def support(self) -> constraints.Constraint:
         return self.q.support
+
+    @property
+    def mean(self) -> Tensor:
+        return (1 - self.weight) * self.q.mean + self.weight * self.p.mean
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_Defensive":
         return _Defensive(self.q.expand(batch_shape), self.p, self.weight)

@@ -43,8 +43,8 @@ def main(
         data_root: folder of the image sets, where it is not the one that the run was trained from
         device: auto, cpu, cuda, ...
         seed: fixes the draws
-        methods: estimates of log p(x) beside each other instead: elbo, iwae_K, is_S, ais_T; writes estimates.json,
-            estimates.md and figures/estimates.png
+        methods: estimates of log p(x) beside each other instead: elbo, iwae_K, is_S, ais_T, ais_prior_T; writes
+            estimates.json, estimates.md and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
     run = pv.load_run(folder, data_root)

@@ -3,6 +3,8 @@
 import json
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from helpers import assert_within_standard_errors, draw, linear_gaussian
@@ -30,6 +32,34 @@ def test_every_method_is_within_its_errors_of_the_truth(linear):
     for method, exact in truth.items():
         estimate = evaluation[method].estimate
         assert_within_standard_errors(estimate.value, exact, estimate.standard_error, note=method)
+
+
+def test_a_mode_that_the_guide_has_missed_is_found_by_annealing_from_the_prior_alone():
+    """Importance sampling and annealing from the guide agree, and are both low by log 2, with small k and errors."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.square(), 0.3).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x.sqrt(), 0.15).to_event(1))
+
+    x = torch.tensor([[2.0], [2.5]])
+    exact, _ = pv.quadrature_log_marginal(model, x)
+    methods = ("is_2000", "ais_30", "ais_prior_60")
+    found = evaluate(model, guide, x, methods=methods, num_chains=200)
+    for method in methods[:2]:
+        estimate = found[method].estimate
+        half = exact - math.log(2)
+        assert_within_standard_errors(estimate.value, half, estimate.standard_error.clamp(min=0.01), note=method)
+    assert found["is_2000"].estimate.pareto_k.max() < 0.7
+    assert "which its own draws cannot tell" in found.verdict
+    estimate = found["ais_prior_60"].estimate
+    assert_within_standard_errors(estimate.value, exact, estimate.standard_error)
+    assert estimate.standard_error.max() < 0.15
+    assert found.best.method == "ais_prior_60"
 
 
 def test_each_method_has_its_own_random_numbers_whatever_runs_beside_it(linear):
@@ -118,14 +148,18 @@ def test_a_vae_is_evaluated_at_beta_one():
         assert torch.equal(plain[method].estimate.value, weighed[method].estimate.value), method
 
 
-@pytest.mark.parametrize("bad", ["vae", "is", "is_", "is_0", "iwae_x", "ais_-1", "elbo_3", 3, "is_1.5"])
+@pytest.mark.parametrize(
+    "bad", ["vae", "is", "is_", "is_0", "iwae_x", "ais_-1", "elbo_3", 3, "is_1.5", "ais_prior", "is_prior_3"]
+)
 def test_an_unknown_method_is_refused_before_any_runs(bad):
     vae = linear_gaussian(0)
 
     def never(x):
         raise AssertionError("ran")
 
-    with pytest.raises(pv.InputError, match=r"^(methods must be elbo, iwae_K, is_S or ais_T|is_0 must be)"):
+    with pytest.raises(
+        pv.InputError, match=r"^(methods must be elbo, iwae_K, is_S, ais_T or ais_prior_T|is_0 must be)"
+    ):
         evaluate(never, vae.guide, torch.zeros(2, 5), methods=["elbo", bad])
     with pytest.raises(pv.InputError, match="methods must name at least one method"):
         evaluate(never, vae.guide, torch.zeros(2, 5), methods=[])

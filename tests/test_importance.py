@@ -137,7 +137,7 @@ def test_the_verdict_names_what_is_not_to_be_believed():
     assert good.verdict.startswith("all 6 data have Pareto k <= 0.7; by the jackknife the mean is low by ")
     bad = pv.log_marginal(vae.model, scaled_guide(vae, [0.2, 1.0]), x, num_samples=1_000)
     assert bad.is_unreliable.sum() > 3
-    assert f"the {int(bad.is_unreliable.sum())} others" in bad.verdict
+    assert f"and not the {int(bad.is_unreliable.sum())} others (at " in bad.verdict
     assert str(bad.is_unreliable.nonzero()[0].item()) in bad.verdict
     few = pv.log_marginal(vae.model, scaled_guide(vae, [1.2, 1.2]), x, num_samples=10)
     assert few.verdict == "10 samples are too few to tell whether the estimates are reliable"
@@ -160,6 +160,28 @@ def test_a_widened_guide_is_the_same_with_larger_deviations(family):
     else:
         wide = dist.MultivariateNormal(own.mean, scale_tril=2 * own.scale_tril)
     torch.testing.assert_close(trace.nodes["z"]["fn"].log_prob(value), wide.log_prob(value))
+
+
+def test_a_guide_that_is_widened_or_mixed_already_can_be_widened():
+    vae = linear_gaussian(3)
+    x = draw(vae, 4)
+    twice, once = widened(widened(vae.guide, 2.0), 1.5), widened(vae.guide, 3.0)
+    weights = []
+    for proposal in (twice, once):
+        torch.manual_seed(1)
+        weights.append(pv.log_weights(vae.model, proposal, x, num_particles=50))
+    torch.testing.assert_close(*weights)
+    mixed = widened(defensive(vae.model, vae.guide, 0.3), 1.3)
+    result = pv.log_marginal(vae.model, mixed, x, num_samples=5_000)
+    assert_within_standard_errors(result.log_px, vae.log_px(x), result.standard_error)
+
+    def flow(x):
+        base = dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.TransformedDistribution(base, [dist.transforms.AffineTransform(0.0, 2.0)]))
+
+    with pytest.raises(pv.InputError, match=r'widened needs distributions whose mean is known, got .* at site "z"'):
+        widened(flow, 2.0)(x)
 
 
 @pytest.mark.parametrize("kind", ["widened", "defensive"])

@@ -77,7 +77,7 @@ def test_estimates_beside_each_other(tmp_path):
     assert (again.returncode, again.stderr) == (2, "error: out/estimates.json exists; say --overwrite to replace it\n")
     bad = run("evaluate.py", "out", "--overwrite", "--methods", "magic", cwd=tmp_path)
     assert bad.returncode == 2
-    assert bad.stderr.startswith("error: methods must be elbo, iwae_K, is_S or ais_T")
+    assert bad.stderr.startswith("error: methods must be elbo, iwae_K, is_S, ais_T or ais_prior_T")
 
 
 @pytest.mark.parametrize("binarize", ["dynamic", "none"])
