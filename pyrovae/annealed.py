@@ -14,6 +14,8 @@ from pyrovae.hmc import Path, unconstrained
 from pyrovae.importance import log_mean
 from pyrovae.marginal import Estimate, check_args, device_of, pairs_at_a_time
 from pyrovae.objectives.pair import sample_sites
+from pyrovae.rng import local_seed
+from pyrovae.workers import Workers, hides_progress
 
 SCHEDULES = ("sigmoid", "linear")
 SIGMOID_DELTA = 4.0
@@ -147,7 +149,8 @@ def bidirectional_gap(
         upper.append(annealer.reverse(data, unconstrained(latent)[0], steps, bar))
         drawn.append(data)
     home = args[0].device
-    simulated = tuple(torch.cat(parts).to(home) for parts in zip(*drawn, strict=True))
+    drawn = Workers().in_turn([[part.to(home) for part in data] for data in drawn])
+    simulated = tuple(map(torch.cat, zip(*drawn, strict=True)))
     return BidirectionalEstimate(_cat(lower, home), _cat(upper, home), simulated)
 
 
@@ -177,15 +180,18 @@ def _chunks(
     device = device_of(path.model, args)
     step = max(1, pairs_at_a_time(path.model, path.guide, args, chunk_size) // annealer.num_chains)
     total = math.ceil(len(args[0]) / step) * (annealer.num_pilot + num_runs * (len(annealer.t) - 1))
-    disable = None if progress is None else not progress
+    disable = hides_progress(progress)
     with tqdm(total=total, unit="step", desc="log p(x) by AIS", disable=disable, leave=False) as bar:
-        for first in range(0, len(args[0]), step):
-            yield [arg[first : first + step].to(device).contiguous() for arg in args], bar
+        for index, first in enumerate(range(0, len(args[0]), step)):
+            seed = int(torch.randint(2**62, ()))  # so that it does not matter by which process these data are taken
+            if Workers().owns(index):
+                with local_seed(seed):
+                    yield [arg[first : first + step].to(device).contiguous() for arg in args], bar
 
 
 def _cat(parts: list[AnnealedEstimate], device: torch.device) -> AnnealedEstimate:
-    names = [field.name for field in fields(AnnealedEstimate)]
-    return AnnealedEstimate(**{n: torch.cat([getattr(part, n) for part in parts], -1).to(device) for n in names})
+    columns = [[getattr(part, field.name).to(device) for field in fields(part)] for part in parts]
+    return AnnealedEstimate(*(torch.cat(column, -1) for column in zip(*Workers().in_turn(columns), strict=True)))
 
 
 def _simulate(model: Callable, data: list[Tensor]) -> tuple[list[Tensor], dict[str, dict]]:

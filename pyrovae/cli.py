@@ -4,10 +4,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 import tyro
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, is_out_of_memory
 from pyrovae.workers import process_group
 
 
@@ -27,7 +26,9 @@ def reporting() -> Iterator[None]:
         sys.exit(_say(f"error: {error}", 2))
     except OSError as error:
         sys.exit(_say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 2))
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         sys.exit(_say("error: out of memory: a smaller --hidden, --batch-size or --num-particles takes less", 2))
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 2

@@ -25,6 +25,11 @@ def first_line(error: Exception) -> str:
     return re.sub(r", but found invalid values:.*$", "", text.rstrip())[:300]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory for a tensor, on a GPU or, of which torch makes a RuntimeError, on the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def warn(message: str) -> None:
     """A UserWarning at the line of the user's own code that led here."""
     packages, level, frame = (str(Path(__file__).parent), str(Path(torch.__file__).parent)), 1, sys._getframe()

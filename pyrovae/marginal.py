@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.distributions import constraints
 from tqdm.auto import tqdm
 
-from pyrovae.errors import require, require_count, require_finite, require_number, warn
+from pyrovae.errors import is_out_of_memory, require, require_count, require_finite, require_number, warn
 from pyrovae.importance import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed
-from pyrovae.objectives.pair import Pair, check_pair, log_joint, log_weights, sample_sites
+from pyrovae.objectives.pair import Pair, check_pair, guide_draws, log_joint, log_weights, pair_at, sample_sites
 from pyrovae.replay import Replay
-from pyrovae.rng import local_seed
+from pyrovae.rng import generator_states, local_seed, set_generator_states
+from pyrovae.workers import Workers, hides_progress
 
 DATA_CHUNK = 128
 CHUNK = 8_192
@@ -144,9 +145,7 @@ def log_marginal(
         value, error, ess = log_mean(log_w)
         pareto_k, smoothed = pareto_smoothed(log_w)
         parts.append((value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)))
-    return MarginalLikelihood(
-        *(torch.cat(part, -1).to(args[0].device) for part in zip(*parts, strict=True)), num_samples
-    )
+    return MarginalLikelihood(*_joined(parts, args), num_samples)
 
 
 def importance_bound(
@@ -167,13 +166,12 @@ def importance_bound(
     """
     require_count("num_particles", num_particles)
     require_count("num_repeats", num_repeats, 2)
-    values, errors = [], []
+    parts = []
     num_samples, densities = num_particles * num_repeats, num_particles > 1
     for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, densities):
         repeats = log_w.unflatten(0, (num_repeats, num_particles)).logsumexp(1) - math.log(num_particles)
-        values.append(repeats.mean(0))
-        errors.append(repeats.std(0) / math.sqrt(num_repeats))
-    return Estimate(torch.cat(values).to(args[0].device), torch.cat(errors).to(args[0].device))
+        parts.append((repeats.mean(0), repeats.std(0) / math.sqrt(num_repeats)))
+    return Estimate(*_joined(parts, args))
 
 
 @torch.no_grad()
@@ -274,7 +272,8 @@ def _log_weights(
 ) -> Iterator[Tensor]:
     """For each run of data its log-weights `(num_samples, data)`, float64, drawn chunk by chunk.
 
-    With `densities`, data under which the weights are none of a density are refused.
+    With `densities`, data under which the weights are none of a density are refused. Each run of data has a seed from
+    the caller's generator, so that it does not matter which of several processes it is drawn by; see `_joined`.
     """
     require_count("num_samples", num_samples)
     require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
@@ -287,41 +286,83 @@ def _log_weights(
         compile = len(args[0]) * num_samples >= COMPILE_PAIRS
     weights = _ChunkWeights(model, guide, (sample_size, data_size), compile)
 
-    @torch.no_grad()
-    def chunk(data: list[Tensor], start: int) -> Tensor:
-        num_particles = min(sample_size, num_samples - start)
-        if start > 0:
-            return weights(data, num_particles)
-        with local_seed(0):
-            pair = check_pair(model, guide, *data)
-        if densities:
-            pair.check_densities()
-        return log_weights(model, guide, *data, num_particles=num_particles)
-
-    disable = None if progress is None else not progress
+    disable = hides_progress(progress)
     with tqdm(total=len(args[0]), unit="datum", desc="log p(x)", disable=disable, leave=False) as bar:
-        for first in range(0, len(args[0]), data_size):
+        for index, first in enumerate(range(0, len(args[0]), data_size)):
+            seed = int(torch.randint(2**62, ()))
             data = [arg[first : first + data_size].to(device) for arg in args]
-            # Filled in place: chunks kept beside each other split the heap between decoders' large outputs.
-            log_w = torch.empty(num_samples, len(data[0]), dtype=torch.float64, device=device)
-            for start in range(0, num_samples, sample_size):
-                log_w[start : start + sample_size] = chunk(data, start)
-            yield log_w
+            if Workers().owns(index):
+                with torch.no_grad(), local_seed(seed):
+                    log_w = _drawn(weights, data, num_samples, sample_size, densities)
+                yield log_w
             bar.update(len(data[0]))
 
 
-class _ChunkWeights:
-    """Log-weights of a chunk that is not the first of its data, `(num_particles, data)`.
+def _joined(parts: list[tuple[Tensor, ...]], args: tuple[Tensor, ...]) -> list[Tensor]:
+    """The parts of all runs of data, in their order, from every process that drew some."""
+    parts = Workers().in_turn([tuple(tensor.to(args[0].device) for tensor in part) for part in parts])
+    return [torch.cat(part, -1) for part in zip(*parts, strict=True)]
 
-    What Pyro validates was seen in the first; to see it again costs as much as small decoders do. Chunks of `shape`,
-    which most are, are replayed as a compiled graph.
+
+def _drawn(weights: "_ChunkWeights", data: list[Tensor], num_samples: int, sample_size: int, densities: bool) -> Tensor:
+    """The log-weights of a run of data, once it is clear that the pair gives them."""
+    with local_seed(0):
+        pair = check_pair(weights.model, weights.guide, *data)
+    if densities:
+        pair.check_densities()
+    # Filled in place: chunks kept beside each other split the heap between decoders' large outputs.
+    log_w = torch.empty(num_samples, len(data[0]), dtype=torch.float64, device=data[0].device)
+    for start in range(0, num_samples, sample_size):
+        num_particles = min(sample_size, num_samples - start)
+        log_w[start : start + sample_size] = weights(data, num_particles, validated=start == 0)
+    return log_w
+
+
+class _ChunkWeights:
+    """Log-weights of a chunk, `(num_particles, data)`.
+
+    What Pyro validates is seen in the first of a run of data; to see it again costs as much as small decoders do. The
+    others of `shape`, which most are, are replayed as a compiled graph. Where memory does not suffice for a chunk, its
+    draws stay as they are and go through the decoder in pieces.
     """
 
     def __init__(self, model: Callable, guide: Callable, shape: tuple[int, int], compile: bool) -> None:
         self.model, self.guide, self.shape, self.compile = model, guide, shape, compile
         self.replay: Replay | None = None
+        self.num_pieces = 1
 
-    def __call__(self, data: list[Tensor], num_particles: int) -> Tensor:
+    def __call__(self, data: list[Tensor], num_particles: int, validated: bool) -> Tensor:
+        start = generator_states()
+        while True:
+            try:
+                if self.num_pieces > 1:
+                    return self._in_pieces(data, num_particles)
+                if validated:
+                    return log_weights(self.model, self.guide, *data, num_particles=num_particles)
+                return self._replayed(data, num_particles)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.num_pieces >= num_particles * len(data[0]):
+                    raise
+            # Out of the handler, whose traceback holds what filled the memory.
+            self.num_pieces *= 2
+            set_generator_states(start)
+            if data[0].is_cuda:
+                torch.cuda.empty_cache()
+
+    def _in_pieces(self, data: list[Tensor], num_particles: int) -> Tensor:
+        with pyro.validation_enabled(False):
+            latents = guide_draws(self.guide, *data, num_particles=num_particles)
+            log_w = torch.empty(num_particles, len(data[0]), dtype=torch.float64, device=data[0].device)
+            particles = max(1, num_particles // self.num_pieces)
+            size = max(1, len(data[0]) * num_particles // (self.num_pieces * particles))
+            for i in range(0, num_particles, particles):
+                for j in range(0, len(data[0]), size):
+                    part = {name: z[i : i + particles, j : j + size] for name, z in latents.items()}
+                    pair = pair_at(self.model, self.guide, part, *(d[j : j + size] for d in data))
+                    log_w[i : i + particles, j : j + size] = pair.terms().log_weights
+        return log_w
+
+    def _replayed(self, data: list[Tensor], num_particles: int) -> Tensor:
         if not self.compile or (num_particles, len(data[0])) != self.shape:
             return self._eagerly(*data, num_particles=num_particles)[0]
         if self.replay is not None:

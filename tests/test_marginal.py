@@ -188,6 +188,55 @@ def test_a_chunk_holds_as_many_outputs_of_a_decoder_whatever_their_number_per_pi
     assert max(decoded) == 1_000
 
 
+def with_little_memory(vae, monkeypatch, rows, error):
+    """Its decoder fails for more than so many rows; returns the sizes that it was asked for."""
+    asked, decode = [], vae.decode
+
+    def decode_some(z, *args):
+        asked.append(z.shape[:-1].numel())
+        if asked[-1] > rows:
+            raise error
+        return decode(z, *args)
+
+    monkeypatch.setattr(vae, "decode", decode_some)
+    return asked
+
+
+OUT_OF_MEMORY = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CPU: can't allocate memory")]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["GPU", "CPU"])
+@pytest.mark.parametrize("rows", [2_000, 300, 70])
+def test_out_of_memory_takes_smaller_pieces_and_gives_the_same_answer(rows, error, monkeypatch):
+    vae = linear_gaussian(2)
+    x = draw(vae, 30)
+
+    def estimate():
+        torch.manual_seed(4)
+        return pv.log_marginal(vae.model, scaled_guide(vae, [1.4, 1.2]), x, num_samples=333, chunk_size=3_000)
+
+    whole, state = estimate(), None
+    state = torch.get_rng_state()
+    asked = with_little_memory(vae, monkeypatch, rows, error)
+    in_pieces = estimate()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(in_pieces.log_px, whole.log_px, atol=1e-10, rtol=0)
+    torch.testing.assert_close(in_pieces.pareto_k, whole.pareto_k, atol=1e-6, rtol=0)
+    failed = [size for size in asked if size > rows]
+    assert 1 <= len(failed) <= 8  # found out once, and kept to
+    assert max(size for size in asked if size <= rows) > rows / 4
+
+
+def test_out_of_memory_of_a_single_datum_is_an_error(monkeypatch):
+    vae = linear_gaussian(2)
+    x = draw(vae, 3)
+    with_little_memory(vae, monkeypatch, 6, OUT_OF_MEMORY[1])  # enough for the first look at the pair
+    decode = vae.decode
+    monkeypatch.setattr(vae, "decode", lambda z: decode(z.expand(7, *z.shape) if z.shape[0] != 2 else z))
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        pv.log_marginal(vae.model, vae.exact_guide, x, num_samples=333)
+
+
 def test_importance_bound_on_given_draws_is_the_mean_over_repeats_of_the_log_mean_over_particles():
     # M != K, so that swapped axes are seen.
     vae = linear_gaussian(4)

@@ -17,7 +17,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyrovae.errors import InputError, first_line, require_count
+from pyrovae.errors import InputError, first_line, is_out_of_memory, require_count
 
 PARTICLES = "num_particles"
 
@@ -121,9 +121,9 @@ def run_pair(model: Callable, guide: Callable, *args, num_particles: int = 1, **
     require_count("num_particles", num_particles)
     try:
         model_sites, guide_sites = _run(model, guide, args, kwargs, num_particles)
-    except (InputError, torch.OutOfMemoryError):
-        raise
     except (IndexError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError) or is_out_of_memory(error):
+            raise
         # A broken contract often shows as a clash of shapes with the particles: a run without them tells which it is.
         _check_contract(*_run(model, guide, args, kwargs, None), args)
         raise InputError(
@@ -163,6 +163,12 @@ def _checked(model: Callable, guide: Callable, args: tuple) -> Pair:
                 f"{(vectorised - single).abs().max().item():.3g} nats: something in it works across leading dimensions"
             )
     return pair
+
+
+@torch.no_grad()
+def guide_draws(guide: Callable, *args, num_particles: int) -> dict[str, Tensor]:
+    """Draws of every latent site, `(num_particles, batch, *event)`, without a look at the model."""
+    return {n: site["value"] for n, site in sample_sites(_trace(guide, args, {}, num_particles)).items()}
 
 
 def pair_at(model: Callable, guide: Callable, latents: dict[str, Tensor], *args, **kwargs) -> Pair:
