@@ -75,7 +75,11 @@ def process_group() -> Iterator[Workers]:
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield Workers()
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store, rank, size = next(dist.rendezvous("env://"))
+    # torchrun's store outlives the processes, and those that it starts again must not find the addresses of the dead.
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield Workers()
     finally:

@@ -2,6 +2,7 @@
 
 python scripts/evaluate.py runs/mnist --num-samples 1000
 python scripts/evaluate.py runs/mnist --num-data 100 --methods elbo iwae_50 is_5000 is_50000 ais_1000
+torchrun --nproc-per-node=2 scripts/evaluate.py runs/mnist
 """
 
 from pathlib import Path
@@ -22,6 +23,7 @@ from pyrovae.report import (
     write_evaluation,
 )
 from pyrovae.training import choose_device
+from pyrovae.workers import Workers, device_of_worker
 
 
 def main(
@@ -47,22 +49,25 @@ def main(
             estimates.json, estimates.md and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
-    run = pv.load_run(folder, data_root)
-    check_not_evaluated(run.folder, overwrite, ESTIMATES if methods else EVALUATION)
-    run.vae.to(choose_device(device))
+    run, first = pv.load_run(folder, data_root), Workers().is_first
+    if first:
+        check_not_evaluated(run.folder, overwrite, ESTIMATES if methods else EVALUATION)
+    run.vae.to(choose_device(device_of_worker(device)))
     if methods:
         args = first_data(run.vae, run.data, num_data)
         pair = run.vae.model, run.vae.guide, *args
         estimates = pv.evaluate(*pair, methods=methods, dequantised=run.config.binarize == "dequantise", seed=seed)
-        write_estimates(run.folder, estimates, overwrite)
-        print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\nreport: {folder / 'estimates.md'}")
+        if first:
+            write_estimates(run.folder, estimates, overwrite)
+            print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\nreport: {folder / 'estimates.md'}")
         return
     evaluation = measures(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
-    write_evaluation(run, evaluation, overwrite)
-    print(results_table({str(folder): evaluation}))
-    if evaluation["collapse"]:
-        print(f"\n{evaluation['collapse']}")
-    print(f"\nreport: {folder / 'report.md'}")
+    if first:
+        write_evaluation(run, evaluation, overwrite)
+        print(results_table({str(folder): evaluation}))
+        if evaluation["collapse"]:
+            print(f"\n{evaluation['collapse']}")
+        print(f"\nreport: {folder / 'report.md'}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""What test_workers.py has several processes do, under torchrun, or one alone; each writes what it found."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pyro.distributions as dist
+import torch
+from helpers import draw, linear_gaussian
+
+import pyrovae as pv
+from pyrovae.loop import Loop
+from pyrovae.runs import train_run
+from pyrovae.workers import Workers, process_group
+
+
+class Planned(dist.Normal):
+    """A normal distribution whose noise is given, so that it is the same whoever draws it."""
+
+    def __init__(self, loc, scale, noise):
+        self.noise = noise
+        super().__init__(loc, scale)
+
+    def expand(self, shape, _instance=None):
+        return Planned(self.loc.expand(shape), self.scale.expand(shape), self.noise.expand(shape))
+
+    def rsample(self, sample_shape=()):
+        return self.loc + self.scale * self.noise
+
+
+def train() -> dict[str, object]:
+    """21 data in batches of 8: the last has 5, of which one process of two has 3."""
+    vae = linear_gaussian(0)
+    encode = vae.encode
+
+    def planned(x):
+        q = encode(x).base_dist
+        return Planned(q.loc, q.scale, torch.sin(1e3 * x[:, :2])).to_event(1)
+
+    vae.encode = planned
+    torch.manual_seed(1)
+    x, held_out = draw(vae, 21), draw(vae, 2_500)
+    if Workers().rank > 0:  # what the first has is what counts
+        with torch.no_grad():
+            vae.bias.add_(1.0)
+    settings = {"epochs": 4, "batch_size": 8, "lr": 0.05, "max_grad_norm": 2.0, "seed": 3, "patience": 3}
+    history = pv.fit(vae, x, validation=held_out, **settings)
+    return {"state": vae.state_dict(), "loss": history.loss, "elbo": history.elbo}
+
+
+def evaluate() -> dict[str, object]:
+    """300 data are three runs of 128: two for one process and one for the other."""
+    vae = linear_gaussian(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        x = draw(vae, 300)
+    torch.manual_seed(4)
+    found = pv.evaluate(vae.model, vae.guide, x, methods=("elbo", "iwae_5", "is_70"))
+    chains = {"num_distributions": 5, "num_chains": 8, "num_leapfrog": 2, "chunk_size": 80}
+    annealed = pv.annealed_log_marginal(vae.model, vae.guide, x[:35], **chains)
+    gap = pv.bidirectional_gap(vae.model, vae.guide, x[:35], **chains)
+    values = {one.method: one.estimate.value for one in found.measured}
+    values |= {"bounds": found["is_70"].estimate.bounds, "annealed": annealed.log_weights, "x": gap.args[0]}
+    return values | {"upper": gap.upper.log_weights}
+
+
+def survive(folder: Path, victim: int | None) -> dict[str, object]:
+    """A run, in which process number `victim` dies in its third epoch, once."""
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    step = Loop._step
+
+    def mortal(self, index, batch):
+        if self.position.epoch == 3 and index == 2 and Workers().rank == victim and not restarted:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, index, batch)
+
+    Loop._step = mortal
+    config = pv.RunConfig(hidden=(8,), epochs=5, batch_size=500, schedule="cosine", beta_schedule="linear")
+    run = train_run(config, folder, resume=restarted, checkpoint_minutes=1e-6)
+    return {"state": run.vae.state_dict(), "loss": run.history.loss, "elbo": run.history.elbo, "again": restarted}
+
+
+if __name__ == "__main__":
+    job, out, *more = sys.argv[1:]
+    torch.set_num_threads(1)
+    with process_group() as workers:
+        if job == "survive":
+            found = survive(Path(out) / "run", int(more[0]) if more else None)
+        else:
+            found = {"train": train(), "evaluate": evaluate()}
+        torch.save(found, Path(out) / f"{workers.rank}.pt")

@@ -1,0 +1,105 @@
+"""Several processes: what they train and measure together is what one does alone. Their part: several_processes.py."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from several_processes import evaluate, train
+
+import pyrovae as pv
+from pyrovae.workers import Workers, hides_progress, process_group
+
+HERE = Path(__file__).parent
+
+
+def together(folder, *arguments, processes=2, restarts=0, program=HERE / "several_processes.py"):
+    """Runs the program under torchrun; what each process has written."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [f"--max-restarts={restarts}", program, *arguments]
+    paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done, [torch.load(folder / f"{rank}.pt") for rank in range(processes) if (folder / f"{rank}.pt").exists()]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    _, found = together(folder, "both", folder)
+    assert len(found) == 2
+    return found
+
+
+def test_two_processes_train_as_one_under_the_same_noise_of_each_datum(both):
+    alone = train()
+    for found in both:
+        assert found["train"]["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+        assert found["train"]["elbo"] == pytest.approx(alone["elbo"], abs=1e-6)
+        for name, value in alone["state"].items():
+            torch.testing.assert_close(found["train"]["state"][name], value, atol=1e-6, rtol=0)
+    assert all(torch.equal(v, both[1]["train"]["state"][n]) for n, v in both[0]["train"]["state"].items())
+
+
+def test_two_processes_measure_what_one_does(both):
+    alone = evaluate()
+    for found in both:
+        assert found["evaluate"].keys() == alone.keys()
+        for name, value in alone.items():
+            torch.testing.assert_close(found["evaluate"][name], value, atol=1e-12, rtol=0, msg=name)
+
+
+def test_processes_start_again_from_the_checkpoint_when_one_dies(tmp_path):
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    for folder in folders:
+        folder.mkdir()
+    _, whole = together(folders[0], "survive", folders[0])
+    done, killed = together(folders[1], "survive", folders[1], 1, restarts=1)
+    assert "exitcode: -9" in done.stderr
+    for one, other in zip(whole, killed, strict=True):
+        assert not one["again"]
+        assert other["again"]
+        assert one["loss"] == other["loss"]
+        assert one["elbo"] == other["elbo"]
+        assert all(torch.equal(value, other["state"][name]) for name, value in one["state"].items())
+    run = pv.load_run(folders[1] / "run")
+    assert run.history.loss == whole[0]["loss"]
+    lines = (folders[1] / "run/metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 5
+
+
+def test_one_process_alone_is_all_workers():
+    with process_group() as workers:
+        assert (workers.rank, workers.size, workers.is_first) == (0, 1, True)
+    rows = torch.arange(5)
+    assert torch.equal(workers.share(rows), rows)
+    assert workers.gathered("x") == ["x"]
+    assert workers.in_turn([1, 2, 3]) == [1, 2, 3]
+    assert workers.total(rows) is rows
+    assert [hides_progress(p) for p in (None, True, False)] == [None, False, True]
+
+
+@pytest.fixture
+def second_of_three(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    return Workers()
+
+
+def test_every_row_and_every_piece_is_one_processs(second_of_three):
+    assert second_of_three.share(torch.arange(8)).tolist() == [1, 4, 7]
+    assert second_of_three.share(torch.arange(1)).tolist() == []
+    assert [second_of_three.owns(i) for i in range(5)] == [False, True, False, False, True]
+    assert hides_progress(True) is True
+
+
+def test_data_that_cannot_be_shared_are_refused(second_of_three):
+    vae = pv.VAE((2,), latent_dim=1, hidden=(3,), likelihood=pv.Gaussian(0.5))
+    with pytest.raises(pv.InputError, match=r"batch_size must be at least the number of processes, 3; the first .* 2"):
+        pv.fit(vae, torch.randn(10, 2), epochs=1, batch_size=2)
+    with pytest.raises(pv.InputError, match="data must be a Dataset or a tensor where several processes train, got li"):
+        pv.fit(vae, [torch.randn(10, 2)], epochs=1)
