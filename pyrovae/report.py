@@ -220,7 +220,7 @@ def save_figures(run: Run) -> list[Path]:
     """Training curves, data beside samples, latent space and, for images, reconstructions; as PNG in figures/."""
     folder = run.folder / "figures"
     folder.mkdir(exist_ok=True)
-    drawings = {"training": _draw_training, "samples": _draw_samples, "latent": _draw_latent}
+    drawings = {"training": _draw_training, "samples": draw_samples, "latent": _draw_latent}
     if len(run.vae.event_shape) == 3:
         drawings["reconstructions"] = _draw_reconstructions
     paths = []
@@ -249,7 +249,9 @@ def _draw_training(run: Run) -> Figure:
     return figure
 
 
-def _draw_samples(run: Run) -> Figure:
+@torch.no_grad()
+def draw_samples(run: Run) -> Figure:
+    """Test data beside samples of the model."""
     data, vae = run.data, run.vae
     figure, axes = _figure(2)
     if len(vae.event_shape) == 3:

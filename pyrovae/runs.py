@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -88,13 +88,15 @@ def train_run(
     checkpoint_minutes: float = 1.0,
     checkpoint_epochs: int | None = None,
     progress: bool | None = None,
+    watch: Callable[["Run", dict[str, float | None]], None] | None = None,
 ) -> Run:
     """Trains what `config` says and keeps it in `folder`, which must not exist or be empty.
 
     config.json and a checkpoint are there before the first step; metrics.jsonl has a line more after every epoch, and
     checkpoint.pt is replaced every `checkpoint_minutes`, after every `checkpoint_epochs` epochs, at Ctrl-C or SIGTERM,
     and at the end (see `Checkpoints`). With `resume` a run that was broken off goes on from there, to the bit, and one
-    that was not begun begins. Raises `InputError` on bad input, before anything is written.
+    that was not begun begins. `watch` is called after every epoch, with the run and the record of its history. Raises
+    `InputError` on bad input, before anything is written.
     """
     folder, first = Path(folder), Workers().is_first
     if resume and (folder / CONFIG).exists():
@@ -106,7 +108,11 @@ def train_run(
     extra = {"event_shape": vae.event_shape, "config": config.to_dict()}
     checkpoints = Checkpoints(folder, minutes=checkpoint_minutes, epochs=checkpoint_epochs, extra=extra)
 
+    run = Run(folder, config, vae, History(), lambda: data)
+
     def start(history: History) -> None:
+        nonlocal run
+        run = replace(run, history=history)
         if first:
             folder.mkdir(parents=True, exist_ok=True)
             config.save(folder / CONFIG)
@@ -117,8 +123,10 @@ def train_run(
         if first:
             with open(folder / METRICS, "a") as file:
                 file.write(_line(record))
+            if watch is not None:
+                watch(run, record)
 
-    history = fit(
+    fit(
         vae,
         data,
         epochs=config.epochs,
@@ -138,7 +146,7 @@ def train_run(
         on_start=start,
         on_epoch=add,
     )
-    return Run(folder, config, vae, history, lambda: data)
+    return run
 
 
 def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:

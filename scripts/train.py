@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 import pyrovae as pv
+from pyrovae.board import Board
 from pyrovae.cli import flags_of, reporting
 from pyrovae.report import history_table
 from pyrovae.runs import CONFIG, train_run
@@ -27,6 +28,7 @@ def main(
     resume: bool = False,
     checkpoint_minutes: float = 1.0,
     checkpoint_epochs: int | None = None,
+    tensorboard: bool = False,
 ) -> None:
     """Train a VAE.
 
@@ -36,6 +38,7 @@ def main(
         resume: go on, to the bit, where the run in OUT was broken off; its config.json takes the place of the defaults
         checkpoint_minutes: time between two checkpoints
         checkpoint_epochs: a checkpoint after every so many epochs, too
+        tensorboard: write scalars and samples for TensorBoard into OUT/tensorboard
     """
     out = out or f"runs/{config.dataset}-{config.objective}-seed{config.seed}"
     run = train_run(
@@ -44,6 +47,7 @@ def main(
         resume=resume or restarted(),
         checkpoint_minutes=checkpoint_minutes,
         checkpoint_epochs=checkpoint_epochs,
+        watch=Board() if tensorboard else None,
     )
     if Workers().is_first:
         seconds = sum(run.history.seconds)

@@ -1,13 +1,16 @@
 import json
 import math
 import shutil
+import sys
 import zipfile
 from dataclasses import replace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pyrovae as pv
+from pyrovae.board import Board
 from pyrovae.report import history_table, measures, results_table
 from pyrovae.runs import build_vae, train_run
 
@@ -298,3 +301,33 @@ def test_the_history_table_has_at_most_ten_rows_and_the_last_epoch():
     rows = history_table(history).splitlines()
     assert rows[0].split() == ["epoch", "loss", "lr", "seconds"]
     assert [int(row.split()[0]) for row in rows[2:]] == [1, 4, 7, 10, 13, 16, 19, 22, 25]
+
+
+# TensorBoard ----------------------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_has_the_history_and_samples_also_of_a_run_that_goes_on(tmp_path):
+    config = pv.RunConfig(**{**SMALL, "epochs": 3})
+    board, folder = Board(), tmp_path / "run"
+
+    def interrupted(run, record):
+        board(run, record)
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, folder, checkpoint_epochs=1, watch=interrupted)
+    run = train_run(config, folder, resume=True, watch=Board())
+    plain = train_run(config, tmp_path / "plain")
+    assert run.history.loss == plain.history.loss  # to draw moves no random numbers
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+    assert [event.value for event in events.Scalars("elbo")] == pytest.approx(run.history.elbo, rel=1e-6)
+    assert [event.step for event in events.Images("samples")] == [1, 2, 3]
+    assert "skipped" not in events.Tags()["scalars"]
+
+
+def test_tensorboard_that_is_not_there_is_said_before_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(pv.InputError, match="tensorboard must be installed"):
+        Board()
