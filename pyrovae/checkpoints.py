@@ -4,13 +4,19 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyro
 import torch
 
 from pyrovae.errors import InputError, require, require_count, require_number, warn
+
+try:
+    import fcntl
+except ImportError:  # not a posix system
+    fcntl = None
 
 FORMAT = 1
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
@@ -42,6 +48,23 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """The checkpoints that are there, the last one first."""
         return [path for path in (self.folder / CURRENT, self.folder / PREVIOUS) if path.exists()]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within the block no other process may train into the folder. Raises `InputError` where one does already."""
+        if fcntl is None:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it if the process dies
+            except BlockingIOError as error:
+                raise InputError(f"another process is training into {self.folder}") from error
+            yield
+        finally:
+            os.close(descriptor)
 
     def is_due(self) -> bool:
         return time.monotonic() - self._written >= self.seconds

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -113,7 +114,11 @@ class Loop:
         before_epoch: Callable[[int], None],
     ) -> None:
         """The epochs that are left; `on_start` is called with the history of those that are done."""
-        with self._interrupts if self.checkpoints is not None else _Interrupts.ignored():
+        writes = self.checkpoints is not None and self.workers.is_first
+        with (
+            self._interrupts if self.checkpoints is not None else nullcontext(),
+            self.checkpoints.held() if writes else nullcontext(),
+        ):
             begun = self._begin()
             if on_start is not None:
                 on_start(self.history)
@@ -419,16 +424,12 @@ class _Best:
 class _Interrupts:
     """Within the block Ctrl-C and SIGTERM wait for the end of a step; a second one does not."""
 
-    def __init__(self, signals: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> None:
-        self.signals, self.caught, self._handlers = signals, 0, {}
-
-    @classmethod
-    def ignored(cls) -> "_Interrupts":
-        return cls(())
+    def __init__(self) -> None:
+        self.caught, self._handlers = 0, {}
 
     def __enter__(self) -> "_Interrupts":
         if threading.current_thread() is threading.main_thread():
-            for number in self.signals:
+            for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._catch)
         return self
 

@@ -8,7 +8,6 @@ Runs lie in OUT/NAME-seedN. Several processes may share a folder if each has see
 import json
 import math
 import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -83,18 +82,8 @@ def main(
 
 
 def trained(config: pv.RunConfig, folder: Path) -> pv.Run:
-    """The run in `folder`; where there is none it is trained beside it, and moved there when it is whole."""
-    if not folder.exists():
-        part = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        train_run(config, part)
-        os.rename(part, folder)
-    run = pv.load_run(folder, config.data_root)
-    for name, value in vars(config).items():
-        require(
-            vars(run.config)[name] == value,
-            f"{folder} holds a run with {name} {vars(run.config)[name]!r}, not {value!r}: give another --out",
-        )
+    """The run in `folder`, which is begun, or gone on with, where it is not there or not whole."""
+    run = train_run(config, folder, resume=True)
     print(f"{folder.name}: {sum(run.history.seconds):.0f} s, validation ELBO {run.history.elbo[-1]:.2f}", flush=True)
     return run
 

@@ -290,6 +290,14 @@ def test_what_cannot_be_read_back_is_found_before_training(tmp_path):
     assert not list((tmp_path / "run").iterdir())
 
 
+def test_two_processes_do_not_write_into_one_folder(tmp_path):
+    kept = Checkpoints(tmp_path / "run")
+    # A second descriptor is as good as a second process.
+    with kept.held(), pytest.raises(pv.InputError, match=r"another process is training into .*run"):
+        pv.fit(points_vae(), ring_data(), epochs=1, checkpoints=Checkpoints(tmp_path / "run"))
+    pv.fit(points_vae(), ring_data(), epochs=1, checkpoints=Checkpoints(tmp_path / "run"))
+
+
 # Reading --------------------------------------------------------------------------------------------------------------
 
 

@@ -193,7 +193,7 @@ def test_the_comparison_of_objectives_in_small(tmp_path):
     other = run("compare_objectives.py", "--seeds", 1, *small, "--hidden", 5, cwd=tmp_path)
     assert (other.returncode, other.stderr) == (
         2,
-        "error: out/ELBO-seed1 holds a run with hidden (4,), not (5,): give another --out\n",
+        "error: the run in out/ELBO-seed1 was begun with hidden [4], and hidden is now [5]\n",
     )
 
 
