@@ -3,6 +3,7 @@
 from pyrovae import diagnostics, objectives, plots, proposals, schedules
 from pyrovae.annealed import AnnealedEstimate, annealed_log_marginal, bidirectional_gap
 from pyrovae.calibration import simulation_based_calibration
+from pyrovae.checkpoints import Checkpoints
 from pyrovae.compiled import CompiledSVI
 from pyrovae.conditions import Condition, Embedding, OneHot
 from pyrovae.config import RunConfig
@@ -50,6 +51,7 @@ __all__ = [
     "log_weights",
     "schedules",
     "CompiledSVI",
+    "Checkpoints",
     "History",
     "fit",
     "Estimate",

@@ -14,6 +14,8 @@ import torch
 import torchvision
 from test_data import IMAGE_FILES, LABEL_FILES, fake_images, idx
 
+import pyrovae as pv
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -30,7 +32,7 @@ def files_under(folder):
 
 def test_every_script_is_run_by_a_test():
     tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "compare_objectives.py"}
-    tested |= {"benchmark.py", "kill_test.py"}
+    tested |= {"benchmark.py", "kill_test.py", "scaling.py"}
     assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
 
 
@@ -149,6 +151,26 @@ def test_runs_that_are_killed_go_on_to_the_bit(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     assert [line.split()[-1] for line in result.stdout.splitlines()[2:]] == ["yes"] * 3
     assert result.stderr.count("File too large") == 1
+
+
+def test_processes_beside_threads_in_small(tmp_path):
+    """The whole takes a minute; what it launches and how it counts do not."""
+    scaling = runpy.run_path(str(ROOT / "scripts/scaling.py"))
+    small = ("--dataset", "ring", "--hidden", 4, "--epochs", 2, "--batch-size", 500)
+    scaling["launch"]("train.py", (2, 1), *small, "--out", tmp_path / "run")
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
+    scaling["launch"]("evaluate.py", (2, 1), tmp_path / "run", "--num-samples", 30, "--num-data", 300)
+    evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
+    one = run("evaluate.py", "run", "--num-samples", 30, "--num-data", 300, "--overwrite", cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    alone = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert {k: v for k, v in evaluation.items() if k != "seconds"} == pytest.approx(
+        {k: v for k, v in alone.items() if k != "seconds"}, abs=1e-5
+    )
+    with pytest.raises(pv.InputError, match=r"evaluate.py failed: error: run folder nowhere does not exist"):
+        scaling["launch"]("evaluate.py", (1, 1), "nowhere")
+    text = scaling["table"]({"epoch": {"one": [9.0], "threads": [6.0, 5.0, 90.0], "several": [3.0, 1.0, 4.0]}})
+    assert [cell.strip() for cell in text.splitlines()[-1].split("|")] == ["", "epoch", "9", "6", "3", "2.00", ""]
 
 
 def test_the_comparison_of_objectives_in_small(tmp_path):
