@@ -4,6 +4,7 @@ from pyrovae import diagnostics, objectives, plots, proposals, schedules
 from pyrovae.annealed import AnnealedEstimate, annealed_log_marginal, bidirectional_gap
 from pyrovae.calibration import simulation_based_calibration
 from pyrovae.checkpoints import Checkpoints
+from pyrovae.comparison import Comparison, compare
 from pyrovae.compiled import CompiledSVI
 from pyrovae.conditions import Condition, Embedding, OneHot
 from pyrovae.config import RunConfig
@@ -65,6 +66,8 @@ __all__ = [
     "bidirectional_gap",
     "Evaluation",
     "evaluate",
+    "Comparison",
+    "compare",
     "diagnostics",
     "elbo_surgery",
     "inference_gaps",

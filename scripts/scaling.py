@@ -21,7 +21,7 @@ SCRIPTS = Path(__file__).parent
 TRAININGS = {
     "ELBO, batch 128": ("--batch-size", 128),
     "ELBO, batch 1024": ("--batch-size", 1_024),
-    "IWAE-16, batch 128": ("--batch-size", 128, "--objective", "iwae", "--num-particles", 16),
+    "IWAE-5, batch 128": ("--batch-size", 128, "--objective", "iwae", "--num-particles", 5),
 }
 
 

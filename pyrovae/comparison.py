@@ -1,0 +1,388 @@
+"""Estimators compared on one model and guide: bound, signal and noise of the gradient, bias, time and memory."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO as PyroELBO
+from tabulate import tabulate
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pyrovae.compiled import CompiledLoss
+from pyrovae.errors import InputError, require, require_count, require_number
+from pyrovae.marginal import Estimate, check_args, device_of, log_marginal
+from pyrovae.objectives.analytic_kl import AnalyticKLELBO
+from pyrovae.objectives.choose import check_objective, from_name
+from pyrovae.objectives.elbo import ELBO, StickingTheLanding
+from pyrovae.objectives.iwae import IWAE, DReG
+from pyrovae.objectives.pair import check_pair
+from pyrovae.objectives.score import VIMCO, ScoreFunction
+from pyrovae.rng import derived_seed, local_seed
+from pyrovae.workers import hides_progress
+
+# Whose gradient has the same mean, by plain differentiation: the gradient of the same bound.
+REFERENCES = {StickingTheLanding: ELBO, AnalyticKLELBO: ELBO, ScoreFunction: ELBO, DReG: IWAE, VIMCO: IWAE}
+SIDES = ("model", "guide")
+TIMED = 10
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What the gradients of one side's parameters are like, over independent repeats.
+
+    With m and v the mean and variance of each coordinate: `norm` = |mean|, `variance` = sum v, `snr` = the mean over
+    coordinates of |m| / sqrt(v), and `snr_floor` what that is of pure noise, sqrt(2 / (pi R)) of R repeats. `dsnr` is
+    the mean of |g_u| / |g - g_u|, g_u the part of g along u, the mean gradient of the other half of the repeats (the
+    directional signal-to-noise ratio of Rainforth et al. 2018); `dsnr_floor` is the same along a difference of two
+    means, in which there is no signal. `bias` = |mean - mean of the reference|, and `bias_floor` what that is of two
+    estimators with one mean; None where there is no reference.
+    """
+
+    norm: float
+    variance: float
+    snr: float
+    snr_floor: float
+    dsnr: float
+    dsnr_floor: float
+    bias: float | None
+    bias_floor: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimator with one number of particles.
+
+    `bound`, in nats per datum, and its Monte Carlo error; `gap` below the estimate of log p(x) given. `seconds` are of
+    a step's loss and gradients, eager and (None if not compiled) compiled, medians; `saved_bytes` is what autograd
+    keeps for the backward pass; `reference` is that of the bias.
+    """
+
+    objective: str
+    num_particles: int
+    repeats: int
+    bound: float
+    bound_error: float
+    gap: float
+    model: Gradient | None
+    guide: Gradient | None
+    reference: str | None
+    seconds: float
+    compiled_seconds: float | None
+    saved_bytes: int
+
+    @property
+    def variance_seconds(self) -> float | None:
+        """Variance of the guide's gradient x seconds, compiled if it was: what is left of it after a second of
+        averaging. Lower is better, among estimators of one gradient."""
+        return None if self.guide is None else self.guide.variance * (self.compiled_seconds or self.seconds)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` returns; prints as a table."""
+
+    rows: tuple[Row, ...]
+    log_px: Estimate
+    complete: bool
+    """Whether every estimator had all its repeats, or the time ran out before."""
+
+    def __getitem__(self, key: tuple[str, int]) -> Row:
+        for row in self.rows:
+            if (row.objective, row.num_particles) == key:
+                return row
+        known = ", ".join(f"({row.objective!r}, {row.num_particles})" for row in self.rows)
+        raise InputError(f"key must be one of {known}; got {key!r}")
+
+    def to_dict(self) -> list[dict[str, object]]:
+        """A flat dict of plain numbers for each row; what is not known is None."""
+        flat = []
+        for row in self.rows:
+            values = {name: value for name, value in vars(row).items() if name not in SIDES}
+            for side in SIDES:
+                gradient = getattr(row, side)
+                values |= {f"{side}_{name}": value for name, value in (vars(gradient) if gradient else {}).items()}
+            values["guide_variance_seconds"] = row.variance_seconds
+            flat.append({n: v if not isinstance(v, float) or math.isfinite(v) else None for n, v in values.items()})
+        return flat
+
+    def to_pandas(self):
+        """`to_dict` as a `pandas.DataFrame`."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise InputError("to_pandas needs pandas, which is not installed") from error
+        return pandas.DataFrame(self.to_dict())
+
+    def table(self, tablefmt: str = "simple") -> str:
+        """As text: bounds, then signal to noise of each side (its floor in brackets), bias, time, memory."""
+
+        def pair(value: float | None, other: float | None, form: str = ".2g") -> str:
+            return "" if value is None else f"{value:{form}} ({other:.2g})"
+
+        has_bias = any(row.reference for row in self.rows)
+        lines = []
+        for row in self.rows:
+            line = [row.objective, str(row.num_particles), pair(row.bound, row.bound_error, ".3f"), f"{row.gap:.3f}"]
+            for side in SIDES:
+                gradient = getattr(row, side)
+                line += ["", ""] if gradient is None else [
+                    pair(gradient.snr, gradient.snr_floor), pair(gradient.dsnr, gradient.dsnr_floor)
+                ]  # fmt: skip
+            if has_bias:
+                line.append("" if row.guide is None else pair(row.guide.bias, row.guide.bias_floor))
+            compiled = "" if row.compiled_seconds is None else f"{1e3 * row.compiled_seconds:.2g}"
+            line += [f"{1e3 * row.seconds:.2g}", compiled, f"{row.saved_bytes / 1e6:.2g}"]
+            lines.append([*line, "" if row.variance_seconds is None else f"{row.variance_seconds:.2g}"])
+        header = ["objective", "K", "bound", "gap", "SNR model", "DSNR model", "SNR guide", "DSNR guide"]
+        header += ["bias guide"] * has_bias + ["ms", "ms compiled", "MB", "var x s"]
+        columns = ("left", *("right",) * (len(header) - 1))
+        return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=columns)
+
+    def to_markdown(self) -> str:
+        return self.table("github")
+
+    def __str__(self) -> str:
+        least = min(row.repeats for row in self.rows)
+        note = "" if self.complete else " (the time ran out)"
+        return f"{self.table()}\nlog p(x) {self.log_px.mean:.3f} nats; {least} repeats or more{note}"
+
+    def _repr_html_(self) -> str:
+        return self.table("html")
+
+
+def compare(
+    model: Callable,
+    guide: Callable,
+    *args: Tensor,
+    objectives: Sequence[str | Callable[[int], PyroELBO]] = ("elbo", "iwae", "dreg"),
+    num_particles: Sequence[int] = (1, 8, 64),
+    repeats: int = 100,
+    log_px: Estimate | None = None,
+    compile: bool = True,
+    max_seconds: float | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Comparison:
+    """Estimators side by side at the pair's present parameters, which stay as they are.
+
+    For each of `objectives` (a name, or what makes an objective of K) and each K of `num_particles`, `repeats`
+    independent gradients of the loss per datum on the batch `args`: see `Row` and `Gradient` for what is measured.
+    Repeats go round the estimators, so that times are interleaved, and when `max_seconds` are over all have about as
+    many. `log_px` is what the gaps are taken from; None takes importance sampling with 5,000 draws.
+
+    The bias is that of the mean gradient against the plain estimator of the same bound with the same K (`ELBO` for
+    STL, analytic KL and the score function; `IWAE` for DReG and VIMCO), where the guide is reparameterised. Do not read
+    a signal off a number near its floor.
+
+    Parameters, their gradients, buffers, the param store and the generators are left as they were found. Raises
+    `InputError` if the pair breaks the contract, and on an objective that does not fit it.
+    """
+    require_count("repeats", repeats, 4)
+    require(len(objectives) > 0 and len(num_particles) > 0, "objectives and num_particles must name at least one each")
+    for number in num_particles:
+        require_count("num_particles", number)
+    if max_seconds is not None:
+        require_number("max_seconds", max_seconds, above=0)
+    check_args(args)
+    device = device_of(model, args)
+    args = tuple(arg.to(device) for arg in args)
+    with _untouched(model, guide), local_seed(seed):
+        pair = check_pair(model, guide, *args)
+        reparameterised = all(site["fn"].has_rsample for site in pair.guide_sites.values())
+        runs = []
+        for (name, make), number in itertools.product(map(_named, objectives), num_particles):
+            objective = make(number)
+            if objective is None:  # one that needs more particles
+                continue
+            check_objective(objective, pair)
+            runs.append(_Run(name, number, objective))
+        require(len(runs) > 0, f"no objective takes num_particles {list(num_particles)}")
+        wanted = {REFERENCES[type(r.objective)](r.num_particles): None for r in runs if type(r.objective) in REFERENCES}
+        have = [run.objective for run in runs]
+        references = [_Run("", o.num_particles, o) for o in wanted if reparameterised and o not in have]
+        sides = _sides(model, guide, args)
+        if log_px is None:
+            log_px = log_marginal(model, guide, *args, num_samples=5_000, progress=progress)
+        started, done = time.perf_counter(), 0
+        with tqdm(total=repeats, desc="comparing", disable=hides_progress(progress), leave=False) as bar:
+            for repeat in range(repeats):
+                for run in (*runs, *references):
+                    run.repeat(model, guide, args, sides, derived_seed(seed, f"{run.objective!r} {repeat}"), repeats)
+                done += 1
+                bar.update()
+                if max_seconds is not None and done >= 4 and time.perf_counter() - started > max_seconds:
+                    break
+        found = {run.objective: run for run in (*references, *runs)}
+        rows = tuple(run.row(model, guide, args, sides, found, log_px.mean, compile) for run in runs)
+    return Comparison(rows, log_px, done == repeats)
+
+
+def _named(objective: str | Callable[[int], PyroELBO]) -> tuple[str, Callable[[int], PyroELBO | None]]:
+    """An objective's name, and what makes it of a number of particles; None where it needs more."""
+    if isinstance(objective, str):
+        least = getattr(type(from_name(objective, num_particles=4)), "min_particles", 1)
+        return objective, lambda number: from_name(objective, num_particles=number) if number >= least else None
+    require(callable(objective) and not isinstance(objective, PyroELBO), _MAKES.format(objective))
+    made = objective(4)
+    require(isinstance(made, PyroELBO), _MAKES.format(made))
+    return getattr(objective, "__name__", type(made).__name__), objective
+
+
+_MAKES = "objectives must be names, or take a number of particles and give a pyro.infer.ELBO; got {!r}"
+
+
+class _Moments:
+    """Mean and sum of squared deviations of vectors that are not kept (Welford), and what lies along a direction."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.quarters: list[Tensor] = []
+        self.ratios: dict[str, list[float]] = {"signal": [], "noise": []}
+
+    def add(self, value: Tensor, planned: int) -> None:
+        value = value.double()
+        half, quarter = planned // 2, planned // 4
+        self.count += 1
+        change = value - self.mean
+        self.mean = self.mean + change / self.count
+        self.squares = self.squares + change * (value - self.mean)
+        if self.count in (quarter, half):
+            self.quarters.append(self.mean * self.count)
+        elif self.count > half:
+            first, both = self.quarters
+            for kind, direction in (("signal", both), ("noise", first / quarter - (both - first) / (half - quarter))):
+                length = direction.norm()
+                along = (value @ direction / length).abs() if length > 0 else value.new_zeros(())
+                across = (value.square().sum() - along.square()).clamp(min=0).sqrt()
+                self.ratios[kind].append((along / across).item())
+
+    def gradient(self, reference: "_Moments | None") -> Gradient:
+        variance = self.squares / (self.count - 1)
+        moving = variance > 0
+        snr = (self.mean.abs() / variance.sqrt())[moving].mean().item() if bool(moving.any()) else math.inf
+        dsnr, dsnr_floor = (sum(r) / len(r) if r else math.nan for r in self.ratios.values())
+        bias = bias_floor = None
+        if reference is not None:
+            bias = (self.mean - reference.mean).norm().item()
+            squared_error = variance.sum() / self.count + reference.squares.sum() / (reference.count - 1) / self.count
+            bias_floor = squared_error.sqrt().item()
+        floor = math.sqrt(2 / (math.pi * self.count))
+        size, total = self.mean.norm().item(), variance.sum().item()
+        return Gradient(size, total, snr, floor, dsnr, dsnr_floor, bias, bias_floor)
+
+
+class _Run:
+    """One estimator's repeats."""
+
+    def __init__(self, name: str, num_particles: int, objective: PyroELBO) -> None:
+        self.name, self.num_particles, self.objective = name, num_particles, objective
+        self.bounds: list[float] = []
+        self.seconds: list[float] = []
+        self.moments = {side: _Moments() for side in SIDES}
+
+    def repeat(self, model, guide, args, sides, seed: int, planned: int) -> None:
+        for parameters in sides.values():
+            for parameter in parameters:
+                parameter.grad = None
+        with local_seed(seed):
+            started = time.perf_counter()
+            loss = self.objective.loss_and_grads(model, guide, *args)
+            self.seconds.append(time.perf_counter() - started)
+        self.bounds.append(-float(loss) / len(args[0]))
+        for side, parameters in sides.items():
+            if parameters:
+                flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+                self.moments[side].add(torch.cat([g.flatten() for g in flat]) / len(args[0]), planned)
+
+    def row(self, model, guide, args, sides, found: dict, log_px: float, compile: bool) -> Row:
+        kind = REFERENCES.get(type(self.objective))
+        reference = None if kind is None else found.get(kind(self.num_particles))
+        gradients = {}
+        for side, parameters in sides.items():
+            other = None if reference is None else reference.moments[side]
+            gradients[side] = self.moments[side].gradient(other) if parameters else None
+        bounds = torch.tensor(self.bounds, dtype=torch.float64)
+        return Row(
+            objective=self.name,
+            num_particles=self.num_particles,
+            repeats=len(bounds),
+            bound=bounds.mean().item(),
+            bound_error=bounds.std().item() / math.sqrt(len(bounds)),
+            gap=log_px - bounds.mean().item(),
+            **gradients,
+            reference=None if reference is None else type(reference.objective).__name__,
+            seconds=_median(self.seconds),
+            compiled_seconds=_compiled_seconds(model, guide, args, self.objective) if compile else None,
+            saved_bytes=_saved_bytes(model, guide, args, self.objective),
+        )
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _compiled_seconds(model, guide, args, objective) -> float | None:
+    """The median time of a replayed step; None where it cannot be replayed."""
+    loss = CompiledLoss(model, guide, objective) if hasattr(objective, "differentiable_loss") else None
+    if loss is None:
+        return None
+    seconds = []
+    for _ in range(TIMED + 1):
+        started = time.perf_counter()
+        loss.loss_and_grads(*args)
+        seconds.append(time.perf_counter() - started)
+    return None if loss.reason is not None else _median(seconds[1:])
+
+
+def _saved_bytes(model, guide, args, objective) -> int:
+    """The memory of all tensors that autograd keeps of a step, each storage once, but for the parameters."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not (tensor.is_leaf and tensor.requires_grad):
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        objective.loss_and_grads(model, guide, *args)
+    return sum(kept.values())
+
+
+def _sides(model: Callable, guide: Callable, args: tuple[Tensor, ...]) -> dict[str, list[Tensor]]:
+    """The parameters of each program; one that both have is counted for both."""
+    trace = poutine.trace(guide).get_trace(*args)
+    traces = {"model": poutine.trace(poutine.replay(model, trace=trace)).get_trace(*args), "guide": trace}
+    sides = {}
+    for side, nodes in traces.items():
+        found = [site["value"].unconstrained() for site in nodes.nodes.values() if site["type"] == "param"]
+        sides[side] = list({id(p): p for p in found if p.requires_grad}.values())
+    require(any(sides.values()), "model and guide must have a parameter, and have none")
+    return sides
+
+
+@contextmanager
+def _untouched(model: Callable, guide: Callable) -> Iterator[None]:
+    """After the block gradients, buffers and the param store are as before it."""
+    owners = {id(o): o for o in (getattr(p, "__self__", p) for p in (model, guide)) if isinstance(o, nn.Module)}
+    store = pyro.get_param_store()
+    parameters = [*(p for o in owners.values() for p in o.parameters())]
+    parameters += [value.unconstrained() for value in dict(store.items()).values()]
+    gradients = [(parameter, parameter.grad) for parameter in parameters]
+    buffers = [(buffer, buffer.clone()) for o in owners.values() for buffer in o.buffers()]
+    try:
+        with store.scope(store.get_state()):
+            yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)

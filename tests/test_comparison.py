@@ -1,0 +1,236 @@
+"""compare: its moments against gradients that are kept, its floors against pure noise, and nothing touched."""
+
+import json
+import math
+import sys
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from helpers import assert_within_standard_errors, draw, linear_gaussian
+
+import pyrovae as pv
+from pyrovae import comparison
+from pyrovae.comparison import _Moments, compare
+from pyrovae.objectives import ELBO, IWAE, DReG
+from pyrovae.objectives.base import Coefficients
+from pyrovae.rng import derived_seed
+
+GUIDE = ("guide_weight", "guide_bias", "guide_log_scale")
+
+
+def off(seed=0):
+    """A closed-form pair whose guide is off."""
+    vae = linear_gaussian(seed, data_dim=3)
+    with torch.no_grad():
+        vae.guide_log_scale.add_(0.4)
+        vae.guide_bias.add_(0.3)
+    return vae
+
+
+def kept(vae, x, objective, seeds):
+    """`(repeats, parameters)` gradients of the loss per datum, of the guide."""
+    rows = []
+    for seed in seeds:
+        vae.zero_grad()
+        torch.manual_seed(seed)
+        objective.loss_and_grads(vae.model, vae.guide, x)
+        rows.append(torch.cat([getattr(vae, name).grad.flatten() for name in GUIDE]) / len(x))
+    vae.zero_grad()
+    return torch.stack(rows)
+
+
+def test_the_moments_are_those_of_the_gradients_that_were_not_kept():
+    vae, x, repeats = off(), None, 40
+    x = draw(vae, 6)
+    found = compare(vae.model, vae.guide, x, objectives=["iwae"], num_particles=[4], repeats=repeats, compile=False)
+    row = found["iwae", 4]
+    seeds = [derived_seed(0, f"{IWAE(4)!r} {repeat}") for repeat in range(repeats)]
+    gradients = kept(vae, x, IWAE(4), seeds)
+    mean, deviation = gradients.mean(0), gradients.std(0)
+    assert row.guide.norm == pytest.approx(mean.norm().item())
+    assert row.guide.variance == pytest.approx(deviation.square().sum().item())
+    assert row.guide.snr == pytest.approx((mean.abs() / deviation).mean().item())
+    direction = gradients[: repeats // 2].mean(0)
+    along = (gradients[repeats // 2 :] @ direction / direction.norm()).abs()
+    across = (gradients[repeats // 2 :].square().sum(1) - along**2).sqrt()
+    assert row.guide.dsnr == pytest.approx((along / across).mean().item())
+    no_signal = gradients[: repeats // 4].mean(0) - gradients[repeats // 4 : repeats // 2].mean(0)
+    along = (gradients[repeats // 2 :] @ no_signal / no_signal.norm()).abs()
+    across = (gradients[repeats // 2 :].square().sum(1) - along**2).sqrt()
+    assert row.guide.dsnr_floor == pytest.approx((along / across).mean().item())
+
+
+def test_bounds_are_the_exact_ones_within_their_errors_and_gaps_are_to_log_px():
+    vae = off()
+    x = draw(vae, 20)
+    exact = pv.Estimate(vae.log_px(x).detach(), torch.zeros(20))
+    found = compare(
+        vae.model, vae.guide, x, objectives=["elbo", "iwae"], num_particles=[1, 50], repeats=60, log_px=exact
+    )
+    for number in (1, 50):
+        row = found["elbo", number]
+        assert_within_standard_errors(row.bound, vae.elbo(x).mean(), row.bound_error)
+        assert row.gap == pytest.approx(exact.mean - row.bound)
+    assert found["elbo", 50].bound_error < 0.3 * found["elbo", 1].bound_error
+    assert 0 < found["iwae", 50].gap < 0.3 * found["elbo", 50].gap
+    assert all(row.compiled_seconds > 0 and row.saved_bytes > 0 for row in found.rows)
+    assert found["iwae", 50].saved_bytes > 5 * found["iwae", 1].saved_bytes
+    assert found.complete
+
+
+def test_pure_noise_lies_at_the_floors_and_a_signal_where_it_is():
+    generator = torch.Generator().manual_seed(0)
+    noise, signal = _Moments(), _Moments()
+    direction = torch.zeros(400)
+    direction[:100] = 0.5
+    for _ in range(200):
+        draw_ = torch.randn(400, generator=generator)
+        noise.add(draw_, 200)
+        signal.add(draw_ + direction, 200)
+    alone, seen = noise.gradient(None), signal.gradient(noise)
+    assert alone.snr == pytest.approx(alone.snr_floor, rel=0.15)
+    assert alone.dsnr == pytest.approx(alone.dsnr_floor, rel=0.5)
+    assert alone.dsnr_floor == pytest.approx(math.sqrt(2 / (math.pi * 400)), rel=0.3)
+    assert seen.snr == pytest.approx(0.25 * 0.5 + 0.75 * alone.snr_floor, rel=0.1)
+    assert seen.dsnr == pytest.approx(5 / 20, rel=0.15)  # |m| over the noise in 400 dimensions
+    assert seen.dsnr > 4 * seen.dsnr_floor
+    assert seen.bias == pytest.approx(5, rel=0.1)
+    assert alone.bias is None
+
+
+def test_a_biased_estimator_is_seen_beyond_the_floor_and_an_unbiased_one_is_not(monkeypatch):
+    class Naive(IWAE):
+        def coefficients(self, log_weights, beta):
+            weights = log_weights.softmax(0)
+            return Coefficients(weights, path=weights)
+
+    monkeypatch.setitem(comparison.REFERENCES, Naive, IWAE)
+    vae = off()
+    x = draw(vae, 2).repeat(64, 1)
+    found = compare(vae.model, vae.guide, x, objectives=["dreg", Naive], num_particles=[4], repeats=150, compile=False)
+    dreg, naive = found["dreg", 4], found["Naive", 4]
+    assert dreg.reference == naive.reference == "IWAE"
+    assert dreg.guide.bias < 2 * dreg.guide.bias_floor
+    assert naive.guide.bias > 5 * naive.guide.bias_floor
+    assert naive.model.bias < 2 * naive.model.bias_floor
+
+
+def test_more_particles_bring_iwaes_guide_less_signal_and_dregs_not():
+    vae = off()
+    x = draw(vae, 1).repeat(100, 1)  # of which the gradient is a mean
+    settings = {"num_particles": [2, 200], "repeats": 80, "compile": False}
+    found = compare(vae.model, vae.guide, x, objectives=["iwae", "dreg"], **settings)
+    assert found["iwae", 200].guide.dsnr < 0.4 * found["iwae", 2].guide.dsnr
+    assert found["dreg", 200].guide.dsnr > 0.8 * found["dreg", 2].guide.dsnr
+    assert found["iwae", 200].model.dsnr > 2 * found["iwae", 2].model.dsnr
+
+
+def test_at_the_exact_posterior_sticking_the_landing_has_a_gradient_without_variance():
+    vae = linear_gaussian(3, data_dim=2, latent_dim=1)  # whose exact posterior is in the guide's family
+    x = draw(vae, 4)
+    found = compare(vae.model, vae.guide, x, objectives=["sticking_the_landing"], num_particles=[2], repeats=8)
+    row = found["sticking_the_landing", 2]
+    assert row.guide.variance < 1e-20
+    assert row.gap == pytest.approx(0, abs=0.01)
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert "sticking_the_landing" in str(found)
+
+
+def test_parameters_gradients_buffers_store_and_generators_are_as_they_were():
+    vae = pv.VAE((3,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5, learn_scale=True))
+    vae.encoder.register_buffer("seen", torch.zeros(()))
+    forward = vae.encoder.forward
+    vae.encoder.forward = lambda *args: (vae.encoder.seen.add_(1.0), forward(*args))[1]
+    pyro.param("mine", torch.tensor(2.0))
+    x = torch.randn(5, 3)
+    for parameter in vae.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    names, state = set(pyro.get_param_store().keys()), torch.get_rng_state()
+    gradients = [parameter.grad for parameter in vae.parameters()]
+    one = compare(vae.model, vae.guide, x, repeats=4, num_particles=[2])
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+    assert all(p.grad is g and bool((g == 1).all()) for p, g in zip(vae.parameters(), gradients, strict=True))
+    assert set(pyro.get_param_store().keys()) == names
+    assert pyro.param("mine").item() == 2.0
+    assert torch.equal(torch.get_rng_state(), state)
+    again = compare(vae.model, vae.guide, x, repeats=4, num_particles=[2], compile=False)
+    assert [row.bound for row in one.rows] == [row.bound for row in again.rows]
+
+
+def plain_model(x):
+    weight = pyro.param("weight", torch.ones(1, 3))
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Bernoulli(torch.full((1,), 0.4)).to_event(1))
+        pyro.sample("x", dist.Normal(z @ weight, 0.7).to_event(1), obs=x)
+
+
+def plain_guide(x):
+    bias = pyro.param("bias", torch.zeros(1))
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Bernoulli(logits=bias + x[:, :1]).to_event(1))
+
+
+def test_a_plain_pair_with_discrete_latents_has_no_reference_and_vimco_not_one_particle():
+    x = torch.randn(6, 3)
+    found = compare(
+        plain_model, plain_guide, x, objectives=["score_function", "vimco"], num_particles=[1, 3], repeats=6
+    )
+    keys = [(row.objective, row.num_particles) for row in found.rows]
+    assert keys == [("score_function", 1), ("score_function", 3), ("vimco", 3)]
+    assert all(row.reference is None and row.guide.bias is None for row in found.rows)
+    assert "bias" not in str(found)
+    assert not pyro.get_param_store().keys()
+
+
+def test_when_the_time_is_over_all_estimators_keep_what_they_have():
+    vae = off()
+    x = draw(vae, 50)
+    found = compare(vae.model, vae.guide, x, repeats=10_000, max_seconds=0.3, compile=False)
+    counts = {row.repeats for row in found.rows}
+    assert len(counts) == 1
+    assert 4 <= counts.pop() < 10_000
+    assert not found.complete
+    assert "the time ran out" in str(found)
+
+
+def test_the_table_has_the_numbers_in_every_form(monkeypatch):
+    vae = off()
+    found = compare(vae.model, vae.guide, draw(vae, 5), objectives=["elbo", "dreg"], num_particles=[2], repeats=5)
+    flat = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [row["objective"] for row in flat] == ["elbo", "dreg"]
+    for text in (str(found), found.to_markdown(), found._repr_html_()):
+        for row in found.rows:
+            assert f"{row.bound:.3f} ({row.bound_error:.2g})" in text
+            assert f"{row.guide.snr:.2g} ({row.guide.snr_floor:.2g})" in text
+    with pytest.raises(pv.InputError, match=r"key must be one of \('elbo', 2\), \('dreg', 2\); got \('elbo', 3\)"):
+        found["elbo", 3]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(pv.InputError, match="to_pandas needs pandas, which is not installed"):
+        found.to_pandas()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objectives": []}, "objectives and num_particles must name at least one each"),
+        ({"objectives": ["vae"]}, "objective must be one of elbo, "),
+        ({"objectives": [ELBO(3)]}, "objectives must be names, or take a number of particles"),
+        ({"objectives": [lambda k: k]}, "objectives must be names, or take a number of particles .* got 4"),
+        ({"objectives": ["vimco"], "num_particles": [1]}, r"no objective takes num_particles \[1\]"),
+        ({"num_particles": [0]}, "num_particles must be a whole number >= 1, got 0"),
+        ({"repeats": 3}, "repeats must be a whole number >= 4, got 3"),
+        ({"max_seconds": 0}, "max_seconds must be a finite number > 0, got 0"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(settings, message):
+    vae = off()
+    with pytest.raises(pv.InputError, match=message):
+        compare(vae.model, vae.guide, draw(vae, 5), **settings)
+
+
+def test_an_objective_that_does_not_fit_the_pair_is_refused():
+    with pytest.raises(pv.InputError, match='DReG needs a reparameterised guide, and site "z" has no rsample'):
+        compare(plain_model, plain_guide, torch.randn(6, 3), objectives=[DReG], num_particles=[2])
