@@ -98,6 +98,7 @@ def annealed_log_marginal(
     for 5,000 leapfrog steps or five million gradients. `progress=None` shows a bar on a terminal.
 
     Raises `InputError` if the pair breaks the contract, if a latent site is discrete, or where no density exists.
+    Where memory does not suffice, `chunk_size` must be made smaller by hand.
     """
     path = Path(model, guide, start, num_leapfrog, num_distributions, compile)
     annealer = _Annealer(path, num_distributions, num_chains, schedule)
@@ -149,8 +150,8 @@ def bidirectional_gap(
         upper.append(annealer.reverse(data, unconstrained(latent)[0], steps, bar))
         drawn.append(data)
     home = args[0].device
-    drawn = Workers().in_turn([[part.to(home) for part in data] for data in drawn])
-    simulated = tuple(map(torch.cat, zip(*drawn, strict=True)))
+    drawn = Workers().in_turn([[part.cpu() for part in data] for data in drawn])
+    simulated = tuple(torch.cat(parts).to(home) for parts in zip(*drawn, strict=True))
     return BidirectionalEstimate(_cat(lower, home), _cat(upper, home), simulated)
 
 
@@ -176,6 +177,7 @@ def _chunks(
 ) -> Iterator[tuple[list[Tensor], tqdm]]:
     """Runs of data, on the model's device, and the bar, which counts transitions of a pilot and `num_runs` runs."""
     check_args(args)
+    Workers().check_same("data", args)
     path = annealer.path
     device = device_of(path.model, args)
     step = max(1, pairs_at_a_time(path.model, path.guide, args, chunk_size) // annealer.num_chains)
@@ -190,8 +192,9 @@ def _chunks(
 
 
 def _cat(parts: list[AnnealedEstimate], device: torch.device) -> AnnealedEstimate:
-    columns = [[getattr(part, field.name).to(device) for field in fields(part)] for part in parts]
-    return AnnealedEstimate(*(torch.cat(column, -1) for column in zip(*Workers().in_turn(columns), strict=True)))
+    columns = [[getattr(part, field.name).cpu() for field in fields(part)] for part in parts]
+    whole = (torch.cat(column, -1).to(device) for column in zip(*Workers().in_turn(columns), strict=True))
+    return AnnealedEstimate(*whole)
 
 
 def _simulate(model: Callable, data: list[Tensor]) -> tuple[list[Tensor], dict[str, dict]]:

@@ -14,6 +14,14 @@ VALIDATION_CHUNK = 1_024
 Batch = tuple[Tensor, ...]  # x, and what a conditional VAE is conditioned on
 
 
+def generators_of(source: object) -> list[torch.Generator]:
+    """Those of its own from which a DataLoader, or its sampler, draws."""
+    sampler, batch_sampler = getattr(source, "sampler", None), getattr(source, "batch_sampler", None)
+    owners = (source, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = (getattr(owner, "generator", None) for owner in owners)
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
 class Epoch:
     """One epoch's batches, and how many there are where that is known."""
 
@@ -36,6 +44,7 @@ def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> 
                 _check_data(vae, data.arguments(split)[:num_args])
         if validation is None and len(data.validation_x):
             validation = [data.arguments("validation")]
+        Workers().check_same("data", data.arguments("train"))
         on_device = data.to(device)
         train = _shuffled(lambda rows: on_device.batch(rows)[:num_args], len(data.train_x), batch_size)
     else:
@@ -50,6 +59,7 @@ def _batches(
 ) -> Batches:
     if isinstance(source, Tensor):
         _check_data(vae, (source,))
+        Workers().check_same(name, [source])
         source = source.to(device)
         if shuffle:
             return _shuffled(lambda rows: (source[rows.to(device)],), len(source), batch_size)
@@ -72,7 +82,11 @@ def _batches(
             yield tuple(part.to(device) for part in args)
         require(batch is not None, f"{name} must yield at least one batch, got none")
 
-    return lambda: Epoch(checked(), len(source) if hasattr(source, "__len__") else None)
+    try:
+        num_batches = len(source)
+    except TypeError:  # also of a DataLoader, if its data have no length
+        num_batches = None
+    return lambda: Epoch(checked(), num_batches)
 
 
 def _shuffled(take: Callable[[Tensor], Batch], num_data: int, batch_size: int) -> Batches:

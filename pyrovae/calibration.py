@@ -14,6 +14,7 @@ from pyrovae.errors import InputError, require, require_count
 from pyrovae.marginal import check_args, device_of
 from pyrovae.objectives.pair import PARTICLES, check_pair, is_masked, sample_sites
 from pyrovae.rng import local_seed
+from pyrovae.workers import hides_progress
 
 LEVEL = 0.01
 TAIL = 0.1
@@ -142,7 +143,7 @@ def simulation_based_calibration(
         for name, width in latents.items()
         for j in range(width)
     )
-    ranks, disable = [], None if progress is None else not progress
+    ranks, disable = [], hides_progress(progress)
     with tqdm(total=num_data, unit="datum", desc="calibration", disable=disable, leave=False) as bar:
         for x, *y in zip(*(arg.split(size) for arg in args), strict=True):
             drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(x, *y))

@@ -1,8 +1,10 @@
 """Where a training run is written down: whole or not at all, the last two, readable without running code."""
 
+import errno
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ except ImportError:  # not a posix system
     fcntl = None
 
 FORMAT = 1
+LOCK = ".lock"
+_HELD: set[Path] = set()  # by this process, which the system's locks do not keep out
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 ROOM = 9  # times the size of the first: Adam's state makes it three times as large, two are kept and one is written
 
@@ -51,20 +55,22 @@ class Checkpoints:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within the block no other process may train into the folder. Raises `InputError` where one does already."""
-        if fcntl is None:
-            yield
-            return
+        """Within the block no other training may write to the folder. Raises `InputError` where one does already."""
+        place = self.folder.resolve()
+        require(place not in _HELD, f"another training is writing to {self.folder}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder, os.O_RDONLY)
+        _HELD.add(place)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it if the process dies
-            except BlockingIOError as error:
-                raise InputError(f"another process is training into {self.folder}") from error
-            yield
+            with open(self.folder / LOCK, "w") as file:
+                if fcntl is not None:
+                    try:  # the system lets go of it if the process dies, and its children do not have it
+                        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except OSError as error:
+                        taken = error.errno in (errno.EACCES, errno.EAGAIN)
+                        require(not taken, f"another training is writing to {self.folder}")
+                yield
         finally:
-            os.close(descriptor)
+            _HELD.discard(place)
 
     def is_due(self) -> bool:
         return time.monotonic() - self._written >= self.seconds
@@ -73,27 +79,36 @@ class Checkpoints:
         """Raises `InputError` where there is no room on the disk, or `state` is no plain value; all else stays."""
         self.folder.mkdir(parents=True, exist_ok=True)
         current, temporary = self.folder / CURRENT, self.folder / f"{CURRENT}.tmp"
-        first = not self.paths
         try:
             with open(temporary, "wb") as file:
                 torch.save({"format": FORMAT, "versions": versions(), **self.extra, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            if first:  # found before a day of training: what a schedule or an optimiser adds may be no plain value
-                _read(temporary)
+            _read(temporary)  # what a schedule or an optimiser adds may be no plain value, and come late
+            if not self.paths:
                 self._require_room(temporary.stat().st_size)
-        except (OSError, RuntimeError) as error:  # torch's writer makes RuntimeErrors of a full disk's OSError
+        except Exception as error:  # of pickling any kind; torch's writer makes RuntimeErrors of a full disk's OSError
             temporary.unlink(missing_ok=True)
+            if isinstance(error, InputError) and "must have room" in str(error):
+                raise
             raise InputError(f"{current} cannot be written ({_why(error)}); what was written before stays") from error
-        except InputError:
-            temporary.unlink(missing_ok=True)
-            raise
         if current.exists() and current not in self._damaged:  # which would replace the good one
-            os.replace(current, self.folder / PREVIOUS)
+            self._keep(current)
         self._damaged.clear()
         os.replace(temporary, current)
         _flush_names(self.folder)
         self._written = time.monotonic()
+
+    def _keep(self, current: Path) -> None:
+        """The checkpoint as the one before, while it stays where it is: whoever reads in between finds it."""
+        link = self.folder / f"{PREVIOUS}.tmp"
+        link.unlink(missing_ok=True)
+        try:
+            os.link(current, link)
+        except OSError:  # a file system without hard links
+            os.replace(current, self.folder / PREVIOUS)
+        else:
+            os.replace(link, self.folder / PREVIOUS)
 
     def load(self) -> dict | None:
         """The state that was saved last, or None where there is none.
@@ -136,10 +151,14 @@ def versions() -> dict[str, str | int]:
 
 def check_folder(folder: Path, name: str) -> None:
     """`folder` is one, or can be made, and can be written to."""
-    require(not folder.exists() or folder.is_dir(), f"{name} must be a folder, got the file {folder}")
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    require(existing.is_dir(), f"{name} must be a folder, and {existing} is a file")
-    require(os.access(existing, os.W_OK | os.X_OK), f"{name} must be writable, and {existing} is not")
+    try:
+        require(not folder.exists() or folder.is_dir(), f"{name} must be a folder, got the file {folder}")
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        require(existing.is_dir(), f"{name} must be a folder, and {existing} is a file")
+        with tempfile.TemporaryFile(dir=existing):  # os.access says yes of what even root cannot write to
+            pass
+    except OSError as error:
+        raise InputError(f"{name} must be writable, and {folder} is not ({error.strerror})") from error
 
 
 def check_versions(state: dict) -> None:
@@ -173,6 +192,8 @@ def _read(path: Path) -> dict:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
     if isinstance(error.__context__, OSError):
         error = error.__context__
     text = getattr(error, "strerror", None) or str(error)[:80]

@@ -69,6 +69,8 @@ class Embedding(Condition):
     def check(self, y: Tensor, num_data: int) -> None:
         floats = isinstance(y, Tensor) and y.is_floating_point()
         require(floats, f"y must be a floating-point tensor, got {getattr(y, 'dtype', type(y).__name__)}")
+        dtype = next(self.parameters()).dtype
+        require(y.dtype == dtype, f"y must be of {dtype}, as the parameters are, got {y.dtype}")
         expected = (num_data, *self.shape)
         require(y.shape == expected, f"y must have shape {expected}, a value per datum, got {tuple(y.shape)}")
         require_finite("y", y)

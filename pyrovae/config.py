@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import torch
+
 from pyrovae.checkpoints import atomically
 from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
 from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed
@@ -14,6 +16,7 @@ from pyrovae.schedules import SCHEDULES
 from pyrovae.training import LR_SCHEDULES
 from pyrovae.vae import POSTERIORS
 
+LARGEST = float(torch.finfo(torch.float32).max)
 # Which likelihoods are for which data: by dataset and binarize.
 LIKELIHOODS = {
     "points": ("gaussian", "gaussian_learned", "gaussian_predicted"),
@@ -118,7 +121,8 @@ class RunConfig:
             require_count(name, getattr(self, name))
         require_seed(self.seed)
         for name in ("scale", "beta", "lr"):
-            require_number(name, getattr(self, name), above=0)
+            require_number(name, value := getattr(self, name), above=0)
+            require(value <= LARGEST, f"{name} must be a float32, at most {LARGEST:.3g}, got {value:.3g}")
         if self.max_grad_norm is not None:
             require_number("max_grad_norm", self.max_grad_norm, above=0)
         if self.patience is not None:
@@ -165,6 +169,6 @@ class RunConfig:
     def load(cls, path: Path) -> "RunConfig":
         try:
             values = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path} is not a readable config ({str(error).splitlines()[0]})") from error
         return cls.from_dict(values)

@@ -297,7 +297,10 @@ def _read_images(dataset: type, root: Path) -> list[tuple[Tensor, Tensor]]:
     """[(train images, labels), (test images, labels)]; images `(num, 1, height, width)` `uint8`."""
     folder = root / dataset.__name__ / "raw"
     names = [url.removesuffix(".gz") for url, _ in dataset.resources]
-    missing = [name for name in names if not (folder / name).is_file()]
+    try:
+        missing = [name for name in names if not (folder / name).is_file()]
+    except OSError as error:  # the name is too long, for one
+        raise InputError(f"data_root must be a folder, got {root} ({error.strerror})") from error
     if missing:
         _download(dataset, root, f"{', '.join(missing)} not found in {folder}")
     splits = []

@@ -46,13 +46,24 @@ def require(condition: bool, message: str) -> None:
 def require_count(name: str, value: object, minimum: int = 1) -> None:
     """`value` is a whole number and at least `minimum`."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    require(whole and value >= minimum, f"{name} must be a whole number >= {minimum}, got {value!r}")
+    if not (whole and value >= minimum):
+        raise InputError(f"{name} must be a whole number >= {minimum}, got {shown(value)}")
+    if value >= 2**63:  # beyond what torch takes
+        raise InputError(f"{name} must be < 2^63, got {shown(value)}")
 
 
 def require_seed(seed: object) -> None:
     """`seed` is one that torch's generators take."""
     require_count("seed", seed, 0)
-    require(seed < 2**63, f"seed must be < 2^63, got {seed}")
+
+
+def shown(value: object) -> str:
+    """The value as an error shows it, in one short line."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        text = f"a whole number of more than {sys.get_int_max_str_digits()} digits"
+    return " ".join(text.split())[:200]
 
 
 def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
@@ -75,6 +86,7 @@ def require_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 def require_finite(name: str, value: torch.Tensor) -> None:
     """Every element of the floating-point tensor `value` is finite; the first that is not is named by its index."""
+    require(value.layout == torch.strided, f"{name} must be dense, got {value.layout}")
     finite = torch.isfinite(value)
     if not finite.all():
         index = tuple((~finite).nonzero()[0].tolist())

@@ -11,16 +11,17 @@ from tabulate import tabulate
 from torch import Tensor
 
 from pyrovae.annealed import annealed_log_marginal
-from pyrovae.errors import InputError, require, require_count
+from pyrovae.errors import InputError, require, require_count, require_seed
 from pyrovae.marginal import (
     Estimate,
     MarginalLikelihood,
     check_args,
+    check_in_parts,
     device_of,
     importance_bound,
     log_marginal,
 )
-from pyrovae.objectives.pair import check_pair
+from pyrovae.objectives.pair import Pair
 from pyrovae.rng import derived_seed, local_seed
 
 ELBO_DRAWS = 100
@@ -152,16 +153,25 @@ def evaluate(
 
     Raises `InputError` on an unknown method before any of them runs, and as they do.
     """
+    require(
+        isinstance(methods, Sequence) and not isinstance(methods, str),
+        f"methods must be a sequence of names, got {methods!r}",
+    )
+    require_seed(seed)
     require(len(methods) > 0, "methods must name at least one method, got none")
-    require(not isinstance(methods, str), f"methods must be a sequence of names, got {methods!r}")
     runs = [_parse(method, num_chains) for method in methods]
     check_args(args)
     device = device_of(model, args)
-    with local_seed(seed):
-        # All the data: of one grey image under a Bernoulli the "ELBO" is a cross-entropy, and its bits are none.
-        for data in zip(*(arg.split(CHECKED) for arg in args), strict=True):
-            pair = check_pair(model, guide, *(part.to(device) for part in data))
-            pair.check_densities()
+    pairs: list[Pair] = []
+
+    def look(pair: Pair) -> None:
+        pair.check_densities()
+        pairs[:] = [pair]
+
+    # All the data: of one grey image under a Bernoulli the "ELBO" is a cross-entropy, and its bits are none.
+    for data in zip(*(arg.split(CHECKED) for arg in args), strict=True):
+        check_in_parts(model, guide, [part.to(device) for part in data], look)
+    (pair,) = pairs
     observed = list(pair.observed.values())
     size = sum(
         math.prod(site["value"].shape[-site["fn"].event_dim :]) if site["fn"].event_dim else 1 for site in observed

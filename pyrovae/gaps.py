@@ -14,6 +14,7 @@ from pyrovae.errors import InputError, require, require_count, require_finite, r
 from pyrovae.marginal import DATA_CHUNK, Estimate, check_args, device_of, log_marginal, pairs_at_a_time
 from pyrovae.objectives.pair import base_of, check_pair, log_joint
 from pyrovae.rng import local_seed
+from pyrovae.workers import hides_progress
 
 ROUND = 25  # steps between two looks at the ELBO
 HALVINGS = 8
@@ -113,7 +114,7 @@ def inference_gaps(
     require(shape == (len(args[0]),), f"log_px must have shape ({len(args[0])},), got {shape}")
     settings = {"num_steps": num_steps, "num_draws": num_draws, "num_final_draws": num_final_draws, "lr": lr}
     parts, converged = [], True
-    disable = None if progress is None else not progress
+    disable = hides_progress(progress)
     with tqdm(total=len(args[0]), unit="datum", desc="inference gaps", disable=disable, leave=False) as bar:
         for data in zip(*(arg.split(size) for arg in args), strict=True):
             *part, done = _gaps_of(model, guide, [d.to(device) for d in data], chunk_size=chunk_size, **settings)

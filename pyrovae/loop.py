@@ -2,10 +2,9 @@
 
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -15,8 +14,10 @@ from tqdm.auto import tqdm
 from pyrovae.batches import VALIDATION_CHUNK, Batch, Batches
 from pyrovae.checkpoints import Checkpoints, check_versions
 from pyrovae.errors import InputError, first_line, require, warn
+from pyrovae.interrupts import Interrupts
 from pyrovae.objectives.pair import not_finite, run_pair
-from pyrovae.rng import generator_states, local_seed, set_generator_states
+from pyrovae.rng import all_states, derived_seed, local_seed, set_all_states
+from pyrovae.watch import Watch
 from pyrovae.workers import Workers
 
 VALIDATION_SEED = 0
@@ -69,9 +70,9 @@ class Loop:
     """Epochs of steps over the batches of `train`, in place.
 
     `gradients(*batch)` sets the parameters' `.grad`, per datum, and gives the loss, summed over the data, and the norm
-    of the gradient. `set_beta` takes the share of the training that is done. `settings` are plain values that a
-    checkpoint must have been written under. Where there are several workers each has its rows of every batch, and the
-    gradients are those of the whole batch.
+    of the gradient. `set_beta` takes the share of the training that is done. `generators` are those that the data draw
+    from, besides the usual ones. `settings` are plain values that a checkpoint must have been written under. Where
+    there are several workers each has its rows of every batch, and the gradients are those of the whole batch.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Loop:
         nonfinite: str,
         num_particles: int,
         checkpoints: Checkpoints | None,
+        generators: list[torch.Generator],
         settings: dict[str, object],
     ) -> None:
         self.vae, self.parameters, self.gradients = vae, parameters, gradients
@@ -98,49 +100,56 @@ class Loop:
         self.epochs, self.set_beta, self.max_grad_norm = epochs, set_beta, max_grad_norm
         self.nonfinite, self.num_particles = nonfinite, num_particles
         self.checkpoints, self.settings, self.workers = checkpoints, settings, Workers()
+        self.generators = generators
         self.history, self.position = History(), _Position()
-        self.best = _Best([*parameters.values(), *self._buffers()], patience)
-        self.epoch_start: list[Tensor] | None = None
+        self.buffers = _buffers_of(vae)
+        self.best = _Best([*parameters.values(), *self.buffers.values()], patience)
+        self.epoch_start: dict[str, object] | None = None
         """The generators as they were when the epoch that is being trained began."""
-        self._interrupts = _Interrupts()
+        self._interrupts = Interrupts()
         self._unread: list[tuple[int, Batch, Tensor]] = []
         self._save_wanted = self._stop_wanted = False
 
     def run(
         self,
         bar: tqdm,
-        on_start: Callable[[History], None] | None,
-        on_epoch: Callable[[dict[str, float | None]], None] | None,
+        on_start: Callable[[History], None],
+        on_epoch: Callable[[dict[str, float | None]], None],
         before_epoch: Callable[[int], None],
+        at_end: Callable[[], None],
     ) -> None:
         """The epochs that are left; `on_start` is called with the history of those that are done."""
-        writes = self.checkpoints is not None and self.workers.is_first
-        with (
-            self._interrupts if self.checkpoints is not None else nullcontext(),
-            self.checkpoints.held() if writes else nullcontext(),
-        ):
-            begun = self._begin()
-            if on_start is not None:
-                on_start(self.history)
-            if not begun:
-                self.save()
+        with ExitStack() as stack:
+            if self.checkpoints is not None:
+                stack.enter_context(self._interrupts)
+                if self.workers.is_first:
+                    stack.enter_context(self.checkpoints.held())
+            resumed = self._resume()
+            finished = self.position.done
+            if not resumed:
+                self.write_checkpoint()
+            on_start(self.history)
             bar.update(len(self.history.epoch))
             while not self.position.done:
                 before_epoch(self.position.epoch)
                 record = self._epoch()
-                if on_epoch is not None:
-                    on_epoch(record)
+                on_epoch(record)
                 bar.set_postfix({k: f"{record[k]:.2f}" for k in ("loss", "elbo") if record[k] is not None})
                 bar.update()
                 if not self.position.done:
-                    self._save_after_epoch()
+                    self._write_after_epoch()
             self.best.restore()
+            at_end()
+            if not finished:
+                self.write_checkpoint()
+        if self._interrupts.caught:  # in the last epoch: there is nothing to stop, but what comes after it
+            raise KeyboardInterrupt(self._interrupts.caught)
 
     # Epochs and steps -------------------------------------------------------------------------------------------------
 
     def _epoch(self) -> dict[str, float | None]:
         position, before, started = self.position, self.position.seconds, time.perf_counter()
-        for index, batch in enumerate(self._batches(), position.step + 1):
+        for index, batch in enumerate(self._heeding(self._batches()), position.step + 1):
             self.set_beta((position.epoch - 1 + (index - 1) / self.num_batches) / self.epochs)
             self._step(index, batch)
             position.step = index
@@ -148,11 +157,13 @@ class Loop:
                 self._heed(self._wishes())
             if self._save_wanted:
                 position.seconds = before + time.perf_counter() - started
-                self._save()
+                self._write()
         self._read()
         require(position.count > 0, f"every step of epoch {position.epoch} was skipped: none had a finite gradient")
         lr = self.optimizer.param_groups[0]["lr"]
         self.scheduler.step()
+        for buffer in self.buffers.values():  # of the first: what they have seen differs
+            self.workers.agreed(buffer)
         terms = self._validate()
         record = {"epoch": position.epoch, "loss": position.total / position.count, **terms, "lr": lr}
         record["skipped"] = position.skipped if self.nonfinite == "skip" else None
@@ -167,26 +178,41 @@ class Loop:
         self.epoch_start = None
         return record
 
-    def _batches(self) -> Iterable[Batch]:
+    def _heeding(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; a signal that also ended a DataLoader's processes is heeded as one between two steps."""
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError:
+                if self._interrupts.caught and self.workers.size == 1:
+                    self._heed(self._wishes())
+                    self._write()
+                raise
+            yield batch
+
+    def _batches(self) -> Iterator[Batch]:
         """The batches of this epoch that are left."""
         now = None
         if self.epoch_start is None:
-            self.epoch_start = generator_states()
+            self.epoch_start = all_states(self.generators)
         else:  # an epoch that is gone on with has the same order, and what its batches drew moved the generators
-            now = generator_states()
-            set_generator_states(self.epoch_start)
+            now = all_states(self.generators)
+            set_all_states(self.epoch_start, self.generators)
         if isinstance(self.vae, nn.Module):
             self.vae.train()
         epoch = self.train()
         self.num_batches = epoch.num_batches or math.inf  # of which no share is known
         batches = iter(epoch)
         for _ in range(self.position.step):
-            next(batches)
+            require(next(batches, None) is not None, "the data must be those of the checkpoint, and have fewer batches")
         if now is not None:
-            set_generator_states(now)
+            set_all_states(now, self.generators)
         return batches
 
     def _step(self, index: int, batch: Batch) -> None:
+        before = [b.clone() for b in self.buffers.values()] if self.nonfinite == "skip" else []
         try:
             loss, norm, count = self._gradients(batch)
         except InputError:
@@ -198,6 +224,8 @@ class Loop:
         # To read a GPU's numbers is to wait for it; on a CPU it is not, and a bad step is found before it is taken.
         at_once = norm.device.type == "cpu" or self.nonfinite == "skip" or len(self._unread) == READ_EVERY
         if at_once and not self._read():
+            for buffer, value in zip(self.buffers.values(), before, strict=True):
+                buffer.copy_(value)
             return
         if self.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(list(self.parameters.values()), self.max_grad_norm, norm)
@@ -238,7 +266,7 @@ class Loop:
         except ValueError:
             if self.nonfinite == "stop":
                 raise
-            nan = next(iter(self.parameters.values())).new_tensor(math.nan)
+            nan = self._any_parameter.new_tensor(math.nan)
             return nan, nan
 
     def _read(self) -> bool:
@@ -272,32 +300,38 @@ class Loop:
         if isinstance(self.vae, nn.Module):
             self.vae.eval()
         sums = torch.zeros(3, dtype=torch.float64)
-        for index, chunk in enumerate(_chunks(self.held_out)):
-            if not self.workers.owns(index):
-                continue
-            try:
-                with local_seed(VALIDATION_SEED + index):
-                    terms = run_pair(self.vae.model, self.vae.guide, *chunk).terms()
-            except InputError:
-                raise
-            except ValueError as error:
-                message = f"training diverged in epoch {self.position.epoch} ({first_line(error)})"
-                raise FloatingPointError(message) from error
-            kl = terms.log_posterior - terms.log_prior
-            sums += torch.tensor([terms.log_likelihood.sum().item(), kl.sum().item(), len(chunk[0])])
-        reconstruction, kl, count = self.workers.total(sums.to(next(iter(self.parameters.values())).device)).tolist()
+        with local_seed(VALIDATION_SEED):  # what the source of the data draws is none of the training's, either
+            for index, chunk in enumerate(_chunks(self.held_out)):
+                if self.workers.owns(index):
+                    sums += self._validated(index, chunk)
+        reconstruction, kl, count = self.workers.total(sums.to(self._any_parameter.device)).tolist()
         reconstruction, kl = reconstruction / count, kl / count
         return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
+    def _validated(self, index: int, chunk: Batch) -> Tensor:
+        """Sums of reconstruction and KL, and the number of data."""
+        try:
+            with local_seed(VALIDATION_SEED + index):
+                terms = run_pair(self.vae.model, self.vae.guide, *chunk).terms()
+        except InputError:
+            raise
+        except ValueError as error:
+            message = f"training diverged in epoch {self.position.epoch} ({first_line(error)})"
+            raise FloatingPointError(message) from error
+        kl = terms.log_posterior - terms.log_prior
+        return torch.tensor([terms.log_likelihood.sum().item(), kl.sum().item(), len(chunk[0])], dtype=torch.float64)
+
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> bool:
+    def _resume(self) -> bool:
         """Puts everything as the last checkpoint has it, if there is one; whether there was."""
-        state = None if self.checkpoints is None else self.checkpoints.load()
+        state = None
+        if self.checkpoints is not None:  # of the first process alone: others may see another folder, or a later one
+            state = self.workers.agreed_value(self.checkpoints.load() if self.workers.is_first else None)
         if state is not None:
             self._restore(state)
         else:
-            for tensor in (*self.parameters.values(), *self._buffers()):
+            for tensor in (*self.parameters.values(), *self.buffers.values()):
                 self.workers.agreed(tensor.detach())
         return state is not None
 
@@ -312,25 +346,25 @@ class Loop:
         save, stop = wishes
         self._save_wanted, self._stop_wanted = self._save_wanted or save > 0, self._stop_wanted or stop > 0
 
-    def _save_after_epoch(self) -> None:
+    def _write_after_epoch(self) -> None:
         if self.checkpoints is None:
             return
-        self._heed(self.workers.total(next(iter(self.parameters.values())).new_tensor(self._wishes())).tolist())
+        self._heed(self.workers.total(self._any_parameter.new_tensor(self._wishes())).tolist())
         every = self.checkpoints.epochs
         if self._save_wanted or (every is not None and len(self.history.epoch) % every == 0):
-            self._save()
+            self._write()
 
-    def _save(self) -> None:
+    def _write(self) -> None:
         self._read()  # no step that went wrong is written down
         self._save_wanted = False
-        self.save()
+        self.write_checkpoint()
         if self._stop_wanted:
             raise KeyboardInterrupt(self._interrupts.caught or signal.SIGTERM)
 
-    def save(self) -> None:
+    def write_checkpoint(self) -> None:
         if self.checkpoints is None:
             return
-        generators = self.workers.gathered((generator_states(), self.epoch_start))
+        generators = self.workers.gathered((all_states(self.generators), self.epoch_start))
         if self.workers.is_first:
             self.checkpoints.save({**self._state(), "generators": generators})
 
@@ -338,6 +372,7 @@ class Loop:
         return {
             "settings": self.settings,
             "state": self.vae.state_dict() if isinstance(self.vae, nn.Module) else {},
+            "buffers": self.buffers,
             "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -350,47 +385,76 @@ class Loop:
     def _restore(self, state: dict) -> None:
         where = f"the checkpoint in {self.checkpoints.folder}"
         try:
-            then, best, position = state["settings"], state["best"], _Position(**state["position"])
+            best, position, generators = state["best"], _Position(**state["position"]), state["generators"]
             for name in self.settings:
-                was, now = then.get(name), self.settings[name]
+                was, now = state["settings"].get(name), self.settings[name]
                 require(was == now, f"{where} was written with {name} {was!r}, and {name} is now {now!r}")
-            check_fits(where, "the model", self.parameters, state["parameters"])
-            for name, parameter in self.parameters.items():
-                parameter.copy_(state["parameters"][name])
-            if isinstance(self.vae, nn.Module):
-                check_fits(where, "the model", self.vae.state_dict(), state["state"])
-                self.vae.load_state_dict(state["state"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for ours, theirs in ((self.parameters, state["parameters"]), (self.buffers, state["buffers"])):
+                check_fits(where, "the model", ours, theirs)
+            _load_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             for record in state["history"]:
                 self.history.append(record)
+            for ours, theirs in ((self.parameters, state["parameters"]), (self.buffers, state["buffers"])):
+                for name, tensor in ours.items():
+                    tensor.copy_(theirs[name])
             self.position, self.best.elbo, self.best.waited = position, best["elbo"], best["waited"]
             if best["values"] is not None:
                 pairs = zip(self.best.tensors, best["values"], strict=True)
                 self.best.values = [value.to(tensor.device) for tensor, value in pairs]
-            generators = state["generators"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{where} is not one of this training ({type(error).__name__}: {error})") from error
         check_versions(state)
-        if len(generators) == self.workers.size and len(generators[self.workers.rank][0]) == len(generator_states()):
-            now, self.epoch_start = generators[self.workers.rank]
-            set_generator_states(now)
-        else:
-            warn(f"{len(generators)} processes wrote the checkpoint: the run goes on with other random numbers")
-            if position.step:
-                self.epoch_start = generators[0][1][: len(generator_states())]
+        self._restore_generators(generators)
 
-    def _buffers(self) -> list[Tensor]:
-        return list(self.vae.buffers()) if isinstance(self.vae, nn.Module) else []
+    def _restore_generators(self, generators: list) -> None:
+        now, start = generators[self.workers.rank] if len(generators) == self.workers.size else (None, None)
+        here = all_states(self.generators)
+        if now is not None and all(len(now[kind]) == len(here[kind]) for kind in ("torch", "own")):
+            set_all_states(now, self.generators)
+            self.epoch_start = start
+            return
+        then = f"{len(generators)} processes with {len(generators[0][0]['torch'])} of torch's generators"
+        now = f"{self.workers.size} with {len(here['torch'])}"
+        warn(
+            f"the checkpoint was written by {then} each, and here are {now}: its epoch is begun again, with other "
+            "random numbers"
+        )
+        torch.manual_seed(derived_seed(self.position.epoch, f"process {self.workers.rank} of {self.workers.size}"))
+        self.position = _Position(self.position.epoch, done=self.position.done)
+
+    @property
+    def _any_parameter(self) -> Tensor:
+        return next(iter(self.parameters.values()))
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """`load_state_dict` casts an optimiser's numbers to its parameters' dtype; here they have what they had."""
+    optimizer.load_state_dict(state)
+    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        for parameter, index in zip(group["params"], saved["params"], strict=True):
+            for name, value in state["state"].get(index, {}).items():
+                if isinstance(value, Tensor):
+                    ours = optimizer.state[parameter][name]
+                    optimizer.state[parameter][name] = ours if ours.dtype == value.dtype else value.to(ours.device)
+
+
+def _buffers_of(vae: object) -> dict[str, Tensor]:
+    """All buffers, also those that a state_dict leaves out, and those of the modules that a plain pair is made from."""
+    if isinstance(vae, nn.Module):
+        return dict(vae.named_buffers())
+    return {f"{i} {name}": place[name] for i, (place, name) in enumerate(Watch((vae.model, vae.guide)).buffers)}
 
 
 def check_fits(where: str, what: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Both hold the same names and shapes; the first that differs is named."""
+    """Both hold the same names, shapes and dtypes; the first that differs is named."""
     for name in sorted(expected.keys() | found.keys()):
         ours, theirs = (tuple(d[name].shape) if name in d else None for d in (expected, found))
         require(ours == theirs, f"{where} does not fit {what}: {name} must have shape {ours}, got {theirs}")
+        ours, theirs = expected[name].dtype, found[name].dtype
+        require(ours == theirs, f"{where} does not fit {what}: {name} must be of {ours}, got {theirs}")
 
 
 def _chunks(batches: Batches) -> Iterable[Batch]:
@@ -419,25 +483,3 @@ class _Best:
     def restore(self) -> None:
         for tensor, value in zip(self.tensors, self.values or self.tensors, strict=True):
             tensor.copy_(value)
-
-
-class _Interrupts:
-    """Within the block Ctrl-C and SIGTERM wait for the end of a step; a second one does not."""
-
-    def __init__(self) -> None:
-        self.caught, self._handlers = 0, {}
-
-    def __enter__(self) -> "_Interrupts":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._catch)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
-
-    def _catch(self, number: int, frame: object) -> None:
-        self.caught = number
-        self.__exit__()

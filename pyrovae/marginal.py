@@ -1,7 +1,7 @@
 """log p(x) per datum: by importance sampling, with its errors, and by quadrature where the latents are few."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -231,15 +231,16 @@ def quadrature_log_marginal(
 
 
 def check_args(args: tuple[Tensor, ...]) -> None:
-    require(
-        len(args) > 0 and all(isinstance(arg, Tensor) for arg in args),
-        "model and guide must be given tensors, the data first",
-    )
+    """`args` are batches of one length, x first, and finite."""
+    require(len(args) > 0, "model and guide must be given tensors, the data first, got none")
+    for index, arg in enumerate(args):
+        name = "x" if index == 0 else "y"
+        require(isinstance(arg, Tensor), f"{name} must be a tensor, got {type(arg).__name__}")
+        require(arg.dim() > 0, f"{name} must have a dimension of data, got shape ()")
+        if arg.is_floating_point():
+            require_finite(name, arg)
     require(len({len(arg) for arg in args}) == 1, f"arguments must have one length, got {[len(arg) for arg in args]}")
     require(len(args[0]) > 0, "x must hold at least one datum, got 0")
-    for arg in args:
-        if arg.is_floating_point():
-            require_finite("x", arg)
 
 
 def device_of(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
@@ -254,10 +255,24 @@ def pairs_at_a_time(model: Callable, guide: Callable, args: tuple[Tensor, ...], 
     if chunk_size is not None:
         require_count("chunk_size", chunk_size)
         return chunk_size
-    device = device_of(model, args)
-    with local_seed(0):
-        pair = check_pair(model, guide, *(arg[:DATA_CHUNK].to(device) for arg in args))
-    return max(1, min(CHUNK, CHUNK_OUTPUTS // pair.outputs))
+    device, outputs = device_of(model, args), []
+    few = [arg[:DATA_CHUNK].to(device) for arg in args]
+    check_in_parts(model, guide, few, lambda pair: outputs.append(pair.outputs))
+    return max(1, min(CHUNK, CHUNK_OUTPUTS // outputs[0]))
+
+
+def check_in_parts(model: Callable, guide: Callable, data: Sequence[Tensor], look: Callable[[Pair], object]) -> None:
+    """`look` at the pair on these data, once it is checked; half by half, where there is no memory for all of them."""
+    try:
+        with local_seed(0):
+            look(check_pair(model, guide, *data))
+        return
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or len(data[0]) == 1:
+            raise
+    half = len(data[0]) // 2
+    check_in_parts(model, guide, [part[:half] for part in data], look)
+    check_in_parts(model, guide, [part[half:] for part in data], look)
 
 
 def _log_weights(
@@ -278,6 +293,7 @@ def _log_weights(
     require_count("num_samples", num_samples)
     require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
     check_args(args)
+    Workers().check_same("data", args)
     chunk_size = pairs_at_a_time(model, guide, args, chunk_size)
     data_size = min(DATA_CHUNK, chunk_size, len(args[0]), max(1, KEPT // num_samples))
     sample_size = max(1, chunk_size // data_size)
@@ -300,16 +316,13 @@ def _log_weights(
 
 def _joined(parts: list[tuple[Tensor, ...]], args: tuple[Tensor, ...]) -> list[Tensor]:
     """The parts of all runs of data, in their order, from every process that drew some."""
-    parts = Workers().in_turn([tuple(tensor.to(args[0].device) for tensor in part) for part in parts])
-    return [torch.cat(part, -1) for part in zip(*parts, strict=True)]
+    parts = Workers().in_turn([tuple(tensor.cpu() for tensor in part) for part in parts])
+    return [torch.cat(part, -1).to(args[0].device) for part in zip(*parts, strict=True)]
 
 
 def _drawn(weights: "_ChunkWeights", data: list[Tensor], num_samples: int, sample_size: int, densities: bool) -> Tensor:
     """The log-weights of a run of data, once it is clear that the pair gives them."""
-    with local_seed(0):
-        pair = check_pair(weights.model, weights.guide, *data)
-    if densities:
-        pair.check_densities()
+    check_in_parts(weights.model, weights.guide, data, Pair.check_densities if densities else lambda pair: None)
     # Filled in place: chunks kept beside each other split the heap between decoders' large outputs.
     log_w = torch.empty(num_samples, len(data[0]), dtype=torch.float64, device=data[0].device)
     for start in range(0, num_samples, sample_size):

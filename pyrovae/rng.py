@@ -1,9 +1,10 @@
 """Randomness that is local to a block: the caller's generators are as they were after it."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,3 +35,24 @@ def set_generator_states(states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state_all(states[1:])
+
+
+def all_states(generators: Sequence[torch.Generator] = ()) -> dict[str, object]:
+    """The states of torch's, Python's and NumPy's generators, and of these, as tensors and plain values."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": generator_states(),
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "own": [generator.get_state() for generator in generators],
+    }
+
+
+def set_all_states(states: dict[str, object], generators: Sequence[torch.Generator] = ()) -> None:
+    set_generator_states(states["torch"])
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    for generator, state in zip(generators, states["own"], strict=True):
+        generator.set_state(state)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pyrovae.checkpoints import Checkpoints, atomically, check_folder
+from pyrovae.checkpoints import LOCK, Checkpoints, atomically, check_folder
 from pyrovae.conditions import OneHot
 from pyrovae.config import RunConfig
 from pyrovae.data import NUM_CLASSES, Dataset, load
@@ -26,7 +26,7 @@ from pyrovae.loop import History, check_fits
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.training import fit
 from pyrovae.vae import VAE
-from pyrovae.workers import Workers, device_of_worker
+from pyrovae.workers import Workers, alone, device_of_worker
 
 
 def load_data(config: RunConfig) -> Dataset:
@@ -92,7 +92,7 @@ def train_run(
 ) -> Run:
     """Trains what `config` says and keeps it in `folder`, which must not exist or be empty.
 
-    config.json and a checkpoint are there before the first step; metrics.jsonl has a line more after every epoch, and
+    A checkpoint and config.json are there before the first step; metrics.jsonl has a line more after every epoch, and
     checkpoint.pt is replaced every `checkpoint_minutes`, after every `checkpoint_epochs` epochs, at Ctrl-C or SIGTERM,
     and at the end (see `Checkpoints`). With `resume` a run that was broken off goes on from there, to the bit, and one
     that was not begun begins. `watch` is called after every epoch, with the run and the record of its history. Raises
@@ -101,6 +101,9 @@ def train_run(
     folder, first = Path(folder), Workers().is_first
     if resume and (folder / CONFIG).exists():
         _check_same(config, RunConfig.load(folder / CONFIG), folder)
+    elif resume and folder.is_dir() and Checkpoints(folder).paths:  # killed between its first checkpoint and its config
+        begun = Checkpoints(folder).load().get("config", {})
+        _check_same(config, RunConfig.from_dict(begun), folder)
     elif first:  # which makes it: the others may come later
         require_new(folder)
     data = load_data(config)
@@ -124,7 +127,8 @@ def train_run(
             with open(folder / METRICS, "a") as file:
                 file.write(_line(record))
             if watch is not None:
-                watch(run, record)
+                with alone():
+                    watch(run, record)
 
     fit(
         vae,
@@ -157,7 +161,7 @@ def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
     """
     folder = Path(folder)
     require(folder.is_dir(), f"run folder {folder} does not exist")
-    config = RunConfig.load(folder / "config.json")
+    config = RunConfig.load(folder / CONFIG)
     if data_root is not None:
         config = RunConfig.from_dict({**vars(config), "data_root": str(data_root)})
     saved = Checkpoints(folder).load()
@@ -182,7 +186,8 @@ def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
 def require_new(folder: Path) -> None:
     """`folder` can be made, or is empty: nothing in it would be overwritten."""
     check_folder(folder, "out")
-    holds_files = folder.exists() and any(folder.iterdir())
+    rest = (path.name for path in folder.iterdir()) if folder.exists() else ()
+    holds_files = any(name != LOCK and not name.endswith(".tmp") for name in rest)  # which a killed run leaves
     require(not holds_files, f"out must be a new or empty folder, and {folder} holds files")
 
 

@@ -13,6 +13,7 @@ from pyrovae.errors import require, require_count
 from pyrovae.marginal import CHUNK, Estimate, check_args, device_of, pairs_at_a_time
 from pyrovae.objectives.pair import Pair, check_pair, log_joint, pair_at, run_pair
 from pyrovae.rng import local_seed
+from pyrovae.workers import hides_progress
 
 # A guide's density is a few numbers for each latent, where a decoding is a few for each pixel.
 DENSITIES_PER_DECODING = 64
@@ -102,7 +103,7 @@ def elbo_surgery(
     with local_seed(0):
         _check(model, guide, [arg[:size] for arg in args])
     terms, draws = [], []
-    disable = None if progress is None else not progress
+    disable = hides_progress(progress)
     with tqdm(total=2 * num_data, unit="datum", desc="ELBO surgery", disable=disable, leave=False) as bar:
         for data in zip(*(arg.split(size) for arg in args), strict=True):
             pair = run_pair(model, guide, *data, num_particles=num_draws)

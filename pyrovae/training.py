@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyrovae import schedules
-from pyrovae.batches import Batch, batches_of
+from pyrovae.batches import Batch, batches_of, generators_of
 from pyrovae.checkpoints import Checkpoints
 from pyrovae.compiled import CompiledLoss
 from pyrovae.data import Dataset
-from pyrovae.errors import InputError, require, require_choice, require_count, require_number
+from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed, shown
 from pyrovae.loop import NONFINITE, History, Loop
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.choose import check_objective, resolve
 from pyrovae.objectives.pair import check_pair
 from pyrovae.rng import derived_seed, local_seed
-from pyrovae.workers import hides_progress
+from pyrovae.workers import Workers, hides_progress
 
 LR_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
@@ -84,14 +84,24 @@ def fit(
     - `progress=None` shows a bar on a terminal. `on_epoch` is called with each record of the `History`, `on_start` with
       that of the epochs that are done.
 
-    Where `torch.distributed` is initialised every process takes its rows of each batch (`data` a `Dataset` or a tensor)
-    and the gradients are those of the whole batch; the first writes and shows progress.
+    Of an iterable that is gone on with within an epoch the batches that are done are drawn again, from generators as
+    they were when it began: its order must be drawn then, as a `DataLoader`'s is.
+
+    Within `workers.process_group` every process takes its rows of each batch (`data` a `Dataset` or a tensor) and the
+    gradients are those of the whole batch; the first writes and shows progress.
 
     Raises `InputError` on bad input before anything is trained, and `FloatingPointError`, naming epoch, step and site,
     when the loss or a gradient is no longer finite.
     """
+    callables = all(callable(getattr(vae, name, None)) for name in ("model", "guide"))
+    require(callables, f"vae must have a model and a guide, got {shown(vae)}")
     require_count("epochs", epochs)
     require_count("batch_size", batch_size)
+    if seed is not None:
+        require_seed(seed)
+    require(callable(optimizer), f"optimizer must be a function of parameters and lr, got {optimizer!r}")
+    known = checkpoints is None or isinstance(checkpoints, Checkpoints)
+    require(known, f"checkpoints must be pv.Checkpoints(folder), got {checkpoints!r}")
     require_number("lr", lr, above=0)
     if max_grad_norm is not None:
         require_number("max_grad_norm", max_grad_norm, above=0)
@@ -110,6 +120,10 @@ def fit(
     ours = isinstance(elbo, DifferentiableELBO)
     require(ours or compile is not True, f"compile needs an objective of pyrovae, got {type(elbo).__name__}")
     require_choice("nonfinite", nonfinite, NONFINITE)
+    require(
+        Workers().size == 1 or getattr(elbo, "free_bits", None) is None,
+        "free_bits must be None where several processes train: their floor is that of the whole batch",
+    )
     device = choose_device(device)
     train, held_out = batches_of(vae, data, validation, batch_size, device)
     require(patience is None or held_out is not None, "patience needs validation data, got none")
@@ -158,11 +172,17 @@ def fit(
             nonfinite=nonfinite,
             num_particles=getattr(elbo, "num_draws", 1),
             checkpoints=checkpoints,
+            generators=generators_of(data),
             settings={
                 "objective": repr(elbo) if ours else type(elbo).__name__,
                 "epochs": epochs,
                 "batch_size": batch_size,
+                "number of batches": one_epoch.num_batches,
+                "optimizer": type(torch_optimizer).__name__,
                 "lr": lr,
+                "schedule": schedule if isinstance(schedule, str) else "one of the caller's",
+                "beta_schedule": beta_schedule if isinstance(beta_schedule, str) else "one of the caller's",
+                "beta": float(vae.beta) if isinstance(getattr(vae, "beta", None), Tensor) else None,
                 "max_grad_norm": max_grad_norm,
                 "patience": patience,
                 "nonfinite": nonfinite,
@@ -172,20 +192,27 @@ def fit(
         )
         if loop.workers.rank > 0:  # noise of its own for every process
             torch.manual_seed(derived_seed(torch.initial_seed(), f"process {loop.workers.rank}"))
+
+        def at_end() -> None:
+            if scheduled:
+                vae.set_beta(beta)
+            check_registered()
+
         try:
             with tqdm(total=epochs, unit="epoch", disable=hides_progress(progress), leave=False) as bar:
                 if compile:
                     bar.set_postfix_str("compiling")
-                loop.run(bar, on_start, on_epoch, before_epoch)
+                loop.run(bar, on_start or _ignore, on_epoch or _ignore, before_epoch, at_end)
         finally:
             if scheduled:
                 vae.set_beta(beta)
-        check_registered()
-        loop.save()
         torch_optimizer.zero_grad(set_to_none=True)  # or a step of SVI that comes next would add to these gradients
         if isinstance(vae, nn.Module):
             vae.eval()
     return loop.history
+
+
+def _ignore(*args: object) -> None: ...
 
 
 def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,8 +239,8 @@ def choose_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(1, device=device).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.empty(1, device=torch.device(device)).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise InputError(f"device must be auto or one that torch can use here, got {device!r}") from error
     return torch.device(device)
 

@@ -188,6 +188,8 @@ class VAE(nn.Module):
     def _check_shape(self, x: Tensor) -> None:
         if not (isinstance(x, Tensor) and x.is_floating_point()):
             raise InputError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+        dtype = next(self.parameters()).dtype
+        require(x.dtype == dtype, f"x must be of {dtype}, as the parameters are, got {x.dtype}")
         expected = ", ".join(map(str, ("batch", *self.event_shape)))
         require(
             x.dim() == len(self.event_shape) + 1 and x.shape[1:] == self.event_shape,

@@ -1,20 +1,23 @@
-"""The processes that train or evaluate together, on `torch.distributed`; one alone where there is no process group."""
+"""The processes that train or evaluate together, on `torch.distributed`, within `process_group`; else one alone."""
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from pyrovae.errors import require
+
+_together = False  # a process group of the caller's own may mean anything, and each may have data of its own
 
 
 class Workers:
     """This process among `size` of them, as number `rank`; alone, every method gives back what it is given."""
 
     def __init__(self) -> None:
-        together = dist.is_available() and dist.is_initialized()
-        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if _together else (0, 1)
 
     @property
     def is_first(self) -> bool:
@@ -40,6 +43,20 @@ class Workers:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def agreed_value(self, value: object) -> object:
+        """The first process's value, of any kind."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, 0)
+        return values[0]
+
+    def check_same(self, name: str, tensors: Sequence[Tensor]) -> None:
+        """Raises `InputError` where the processes, which share the work on these tensors, have others."""
+        if self.size > 1:
+            sums = [(tuple(tensor.shape), tensor.double().nan_to_num().sum().item()) for tensor in tensors]
+            same = all(found == sums for found in self.gathered(sums))
+            require(same, f"{name} must be the same for all {self.size} processes, which share the work on them")
 
     def gathered(self, value: object) -> list:
         """Every process's value, in the order of their ranks."""
@@ -71,7 +88,11 @@ def device_of_worker(device: str) -> str:
 
 @contextmanager
 def process_group() -> Iterator[Workers]:
-    """Within the block, the process group that `torchrun` started this process for, if it did: gloo; NCCL on GPUs."""
+    """Within the block the processes that `torchrun` started, if it did, train and evaluate together.
+
+    What they do must then be the same, with the same data: of `fit` each has its rows of every batch, of `evaluate` and
+    the estimates of log p(x) its share of the data, and all have the results of all. gloo; NCCL on GPUs.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield Workers()
         return
@@ -81,6 +102,22 @@ def process_group() -> Iterator[Workers]:
     store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
-        yield Workers()
+        with _set_together(True):
+            yield Workers()
     finally:
         dist.destroy_process_group()
+
+
+def alone() -> AbstractContextManager[None]:
+    """Within the block this process does by itself what it does."""
+    return _set_together(False)
+
+
+@contextmanager
+def _set_together(value: bool) -> Iterator[None]:
+    global _together
+    before, _together = _together, value
+    try:
+        yield
+    finally:
+        _together = before

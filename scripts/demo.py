@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 import pyrovae as pv
 from pyrovae.cli import run_script
+from pyrovae.errors import require, require_count
 from pyrovae.report import measures, results_table, write_evaluation
 from pyrovae.runs import require_new, train_run
 
@@ -31,6 +32,10 @@ def main(
     """
     folder = Path(out or f"runs/demo-{datetime.now():%Y%m%d-%H%M%S}")
     require_new(folder)
+    require_count("num_samples", num_samples)
+    require_count("num_data", num_data)
+    num_test = len(pv.load("ring", seed=seed).test_x)
+    require(num_data <= num_test, f"num_data must be <= {num_test}, the number of test data; got {num_data}")
     runs, results = {}, {}
     for name, settings in OBJECTIVES.items():
         print(f"training with {name}, {epochs} epochs ...", flush=True)

@@ -175,6 +175,7 @@ def main(
     """
     folder = Path(out)
     require_new(folder)
+    require(len(seeds) > 0, "seeds must be at least one number, got none")
     rows = [row for row in (image_rows(data_root) if images else POINTS) if only in row.name]
     require(len(rows) > 0, f"only must be a part of some run's name, got {only!r}")
     if epochs is not None:

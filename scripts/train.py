@@ -61,7 +61,10 @@ def default_flags(flags: list[str]) -> list[str]:
     parser.add_argument("--config", nargs="?", type=Path)
     parser.add_argument("--out", nargs="?", type=Path)
     parser.add_argument("--resume", action="store_true")
-    known, _ = parser.parse_known_args(flags)
+    try:
+        known, _ = parser.parse_known_args(flags)
+    except argparse.ArgumentError:
+        return []  # tyro says it better
     path = known.config
     if path is None and (known.resume or restarted()) and known.out is not None and (known.out / CONFIG).exists():
         path = known.out / CONFIG

@@ -538,7 +538,7 @@ def test_a_likelihood_that_looks_at_no_latent_has_no_gradient_and_is_log_px(shor
         ({"compile": "yes"}, "compile must be true, false or auto, got 'yes'"),
         ({"x": torch.full((3, 5), math.nan)}, "x must be finite, got nan at index \\(0, 0\\)"),
         ({"x": torch.zeros(0, 5)}, "x must hold at least one datum, got 0"),
-        ({"x": "images"}, "must be given tensors"),
+        ({"x": "images"}, "x must be a tensor, got str"),
     ],
 )
 @pytest.mark.parametrize("function", [annealed_log_marginal, bidirectional_gap])

@@ -1,11 +1,13 @@
 """Simulation-based calibration: ranks, the test of them, and guides that are wrong on purpose."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
-from helpers import linear_gaussian
+from helpers import linear_gaussian, refusal
 
 import pyrovae as pv
 from pyrovae.calibration import Calibration, simulation_based_calibration
@@ -229,11 +231,7 @@ def test_a_vae_of_bits_runs_at_any_beta_and_several_sites_have_their_names():
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
-def refused(model, guide, *args, **settings):
-    with pytest.raises(pv.InputError) as caught:
-        simulation_based_calibration(model, guide, *args, **settings)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refused = partial(refusal, simulation_based_calibration)
 
 
 @pytest.mark.parametrize(

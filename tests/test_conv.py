@@ -6,20 +6,12 @@ import pyro
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import refusal
 from pyro import poutine
 
 import pyrovae as pv
 from pyrovae.networks import halved
 from pyrovae.objectives.pair import run_pair
-
-
-def refusal(call, *args, **kwargs) -> str:
-    with pytest.raises(pv.InputError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
 
 # name: (event shape, channels): the tutorials' 28 -> 14 -> 7, odd sizes, one that is not square, colour, one halving
 SHAPES = {

@@ -1,8 +1,6 @@
 import functools
-import gzip
 import http.client
 import math
-import struct
 from dataclasses import fields
 from pathlib import Path
 from urllib.error import URLError
@@ -14,7 +12,22 @@ import scipy.special
 import scipy.stats
 import torch
 import torchvision
-from helpers import assert_within_standard_errors, mean_and_error
+from helpers import (
+    HEIGHT,
+    IMAGE_FILES,
+    INDEX_BITS,
+    LABEL_FILES,
+    NUM_TEST,
+    NUM_TRAIN,
+    WIDTH,
+    assert_within_standard_errors,
+    fake_images,
+    load_fake,
+    mean_and_error,
+    refusal,
+    tree,
+    write_images,
+)
 from torch import Tensor
 
 import pyrovae as pv
@@ -24,9 +37,6 @@ from pyrovae.data import TOY_DENSITIES, binarize_grey
 RINGS = {"ring": (8, 3.0, 0.25), "four_clusters": (4, 1.0, 0.2)}
 TOYS = (*RINGS, "pinwheel")
 NUM_ARMS, RADIAL_STD, TANGENTIAL_STD, RATE = 5, 0.3, 0.05, 0.25
-IMAGE_FILES = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
-LABEL_FILES = ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte")
-HEIGHT, WIDTH, INDEX_BITS, NUM_TRAIN, NUM_TEST = 4, 5, 8, 40, 12
 
 
 @pytest.fixture(autouse=True)
@@ -36,16 +46,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def refusal(call, *args, **kwargs) -> str:
-    """The one line with which `call` refuses its arguments."""
-    with pytest.raises(pv.InputError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert message
-    assert "\n" not in message
-    return message
 
 
 # Toy densities ------------------------------------------------------------------------------------------------------
@@ -428,42 +428,10 @@ def test_a_bad_batch_size_is_refused(batch_size):
 # Images -------------------------------------------------------------------------------------------------------------
 
 
-def idx(array: np.ndarray) -> bytes:
-    """An array of unsigned bytes in the IDX format."""
-    shape = struct.pack(f">{array.ndim}I", *array.shape)
-    return struct.pack(">4B", 0, 0, 8, array.ndim) + shape + array.astype(np.uint8).tobytes()
-
-
-@functools.cache
-def fake_images(num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images `(num, HEIGHT, WIDTH)` whose first pixels spell their index in 0 and 255, the rest grey; and labels."""
-    generator = np.random.default_rng(seed)
-    images = generator.integers(30, 226, size=(num, HEIGHT * WIDTH))
-    images[:, :INDEX_BITS] = 255 * (np.arange(num)[:, None] // 2 ** np.arange(INDEX_BITS) % 2)
-    return images.reshape(num, HEIGHT, WIDTH), generator.integers(0, 10, size=num)
-
-
-def write_images(root: Path, name: str = "MNIST", seed: int = 0) -> Path:
-    """A folder of the images that `fake_images` gives, as torchvision names it. Returns its `raw` folder."""
-    raw = root / name / "raw"
-    raw.mkdir(parents=True)
-    for num, split_seed, image_file, label_file in zip(
-        (NUM_TRAIN, NUM_TEST), (seed, seed + 1), IMAGE_FILES, LABEL_FILES, strict=True
-    ):
-        images, labels = fake_images(num, split_seed)
-        (raw / image_file).write_bytes(idx(images))
-        (raw / label_file).write_bytes(idx(labels))
-    return raw
-
-
 @pytest.fixture
 def image_root(tmp_path):
     write_images(tmp_path / "images")
     return tmp_path / "images"
-
-
-def load_fake(root: Path, **kwargs) -> pv.Dataset:
-    return pv.load("mnist", data_root=root, **{"num_validation": 10, **kwargs})
 
 
 def indices(x: Tensor) -> list[int]:
@@ -474,11 +442,6 @@ def indices(x: Tensor) -> list[int]:
 def grey_of(num: int, seed: int = 0) -> Tensor:
     """The grey levels in the file, `(num, 1, HEIGHT, WIDTH)`."""
     return torch.from_numpy(fake_images(num, seed)[0]).unsqueeze(1)
-
-
-def tree(root: Path) -> dict[str, bytes | None]:
-    """Everything under `root`, with what is in it."""
-    return {str(p.relative_to(root)): p.read_bytes() if p.is_file() else None for p in root.rglob("*")}
 
 
 @pytest.mark.parametrize(
@@ -694,101 +657,7 @@ def test_the_real_mnist_has_its_known_facts(mnist_root):
     assert torch.equal(usual.validation_x[-1], data.train_grey[-1] / 255)
 
 
-# Bad input ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["rings", "", "MNIST", "cifar10", None, 3, ["ring"]])
-def test_an_unknown_data_set_is_refused_with_the_known_ones(name):
-    message = refusal(pv.load, name)
-    assert message.startswith("dataset ")
-    assert repr(name) in message
-    for known in (*TOYS, "mnist", "fashion_mnist", "kmnist"):
-        assert known in message
-
-
-@pytest.mark.parametrize("name", ["ring", "pinwheel", "mnist"])
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        (field, value)
-        for field, low in (("num_train", 0), ("num_validation", -1), ("num_test", 0), ("seed", -1))
-        for value in (low, -7, 1.5, 2.0, True, "3", math.nan, [2])
-    ],
-)
-def test_a_bad_count_is_refused_by_its_name(image_root, name, field, value):
-    root = image_root if name == "mnist" else None
-    message = refusal(pv.load, name, **{"data_root": root, field: value})
-    assert message.startswith(f"{field} ")
-    assert repr(value) in message
-
-
-@pytest.mark.parametrize("name", TOYS)
-@pytest.mark.parametrize("binarize", ["none", "static", "dynamic", "nope"])
-def test_points_are_not_binarised(name, binarize):
-    message = refusal(pv.load, name, binarize=binarize)
-    assert message.startswith("binarize ")
-    assert name in message
-    assert repr(binarize) in message
-
-
-@pytest.mark.parametrize("binarize", ["nope", "", "Static", 1, True, ["static"]])
-def test_an_unknown_binarisation_is_refused(image_root, binarize):
-    message = refusal(load_fake, image_root, binarize=binarize)
-    assert message.startswith("binarize ")
-    assert repr(binarize) in message
-
-
-@pytest.mark.parametrize(
-    ("counts", "named"),
-    [
-        ({"num_train": 31}, ["num_train", "31", "40"]),
-        ({"num_train": 41, "num_validation": 0}, ["num_train", "41", "40"]),
-        ({"num_validation": 40}, ["num_validation", "40"]),
-        ({"num_validation": 41}, ["num_validation", "41", "40"]),
-        ({"num_validation": 5_000}, ["num_validation", "5000", "40"]),
-        ({"num_train": 20, "num_validation": 21}, ["num_train", "num_validation", "20", "21", "40"]),
-        ({"num_test": 13}, ["num_test", "13", "12"]),
-    ],
-)
-def test_more_images_than_the_files_hold_are_refused(image_root, counts, named):
-    message = refusal(load_fake, image_root, **counts)
-    assert all(part in message for part in named), message
-
-
-CORRUPT = {
-    "empty": lambda content: b"",
-    "wrong magic": lambda content: b"\x00\x00\x08\x07" + content[4:],
-    "unknown type": lambda content: b"\x00\x00\x0a" + content[3:],
-    "another type": lambda content: b"\x00\x00\x09" + content[3:],
-    "one number short": lambda content: content[:-1],
-    "one number over": lambda content: content + b"\x00",
-    "header cut off": lambda content: content[:6],
-    "magic cut off": lambda content: content[:2],
-    "header alone": lambda content: content[: 4 + 4 * content[3]],
-    "counts past the end": lambda content: content[:4] + b"\xff\xff\xff\xff" + content[8:],
-    "still compressed": gzip.compress,
-    "a web page": lambda content: b"<!DOCTYPE html>\n<html><body>Not found</body></html>\n" * 20,
-    "of the other kind": lambda content: idx(np.zeros((NUM_TRAIN, 2, 2))) if content[3] == 1 else idx(np.zeros(40)),
-}
-
-
-@pytest.mark.parametrize("file", [*IMAGE_FILES, *LABEL_FILES])
-@pytest.mark.parametrize("damage", CORRUPT)
-def test_a_corrupt_file_is_refused_by_its_name(image_root, file, damage):
-    path = image_root / "MNIST" / "raw" / file
-    path.write_bytes(CORRUPT[damage](path.read_bytes()))
-    message = refusal(load_fake, image_root)
-    assert str(path) in message
-
-
-@pytest.mark.parametrize("num_labels", [NUM_TRAIN - 1, NUM_TRAIN + 1])
-def test_labels_that_do_not_match_the_images_in_number_are_refused(image_root, num_labels):
-    path = image_root / "MNIST" / "raw" / LABEL_FILES[0]
-    path.write_bytes(idx(np.zeros(num_labels)))
-    message = refusal(load_fake, image_root)
-    assert str(path) in message
-    assert str(num_labels) in message
-    assert str(NUM_TRAIN) in message
+# Downloads ----------------------------------------------------------------------------------------------------------
 
 
 DOWNLOAD_ERRORS = {
@@ -827,16 +696,6 @@ def test_a_failed_download_names_the_missing_files_and_leaves_the_folder_as_it_w
     assert str(root / "MNIST" / "raw") in message
     assert {file for file in (*IMAGE_FILES, *LABEL_FILES) if file in message} == missing
     assert "PYROVAE_DATA" in message
-
-
-def test_a_data_root_that_is_a_file_is_refused(tmp_path, monkeypatch):
-    def download(self):
-        raise URLError("no network")
-
-    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
-    (tmp_path / "file").write_bytes(b"not a folder")
-    assert str(tmp_path / "file") in refusal(load_fake, tmp_path / "file")
-    assert tree(tmp_path) == {"file": b"not a folder"}
 
 
 def test_missing_images_are_downloaded_once_without_the_archives(tmp_path, monkeypatch):

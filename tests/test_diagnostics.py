@@ -5,21 +5,13 @@ import math
 
 import pytest
 import torch
-from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error
+from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, refusal
 from pyro import poutine
 from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 
 import pyrovae as pv
 from pyrovae.diagnostics import LatentUse, elbo_terms, kl_per_dimension, latent_use, sample_diversity
 from pyrovae.report import measures, results_table
-
-
-def refusal(call, *args, **kwargs) -> str:
-    with pytest.raises(pv.InputError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def linear_vae(loc, log_variance=(0.0, 0.0, 0.0), decoder=None, **settings):

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
-from helpers import assert_within_standard_errors
+from helpers import assert_within_standard_errors, doubles, refusal
 from numpy.polynomial.legendre import leggauss
 from pyro import poutine
 from torch import Tensor
@@ -21,23 +21,11 @@ LOGITS = (-500.0, -100.0, -30.0, -5.0, -0.1001, -0.1, -0.0999, -1e-5, 0.0, 1e-4,
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 
 
-def refusal(call, *args, **kwargs) -> str:
-    with pytest.raises(pv.InputError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
 def unit_quadrature(panels: int = 64, order: int = 40) -> tuple[Tensor, Tensor]:
     """Nodes and weights of Gauss-Legendre on each of the `panels` of [0, 1], in float64."""
     nodes, weights = (torch.from_numpy(values) for values in leggauss(order))
     left = torch.arange(panels, dtype=torch.float64)[:, None]
     return ((left + (nodes + 1) / 2) / panels).flatten(), (weights / (2 * panels)).repeat(panels)
-
-
-def doubles(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 # ContinuousBernoulli ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors
+from helpers import assert_within_standard_errors, refusal
 from pyro import poutine
 from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.optim import Adam
@@ -16,14 +16,6 @@ from pyrovae.objectives.choose import from_name
 
 BATCH, LATENT = 6, 3
 FLOORS = (1e-9, 0.1, 0.2, 1.0, 50.0)  # below every KL of `known_vae`, between them, and above all
-
-
-def refusal(call, *args, **kwargs) -> str:
-    with pytest.raises(pv.InputError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def free_bits(floor):

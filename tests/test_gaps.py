@@ -1,12 +1,13 @@
 """Inference gaps against their closed forms, what is refused, and what is said where q* was not found."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, draw, linear_gaussian
+from helpers import assert_within_standard_errors, draw, linear_gaussian, refusal
 
 import pyrovae as pv
 from pyrovae.distributions import IsotropicNormal
@@ -261,11 +262,7 @@ def test_a_vae_of_networks_keeps_its_parameters_and_gets_its_gaps_at_beta_one():
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
-def refused(model, guide, *args, **settings):
-    with pytest.raises(pv.InputError) as caught:
-        inference_gaps(model, guide, *args, **settings)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refused = partial(refusal, inference_gaps)
 
 
 @pytest.mark.parametrize(

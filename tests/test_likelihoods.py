@@ -4,23 +4,9 @@ import math
 import pytest
 import scipy.stats
 import torch
-from helpers import assert_within_standard_errors
-from torch import Tensor
+from helpers import assert_within_standard_errors, doubles, refusal
 
 import pyrovae as pv
-
-
-def refusal(call, *args, **kwargs) -> str:
-    with pytest.raises(pv.InputError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def doubles(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
-
 
 # Bernoulli ----------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 import itertools
 import math
+from functools import partial
 
+import helpers
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,12 +22,7 @@ BY_HAND = {
 }
 
 
-def refusal(*args, **kwargs) -> str:
-    with pytest.raises(pv.InputError) as caught:
-        pv.MLP(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+refusal = partial(helpers.refusal, pv.MLP)
 
 
 def fill(net: pv.MLP) -> list[tuple[Tensor, Tensor]]:

@@ -129,14 +129,6 @@ def test_pyro_itself_gives_no_gradient_to_a_discrete_guide_under_iwae():
     assert gradient is None or not gradient.any()
 
 
-@pytest.mark.parametrize("objective", ["elbo", "iwae", "dreg", RenyiELBO(alpha=0, num_particles=5)])
-def test_a_discrete_guide_is_refused_where_it_would_not_train(objective):
-    """Trap 5."""
-    pair, x = discrete_pair(), torch.ones(64, 3)
-    with pytest.raises(pv.InputError, match='needs a reparameterised guide, and site "z" has no rsample: use'):
-        pv.fit(pair, x, epochs=1, objective=objective)
-
-
 @pytest.mark.parametrize(
     "objective", ["score_function", "vimco", "reweighted_wake_sleep", "thermodynamic", Trace_ELBO()]
 )

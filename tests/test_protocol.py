@@ -3,11 +3,11 @@
 import itertools
 import json
 import math
-import struct
 
 import numpy as np
 import pytest
 import torch
+from helpers import idx
 
 import pyrovae as pv
 from pyrovae.config import LIKELIHOODS as FITTING
@@ -77,8 +77,7 @@ def data_root(tmp_path_factory):
     generator = np.random.default_rng(0)
     for name, shape in FILES.items():
         array = generator.integers(0, 256 if len(shape) == 3 else 10, size=shape, dtype=np.uint8)
-        header = struct.pack(">4B", 0, 0, 8, len(shape)) + struct.pack(f">{len(shape)}I", *shape)
-        (raw / name).write_bytes(header + array.tobytes())
+        (raw / name).write_bytes(idx(array))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pv.data, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
         # The evaluation's own numbers of draws are for numbers to be read: here it only has to run.

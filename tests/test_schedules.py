@@ -1,9 +1,12 @@
 """How beta goes over a training: the schedules' values, and that `fit` really sets them at every step."""
 
 import math
+from functools import partial
 
+import helpers
 import pytest
 import torch
+from helpers import parameters_of, refusal
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
@@ -12,22 +15,7 @@ import pyrovae as pv
 from pyrovae.runs import train_run
 from pyrovae.schedules import SCHEDULES, SMALLEST, resolve
 
-
-def refusal(call, *args, **kwargs) -> str:
-    with pytest.raises(pv.InputError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def small_vae(**settings):
-    torch.manual_seed(3)
-    return pv.VAE((2,), **{"latent_dim": 2, "hidden": (4,), "likelihood": pv.Gaussian(0.5), **settings})
-
-
-def parameters_of(vae):
-    return torch.nn.utils.parameters_to_vector(vae.parameters()).detach().clone()
+small_vae = partial(helpers.small_vae, hidden=(4,), likelihood=pv.Gaussian(0.5))
 
 
 def betas_of_the_steps(vae):

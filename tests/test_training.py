@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import draw, linear_gaussian
+from helpers import draw, linear_gaussian, parameters_of, ring, small_vae
 from pyro.infer import SVI, Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -14,20 +14,6 @@ import pyrovae as pv
 from pyrovae.loop import VALIDATION_SEED
 
 SGD = torch.optim.SGD
-
-
-def small_vae(**settings):
-    defaults = {"latent_dim": 2, "hidden": (8,), "likelihood": pv.Gaussian(0.5, learn_scale=True)}
-    torch.manual_seed(3)
-    return pv.VAE((2,), **{**defaults, **settings})
-
-
-def parameters_of(vae):
-    return torch.nn.utils.parameters_to_vector(vae.parameters()).detach().clone()
-
-
-def ring(**settings):
-    return pv.load("ring", **{"num_train": 100, "num_validation": 40, "num_test": 30, **settings})
 
 
 # What a step computes ----------------------------------------------------------------------------------------------
@@ -243,36 +229,6 @@ def test_every_batch_of_an_iterable_is_seen_once_an_epoch():
     pv.fit(vae, Watched(), epochs=2)
     # One batch more at the start: the one that the pair is checked on.
     assert seen == [30] + [30, 30, 30, 10] * 2
-
-
-@pytest.mark.parametrize(
-    ("data", "settings", "message"),
-    [
-        (iter([torch.zeros(4, 2)]), {}, "data must be iterable again at every epoch, got a one-time iterator"),
-        ([], {}, "data must yield at least one batch, got none"),
-        (3, {}, "data must be a Dataset, a tensor or an iterable of batches, got int"),
-        (torch.zeros(0, 2), {}, "x must be a tensor of at least one datum"),
-        (torch.zeros(4, 3), {}, r"x must have shape \(batch, 2\), got \(4, 3\)"),
-        ([torch.zeros(4, 3)], {}, r"x must have shape \(batch, 2\), got \(4, 3\)"),
-        (torch.full((4, 2), math.nan), {}, r"x must be finite, got nan at index \(0, 0\)"),
-        (torch.zeros(4, 2), {"validation": torch.full((4, 2), math.inf)}, "x must be finite, got inf"),
-        (torch.zeros(4, 2), {"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
-        (torch.zeros(4, 2), {"batch_size": -3}, "batch_size must be a whole number >= 1, got -3"),
-        (torch.zeros(4, 2), {"lr": 0.0}, "lr must be a finite number > 0, got 0.0"),
-        (torch.zeros(4, 2), {"max_grad_norm": -1}, "max_grad_norm must be a finite number > 0, got -1"),
-        (torch.zeros(4, 2), {"patience": 2}, "patience needs validation data, got none"),
-        (torch.zeros(4, 2), {"schedule": "linear"}, "schedule must be one of constant, cosine; got 'linear'"),
-        (torch.zeros(4, 2), {"objective": "evidence"}, "objective must be one of"),
-        (torch.zeros(4, 2), {"device": "abacus"}, "device must be auto or one that torch can use here, got 'abacus'"),
-    ],
-)
-def test_bad_input_is_refused_in_one_line_before_anything_is_trained(data, settings, message):
-    vae = small_vae()
-    before = parameters_of(vae)
-    with pytest.raises(pv.InputError, match=message) as caught:
-        pv.fit(vae, data, **{"epochs": 1, **settings})
-    assert "\n" not in str(caught.value)
-    assert torch.equal(parameters_of(vae), before)
 
 
 def test_pixels_outside_the_support_are_refused_wherever_they_are():

@@ -1,6 +1,8 @@
 import copy
 import math
+from functools import partial
 
+import helpers
 import pyro
 import pytest
 import torch
@@ -10,10 +12,7 @@ from pyro.optim import Adam
 
 import pyrovae as pv
 
-
-def small_vae(**settings):
-    defaults = {"latent_dim": 2, "hidden": (8,), "likelihood": pv.Gaussian(0.5)}
-    return pv.VAE((3,), **{**defaults, **settings})
+small_vae = partial(helpers.small_vae, (3,), seed=None, likelihood=pv.Gaussian(0.5))
 
 
 def traces(vae, x):

@@ -10,7 +10,7 @@ import torch
 from several_processes import evaluate, train
 
 import pyrovae as pv
-from pyrovae.workers import Workers, hides_progress, process_group
+from pyrovae.workers import Workers, alone, hides_progress, process_group
 
 HERE = Path(__file__).parent
 
@@ -84,7 +84,7 @@ def test_one_process_alone_is_all_workers():
 
 @pytest.fixture
 def second_of_three(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(pv.workers, "_together", True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     return Workers()
@@ -97,9 +97,29 @@ def test_every_row_and_every_piece_is_one_processs(second_of_three):
     assert hides_progress(True) is True
 
 
-def test_data_that_cannot_be_shared_are_refused(second_of_three):
+def test_a_process_can_work_alone_and_groups_of_the_callers_own_share_nothing(second_of_three, monkeypatch):
+    with alone():
+        assert Workers().size == 1
+    assert Workers().size == 3
+    monkeypatch.setattr(pv.workers, "_together", False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert Workers().size == 1
+
+
+def test_data_that_differ_are_refused(second_of_three, monkeypatch):
+    monkeypatch.setattr(Workers, "gathered", lambda self, value: [value, value, [((10, 2), 0.5)]])
+    with pytest.raises(pv.InputError, match="data must be the same for all 3 processes, which share the work on them"):
+        second_of_three.check_same("data", [torch.zeros(10, 2)])
+    monkeypatch.setattr(Workers, "gathered", lambda self, value: [value] * 3)
+    second_of_three.check_same("data", [torch.zeros(10, 2)])
+
+
+def test_data_that_cannot_be_shared_are_refused(second_of_three, monkeypatch):
+    monkeypatch.setattr(Workers, "check_same", lambda self, *args: None)
     vae = pv.VAE((2,), latent_dim=1, hidden=(3,), likelihood=pv.Gaussian(0.5))
     with pytest.raises(pv.InputError, match=r"batch_size must be at least the number of processes, 3; the first .* 2"):
         pv.fit(vae, torch.randn(10, 2), epochs=1, batch_size=2)
+    with pytest.raises(pv.InputError, match="free_bits must be None where several processes train"):
+        pv.fit(vae, torch.randn(10, 2), epochs=1, objective="elbo_analytic_kl", free_bits=0.1)
     with pytest.raises(pv.InputError, match="data must be a Dataset or a tensor where several processes train, got li"):
         pv.fit(vae, [torch.randn(10, 2)], epochs=1)

@@ -68,6 +68,11 @@ class AnalyticKLELBO(DifferentiableELBO):
             f"{orders[1]} in the guide: where one depends on another, the sum of their KLs is not the KL; use elbo",
         )
         for name in pair.latent:
+            require(
+                pair.guide_sites[name]["fn"].has_rsample,
+                f'objective elbo_analytic_kl needs a reparameterised guide, and site "{name}" has no rsample: use '
+                f"score_function",
+            )
             try:
                 self._kl(pair, name)
             except (NotImplementedError, AttributeError) as error:
@@ -75,8 +80,3 @@ class AnalyticKLELBO(DifferentiableELBO):
                     f'objective elbo_analytic_kl needs a closed-form KL at site "{name}", and none is registered for '
                     f"its distributions; use objective elbo"
                 ) from error
-            require(
-                pair.guide_sites[name]["fn"].has_rsample,
-                f'objective elbo_analytic_kl needs a reparameterised guide, and site "{name}" has no rsample: use '
-                f"score_function",
-            )

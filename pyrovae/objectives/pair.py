@@ -121,11 +121,21 @@ def run_pair(model: Callable, guide: Callable, *args, num_particles: int = 1, **
     require_count("num_particles", num_particles)
     try:
         model_sites, guide_sites = _run(model, guide, args, kwargs, num_particles)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise InputError(f"model and guide must take the same {len(args)} arguments: {first_line(error)}") from error
     except (IndexError, RuntimeError, ValueError) as error:
         if isinstance(error, InputError) or is_out_of_memory(error):
             raise
         # A broken contract often shows as a clash of shapes with the particles: a run without them tells which it is.
-        _check_contract(*_run(model, guide, args, kwargs, None), args)
+        try:
+            alone = _run(model, guide, args, kwargs, None)
+        except (IndexError, RuntimeError) as without:
+            if isinstance(without, InputError) or is_out_of_memory(without):
+                raise
+            raise InputError(f"the pair does not run: {first_line(without)}") from error
+        _check_contract(*alone, args)
         raise InputError(
             "model and guide must take particles to the left of the batch (networks: any number of leading batch "
             f"dimensions); without particles they run, and with {num_particles} there was: {first_line(error)}"
@@ -151,6 +161,8 @@ def check_pair(model: Callable, guide: Callable, *args) -> Pair:
 
 def _checked(model: Callable, guide: Callable, args: tuple) -> Pair:
     pair = run_pair(model, guide, *args, num_particles=2)
+    if not pair.observed:
+        raise InputError("model must observe the data at a site, and observes none")
     latents = {name: site["value"][0] for name, site in pair.guide_sites.items()}
     alone = _run(*(poutine.condition(program, data=latents) for program in (model, guide)), args, {}, None)
     sites = [{name: site for name, site in s.items() if name in latents or site["is_observed"]} for s in alone]
