@@ -105,7 +105,9 @@ def test_a_guide_that_draws_outside_the_priors_support_is_refused_in_one_line():
             pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True) * torch.ones(3), 1.0).to_event(1), obs=x)
 
     for use in (pv.log_marginal, pv.annealed_log_marginal, pv.elbo_surgery, pv.evaluate):
-        with pytest.raises(pv.InputError, match=r'^the pair does not run: at site "z": .*within the support') as caught:
+        with pytest.raises(
+            pv.InputError, match=r'^the pair does not run: at site "z": .* at index .* is outside .*0.0'
+        ) as caught:
             use(model, guide, X)
         assert "\n" not in str(caught.value)
 

@@ -1,5 +1,7 @@
 """Every script runs as a user runs it; a bad flag is one line and exit status 2, and nothing is written."""
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -23,6 +25,19 @@ def run(*arguments, cwd, **environment):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::UserWarning", **environment}
     command = [sys.executable, str(ROOT / "scripts" / arguments[0]), *map(str, arguments[1:])]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+
+def run_here(*arguments, cwd):
+    """The same in this process, which has everything imported: for what has been seen to start by itself."""
+    out, error, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        patch.setattr(sys, "argv", list(map(str, arguments)))
+        patch.chdir(cwd)
+        try:
+            runpy.run_path(str(ROOT / "scripts" / arguments[0]), run_name="__main__")
+        except SystemExit as stopped:
+            status = stopped.code
+    return subprocess.CompletedProcess(arguments, status or 0, out.getvalue(), error.getvalue())
 
 
 def test_every_script_is_run_by_a_test():
@@ -116,24 +131,24 @@ def test_the_tutorials_in_small(tmp_path):
     assert {"out/points.png", "out/variance.png"} <= tree(tmp_path).keys()
 
 
-def test_a_training_that_diverges_is_one_line_and_a_config_repeats_a_run(tmp_path):
-    bad = run("train.py", "--lr", 1e10, "--epochs", 30, "--out", "bad", cwd=tmp_path)
+def test_a_training_that_diverges_is_one_line_and_a_config_repeats_a_run_here(tmp_path):
+    bad = run_here("train.py", "--lr", 1e10, "--epochs", 30, "--out", "bad", cwd=tmp_path)
     assert bad.returncode == 2
     assert re.fullmatch(r"error: training diverged: .* at epoch \d+, step \d+ .*\n", bad.stderr)
     assert (tmp_path / "bad/checkpoint.pt").exists()  # that of before the first step
     small = ["--dataset", "pinwheel", "--hidden", 7, "--epochs", 2, "--batch-size", 500, "--conditional"]
-    assert run("train.py", *small, "--out", "one", cwd=tmp_path).returncode == 0
-    again = run("train.py", "--config", "one/config.json", "--out", "two", cwd=tmp_path)
+    assert run_here("train.py", *small, "--out", "one", cwd=tmp_path).returncode == 0
+    again = run_here("train.py", "--config", "one/config.json", "--out", "two", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "one/config.json").read_text() == (tmp_path / "two/config.json").read_text()
     states = [torch.load(tmp_path / name / "checkpoint.pt")["state"] for name in ("one", "two")]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    other = run("train.py", "--config", "one/config.json", "--no-conditional", "--out", "three", cwd=tmp_path)
+    other = run_here("train.py", "--config", "one/config.json", "--no-conditional", "--out", "three", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     assert json.loads((tmp_path / "three/config.json").read_text())["conditional"] is False
-    resumed = run("train.py", "--out", "one", "--resume", cwd=tmp_path)
+    resumed = run_here("train.py", "--out", "one", "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    changed = run("train.py", "--out", "one", "--resume", "--lr", 0.5, cwd=tmp_path)
+    changed = run_here("train.py", "--out", "one", "--resume", "--lr", 0.5, cwd=tmp_path)
     message = "error: the run in one was begun with lr 0.001, and lr is now 0.5\n"
     assert (changed.returncode, changed.stderr) == (2, message)
 
@@ -154,7 +169,7 @@ def test_processes_beside_threads_in_small(tmp_path):
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
     scaling["launch"]("evaluate.py", (2, 1), tmp_path / "run", "--num-samples", 30, "--num-data", 300)
     evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
-    one = run("evaluate.py", "run", "--num-samples", 30, "--num-data", 300, "--overwrite", cwd=tmp_path)
+    one = run_here("evaluate.py", "run", "--num-samples", 30, "--num-data", 300, "--overwrite", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
     alone = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert {k: v for k, v in evaluation.items() if k != "seconds"} == pytest.approx(
@@ -186,21 +201,21 @@ def test_the_comparison_of_objectives_in_small(tmp_path):
         differences = [a - b for a, b in zip(*runs, strict=True)]
         assert row["difference"] == pytest.approx(sum(differences) / 2, abs=1e-4)
         assert row["difference_error"] == pytest.approx(abs(differences[0] - differences[1]) / 2, abs=1e-4)
-    again = run("compare_objectives.py", "--seeds", 1, *small, cwd=tmp_path)  # nothing is run a second time
+    again = run_here("compare_objectives.py", "--seeds", 1, *small, cwd=tmp_path)  # nothing is run a second time
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "out/results.json").read_text())[0]["log_px_error"] is None
     for flags, message in (
         (["--seeds", 1, 1], "seeds must differ, got (1, 1): their standard error would be too small"),
         (["--num-data", 31], "num_data must be <= 30, the number of test images; got 31"),
     ):
-        bad = run("compare_objectives.py", "--seeds", 7, *small, *flags, cwd=tmp_path)
+        bad = run_here("compare_objectives.py", "--seeds", 7, *small, *flags, cwd=tmp_path)
         assert (bad.returncode, bad.stderr) == (2, f"error: {message}\n")
         assert not (tmp_path / "out/ELBO-seed7").exists()
     (tmp_path / "out/TVO-seed1/log_px_20x30.pt").write_bytes(b"cut off")
-    bad = run("compare_objectives.py", "--seeds", 1, *small, cwd=tmp_path)
+    bad = run_here("compare_objectives.py", "--seeds", 1, *small, cwd=tmp_path)
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: out/TVO-seed1/log_px_20x30.pt is not a readable estimate (")
-    other = run("compare_objectives.py", "--seeds", 1, *small, "--hidden", 5, cwd=tmp_path)
+    other = run_here("compare_objectives.py", "--seeds", 1, *small, "--hidden", 5, cwd=tmp_path)
     assert (other.returncode, other.stderr) == (
         2,
         "error: the run in out/ELBO-seed1 was begun with hidden [4], and hidden is now [5]\n",

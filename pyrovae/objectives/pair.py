@@ -63,7 +63,7 @@ class Pair:
             try:
                 log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
             except ValueError as error:  # Pyro's validation, which does not name the site
-                raise ValueError(f'at site "{name}": {error}') from error
+                raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
             total = total + scale_and_mask(log_prob, mask=site["mask"])
         return total.expand(self.batch_shape)
 
@@ -84,8 +84,9 @@ class Pair:
             if isinstance(base_of(site["fn"]), Unit):
                 refuse(name, "is a factor, and the joint is then not normalised")
         for name, site in self.observed.items():
-            if not bool(site["fn"].support.check(site["value"]).all()):
-                refuse(name, "has data outside its support (grey pixels under a Bernoulli are a cross-entropy)")
+            found = outside_support(site)
+            if found:
+                refuse(name, f"has data outside its support, {found} (grey pixels under a Bernoulli: a cross-entropy)")
         for name, site in self.guide_sites.items():
             if name not in self.model_sites:
                 refuse(name, "is in the guide alone (auxiliary), and the weights would lack its density")
@@ -101,6 +102,16 @@ def base_of(fn: TorchDistribution) -> TorchDistribution:
     while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist
     return fn
+
+
+def outside_support(site: dict) -> str | None:
+    """The first element of a site's value that its distribution cannot have, in words."""
+    support = base_of(site["fn"]).support
+    inside = support.check(site["value"])
+    if bool(inside.all()):
+        return None
+    index = tuple((~inside).nonzero()[0].tolist())
+    return f"{str(site['value'][index].tolist())[:80]} at index {index} is outside {support}"
 
 
 def is_masked(site: dict) -> bool:
