@@ -53,7 +53,7 @@ def test_train_then_evaluate_points(tmp_path):
     assert trained.stderr == ""
     assert "next: python scripts/evaluate.py out" in trained.stdout
     assert json.loads((tmp_path / "out/config.json").read_text())["num_particles"] == 3
-    evaluated = run("evaluate.py", "out", "--num-samples", 50, "--num-data", 30, cwd=tmp_path)
+    evaluated = run_here("evaluate.py", "out", "--num-samples", 50, "--num-data", 30, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     evaluation = json.loads((tmp_path / "out/evaluation.json").read_text())
     keys = {"elbo", "iwae_50", "log_px", "log_px_standard_error", "num_samples", "num_data"}
@@ -65,11 +65,11 @@ def test_train_then_evaluate_points(tmp_path):
     assert figures == ["latent.png", "samples.png", "training.png"]
 
     before = (tmp_path / "out/evaluation.json").read_text()
-    again = run("evaluate.py", "out", "--num-samples", 60, cwd=tmp_path)
+    again = run_here("evaluate.py", "out", "--num-samples", 60, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == "error: out/evaluation.json exists; say --overwrite to replace it\n"
     assert (tmp_path / "out/evaluation.json").read_text() == before
-    again = run("evaluate.py", "out", "--num-samples", 60, "--num-data", 30, "--overwrite", cwd=tmp_path)
+    again = run_here("evaluate.py", "out", "--num-samples", 60, "--num-data", 30, "--overwrite", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "out/evaluation.json").read_text())["num_samples"] == 60
 
@@ -78,16 +78,16 @@ def test_estimates_beside_each_other(tmp_path):
     flags = ["--dataset", "four_clusters", "--hidden", 4, "--epochs", 1, "--out", "out"]
     assert run("train.py", *flags, cwd=tmp_path).returncode == 0
     flags = ["out", "--num-data", 3, "--methods", "elbo", "is_100"]
-    result = run("evaluate.py", *flags, cwd=tmp_path)
+    result = run_here("evaluate.py", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "out/estimates.json").read_text())["estimates"]
     assert [row["method"] for row in rows] == ["elbo", "is_100"]
     for text in (result.stdout, (tmp_path / "out/estimates.md").read_text()):
         assert f"{rows[1]['nats']:.3f}" in text
     assert (tmp_path / "out/figures/estimates.png").exists()
-    again = run("evaluate.py", *flags, cwd=tmp_path)
+    again = run_here("evaluate.py", *flags, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (2, "error: out/estimates.json exists; say --overwrite to replace it\n")
-    bad = run("evaluate.py", "out", "--overwrite", "--methods", "magic", cwd=tmp_path)
+    bad = run_here("evaluate.py", "out", "--overwrite", "--methods", "magic", cwd=tmp_path)
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: methods must be elbo, iwae_K, is_S, ais_T or ais_prior_T")
 
