@@ -124,7 +124,7 @@ class Comparison:
         """As text: bounds, then signal to noise of each side (its floor in brackets), bias, time, memory."""
 
         def pair(value: float | None, other: float | None, form: str = ".2g") -> str:
-            return "" if value is None else f"{value:{form}} ({other:.2g})"
+            return "" if value is None or math.isnan(value) else f"{value:{form}} ({other:.2g})"
 
         has_bias = any(row.reference for row in self.rows)
         lines = []
@@ -206,7 +206,11 @@ def compare(
         require(len(runs) > 0, f"no objective takes num_particles {list(num_particles)}")
         wanted = {REFERENCES[type(r.objective)](r.num_particles): None for r in runs if type(r.objective) in REFERENCES}
         have = [run.objective for run in runs]
-        references = [_Run("", o.num_particles, o) for o in wanted if reparameterised and o not in have]
+        references = [
+            _Run(f"reference {type(o).__name__}", o.num_particles, o)
+            for o in wanted
+            if reparameterised and o not in have
+        ]
         sides = _sides(model, guide, args)
         if log_px is None:
             log_px = log_marginal(model, guide, *args, num_samples=5_000, progress=progress)
@@ -214,7 +218,14 @@ def compare(
         with tqdm(total=repeats, desc="comparing", disable=hides_progress(progress), leave=False) as bar:
             for repeat in range(repeats):
                 for run in (*runs, *references):
-                    run.repeat(model, guide, args, sides, derived_seed(seed, f"{run.objective!r} {repeat}"), repeats)
+                    run.repeat(
+                        model,
+                        guide,
+                        args,
+                        sides,
+                        derived_seed(seed, f"{run.name} {run.num_particles} {repeat}"),
+                        repeats,
+                    )
                 done += 1
                 bar.update()
                 if max_seconds is not None and done >= 4 and time.perf_counter() - started > max_seconds:
@@ -271,7 +282,9 @@ class _Moments:
         bias = bias_floor = None
         if reference is not None:
             bias = (self.mean - reference.mean).norm().item()
-            squared_error = variance.sum() / self.count + reference.squares.sum() / (reference.count - 1) / self.count
+            squared_error = (
+                variance.sum() / self.count + reference.squares.sum() / (reference.count - 1) / reference.count
+            )
             bias_floor = squared_error.sqrt().item()
         floor = math.sqrt(2 / (math.pi * self.count))
         size, total = self.mean.norm().item(), variance.sum().item()
