@@ -35,7 +35,8 @@ class Checkpoints:
     there whole or not at all; the one before it is kept. `load` reads the last, or says that it is damaged and reads
     the one before. They hold tensors and plain values alone (`torch.load(..., weights_only=True)`).
 
-    `extra` are more plain values to keep with each. Raises `InputError` where `folder` cannot be written to.
+    `extra` are more plain values to keep with each. Raises `InputError` where `folder` is none; where it cannot be
+    written to, `fit` says so: to read asks for no more than to read.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Checkpoints:
         if epochs is not None:
             require_count("epochs", epochs)
         self.folder, self.seconds, self.epochs, self.extra = Path(folder), 60 * minutes, epochs, extra or {}
-        check_folder(self.folder, "folder")
+        _nearest(self.folder, "folder")
         self._written, self._damaged = time.monotonic(), set()
 
     @property
@@ -152,13 +153,21 @@ def versions() -> dict[str, str | int]:
 def check_folder(folder: Path, name: str) -> None:
     """`folder` is one, or can be made, and can be written to."""
     try:
-        require(not folder.exists() or folder.is_dir(), f"{name} must be a folder, got the file {folder}")
-        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        require(existing.is_dir(), f"{name} must be a folder, and {existing} is a file")
-        with tempfile.TemporaryFile(dir=existing):  # os.access says yes of what even root cannot write to
+        with tempfile.TemporaryFile(dir=_nearest(folder, name)):  # os.access says yes of what no one can write to
             pass
     except OSError as error:
         raise InputError(f"{name} must be writable, and {folder} is not ({error.strerror})") from error
+
+
+def _nearest(folder: Path, name: str) -> Path:
+    """What there is of `folder`: itself, or the parent that it can be made in."""
+    try:
+        require(not folder.exists() or folder.is_dir(), f"{name} must be a folder, got the file {folder}")
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    except OSError as error:  # the name is too long, for one
+        raise InputError(f"{name} must be a folder, and {folder} is not ({error.strerror})") from error
+    require(existing.is_dir(), f"{name} must be a folder, and {existing} is a file")
+    return existing
 
 
 def check_versions(state: dict) -> None:

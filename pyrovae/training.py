@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from pyrovae import schedules
 from pyrovae.batches import Batch, batches_of, generators_of
-from pyrovae.checkpoints import Checkpoints
+from pyrovae.checkpoints import Checkpoints, check_folder
 from pyrovae.compiled import CompiledLoss
 from pyrovae.data import Dataset
 from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed, shown
@@ -102,6 +102,8 @@ def fit(
     require(callable(optimizer), f"optimizer must be a function of parameters and lr, got {optimizer!r}")
     known = checkpoints is None or isinstance(checkpoints, Checkpoints)
     require(known, f"checkpoints must be pv.Checkpoints(folder), got {checkpoints!r}")
+    if checkpoints is not None:
+        check_folder(checkpoints.folder, "folder")
     require_number("lr", lr, above=0)
     if max_grad_norm is not None:
         require_number("max_grad_norm", max_grad_norm, above=0)

@@ -1,8 +1,10 @@
 import json
 import math
 import sys
+import tempfile
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +112,17 @@ def test_initial_parameters_come_from_the_seed_and_leave_the_callers_generator_a
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(one.encoder.output.weight, same.encoder.output.weight)
     assert not torch.equal(one.encoder.output.weight, other.encoder.output.weight)
+
+
+def test_a_run_that_may_only_be_read_is_loaded(trained, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write to a folder that is read-only
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert pv.load_run(trained.folder).history == trained.history
+    with pytest.raises(pv.InputError, match=r"must be writable, and .* is not \(Permission denied\)"):
+        pv.fit(trained.vae, trained.data, epochs=1, checkpoints=pv.Checkpoints(trained.folder))
 
 
 def test_the_checkpoint_is_an_ordinary_one_of_torchs(trained):
