@@ -12,6 +12,7 @@ from pyrovae.data import Dataset, load
 from pyrovae.errors import InputError
 from pyrovae.evaluation import Evaluation, evaluate
 from pyrovae.gaps import inference_gaps
+from pyrovae.history import History
 from pyrovae.likelihoods import (
     Bernoulli,
     Categorical,
@@ -27,7 +28,7 @@ from pyrovae.networks import MLP, ConvDecoder, ConvEncoder
 from pyrovae.objectives.pair import log_weights
 from pyrovae.runs import Run, load_run
 from pyrovae.surgery import elbo_surgery
-from pyrovae.training import History, fit
+from pyrovae.training import fit
 from pyrovae.vae import VAE
 
 __all__ = [

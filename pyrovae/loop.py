@@ -5,65 +5,24 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyrovae.batches import VALIDATION_CHUNK, Batch, Batches
-from pyrovae.checkpoints import Checkpoints, check_versions
+from pyrovae.checkpoints import Checkpoints
 from pyrovae.errors import InputError, first_line, require, warn
+from pyrovae.history import History, Position
 from pyrovae.interrupts import Interrupts
 from pyrovae.objectives.pair import not_finite, run_pair
-from pyrovae.rng import all_states, derived_seed, local_seed, set_all_states
-from pyrovae.watch import Watch
+from pyrovae.rng import all_states, local_seed, set_all_states
+from pyrovae.state import buffers_of, restore, state_of
 from pyrovae.workers import Workers
 
 VALIDATION_SEED = 0
 READ_EVERY = 50  # steps on a GPU
 NONFINITE = ("stop", "skip")
-
-
-@dataclass
-class History:
-    """One entry per epoch; everything in nats per datum.
-
-    `loss` is minus the training objective, averaged over the epoch's data as the parameters moved. `elbo`,
-    `reconstruction` (E_q[log p(x|z)]) and `kl` (E_q[log q(z|x) - log p(z)]) are of the validation data after the
-    epoch, at beta = 1, with elbo = reconstruction - kl; None where there are no validation data. `skipped` counts the
-    steps that were left out because loss or gradient was not finite; None where such a step stops the training.
-    """
-
-    epoch: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    elbo: list[float | None] = field(default_factory=list)
-    reconstruction: list[float | None] = field(default_factory=list)
-    kl: list[float | None] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    skipped: list[int | None] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def append(self, record: dict[str, float | None]) -> None:
-        for name in vars(self):
-            getattr(self, name).append(record[name])
-
-    def records(self) -> list[dict[str, float | None]]:
-        columns = asdict(self)
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-@dataclass
-class _Position:
-    """How far the training is: in `epoch`, `step` of its batches are done, with sums over their `count` data."""
-
-    epoch: int = 1
-    step: int = 0
-    total: float = 0.0
-    count: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    done: bool = False
 
 
 class Loop:
@@ -101,8 +60,8 @@ class Loop:
         self.nonfinite, self.num_particles = nonfinite, num_particles
         self.checkpoints, self.settings, self.workers = checkpoints, settings, Workers()
         self.generators = generators
-        self.history, self.position = History(), _Position()
-        self.buffers = _buffers_of(vae)
+        self.history, self.position = History(), Position()
+        self.buffers = buffers_of(vae)
         self.best = _Best([*parameters.values(), *self.buffers.values()], patience)
         self.epoch_start: dict[str, object] | None = None
         """The generators as they were when the epoch that is being trained began."""
@@ -174,7 +133,7 @@ class Loop:
         record["seconds"] = before + time.perf_counter() - started
         self.history.append(record)
         enough = self.best.is_enough(record["elbo"])
-        self.position = _Position(position.epoch + 1, done=enough or position.epoch == self.epochs)
+        self.position = Position(position.epoch + 1, done=enough or position.epoch == self.epochs)
         self.epoch_start = None
         return record
 
@@ -329,7 +288,7 @@ class Loop:
         if self.checkpoints is not None:  # of the first process alone: others may see another folder, or a later one
             state = self.workers.agreed_value(self.checkpoints.load() if self.workers.is_first else None)
         if state is not None:
-            self._restore(state)
+            restore(self, state)
         else:
             for tensor in (*self.parameters.values(), *self.buffers.values()):
                 self.workers.agreed(tensor.detach())
@@ -366,95 +325,11 @@ class Loop:
             return
         generators = self.workers.gathered((all_states(self.generators), self.epoch_start))
         if self.workers.is_first:
-            self.checkpoints.save({**self._state(), "generators": generators})
-
-    def _state(self) -> dict[str, object]:
-        return {
-            "settings": self.settings,
-            "state": self.vae.state_dict() if isinstance(self.vae, nn.Module) else {},
-            "buffers": self.buffers,
-            "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "history": self.history.records(),
-            "position": asdict(self.position),
-            "best": {"elbo": self.best.elbo, "waited": self.best.waited, "values": self.best.values},
-        }
-
-    @torch.no_grad()
-    def _restore(self, state: dict) -> None:
-        where = f"the checkpoint in {self.checkpoints.folder}"
-        try:
-            best, position, generators = state["best"], _Position(**state["position"]), state["generators"]
-            for name in self.settings:
-                was, now = state["settings"].get(name), self.settings[name]
-                require(was == now, f"{where} was written with {name} {was!r}, and {name} is now {now!r}")
-            for ours, theirs in ((self.parameters, state["parameters"]), (self.buffers, state["buffers"])):
-                check_fits(where, "the model", ours, theirs)
-            _load_optimizer(self.optimizer, state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
-            for record in state["history"]:
-                self.history.append(record)
-            for ours, theirs in ((self.parameters, state["parameters"]), (self.buffers, state["buffers"])):
-                for name, tensor in ours.items():
-                    tensor.copy_(theirs[name])
-            self.position, self.best.elbo, self.best.waited = position, best["elbo"], best["waited"]
-            if best["values"] is not None:
-                pairs = zip(self.best.tensors, best["values"], strict=True)
-                self.best.values = [value.to(tensor.device) for tensor, value in pairs]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{where} is not one of this training ({type(error).__name__}: {error})") from error
-        check_versions(state)
-        self._restore_generators(generators)
-
-    def _restore_generators(self, generators: list) -> None:
-        now, start = generators[self.workers.rank] if len(generators) == self.workers.size else (None, None)
-        here = all_states(self.generators)
-        if now is not None and all(len(now[kind]) == len(here[kind]) for kind in ("torch", "own")):
-            set_all_states(now, self.generators)
-            self.epoch_start = start
-            return
-        then = f"{len(generators)} processes with {len(generators[0][0]['torch'])} of torch's generators"
-        now = f"{self.workers.size} with {len(here['torch'])}"
-        warn(
-            f"the checkpoint was written by {then} each, and here are {now}: its epoch is begun again, with other "
-            "random numbers"
-        )
-        torch.manual_seed(derived_seed(self.position.epoch, f"process {self.workers.rank} of {self.workers.size}"))
-        self.position = _Position(self.position.epoch, done=self.position.done)
+            self.checkpoints.save({**state_of(self), "generators": generators})
 
     @property
     def _any_parameter(self) -> Tensor:
         return next(iter(self.parameters.values()))
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """`load_state_dict` casts an optimiser's numbers to its parameters' dtype; here they have what they had."""
-    optimizer.load_state_dict(state)
-    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        for parameter, index in zip(group["params"], saved["params"], strict=True):
-            for name, value in state["state"].get(index, {}).items():
-                if isinstance(value, Tensor):
-                    ours = optimizer.state[parameter][name]
-                    optimizer.state[parameter][name] = ours if ours.dtype == value.dtype else value.to(ours.device)
-
-
-def _buffers_of(vae: object) -> dict[str, Tensor]:
-    """All buffers, also those that a state_dict leaves out, and those of the modules that a plain pair is made from."""
-    if isinstance(vae, nn.Module):
-        return dict(vae.named_buffers())
-    return {f"{i} {name}": place[name] for i, (place, name) in enumerate(Watch((vae.model, vae.guide)).buffers)}
-
-
-def check_fits(where: str, what: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Both hold the same names, shapes and dtypes; the first that differs is named."""
-    for name in sorted(expected.keys() | found.keys()):
-        ours, theirs = (tuple(d[name].shape) if name in d else None for d in (expected, found))
-        require(ours == theirs, f"{where} does not fit {what}: {name} must have shape {ours}, got {theirs}")
-        ours, theirs = expected[name].dtype, found[name].dtype
-        require(ours == theirs, f"{where} does not fit {what}: {name} must be of {ours}, got {theirs}")
 
 
 def _chunks(batches: Batches) -> Iterable[Batch]:

@@ -15,7 +15,7 @@ from pyrovae.data import Dataset
 from pyrovae.diagnostics import latent_use
 from pyrovae.errors import require, require_count
 from pyrovae.evaluation import ELBO_DRAWS, Evaluation, evaluate
-from pyrovae.loop import History
+from pyrovae.history import History
 from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, quadrature_log_marginal
 from pyrovae.rng import local_seed
 from pyrovae.runs import Run

@@ -13,6 +13,7 @@ from pyrovae.conditions import OneHot
 from pyrovae.config import RunConfig
 from pyrovae.data import NUM_CLASSES, Dataset, load
 from pyrovae.errors import InputError, require, require_finite
+from pyrovae.history import History
 from pyrovae.likelihoods import (
     Bernoulli,
     Categorical,
@@ -22,8 +23,8 @@ from pyrovae.likelihoods import (
     HeteroscedasticGaussian,
     Likelihood,
 )
-from pyrovae.loop import History, check_fits
 from pyrovae.rng import derived_seed, local_seed
+from pyrovae.state import check_fits
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 from pyrovae.workers import Workers, alone, device_of_worker

@@ -17,7 +17,8 @@ from pyrovae.checkpoints import Checkpoints, check_folder
 from pyrovae.compiled import CompiledLoss
 from pyrovae.data import Dataset
 from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed, shown
-from pyrovae.loop import NONFINITE, History, Loop
+from pyrovae.history import History
+from pyrovae.loop import NONFINITE, Loop
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.choose import check_objective, resolve
 from pyrovae.objectives.pair import check_pair
