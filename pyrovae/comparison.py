@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyro
 import torch
@@ -18,17 +18,11 @@ from tqdm.auto import tqdm
 from pyrovae.compiled import CompiledLoss
 from pyrovae.errors import InputError, require, require_count, require_number
 from pyrovae.marginal import Estimate, check_args, device_of, log_marginal
-from pyrovae.objectives.analytic_kl import AnalyticKLELBO
 from pyrovae.objectives.choose import check_objective, from_name
-from pyrovae.objectives.elbo import ELBO, StickingTheLanding
-from pyrovae.objectives.iwae import IWAE, DReG
 from pyrovae.objectives.pair import check_pair
-from pyrovae.objectives.score import VIMCO, ScoreFunction
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.workers import hides_progress
 
-# Whose gradient has the same mean, by plain differentiation: the gradient of the same bound.
-REFERENCES = {StickingTheLanding: ELBO, AnalyticKLELBO: ELBO, ScoreFunction: ELBO, DReG: IWAE, VIMCO: IWAE}
 SIDES = ("model", "guide")
 TIMED = 10
 
@@ -42,7 +36,8 @@ class Gradient:
     the mean of |g_u| / |g - g_u|, g_u the part of g along u, the mean gradient of the other half of the repeats (the
     directional signal-to-noise ratio of Rainforth et al. 2018); `dsnr_floor` is the same along a difference of two
     means, in which there is no signal. `bias` = |mean - mean of the reference|, and `bias_floor` what that is of two
-    estimators with one mean; None where there is no reference.
+    estimators with one mean; None where there is no reference. `mean` has the parameters of the side in one row, in the
+    order in which the program comes upon them.
     """
 
     norm: float
@@ -53,6 +48,11 @@ class Gradient:
     dsnr_floor: float
     bias: float | None
     bias_floor: float | None
+    mean: Tensor = field(repr=False)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """The numbers, without `mean`."""
+        return {name: value for name, value in vars(self).items() if name != "mean"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Comparison:
             values = {name: value for name, value in vars(row).items() if name not in SIDES}
             for side in SIDES:
                 gradient = getattr(row, side)
-                values |= {f"{side}_{name}": value for name, value in (vars(gradient) if gradient else {}).items()}
+                values |= {f"{side}_{name}": value for name, value in (gradient.to_dict() if gradient else {}).items()}
             values["guide_variance_seconds"] = row.variance_seconds
             flat.append({n: v if not isinstance(v, float) or math.isfinite(v) else None for n, v in values.items()})
         return flat
@@ -177,9 +177,9 @@ def compare(
     Repeats go round the estimators, so that times are interleaved, and when `max_seconds` are over all have about as
     many. `log_px` is what the gaps are taken from; None takes importance sampling with 5,000 draws.
 
-    The bias is that of the mean gradient against the plain estimator of the same bound with the same K (`ELBO` for
-    STL, analytic KL and the score function; `IWAE` for DReG and VIMCO), where the guide is reparameterised. Do not read
-    a signal off a number near its floor.
+    The bias is that of the mean gradient against the plain estimator of the same bound with the same K, which an
+    objective's class names as its `reference` (`ELBO` for STL, analytic KL and the score function; `IWAE` for DReG and
+    VIMCO), where the guide is reparameterised. Do not read a signal off a number near its floor.
 
     Parameters, their gradients, buffers, the param store and the generators are left as they were found. Raises
     `InputError` if the pair breaks the contract, and on an objective that does not fit it.
@@ -204,7 +204,7 @@ def compare(
             check_objective(objective, pair)
             runs.append(_Run(name, number, objective))
         require(len(runs) > 0, f"no objective takes num_particles {list(num_particles)}")
-        wanted = {REFERENCES[type(r.objective)](r.num_particles): None for r in runs if type(r.objective) in REFERENCES}
+        wanted = dict.fromkeys(reference for run in runs if (reference := _reference(run)) is not None)
         have = [run.objective for run in runs]
         references = [
             _Run(f"reference {type(o).__name__}", o.num_particles, o)
@@ -288,7 +288,7 @@ class _Moments:
             bias_floor = squared_error.sqrt().item()
         floor = math.sqrt(2 / (math.pi * self.count))
         size, total = self.mean.norm().item(), variance.sum().item()
-        return Gradient(size, total, snr, floor, dsnr, dsnr_floor, bias, bias_floor)
+        return Gradient(size, total, snr, floor, dsnr, dsnr_floor, bias, bias_floor, self.mean)
 
 
 class _Run:
@@ -315,8 +315,7 @@ class _Run:
                 self.moments[side].add(torch.cat([g.flatten() for g in flat]) / len(args[0]), planned)
 
     def row(self, model, guide, args, sides, found: dict, log_px: float, compile: bool) -> Row:
-        kind = REFERENCES.get(type(self.objective))
-        reference = None if kind is None else found.get(kind(self.num_particles))
+        reference = found.get(_reference(self))
         gradients = {}
         for side, parameters in sides.items():
             other = None if reference is None else reference.moments[side]
@@ -335,6 +334,11 @@ class _Run:
             compiled_seconds=_compiled_seconds(model, guide, args, self.objective) if compile else None,
             saved_bytes=_saved_bytes(model, guide, args, self.objective),
         )
+
+
+def _reference(run: _Run) -> PyroELBO | None:
+    kind = getattr(run.objective, "reference", None)
+    return None if kind is None else kind(run.num_particles)
 
 
 def _median(values: Sequence[float]) -> float:

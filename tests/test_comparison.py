@@ -11,7 +11,6 @@ import torch
 from helpers import assert_within_standard_errors, draw, linear_gaussian
 
 import pyrovae as pv
-from pyrovae import comparison
 from pyrovae.comparison import _Moments, compare
 from pyrovae.objectives import ELBO, IWAE, DReG
 from pyrovae.objectives.base import Coefficients
@@ -100,13 +99,57 @@ def test_pure_noise_lies_at_the_floors_and_a_signal_where_it_is():
     assert alone.bias is None
 
 
-def test_a_biased_estimator_is_seen_beyond_the_floor_and_an_unbiased_one_is_not(monkeypatch):
+def exact_variance(vae, x, sticking):
+    """Of the guide's gradient of the ELBO of one draw, summed over its parameters, in closed form.
+
+    d log w / dz = a + G s e with the draw z = c + s e; of the bias' gradient, a + G s e, each coordinate's variance is
+    sum_k (G_jk s_k)^2; of the log-scale's, (a + G s e)_j s_j e_j (+ 1),
+    s_j^2 (a_j^2 + sum_k (1 + [k = j]) (G_jk s_k)^2).
+    """
+    q, p = vae.encode(x), vae.posterior(x)
+    scales, precision = vae.guide_log_scale.exp(), p.precision_matrix[0]
+    slope = -precision @ (q.mean - p.mean).T  # a, (L, B)
+    matrix = -precision + (torch.diag(scales**-2) if sticking else 0.0)
+    squares = (matrix * scales).square()
+    of_bias = squares.sum(1)
+    of_log_scale = scales[:, None] ** 2 * (slope**2 + (squares.sum(1) + squares.diagonal())[:, None])
+    total = of_bias.sum() * (1 + x.square().sum(1)).sum() + of_log_scale.sum()
+    return (total / len(x) ** 2).detach()
+
+
+def test_variances_agree_with_their_closed_form():
+    vae, names, numbers = off(), ("elbo", "sticking_the_landing"), (1, 4)
+    x, known = draw(vae, 5), pv.Estimate(torch.zeros(5), torch.zeros(5))
+    settings = {"objectives": names, "num_particles": numbers, "repeats": 50, "log_px": known, "compile": False}
+    tables = [compare(vae.model, vae.guide, x, **settings, seed=seed) for seed in range(10)]
+    found = torch.tensor([[[table[n, k].guide.variance for k in numbers] for n in names] for table in tables])
+    exact = torch.stack([exact_variance(vae, x, name != "elbo") / torch.tensor(numbers) for name in names])
+    error = found.std(0) / math.sqrt(len(found))
+    assert_within_standard_errors(found.mean(0), exact, error)
+    assert (error < 0.1 * exact).all()
+    assert exact[1, 0] < 0.5 * exact[0, 0]
+
+
+def test_the_mean_gradient_of_the_model_is_that_of_the_exact_bound():
+    vae = off()
+    x = draw(vae, 20)
+    settings = {"objectives": ["elbo"], "num_particles": [1], "repeats": 400, "compile": False}
+    found = compare(vae.model, vae.guide, x, **settings)["elbo", 1].model
+    parameters = [vae.weight, vae.bias, vae.prior_mean, vae.log_scale]
+    exact = torch.autograd.grad(-vae.elbo(x).mean(), parameters)
+    error = math.sqrt(found.variance / 400)
+    assert (found.mean - torch.cat([g.flatten() for g in exact])).norm() < 2 * error
+    assert error < 0.1 * found.norm
+
+
+def test_a_biased_estimator_is_seen_beyond_the_floor_and_an_unbiased_one_is_not():
     class Naive(IWAE):
+        reference = IWAE
+
         def coefficients(self, log_weights, beta):
             weights = log_weights.softmax(0)
             return Coefficients(weights, path=weights)
 
-    monkeypatch.setitem(comparison.REFERENCES, Naive, IWAE)
     vae = off()
     x = draw(vae, 2).repeat(64, 1)
     found = compare(vae.model, vae.guide, x, objectives=["dreg", Naive], num_particles=[4], repeats=150, compile=False)
@@ -175,9 +218,8 @@ def plain_guide(x):
 
 def test_a_plain_pair_with_discrete_latents_has_no_reference_and_vimco_not_one_particle():
     x = torch.randn(6, 3)
-    found = compare(
-        plain_model, plain_guide, x, objectives=["score_function", "vimco"], num_particles=[1, 3], repeats=6
-    )
+    settings = {"num_particles": [1, 3], "repeats": 6, "compile": False}
+    found = compare(plain_model, plain_guide, x, objectives=["score_function", "vimco"], **settings)
     keys = [(row.objective, row.num_particles) for row in found.rows]
     assert keys == [("score_function", 1), ("score_function", 3), ("vimco", 3)]
     assert all(row.reference is None and row.guide.bias is None for row in found.rows)
@@ -199,7 +241,9 @@ def test_when_the_time_is_over_all_estimators_keep_what_they_have():
 
 def test_the_table_has_the_numbers_in_every_form(monkeypatch):
     vae = off()
-    found = compare(vae.model, vae.guide, draw(vae, 5), objectives=["elbo", "dreg"], num_particles=[2], repeats=5)
+    found = compare(
+        vae.model, vae.guide, draw(vae, 5), objectives=["elbo", "dreg"], num_particles=[2], repeats=5, compile=False
+    )
     flat = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert [row["objective"] for row in flat] == ["elbo", "dreg"]
     for text in (str(found), found.to_markdown(), found._repr_html_()):

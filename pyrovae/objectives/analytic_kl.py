@@ -9,6 +9,7 @@ from torch.distributions import kl_divergence
 
 from pyrovae.errors import InputError, require, require_count, require_number
 from pyrovae.objectives.base import DifferentiableELBO, weighted_terms
+from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.pair import Pair, run_pair
 
 
@@ -30,6 +31,10 @@ class AnalyticKLELBO(DifferentiableELBO):
     free_bits: float | None = None
 
     takes_masked = False
+
+    @property
+    def reference(self) -> type[ELBO] | None:
+        return ELBO if self.free_bits is None else None
 
     def __post_init__(self) -> None:
         require_count("num_particles", self.num_particles)

@@ -16,6 +16,7 @@ sites that depend on each other). A parameter that model and guide share gets th
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pyro.infer import ELBO as PyroELBO
@@ -123,6 +124,8 @@ class Objective(DifferentiableELBO):
 
     min_particles = 1
     takes_beta = True
+    reference: ClassVar[type[PyroELBO] | None] = None
+    """Whose gradient, by plain differentiation of the same bound, has the same mean; None of the plain ones."""
 
     def __post_init__(self) -> None:
         require_count("num_particles", self.num_particles, self.min_particles)

@@ -33,6 +33,7 @@ class StickingTheLanding(ELBO):
     """
 
     takes_masked = False
+    reference = ELBO
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
         weights = torch.full_like(log_weights, 1 / len(log_weights))

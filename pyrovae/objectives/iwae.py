@@ -30,6 +30,8 @@ class DReG(IWAE):
     rises with K, and at the exact posterior the gradient is 0 without variance.
     """
 
+    reference = IWAE
+
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
         weights = log_weights.softmax(0)
         return Coefficients(weights, path=weights.square())

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from pyrovae.errors import require, require_choice
 from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
+from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives.iwae import IWAE
 
 BASELINES = ("none", "leave_one_out")
 
@@ -20,6 +22,8 @@ class ScoreFunction(Objective):
     """
 
     baseline: str = "none"
+
+    reference = ELBO
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +50,7 @@ class VIMCO(Objective):
     num_particles: int = 2
     min_particles = 2
     takes_beta = False
+    reference = IWAE
 
     def bound(self, log_weights: Tensor) -> Tensor:
         return log_mean_exp(log_weights)
