@@ -115,7 +115,8 @@ class LinearGaussianVAE(nn.Module):
 
     def _register(self, parameters: dict[str, Tensor]) -> None:
         for name, parameter in parameters.items():
-            pyro.param(f"{unique_name(self)}.{name}", parameter)
+            if parameter.requires_grad:  # as pyro.module has it: the param store would thaw one that is frozen
+                pyro.param(f"{unique_name(self)}.{name}", parameter)
 
 
 def _parameter(value: Tensor) -> nn.Parameter:

@@ -28,17 +28,15 @@ NONFINITE = ("stop", "skip")
 class Loop:
     """Epochs of steps over the batches of `train`, in place.
 
-    `gradients(*batch)` sets the parameters' `.grad`, per datum, and gives the loss, summed over the data, and the norm
-    of the gradient. `set_beta` takes the share of the training that is done. `generators` are those that the data draw
-    from, besides the usual ones. `settings` are plain values that a checkpoint must have been written under. Where
-    there are several workers each has its rows of every batch, and the gradients are those of the whole batch.
+    `set_beta` takes the share of the training that is done. `generators` are those that the data draw from, besides the
+    usual ones. `settings` are plain values that a checkpoint must have been written under. Where there are several
+    workers each has its rows of every batch, and the gradients are those of the whole batch.
     """
 
     def __init__(
         self,
         vae: object,
         parameters: dict[str, Tensor],
-        gradients: Callable[..., tuple[Tensor, Tensor]],
         optimizer: torch.optim.Optimizer,
         scheduler: object,
         train: Batches,
@@ -49,15 +47,14 @@ class Loop:
         max_grad_norm: float | None,
         patience: int | None,
         nonfinite: str,
-        num_particles: int,
         checkpoints: Checkpoints | None,
         generators: list[torch.Generator],
         settings: dict[str, object],
     ) -> None:
-        self.vae, self.parameters, self.gradients = vae, parameters, gradients
+        self.vae, self.parameters = vae, parameters
         self.optimizer, self.scheduler, self.train, self.held_out = optimizer, scheduler, train, held_out
         self.epochs, self.set_beta, self.max_grad_norm = epochs, set_beta, max_grad_norm
-        self.nonfinite, self.num_particles = nonfinite, num_particles
+        self.nonfinite = nonfinite
         self.checkpoints, self.settings, self.workers = checkpoints, settings, Workers()
         self.generators = generators
         self.history, self.position = History(), Position()
@@ -68,6 +65,11 @@ class Loop:
         self._interrupts = Interrupts()
         self._unread: list[tuple[int, Batch, Tensor]] = []
         self._save_wanted = self._stop_wanted = False
+
+    def use(self, gradients: Callable[..., tuple[Tensor, Tensor]], num_particles: int) -> None:
+        """From now on `gradients(*batch)` sets the parameters' `.grad`, per datum, and gives the loss, summed over the
+        data, and the norm of the gradient; of an objective with so many draws of z."""
+        self.gradients, self.num_particles = gradients, num_particles
 
     def run(
         self,

@@ -1,6 +1,6 @@
 """Stochastic variational inference over epochs: the steps of `pyro.infer.SVI`, with what a training run needs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ def fit(
     data: Dataset | Tensor | Iterable,
     *,
     epochs: int,
-    objective: str | ELBO = "elbo",
+    objective: str | ELBO | Mapping[int, str | ELBO] = "elbo",
     num_particles: int | None = None,
     alpha: float | None = None,
     num_batches: int | None = None,
@@ -65,7 +65,8 @@ def fit(
       that can be gone through again at each epoch and yields batches `x` or `(x, y, ...)`, a `DataLoader` for one.
       A conditional VAE is given as many y as it has conditions, any other none.
     - `objective`: a name with `num_particles`, `alpha`, `num_batches` and `free_bits` (see
-      `objectives.from_name`), or a `pyro.infer.ELBO`.
+      `objectives.from_name`), or a `pyro.infer.ELBO`. Or several, each from an epoch on:
+      `{1: "elbo", 51: pv.objectives.IWAE(50)}`; the optimiser and its schedule go on.
     - `optimizer(parameters, lr=lr)` and, with the optimiser as argument, `schedule` (stepped once an epoch) make
       torch's; `"cosine"` decays to 0 over the epochs.
     - `beta_schedule`: from the share of the training that is done to a factor on the VAE's beta, by name (see
@@ -117,16 +118,17 @@ def fit(
     scheduled = beta_factor is not schedules.constant
     require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
     settings = {"num_particles": num_particles, "alpha": alpha, "num_batches": num_batches, "free_bits": free_bits}
-    elbo = resolve(objective, settings)
-    if isinstance(elbo, RenyiELBO):
-        require(not scheduled, "beta_schedule must be constant with RenyiELBO, whose logsumexp takes no beta; use iwae")
-    ours = isinstance(elbo, DifferentiableELBO)
-    require(ours or compile is not True, f"compile needs an objective of pyrovae, got {type(elbo).__name__}")
+    elbos = _by_first_epoch(objective, settings, epochs)
+    for elbo in elbos.values():
+        name, ours = type(elbo).__name__, isinstance(elbo, DifferentiableELBO)
+        rule = "beta_schedule must be constant with RenyiELBO, whose logsumexp takes no beta; use iwae"
+        require(not (scheduled and isinstance(elbo, RenyiELBO)), rule)
+        require(ours or compile is not True, f"compile needs an objective of pyrovae, got {name}")
+        require(
+            Workers().size == 1 or getattr(elbo, "free_bits", None) is None,
+            "free_bits must be None where several processes train: their floor is that of the whole batch",
+        )
     require_choice("nonfinite", nonfinite, NONFINITE)
-    require(
-        Workers().size == 1 or getattr(elbo, "free_bits", None) is None,
-        "free_bits must be None where several processes train: their floor is that of the whole batch",
-    )
     device = choose_device(device)
     train, held_out = batches_of(vae, data, validation, batch_size, device)
     require(patience is None or held_out is not None, "patience needs validation data, got none")
@@ -138,11 +140,18 @@ def fit(
         with local_seed(check_seed):  # of its own, so that it does not move the run's random numbers
             one_epoch = train()
             first = next(iter(one_epoch))
-            parameters = _check_pair(vae, elbo, first)
+            for elbo in elbos.values():
+                parameters = _check_pair(vae, elbo, first)
         if compile == "auto":
-            compile = ours and epochs * (one_epoch.num_batches or 0) >= COMPILE_STEPS
-        gradients = CompiledLoss(vae.model, vae.guide, elbo, per_datum=True).loss_and_grads if compile else None
-        gradients = gradients or partial(_loss_and_grads, vae, elbo, list(parameters.values()))
+            all_ours = all(isinstance(elbo, DifferentiableELBO) for elbo in elbos.values())
+            compile = all_ours and epochs * (one_epoch.num_batches or 0) >= COMPILE_STEPS
+
+        def gradients_of(elbo: ELBO) -> Callable[..., tuple[Tensor, Tensor]]:
+            if compile:
+                return CompiledLoss(vae.model, vae.guide, elbo, per_datum=True).loss_and_grads
+            return partial(_loss_and_grads, vae, elbo, list(parameters.values()))
+
+        gradients = {epoch: gradients_of(elbo) for epoch, elbo in elbos.items()}
         torch_optimizer = optimizer(list(parameters.values()), lr=lr)
         known, beta = set(pyro.get_param_store().keys()), float(vae.beta) if scheduled else 1.0
 
@@ -156,14 +165,15 @@ def fit(
 
         def before_epoch(epoch: int) -> None:
             check_registered()
-            if epoch > 1 and isinstance(elbo, RenyiELBO):  # a callback may have changed beta
+            begun = max(start for start in elbos if start <= epoch)
+            loop.use(gradients[begun], getattr(elbos[begun], "num_draws", 1))
+            if epoch > 1 and isinstance(elbos[begun], RenyiELBO):  # a callback may have changed beta
                 with local_seed(check_seed):
-                    _check_again(vae, elbo, first)
+                    _check_again(vae, elbos[begun], first)
 
         loop = Loop(
             vae,
             parameters,
-            gradients,
             torch_optimizer,
             _make_schedule(schedule, torch_optimizer, epochs),
             train,
@@ -173,11 +183,10 @@ def fit(
             max_grad_norm=max_grad_norm,
             patience=patience,
             nonfinite=nonfinite,
-            num_particles=getattr(elbo, "num_draws", 1),
             checkpoints=checkpoints,
             generators=generators_of(data),
             settings={
-                "objective": repr(elbo) if ours else type(elbo).__name__,
+                "objective": ", then ".join(_shown(epoch, elbo) for epoch, elbo in elbos.items()),
                 "epochs": epochs,
                 "batch_size": batch_size,
                 "number of batches": one_epoch.num_batches,
@@ -235,6 +244,24 @@ def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -
 
 
 # Before the first step ----------------------------------------------------------------------------------------------
+
+
+def _by_first_epoch(objective, settings: dict[str, object], epochs: int) -> dict[int, ELBO]:
+    """The objectives by the epoch from which they are trained with, the first from epoch 1."""
+    if not isinstance(objective, Mapping):
+        return {1: resolve(objective, settings)}
+    for epoch in objective:
+        require_count("an objective's first epoch", epoch)
+        require(epoch <= epochs, f"an objective's first epoch must be <= epochs, {epochs}; got {epoch}")
+    require(1 in objective, f"objective must have one from epoch 1 on, got {list(objective)}")
+    given = ", ".join(name for name, value in settings.items() if value is not None)
+    require(not given, f"{given} must go with the name of the one objective; several are objects with settings")
+    return {epoch: resolve(objective[epoch], {}) for epoch in sorted(objective)}
+
+
+def _shown(epoch: int, elbo: ELBO) -> str:
+    text = repr(elbo) if isinstance(elbo, DifferentiableELBO) else type(elbo).__name__
+    return text if epoch == 1 else f"{text} from epoch {epoch}"
 
 
 def choose_device(device: str | torch.device) -> torch.device:

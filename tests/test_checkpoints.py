@@ -98,6 +98,7 @@ CASES = {
     "parameters of pyro": (WithParamsOfItsOwn, ring_data, {}),
     "random numbers of the caller": (small_vae, ring_data, {"seed": None}),
     "compiled": (small_vae, ring_data, {"compile": True, "objective": "sticking_the_landing"}),
+    "another objective": (small_vae, ring_data, {"objective": {1: "elbo", 3: pv.objectives.DReG(3)}}),
 }
 
 

@@ -459,3 +459,60 @@ def test_an_analytic_kl_of_latents_in_another_order_is_refused():
 
     with pytest.raises(pv.InputError, match=r"in one order, got \['z2', 'z1'\] in the model and \['z1', 'z2'\]"):
         pv.fit(pair_of(model, guide), torch.zeros(4, 2), epochs=1, objective="elbo_analytic_kl")
+
+
+# Several objectives ---------------------------------------------------------------------------------------------------
+
+
+def losses_by_hand(vae, x, objectives, optimizer):
+    """One step an epoch on all of x, with the objective of each epoch; the losses per datum."""
+    losses = []
+    for objective in objectives:
+        optimizer.zero_grad()
+        loss = objective.differentiable_loss(vae.model, vae.guide, x) / len(x)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_an_objective_from_an_epoch_on_takes_over_there_with_the_optimiser_as_it_is():
+    elbo, iwae = pv.objectives.ELBO(2), pv.objectives.IWAE(5)
+    vae, other = small_vae(), small_vae()
+    x = torch.randn(1, 2).expand(6, 2)  # in any order the same
+    torch.manual_seed(0)
+    settings = {"epochs": 5, "batch_size": 6, "progress": False, "optimizer": torch.optim.Adam, "lr": 0.01}
+    history = pv.fit(vae, x, objective={4: elbo, 1: elbo, 3: iwae}, **settings)
+    torch.manual_seed(0)
+    expected = []
+    optimizer = torch.optim.Adam(other.parameters(), lr=0.01)
+    torch.randint(2**62, ())  # the seed of the check
+    for objective in (elbo, elbo, iwae, elbo, elbo):
+        torch.randperm(6)  # the order of the batches
+        expected += losses_by_hand(other, x, [objective], optimizer)
+    assert history.loss == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(parameters_of(vae), parameters_of(other))
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "message"),
+    [
+        ({2: "elbo"}, {}, r"objective must have one from epoch 1 on, got \[2\]"),
+        ({}, {}, r"objective must have one from epoch 1 on, got \[\]"),
+        ({1: "elbo", 4: "iwae"}, {}, "an objective's first epoch must be <= epochs, 3; got 4"),
+        ({1: "elbo", "2": "iwae"}, {}, "an objective's first epoch must be a whole number >= 1, got '2'"),
+        ({1: "elbo", 2: "vae"}, {}, "objective must be one of elbo, "),
+        ({1: "elbo", 2: "iwae"}, {"num_particles": 4}, "num_particles must go with the name of the one objective"),
+    ],
+)
+def test_objectives_that_do_not_cover_the_training_are_refused(objective, settings, message):
+    with pytest.raises(pv.InputError, match=message):
+        pv.fit(small_vae(), torch.randn(6, 2), epochs=3, objective=objective, **settings)
+
+
+def test_every_objective_is_checked_before_the_first_step():
+    vae = small_vae(beta=2.0)
+    before = parameters_of(vae)
+    with pytest.raises(pv.InputError, match="VIMCO is not defined for a beta on the latents, got 2"):
+        pv.fit(vae, torch.randn(6, 2), epochs=3, objective={1: "elbo", 3: pv.objectives.VIMCO(2)})
+    assert torch.equal(parameters_of(vae), before)
