@@ -26,7 +26,9 @@ from pyrovae.linear_gaussian import LinearGaussianVAE
 from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, log_marginal, quadrature_log_marginal
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder
 from pyrovae.objectives.pair import log_weights
+from pyrovae.racing import race
 from pyrovae.runs import Run, load_run
+from pyrovae.standings import Race, RaceRun
 from pyrovae.surgery import elbo_surgery
 from pyrovae.training import fit
 from pyrovae.vae import VAE
@@ -69,6 +71,9 @@ __all__ = [
     "evaluate",
     "Comparison",
     "compare",
+    "Race",
+    "RaceRun",
+    "race",
     "diagnostics",
     "elbo_surgery",
     "inference_gaps",

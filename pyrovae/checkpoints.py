@@ -1,28 +1,20 @@
 """Where a training run is written down: whole or not at all, the last two, readable without running code."""
 
-import errno
 import os
 import platform
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyro
 import torch
 
 from pyrovae.errors import InputError, require, require_count, require_number, warn
-
-try:
-    import fcntl
-except ImportError:  # not a posix system
-    fcntl = None
+from pyrovae.files import existing_part, flush_names, held
 
 FORMAT = 1
 LOCK = ".lock"
-_HELD: set[Path] = set()  # by this process, which the system's locks do not keep out
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 ROOM = 9  # times the size of the first: Adam's state makes it three times as large, two are kept and one is written
 
@@ -46,7 +38,7 @@ class Checkpoints:
         if epochs is not None:
             require_count("epochs", epochs)
         self.folder, self.seconds, self.epochs, self.extra = Path(folder), 60 * minutes, epochs, extra or {}
-        _nearest(self.folder, "folder")
+        existing_part(self.folder, "folder")
         self._written, self._damaged = time.monotonic(), set()
 
     @property
@@ -54,24 +46,9 @@ class Checkpoints:
         """The checkpoints that are there, the last one first."""
         return [path for path in (self.folder / CURRENT, self.folder / PREVIOUS) if path.exists()]
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Within the block no other training may write to the folder. Raises `InputError` where one does already."""
-        place = self.folder.resolve()
-        require(place not in _HELD, f"another training is writing to {self.folder}")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _HELD.add(place)
-        try:
-            with open(self.folder / LOCK, "w") as file:
-                if fcntl is not None:
-                    try:  # the system lets go of it if the process dies, and its children do not have it
-                        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except OSError as error:
-                        taken = error.errno in (errno.EACCES, errno.EAGAIN)
-                        require(not taken, f"another training is writing to {self.folder}")
-                yield
-        finally:
-            _HELD.discard(place)
+    def held(self) -> AbstractContextManager[None]:
+        """Within the block no other training may write to the folder. Raises `Taken` where one does already."""
+        return held(self.folder / LOCK)
 
     def is_due(self) -> bool:
         return time.monotonic() - self._written >= self.seconds
@@ -97,7 +74,7 @@ class Checkpoints:
             self._keep(current)
         self._damaged.clear()
         os.replace(temporary, current)
-        _flush_names(self.folder)
+        flush_names(self.folder)
         self._written = time.monotonic()
 
     def _keep(self, current: Path) -> None:
@@ -150,44 +127,12 @@ def versions() -> dict[str, str | int]:
     }
 
 
-def check_folder(folder: Path, name: str) -> None:
-    """`folder` is one, or can be made, and can be written to."""
-    try:
-        with tempfile.TemporaryFile(dir=_nearest(folder, name)):  # os.access says yes of what no one can write to
-            pass
-    except OSError as error:
-        raise InputError(f"{name} must be writable, and {folder} is not ({error.strerror})") from error
-
-
-def _nearest(folder: Path, name: str) -> Path:
-    """What there is of `folder`: itself, or the parent that it can be made in."""
-    try:
-        require(not folder.exists() or folder.is_dir(), f"{name} must be a folder, got the file {folder}")
-        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    except OSError as error:  # the name is too long, for one
-        raise InputError(f"{name} must be a folder, and {folder} is not ({error.strerror})") from error
-    require(existing.is_dir(), f"{name} must be a folder, and {existing} is a file")
-    return existing
-
-
 def check_versions(state: dict) -> None:
     """Warns where the run was begun under other versions than it goes on under."""
     then, now = state.get("versions", {}), versions()
     changed = [f"{name} {then.get(name)} then and {now[name]} now" for name in now if then.get(name) != now[name]]
     if changed:
         warn(f"the run goes on, but not to the bit as it would have: {', '.join(changed)}")
-
-
-def atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write`s a file beside `path` and puts it in its place."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict:
@@ -207,13 +152,3 @@ def _why(error: Exception) -> str:
         error = error.__context__
     text = getattr(error, "strerror", None) or str(error)[:80]
     return f"{type(error).__name__}: {text!r}"
-
-
-def _flush_names(folder: Path) -> None:
-    """Renamings are on the disk, too."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,12 +1,15 @@
 """How a script of ours starts and ends: flags by tyro; bad input is one line and exit status 2, never a traceback."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 import tyro
 
-from pyrovae.errors import InputError, is_out_of_memory
+from pyrovae.errors import InputError, is_out_of_memory, require_count
 from pyrovae.workers import process_group
 
 
@@ -33,6 +36,39 @@ def reporting() -> Iterator[None]:
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 2
         sys.exit(_say("interrupted: what had been written stays as it is", 128 + number))
+
+
+HELPER = "PYROVAE_HELPER"
+
+
+def is_helper() -> bool:
+    """Whether this process was started by `helpers`, and leaves it to the first to print and to write."""
+    return HELPER in os.environ
+
+
+@contextmanager
+def helpers(processes: int) -> Iterator[None]:
+    """Within the block so many processes run this script with these flags, each on its share of the processor's cores.
+
+    For a script whose processes find their work in a folder that they share, as `race` does.
+    """
+    require_count("processes", processes)
+    if is_helper() or processes == 1:
+        yield
+        return
+    threads = max(1, torch.get_num_threads() // processes)
+    torch.set_num_threads(threads)
+    environment = {**os.environ, HELPER: "1", "OMP_NUM_THREADS": str(threads)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen([sys.executable, *sys.argv], env=environment, **quiet) for _ in range(processes - 1)]
+    try:
+        yield
+        for process in started:
+            process.wait()
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait()
 
 
 def flags_of(values: Mapping[str, object]) -> list[str]:

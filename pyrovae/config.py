@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from pyrovae.checkpoints import atomically
 from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
 from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed
+from pyrovae.files import write_text
 from pyrovae.loop import NONFINITE
 from pyrovae.networks import ACTIVATIONS, NETWORKS
 from pyrovae.objectives.choose import OBJECTIVES, resolve
@@ -163,7 +163,7 @@ class RunConfig:
 
     def save(self, path: Path) -> None:
         text = json.dumps(self.to_dict(), indent=2) + "\n"
-        atomically(path, lambda beside: beside.write_text(text))
+        write_text(path, text)
 
     @classmethod
     def load(cls, path: Path) -> "RunConfig":

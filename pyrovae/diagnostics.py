@@ -13,6 +13,7 @@ from pyrovae.objectives.pair import PairTerms, base_of, run_pair
 from pyrovae.vae import VAE
 
 ACTIVE_VARIANCE = 0.01
+DRAWS, CHUNK = 32, 256
 
 
 @torch.no_grad()
@@ -72,6 +73,32 @@ def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
     """The use of each latent dimension over these data (all of them at once: it is a variance over data)."""
     require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
     return LatentUse(vae.encode(*args).mean.var(0), kl_per_dimension(vae, *args).mean(0))
+
+
+@torch.no_grad()
+def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
+    """The number of latent coordinates, over all sites, with Cov_x(E_q[z_j|x]) > 0.01, for any pair.
+
+    The variance over data of the guide's mean (Burda et al. 2016, arXiv:1509.00519). Where a site's distribution has no
+    mean, or depends on another draw, E_q is the average of 32 draws, and what they add to the variance is taken off.
+    """
+    require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
+    means, noise = [], 0.0
+    for chunk in zip(*(arg.split(CHUNK) for arg in args), strict=True):
+        sites = run_pair(model, guide, *chunk, num_particles=DRAWS).guide_sites.values()
+        draws = torch.cat([_mean_or_draw(site).flatten(2) for site in sites], -1)
+        means.append(draws.mean(0))
+        noise = noise + draws.var(0).sum(0) / (DRAWS * len(args[0]))
+    return int((torch.cat(means).var(0) - noise > ACTIVE_VARIANCE).sum())
+
+
+def _mean_or_draw(site: dict) -> Tensor:
+    """`(particles, batch, ...)`."""
+    try:
+        mean = site["fn"].mean
+    except (NotImplementedError, AttributeError):
+        return site["value"].double()
+    return (mean if bool(mean.isfinite().all()) else site["value"]).expand_as(site["value"]).double()
 
 
 def sample_diversity(vae: VAE, num_samples: int, y: Tensor | tuple[Tensor, ...] = ()) -> float:

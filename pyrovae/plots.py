@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Ellipse
 from torch import Tensor
 
+from pyrovae.comparison import fitted_slope
+
 Array = np.ndarray | Tensor
 
 
@@ -55,11 +57,38 @@ def bounds(
     axes: Axes | None = None,
 ) -> Axes:
     """L_K with twice its standard error against K = `sizes`, and other estimates `(value, error)` as bands across."""
-    axes, values, errors = _axes(axes), _numpy(values), np.nan_to_num(_numpy(errors))
-    axes.errorbar(sizes, values, 2 * errors, marker="o", markersize=3, capsize=2, color="black", label="$L_K$")
+    axes = _axes(axes)
+    _bound(axes, sizes, values, errors, "$L_K$", "black")
     for index, (name, (value, error)) in enumerate((others or {}).items()):
-        axes.axhline(value, color=f"C{index}", linewidth=1, label=name)
-        axes.axhspan(value - 2 * error, value + 2 * error, color=f"C{index}", alpha=0.2, linewidth=0)
+        _across(axes, value, error, name, f"C{index}")
+    return _of_bounds(axes)
+
+
+def compared_bounds(
+    curves: Mapping[str, tuple[Sequence[int], Array, Array]], log_px: tuple[float, float], axes: Axes | None = None
+) -> Axes:
+    """Of each objective its bound against K, `(sizes, values, errors)`, below log p(x) = `(value, error)` across.
+
+    With twice the standard errors, nats per datum.
+    """
+    axes = _axes(axes)
+    for index, (name, (sizes, values, errors)) in enumerate(curves.items()):
+        _bound(axes, sizes, values, errors, name, f"C{index}")
+    _across(axes, *log_px, "log p(x)", "black")
+    return _of_bounds(axes)
+
+
+def _bound(axes: Axes, sizes: Sequence[int], values: Array, errors: Array, label: str, color: str) -> None:
+    values, errors = _numpy(values), np.nan_to_num(_numpy(errors))
+    axes.errorbar(sizes, values, 2 * errors, marker="o", markersize=3, capsize=2, color=color, label=label)
+
+
+def _across(axes: Axes, value: float, error: float, label: str, color: str) -> None:
+    axes.axhline(value, color=color, linewidth=1, label=label)
+    axes.axhspan(value - 2 * error, value + 2 * error, color=color, alpha=0.2, linewidth=0)
+
+
+def _of_bounds(axes: Axes) -> Axes:
     axes.set(xscale="log", xlabel="K, samples per datum", ylabel="nats per datum")
     axes.legend(frameon=False, loc="lower right")
     return axes
@@ -84,6 +113,82 @@ def below_the_best(measured: Mapping[str, tuple[float, float, float]], axes: Axe
     axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel=f"nats per datum below {best}")
     axes.margins(0.2)
     axes.legend(frameon=False, loc="lower left")
+    return axes
+
+
+# name -> (K or seconds, values, and the floors below which a value is nothing but noise; None of what has no floor)
+Curves = Mapping[str, tuple[Sequence[float], Array, Array | None]]
+
+
+def against_size(
+    curves: Curves,
+    theory: Mapping[str, float] | None = None,
+    xlabel: str = "K, samples per datum",
+    ylabel: str = "signal-to-noise ratio",
+    axes: Axes | None = None,
+) -> Axes:
+    """Each objective's signal-to-noise ratio, or bias, against K, its floor dotted; `Comparison.curves` has them.
+
+    In the legend the slope that `comparison.fitted_slope` finds (its standard error in brackets), beside that of
+    `theory` where it names the objective. It is fitted to the filled points alone: those more than three times their
+    floor, of these the ones within a factor of 16 of the largest K.
+    """
+    axes = _axes(axes)
+    for index, (name, (sizes, values, floors)) in enumerate(curves.items()):
+        slope = fitted_slope(sizes, _numpy(values).tolist(), _numpy(floors).tolist())
+        label = name if math.isnan(slope.value) else f"{name}: {slope.value:+.2f}"
+        label += "" if math.isnan(slope.error) else f" ({slope.error:.2f})"
+        label += f", theory {theory[name]:+g}" if name in (theory or {}) else ""
+        _above_floor(axes, sizes, values, floors, slope.fitted, label, f"C{index}")
+    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+    axes.legend(frameon=False, fontsize="small", title="slope", title_fontsize="small")
+    return axes
+
+
+def against_seconds(curves: Curves, ylabel: str, axes: Axes | None = None) -> Axes:
+    """A gradient's bias, or its variance, against the seconds of a step, log axes, a line per estimator.
+
+    Each is annotated at its slowest step. With floors those are dotted, and points that are not twice theirs hollow:
+    no bias was seen there.
+    """
+    axes = _axes(axes)
+    for index, (name, (seconds, values, floors)) in enumerate(curves.items()):
+        values = _numpy(values)
+        seen = np.full(len(values), True) if floors is None else values > 2 * _numpy(floors)
+        _above_floor(axes, seconds, values, floors, seen, name, f"C{index}")
+        last = int(np.argmax(seconds))
+        at, place = (seconds[last], values[last]), {"xytext": (5, 3), "textcoords": "offset points"}
+        axes.annotate(name, at, **place, color=f"C{index}", fontsize="small")
+    axes.set(xscale="log", yscale="log", xlabel="seconds per step", ylabel=ylabel)
+    axes.margins(x=0.2)
+    return axes
+
+
+def _above_floor(
+    axes: Axes, x: Sequence[float], values: Array, floors: Array | None, filled: Sequence[bool], label: str, color: str
+) -> None:
+    values, faces = _numpy(values), [color if one else "white" for one in filled]
+    axes.plot(x, values, color=color, linewidth=1, label=label)
+    axes.scatter(x, values, s=16, facecolors=faces, edgecolors=color, zorder=3)
+    if floors is not None:
+        axes.plot(x, _numpy(floors), color=color, linewidth=1, linestyle=":")
+
+
+def race_curves(curves: Mapping[str, tuple[Array, Array]], xlabel: str = "epochs", axes: Axes | None = None) -> Axes:
+    """log p(x) along trainings: `(points,)` of epochs or seconds and `(seeds, points)` of nats for each objective.
+
+    A thick line is the mean over seeds, thin ones are the seeds. The view is set by the later half of the points.
+    """
+    axes, settled = _axes(axes), []
+    for index, (name, (x, values)) in enumerate(curves.items()):
+        x, values = _numpy(x), _numpy(values)
+        axes.plot(x, values.T, color=f"C{index}", linewidth=0.5, alpha=0.6)
+        axes.plot(x, values.mean(0), color=f"C{index}", linewidth=1.8, label=name)
+        settled.append(values[:, len(x) // 2 :].ravel())
+    settled = np.concatenate(settled)
+    margin = np.ptp(settled) or 1.0
+    axes.set(xlabel=xlabel, ylabel="held-out log p(x), nats", ylim=(settled.min() - margin, settled.max() + margin / 5))
+    axes.legend(frameon=False, fontsize="small")
     return axes
 
 

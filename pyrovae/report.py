@@ -15,10 +15,12 @@ from pyrovae.data import Dataset
 from pyrovae.diagnostics import latent_use
 from pyrovae.errors import require, require_count
 from pyrovae.evaluation import ELBO_DRAWS, Evaluation, evaluate
+from pyrovae.files import write_text
 from pyrovae.history import History
 from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, quadrature_log_marginal
 from pyrovae.rng import local_seed
 from pyrovae.runs import Run
+from pyrovae.standings import Race
 from pyrovae.vae import VAE
 
 IWAE_PARTICLES = 50
@@ -210,6 +212,33 @@ EVALUATION, ESTIMATES = ("evaluation.json", "report.md"), ("estimates.json", "es
 def check_not_evaluated(folder: Path, overwrite: bool, files: tuple[str, ...] = EVALUATION) -> None:
     written = [name for name in files if (folder / name).exists()]
     require(overwrite or not written, f"{folder / written[0] if written else ''} exists; say --overwrite to replace it")
+
+
+def write_race(folder: Path, races: Mapping[str, Race]) -> None:
+    """race.json, race.md and race_*.png: of each budget, what it was and how it ended."""
+    content = {budget: race.to_dict() for budget, race in races.items()}
+    write_text(folder / "race.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    parts = []
+    for budget, race in races.items():
+        figure = save_race_figure(race, folder, f"race_{budget}.png")
+        parts.append(f"## Equal {budget}\n\n{race.to_markdown()}\n\n{race.verdict}\n\n![curves]({figure.name})\n")
+    write_text(folder / "race.md", f"# Race\n\n{RACE_NOTES}\n" + "\n".join(parts))
+
+
+RACE_NOTES = """\
+log p(x) of the held-out data in nats per datum, mean over seeds; in brackets the standard error over seeds. Differences
+are paired, seed by seed and datum by datum, with a 95% interval from Student's t over seeds and the error over data.
+Importance sampling is a lower bound, low where many data have Pareto k > 0.7.
+"""
+
+
+def save_race_figure(race: Race, folder: Path, name: str = "race.png") -> Path:
+    """The learning curves, against epochs and against seconds."""
+    figure, axes = _figure(2, width=5.0, height=4.0)
+    for ax, against in zip(axes, ("epochs", "seconds"), strict=True):
+        plots.race_curves(race.curves(against), against, ax)
+    figure.savefig(folder / name, dpi=120)
+    return folder / name
 
 
 # Figures ------------------------------------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pyrovae.checkpoints import LOCK, Checkpoints, atomically, check_folder
+from pyrovae.checkpoints import LOCK, Checkpoints
 from pyrovae.conditions import OneHot
 from pyrovae.config import RunConfig
 from pyrovae.data import NUM_CLASSES, Dataset, load
 from pyrovae.errors import InputError, require, require_finite
+from pyrovae.files import check_folder, write_text
 from pyrovae.history import History
 from pyrovae.likelihoods import (
     Bernoulli,
@@ -64,6 +65,12 @@ def build_vae(config: RunConfig, event_shape: tuple[int, ...], data_mean: Tensor
             beta=config.beta,
             data_mean=data_mean if config.network == "mlp" else None,
         )
+
+
+def fit_settings(config: RunConfig) -> dict[str, object]:
+    """The keywords of `fit` that say how `config` trains, whatever the objective."""
+    names = ("beta_schedule", "batch_size", "lr", "schedule", "max_grad_norm", "patience", "nonfinite")
+    return {**{name: getattr(config, name) for name in names}, "device": device_of_worker(config.device)}
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def train_run(
             folder.mkdir(parents=True, exist_ok=True)
             config.save(folder / CONFIG)
             lines = "".join(_line(record) for record in history.records())
-            atomically(folder / METRICS, lambda path: path.write_text(lines))
+            write_text(folder / METRICS, lines)
 
     def add(record: dict[str, float | None]) -> None:
         if first:
@@ -137,14 +144,7 @@ def train_run(
         epochs=config.epochs,
         objective=config.objective,
         **config.objective_settings(),
-        beta_schedule=config.beta_schedule,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        schedule=config.schedule,
-        max_grad_norm=config.max_grad_norm,
-        patience=config.patience,
-        nonfinite=config.nonfinite,
-        device=device_of_worker(config.device),
+        **fit_settings(config),
         seed=config.seed,
         checkpoints=checkpoints,
         progress=progress,

@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 
 from pyrovae import schedules
 from pyrovae.batches import Batch, batches_of, generators_of
-from pyrovae.checkpoints import Checkpoints, check_folder
+from pyrovae.checkpoints import Checkpoints
 from pyrovae.compiled import CompiledLoss
 from pyrovae.data import Dataset
 from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed, shown
+from pyrovae.files import check_folder
 from pyrovae.history import History
 from pyrovae.loop import NONFINITE, Loop
 from pyrovae.objectives.base import DifferentiableELBO
@@ -141,17 +142,10 @@ def fit(
             one_epoch = train()
             first = next(iter(one_epoch))
             for elbo in elbos.values():
-                parameters = _check_pair(vae, elbo, first)
+                parameters = trained_parameters(vae, elbo, first)
         if compile == "auto":
-            all_ours = all(isinstance(elbo, DifferentiableELBO) for elbo in elbos.values())
-            compile = all_ours and epochs * (one_epoch.num_batches or 0) >= COMPILE_STEPS
-
-        def gradients_of(elbo: ELBO) -> Callable[..., tuple[Tensor, Tensor]]:
-            if compile:
-                return CompiledLoss(vae.model, vae.guide, elbo, per_datum=True).loss_and_grads
-            return partial(_loss_and_grads, vae, elbo, list(parameters.values()))
-
-        gradients = {epoch: gradients_of(elbo) for epoch, elbo in elbos.items()}
+            compile = all(compiles(elbo, epochs * (one_epoch.num_batches or 0)) for elbo in elbos.values())
+        gradients = {epoch: gradients_of(vae, elbo, parameters, compile) for epoch, elbo in elbos.items()}
         torch_optimizer = optimizer(list(parameters.values()), lr=lr)
         known, beta = set(pyro.get_param_store().keys()), float(vae.beta) if scheduled else 1.0
 
@@ -227,6 +221,18 @@ def fit(
 def _ignore(*args: object) -> None: ...
 
 
+def compiles(elbo: ELBO, num_steps: int) -> bool:
+    """Whether steps of this objective are compiled where that is left to `fit`."""
+    return isinstance(elbo, DifferentiableELBO) and num_steps >= COMPILE_STEPS
+
+
+def gradients_of(vae, elbo: ELBO, parameters: dict[str, Tensor], compile: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """What gives a batch's loss, summed over the data, and the norm of its gradient per datum, and sets that."""
+    if compile:
+        return CompiledLoss(vae.model, vae.guide, elbo, per_datum=True).loss_and_grads
+    return partial(_loss_and_grads, vae, elbo, list(parameters.values()))
+
+
 def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
     """The loss, summed over the data as Pyro's are, and the norm of its gradient per datum, which the parameters get.
 
@@ -275,7 +281,7 @@ def choose_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def _check_pair(vae, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:
+def trained_parameters(vae, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:
     """The pair's parameters by name, once it is clear that `elbo` trains through the pair and reaches all of them."""
     with poutine.trace(param_only=True) as capture:
         _check_again(vae, elbo, batch)

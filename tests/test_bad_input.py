@@ -457,11 +457,12 @@ for low, commands in {
     0: ("demo.py --seed -1", "kill_test.py --seed -1"),
     1: (
         *("train.py --num-particles 0", "train.py --checkpoint-epochs 0", "demo.py --epochs 0"),
-        *("demo.py --epochs 1 --num-samples 0", "compare_objectives.py --num-samples 0"),
+        *("demo.py --epochs 1 --num-samples 0", "race.py --num-samples 0"),
         *("reproduce_tutorials.py --epochs 0", "benchmark.py --rounds 0", "benchmark.py --num-samples 0"),
         *("scaling.py --rounds 0", "kill_test.py --kills 0", "kill_test.py --epochs 0"),
+        *("race.py --processes 0", "race.py --epochs 0"),
     ),
-    2: ("compare_objectives.py --num-data 1", "scaling.py --processes 1", "scaling.py --epochs 1"),
+    2: ("race.py --num-data 1", "scaling.py --processes 1", "scaling.py --epochs 1"),
     3: ("benchmark.py --num-data 2",),
 }.items():
     for command in commands:
@@ -472,7 +473,7 @@ for name in ("train.py", "demo.py", "reproduce_tutorials.py", "benchmark.py"):
     add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
 for name in ("train.py", "benchmark.py"):
     add_script(f"{name} --device abacus", "device must be auto or one that torch can use here, got 'abacus'")
-for name in ("train.py --dataset mnist", "compare_objectives.py", "reproduce_tutorials.py --images"):
+for name in ("train.py --dataset mnist", "reproduce_burda2016.py", "reproduce_tutorials.py --images"):
     add_script(f"{name} --data-root nowhere", f"{IMAGE_FILES[0]}, .* not found in nowhere/MNIST/raw, .+")
 for flag in ("latent-dim", "batch-size", "num-particles"):
     add_script(f"train.py --{flag} {10**20}", f"{flag.replace('-', '_')} must be .*, got {10**20}")
@@ -493,9 +494,18 @@ for command, said in {
     "evaluate.py nowhere": "run folder nowhere does not exist",
     "evaluate.py full": r"full/config.json is not a readable config \(.+\)",
     "demo.py --epochs 1 --num-data 2001": "num_data must be <= 2000, the number of test data; got 2001",
-    "compare_objectives.py --seeds": "seeds must be a whole number >= 1, got 0",
-    "compare_objectives.py --seeds -1": "seed must be a whole number >= 0, got -1",
-    "compare_objectives.py --seeds 1 1": r"seeds must differ, got \(1, 1\): .+",
+    "race.py --seeds": "seeds must hold at least one",
+    "race.py --seeds -1": "seed must be a whole number >= 0, got -1",
+    "race.py --seeds 1 1": r"seeds must differ, got \(1, 1\): .+",
+    "race.py --objective dreg": "objective must be said in --objectives, got --objective 'dreg'",
+    "race.py --objectives": "objectives must hold at least one",
+    "race.py --objectives elbo elbo": "objectives must differ, got elbo, elbo",
+    "race.py --objectives renyi:alpha": "objective must be name:setting=value,..., got 'renyi:alpha'",
+    "race.py --objectives renyi:beta=2": "beta must be one of num_particles, .+ with objective renyi; got 2",
+    "race.py --objectives magic": "objective must be one of elbo, .+; got 'magic'",
+    "race.py --out full/notes.txt": "folder must be a folder, got the file full/notes.txt",
+    "reproduce_burda2016.py --k 2": r"k must be of 1, 5 and 50, got \(2,\)",
+    "reproduce_burda2016.py --swap": r"swap needs k of 1 and 50, got \(1, 5\)",
     "reproduce_tutorials.py --seeds -1": "seed must be a whole number >= 0, got -1",
     "reproduce_tutorials.py --seeds": "seeds must .*, got .*",
     "reproduce_tutorials.py --only nothing": "only must be a part of some run's name, got 'nothing'",
@@ -503,7 +513,13 @@ for command, said in {
 }.items():
     add_script(command, said)
 # What tyro finds, it says in a box of its own.
-A_FLAG = {"evaluate.py": "--num-samples", "demo.py": "--seed", "benchmark.py": "--rounds", "kill_test.py": "--kills"}
+A_FLAG = {
+    "reproduce_burda2016.py": "--num-samples",
+    "evaluate.py": "--num-samples",
+    "demo.py": "--seed",
+    "benchmark.py": "--rounds",
+    "kill_test.py": "--kills",
+}
 for name in sorted(path.name for path in SCRIPTS.glob("*.py")):
     flag, run = A_FLAG.get(name, "--epochs"), ["full"] if name == "evaluate.py" else []
     for case, flags, said in (

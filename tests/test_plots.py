@@ -34,6 +34,9 @@ POINTS, LABELS = random(12, 2) * 6 - 3, np.arange(12) % 4
 DRAW = {
     "training_curve": lambda axes: plots.training_curve([1, 2, 3], {"a": [1.0, 2.0, 3.0]}, "nats", axes=axes),
     "bounds": lambda axes: plots.bounds([1, 10], [-2.0, -1.5], [0.1, math.nan], {"ais": (-1.4, 0.1)}, axes),
+    "compared_bounds": lambda axes: plots.compared_bounds({"a": ([1, 2], [-2.0, -1.5], [0.1, 0.1])}, (-1.0, 0.1), axes),
+    "against_size": lambda axes: plots.against_size({"a": ([1, 2], [3.0, 2.0], [0.1, 0.1])}, axes=axes),
+    "against_seconds": lambda axes: plots.against_seconds({"a": ([0.1, 0.2], [3.0, 2.0], None)}, "variance", axes),
     "below_the_best": lambda axes: plots.below_the_best({"a": (1.0, -2.0, 0.1), "b": (2.0, -1.0, 0.1)}, axes),
     "rank_histogram": lambda axes: plots.rank_histogram(np.array([3, 5, 4]), "z", axes),
     "points": lambda axes: plots.points(POINTS, axes=axes),
@@ -79,6 +82,84 @@ def test_bounds_have_twice_their_errors_and_other_estimates_lie_across(given, ax
     np.testing.assert_allclose(across.get_ydata(), -1.4)
     box = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (box.y0, box.y1) == pytest.approx((-1.5, -1.3))
+
+
+def lines_of(axes) -> dict[str, np.ndarray]:
+    return {line.get_label(): line.get_xydata() for line in axes.lines}
+
+
+def across_of(axes) -> tuple[float, float]:
+    """The lower and the upper end of the one band."""
+    (band,) = axes.patches
+    box = band.get_extents().transformed(axes.transData.inverted())
+    return box.y0, box.y1
+
+
+@AS
+def test_bounds_of_several_objectives_have_their_own_errors_below_log_px(given, axes):
+    curves = {
+        "elbo": ([1, 8], given(np.array([-3.0, -2.9])), given(np.array([0.2, 0.1]))),
+        "iwae": ([2, 8, 64], given(np.array([-2.5, -2.0, -1.5])), given(np.array([0.1, math.nan, 0.05]))),
+    }
+    plots.compared_bounds(curves, (-1.2, 0.05), axes)
+    found = {c.get_label(): [s[:, 1] for s in c.lines[2][0].get_segments()] for c in axes.containers}
+    np.testing.assert_allclose(found["elbo"], [(-3.4, -2.6), (-3.1, -2.7)])
+    np.testing.assert_allclose(found["iwae"], [(-2.7, -2.3), (-2.0, -2.0), (-1.6, -1.4)])
+    assert [list(c.lines[0].get_xdata()) for c in axes.containers] == [[1, 8], [2, 8, 64]]
+    assert len({c.lines[0].get_color() for c in axes.containers}) == 2
+    assert lines_of(axes)["log p(x)"][:, 1] == pytest.approx([-1.2, -1.2])
+    assert across_of(axes) == pytest.approx((-1.3, -1.1))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["log p(x)", "elbo", "iwae"]
+    assert axes.get_xscale() == "log"
+
+
+def filled_of(collection) -> list[bool]:
+    return [tuple(face[:3]) != (1, 1, 1) for face in collection.get_facecolors()]
+
+
+@AS
+def test_signal_to_noise_has_values_floors_and_the_slope_of_what_is_above_them(given, axes):
+    sizes = [1, 4, 16, 64, 256]
+    falling, rising = 2.0 * np.array(sizes) ** -0.5, 0.5 * np.array(sizes) ** 0.25
+    curves = {
+        "iwae": (sizes, given(np.where(np.array(sizes) > 16, 0.2, falling)), given(np.full(5, 0.1))),
+        "dreg": (sizes, given(rising), given(np.full(5, 0.01))),
+        "noise": (sizes, given(np.full(5, 0.1)), given(np.full(5, 0.1))),
+    }
+    plots.against_size(curves, {"iwae": -0.5}, axes=axes)
+    labels = ["iwae: -0.50 (0.00), theory -0.5", "dreg: +0.25 (0.00)", "noise"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == labels
+    solid, dotted = ([line for line in axes.lines if line.get_linestyle() == style] for style in ("-", ":"))
+    for line, floor, points, (x, values, floors) in zip(solid, dotted, axes.collections, curves.values(), strict=True):
+        for array in (line.get_xydata(), points.get_offsets()):
+            np.testing.assert_allclose(array, np.stack((x, values), 1))
+        np.testing.assert_allclose(floor.get_xydata(), np.stack((x, floors), 1))
+        assert line.get_color() == floor.get_color()
+    assert [filled_of(points) for points in axes.collections] == [
+        [True, True, True, False, False],
+        [False, False, True, True, True],  # a theory is of large K
+        [False] * 5,
+    ]
+    assert len({line.get_color() for line in solid}) == 3
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+@AS
+def test_bias_and_variance_stand_against_seconds_with_the_estimators_name_at_its_slowest(given, axes):
+    curves = {
+        "naive": ([0.2, 0.1], given(np.array([3.0, 4.0])), given(np.array([0.1, 0.3]))),
+        "dreg": ([0.3, 0.5], given(np.array([0.19, 0.02])), given(np.array([0.1, 0.02]))),
+    }
+    plots.against_seconds(curves, "bias", axes)
+    assert {text.get_text(): text.xy for text in axes.texts} == {"naive": (0.2, 3.0), "dreg": (0.5, 0.02)}
+    np.testing.assert_allclose(lines_of(axes)["naive"], [(0.2, 3.0), (0.1, 4.0)])
+    dotted = [line.get_xydata() for line in axes.lines if line.get_linestyle() == ":"]
+    np.testing.assert_allclose(dotted, [[(0.2, 0.1), (0.1, 0.3)], [(0.3, 0.1), (0.5, 0.02)]])
+    assert [filled_of(points) for points in axes.collections] == [[True, True], [False, False]]
+    assert (axes.get_xscale(), axes.get_yscale(), axes.get_ylabel()) == ("log", "log", "bias")
+    without = plots.against_seconds({"a": ([0.1], given(np.array([2.0])), None)}, "variance", Figure().subplots())
+    assert len(without.lines) == 1
+    assert filled_of(without.collections[0]) == [True]
 
 
 def test_methods_are_drawn_as_far_as_they_lie_below_the_best_with_the_error_of_the_difference(axes):

@@ -41,7 +41,8 @@ def run_here(*arguments, cwd):
 
 
 def test_every_script_is_run_by_a_test():
-    tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "compare_objectives.py"}
+    tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "race.py"}
+    tested |= {"reproduce_burda2016.py"}
     tested |= {"benchmark.py", "kill_test.py", "scaling.py"}
     assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
 
@@ -181,45 +182,80 @@ def test_processes_beside_threads_in_small(tmp_path):
     assert [cell.strip() for cell in text.splitlines()[-1].split("|")] == ["", "epoch", "9", "6", "3", "2.00", ""]
 
 
-def test_the_comparison_of_objectives_in_small(tmp_path):
-    write_images(tmp_path / "data", nums=(5_200, 30))  # 5,000 validate
-    small = ["--epochs", 1, "--hidden", 4, "--latent-dim", 2, "--out", "out"]
-    small += ["--data-root", tmp_path / "data", "--num-samples", 30, "--num-data", 20]
-    result = run("compare_objectives.py", "--seeds", 0, 1, *small, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    rows = json.loads((tmp_path / "out/results.json").read_text())
-    assert [row["objective"] for row in rows] == [
-        "ELBO", "STL", "IWAE", "DReG", "CIWAE(0.5)", "MIWAE(4, 4)", "VR(0.5)", "TVO",
-    ]  # fmt: skip
-    assert rows[0]["difference"] == rows[0]["difference_error"] == 0
-    for row in rows:  # against the runs' own files
-        runs = [
-            [torch.load(tmp_path / f"out/{name}-seed{seed}/log_px_20x30.pt")["value"].mean().item() for seed in (0, 1)]
-            for name in (row["objective"], "ELBO")
-        ]
-        assert row["log_px"] == pytest.approx(sum(runs[0]) / 2, abs=1e-4)
-        differences = [a - b for a, b in zip(*runs, strict=True)]
-        assert row["difference"] == pytest.approx(sum(differences) / 2, abs=1e-4)
-        assert row["difference_error"] == pytest.approx(abs(differences[0] - differences[1]) / 2, abs=1e-4)
-    again = run_here("compare_objectives.py", "--seeds", 1, *small, cwd=tmp_path)  # nothing is run a second time
-    assert again.returncode == 0, again.stderr
-    assert json.loads((tmp_path / "out/results.json").read_text())[0]["log_px_error"] is None
-    for flags, message in (
-        (["--seeds", 1, 1], "seeds must differ, got (1, 1): their standard error would be too small"),
-        (["--num-data", 31], "num_data must be <= 30, the number of test images; got 31"),
-    ):
-        bad = run_here("compare_objectives.py", "--seeds", 7, *small, *flags, cwd=tmp_path)
-        assert (bad.returncode, bad.stderr) == (2, f"error: {message}\n")
-        assert not (tmp_path / "out/ELBO-seed7").exists()
-    (tmp_path / "out/TVO-seed1/log_px_20x30.pt").write_bytes(b"cut off")
-    bad = run_here("compare_objectives.py", "--seeds", 1, *small, cwd=tmp_path)
-    assert bad.returncode == 2
-    assert bad.stderr.startswith("error: out/TVO-seed1/log_px_20x30.pt is not a readable estimate (")
-    other = run_here("compare_objectives.py", "--seeds", 1, *small, "--hidden", 5, cwd=tmp_path)
-    assert (other.returncode, other.stderr) == (
-        2,
-        "error: the run in out/ELBO-seed1 was begun with hidden [4], and hidden is now [5]\n",
-    )
+def test_a_race_in_small(tmp_path):
+    flags = ["--dataset", "pinwheel", "--hidden", 4, "--epochs", 4, "--objectives", "elbo", "miwae:num_batches=3"]
+    flags += ["--num-particles", 2, "--seeds", 0, 1, "--num-samples", 30, "--num-data", 20, "--out", "out"]
+    result = run("race.py", *flags, "--processes", 2, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    races = json.loads((tmp_path / "out/race.json").read_text())
+    assert list(races) == ["epochs", "seconds"]
+    for budget, race in races.items():
+        assert [row["objective"] for row in race["rows"]] == ["elbo", "miwae:num_batches=3"]
+        for row in race["rows"]:
+            epochs, runs = row["epochs"], [r for r in race["runs"] if r["objective"] == row["objective"]]
+            assert epochs == 4 or (budget, row["objective"]) == ("seconds", "miwae:num_batches=3")
+            for one in runs:  # against the run's own file
+                name = f"{one['objective'].replace(':', '_')}-seed{one['seed']}-{epochs}epochs"
+                value = torch.load(tmp_path / "out" / name / "log_px_20x30.pt")["value"]
+                assert one["log_px"] == pytest.approx(value.mean().item(), abs=1e-6)
+            assert row["log_px"] == pytest.approx(sum(r["log_px"] for r in runs) / 2)
+            for text in (result.stdout, (tmp_path / "out/race.md").read_text()):
+                assert f"{row['log_px']:.2f} ({row['log_px_error']:.2f})" in text
+    assert {"out/race_epochs.png", "out/race_seconds.png"} <= tree(tmp_path).keys()
+    again = run_here("race.py", *flags, "--budget", "epochs", cwd=tmp_path)  # nothing is run a second time
+    assert json.loads((tmp_path / "out/race.json").read_text())["epochs"] == races["epochs"]
+    assert again.stdout.startswith(result.stdout[: result.stdout.index("equal seconds")].rstrip())
+    other = run_here("race.py", *flags, "--lr", 0.5, cwd=tmp_path)
+    assert other.returncode == 2
+    assert "was written with lr 0.001, and lr is now 0.5" in other.stderr
+
+
+def test_burdas_table_in_small(tmp_path):
+    write_images(tmp_path / "data", nums=(50, 30))
+    small = ["--data-root", tmp_path / "data", "--schedule", "smoke", "--num-samples", 30, "--num-data", 10]
+    small += ["--seeds", 0, 1, "--k", 1, 50, "--swap", "--out", "out"]
+    result = run_here("reproduce_burda2016.py", *small, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    content = json.loads((tmp_path / "out/smoke/results.json").read_text())
+    cells = ["VAE k=1", "VAE k=50", "IWAE k=50", "VAE k=1, then IWAE k=50", "IWAE k=50, then VAE k=1"]
+    assert [row["cell"] for row in content["rows"]] == cells
+    assert [row["published"] for row in content["rows"]] == [86.76, 86.35, 84.78, 84.88, 86.02]
+    assert [row["pair"] for row in content["differences"]] == ["IWAE k=50 over VAE k=50"]
+    assert content["differences"][0]["published"] == pytest.approx(86.35 - 84.78)
+    nll = {row["cell"]: row["nll"] for row in content["rows"]}
+    assert content["differences"][0]["value"] == pytest.approx(nll["VAE k=50"] - nll["IWAE k=50"])
+    for row in content["rows"]:
+        for text in (result.stdout, (tmp_path / "out/smoke/report.md").read_text()):
+            assert f"{row['nll']:.2f}" in text
+    # The second stage starts where the first ended, at the last learning rate.
+    first = torch.load(tmp_path / "out/smoke/VAE_k=1-seed0-2epochs/checkpoint.pt", weights_only=True)
+    second = tmp_path / "out/smoke/swap/VAE_k=1_then_IWAE_k=50-seed0-1epochs/checkpoint.pt"
+    second = torch.load(second, weights_only=True)
+    moved = max((second["state"][n] - v).abs().max().item() for n, v in first["state"].items())
+    assert second["settings"]["lr"] == pytest.approx(1e-3 * 10 ** (-1 / 7))
+    assert 0 < moved < 10 * second["settings"]["lr"]  # Adam's steps, of which there were three
+
+
+def test_burdas_learning_rates_and_the_floor_of_adam():
+    script = runpy.run_path(str(ROOT / "scripts/reproduce_burda2016.py"))
+    assert sum(script["SCHEDULES"]["full"]) == 3_280
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=script["LEARNING_RATE"])
+    schedule, rates = script["stages"](optimizer, script["SCHEDULES"]["full"]), []
+    for _ in range(3_280):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    for i, (start, stop) in enumerate([(0, 1), (1, 4), (4, 13), (13, 40), (40, 121), (121, 364), (364, 1093)]):
+        assert rates[start:stop] == pytest.approx([1e-3 * 10 ** (-i / 7)] * (stop - start))
+    assert rates[1093:] == pytest.approx([1e-4] * 2187)
+    # A step on the mean over 20 data with this eps is one on their sum with 1e-4.
+    gradient, steps = torch.tensor([2e-4]), []
+    for factor, eps in ((20, 1e-4), (1, script["EPS"])):
+        parameter = torch.zeros(1, requires_grad=True)
+        parameter.grad = factor * gradient
+        torch.optim.Adam([parameter], lr=1e-3, eps=eps).step()
+        steps.append(parameter.item())
+    assert steps[0] == pytest.approx(steps[1])
 
 
 def test_the_benchmark_in_small(tmp_path):

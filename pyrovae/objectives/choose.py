@@ -50,6 +50,28 @@ def from_name(name: str, **settings: object) -> PyroELBO:
     return OBJECTIVES[name](**settings)
 
 
+def from_text(text: str, **defaults: object) -> PyroELBO:
+    """The objective that `name` or `name:setting=value,setting=value` says: `miwae:num_batches=4,num_particles=4`.
+
+    `defaults` are settings that the text need not say, for those objectives that have them.
+    """
+    name, _, rest = text.partition(":")
+    require_choice("objective", name, OBJECTIVES)
+    known = [field.name for field in fields(OBJECTIVES[name])]
+    settings = {setting: value for setting, value in defaults.items() if setting in known}
+    for part in filter(None, rest.split(",")):
+        setting, equals, value = (side.strip() for side in part.partition("="))
+        require(equals == "=", f"objective must be name:setting=value,..., got {text!r}")
+        try:
+            settings[setting] = int(value)
+        except ValueError:
+            try:
+                settings[setting] = float(value)
+            except ValueError:
+                settings[setting] = value
+    return from_name(name, **settings)
+
+
 def resolve(objective: str | PyroELBO, settings: dict[str, object]) -> PyroELBO:
     """The objective itself, or the one that the name and those of the settings that are not None say."""
     given = {name: value for name, value in settings.items() if value is not None}

@@ -1,0 +1,342 @@
+"""Objectives raced: one model and guide, the same starts, trained under each and measured by one evaluator."""
+
+import hashlib
+import inspect
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pyro
+import torch
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pyrovae.batches import batches_of
+from pyrovae.checkpoints import Checkpoints
+from pyrovae.data import Dataset
+from pyrovae.diagnostics import active_units
+from pyrovae.errors import InputError, require, require_choice, require_count, require_seed
+from pyrovae.files import Taken, atomically, check_folder, held, write_text
+from pyrovae.history import History
+from pyrovae.marginal import Estimate, check_args, log_marginal
+from pyrovae.objectives.choose import resolve
+from pyrovae.rng import derived_seed, local_seed
+from pyrovae.standings import Race, RaceRun
+from pyrovae.training import choose_device, compiles, fit, gradients_of, trained_parameters
+from pyrovae.workers import hides_progress
+
+BUDGETS = ("epochs", "seconds")
+CURVE_POINTS, CURVE_DATA, CURVE_SAMPLES = 12, 500, 100
+TIMED_ROUNDS = 30
+WAIT = 2.0  # seconds, for runs that other processes have
+FIT = inspect.signature(fit).parameters
+OWN = ("vae", "data", "objective", "epochs", "seed", "checkpoints", "progress", "on_start", "on_epoch")
+
+
+def race(
+    make_vae: Callable[[], object],
+    data: Dataset | Tensor,
+    objectives: Sequence[str | PyroELBO] | Mapping[str, object],
+    seeds: Sequence[int] = (0, 1, 2),
+    budget: str = "epochs",
+    *,
+    epochs: int,
+    folder: str | Path | None = None,
+    held_out: Tensor | tuple[Tensor, ...] | None = None,
+    num_data: int | None = None,
+    num_samples: int = 5_000,
+    progress: bool | None = None,
+    **settings: object,
+) -> Race:
+    """Trains what `make_vae()` gives under each objective from each seed, and measures all on the same held-out data.
+
+    - `make_vae` is called under the seed, so that all objectives start from the same parameters; what it returns has a
+      `model` and a `guide`. The order of the data follows the seed, too.
+    - `objectives`: names or objects, or a dict from a name to what `fit` takes as objective. The first is what the
+      others are compared with.
+    - `budget`: `"epochs"` gives `epochs` to each; `"seconds"` gives each as many as take the time of `epochs` epochs of
+      the first, by the times of their steps, which are measured in turns before the race and kept in `folder`.
+    - Measured are log p(x) of the first `num_data` of `held_out` (by default the test data; else what model and guide
+      take) by importance sampling with `num_samples` draws, active units, seconds, and a curve along the training.
+    - `settings` are keywords of `fit`.
+
+    In `folder` every run has a folder of its own with checkpoints, and its results once it is done: called again, the
+    race goes on where it was broken off, to the bit. Several processes may run one race in one folder at once, each
+    takes runs that no other has; all return the whole. With None nothing is kept.
+
+    Raises `InputError` on bad input before anything is trained.
+    """
+    with ExitStack() as stack:
+        if folder is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+        racer = _Racer(make_vae, data, objectives, seeds, epochs, Path(folder), held_out, num_data, num_samples,
+                       progress, settings)  # fmt: skip
+        return racer.race(budget)
+
+
+class _Racer:
+    def __init__(
+        self, make_vae, data, objectives, seeds, epochs, folder, held_out, num_data, num_samples, progress, settings
+    ) -> None:
+        require(callable(make_vae), f"make_vae must be a function without arguments, got {make_vae!r}")
+        require_count("epochs", epochs)
+        require_count("num_samples", num_samples)
+        known = [name for name in FIT if name not in OWN]
+        for name in settings:
+            require(name in known, f"{name} must be a keyword of fit that is not the race's own: {', '.join(known)}")
+        require(len(seeds) > 0, "seeds must hold at least one")
+        for seed in seeds:
+            require_seed(seed)
+        require(len(set(seeds)) == len(seeds), f"seeds must differ, got {tuple(seeds)}: their error would be too small")
+        check_folder(folder, "folder")
+        self.make_vae, self.data, self.seeds, self.epochs, self.folder = make_vae, data, tuple(seeds), epochs, folder
+        self.objectives = _named(objectives)
+        self.num_samples, self.progress, self.settings = num_samples, progress, settings
+        with self._start(self.seeds[0]) as vae:
+            self.held_out = _first(vae, data, held_out, num_data)
+            trained_on = data.arguments("train") if isinstance(data, Dataset) else (data,)
+            self.fingerprint = _fingerprint(
+                (*self.held_out, *(part for part in trained_on if isinstance(part, Tensor)))
+            )
+            for objective in self.objectives.values():
+                _check(vae, data, objective, epochs, settings)
+
+    def race(self, budget: str) -> Race:
+        require_choice("budget", budget, BUDGETS)
+        epochs = dict.fromkeys(self.objectives, self.epochs) if budget == "epochs" else self._equal_seconds()
+        left = [(name, seed, epochs[name]) for name in self.objectives for seed in self.seeds]
+        order, done = list(left), {}
+        with tqdm(total=len(left), unit="run", desc="race", disable=hides_progress(self.progress), leave=False) as bar:
+            while left:
+                for key in list(left):
+                    try:
+                        done[key] = self._run(*key)
+                    except Taken:
+                        continue
+                    left.remove(key)
+                    bar.update()
+                    break
+                else:
+                    time.sleep(WAIT)
+        return Race(tuple(done[key] for key in order), budget)
+
+    @contextmanager
+    def _start(self, seed: int) -> Iterator[object]:
+        """The untrained pair of a seed, with a param store of its own; parameters that Pyro makes come of it, too."""
+        with pyro.get_param_store().scope(), local_seed(derived_seed(seed, "initial parameters")):
+            vae = self.make_vae()
+            pair = all(callable(getattr(vae, name, None)) for name in ("model", "guide"))
+            require(pair, f"make_vae must return what has a model and a guide, got {vae!r}"[:200])
+            yield vae
+
+    def _run(self, name: str, seed: int, epochs: int) -> RaceRun:
+        """The run, done, or gone on with, where it is not; one that is done goes through `fit`, too, which finds out
+        whether it was another model's or had other settings."""
+        folder = self.folder / f"{_slug(name)}-seed{seed}-{epochs}epochs"
+        result = folder / f"log_px_{len(self.held_out[0])}x{self.num_samples}.pt"
+        with held(folder / "race.lock"), self._start(seed) as vae:
+            curve = _Curve(folder / "curve.jsonl", vae, self.held_out, epochs, seed)
+            history = fit(
+                vae,
+                self.data,
+                **self.settings,
+                objective=self.objectives[name],
+                epochs=epochs,
+                seed=seed,
+                checkpoints=Checkpoints(folder),
+                progress=self.progress,
+                on_start=curve.start,
+                on_epoch=curve.add,
+            )
+            if not result.exists():
+                content = self._measured(vae, seed) | {"seconds": sum(history.seconds), "data": self.fingerprint}
+                atomically(result, lambda path: torch.save(content, path))
+        return self._read(name, seed, epochs, folder, result)
+
+    def _measured(self, vae, seed: int) -> dict[str, object]:
+        settings = {"num_samples": self.num_samples, "progress": self.progress}
+        with local_seed(derived_seed(seed, "evaluation")):
+            found = log_marginal(vae.model, vae.guide, *self.held_out, **settings)
+            units = active_units(vae.model, vae.guide, *_on_device(vae, self.held_out))
+        estimate = {name: getattr(found, name) for name in ("value", "standard_error", "pareto_k")}
+        return {**estimate, "active_units": units}
+
+    def _read(self, name: str, seed: int, epochs: int, folder: Path, result: Path) -> RaceRun:
+        try:
+            content = torch.load(result, weights_only=True)
+            same = content["data"] == self.fingerprint
+            estimate = Estimate(content["value"], content["standard_error"])
+            share = (content["pareto_k"] > 0.7).double().mean().item()
+            rest = share, content["active_units"], content["seconds"], _read_curve(folder / "curve.jsonl")
+        except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
+            raise InputError(f"{result} is not a readable result ({type(error).__name__}): remove it") from error
+        require(same, f"{result} is of other data than these: take another folder")
+        return RaceRun(name, seed, epochs, estimate, *rest, folder)
+
+    # Equal seconds ----------------------------------------------------------------------------------------------------
+
+    def _equal_seconds(self) -> dict[str, int]:
+        """The epochs of each objective that take the seconds of `epochs` epochs of the first, to the nearest."""
+        path = self.folder / "step_seconds.json"
+        while not path.exists():
+            try:
+                with held(self.folder / "step_seconds.lock"):
+                    if not path.exists():
+                        write_text(path, json.dumps(self._step_seconds(), indent=2) + "\n")
+            except Taken:
+                time.sleep(WAIT)
+        try:
+            seconds = json.loads(path.read_text())
+            first = seconds[next(iter(self.objectives))]
+            return {name: max(1, round(self.epochs * first / seconds[name])) for name in self.objectives}
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path} must have the seconds of a step of each objective: remove it") from error
+
+    def _step_seconds(self) -> dict[str, float]:
+        """Medians of training steps, taken in turns, so that what else the machine does is shared by all."""
+        several = [name for name, objective in self.objectives.items() if isinstance(objective, Mapping)]
+        require(not several, f"budget seconds is for objectives that stay, and {', '.join(several)} change")
+        steps: dict[str, Callable[[], None]] = {}
+        times: dict[str, list[float]] = {name: [] for name in self.objectives}
+        with ExitStack() as stack:
+            for name, objective in self.objectives.items():
+                vae = stack.enter_context(self._start(self.seeds[0]))
+                steps[name] = self._stepper(vae, resolve(objective, {}))
+                steps[name]()  # compiles
+            for _ in range(TIMED_ROUNDS):
+                for name, step in steps.items():
+                    started = time.perf_counter()
+                    step()
+                    times[name].append(time.perf_counter() - started)
+        return {name: sorted(values)[len(values) // 2] for name, values in times.items()}
+
+    def _stepper(self, vae, elbo: PyroELBO) -> Callable[[], None]:
+        """Steps on one batch as `fit` takes them."""
+        device = choose_device(self.settings.get("device", FIT["device"].default))
+        if isinstance(vae, nn.Module):
+            vae.to(device)
+        asked = {
+            name: self.settings.get(name, FIT[name].default) for name in ("batch_size", "compile", "lr", "optimizer")
+        }
+        epoch = batches_of(vae, self.data, None, asked["batch_size"], device)[0]()
+        batch = next(iter(epoch))
+        parameters = trained_parameters(vae, elbo, batch)
+        compile = asked["compile"]
+        if compile == "auto":
+            compile = compiles(elbo, self.epochs * (epoch.num_batches or 0))
+        gradients = gradients_of(vae, elbo, parameters, compile)
+        optimizer = asked["optimizer"](list(parameters.values()), lr=asked["lr"])
+
+        def step() -> None:
+            loss, _ = gradients(*batch)
+            optimizer.step()
+            loss.item()
+
+        return step
+
+
+class _Enough(Exception):
+    """`fit` has found nothing to refuse."""
+
+
+def _check(vae, data, objective, epochs: int, settings: dict[str, object]) -> None:
+    """All that `fit` checks before its first step, and no step."""
+
+    def stop(_: History) -> None:
+        raise _Enough
+
+    with suppress(_Enough):
+        fit(vae, data, **settings, objective=objective, epochs=epochs, seed=0, progress=False, on_start=stop)
+
+
+class _Curve:
+    """log p(x) along a training, in a file that goes on with it."""
+
+    def __init__(self, path: Path, vae, held_out: tuple[Tensor, ...], epochs: int, seed: int) -> None:
+        self.path, self.vae, self.seed = path, vae, seed
+        self.held_out = tuple(arg[:CURVE_DATA] for arg in held_out)
+        self.epochs = {-(-epochs * i // CURVE_POINTS) for i in range(1, CURVE_POINTS + 1)}
+        self.seconds = 0.0
+
+    def start(self, history: History) -> None:
+        """What was measured of epochs that will be trained again is measured again."""
+        self.seconds = sum(history.seconds)
+        kept = [point for point in _read_curve(self.path) if point[0] <= len(history.epoch)]
+        text = "".join(json.dumps(point) + "\n" for point in kept)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.path, text)
+
+    def add(self, record: dict[str, float | None]) -> None:
+        self.seconds += record["seconds"]
+        if record["epoch"] not in self.epochs:
+            return
+        if isinstance(self.vae, nn.Module):
+            self.vae.eval()
+        with local_seed(derived_seed(self.seed, "curve")):
+            found = log_marginal(
+                self.vae.model, self.vae.guide, *self.held_out, num_samples=CURVE_SAMPLES, progress=False
+            )
+        with open(self.path, "a") as file:
+            file.write(json.dumps([record["epoch"], self.seconds, found.mean, found.monte_carlo_error]) + "\n")
+
+
+def _read_curve(path: Path) -> tuple[tuple[int, float, float, float], ...]:
+    points = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            point = json.loads(line)
+        except ValueError:  # the last line of one that was killed
+            continue
+        points[point[0]] = tuple(point)
+    return tuple(points[epoch] for epoch in sorted(points))
+
+
+def _named(objectives) -> dict[str, object]:
+    """What `fit` takes as objective, by name."""
+    if not isinstance(objectives, Mapping):
+        sequence = isinstance(objectives, Sequence) and not isinstance(objectives, str)
+        require(sequence, f"objectives must be a sequence or a dict of objectives, got {objectives!r}")
+        names = [one if isinstance(one, str) else repr(one) for one in objectives]
+        require(len(set(names)) == len(names), f"objectives must differ, got {', '.join(names)}")
+        objectives = dict(zip(names, objectives, strict=True))
+    require(len(objectives) > 0, "objectives must hold at least one")
+    names = [_slug(str(name)) for name in objectives]
+    require(len(set(names)) == len(names), f"objectives' names must differ as names of folders, got {names}")
+    return {str(name): objective for name, objective in objectives.items()}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", name).strip("_")
+
+
+def _first(vae, data, held_out, num_data: int | None) -> tuple[Tensor, ...]:
+    """What model and guide take, of the first held-out data."""
+    if held_out is None:
+        require(isinstance(data, Dataset), f"held_out must be given where data is no Dataset but {type(data).__name__}")
+        held_out = data.arguments("test")[: 1 + getattr(vae, "num_conditions", 0)]
+    args = tuple(held_out) if isinstance(held_out, tuple | list) else (held_out,)
+    check_args(args)
+    getattr(vae, "check_data", lambda *_: None)(*args)
+    if num_data is not None:
+        require_count("num_data", num_data, 2)
+        most = len(args[0])
+        require(num_data <= most, f"num_data must be <= {most}, the number of held-out data; got {num_data}")
+    return tuple(arg[:num_data] for arg in args)
+
+
+def _fingerprint(args: tuple[Tensor, ...]) -> str:
+    digest = hashlib.sha256()
+    for arg in args:
+        digest.update(str(tuple(arg.shape)).encode())
+        digest.update(arg.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _on_device(vae, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    parameter = next(vae.parameters(), None) if isinstance(vae, nn.Module) else None
+    return args if parameter is None else tuple(arg.to(parameter.device) for arg in args)

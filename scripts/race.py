@@ -1,0 +1,71 @@
+"""Trains one VAE under several objectives from the same starts, and says which is better by how much.
+
+python scripts/race.py --dataset mnist --data-root ../shared/data --objectives elbo iwae dreg --num-particles 16
+python scripts/race.py --objectives elbo "miwae:num_batches=4,num_particles=4" renyi:alpha=0.5 --budget seconds
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+import pyrovae as pv
+from pyrovae.cli import helpers, is_helper, run_script
+from pyrovae.errors import require
+from pyrovae.objectives.choose import from_text
+from pyrovae.report import write_race
+from pyrovae.runs import build_vae, fit_settings, load_data
+
+
+def main(
+    config: Annotated[pv.RunConfig, tyro.conf.arg(name="")],
+    objectives: tuple[str, ...] = ("elbo", "iwae", "dreg"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    budget: Literal["epochs", "seconds", "both"] = "both",
+    num_samples: int = 5_000,
+    num_data: int | None = None,
+    processes: int = 1,
+    out: str = "runs/race",
+) -> None:
+    """Race objectives: the same model, starts, data and evaluator; differences in pairs, with their errors.
+
+    Args:
+        objectives: names, or name:setting=value,...; --num-particles is for all that do not say their own
+        seeds: a run for each, of the initial parameters and training; --seed is that of the data
+        budget: equal epochs; or equal seconds, those that the first objective takes; or both
+        num_samples: draws of the importance estimate of log p(x)
+        num_data: the first so many test data (default: all)
+        processes: how many share the runs
+        out: folder of the runs; those that are finished are not run again
+    """
+    usual = pv.RunConfig()
+    for name in ("objective", "alpha", "num_batches", "free_bits"):
+        value = getattr(config, name)
+        require(value == getattr(usual, name), f"{name} must be said in --objectives, got --{name} {value!r}")
+    by_name = {text: from_text(text, num_particles=config.num_particles) for text in objectives}
+    require(len(by_name) == len(objectives), f"objectives must differ, got {', '.join(objectives)}")
+    data, races = load_data(config), {}
+    with helpers(processes):
+        for one in ("epochs", "seconds") if budget == "both" else (budget,):
+            races[one] = pv.race(
+                lambda: build_vae(config, data.event_shape, data.train_mean),
+                data,
+                by_name,
+                seeds,
+                one,
+                epochs=config.epochs,
+                folder=out,
+                num_data=num_data,
+                num_samples=num_samples,
+                **fit_settings(config),
+            )
+    if is_helper():
+        return
+    for one, race in races.items():
+        print(f"equal {one}\n\n{race}\n")
+    write_race(Path(out), races)
+    print(f"report: {Path(out) / 'race.md'}")
+
+
+if __name__ == "__main__":
+    run_script(main)
