@@ -1,6 +1,6 @@
 """Variational autoencoders as Pyro programs."""
 
-from pyrovae import diagnostics, objectives, plots, proposals, schedules
+from pyrovae import diagnostics, objectives, plots, posteriors, priors, proposals, schedules
 from pyrovae.annealed import AnnealedEstimate, annealed_log_marginal, bidirectional_gap
 from pyrovae.calibration import simulation_based_calibration
 from pyrovae.checkpoints import Checkpoints
@@ -49,6 +49,8 @@ __all__ = [
     "HeteroscedasticGaussian",
     "Categorical",
     "DiscretizedLogistic",
+    "posteriors",
+    "priors",
     "VAE",
     "LinearGaussianVAE",
     "objectives",

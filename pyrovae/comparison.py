@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyrovae.compiled import CompiledLoss
-from pyrovae.errors import InputError, require, require_count, require_number
+from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed
 from pyrovae.marginal import Estimate, check_args, device_of, log_marginal
 from pyrovae.objectives.choose import check_objective, from_name
 from pyrovae.objectives.pair import check_pair
@@ -24,7 +25,9 @@ from pyrovae.rng import derived_seed, local_seed
 from pyrovae.workers import hides_progress
 
 SIDES = ("model", "guide")
+FLOORED = ("snr", "dsnr", "bias")
 TIMED = 10
+CLEAR, SPAN = 3, 16
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,23 @@ class Comparison:
             flat.append({n: v if not isinstance(v, float) or math.isfinite(v) else None for n, v in values.items()})
         return flat
 
+    def curves(self, side: str, quantity: str) -> dict[str, tuple[list[int], list[float], list[float]]]:
+        """Per objective K, the `quantity` of one side's gradient at each ("snr", "dsnr" or "bias"), and its floors.
+
+        What `fitted_slope` and `plots.against_size` take. What is not known is left out.
+        """
+        require_choice("side", side, SIDES)
+        require_choice("quantity", quantity, FLOORED)
+        found: dict[str, tuple[list, list, list]] = {}
+        for row in self.rows:
+            gradient = getattr(row, side)
+            value = None if gradient is None else getattr(gradient, quantity)
+            if value is not None and math.isfinite(value):
+                point = (row.num_particles, value, getattr(gradient, f"{quantity}_floor"))
+                for values, one in zip(found.setdefault(row.objective, ([], [], [])), point, strict=True):
+                    values.append(one)
+        return found
+
     def to_pandas(self):
         """`to_dict` as a `pandas.DataFrame`."""
         try:
@@ -174,8 +194,8 @@ def compare(
 
     For each of `objectives` (a name, or what makes an objective of K) and each K of `num_particles`, `repeats`
     independent gradients of the loss per datum on the batch `args`: see `Row` and `Gradient` for what is measured.
-    Repeats go round the estimators, so that times are interleaved, and when `max_seconds` are over all have about as
-    many. `log_px` is what the gaps are taken from; None takes importance sampling with 5,000 draws.
+    Repeats go round the estimators, so that times are interleaved, and when `max_seconds` are over all have as many,
+    and none is compiled. `log_px` is what the gaps are taken from; None takes importance sampling with 5,000 draws.
 
     The bias is that of the mean gradient against the plain estimator of the same bound with the same K, which an
     objective's class names as its `reference` (`ELBO` for STL, analytic KL and the score function; `IWAE` for DReG and
@@ -190,6 +210,10 @@ def compare(
         require_count("num_particles", number)
     if max_seconds is not None:
         require_number("max_seconds", max_seconds, above=0)
+    require_seed(seed)
+    makers = [_named(objective) for objective in objectives]
+    for what, given in (("objectives", [name for name, _ in makers]), ("num_particles", list(num_particles))):
+        require(len(set(given)) == len(given), f"{what} must differ, got {', '.join(map(str, given))}")
     check_args(args)
     device = device_of(model, args)
     args = tuple(arg.to(device) for arg in args)
@@ -197,7 +221,7 @@ def compare(
         pair = check_pair(model, guide, *args)
         reparameterised = all(site["fn"].has_rsample for site in pair.guide_sites.values())
         runs = []
-        for (name, make), number in itertools.product(map(_named, objectives), num_particles):
+        for (name, make), number in itertools.product(makers, num_particles):
             objective = make(number)
             if objective is None:  # one that needs more particles
                 continue
@@ -231,8 +255,40 @@ def compare(
                 if max_seconds is not None and done >= 4 and time.perf_counter() - started > max_seconds:
                     break
         found = {run.objective: run for run in (*references, *runs)}
-        rows = tuple(run.row(model, guide, args, sides, found, log_px.mean, compile) for run in runs)
-    return Comparison(rows, log_px, done == repeats)
+        complete = done == repeats  # or no time is left to compile, either
+        rows = tuple(run.row(model, guide, args, sides, found, log_px.mean, compile and complete) for run in runs)
+    return Comparison(rows, log_px, complete)
+
+
+class Slope(NamedTuple):
+    """d log value / d log size by least squares, its standard error, and which of the points it was fitted to."""
+
+    value: float
+    error: float
+    fitted: tuple[bool, ...]
+
+
+def fitted_slope(sizes: Sequence[float], values: Sequence[float], floors: Sequence[float]) -> Slope:
+    """The power of `sizes` (K, M) with which `values` (a signal-to-noise ratio, a bias) go: the slope of their logs.
+
+    Only points clearly above their floor tell: more than three times it, where the noise, which adds in squares,
+    makes up 5% or less. And a theory's slope is one of large sizes: of those points the fit takes the ones within a
+    factor of 16 of the largest. The error is that of the scatter around the line; nan of fewer than three points, as
+    the slope is of fewer than two.
+    """
+    clear = [value > CLEAR * floor for value, floor in zip(values, floors, strict=True)]
+    largest = max((size for size, is_clear in zip(sizes, clear, strict=True) if is_clear), default=0)
+    fitted = tuple(is_clear and SPAN * size >= largest for size, is_clear in zip(sizes, clear, strict=True))
+    points = [(math.log(s), math.log(v)) for s, v, use in zip(sizes, values, fitted, strict=True) if use]
+    if len(points) < 2:
+        return Slope(math.nan, math.nan, fitted)
+    x, y = torch.tensor(points, dtype=torch.float64).T
+    x, y = x - x.mean(), y - y.mean()
+    slope = (x @ y) / (x @ x)
+    if len(points) < 3:
+        return Slope(slope.item(), math.nan, fitted)
+    error = ((y - slope * x).square().sum() / (len(points) - 2) / (x @ x)).sqrt()
+    return Slope(slope.item(), error.item(), fitted)
 
 
 def _named(objective: str | Callable[[int], PyroELBO]) -> tuple[str, Callable[[int], PyroELBO | None]]:

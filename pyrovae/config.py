@@ -12,9 +12,10 @@ from pyrovae.files import write_text
 from pyrovae.loop import NONFINITE
 from pyrovae.networks import ACTIVATIONS, NETWORKS
 from pyrovae.objectives.choose import OBJECTIVES, resolve
+from pyrovae.posteriors import POSTERIORS
+from pyrovae.priors import PRIORS
 from pyrovae.schedules import SCHEDULES
 from pyrovae.training import LR_SCHEDULES
-from pyrovae.vae import POSTERIORS
 
 LARGEST = float(torch.finfo(torch.float32).max)
 # Which likelihoods are for which data: by dataset and binarize.
@@ -30,6 +31,7 @@ USUAL_LIKELIHOOD = {
     "grey": "bernoulli_grey",
     "dequantised": "continuous_bernoulli",
 }
+NUM_COMPONENTS = {"mixture": 10, "vamp": 500}
 KINDS = {None: "points", "none": "grey", "dequantise": "dequantised", "static": "binary", "dynamic": "binary"}
 
 
@@ -52,7 +54,15 @@ class RunConfig:
     network: str = "mlp"
     """mlp or conv; for conv, hidden are channels (default: 32 64) and each halves the image"""
     posterior: str = "diagonal"
-    """diagonal, or delta: a plain autoencoder, which has no log p(x)"""
+    """diagonal, full_covariance, flow, bernoulli (codes of bits), or delta: an autoencoder, which has no log p(x)"""
+    temperature: float | None = None
+    """of straight-through gradients for posterior bernoulli, which else needs an objective of the score function"""
+    prior: str = "standard"
+    """standard, mixture (of Gaussians), vamp (of posteriors of pseudo-inputs) or flow"""
+    num_components: int | None = None
+    """components of a mixture (default: 10), or pseudo-inputs of vamp (default: 500)"""
+    layers: tuple[int, ...] = ()
+    """dimensions of further stochastic layers z2, z3, ... above z, with nets of two layers of twice as many units"""
     conditional: bool = False
     """condition model and guide on the labels"""
     likelihood: str | None = None
@@ -113,10 +123,12 @@ class RunConfig:
             value = getattr(self, name)
             optional = value is None and name == "data_root"
             require(optional or isinstance(value, str), f"{name} must be a string, got {value!r}")
-        require(isinstance(self.hidden, list | tuple), f"hidden must be whole numbers >= 1, got {self.hidden!r}")
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        for units in self.hidden:
-            require_count("hidden", units)
+        for name in ("hidden", "layers"):
+            value = getattr(self, name)
+            require(isinstance(value, list | tuple), f"{name} must be whole numbers >= 1, got {value!r}")
+            object.__setattr__(self, name, tuple(value))
+            for units in getattr(self, name):
+                require_count(name, units)
         for name in ("latent_dim", "num_particles", "epochs", "batch_size"):
             require_count(name, getattr(self, name))
         require_seed(self.seed)
@@ -130,15 +142,35 @@ class RunConfig:
         require(isinstance(self.conditional, bool), f"conditional must be true or false, got {self.conditional!r}")
         require_choice("activation", self.activation, ACTIVATIONS)
         require_choice("posterior", self.posterior, POSTERIORS)
+        require_choice("prior", self.prior, PRIORS)
         require_choice("schedule", self.schedule, LR_SCHEDULES)
         require_choice("nonfinite", self.nonfinite, NONFINITE)
         require_choice("beta_schedule", self.beta_schedule, SCHEDULES)
         require_choice("objective", self.objective, OBJECTIVES)
         resolve(self.objective, self.objective_settings())
-        require(
-            self.posterior == "diagonal" or self.objective == "elbo",
-            f"posterior delta (an autoencoder) needs objective elbo, got {self.objective}",
-        )
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """What of posterior, prior, layers, condition and objective does not go together."""
+        if self.temperature is not None:
+            require_number("temperature", self.temperature, above=0)
+            require(self.posterior == "bernoulli", f"temperature is for posterior bernoulli, got {self.posterior}")
+        bits = self.posterior == "bernoulli"
+        require(not bits or self.prior == "standard", f"posterior bernoulli has a prior of its own, got {self.prior}")
+        point, plain = self.posterior == "delta", (self.posterior, self.prior) == ("diagonal", "standard")
+        rule = "posterior delta (an autoencoder) needs"
+        require(not point or self.objective == "elbo", f"{rule} objective elbo, got {self.objective}")
+        require(not point or self.prior == "standard", f"{rule} prior standard, got {self.prior}")
+        rule = "layers need posterior diagonal and prior standard, whose place they take"
+        require(not self.layers or plain, f"{rule}, got {self.posterior} and {self.prior}")
+        require(not (self.conditional and self.prior == "vamp"), "prior vamp needs a VAE that is not conditional")
+        if self.objective == "elbo_analytic_kl":
+            rule = "objective elbo_analytic_kl needs a KL in closed form, of posterior diagonal and prior standard"
+            require(plain and not self.layers, rule)
+        if self.num_components is not None:
+            require_count("num_components", self.num_components)
+            require(self.prior in NUM_COMPONENTS, f"num_components is for prior mixture or vamp, got {self.prior}")
+        self._default(num_components=NUM_COMPONENTS.get(self.prior))
 
     def _default(self, **values: object) -> None:
         for name, value in values.items():

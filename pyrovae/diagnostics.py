@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.errors import require, require_count
-from pyrovae.objectives.pair import PairTerms, base_of, run_pair
+from pyrovae.objectives.pair import PairTerms, run_pair
+from pyrovae.posteriors import Diagonal
+from pyrovae.priors import Standard
 from pyrovae.vae import VAE
 
 ACTIVE_VARIANCE = 0.01
@@ -29,10 +30,13 @@ def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: i
 
 @torch.no_grad()
 def kl_per_dimension(vae: VAE, *args: Tensor) -> Tensor:
-    """KL(q(z_j|x) || p(z_j)) in closed form, `(batch, latent_dim)`, in nats. An autoencoder has none and is refused."""
-    q = vae.encode(*args)
-    require(not isinstance(base_of(q), Delta), "an autoencoder (posterior delta) has no KL to its prior")
-    return kl_divergence(q.base_dist, vae.prior.base_dist)
+    """KL(q(z_j|x) || p(z_j)) in closed form, `(batch, latent_dim)`, in nats, of a diagonal posterior and prior."""
+    require(has_kl_per_dimension(vae), "a KL per dimension needs posterior diagonal and prior standard")
+    return kl_divergence(vae.encode(*args).base_dist, vae.prior.base_dist)
+
+
+def has_kl_per_dimension(vae: VAE) -> bool:
+    return isinstance(vae.posterior_family, Diagonal) and isinstance(vae.prior_family, Standard)
 
 
 @dataclass(frozen=True)
@@ -86,19 +90,21 @@ def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
     means, noise = [], 0.0
     for chunk in zip(*(arg.split(CHUNK) for arg in args), strict=True):
         sites = run_pair(model, guide, *chunk, num_particles=DRAWS).guide_sites.values()
-        draws = torch.cat([_mean_or_draw(site).flatten(2) for site in sites], -1)
+        draws = torch.cat([_mean_or_draw(site) for site in sites], -1)
         means.append(draws.mean(0))
         noise = noise + draws.var(0).sum(0) / (DRAWS * len(args[0]))
     return int((torch.cat(means).var(0) - noise > ACTIVE_VARIANCE).sum())
 
 
 def _mean_or_draw(site: dict) -> Tensor:
-    """`(particles, batch, ...)`."""
+    """`(particles, batch, coordinates)`."""
+    value = site["value"]
     try:
         mean = site["fn"].mean
     except (NotImplementedError, AttributeError):
-        return site["value"].double()
-    return (mean if bool(mean.isfinite().all()) else site["value"]).expand_as(site["value"]).double()
+        mean = value
+    mean = mean if bool(mean.isfinite().all()) else value
+    return mean.expand_as(value).double().reshape(*value.shape[:2], -1)
 
 
 def sample_diversity(vae: VAE, num_samples: int, y: Tensor | tuple[Tensor, ...] = ()) -> float:

@@ -33,6 +33,67 @@ class IsotropicNormal(dist.Normal):
         return -0.5 * standardised.square() - (self.log_scale + 0.5 * math.log(2 * math.pi))
 
 
+class StraightThroughBernoulli(dist.Bernoulli):
+    """Bernoulli(logits) with draws of 0 or 1 and the gradient of sigmoid((logits + logistic noise) / temperature).
+
+    The mass is Bernoulli's, and so a bound under it is the discrete model's; what is biased is the gradient alone
+    (Bengio et al. 2013, arXiv:1308.3432; Jang et al. 2017, arXiv:1611.01144).
+    """
+
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = None) -> None:
+        self.temperature = temperature
+        super().__init__(logits=logits, validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: dist.Bernoulli | None = None) -> dist.Bernoulli:
+        return StraightThroughBernoulli(self.logits.expand(batch_shape), self.temperature, self._validate_args)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
+        noisy = self.logits + _inside(uniform).logit()
+        soft = (noisy / self.temperature).sigmoid()
+        return (noisy > 0).to(soft) + (soft - soft.detach())
+
+
+class StraightThroughOneHot(dist.OneHotCategorical):
+    """OneHotCategorical(logits) with the gradient of softmax((logits + Gumbel noise) / temperature): Gumbel-softmax.
+
+    Hard forwards and soft backwards, as `StraightThroughBernoulli`.
+    """
+
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = None) -> None:
+        self.temperature = temperature
+        super().__init__(logits=logits, validate_args=validate_args)
+
+    def expand(
+        self, batch_shape: torch.Size, _instance: dist.OneHotCategorical | None = None
+    ) -> dist.OneHotCategorical:
+        logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
+        return StraightThroughOneHot(logits, self.temperature, self._validate_args)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
+        noisy = self.logits - (-_inside(uniform).log()).log()
+        soft = (noisy / self.temperature).softmax(-1)
+        hard = torch.nn.functional.one_hot(noisy.argmax(-1), noisy.shape[-1]).to(soft)
+        return hard + (soft - soft.detach())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """With a gradient in `value`, which that of PyTorch, by the largest element's index, has not."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return (value * self.logits).sum(-1)
+
+
+def _inside(uniform: Tensor) -> Tensor:
+    """Off the ends, where a logarithm has no value."""
+    tiny = torch.finfo(uniform.dtype).tiny
+    return uniform.clamp(tiny, 1 - torch.finfo(uniform.dtype).eps)
+
+
 class _Expandable(TorchDistribution):
     """A univariate family whose parameters, named in `arg_constraints`, all have the batch shape."""
 

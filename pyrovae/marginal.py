@@ -202,7 +202,10 @@ def quadrature_log_marginal(
         f"quadrature needs one latent site of one or two dimensions, got {shapes}",
     )
     Pair(sites, {}, torch.Size((1, 1))).check_densities()
-    real = isinstance(sites[name]["fn"].support.base_constraint, type(constraints.real))
+    support = sites[name]["fn"].support
+    while hasattr(support, "base_constraint"):  # of events, of a mixture's components
+        support = support.base_constraint
+    real = isinstance(support, type(constraints.real))
     require(real, f'quadrature needs a latent of real numbers, got {sites[name]["fn"].support} at site "{name}"')
     axis = torch.linspace(-limit, limit, num_points, dtype=torch.float64).to(latents[name])
     dim, spacing = shape[0], 2 * limit / (num_points - 1)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.patches import Circle, Ellipse
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from torch import Tensor
 
 from pyrovae.comparison import fitted_slope
@@ -65,17 +67,23 @@ def bounds(
 
 
 def compared_bounds(
-    curves: Mapping[str, tuple[Sequence[int], Array, Array]], log_px: tuple[float, float], axes: Axes | None = None
+    curves: Mapping[str, tuple[Sequence[int], Array, Array]],
+    log_px: tuple[float, float],
+    colors: Mapping[str, str] | None = None,
+    axes: Axes | None = None,
 ) -> Axes:
     """Of each objective its bound against K, `(sizes, values, errors)`, below log p(x) = `(value, error)` across.
 
     With twice the standard errors, nats per datum.
     """
     axes = _axes(axes)
-    for index, (name, (sizes, values, errors)) in enumerate(curves.items()):
-        _bound(axes, sizes, values, errors, name, f"C{index}")
+    for (name, (sizes, values, errors)), color in zip(curves.items(), _colors(curves, colors), strict=True):
+        _bound(axes, sizes, values, errors, name, color)
     _across(axes, *log_px, "log p(x)", "black")
-    return _of_bounds(axes)
+    _of_bounds(axes)
+    _sizes(axes, [sizes for sizes, *_ in curves.values()])
+    _legend_below(axes, columns=2)
+    return axes
 
 
 def _bound(axes: Axes, sizes: Sequence[int], values: Array, errors: Array, label: str, color: str) -> None:
@@ -125,6 +133,7 @@ def against_size(
     theory: Mapping[str, float] | None = None,
     xlabel: str = "K, samples per datum",
     ylabel: str = "signal-to-noise ratio",
+    colors: Mapping[str, str] | None = None,
     axes: Axes | None = None,
 ) -> Axes:
     """Each objective's signal-to-noise ratio, or bias, against K, its floor dotted; `Comparison.curves` has them.
@@ -134,34 +143,71 @@ def against_size(
     floor, of these the ones within a factor of 16 of the largest K.
     """
     axes = _axes(axes)
-    for index, (name, (sizes, values, floors)) in enumerate(curves.items()):
+    for (name, (sizes, values, floors)), color in zip(curves.items(), _colors(curves, colors), strict=True):
         slope = fitted_slope(sizes, _numpy(values).tolist(), _numpy(floors).tolist())
         label = name if math.isnan(slope.value) else f"{name}: {slope.value:+.2f}"
         label += "" if math.isnan(slope.error) else f" ({slope.error:.2f})"
         label += f", theory {theory[name]:+g}" if name in (theory or {}) else ""
-        _above_floor(axes, sizes, values, floors, slope.fitted, label, f"C{index}")
+        _above_floor(axes, sizes, values, floors, slope.fitted, label, color)
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-    axes.legend(frameon=False, fontsize="small", title="slope", title_fontsize="small")
+    _sizes(axes, [sizes for sizes, *_ in curves.values()])
+    _plain_numbers(axes.yaxis)
+    _legend_below(axes, title="slope of filled points (standard error)")
     return axes
 
 
-def against_seconds(curves: Curves, ylabel: str, axes: Axes | None = None) -> Axes:
+def against_seconds(
+    curves: Curves, ylabel: str, colors: Mapping[str, str] | None = None, axes: Axes | None = None
+) -> Axes:
     """A gradient's bias, or its variance, against the seconds of a step, log axes, a line per estimator.
 
-    Each is annotated at its slowest step. With floors those are dotted, and points that are not twice theirs hollow:
-    no bias was seen there.
+    Each has its name to the right, at the height of its slowest step or next to it. With floors those are dotted, and
+    points that are not twice theirs hollow: no bias was seen there.
     """
     axes = _axes(axes)
-    for index, (name, (seconds, values, floors)) in enumerate(curves.items()):
+    ends = []
+    for (name, (seconds, values, floors)), color in zip(curves.items(), _colors(curves, colors), strict=True):
         values = _numpy(values)
         seen = np.full(len(values), True) if floors is None else values > 2 * _numpy(floors)
-        _above_floor(axes, seconds, values, floors, seen, name, f"C{index}")
+        _above_floor(axes, seconds, values, floors, seen, name, color)
         last = int(np.argmax(seconds))
-        at, place = (seconds[last], values[last]), {"xytext": (5, 3), "textcoords": "offset points"}
-        axes.annotate(name, at, **place, color=f"C{index}", fontsize="small")
+        ends.append((float(values[last]), seconds[last], name, color))
     axes.set(xscale="log", yscale="log", xlabel="seconds per step", ylabel=ylabel)
-    axes.margins(x=0.2)
+    for axis in (axes.xaxis, axes.yaxis):
+        _plain_numbers(axis)
+    low, high = np.log(axes.get_ylim())
+    height = math.inf
+    for value, at, name, color in sorted(ends, reverse=True):
+        height = min(math.log(value), height - 0.05 * (high - low))  # names do not lie upon each other
+        place = {"xytext": (1.02, math.exp(height)), "textcoords": axes.get_yaxis_transform()}
+        axes.annotate(name, (at, value), **place, color=color, fontsize="small", va="center", annotation_clip=False)
     return axes
+
+
+def _colors(curves: Mapping[str, object], colors: Mapping[str, str] | None) -> list[str]:
+    """Those given, so that an estimator keeps its colour from figure to figure; else in matplotlib's order."""
+    return [f"C{index}" if colors is None else colors[name] for index, name in enumerate(curves)]
+
+
+def _sizes(axes: Axes, sizes: Sequence[Sequence[float]]) -> None:
+    """Ticks at the sizes themselves, where they are few."""
+    ticks = sorted({size for some in sizes for size in some})
+    if len(ticks) <= 12:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """0.1 and not 10^-1, on an axis that has its range; 2 and 5 between the tens, and labelled where there are few."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_minor_formatter("{x:g}" if high < 100 * low else NullFormatter())
+
+
+def _legend_below(axes: Axes, columns: int = 1, title: str | None = None) -> None:
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
+    axes.legend(**place, frameon=False, fontsize="small", title=title, title_fontsize="small", ncols=columns)
 
 
 def _above_floor(

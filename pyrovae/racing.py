@@ -35,6 +35,7 @@ CURVE_POINTS, CURVE_DATA, CURVE_SAMPLES = 12, 500, 100
 TIMED_ROUNDS = 30
 WAIT = 2.0  # seconds, for runs that other processes have
 FIT = inspect.signature(fit).parameters
+OF_OBJECTIVES = ("num_particles", "alpha", "num_batches", "free_bits")
 OWN = ("vae", "data", "objective", "epochs", "seed", "checkpoints", "progress", "on_start", "on_epoch")
 
 
@@ -182,38 +183,59 @@ class _Racer:
 
     def _equal_seconds(self) -> dict[str, int]:
         """The epochs of each objective that take the seconds of `epochs` epochs of the first, to the nearest."""
-        path = self.folder / "step_seconds.json"
-        while not path.exists():
+        several = [name for name, objective in self.objectives.items() if isinstance(objective, Mapping)]
+        require(not several, f"budget seconds is for objectives that stay, and {'; '.join(several)} change")
+        path, seconds = self.folder / "step_seconds.json", None
+        while seconds is None:
             try:
                 with held(self.folder / "step_seconds.lock"):
-                    if not path.exists():
-                        write_text(path, json.dumps(self._step_seconds(), indent=2) + "\n")
+                    seconds = self._known_seconds(path)
+                    if any(key not in seconds for key in self.timed):
+                        seconds = self._step_seconds(seconds)
+                        write_text(path, json.dumps(seconds, indent=2) + "\n")
             except Taken:
                 time.sleep(WAIT)
-        try:
-            seconds = json.loads(path.read_text())
-            first = seconds[next(iter(self.objectives))]
-            return {name: max(1, round(self.epochs * first / seconds[name])) for name in self.objectives}
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} must have the seconds of a step of each objective: remove it") from error
+        of_each = dict(zip(self.objectives, (seconds[key] for key in self.timed), strict=True))
+        first = next(iter(of_each.values()))
+        return {name: max(1, round(self.epochs * first / each)) for name, each in of_each.items()}
 
-    def _step_seconds(self) -> dict[str, float]:
-        """Medians of training steps, taken in turns, so that what else the machine does is shared by all."""
-        several = [name for name, objective in self.objectives.items() if isinstance(objective, Mapping)]
-        require(not several, f"budget seconds is for objectives that stay, and {', '.join(several)} change")
+    def _known_seconds(self, path: Path) -> dict[str, float]:
+        try:
+            seconds = json.loads(path.read_text()) if path.exists() else {}
+            require(all(isinstance(value, float) and value > 0 for value in seconds.values()), "")
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{path} must have the seconds of steps by name: remove it") from error
+        return seconds
+
+    @property
+    def timed(self) -> list[str]:
+        """What is timed, of each objective, in words."""
+        batch_size = self.settings.get("batch_size", FIT["batch_size"].default)
+        return [f"{elbo!r}, batch {batch_size}" for elbo in self._resolved()]
+
+    def _resolved(self) -> list[PyroELBO]:
+        given = {name: self.settings.get(name) for name in OF_OBJECTIVES}
+        return [resolve(objective, given) for objective in self.objectives.values()]
+
+    def _step_seconds(self, known: dict[str, float]) -> dict[str, float]:
+        """Lower quartiles of the seconds of training steps, taken in turns, so that what else the machine does is
+        shared by all. Where some are known the others are taken beside the first, and in its seconds of then."""
         steps: dict[str, Callable[[], None]] = {}
-        times: dict[str, list[float]] = {name: [] for name in self.objectives}
+        first = self.timed[0]
         with ExitStack() as stack:
-            for name, objective in self.objectives.items():
-                vae = stack.enter_context(self._start(self.seeds[0]))
-                steps[name] = self._stepper(vae, resolve(objective, {}))
-                steps[name]()  # compiles
+            for key, elbo in zip(self.timed, self._resolved(), strict=True):
+                if key == first or key not in known:
+                    steps[key] = self._stepper(stack.enter_context(self._start(self.seeds[0])), elbo)
+                    steps[key]()  # compiles
+            times: dict[str, list[float]] = {key: [] for key in steps}
             for _ in range(TIMED_ROUNDS):
-                for name, step in steps.items():
+                for key, step in steps.items():
                     started = time.perf_counter()
                     step()
-                    times[name].append(time.perf_counter() - started)
-        return {name: sorted(values)[len(values) // 2] for name, values in times.items()}
+                    times[key].append(time.perf_counter() - started)
+        found = {key: sorted(values)[len(values) // 4] for key, values in times.items()}
+        factor = known[first] / found[first] if first in known else 1.0
+        return {**{key: factor * value for key, value in found.items()}, **known}
 
     def _stepper(self, vae, elbo: PyroELBO) -> Callable[[], None]:
         """Steps on one batch as `fit` takes them."""

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from pyrovae import plots
+from pyrovae.comparison import SIDES, Comparison, Row
 from pyrovae.data import Dataset
-from pyrovae.diagnostics import latent_use
+from pyrovae.diagnostics import active_units, has_kl_per_dimension, latent_use
 from pyrovae.errors import require, require_count
 from pyrovae.evaluation import ELBO_DRAWS, Evaluation, evaluate
 from pyrovae.files import write_text
@@ -21,7 +22,7 @@ from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, qua
 from pyrovae.rng import local_seed
 from pyrovae.runs import Run
 from pyrovae.standings import Race
-from pyrovae.vae import VAE
+from pyrovae.vae import VAE, mean_of
 
 IWAE_PARTICLES = 50
 MAX_POINTS = 5_000
@@ -48,7 +49,7 @@ def measures(
     args = first_data(vae, data, num_data)
     x = args[0]
     measure = "ELBO" if vae.likelihood.has_density(x) else "cross-entropy bound"
-    measure = "reconstruction" if vae.posterior == "delta" else measure
+    measure = measure if vae.posterior_family.has_density else "reconstruction"
     started = time.perf_counter()
     result = {"dataset": data.name, "kind": data.kind, "measure": measure, "num_data": len(x)}
     result |= {"num_samples": num_samples, "seed": seed}
@@ -71,9 +72,12 @@ def measures(
         result |= {"log_px_quadrature": log_px.mean().item(), "log_px_quadrature_error": error.mean().item()}
     if data.log_density is not None and vae.num_conditions == 0:
         result["data_log_density"] = data.log_density(x).double().mean().item()
-    use = None if measure == "reconstruction" or len(x) == 1 else latent_use(vae, *_on_device(vae, args))
-    result["active_units"] = None if use is None else use.num_active
-    result["collapse"] = None if use is None else use.warning
+    result |= {"active_units": None, "collapse": None}
+    if measure != "reconstruction" and len(x) > 1:
+        here = _on_device(vae, args)
+        with local_seed(seed):
+            result["active_units"] = active_units(vae.model, vae.guide, *here)
+        result["collapse"] = latent_use(vae, *here).warning if has_kl_per_dimension(vae) else None
     result["seconds"] = time.perf_counter() - started
     # What is not a number (an error from one draw, k from ten) is unknown; JSON has no word for nan.
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
@@ -206,7 +210,76 @@ def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False
     (folder / "estimates.md").write_text(f"{estimates.table('github')}\n\n{estimates.verdict}\n{image}")
 
 
+COMPARISON_NOTES = """\
+Bounds in nats per datum, higher is better, in brackets their Monte Carlo error; the gap is to log p(x), by importance
+sampling, itself low where the guide is far off. SNR is |mean| / standard deviation of a gradient's coordinates, their
+mean; DSNR is a gradient's length along the mean gradient over what lies across it. In brackets what pure noise has: do
+not read a signal off a number near it, nor a bias off one near what an unbiased estimator shows. In the figures these
+floors are dotted. Repeats lower those of SNR and bias; the noise itself falls with the number of data. Of estimators of
+one gradient the one of lower var x s (variance of the guide's gradient times the seconds of a step) is the better.
+"""
+
+
+def write_comparison(folder: Path, comparison: Comparison, overwrite: bool = False) -> None:
+    """comparison.json, comparison.md and figures/comparison_*.png: bounds, signal to noise, bias and variance."""
+    check_not_evaluated(folder, overwrite, COMPARISON)
+    log_px = {"log_px": comparison.log_px.mean, "log_px_standard_error": comparison.log_px.monte_carlo_error}
+    content = {"rows": comparison.to_dict(), **log_px, "complete": comparison.complete}
+    (folder / "figures").mkdir(exist_ok=True)
+    images = ""
+    for name, figure in _draw_comparison(comparison).items():
+        figure.savefig(folder / f"figures/comparison_{name}.png", dpi=120)
+        images += f"\n![{name}](figures/comparison_{name}.png)\n"
+    least = min(row.repeats for row in comparison.rows)
+    text = f"log p(x) {comparison.log_px.mean:.3f} nats; {least} repeats or more"
+    text += "" if comparison.complete else ": the time ran out"
+    write_text(folder / "comparison.md", f"{comparison.to_markdown()}\n\n{text}.\n\n{COMPARISON_NOTES}{images}")
+    write_text(folder / "comparison.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _draw_comparison(comparison: Comparison) -> dict[str, Figure]:
+    rows: dict[str, list[Row]] = {}
+    for row in comparison.rows:
+        rows.setdefault(row.objective, []).append(row)
+    colors = {name: f"C{index}" for index, name in enumerate(rows)}
+    figures = {}
+    figures["bounds"], (axes,) = _figure(1, width=5.0, height=4.4)
+    bounds = {
+        name: ([row.num_particles for row in of], [row.bound for row in of], [row.bound_error for row in of])
+        for name, of in rows.items()
+    }
+    plots.compared_bounds(bounds, (comparison.log_px.mean, comparison.log_px.monte_carlo_error), colors, axes)
+    for quantity in ("snr", "dsnr"):
+        curves = {side: comparison.curves(side, quantity) for side in SIDES}
+        curves = {side: of_side for side, of_side in curves.items() if of_side}
+        if curves:
+            figures[quantity], columns = _figure(len(curves), width=5.0, height=5.0)
+            for axes, (side, of_side) in zip(columns, curves.items(), strict=True):
+                plots.against_size(
+                    of_side, ylabel=f"{quantity.upper()} of the {side}'s gradient", colors=colors, axes=axes
+                )
+    seconds = {(row.objective, row.num_particles): row.compiled_seconds or row.seconds for row in comparison.rows}
+    cost = {
+        "variance": {
+            name: ([seconds[name, row.num_particles] for row in of], [row.guide.variance for row in of], None)
+            for name, of in rows.items()
+            if of[0].guide is not None
+        },
+        "bias": {
+            name: ([seconds[name, size] for size in sizes], values, floors)
+            for name, (sizes, values, floors) in comparison.curves("guide", "bias").items()
+        },
+    }
+    cost = {what: curves for what, curves in cost.items() if curves}
+    if cost:
+        figures["cost"], columns = _figure(len(cost), width=5.5, height=4.0)
+        for axes, (what, curves) in zip(columns, cost.items(), strict=True):
+            plots.against_seconds(curves, f"{what} of the guide's gradient", colors, axes)
+    return figures
+
+
 EVALUATION, ESTIMATES = ("evaluation.json", "report.md"), ("estimates.json", "estimates.md")
+COMPARISON = ("comparison.json", "comparison.md")
 
 
 def check_not_evaluated(folder: Path, overwrite: bool, files: tuple[str, ...] = EVALUATION) -> None:
@@ -298,7 +371,7 @@ def draw_samples(run: Run) -> Figure:
 
 def _draw_latent(run: Run) -> Figure:
     args = tuple(arg[:MAX_POINTS] for arg in held_out_arguments(run.vae, run.data))
-    means = run.vae.encode(*_on_device(run.vae, args)).mean
+    means = mean_of(run.vae.encode(*_on_device(run.vae, args)))
     # Of many dimensions the two whose posterior means vary the most: the ones that say most about x.
     busiest = means.var(0).argsort(descending=True)[:2].tolist()
     figure, axes = _figure(1)

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from torch import Tensor
+import torch
 
+from pyrovae import posteriors, priors
 from pyrovae.checkpoints import LOCK, Checkpoints
 from pyrovae.conditions import OneHot
 from pyrovae.config import RunConfig
-from pyrovae.data import NUM_CLASSES, Dataset, load
+from pyrovae.data import IMAGE_SETS, NUM_CLASSES, Dataset, load
 from pyrovae.errors import InputError, require, require_finite
 from pyrovae.files import check_folder, write_text
 from pyrovae.history import History
@@ -50,21 +51,57 @@ LIKELIHOODS: dict[str, Callable[[RunConfig], Likelihood]] = {
 }
 
 
-def build_vae(config: RunConfig, event_shape: tuple[int, ...], data_mean: Tensor | None = None) -> VAE:
-    """The untrained VAE that `config` says, with the initial parameters that its seed gives."""
+def posterior_of(config: RunConfig) -> posteriors.Posterior:
+    if config.layers:
+        return posteriors.Layered((config.latent_dim, *config.layers), _hidden_between(config), config.activation)
+    settings = {"temperature": config.temperature} if config.posterior == "bernoulli" else {}
+    return posteriors.POSTERIORS[config.posterior](config.latent_dim, **settings)
+
+
+def prior_of(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | None) -> priors.Prior:
+    """Pseudo-inputs start as training data drawn with the seed; without data, as zeros in whose place a state comes."""
+    if config.layers:
+        return priors.Layered((config.latent_dim, *config.layers), _hidden_between(config), config.activation)
+    if config.posterior == "bernoulli":
+        return priors.Bernoulli(config.latent_dim)
+    if config.prior == "mixture":
+        return priors.Mixture(config.latent_dim, config.num_components)
+    if config.prior == "vamp":
+        start = torch.zeros(config.num_components, *event_shape)
+        if data is not None:
+            most = len(data.train_x)
+            rule = f"num_components must be <= {most}, the number of training data"
+            require(config.num_components <= most, f"{rule}; got {config.num_components}")
+            start = data.train_x[torch.randperm(most)[: config.num_components]]
+        return priors.Vamp(start, "unit_interval" if config.dataset in IMAGE_SETS else "real")
+    return priors.PRIORS[config.prior](config.latent_dim)
+
+
+def _hidden_between(config: RunConfig) -> list[tuple[int, int]]:
+    return [(2 * dim, 2 * dim) for dim in config.layers]
+
+
+def build_vae(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | None = None) -> VAE:
+    """The untrained VAE that `config` says, with the initial parameters that its seed and the data give."""
     with local_seed(derived_seed(config.seed, "initial parameters")):
-        return VAE(
-            event_shape,
-            latent_dim=config.latent_dim,
-            hidden=config.hidden,
-            likelihood=LIKELIHOODS[config.likelihood](config),
-            activation=config.activation,
-            network=config.network,
-            condition=OneHot(NUM_CLASSES[config.dataset]) if config.conditional else (),
-            posterior=config.posterior,
-            beta=config.beta,
-            data_mean=data_mean if config.network == "mlp" else None,
-        )
+        return unseeded_vae(config, event_shape, data)
+
+
+def unseeded_vae(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | None = None) -> VAE:
+    """The same with initial parameters from torch's generator as it is, whatever the config's seed."""
+    return VAE(
+        event_shape,
+        latent_dim=config.latent_dim,
+        hidden=config.hidden,
+        likelihood=LIKELIHOODS[config.likelihood](config),
+        activation=config.activation,
+        network=config.network,
+        condition=OneHot(NUM_CLASSES[config.dataset]) if config.conditional else (),
+        posterior=posterior_of(config),
+        prior=prior_of(config, event_shape, data),
+        beta=config.beta,
+        data_mean=data.train_mean if data is not None and config.network == "mlp" else None,
+    )
 
 
 def fit_settings(config: RunConfig) -> dict[str, object]:
@@ -115,7 +152,7 @@ def train_run(
     elif first:  # which makes it: the others may come later
         require_new(folder)
     data = load_data(config)
-    vae = build_vae(config, data.event_shape, data.train_mean)
+    vae = build_vae(config, data.event_shape, data)
     extra = {"event_shape": vae.event_shape, "config": config.to_dict()}
     checkpoints = Checkpoints(folder, minutes=checkpoint_minutes, epochs=checkpoint_epochs, extra=extra)
 

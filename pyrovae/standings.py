@@ -118,7 +118,7 @@ class Race:
                 row["objective"], str(row["epochs"]), _with_error(row["log_px"], row["log_px_error"]),
                 "" if first else _with_error(row["difference_value"], row["difference_seed_error"]),
                 "" if first else _interval(row["difference_low"], row["difference_high"]),
-                f"{row['active_units']:.3g}", f"{row['share_pareto_k_above_0.7']:.0%}", f"{row['seconds']:.0f}",
+                f"{row['active_units']:.3g}", f"{row['share_pareto_k_above_0.7']:.0%}", f"{row['seconds']:.3g}",
             ])  # fmt: skip
         header = ["objective", "epochs", "log p(x)", f"minus {self.objectives[0]}", "95% interval", "active"]
         columns = ("left", *("right",) * 7)
@@ -141,7 +141,7 @@ class Race:
         return (
             f"against {first}, {seeds} seeds, equal {self.budget}: "
             + ("; ".join(told) or "no difference is resolved")
-            + (f"; not resolved: {', '.join(rest)}" if told and rest else "")
+            + (f"; not resolved: {'; '.join(rest)}" if told and rest else "")
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -171,8 +171,8 @@ def _over_seeds(values: Tensor) -> float | None:
 
 
 def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.2f}" if error is None else f"{value:.2f} ({error:.2f})"
+    return f"{value:.3f}" if error is None else f"{value:.3f} ({error:.2g})"
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None else f"{low:.2f} to {high:.2f}"
+    return "" if low is None else f"{low:.3f} to {high:.3f}"

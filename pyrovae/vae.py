@@ -14,10 +14,11 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyrovae.conditions import Condition, Features
-from pyrovae.distributions import IsotropicNormal
 from pyrovae.errors import InputError, require, require_choice, require_count, require_finite, require_number
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import NETWORKS
+from pyrovae.posteriors import POSTERIORS, Posterior
+from pyrovae.priors import Prior, Standard
 
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
@@ -34,20 +35,19 @@ def unique_name(module: nn.Module) -> str:
     return _names[module]
 
 
-POSTERIORS = ("diagonal", "delta")
-
-
 class VAE(nn.Module):
     """p(z) = N(0, I), p(x|z) = likelihood(decoder(z)), q(z|x) = N(loc(x), diag(exp(log_variance(x)))).
 
     `model` and `guide` are Pyro programs with the sites `"z"`, `(batch, latent_dim)`, and `"x"`, `(batch,
-    *event_shape)`, in one plate `"data"` at dim -1. The encoder puts out `(loc, log_variance)`.
+    *event_shape)`, in one plate `"data"` at dim -1.
 
     - `hidden`: units of the encoder's layers, or channels with `network="conv"`; the decoder mirrors them.
     - `likelihood` is copied, so that one instance given to two VAEs is not shared between them.
     - `condition`: one `Condition` or several make it p(x|z, y) p(z), q(z|x, y) (Sohn et al. 2015): every method that
       takes x takes as many y after it. Encoder and decoder each have a copy, with parameters of its own.
-    - `posterior="delta"` is the plain autoencoder: z = loc(x), no KL. It has no log p(x).
+    - `posterior` is q(z|x), one of `posteriors` or by name: `diagonal`, `full_covariance`, `flow`, `bernoulli`, or
+      `delta`, the plain autoencoder, z = loc(x), which has no KL and no log p(x). `prior` is p(z), one of `priors`.
+      Parameters of both are theirs: give each VAE parts of its own.
     - `beta` weighs the KL term (Higgins et al. 2017) by scaling the latent site in model *and* guide; it is a 0-dim
       buffer, to be changed with `set_beta`.
     - `data_mean`, of shape `event_shape`, sets the decoder's output bias to start from: give it `data.train_mean`
@@ -66,7 +66,8 @@ class VAE(nn.Module):
         activation: str = "relu",
         network: str = "mlp",
         condition: Condition | Sequence[Condition] = (),
-        posterior: str = "diagonal",
+        posterior: Posterior | str = "diagonal",
+        prior: Prior | None = None,
         beta: float = 1.0,
         data_mean: Tensor | None = None,
     ) -> None:
@@ -76,11 +77,18 @@ class VAE(nn.Module):
         require_count("latent_dim", latent_dim)
         require(isinstance(likelihood, Likelihood), f"likelihood must be a pyrovae likelihood, got {likelihood!r}")
         require_choice("network", network, NETWORKS)
-        require_choice("posterior", posterior, POSTERIORS)
+        if not isinstance(posterior, Posterior):
+            require_choice("posterior", posterior, POSTERIORS)
+            posterior = POSTERIORS[posterior](latent_dim)
+        rule = f"posterior must be of latent_dim, {latent_dim}, got one of {posterior.latent_dim}"
+        require(posterior.latent_dim == latent_dim, rule)
+        prior = Standard(latent_dim) if prior is None else prior
+        require(isinstance(prior, Prior), f"prior must be one of pyrovae.priors, got {prior!r}")
         conditions = list(condition) if isinstance(condition, list | tuple) else [condition]
         for one in conditions:
             require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
-        self.event_shape, self.latent_dim, self.posterior = tuple(event_shape), latent_dim, posterior
+        self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
+        self.posterior_family, self.prior_family = posterior, prior
         self.num_conditions = len(conditions)
         self.likelihood = copy.deepcopy(likelihood)
         self.encoder_features = Features(copy.deepcopy(conditions))
@@ -90,12 +98,10 @@ class VAE(nn.Module):
                 module.reset_parameters()
         encoder, decoder = NETWORKS[network]
         settings = {"activation": activation, "num_features": self.encoder_features.num_features}
-        encoded = (1 if posterior == "delta" else 2, latent_dim)
-        self.encoder = encoder(self.event_shape, encoded, hidden, **settings)
-        self.decoder = decoder((latent_dim,), likelihood.output_shape(event_shape), hidden[::-1], **settings)
+        self.encoder = encoder(self.event_shape, posterior.output_shape, hidden, **settings)
+        decoded = likelihood.output_shape(event_shape)
+        self.decoder = decoder(posterior.latent_shape, decoded, hidden[::-1], **settings)
         self.register_buffer("beta", torch.tensor(1.0))
-        self.register_buffer("prior_loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("prior_log_scale", torch.zeros(()), persistent=False)
         self.set_beta(beta)
         if data_mean is not None:
             shape = tuple(data_mean.shape)
@@ -112,46 +118,50 @@ class VAE(nn.Module):
         self._check_shape(x)
         self._check_condition(y, len(x))
         name = unique_name(self)
-        for part in ("decoder", "decoder_features", "likelihood"):
+        for part in ("decoder", "decoder_features", "likelihood", "prior_family"):
             pyro.module(f"{name}.{part}", getattr(self, part))
         with pyro.plate("data", len(x), dim=-1):
             with self._latent_handlers():
-                z = pyro.sample("z", self.prior)
+                z = self.prior_family.sample(self._encode_alone)
             pyro.sample("x", self.decode(z, *y), obs=x)
 
     def guide(self, x: Tensor, *y: Tensor) -> None:
         """q(z | x, y), amortised, for `x` `(batch, *event_shape)`."""
         self._check_shape(x)
         name = unique_name(self)
-        for part in ("encoder", "encoder_features"):
+        for part in ("encoder", "encoder_features", "posterior_family"):
             pyro.module(f"{name}.{part}", getattr(self, part))
+        outputs = self._encoded(x, y)
         with pyro.plate("data", len(x), dim=-1), self._latent_handlers():
-            pyro.sample("z", self.encode(x, *y))
+            self.posterior_family.sample(outputs)
 
     @contextmanager
     def _latent_handlers(self) -> Iterator[None]:
         """Around the latent site of both programs: beta, and for an autoencoder no KL at all."""
         with poutine.scale(scale=self.beta):
-            if self.posterior == "delta":
+            if self.posterior_family.has_density:
+                yield
+            else:
                 with poutine.mask(mask=False):
                     yield
-            else:
-                yield
 
     @property
     def prior(self) -> dist.TorchDistribution:
-        """p(z), event shape `(latent_dim,)`."""
-        return IsotropicNormal(self.prior_loc, self.prior_log_scale).to_event(1)
+        """p(z), event shape `(latent_dim,)`; of several layers there is none, only a program."""
+        return self.prior_family(self._encode_alone)
 
     def encode(self, x: Tensor, *y: Tensor) -> dist.TorchDistribution:
-        """q(z | x, y), batch shape `(batch,)`, event shape `(latent_dim,)`."""
+        """q(z | x, y), batch shape `(batch,)`, event shape `(latent_dim,)`; of several layers q(z1 | x, y)."""
+        return self.posterior_family(self._encoded(x, y))
+
+    def _encode_alone(self, x: Tensor) -> dist.TorchDistribution:
+        require(self.num_conditions == 0, "a prior that is made of posteriors needs a VAE without conditions")
+        return self.encode(x)
+
+    def _encoded(self, x: Tensor, y: tuple[Tensor, ...]) -> Tensor:
         self._check_shape(x)
         self._check_condition(y, len(x))
-        encoded = self.encoder(x, self.encoder_features(y))
-        if self.posterior == "delta":
-            return dist.Delta(encoded.squeeze(-2), event_dim=1)
-        loc, log_variance = encoded.unbind(-2)
-        return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
+        return self.encoder(x, self.encoder_features(y))
 
     def decode(self, z: Tensor, *y: Tensor) -> dist.TorchDistribution:
         """p(x | z, y) for `z` `(..., latent_dim)`: batch shape `(...)`, event shape `event_shape`.
@@ -170,13 +180,18 @@ class VAE(nn.Module):
         require_count("num_samples", num_samples)
         y = tuple(y) if isinstance(y, list | tuple) else (y,)
         self._check_condition(y, num_samples)
-        x_given_z = self.decode(self.prior.sample((num_samples,)), *y)
+        with pyro.plate("samples", num_samples, dim=-1):
+            z = self.prior_family.sample(self._encode_alone)
+        x_given_z = self.decode(z, *y)
         return x_given_z.mean if mean else x_given_z.sample()
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *y: Tensor) -> Tensor:
-        """E[x|z, y] at the posterior mean z = E_q[z|x, y]: a picture of what the code keeps, not a term of the ELBO."""
-        return self.decode(self.encode(x, *y).mean, *y).mean
+        """E[x|z, y] at the posterior mean z = E_q[z|x, y]: a picture of what the code keeps, not a term of the ELBO.
+
+        Where q has no mean in closed form it is that of 64 draws.
+        """
+        return self.decode(mean_of(self.encode(x, *y)), *y).mean
 
     def check_data(self, x: Tensor, *y: Tensor) -> None:
         """Raises `InputError` unless this is a batch to train on: shape, dtype, finite, support, conditions."""
@@ -202,3 +217,11 @@ class VAE(nn.Module):
         if is_validation_enabled():  # a traced step cannot look at values, and was validated before
             for condition, value in zip(self.encoder_features.conditions, y, strict=True):
                 condition.check(value, num_data)
+
+
+def mean_of(q: dist.TorchDistribution, num_draws: int = 64) -> Tensor:
+    """E_q[z], in closed form or as the mean of draws."""
+    try:
+        return q.mean
+    except NotImplementedError:
+        return q.sample((num_draws,)).mean(0)

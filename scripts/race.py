@@ -14,7 +14,7 @@ from pyrovae.cli import helpers, is_helper, run_script
 from pyrovae.errors import require
 from pyrovae.objectives.choose import from_text
 from pyrovae.report import write_race
-from pyrovae.runs import build_vae, fit_settings, load_data
+from pyrovae.runs import fit_settings, load_data, unseeded_vae
 
 
 def main(
@@ -48,7 +48,7 @@ def main(
     with helpers(processes):
         for one in ("epochs", "seconds") if budget == "both" else (budget,):
             races[one] = pv.race(
-                lambda: build_vae(config, data.event_shape, data.train_mean),
+                lambda: unseeded_vae(config, data.event_shape, data),
                 data,
                 by_name,
                 seeds,

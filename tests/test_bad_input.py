@@ -92,12 +92,18 @@ OF_OTHERS = "one of num_particles, chunk_size with objective elbo"
 IMAGES_ONLY = "is for image sets, and ring holds points"
 # Fields, what each must be, and what it is instead in the config of a run on points.
 BAD_FIELDS = (
-    ("dataset activation network posterior objective beta_schedule schedule nonfinite", A_CHOICE, (*CHOICE, None)),
+    (
+        "dataset activation network posterior prior objective beta_schedule schedule nonfinite",
+        A_CHOICE,
+        (*CHOICE, None),
+    ),
     ("likelihood", "one of .+ for points data", (*CHOICE, "normal", "bernoulli", "bernoulli_grey")),
     ("num_particles epochs batch_size", A_COUNT, (*COUNT, None)),
     ("latent_dim patience", A_COUNT, COUNT),
     ("scale beta lr", A_POSITIVE, (*POSITIVE, None)),
-    ("max_grad_norm", A_POSITIVE, POSITIVE),
+    ("max_grad_norm temperature", A_POSITIVE, POSITIVE),
+    ("num_components", A_COUNT, COUNT),
+    ("layers", "whole numbers >= 1", ("128", "a\nb", 128, 1.5, True, {}, None)),
     ("seed", "a whole number >= 0", (-1, 0.5, 1.0, True, "0", "a\nb", None, math.nan, [0])),
     ("hidden", "whole numbers >= 1", ("128", "a\nb", 128, 1.5, True, {})),
     ("conditional", "true or false", (None, 0, 1, "yes", "a\nb")),
@@ -147,6 +153,17 @@ for dataset in ("four_clusters", "pinwheel"):
     add(f"config: binarize of {dataset}", said, RunConfig, dataset=dataset, binarize="static")
 posterior = r"posterior delta \(an autoencoder\) needs objective elbo, got iwae"
 add("config: delta and iwae", posterior, RunConfig, posterior="delta", objective="iwae")
+for wrong, said in (
+    ({"posterior": "delta", "prior": "flow"}, r"posterior delta \(an autoencoder\) needs prior standard, got flow"),
+    ({"posterior": "bernoulli", "prior": "vamp"}, "posterior bernoulli has a prior of its own, got vamp"),
+    ({"temperature": 0.5}, "temperature is for posterior bernoulli, got diagonal"),
+    ({"layers": [2], "prior": "mixture"}, "layers need posterior diagonal and prior standard, .+ diagonal and mixture"),
+    ({"layers": [2, 0]}, "layers must be a whole number >= 1, got 0"),
+    ({"prior": "vamp", "conditional": True}, "prior vamp needs a VAE that is not conditional"),
+    ({"num_components": 3}, "num_components is for prior mixture or vamp, got standard"),
+    ({"prior": "flow", "objective": "elbo_analytic_kl"}, "objective elbo_analytic_kl needs a KL in closed form, .+"),
+):
+    add(f"config: {wrong}", said, RunConfig, **wrong)
 for field in ("scale", "beta", "lr", "max_grad_norm", "alpha", "free_bits"):  # JSON has no bound on whole numbers
     objective = {"alpha": "renyi", "free_bits": "elbo_analytic_kl"}.get(field, "elbo")
     said = f"{field} must be a finite number( > 0)?, got 1{'0' * 49}"
@@ -462,14 +479,18 @@ for low, commands in {
         *("scaling.py --rounds 0", "kill_test.py --kills 0", "kill_test.py --epochs 0"),
         *("race.py --processes 0", "race.py --epochs 0"),
     ),
-    2: ("race.py --num-data 1", "scaling.py --processes 1", "scaling.py --epochs 1"),
+    2: (
+        *("race.py --num-data 1", "scaling.py --processes 1", "scaling.py --epochs 1"),
+        "reproduce_rainforth2018.py --num-data 1",
+    ),
     3: ("benchmark.py --num-data 2",),
+    4: ("reproduce_rainforth2018.py --repeats 3", "reproduce_rainforth2018.py --max-particles 3"),
 }.items():
     for command in commands:
         flag, value = command.split()[-2:]
         field = flag.removeprefix("--checkpoint-").removeprefix("--").replace("-", "_")
         add_script(command, f"{field} must be a whole number >= {low}, got {value}")
-for name in ("train.py", "demo.py", "reproduce_tutorials.py", "benchmark.py"):
+for name in ("train.py", "demo.py", "reproduce_tutorials.py", "reproduce_rainforth2018.py", "benchmark.py"):
     add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
 for name in ("train.py", "benchmark.py"):
     add_script(f"{name} --device abacus", "device must be auto or one that torch can use here, got 'abacus'")
@@ -493,6 +514,9 @@ for command, said in {
     "train.py --checkpoint-minutes 0": "minutes must be a finite number > 0, got 0.*",
     "evaluate.py nowhere": "run folder nowhere does not exist",
     "evaluate.py full": r"full/config.json is not a readable config \(.+\)",
+    "compare.py nowhere": "run folder nowhere does not exist",
+    "compare.py full": r"full/config.json is not a readable config \(.+\)",
+    "reproduce_rainforth2018.py --seed -1": "seed must be a whole number >= 0, got -1",
     "demo.py --epochs 1 --num-data 2001": "num_data must be <= 2000, the number of test data; got 2001",
     "race.py --seeds": "seeds must hold at least one",
     "race.py --seeds -1": "seed must be a whole number >= 0, got -1",
@@ -515,13 +539,15 @@ for command, said in {
 # What tyro finds, it says in a box of its own.
 A_FLAG = {
     "reproduce_burda2016.py": "--num-samples",
+    "reproduce_rainforth2018.py": "--repeats",
+    "compare.py": "--repeats",
     "evaluate.py": "--num-samples",
     "demo.py": "--seed",
     "benchmark.py": "--rounds",
     "kill_test.py": "--kills",
 }
 for name in sorted(path.name for path in SCRIPTS.glob("*.py")):
-    flag, run = A_FLAG.get(name, "--epochs"), ["full"] if name == "evaluate.py" else []
+    flag, run = A_FLAG.get(name, "--epochs"), ["full"] if name in ("evaluate.py", "compare.py") else []
     for case, flags, said in (
         ("a wrong type", [flag, "many"], f".*Error parsing {flag}: .*many.*"),
         ("an unknown flag", ["--magic", "3"], ".*Unrecognized options: --magic.*"),

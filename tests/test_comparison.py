@@ -7,11 +7,12 @@ import sys
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.stats
 import torch
 from helpers import assert_within_standard_errors, draw, linear_gaussian
 
 import pyrovae as pv
-from pyrovae.comparison import _Moments, compare
+from pyrovae.comparison import _Moments, compare, fitted_slope
 from pyrovae.objectives import ELBO, IWAE, DReG
 from pyrovae.objectives.base import Coefficients
 from pyrovae.rng import derived_seed
@@ -257,6 +258,49 @@ def test_the_table_has_the_numbers_in_every_form(monkeypatch):
         found.to_pandas()
 
 
+def test_the_slope_is_that_of_the_points_above_their_floor_and_its_error_that_of_the_scatter():
+    sizes = [1, 2, 4, 8, 16, 32, 64]
+    values = [9.0, 5.0, 3.1, 2.1, 1.6, 0.3, 0.29]
+    found = fitted_slope(sizes, values, [0.1] * 7)
+    assert found.fitted == (True,) * 5 + (False,) * 2  # 0.3 is at three times its floor, and not above it
+    exact = scipy.stats.linregress([math.log(k) for k in sizes[:5]], [math.log(v) for v in values[:5]])
+    assert (found.value, found.error) == pytest.approx((exact.slope, exact.stderr))
+    power = fitted_slope(sizes, [3 * k**0.7 for k in sizes], [0.1] * 7)
+    assert power.value == pytest.approx(0.7)
+    assert power.error == pytest.approx(0, abs=1e-9)
+    assert power.fitted == (False, False, *(True,) * 5)  # of large sizes
+    assert fitted_slope([64, 1, 4], [0.1, 2.0, 1.0], [0.1] * 3).value == pytest.approx(-0.5)  # in any order
+    for values, fitted in (([1.0, 0.1], (True, False)), ([0.1, 0.1], (False, False))):
+        nothing = fitted_slope([1, 2], values, [0.1, 0.1])
+        assert math.isnan(nothing.value)
+        assert math.isnan(nothing.error)
+        assert nothing.fitted == fitted
+    two = fitted_slope([1, 4], [1.0, 2.0], [0.1, 0.1])
+    assert two.value == pytest.approx(0.5)
+    assert math.isnan(two.error)
+
+
+def test_the_curves_are_what_the_rows_hold_and_leave_out_what_is_not_known():
+    vae = off()
+    settings = {"objectives": ["iwae", "dreg"], "num_particles": [2, 3], "repeats": 8, "compile": False}
+    found = compare(vae.model, vae.guide, draw(vae, 5), **settings)
+    for side in ("model", "guide"):
+        for quantity in ("snr", "dsnr"):
+            for name, (sizes, values, floors) in found.curves(side, quantity).items():
+                gradients = [getattr(found[name, size], side) for size in (2, 3)]
+                assert sizes == [2, 3]
+                assert values == [getattr(gradient, quantity) for gradient in gradients]
+                assert floors == [getattr(gradient, f"{quantity}_floor") for gradient in gradients]
+    assert set(found.curves("guide", "snr")) == {"iwae", "dreg"}
+    assert set(found.curves("guide", "bias")) == {"dreg"}
+    for bad, message in (
+        (("both", "snr"), "side must be one of model, guide; got 'both'"),
+        (("guide", "norm"), "quantity must be one of snr, dsnr, bias; got 'norm'"),
+    ):
+        with pytest.raises(pv.InputError, match=message):
+            found.curves(*bad)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -266,6 +310,9 @@ def test_the_table_has_the_numbers_in_every_form(monkeypatch):
         ({"objectives": [lambda k: k]}, "objectives must be names, or take a number of particles .* got 4"),
         ({"objectives": ["vimco"], "num_particles": [1]}, r"no objective takes num_particles \[1\]"),
         ({"num_particles": [0]}, "num_particles must be a whole number >= 1, got 0"),
+        ({"objectives": ["elbo", "iwae", "elbo"]}, "objectives must differ, got elbo, iwae, elbo"),
+        ({"num_particles": [2, 2]}, "num_particles must differ, got 2, 2"),
+        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
         ({"repeats": 3}, "repeats must be a whole number >= 4, got 3"),
         ({"max_seconds": 0}, "max_seconds must be a finite number > 0, got 0"),
     ],

@@ -46,6 +46,10 @@ def test_the_other_defaults_are_a_plain_run_on_the_ring():
         "latent_dim": 2,
         "network": "mlp",
         "posterior": "diagonal",
+        "temperature": None,
+        "prior": "standard",
+        "num_components": None,
+        "layers": (),
         "conditional": False,
         "likelihood": "gaussian_learned",
         "scale": 0.3,
@@ -88,6 +92,12 @@ ACCEPTED = [
     {"dataset": "mnist", "binarize": "none", "likelihood": "categorical", "network": "conv"},
     {"dataset": "mnist", "conditional": True, "network": "conv", "hidden": (8,)},
     {"posterior": "delta"},
+    {"posterior": "full_covariance", "prior": "mixture", "num_components": 3},
+    {"posterior": "flow", "prior": "vamp"},
+    {"posterior": "bernoulli", "objective": "vimco", "num_particles": 2},
+    {"posterior": "bernoulli", "temperature": 0.5},
+    {"prior": "flow", "conditional": True},
+    {"layers": [4, 2], "conditional": True},
     {"beta_schedule": "cyclical", "objective": "elbo_analytic_kl"},
     {"objective": "elbo_analytic_kl", "free_bits": 0.1},
     {"dataset": "kmnist", "binarize": "none", "likelihood": "bernoulli_grey"},
@@ -99,7 +109,7 @@ ACCEPTED = [
 def test_a_good_config_keeps_what_it_is_given(values):
     config = RunConfig(**values)
     for name, value in values.items():
-        assert getattr(config, name) == (tuple(value) if name == "hidden" else value)
+        assert getattr(config, name) == (tuple(value) if name in ("hidden", "layers") else value)
     assert isinstance(config.hidden, tuple)
 
 
@@ -137,7 +147,11 @@ GOOD = {
     "activation": ["relu", "tanh"],
     "latent_dim": [None, 1, 20],
     "network": ["mlp", "conv"],
-    "posterior": ["diagonal", "delta"],
+    "posterior": ["diagonal", "full_covariance", "flow", "bernoulli", "delta"],
+    "temperature": [None, 0.5],
+    "prior": ["standard", "mixture", "vamp", "flow"],
+    "num_components": [None, 3],
+    "layers": [[], [2], [4, 2]],
     "conditional": [False, True],
     "likelihood": [None, "bernoulli", "bernoulli_grey", "gaussian", "gaussian_learned"],
     "scale": [0.3, 1],

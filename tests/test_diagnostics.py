@@ -316,7 +316,7 @@ def test_an_autoencoder_under_an_objective_of_its_latents_density_is_refused(obj
 def test_an_autoencoder_has_no_kl_to_measure():
     vae, x = autoencoder(), torch.randn(6, 3)
     for measure in (kl_per_dimension, latent_use):
-        assert refusal(measure, vae, x) == "an autoencoder (posterior delta) has no KL to its prior"
+        assert refusal(measure, vae, x) == "a KL per dimension needs posterior diagonal and prior standard"
 
 
 def test_the_evaluation_of_an_autoencoder_is_a_reconstruction_by_name():
@@ -335,4 +335,5 @@ def test_the_evaluation_of_an_autoencoder_is_a_reconstruction_by_name():
 
 @pytest.mark.parametrize("posterior", ["Delta", "full", None, 1])
 def test_an_unknown_posterior_is_refused_with_the_known_ones(posterior):
-    assert refusal(autoencoder, posterior=posterior) == f"posterior must be one of diagonal, delta; got {posterior!r}"
+    known = "diagonal, full_covariance, flow, bernoulli, delta"
+    assert refusal(autoencoder, posterior=posterior) == f"posterior must be one of {known}; got {posterior!r}"

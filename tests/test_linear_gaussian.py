@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error
+from pyro import poutine
 from scipy import integrate, stats
 
 import pyrovae as pv
@@ -67,6 +68,20 @@ def test_the_guide_starts_at_the_best_diagonal_gaussian():
     guide = [vae.guide_weight, vae.guide_bias, vae.guide_log_scale]
     for gradient in torch.autograd.grad(vae.elbo(x).sum(), guide):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-10, rtol=0)
+
+
+def test_a_frozen_parameter_stays_frozen_and_out_of_the_trace():
+    vae = linear_gaussian(7)
+    vae.weight.requires_grad_(False)
+    x = draw(vae, 3)
+    sites = poutine.trace(vae.model).get_trace(x).nodes
+    assert {name.split(".")[-1] for name, site in sites.items() if site["type"] == "param"} == {
+        "bias", "prior_mean", "log_scale",
+    }  # fmt: skip
+    pv.objectives.IWAE(2).loss_and_grads(vae.model, vae.guide, x)
+    assert not vae.weight.requires_grad
+    assert vae.weight.grad is None
+    assert vae.prior_mean.grad is not None
 
 
 def test_draws_from_the_model_have_the_closed_form_moments():

@@ -34,9 +34,11 @@ POINTS, LABELS = random(12, 2) * 6 - 3, np.arange(12) % 4
 DRAW = {
     "training_curve": lambda axes: plots.training_curve([1, 2, 3], {"a": [1.0, 2.0, 3.0]}, "nats", axes=axes),
     "bounds": lambda axes: plots.bounds([1, 10], [-2.0, -1.5], [0.1, math.nan], {"ais": (-1.4, 0.1)}, axes),
-    "compared_bounds": lambda axes: plots.compared_bounds({"a": ([1, 2], [-2.0, -1.5], [0.1, 0.1])}, (-1.0, 0.1), axes),
+    "compared_bounds": lambda axes: plots.compared_bounds(
+        {"a": ([1, 2], [-2.0, -1.5], [0.1, 0.1])}, (-1.0, 0.1), axes=axes
+    ),
     "against_size": lambda axes: plots.against_size({"a": ([1, 2], [3.0, 2.0], [0.1, 0.1])}, axes=axes),
-    "against_seconds": lambda axes: plots.against_seconds({"a": ([0.1, 0.2], [3.0, 2.0], None)}, "variance", axes),
+    "against_seconds": lambda axes: plots.against_seconds({"a": ([0.1, 0.2], [3.0, 2.0], None)}, "variance", axes=axes),
     "below_the_best": lambda axes: plots.below_the_best({"a": (1.0, -2.0, 0.1), "b": (2.0, -1.0, 0.1)}, axes),
     "rank_histogram": lambda axes: plots.rank_histogram(np.array([3, 5, 4]), "z", axes),
     "points": lambda axes: plots.points(POINTS, axes=axes),
@@ -101,7 +103,7 @@ def test_bounds_of_several_objectives_have_their_own_errors_below_log_px(given, 
         "elbo": ([1, 8], given(np.array([-3.0, -2.9])), given(np.array([0.2, 0.1]))),
         "iwae": ([2, 8, 64], given(np.array([-2.5, -2.0, -1.5])), given(np.array([0.1, math.nan, 0.05]))),
     }
-    plots.compared_bounds(curves, (-1.2, 0.05), axes)
+    plots.compared_bounds(curves, (-1.2, 0.05), axes=axes)
     found = {c.get_label(): [s[:, 1] for s in c.lines[2][0].get_segments()] for c in axes.containers}
     np.testing.assert_allclose(found["elbo"], [(-3.4, -2.6), (-3.1, -2.7)])
     np.testing.assert_allclose(found["iwae"], [(-2.7, -2.3), (-2.0, -2.0), (-1.6, -1.4)])
@@ -111,6 +113,19 @@ def test_bounds_of_several_objectives_have_their_own_errors_below_log_px(given, 
     assert across_of(axes) == pytest.approx((-1.3, -1.1))
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["log p(x)", "elbo", "iwae"]
     assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "8", "64"]
+    assert axes.get_xticks().tolist() == [1, 2, 8, 64]
+
+
+def test_names_that_would_lie_upon_each_other_are_moved_apart(axes):
+    curves = {name: ([0.1], [value], None) for name, value in {"a": 1.0, "b": 1.01, "c": 0.99, "d": 1e-3}.items()}
+    plots.against_seconds(curves, "variance", axes=axes)
+    heights = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert heights["d"] < heights["c"] < heights["a"] < heights["b"]
+    assert (heights["b"], heights["d"]) == pytest.approx((1.01, 1e-3))
+    step = 0.05 * np.ptp(np.log(axes.get_ylim()))
+    assert np.log(heights["b"] / heights["a"]) == pytest.approx(step)
+    assert np.log(heights["a"] / heights["c"]) == pytest.approx(step)
 
 
 def filled_of(collection) -> list[bool]:
@@ -150,14 +165,16 @@ def test_bias_and_variance_stand_against_seconds_with_the_estimators_name_at_its
         "naive": ([0.2, 0.1], given(np.array([3.0, 4.0])), given(np.array([0.1, 0.3]))),
         "dreg": ([0.3, 0.5], given(np.array([0.19, 0.02])), given(np.array([0.1, 0.02]))),
     }
-    plots.against_seconds(curves, "bias", axes)
+    plots.against_seconds(curves, "bias", {"naive": "C3", "dreg": "C1"}, axes)
     assert {text.get_text(): text.xy for text in axes.texts} == {"naive": (0.2, 3.0), "dreg": (0.5, 0.02)}
     np.testing.assert_allclose(lines_of(axes)["naive"], [(0.2, 3.0), (0.1, 4.0)])
     dotted = [line.get_xydata() for line in axes.lines if line.get_linestyle() == ":"]
     np.testing.assert_allclose(dotted, [[(0.2, 0.1), (0.1, 0.3)], [(0.3, 0.1), (0.5, 0.02)]])
     assert [filled_of(points) for points in axes.collections] == [[True, True], [False, False]]
+    assert {text.get_text(): text.get_color() for text in axes.texts} == {"naive": "C3", "dreg": "C1"}
+    assert [line.get_color() for line in axes.lines if line.get_label() in curves] == ["C3", "C1"]
     assert (axes.get_xscale(), axes.get_yscale(), axes.get_ylabel()) == ("log", "log", "bias")
-    without = plots.against_seconds({"a": ([0.1], given(np.array([2.0])), None)}, "variance", Figure().subplots())
+    without = plots.against_seconds({"a": ([0.1], given(np.array([2.0])), None)}, "variance", axes=Figure().subplots())
     assert len(without.lines) == 1
     assert filled_of(without.collections[0]) == [True]
 

@@ -14,10 +14,10 @@ from pyrovae.config import LIKELIHOODS as FITTING
 from pyrovae.data import BINARIZE
 from pyrovae.networks import NETWORKS
 from pyrovae.objectives.choose import OBJECTIVES as EVERY_OBJECTIVE
+from pyrovae.posteriors import POSTERIORS
 from pyrovae.report import measures, results_table
 from pyrovae.runs import LIKELIHOODS, train_run
 from pyrovae.schedules import SCHEDULES
-from pyrovae.vae import POSTERIORS
 
 FILES = {
     "train-images-idx3-ubyte": (50, 6, 5),
@@ -98,7 +98,7 @@ def log_densities(vae, args, z):
     x, *y = args
     with torch.no_grad():
         q = vae.encode(x, *y)
-        return vae.decode(z, *y).log_prob(x), q.mean if vae.posterior == "delta" else q.log_prob(z)
+        return vae.decode(z, *y).log_prob(x), q.log_prob(z) if vae.posterior_family.has_density else q.mean
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
@@ -110,10 +110,11 @@ def test_every_supported_run_trains_saves_loads_and_evaluates(name, data_root, t
     assert isinstance(vae.decoder, NETWORKS[config.network][1])
     assert vae.likelihood.state_dict().keys() == LIKELIHOODS[config.likelihood](config).state_dict().keys()
     assert type(vae.likelihood) is type(LIKELIHOODS[config.likelihood](config))
-    assert (vae.posterior, vae.num_conditions) == (config.posterior, int(config.conditional))
+    assert type(vae.posterior_family) is POSTERIORS[config.posterior]
+    assert vae.num_conditions == int(config.conditional)
     assert vae.beta.item() == config.beta
     assert all(map(math.isfinite, [*trained.history.loss, *trained.history.elbo]))
-    untrained = pv.runs.build_vae(config, data.event_shape, data.train_mean).state_dict()
+    untrained = pv.runs.build_vae(config, data.event_shape, data).state_dict()
     assert not [name for name, p in vae.named_parameters() if torch.equal(p, untrained[name])]
 
     loaded = pv.load_run(tmp_path / "run")
@@ -178,7 +179,7 @@ def test_every_other_objective_trains_saves_and_loads(objective, kind, data_root
     config = config_of(SOME[kind], data_root, objective=objective, num_particles=2)
     trained = train_run(config, tmp_path / "run")
     assert all(map(math.isfinite, [*trained.history.loss, *trained.history.elbo]))
-    untrained = pv.runs.build_vae(config, trained.data.event_shape, trained.data.train_mean).state_dict()
+    untrained = pv.runs.build_vae(config, trained.data.event_shape, trained.data).state_dict()
     assert not [name for name, p in trained.vae.named_parameters() if torch.equal(p, untrained[name])]
     loaded = pv.load_run(tmp_path / "run")
     assert loaded.config == config

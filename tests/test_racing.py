@@ -194,7 +194,7 @@ def test_differences_are_paired_and_their_interval_is_students():
     row = race.rows()[1]
     assert row["log_px"] == pytest.approx((base + gain).mean().item())
     assert row["log_px_error"] == pytest.approx((base + gain).mean(1).std().item() / math.sqrt(3))
-    assert f"1.50 ({found['seed_error']:.2f})" in race.table()
+    assert f"1.500 ({found['seed_error']:.2g})" in race.table()
 
 
 def test_the_table_and_json_have_the_numbers(whole):
@@ -204,32 +204,55 @@ def test_the_table_and_json_have_the_numbers(whole):
     assert len(flat["runs"]) == 4
     for text in (str(race), race.to_markdown(), race._repr_html_()):
         for row in race.rows():
-            assert f"{row['log_px']:.2f} ({row['log_px_error']:.2f})" in text
+            assert f"{row['log_px']:.3f} ({row['log_px_error']:.2g})" in text
+
+
+def seconds_of(*of_each):
+    """In the place of `_step_seconds`: these, of the objectives in their order."""
+    return lambda self, known: dict(zip(self.timed, of_each, strict=True))
 
 
 def test_equal_seconds_are_those_of_the_first_objective_by_the_times_of_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(racing._Racer, "_step_seconds", lambda self: {"ELBO": 0.01, "IWAE": 0.0205})
-    race = run(tmp_path, budget="seconds", epochs=5, seeds=(0,))
+    settings = {"budget": "seconds", "epochs": 5, "seeds": (0,)}
+    monkeypatch.setattr(racing._Racer, "_step_seconds", seconds_of(0.01, 0.0205))
+    race = run(tmp_path, **settings)
     assert [r.epochs for r in race.runs] == [5, 2]
     assert [len(r.curve) for r in race.runs] == [5, 2]
     monkeypatch.setattr(racing._Racer, "_step_seconds", None)  # they are kept
-    assert numbers(run(tmp_path, budget="seconds", epochs=5, seeds=(0,))) == numbers(race)
-    both = run(tmp_path, budget="epochs", epochs=5, seeds=(0,))
+    assert numbers(run(tmp_path, **settings)) == numbers(race)
+    both = run(tmp_path, **{**settings, "budget": "epochs"})
     assert numbers(both)[0] == numbers(race)[0]
     assert both.runs[1].epochs == 5
-    (tmp_path / "step_seconds.json").write_text('{"ELBO": 0.01}')
-    message = refusal(run, tmp_path, budget="seconds", epochs=5, seeds=(0,))
-    assert "step_seconds.json must have the seconds of a step of each objective: remove it" in message
+    monkeypatch.undo()
+    first = json.loads((tmp_path / "step_seconds.json").read_text())
+    more = run(tmp_path, {**OBJECTIVES, "DReG": pv.objectives.DReG(4)}, **settings)
+    assert [r.epochs for r in more.runs][:2] == [5, 2]
+    then = json.loads((tmp_path / "step_seconds.json").read_text())
+    assert len(then) == 3
+    assert first.items() <= then.items()
+    (tmp_path / "step_seconds.json").write_text('{"ELBO": "fast"}')
+    assert "step_seconds.json must have the seconds of steps by name: remove it" in refusal(run, tmp_path, **settings)
 
 
-def test_the_times_of_steps_are_those_of_steps():
-    racer = racing._Racer(
-        lambda: pv.VAE((2,), latent_dim=2, hidden=(64,), likelihood=pv.Gaussian(0.5)), ring(num_train=2_000),
-        {"one": "elbo", "many": pv.objectives.IWAE(64)}, (0,), 2, racing.Path("."), None, None, 10, False,
-        {"batch_size": 500},
-    )  # fmt: skip
-    seconds = racer._step_seconds()
-    assert seconds["many"] > 3 * seconds["one"]
+@pytest.mark.parametrize(("objectives", "settings"), [
+    ({"one": pv.objectives.IWAE(1), "many": pv.objectives.IWAE(64)}, {}),
+    (["iwae", "dreg"], {"num_particles": 64}),
+])  # fmt: skip
+def test_the_times_of_steps_are_those_of_steps(objectives, settings):
+    def timed(**more):
+        racer = racing._Racer(
+            lambda: pv.VAE((2,), latent_dim=2, hidden=(64,), likelihood=pv.Gaussian(0.5)), ring(num_train=2_000),
+            objectives, (0,), 2, racing.Path("."), None, None, 10, False, {"batch_size": 500, **more},
+        )  # fmt: skip
+        return list(racer._step_seconds({}).items())
+
+    (one, first), (many, second) = timed(**settings)
+    if not settings:
+        assert second > 3 * first
+    else:  # the particles are those of the race's settings
+        assert "num_particles=64" in one
+        assert "num_particles=64" in many
+        assert first > 3 * timed()[0][1]
 
 
 # Active units ---------------------------------------------------------------------------------------------------------
@@ -255,6 +278,17 @@ def test_active_units_of_any_guide_are_those_of_the_closed_form():
             pyro.sample("x", dist.Normal(z[..., :1].expand(*z.shape[:-1], 4), 1.0).to_event(1), obs=x)
 
     assert active_units(model, through_another, x) == 1
+
+    def one_number(x):  # a site without event dimensions
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x[:, 0], 0.1))
+
+    def model_of_one(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1).expand(*z.shape, 4), 1.0).to_event(1), obs=x)
+
+    assert active_units(model_of_one, one_number, x) == 1
 
 
 def latent_use_of(vae, x):

@@ -16,6 +16,7 @@ import torch
 from helpers import tree, write_images
 
 import pyrovae as pv
+from pyrovae.report import _draw_comparison
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +43,7 @@ def run_here(*arguments, cwd):
 
 def test_every_script_is_run_by_a_test():
     tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "race.py"}
-    tested |= {"reproduce_burda2016.py"}
+    tested |= {"reproduce_burda2016.py", "reproduce_rainforth2018.py", "compare.py"}
     tested |= {"benchmark.py", "kill_test.py", "scaling.py"}
     assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
 
@@ -200,7 +201,7 @@ def test_a_race_in_small(tmp_path):
                 assert one["log_px"] == pytest.approx(value.mean().item(), abs=1e-6)
             assert row["log_px"] == pytest.approx(sum(r["log_px"] for r in runs) / 2)
             for text in (result.stdout, (tmp_path / "out/race.md").read_text()):
-                assert f"{row['log_px']:.2f} ({row['log_px_error']:.2f})" in text
+                assert f"{row['log_px']:.3f} ({row['log_px_error']:.2g})" in text
     assert {"out/race_epochs.png", "out/race_seconds.png"} <= tree(tmp_path).keys()
     again = run_here("race.py", *flags, "--budget", "epochs", cwd=tmp_path)  # nothing is run a second time
     assert json.loads((tmp_path / "out/race.json").read_text())["epochs"] == races["epochs"]
@@ -208,6 +209,21 @@ def test_a_race_in_small(tmp_path):
     other = run_here("race.py", *flags, "--lr", 0.5, cwd=tmp_path)
     assert other.returncode == 2
     assert "was written with lr 0.001, and lr is now 0.5" in other.stderr
+
+
+def test_seeds_of_a_race_start_apart_and_objectives_together(tmp_path):
+    flags = ["--hidden", 4, "--epochs", 1, "--batch-size", 2000, "--lr", 1e-12, "--objectives", "elbo", "iwae"]
+    flags += ["--num-particles", 2, "--seeds", 0, 1, "--num-samples", 2, "--num-data", 5, "--budget", "epochs"]
+    assert run_here("race.py", *flags, "--out", "out", cwd=tmp_path).returncode == 0
+    weights = {
+        (name, seed): torch.load(tmp_path / f"out/{name}-seed{seed}-1epochs/checkpoint.pt")["state"][
+            "encoder.output.weight"
+        ]
+        for name in ("elbo", "iwae")
+        for seed in (0, 1)
+    }
+    assert torch.allclose(weights["elbo", 1], weights["iwae", 1], atol=1e-9)
+    assert not torch.allclose(weights["elbo", 0], weights["elbo", 1], atol=0.01)
 
 
 def test_burdas_table_in_small(tmp_path):
@@ -256,6 +272,121 @@ def test_burdas_learning_rates_and_the_floor_of_adam():
         torch.optim.Adam([parameter], lr=1e-3, eps=eps).step()
         steps.append(parameter.item())
     assert steps[0] == pytest.approx(steps[1])
+
+
+def test_estimators_compared_on_a_run(tmp_path):
+    flags = ["--dataset", "four_clusters", "--hidden", 4, "--epochs", 1, "--out", "out"]
+    assert run_here("train.py", *flags, cwd=tmp_path).returncode == 0
+    flags = ["out", "--objectives", "dreg", "--num-particles", 2, "--num-data", 20]
+    result = run_here("compare.py", *flags, "--repeats", 8, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "out/comparison.json").read_text())
+    rows = found["rows"]
+    assert [(row["objective"], row["num_particles"]) for row in rows] == [("dreg", 2)]
+    assert found["complete"]
+    one = pv.load_run(tmp_path / "out")
+    settings = {"objectives": ["dreg"], "num_particles": [2], "repeats": 8, "compile": False}
+    exact = pv.compare(one.vae.model, one.vae.guide, one.data.test_x[:20], **settings)
+    assert found["log_px"] == pytest.approx(exact.log_px.mean, abs=1e-6)
+    for name in ("bound", "guide_snr", "guide_variance", "guide_bias", "model_dsnr"):
+        assert rows[0][name] == pytest.approx(exact.to_dict()[0][name], rel=1e-4)
+    for text in (result.stdout, (tmp_path / "out/comparison.md").read_text()):
+        assert f"{rows[0]['guide_snr']:.2g} ({rows[0]['guide_snr_floor']:.2g})" in text
+        assert f"log p(x) {found['log_px']:.3f} nats" in text
+    names = {"comparison_bounds.png", "comparison_snr.png", "comparison_dsnr.png", "comparison_cost.png"}
+    assert tree(tmp_path / "out/figures").keys() == names
+    figures, row = _draw_comparison(exact), exact["dreg", 2]
+    (bounds,), snr, cost = (figures[name].axes for name in ("bounds", "snr", "cost"))
+    assert bounds.containers[0].lines[0].get_xydata().tolist() == [[2, row.bound]]
+    for axes, side in zip(snr, ("model", "guide"), strict=True):
+        assert axes.get_ylabel() == f"SNR of the {side}'s gradient"
+        assert axes.lines[0].get_xydata().tolist() == [[2, getattr(row, side).snr]]
+    for axes, value, what in zip(cost, (row.guide.variance, row.guide.bias), ("variance", "bias"), strict=True):
+        assert axes.get_ylabel() == f"{what} of the guide's gradient"
+        assert axes.lines[0].get_xydata().tolist() == [[row.seconds, value]]
+
+    before = tree(tmp_path)
+    again = run_here("compare.py", *flags, cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr == "error: out/comparison.json exists; say --overwrite to replace it\n"
+    for wrong, message in (
+        (["--repeats", 3], "repeats must be a whole number >= 4, got 3"),
+        (["--num-data", 2_001], "num_data must be <= 2000, the number of test data; got 2001"),
+        (["--objectives", "magic"], "objective must be one of elbo, .+; got 'magic'"),
+        (["--objectives", "miwae:batches=2"], "batches must be one of num_particles, .+ with objective miwae; got 2"),
+        (["--objectives", "elbo", "elbo"], "objectives must differ, got elbo, elbo"),
+        (["--max-seconds", 0], "max_seconds must be a finite number > 0, got 0.0"),
+    ):
+        bad = run_here("compare.py", *flags, "--overwrite", *wrong, cwd=tmp_path)
+        assert bad.returncode == 2
+        assert re.fullmatch(f"error: {message}\n", bad.stderr), bad.stderr
+    assert tree(tmp_path) == before
+    flags = ["out", "--objectives", "miwae:num_batches=3", "--num-particles", 2, "--num-data", 20]
+    flags += ["--repeats", 100_000, "--max-seconds", 0.2, "--overwrite"]
+    short = run_here("compare.py", *flags, cwd=tmp_path)
+    assert short.returncode == 0, short.stderr
+    found = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert not found["complete"]
+    assert found["rows"][0]["objective"] == "miwae:num_batches=3"
+    assert "bias guide" not in short.stdout
+    assert 4 <= found["rows"][0]["repeats"] < 100_000
+    assert "the time ran out" in (tmp_path / "out/comparison.md").read_text()
+
+
+def test_tighter_bounds_in_small(tmp_path):
+    flags = ["--num-data", 1_024, "--repeats", 8, "--max-particles", 16, "--out", "out"]
+    result = run_here("reproduce_rainforth2018.py", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    powers = {(p["quantity"], p["side"], p["estimator"]): p["power"] for p in found["powers"]}
+    for ratio in ("snr", "dsnr"):
+        assert powers[ratio, "guide", "iwae"] < -0.3
+        assert powers[ratio, "guide", "sticking_the_landing"] == pytest.approx(0.5, abs=0.1)
+        assert powers[ratio, "guide", "dreg"] > 0.05
+        for side in ("model", "guide"):
+            assert powers[ratio, side, "miwae_in_m"] == pytest.approx(0.5, abs=0.25)
+    assert powers["bias", "model", "iwae"] == pytest.approx(-1, abs=0.25)
+    sizes, naive, floors = found["biases"]["guide"]["naive_path"]
+    assert sizes[-1] == 16
+    assert naive[-1] > 4 * floors[-1]
+    _, unbiased, floors = found["biases"]["guide"]["dreg"]
+    assert all(bias < 2 * floor for bias, floor in zip(unbiased, floors, strict=True))
+    for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+        assert f"{powers['snr', 'guide', 'iwae']:+.2f}" in text
+        assert f"{naive[-1]:.2g} (" in text
+    assert {"out/snr.png", "out/dsnr.png", "out/bias.png", "out/cost.png"} <= tree(tmp_path).keys()
+
+
+def test_the_parts_of_rainforths_experiment():
+    script = runpy.run_path(str(ROOT / "scripts/reproduce_rainforth2018.py"))
+    vae, x = script["perturbed_optimum"](20_000, 0)
+    assert x.var(0).mean().item() == pytest.approx(2, rel=0.02)
+    q = vae.encode(x)
+    assert q.variance.flatten().tolist() == pytest.approx([2 / 3] * q.variance.numel())
+    best = vae.posterior(x)  # under the model's mu, itself 0.01 off
+    noise = (vae.guide_weight - torch.eye(20) / 2, vae.guide_bias - x.mean(0) / 2, vae.prior_mean - x.mean(0))
+    assert all(part.std().item() == pytest.approx(0.01, rel=0.5) for part in noise)
+    assert (q.mean - best.mean).std().item() == pytest.approx(0.01 * math.sqrt(20 * 3), rel=0.5)  # 0.01 x, E[x^2] = 3
+    names = {name for name, parameter in vae.named_parameters() if parameter.requires_grad}
+    assert names == {"prior_mean", "guide_weight", "guide_bias"}
+
+    x = x[:64]
+    found = script["measure"](vae, x, 4, 4, 0)
+    exact, elbo = (torch.autograd.grad(-f(x).mean(), vae.prior_mean)[0].double() for f in (vae.log_px, vae.elbo))
+    bias = script["model_bias"](found["iwae"], exact)
+    (_, (value, *_), (floor, *_)) = bias["iwae"]
+    assert abs(value - (elbo - exact).norm().item()) < 3 * floor < value  # IWAE of one draw is the ELBO
+    signals = {(q, side): script["curves"](found, side, q) for q in ("snr", "dsnr") for side in ("model", "guide")}
+    biases = {"model": bias, "guide": script["curves"](found, "guide", "bias")}
+    figures = script["draw"](signals, biases, found)
+    for quantity in ("snr", "dsnr"):
+        for axes, side in zip(figures[quantity].axes, ("model", "guide"), strict=False):
+            assert axes.get_title() == f"gradient of the {side}"
+            lines = {re.split("[:,]", line.get_label())[0]: line.get_xydata().tolist() for line in axes.lines}
+            rows = [getattr(row, side) for row in found["iwae"].rows]
+            assert [y for _, y in lines["iwae"]] == [getattr(row, quantity) for row in rows]
+            assert ("dreg" in lines) == (side == "guide")  # whose model has IWAE's gradient
+            assert any("iwae" in text.get_text() for text in axes.get_legend().get_texts())
 
 
 def test_the_benchmark_in_small(tmp_path):

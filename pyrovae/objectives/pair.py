@@ -174,6 +174,12 @@ def _checked(model: Callable, guide: Callable, args: tuple) -> Pair:
     pair = run_pair(model, guide, *args, num_particles=2)
     if not pair.observed:
         raise InputError("model must observe the data at a site, and observes none")
+    for name, site in pair.guide_sites.items():
+        if hasattr(site["value"], "_unquantize"):
+            raise InputError(
+                f'site "{name}" draws straight through: its density is taken at another value than the one it draws, '
+                "so that the weights are of no model"
+            )
     latents = {name: site["value"][0] for name, site in pair.guide_sites.items()}
     alone = _run(*(poutine.condition(program, data=latents) for program in (model, guide)), args, {}, None)
     sites = [{name: site for name, site in s.items() if name in latents or site["is_observed"]} for s in alone]
@@ -294,12 +300,24 @@ def _check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -
             f"and {sorted(proposed)} in the guide"
         )
     for name in latent:
+        discrete = [_is_discrete(sites[name]["fn"]) for sites in (model_sites, guide_sites)]
+        if discrete[0] != discrete[1]:
+            kinds = ["discrete" if one else "continuous" for one in discrete]
+            raise InputError(
+                f'the latent site "{name}" must be of one kind, got {kinds[0]} in the model and {kinds[1]} in the '
+                "guide: a mass and a density do not weigh each other"
+            )
         ours, theirs = (torch.as_tensor(sites[name]["scale"]) for sites in (model_sites, guide_sites))
         if is_validation_enabled() and not torch.equal(ours.to(theirs), theirs):
             raise InputError(
                 f'poutine.scale must be the same in model and guide at the latent site "{name}", '
                 f"got {ours.tolist()} in the model and {theirs.tolist()} in the guide"
             )
+
+
+def _is_discrete(fn: TorchDistribution) -> bool:
+    base = base_of(fn)
+    return not isinstance(base, Delta) and base.support.is_discrete
 
 
 def _check_plate(programs: dict[str, dict[str, dict]], args: tuple) -> int:

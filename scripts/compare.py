@@ -1,0 +1,76 @@
+"""Compares estimators on a trained run: bound, signal and noise of the gradients, bias, time and memory.
+
+python scripts/compare.py runs/mnist --objectives elbo iwae dreg --num-particles 1 8 64
+python scripts/compare.py runs/mnist --objectives iwae miwae:num_batches=4 --repeats 1000 --max-seconds 600
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from pyro.infer import ELBO as PyroELBO
+
+import pyrovae as pv
+from pyrovae.cli import run_script
+from pyrovae.objectives.choose import from_text
+from pyrovae.report import COMPARISON, check_not_evaluated, first_data, write_comparison
+from pyrovae.training import choose_device
+
+
+def main(
+    folder: Annotated[Path, tyro.conf.Positional],
+    objectives: tuple[str, ...] = ("elbo", "iwae", "dreg"),
+    num_particles: tuple[int, ...] = (1, 8, 64),
+    repeats: int = 100,
+    num_data: int = 128,
+    max_seconds: float | None = None,
+    data_root: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Compare estimators at a run's parameters; writes comparison.json, comparison.md and figures/ into its folder.
+
+    Args:
+        folder: the run, as scripts/train.py kept it
+        objectives: names, or name:setting=value,...
+        num_particles: draws of z per datum; every objective with each
+        repeats: independent gradients of each
+        num_data: so many of the first test data, of which a gradient is the mean
+        max_seconds: then no more repeats are begun, and what there is is kept
+        data_root: folder of the image sets, where it is not the one that the run was trained from
+        device: auto, cpu, cuda, ...
+        seed: fixes the draws
+        overwrite: replace an earlier comparison
+    """
+    run = pv.load_run(folder, data_root)
+    check_not_evaluated(run.folder, overwrite, COMPARISON)
+    run.vae.to(choose_device(device))
+    args = first_data(run.vae, run.data, num_data)
+    comparison = pv.compare(
+        run.vae.model,
+        run.vae.guide,
+        *args,
+        objectives=[maker(text) if ":" in text else text for text in objectives],
+        num_particles=num_particles,
+        repeats=repeats,
+        max_seconds=max_seconds,
+        seed=seed,
+    )
+    write_comparison(run.folder, comparison, overwrite)
+    print(f"{num_data:,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")
+
+
+def maker(text: str) -> Callable[[int], PyroELBO]:
+    """The objective of `name:setting=value,...` for a number of particles, under that name."""
+
+    def make(num_particles: int) -> PyroELBO:
+        return from_text(text, num_particles=num_particles)
+
+    make.__name__ = text
+    return make
+
+
+if __name__ == "__main__":
+    run_script(main)
