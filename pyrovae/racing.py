@@ -40,7 +40,7 @@ OWN = ("vae", "data", "objective", "epochs", "seed", "checkpoints", "progress", 
 
 
 def race(
-    make_vae: Callable[[], object],
+    make_vae: Callable[[], object] | Mapping[str, Callable[[], object]],
     data: Dataset | Tensor,
     objectives: Sequence[str | PyroELBO] | Mapping[str, object],
     seeds: Sequence[int] = (0, 1, 2),
@@ -57,7 +57,8 @@ def race(
     """Trains what `make_vae()` gives under each objective from each seed, and measures all on the same held-out data.
 
     - `make_vae` is called under the seed, so that all objectives start from the same parameters; what it returns has a
-      `model` and a `guide`. The order of the data follows the seed, too.
+      `model` and a `guide`. The order of the data follows the seed, too. Models are raced where it is a dict of several
+      and the objective is one.
     - `objectives`: names or objects, or a dict from a name to what `fit` takes as objective. The first is what the
       others are compared with.
     - `budget`: `"epochs"` gives `epochs` to each; `"seconds"` gives each as many as take the time of `epochs` epochs of
@@ -84,7 +85,9 @@ class _Racer:
     def __init__(
         self, make_vae, data, objectives, seeds, epochs, folder, held_out, num_data, num_samples, progress, settings
     ) -> None:
-        require(callable(make_vae), f"make_vae must be a function without arguments, got {make_vae!r}")
+        functions = list(make_vae.values()) if isinstance(make_vae, Mapping) else [make_vae]
+        rule = "make_vae must be a function without arguments, or a dict of them"
+        require(len(functions) > 0 and all(map(callable, functions)), f"{rule}, got {make_vae!r}")
         require_count("epochs", epochs)
         require_count("num_samples", num_samples)
         known = [name for name in FIT if name not in OWN]
@@ -95,16 +98,23 @@ class _Racer:
             require_seed(seed)
         require(len(set(seeds)) == len(seeds), f"seeds must differ, got {tuple(seeds)}: their error would be too small")
         check_folder(folder, "folder")
-        self.make_vae, self.data, self.seeds, self.epochs, self.folder = make_vae, data, tuple(seeds), epochs, folder
+        self.data, self.seeds, self.epochs, self.folder = data, tuple(seeds), epochs, folder
         self.objectives = _named(objectives)
+        if isinstance(make_vae, Mapping):
+            rule = "objectives must be one where make_vae are several"
+            require(len(self.objectives) == 1, f"{rule}, got {', '.join(self.objectives)}")
+            (objective,) = self.objectives.values()
+            self.objectives = _named(dict.fromkeys(make_vae, objective))
+        self.makers = dict(zip(self.objectives, functions * (len(self.objectives) // len(functions)), strict=True))
         self.num_samples, self.progress, self.settings = num_samples, progress, settings
-        with self._start(self.seeds[0]) as vae:
+        with self._start(next(iter(self.objectives)), self.seeds[0]) as vae:
             self.held_out = _first(vae, data, held_out, num_data)
             trained_on = data.arguments("train") if isinstance(data, Dataset) else (data,)
             self.fingerprint = _fingerprint(
                 (*self.held_out, *(part for part in trained_on if isinstance(part, Tensor)))
             )
-            for objective in self.objectives.values():
+        for name, objective in self.objectives.items():
+            with self._start(name, self.seeds[0]) as vae:
                 _check(vae, data, objective, epochs, settings)
 
     def race(self, budget: str) -> Race:
@@ -127,10 +137,11 @@ class _Racer:
         return Race(tuple(done[key] for key in order), budget)
 
     @contextmanager
-    def _start(self, seed: int) -> Iterator[object]:
-        """The untrained pair of a seed, with a param store of its own; parameters that Pyro makes come of it, too."""
+    def _start(self, name: str, seed: int) -> Iterator[object]:
+        """The untrained pair of an entrant and a seed, with a param store of its own; what Pyro draws later comes of
+        the seed, too."""
         with pyro.get_param_store().scope(), local_seed(derived_seed(seed, "initial parameters")):
-            vae = self.make_vae()
+            vae = self.makers[name]()
             pair = all(callable(getattr(vae, name, None)) for name in ("model", "guide"))
             require(pair, f"make_vae must return what has a model and a guide, got {vae!r}"[:200])
             yield vae
@@ -140,7 +151,7 @@ class _Racer:
         whether it was another model's or had other settings."""
         folder = self.folder / f"{_slug(name)}-seed{seed}-{epochs}epochs"
         result = folder / f"log_px_{len(self.held_out[0])}x{self.num_samples}.pt"
-        with held(folder / "race.lock"), self._start(seed) as vae:
+        with held(folder / "race.lock"), self._start(name, seed) as vae:
             curve = _Curve(folder / "curve.jsonl", vae, self.held_out, epochs, seed)
             history = fit(
                 vae,
@@ -210,8 +221,10 @@ class _Racer:
     @property
     def timed(self) -> list[str]:
         """What is timed, of each objective, in words."""
-        batch_size = self.settings.get("batch_size", FIT["batch_size"].default)
-        return [f"{elbo!r}, batch {batch_size}" for elbo in self._resolved()]
+        batch = f"batch {self.settings.get('batch_size', FIT['batch_size'].default)}"
+        models = len(set(self.makers.values())) > 1
+        pairs = zip(self.objectives, self._resolved(), strict=True)
+        return [f"{name}, {batch}" if models else f"{elbo!r}, {batch}" for name, elbo in pairs]
 
     def _resolved(self) -> list[PyroELBO]:
         given = {name: self.settings.get(name) for name in OF_OBJECTIVES}
@@ -223,9 +236,9 @@ class _Racer:
         steps: dict[str, Callable[[], None]] = {}
         first = self.timed[0]
         with ExitStack() as stack:
-            for key, elbo in zip(self.timed, self._resolved(), strict=True):
+            for name, key, elbo in zip(self.objectives, self.timed, self._resolved(), strict=True):
                 if key == first or key not in known:
-                    steps[key] = self._stepper(stack.enter_context(self._start(self.seeds[0])), elbo)
+                    steps[key] = self._stepper(stack.enter_context(self._start(name, self.seeds[0])), elbo)
                     steps[key]()  # compiles
             times: dict[str, list[float]] = {key: [] for key in steps}
             for _ in range(TIMED_ROUNDS):

@@ -477,7 +477,7 @@ for low, commands in {
         *("demo.py --epochs 1 --num-samples 0", "race.py --num-samples 0"),
         *("reproduce_tutorials.py --epochs 0", "benchmark.py --rounds 0", "benchmark.py --num-samples 0"),
         *("scaling.py --rounds 0", "kill_test.py --kills 0", "kill_test.py --epochs 0"),
-        *("race.py --processes 0", "race.py --epochs 0"),
+        *("race.py --processes 0", "race.py --epochs 0", "reproduce_beyond_gaussian.py --processes 0"),
     ),
     2: (
         *("race.py --num-data 1", "scaling.py --processes 1", "scaling.py --epochs 1"),
@@ -494,7 +494,12 @@ for name in ("train.py", "demo.py", "reproduce_tutorials.py", "reproduce_rainfor
     add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
 for name in ("train.py", "benchmark.py"):
     add_script(f"{name} --device abacus", "device must be auto or one that torch can use here, got 'abacus'")
-for name in ("train.py --dataset mnist", "reproduce_burda2016.py", "reproduce_tutorials.py --images"):
+for name in (
+    "train.py --dataset mnist",
+    "reproduce_burda2016.py",
+    "reproduce_tutorials.py --images",
+    "reproduce_beyond_gaussian.py",
+):
     add_script(f"{name} --data-root nowhere", f"{IMAGE_FILES[0]}, .* not found in nowhere/MNIST/raw, .+")
 for flag in ("latent-dim", "batch-size", "num-particles"):
     add_script(f"train.py --{flag} {10**20}", f"{flag.replace('-', '_')} must be .*, got {10**20}")

@@ -162,6 +162,21 @@ def test_a_run_that_another_process_has_is_waited_for(whole, tmp_path, monkeypat
     assert waits == [sorted(r.folder.name for r in race.runs[1:])]
 
 
+def test_models_are_raced_as_objectives_are(whole):
+    race, _ = whole
+    makers = {"same": make, "wider": lambda: small_vae(hidden=(16,), seed=None)}
+    models = pv.race(makers, ring(), ["elbo"], (0, 1), **SETTINGS)
+    assert models.objectives == ["same", "wider"]
+    for ours, theirs in zip(models["same"], race["ELBO"], strict=True):
+        assert torch.equal(ours.log_px.value, theirs.log_px.value)
+    assert models.difference("wider")["value"] != 0
+    both = refusal(pv.race, makers, ring(), ["elbo", "iwae"], **SETTINGS)
+    assert both == "objectives must be one where make_vae are several, got elbo, iwae"
+    assert "make_vae must be a function without arguments, or a dict of them" in refusal(
+        pv.race, {}, ring(), ["elbo"], **SETTINGS
+    )
+
+
 # The numbers ----------------------------------------------------------------------------------------------------------
 
 

@@ -43,7 +43,7 @@ def run_here(*arguments, cwd):
 
 def test_every_script_is_run_by_a_test():
     tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "race.py"}
-    tested |= {"reproduce_burda2016.py", "reproduce_rainforth2018.py", "compare.py"}
+    tested |= {"reproduce_burda2016.py", "reproduce_beyond_gaussian.py", "reproduce_rainforth2018.py", "compare.py"}
     tested |= {"benchmark.py", "kill_test.py", "scaling.py"}
     assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
 
@@ -224,6 +224,42 @@ def test_seeds_of_a_race_start_apart_and_objectives_together(tmp_path):
     }
     assert torch.allclose(weights["elbo", 1], weights["iwae", 1], atol=1e-9)
     assert not torch.allclose(weights["elbo", 0], weights["elbo", 1], atol=0.01)
+
+
+def test_priors_layers_and_posteriors_in_small(tmp_path):
+    write_images(tmp_path / "data", nums=(5_040, 30))  # 5,000 validate
+    small = ["--data-root", tmp_path / "data", "--hidden", 8, "--latent-dim", 2, "--num-components", 4]
+    small += ["--epochs", 1, "--num-samples", 20, "--num-data", 10, "--out", "out"]
+    result = run_here("reproduce_beyond_gaussian.py", *small, "--seeds", 0, 1, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = json.loads((tmp_path / "out/results.json").read_text())
+    assert [(row["data"], row["variant"]) for row in rows] == [
+        ("static", "Vamp prior"), ("dynamic", "Vamp prior"), ("dynamic", "two layers"), ("dynamic", "flow posterior"),
+    ]  # fmt: skip
+    assert [row["published"] for row in rows] == pytest.approx([2.99, 2.12, 1.43, None])
+    for row in rows:  # against the runs' own files, and not the same model twice
+        runs = [
+            [
+                torch.load(tmp_path / f"out/{row['data']}/{name}-seed{seed}-1epochs/log_px_10x20.pt")["value"].double()
+                for seed in (0, 1)
+            ]
+            for name in (row["variant"].replace(" ", "_"), "standard")
+        ]
+        value = (torch.stack(runs[0]) - torch.stack(runs[1])).mean().item()
+        assert row["value"] == pytest.approx(value)
+        assert value != 0
+        for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+            assert f"ours {value:+.2f} (" in text
+    state = torch.load(tmp_path / "out/dynamic/Vamp_prior-seed0-1epochs/checkpoint.pt")["state"]
+    assert state["prior_family.unconstrained"].shape[0] == 4
+    verdict = runpy.run_path(str(ROOT / "scripts/reproduce_beyond_gaussian.py"))["verdict"]
+    for low, high, said in (
+        (0.1, 2, "reproduced in direction"),
+        (-2, -0.1, "the other way round"),
+        (-1, 1, "not resolved"),
+    ):
+        row = {**rows[0], "low": low, "high": high}
+        assert verdict(row).endswith(said)
 
 
 def test_burdas_table_in_small(tmp_path):
