@@ -32,6 +32,7 @@ from pyrovae.standings import Race, RaceRun
 from pyrovae.surgery import elbo_surgery
 from pyrovae.training import fit
 from pyrovae.vae import VAE
+from pyrovae.vq import VQVAE
 
 __all__ = [
     "Dataset",
@@ -52,6 +53,7 @@ __all__ = [
     "posteriors",
     "priors",
     "VAE",
+    "VQVAE",
     "LinearGaussianVAE",
     "objectives",
     "log_weights",

@@ -11,7 +11,7 @@ from matplotlib.patches import Circle, Ellipse
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from torch import Tensor
 
-from pyrovae.comparison import fitted_slope
+from pyrovae.moments import fitted_slope
 
 Array = np.ndarray | Tensor
 
@@ -138,7 +138,7 @@ def against_size(
 ) -> Axes:
     """Each objective's signal-to-noise ratio, or bias, against K, its floor dotted; `Comparison.curves` has them.
 
-    In the legend the slope that `comparison.fitted_slope` finds (its standard error in brackets), beside that of
+    In the legend the slope that `moments.fitted_slope` finds (its standard error in brackets), beside that of
     `theory` where it names the objective. It is fitted to the filled points alone: those more than three times their
     floor, of these the ones within a factor of 16 of the largest K.
     """

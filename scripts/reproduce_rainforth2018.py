@@ -22,8 +22,9 @@ from tabulate import tabulate
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.comparison import SIDES, Slope, fitted_slope
+from pyrovae.comparison import SIDES
 from pyrovae.errors import require_count, require_seed
+from pyrovae.moments import Slope, fitted_slope
 from pyrovae.objectives import IWAE, MIWAE, PIWAE
 from pyrovae.objectives.base import Coefficients
 from pyrovae.rng import derived_seed

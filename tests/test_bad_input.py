@@ -478,6 +478,7 @@ for low, commands in {
         *("reproduce_tutorials.py --epochs 0", "benchmark.py --rounds 0", "benchmark.py --num-samples 0"),
         *("scaling.py --rounds 0", "kill_test.py --kills 0", "kill_test.py --epochs 0"),
         *("race.py --processes 0", "race.py --epochs 0", "reproduce_beyond_gaussian.py --processes 0"),
+        *("semi_supervised.py --epochs 0", "semi_supervised.py --batch-size 0"),
     ),
     2: (
         *("race.py --num-data 1", "scaling.py --processes 1", "scaling.py --epochs 1"),
@@ -492,6 +493,8 @@ for low, commands in {
         add_script(command, f"{field} must be a whole number >= {low}, got {value}")
 for name in ("train.py", "demo.py", "reproduce_tutorials.py", "reproduce_rainforth2018.py", "benchmark.py"):
     add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
+for name in ("train_vq.py", "semi_supervised.py"):
+    add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
 for name in ("train.py", "benchmark.py"):
     add_script(f"{name} --device abacus", "device must be auto or one that torch can use here, got 'abacus'")
 for name in (
@@ -499,6 +502,8 @@ for name in (
     "reproduce_burda2016.py",
     "reproduce_tutorials.py --images",
     "reproduce_beyond_gaussian.py",
+    "semi_supervised.py",
+    "train_vq.py",
 ):
     add_script(f"{name} --data-root nowhere", f"{IMAGE_FILES[0]}, .* not found in nowhere/MNIST/raw, .+")
 for flag in ("latent-dim", "batch-size", "num-particles"):
@@ -539,8 +544,25 @@ for command, said in {
     "reproduce_tutorials.py --seeds": "seeds must .*, got .*",
     "reproduce_tutorials.py --only nothing": "only must be a part of some run's name, got 'nothing'",
     "benchmark.py --only nothing": "only must be in a row's name, got 'nothing'",
+    "train_vq.py --seed -1": "seed must be a whole number >= 0, got -1",
+    "semi_supervised.py --seeds": "seeds must hold at least one",
+    "semi_supervised.py --seeds 0 -1": "seed must be a whole number >= 0, got -1",
+    "semi_supervised.py --num-labelled 105": "num_labelled must be a multiple of 10, got 105",
+    "semi_supervised.py --num-labelled 0": "num_labelled must be a whole number >= 10, got 0",
+    "semi_supervised.py --alpha 0": "alpha must be a finite number > 0, got 0.0",
 }.items():
     add_script(command, said)
+for command, said in {  # what is seen once there are images
+    "train_vq.py --num-codes 1": "num_codes must be a whole number >= 2, got 1",
+    "train_vq.py --hidden 0": "hidden must be a whole number >= 1, got 0",
+    "train_vq.py --commitment 0": "commitment must be a finite number > 0, got 0.0",
+    "train_vq.py --num-codes 5000": "x must have a token for each of [0-9]+ unused codes, got [0-9]+ tokens",
+    "train_vq.py --epochs 0": "epochs must be a whole number >= 1, got 0",
+    "semi_supervised.py --num-labelled 1000": "num_labelled must be <= .+, for .+ of the rarest digit, got 1000",
+}.items():
+    flags = ["--data-root", str(files.IMAGES), "--num-train", "30"]
+    given = partial(files.write_images, files.IMAGES, nums=(5_040, 12))
+    add(f"script: {command}", f"error: {said}", script, *command.split(), *flags, given=given)
 # What tyro finds, it says in a box of its own.
 A_FLAG = {
     "reproduce_burda2016.py": "--num-samples",

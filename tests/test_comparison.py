@@ -12,7 +12,8 @@ import torch
 from helpers import assert_within_standard_errors, draw, linear_gaussian
 
 import pyrovae as pv
-from pyrovae.comparison import _Moments, compare, fitted_slope
+from pyrovae.comparison import compare
+from pyrovae.moments import Moments, fitted_slope
 from pyrovae.objectives import ELBO, IWAE, DReG
 from pyrovae.objectives.base import Coefficients
 from pyrovae.rng import derived_seed
@@ -82,7 +83,7 @@ def test_bounds_are_the_exact_ones_within_their_errors_and_gaps_are_to_log_px():
 
 def test_pure_noise_lies_at_the_floors_and_a_signal_where_it_is():
     generator = torch.Generator().manual_seed(0)
-    noise, signal = _Moments(), _Moments()
+    noise, signal = Moments(), Moments()
     direction = torch.zeros(400)
     direction[:100] = 0.5
     for _ in range(200):

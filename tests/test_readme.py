@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_example_runs_as_it_stands_but_for_its_sizes():
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    block, parts = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     small = block.replace("epochs=200", "epochs=1").replace("num_samples=5000", "num_samples=30")
     small = small.replace("num_particles=50", "num_particles=2")
     assert small.count("=1)") == 1
@@ -22,6 +22,9 @@ def test_the_example_runs_as_it_stands_but_for_its_sizes():
     assert len(scope["history"].loss) == 1
     assert isinstance(scope["vae"], pv.VAE)
     assert pyro.get_param_store()
+    exec(parts, scope)
+    pv.fit(scope["vae"], scope["data"].train_x[:50], epochs=1, objective="dreg", num_particles=2)
+    assert pv.log_marginal(scope["vae"].model, scope["vae"].guide, scope["data"].test_x[:5]).log_px.isfinite().all()
 
 
 def test_every_objective_is_in_the_table_by_name_and_class():

@@ -44,7 +44,7 @@ def run_here(*arguments, cwd):
 def test_every_script_is_run_by_a_test():
     tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "race.py"}
     tested |= {"reproduce_burda2016.py", "reproduce_beyond_gaussian.py", "reproduce_rainforth2018.py", "compare.py"}
-    tested |= {"benchmark.py", "kill_test.py", "scaling.py"}
+    tested |= {"benchmark.py", "kill_test.py", "scaling.py", "semi_supervised.py", "train_vq.py"}
     assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
 
 
@@ -423,6 +423,79 @@ def test_the_parts_of_rainforths_experiment():
             assert [y for _, y in lines["iwae"]] == [getattr(row, quantity) for row in rows]
             assert ("dreg" in lines) == (side == "guide")  # whose model has IWAE's gradient
             assert any("iwae" in text.get_text() for text in axes.get_legend().get_texts())
+
+
+def test_a_vq_vae_in_small(tmp_path):
+    write_images(tmp_path / "data", nums=(5_060, 30))
+    sizes = ["--num-tokens", 3, "--num-codes", 4, "--hidden", 8, "--epochs", 2, "--batch-size", 20]
+    flags = ["--data-root", "data", "--num-train", 60, *sizes, "--out", "out"]
+    result = run_here("train_vq.py", *flags, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert found["rate"] == pytest.approx(3 * math.log(4), abs=1e-5)
+    assert -20 * math.log(2) - 10 < found["bound"] + found["rate"] < 0  # of 20 pixels
+    assert 0 < found["squared_error"] < 2 * found["of_mean_image"]
+    assert f"bound on log p(x): {found['bound']:.2f} nats" in result.stdout
+    assert f"perplexity {found['perplexity']:.1f} of 4" in result.stdout
+    assert 0.25 <= found["share"] <= 1
+    assert 1 <= found["perplexity"] <= 4 * found["share"] + 1e-9
+    assert (tmp_path / "out/reconstructions.png").exists()
+    again = run_here("train_vq.py", *flags, cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (
+        2, "error: out must be a new or empty folder, and out holds files\n",
+    )  # fmt: skip
+
+
+def test_semi_supervised_in_small(tmp_path):
+    write_images(tmp_path / "data", nums=(300, 30))
+    flags = ["--data-root", "data", "--num-train", 300, "--num-labelled", 20, "--epochs", 1, "--hidden", 8]
+    result = run_here("semi_supervised.py", *flags, "--seeds", 0, 1, "--out", "out", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert [row["seed"] for row in found["runs"]] == [0, 1]
+    for row in found["runs"]:
+        for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+            assert f"{row['m2_accuracy']:.4f}" in text
+            assert f"{row['elbo']:.2f}" in text
+        assert -30 < row["elbo"] < -5  # of 20 pixels, 20 log 2 nats at a guess
+    gain = sum(row["m2_accuracy"] - row["supervised_accuracy"] for row in found["runs"]) / 2
+    assert f"gain of M2 in accuracy: {gain:.4f}, standard error" in result.stdout
+
+
+def test_the_bound_of_m2_is_what_summing_over_labels_by_hand_gives(tmp_path):
+    """A missing label is summed over under q(y|x); a known one is weighed at its own value, and trains q(y|x)."""
+    script = runpy.run_path(str(ROOT / "scripts/semi_supervised.py"))
+    torch.manual_seed(0)
+    m2 = script["M2"]((1, 2, 3), latent_dim=2, hidden=5, alpha=3.0)
+    with torch.no_grad():
+        for parameter in m2.parameters():
+            parameter.mul_(3)  # or no label would matter
+    x, labels = torch.bernoulli(torch.full((4, 1, 2, 3), 0.5)), torch.tensor([3, 0, 9, 3])
+    y, classes = torch.eye(10)[labels], torch.eye(10).unsqueeze(1)
+    with_labels = script["SVI"](m2.model, m2.guide, script["Adam"]({}), script["Trace_ELBO"]())
+    without = script["SVI"](m2.model, m2.guide, script["Adam"]({}), script["TraceEnum_ELBO"](max_plate_nesting=1))
+
+    def joint(y, noise):
+        """log p(x, y, z) - log q(z|x, y), at z = loc + scale noise."""
+        normal, loc, log_variance = torch.distributions.Normal, *m2.encoder(x, y).unbind(-2)
+        z = loc + (0.5 * log_variance).exp() * noise
+        log_px = -torch.nn.functional.softplus((1 - 2 * x) * m2.decoder(z, y)).flatten(-3).sum(-1)
+        log_pz = normal(0.0, 1.0).log_prob(z).sum(-1) - normal(loc, (0.5 * log_variance).exp()).log_prob(z).sum(-1)
+        return log_px + log_pz - math.log(10)
+
+    with torch.no_grad():
+        log_q = m2.classifier(x).log_softmax(-1)
+        torch.manual_seed(1)
+        by_hand = (log_q.exp() * (joint(classes, torch.randn(10, 4, 2)).T - log_q)).sum()
+        torch.manual_seed(1)
+        assert -without.evaluate_loss(x) == pytest.approx(by_hand.item(), rel=1e-4)
+        torch.manual_seed(1)
+        by_hand = (joint(y, torch.randn(4, 2)) + 3 * log_q[torch.arange(4), labels]).sum()
+        torch.manual_seed(1)
+        assert -with_labels.evaluate_loss(x, y) == pytest.approx(by_hand.item(), rel=1e-4)
+    rows = script["labelled_rows"](torch.arange(200) % 10, 50)
+    assert (rows % 10).bincount().tolist() == [5] * 10
+    assert len(set(rows.tolist())) == 50
 
 
 def test_the_benchmark_in_small(tmp_path):
