@@ -1,0 +1,206 @@
+"""A classifier of digits from 100 labels: model M2 of Kingma et al. 2014 (arXiv:1406.5298), in Pyro alone.
+
+python scripts/semi_supervised.py --data-root ../shared/data
+python scripts/semi_supervised.py --data-root ../shared/data --num-labelled 1000 --num-train 50000 --seeds 0 1 2
+
+p(y) p(z) p(x|y, z) with q(y|x) q(z|x, y): TraceEnum_ELBO sums over the ten values of a label that is missing, under the
+classifier q(y|x). A label that is there trains that by alpha log q(y|x), too.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.optim import Adam
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+import pyrovae as pv
+from pyrovae.cli import run_script
+from pyrovae.errors import require, require_count, require_number, require_seed
+from pyrovae.files import write_text
+from pyrovae.runs import require_new
+
+NUM_CLASSES = 10
+
+
+class M2(nn.Module):
+    """The pair; `model` and `guide` take x `(batch, *event_shape)` and, where labels are known, y `(batch, 10)`."""
+
+    def __init__(self, event_shape: tuple[int, ...], latent_dim: int, hidden: int, alpha: float) -> None:
+        super().__init__()
+        self.latent_dim, self.alpha = latent_dim, alpha
+        self.classifier = pv.MLP(event_shape, (NUM_CLASSES,), (hidden,))
+        self.encoder = pv.MLP(event_shape, (2, latent_dim), (hidden,), num_features=NUM_CLASSES)
+        self.decoder = pv.MLP((latent_dim,), event_shape, (hidden,), num_features=NUM_CLASSES)
+
+    def q_y(self, x: Tensor) -> dist.TorchDistribution:
+        return dist.OneHotCategorical(logits=self.classifier(x))
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        pyro.module("m2", self)
+        with pyro.plate("data", len(x), dim=-1):
+            if y is not None:
+                with poutine.scale(scale=self.alpha):
+                    pyro.sample("label", self.q_y(x), obs=y)
+            y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(NUM_CLASSES)), obs=y)
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent_dim), 1.0).to_event(1))
+            x_given_y_z = dist.Bernoulli(logits=self.decoder(z, y))
+            pyro.sample("x", x_given_y_z.to_event(x.dim() - 1), obs=x)
+
+    @config_enumerate
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            if y is None:
+                y = pyro.sample("y", self.q_y(x))  # all ten of them, along a dimension to the left of the data
+            loc, log_variance = self.encoder(x, y).unbind(-2)
+            pyro.sample("z", dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1))
+
+    def supervised(self, x: Tensor, y: Tensor) -> None:
+        """The classifier by itself."""
+        pyro.module("classifier", self.classifier)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("label", self.q_y(x), obs=y)
+
+    def accuracy(self, x: Tensor, labels: Tensor) -> float:
+        return (self.classifier(x).argmax(-1) == labels).float().mean().item()
+
+
+@dataclass(frozen=True)
+class Settings:
+    num_labelled: int
+    epochs: int
+    latent_dim: int
+    hidden: int
+    alpha: float
+    batch_size: int
+    lr: float
+
+
+def main(
+    data_root: str | None = None,
+    num_labelled: int = 100,
+    num_train: int = 20_000,
+    epochs: int = 10,
+    seeds: tuple[int, ...] = (0, 1),
+    latent_dim: int = 32,
+    hidden: int = 256,
+    alpha: float = 50.0,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    out: str = "runs/semi_supervised",
+) -> None:
+    """Train M2 on few labels and print its test accuracy beside that of the same classifier on those labels alone.
+
+    Args:
+        data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
+        num_labelled: images that keep their label, as many of each digit
+        num_train: training images, all but those without a label
+        epochs: over the training images; every step also takes up to batch_size of the labelled
+        seeds: a run for each, of the labelled images, the initial parameters and training
+        latent_dim: of z
+        hidden: units of each network's one hidden layer
+        alpha: weight of log q(y|x) where the label is known
+        lr: of Adam
+        out: folder, new or empty
+    """
+    for name, value in {"epochs": epochs, "latent_dim": latent_dim, "hidden": hidden, "batch_size": batch_size}.items():
+        require_count(name, value)
+    for name, value in {"alpha": alpha, "lr": lr}.items():
+        require_number(name, value, above=0)
+    require(len(seeds) > 0, "seeds must hold at least one")
+    for seed in seeds:
+        require_seed(seed)
+    require_count("num_labelled", num_labelled, NUM_CLASSES)
+    require(num_labelled % NUM_CLASSES == 0, f"num_labelled must be a multiple of {NUM_CLASSES}, got {num_labelled}")
+    require_new(Path(out))
+    data = pv.load("mnist", data_root=data_root, num_train=num_train, num_validation=0)
+    rarest = data.train_y.bincount(minlength=NUM_CLASSES).min().item()
+    most = NUM_CLASSES * rarest
+    require(
+        num_labelled <= most, f"num_labelled must be <= {most}, for {rarest} of the rarest digit, got {num_labelled}"
+    )
+
+    settings, rows = Settings(num_labelled, epochs, latent_dim, hidden, alpha, batch_size, lr), []
+    for seed in seeds:
+        rows.append({"seed": seed, **run(data, seed, settings)})
+        print(line(rows[-1]), flush=True)
+    summary = summarise(rows)
+    text = "\n\n".join((table(rows), summary))
+    print(f"\n{text}")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"num_train": num_train, **vars(settings), "num_test": len(data.test_x), "runs": rows}
+    write_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    said = ", ".join(f"{name} {value:g}" for name, value in {"num_train": num_train, **vars(settings)}.items())
+    write_text(folder / "report.md", f"# M2 on MNIST\n\n{said}\n\n{table(rows, 'github')}\n\n{summary}\n")
+    print(f"\nreport: {folder / 'report.md'}")
+
+
+def run(data: pv.Dataset, seed: int, settings: Settings) -> dict[str, float]:
+    """Both classifiers from the same start, for as many steps, on the same labelled images."""
+    torch.manual_seed(seed)
+    rows = labelled_rows(data.train_y, settings.num_labelled)
+    y = one_hot(data.train_y, NUM_CLASSES).to(data.train_x.dtype)
+    start = M2(data.event_shape, settings.latent_dim, settings.hidden, settings.alpha).state_dict()
+    found = {}
+    for name in ("supervised", "m2"):
+        pyro.clear_param_store()
+        torch.manual_seed(seed)
+        m2 = M2(data.event_shape, settings.latent_dim, settings.hidden, settings.alpha)
+        m2.load_state_dict(start)
+        optimizer = Adam({"lr": settings.lr})
+        programs = (m2.model, m2.guide) if name == "m2" else (m2.supervised, lambda x, y: None)
+        with_labels = SVI(*programs, optimizer, Trace_ELBO())
+        without = SVI(m2.model, m2.guide, optimizer, TraceEnum_ELBO(max_plate_nesting=1))
+        for _ in range(settings.epochs):
+            for x, _ in data.batches(settings.batch_size):
+                some = rows[torch.randperm(len(rows))[: settings.batch_size]]
+                with_labels.step(data.batch(some)[0], y[some])
+                if name == "m2":
+                    without.step(x)
+        found[f"{name}_accuracy"] = m2.accuracy(data.test_x, data.test_y)
+    # The last of the two is M2: its bound on log p(x), no label given, per test image.
+    losses = [without.evaluate_loss(x) for x in data.test_x.split(1_000)]
+    return {**found, "elbo": -sum(losses) / len(data.test_x)}
+
+
+def labelled_rows(labels: Tensor, num_labelled: int) -> Tensor:
+    """As many rows of each label, at random."""
+    order = torch.randperm(len(labels))
+    each = num_labelled // NUM_CLASSES
+    return torch.cat([order[labels[order] == label][:each] for label in range(NUM_CLASSES)])
+
+
+def line(row: dict[str, float]) -> str:
+    return (
+        f"seed {row['seed']}: accuracy {row['m2_accuracy']:.4f}, of the labels alone {row['supervised_accuracy']:.4f}, "
+        f"ELBO {row['elbo']:.2f} nats"
+    )
+
+
+def table(rows: list[dict[str, float]], tablefmt: str = "simple") -> str:
+    lines = [
+        [row["seed"], f"{row['supervised_accuracy']:.4f}", f"{row['m2_accuracy']:.4f}", f"{row['elbo']:.2f}"]
+        for row in rows
+    ]
+    header = ["seed", "labels alone, test accuracy", "M2, test accuracy", "M2, test ELBO, nats"]
+    return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=("right",) * 4)
+
+
+def summarise(rows: list[dict[str, float]]) -> str:
+    """The mean gain in accuracy, in pairs by seed, with its standard error over seeds."""
+    gain = torch.tensor([row["m2_accuracy"] - row["supervised_accuracy"] for row in rows], dtype=torch.float64)
+    error = f"{gain.std() / math.sqrt(len(gain)):.4f} over {len(gain)} seeds" if len(gain) > 1 else "none of one seed"
+    return f"gain of M2 in accuracy: {gain.mean():.4f}, standard error {error}"
+
+
+if __name__ == "__main__":
+    run_script(main)

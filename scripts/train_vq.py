@@ -1,0 +1,119 @@
+"""Trains a VQ-VAE on MNIST; prints its bound, its reconstruction error and how its codebook is used.
+
+python scripts/train_vq.py --data-root ../shared/data
+python scripts/train_vq.py --data-root ../shared/data --network conv --hidden 32 64 --num-tokens 12
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from matplotlib.figure import Figure
+
+import pyrovae as pv
+from pyrovae.cli import run_script
+from pyrovae.errors import require_seed
+from pyrovae.files import write_text
+from pyrovae.runs import require_new
+
+START = 1_000  # training images whose tokens unused codes become
+
+
+def main(
+    data_root: str | None = None,
+    num_train: int | None = None,
+    num_tokens: int = 8,
+    num_codes: int = 64,
+    code_dim: int = 4,
+    network: Literal["mlp", "conv"] = "mlp",
+    hidden: tuple[int, ...] = (400,),
+    commitment: float = 0.25,
+    epochs: int = 15,
+    batch_size: int = 128,
+    lr: float = 3e-3,
+    seed: int = 0,
+    out: str = "runs/vq",
+) -> None:
+    """Train on binarised MNIST and measure on its test images.
+
+    Args:
+        data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
+        num_train: the first so many training images (default: 55,000)
+        num_tokens: codes per image
+        num_codes: size of the codebook
+        code_dim: dimensions of a code
+        network: mlp or conv, encoder and decoder
+        hidden: units, or with conv channels, of the encoder's layers
+        commitment: weight of the encoder's pull to its codes
+        lr: of Adam, decayed to 0 over the epochs
+        seed: fixes the initial parameters and the training
+        out: folder, new or empty
+    """
+    require_seed(seed)
+    folder = Path(out)
+    require_new(folder)
+    data = pv.load("mnist", data_root=data_root, num_train=num_train)
+    torch.manual_seed(seed)
+    sizes = {"num_tokens": num_tokens, "num_codes": num_codes, "code_dim": code_dim, "hidden": hidden}
+    vae = pv.VQVAE(data.event_shape, **sizes, network=network, commitment=commitment, likelihood=pv.Bernoulli())
+    vae.restart_unused(data.train_x[:START])
+
+    def on_epoch(record: dict[str, float]) -> None:
+        use, restarted = vae.codebook_use(data.validation_x), 0
+        if record["epoch"] <= epochs / 2:  # a new code has yet to be learned by the decoder
+            restarted = vae.restart_unused(data.train_x[:START])
+        print(
+            f"epoch {record['epoch']}: validation bound {record['elbo']:.2f} nats, perplexity {use.perplexity:.1f}, "
+            f"{restarted} codes restarted",
+            flush=True,
+        )
+
+    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    history = pv.fit(vae, data, **settings, schedule="cosine", seed=seed, progress=False, on_epoch=on_epoch)
+
+    found = {**measures(vae, data.test_x), "seconds": sum(history.seconds)}
+    text = "\n".join(
+        (
+            f"bound on log p(x): {found['bound']:.2f} nats, standard error over images {found['bound_data_error']:.2f} "
+            f"(log p(x|z) {found['bound'] + found['rate']:.2f}, {num_tokens} tokens of {num_codes} codes "
+            f"{found['rate']:.2f})",
+            f"squared error of a pixel: {found['squared_error']:.4f}, of the mean image {found['of_mean_image']:.4f}",
+            f"codes used: {found['share']:.0%}, perplexity {found['perplexity']:.1f} of {num_codes}",
+        )
+    )
+    print(f"\n{len(data.test_x):,} test images, {found['seconds']:.0f} s of training\n{text}")
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"seed": seed, **sizes, "network": network, "commitment": commitment, **settings, **found}
+    write_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    draw(vae, data.test_x[:16]).savefig(folder / "reconstructions.png", dpi=120)
+    print(f"figure: {folder / 'reconstructions.png'}")
+
+
+@torch.no_grad()
+def measures(vae: pv.VQVAE, x: torch.Tensor) -> dict[str, float]:
+    """The bound and its rate, nats per image; the squared error per pixel; the use of the codes."""
+    bound = pv.importance_bound(vae.model, vae.guide, x, num_particles=1)  # of one draw, which has no noise
+    use = vae.codebook_use(x)
+    return {
+        "bound": bound.mean,
+        "bound_data_error": bound.data_error,
+        "rate": -vae.prior.log_prob(vae.prior.sample()).item(),
+        "squared_error": (vae.reconstruct(x) - x).square().mean().item(),
+        "of_mean_image": x.var(0, correction=0).mean().item(),
+        "share": use.share,
+        "perplexity": use.perplexity,
+    }
+
+
+def draw(vae: pv.VQVAE, x: torch.Tensor) -> Figure:
+    """Images over their reconstructions, and what codes drawn at random decode to."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=(2, 1))
+    pv.plots.reconstructions(x, vae.reconstruct(x), axes=above)
+    pv.plots.image_grid(vae.sample(len(x), mean=True), len(x), "codes drawn from the uniform prior", below)
+    return figure
+
+
+if __name__ == "__main__":
+    run_script(main)
