@@ -18,8 +18,8 @@ class Gradient:
     With m and v the mean and variance of each coordinate: `norm` = |mean|, `variance` = sum v, `snr` = the mean over
     coordinates of |m| / sqrt(v), and `snr_floor` what that is of pure noise, sqrt(2 / (pi R)) of R repeats. `dsnr` is
     the mean of |g_u| / |g - g_u|, g_u the part of g along u, the mean gradient of the other half of the repeats (the
-    directional signal-to-noise ratio of Rainforth et al. 2018); `dsnr_floor` is the same along a difference of two
-    means, in which there is no signal. `bias` = |mean - mean of the reference|, and `bias_floor` what that is of two
+    directional signal-to-noise ratio of Rainforth et al. 2018); `dsnr_floor` is the same of g less
+    that mean, along a difference of two means: there is no signal in either. `bias` = |mean - mean of the reference|, and `bias_floor` what that is of two
     estimators with one mean; None where there is no reference. `mean` has the parameters of the side in one row, in the
     order in which the program comes upon them.
     """
@@ -58,10 +58,11 @@ class Moments:
             self.quarters.append(self.mean * self.count)
         elif self.count > half:
             first, both = self.quarters
-            for kind, direction in (("signal", both), ("noise", first / quarter - (both - first) / (half - quarter))):
+            difference = first / quarter - (both - first) / (half - quarter)
+            for kind, one, direction in (("signal", value, both), ("noise", value - both / half, difference)):
                 length = direction.norm()
-                along = (value @ direction / length).abs() if length > 0 else value.new_zeros(())
-                across = (value.square().sum() - along.square()).clamp(min=0).sqrt()
+                along = (one @ direction / length).abs() if length > 0 else one.new_zeros(())
+                across = (one.square().sum() - along.square()).clamp(min=0).sqrt()
                 self.ratios[kind].append((along / across).item())
 
     def gradient(self, reference: "Moments | None") -> Gradient:

@@ -58,8 +58,9 @@ def test_the_moments_are_those_of_the_gradients_that_were_not_kept():
     across = (gradients[repeats // 2 :].square().sum(1) - along**2).sqrt()
     assert row.guide.dsnr == pytest.approx((along / across).mean().item())
     no_signal = gradients[: repeats // 4].mean(0) - gradients[repeats // 4 : repeats // 2].mean(0)
-    along = (gradients[repeats // 2 :] @ no_signal / no_signal.norm()).abs()
-    across = (gradients[repeats // 2 :].square().sum(1) - along**2).sqrt()
+    noise = gradients[repeats // 2 :] - direction
+    along = (noise @ no_signal / no_signal.norm()).abs()
+    across = (noise.square().sum(1) - along**2).sqrt()
     assert row.guide.dsnr_floor == pytest.approx((along / across).mean().item())
 
 
@@ -97,6 +98,7 @@ def test_pure_noise_lies_at_the_floors_and_a_signal_where_it_is():
     assert seen.snr == pytest.approx(0.25 * 0.5 + 0.75 * alone.snr_floor, rel=0.1)
     assert seen.dsnr == pytest.approx(5 / 20, rel=0.15)  # |m| over the noise in 400 dimensions
     assert seen.dsnr > 4 * seen.dsnr_floor
+    assert seen.dsnr_floor == pytest.approx(alone.dsnr_floor)  # whatever the signal
     assert seen.bias == pytest.approx(5, rel=0.1)
     assert alone.bias is None
 

@@ -424,6 +424,31 @@ def test_every_part_goes_with_every_objective_and_condition_or_is_refused_by_nam
             assert parameter.grad.isfinite().all(), parameter_name
 
 
+LIKELIHOODS = {
+    "bernoulli": (pv.Bernoulli, lambda x: (x > 0.5).float()),
+    "continuous bernoulli": (pv.ContinuousBernoulli, lambda x: x),
+    "gaussian": (lambda: pv.Gaussian(0.5, learn_scale=True), lambda x: x),
+    "predicted": (lambda: pv.HeteroscedasticGaussian(0.1), lambda x: x),
+    "categorical": (pv.Categorical, lambda x: (255 * x).round() / 255),
+    "logistic": (pv.DiscretizedLogistic, lambda x: (255 * x).round() / 255),
+}
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_every_part_goes_with_every_likelihood(likelihood):
+    make, data_of = LIKELIHOODS[likelihood]
+    x = data_of(torch.rand(4, 3))
+    for name in combinations():
+        vae = vae_of(name, make())
+        vae.check_data(x)
+        pair = pv.objectives.pair.check_pair(vae.model, vae.guide, x)
+        pair.check_densities()
+        loss = pv.objectives.IWAE(3).differentiable_loss(vae.model, vae.guide, x)
+        loss.backward()
+        grads = [parameter.grad for parameter in vae.parameters()]
+        assert all(grad is not None and bool(grad.isfinite().all()) for grad in grads), name
+
+
 def test_a_prior_or_posterior_of_your_own_is_one_method():
     class Student(pv.posteriors.Posterior):
         def forward(self, outputs):
