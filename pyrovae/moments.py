@@ -18,10 +18,10 @@ class Gradient:
     With m and v the mean and variance of each coordinate: `norm` = |mean|, `variance` = sum v, `snr` = the mean over
     coordinates of |m| / sqrt(v), and `snr_floor` what that is of pure noise, sqrt(2 / (pi R)) of R repeats. `dsnr` is
     the mean of |g_u| / |g - g_u|, g_u the part of g along u, the mean gradient of the other half of the repeats (the
-    directional signal-to-noise ratio of Rainforth et al. 2018); `dsnr_floor` is the same of g less
-    that mean, along a difference of two means: there is no signal in either. `bias` = |mean - mean of the reference|, and `bias_floor` what that is of two
-    estimators with one mean; None where there is no reference. `mean` has the parameters of the side in one row, in the
-    order in which the program comes upon them.
+    directional signal-to-noise ratio of Rainforth et al. 2018); `dsnr_floor` is the same of g less that mean, along a
+    difference of two means: there is no signal in either. `bias` = |mean - mean of the reference|, and `bias_floor`
+    what that is of two estimators with one mean; None where there is no reference. `mean` has the parameters of the
+    side in one row, in the order in which the program comes upon them.
     """
 
     norm: float
