@@ -1,5 +1,6 @@
 """The VQ-VAE, whose latents are codes of a codebook (van den Oord et al. 2017, arXiv:1711.00937)."""
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from pyrovae.errors import InputError, require, require_choice, require_count, r
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import NETWORKS
 from pyrovae.vae import unique_name
+from pyrovae.workers import Workers
 
 
 class NearestCode(TorchDistribution):
@@ -78,9 +80,10 @@ class VQVAE(nn.Module):
     encoder's output z_e as if it were the code e (straight through), and a factor
     -(|sg(z_e) - e|^2 + `commitment` |z_e - sg(e)|^2), sg without gradient, moves each to the other. The codebook learns
     from the factor alone. Not as in the paper, tokens of z_e are normalised, and the factor is their sum, not mean.
-    To measure, `eval()` first, as `fit` leaves it: with the factor there is no log p(x), and it is refused.
+    To measure, `eval()` first, as `fit` leaves it: the factor is no density, and `log_marginal` refuses it.
 
     - `hidden`: units of the encoder's layers, or channels with `network="conv"`; the decoder mirrors them.
+    - `likelihood` is copied, so that one instance given to two models is not shared between them.
     - Codes that no token is near get no gradient: `restart_unused` before training and between epochs.
 
     Raises `InputError` on a bad size, and from every method on an `x` of the wrong shape or dtype.
@@ -110,7 +113,7 @@ class VQVAE(nn.Module):
         require_choice("network", network, NETWORKS)
         self.event_shape, self.commitment = tuple(event_shape), commitment
         self.num_tokens, self.num_codes = num_tokens, num_codes
-        self.likelihood = likelihood
+        self.likelihood = copy.deepcopy(likelihood)
         encoder, decoder = NETWORKS[network]
         shape, decoded = (num_tokens, code_dim), likelihood.output_shape(self.event_shape)
         self.encoder = encoder(self.event_shape, shape, hidden, activation=activation)
@@ -196,7 +199,8 @@ class VQVAE(nn.Module):
         encoded, count = self.encoded(x).flatten(0, 1), int(unused.sum())
         rule = f"x must have a token for each of {count} unused codes, got {len(encoded)} tokens"
         require(len(encoded) >= count, rule)
-        self.codebook[unused] = encoded[torch.randperm(len(encoded))[:count].to(encoded.device)]
+        drawn = Workers().agreed(torch.randperm(len(encoded)))[:count]
+        self.codebook[unused] = encoded[drawn.to(encoded.device)]
         return count
 
     def check_data(self, x: Tensor) -> None:

@@ -36,7 +36,7 @@ class M2(nn.Module):
 
     def __init__(self, event_shape: tuple[int, ...], latent_dim: int, hidden: int, alpha: float) -> None:
         super().__init__()
-        self.latent_dim, self.alpha = latent_dim, alpha
+        self.latent_dim, self.alpha, self.warming_up = latent_dim, alpha, False
         self.classifier = pv.MLP(event_shape, (NUM_CLASSES,), (hidden,))
         self.encoder = pv.MLP(event_shape, (2, latent_dim), (hidden,), num_features=NUM_CLASSES)
         self.decoder = pv.MLP((latent_dim,), event_shape, (hidden,), num_features=NUM_CLASSES)
@@ -59,7 +59,9 @@ class M2(nn.Module):
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         with pyro.plate("data", len(x), dim=-1):
             if y is None:
-                y = pyro.sample("y", self.q_y(x))  # all ten of them, along a dimension to the left of the data
+                # A decoder that has yet to learn what y is would teach the classifier other things than digits.
+                logits = self.classifier(x).detach() if self.warming_up else self.classifier(x)
+                y = pyro.sample("y", dist.OneHotCategorical(logits=logits))  # all ten, left of the data dimension
             loc, log_variance = self.encoder(x, y).unbind(-2)
             pyro.sample("z", dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1))
 
@@ -77,6 +79,7 @@ class M2(nn.Module):
 class Settings:
     num_labelled: int
     epochs: int
+    warm_up: int
     latent_dim: int
     hidden: int
     alpha: float
@@ -87,14 +90,15 @@ class Settings:
 def main(
     data_root: str | None = None,
     num_labelled: int = 100,
-    num_train: int = 20_000,
+    num_train: int = 10_000,
     epochs: int = 10,
-    seeds: tuple[int, ...] = (0, 1),
-    latent_dim: int = 32,
-    hidden: int = 256,
+    warm_up: int = 3,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    latent_dim: int = 5,
+    hidden: int = 128,
     alpha: float = 50.0,
-    batch_size: int = 128,
-    lr: float = 1e-3,
+    batch_size: int = 50,
+    lr: float = 3e-3,
     out: str = "runs/semi_supervised",
 ) -> None:
     """Train M2 on few labels and print its test accuracy beside that of the same classifier on those labels alone.
@@ -104,6 +108,7 @@ def main(
         num_labelled: images that keep their label, as many of each digit
         num_train: training images, all but those without a label
         epochs: over the training images; every step also takes up to batch_size of the labelled
+        warm_up: the first so many epochs, in which the classifier learns from the labels alone
         seeds: a run for each, of the labelled images, the initial parameters and training
         latent_dim: of z
         hidden: units of each network's one hidden layer
@@ -113,6 +118,7 @@ def main(
     """
     for name, value in {"epochs": epochs, "latent_dim": latent_dim, "hidden": hidden, "batch_size": batch_size}.items():
         require_count(name, value)
+    require_count("warm_up", warm_up, 0)
     for name, value in {"alpha": alpha, "lr": lr}.items():
         require_number(name, value, above=0)
     require(len(seeds) > 0, "seeds must hold at least one")
@@ -128,7 +134,7 @@ def main(
         num_labelled <= most, f"num_labelled must be <= {most}, for {rarest} of the rarest digit, got {num_labelled}"
     )
 
-    settings, rows = Settings(num_labelled, epochs, latent_dim, hidden, alpha, batch_size, lr), []
+    settings, rows = Settings(num_labelled, epochs, warm_up, latent_dim, hidden, alpha, batch_size, lr), []
     for seed in seeds:
         rows.append({"seed": seed, **run(data, seed, settings)})
         print(line(rows[-1]), flush=True)
@@ -160,7 +166,8 @@ def run(data: pv.Dataset, seed: int, settings: Settings) -> dict[str, float]:
         programs = (m2.model, m2.guide) if name == "m2" else (m2.supervised, lambda x, y: None)
         with_labels = SVI(*programs, optimizer, Trace_ELBO())
         without = SVI(m2.model, m2.guide, optimizer, TraceEnum_ELBO(max_plate_nesting=1))
-        for _ in range(settings.epochs):
+        for epoch in range(settings.epochs):
+            m2.warming_up = epoch < settings.warm_up
             for x, _ in data.batches(settings.batch_size):
                 some = rows[torch.randperm(len(rows))[: settings.batch_size]]
                 with_labels.step(data.batch(some)[0], y[some])

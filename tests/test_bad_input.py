@@ -471,7 +471,7 @@ def add_script(command: str, said: str) -> None:
 
 
 for low, commands in {
-    0: ("demo.py --seed -1", "kill_test.py --seed -1"),
+    0: ("demo.py --seed -1", "kill_test.py --seed -1", "semi_supervised.py --warm-up -1"),
     1: (
         *("train.py --num-particles 0", "train.py --checkpoint-epochs 0", "demo.py --epochs 0"),
         *("demo.py --epochs 1 --num-samples 0", "race.py --num-samples 0"),

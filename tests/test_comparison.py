@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
-from helpers import assert_within_standard_errors, draw, linear_gaussian
+from helpers import assert_within_standard_errors, draw, linear_gaussian, small_vae
 
 import pyrovae as pv
 from pyrovae.comparison import compare
@@ -324,6 +324,20 @@ def test_bad_input_is_refused_in_one_line(settings, message):
     vae = off()
     with pytest.raises(pv.InputError, match=message):
         compare(vae.model, vae.guide, draw(vae, 5), **settings)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.randn(5, 9), r"x must have shape \(batch, 2\), got \(5, 9\)"),
+        (torch.full((5, 2), math.nan), r"x must be finite, got nan at index \(0, 0\)"),
+        (torch.randn(0, 2), "x must hold at least one datum, got 0"),
+    ],
+)
+def test_data_of_the_wrong_shape_are_refused(x, message):
+    vae = small_vae()
+    with pytest.raises(pv.InputError, match=message):
+        compare(vae.model, vae.guide, x)
 
 
 def test_an_objective_that_does_not_fit_the_pair_is_refused():

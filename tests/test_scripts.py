@@ -448,7 +448,8 @@ def test_a_vq_vae_in_small(tmp_path):
 
 def test_semi_supervised_in_small(tmp_path):
     write_images(tmp_path / "data", nums=(300, 30))
-    flags = ["--data-root", "data", "--num-train", 300, "--num-labelled", 20, "--epochs", 1, "--hidden", 8]
+    flags = ["--data-root", "data", "--num-train", 300, "--num-labelled", 20, "--hidden", 8]
+    flags += ["--epochs", 2, "--warm-up", 1]
     result = run_here("semi_supervised.py", *flags, "--seeds", 0, 1, "--out", "out", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     found = json.loads((tmp_path / "out/results.json").read_text())
@@ -493,6 +494,12 @@ def test_the_bound_of_m2_is_what_summing_over_labels_by_hand_gives(tmp_path):
         by_hand = (joint(y, torch.randn(4, 2)) + 3 * log_q[torch.arange(4), labels]).sum()
         torch.manual_seed(1)
         assert -with_labels.evaluate_loss(x, y) == pytest.approx(by_hand.item(), rel=1e-4)
+    for warming_up in (True, False):  # in which the classifier learns from labels alone
+        m2.warming_up = warming_up
+        m2.zero_grad()
+        without.loss_and_grads(m2.model, m2.guide, x)
+        assert (m2.classifier.output.weight.grad is None) is warming_up
+        assert m2.decoder.output.weight.grad.abs().max() > 0
     rows = script["labelled_rows"](torch.arange(200) % 10, 50)
     assert (rows % 10).bincount().tolist() == [5] * 10
     assert len(set(rows.tolist())) == 50
