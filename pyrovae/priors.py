@@ -25,6 +25,9 @@ class Prior(nn.Module):
     `encode` is the VAE's, x to q(z|x), for priors that are made of it.
     """
 
+    is_real_vector = True
+    """False where z is of several sites or discrete, and no integral over R^L."""
+
     def forward(self, encode: Encode) -> dist.TorchDistribution:
         raise NotImplementedError
 
@@ -111,6 +114,8 @@ class Flow(Prior):
 class Bernoulli(Prior):
     """Fair bits: each z_j is 1 with probability 1/2."""
 
+    is_real_vector = False
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         require_count("latent_dim", latent_dim)
@@ -122,6 +127,8 @@ class Bernoulli(Prior):
 
 class Categorical(Prior):
     """Each z_j one-hot of `num_classes`, all alike in probability."""
+
+    is_real_vector = False
 
     def __init__(self, latent_dim: int, num_classes: int) -> None:
         super().__init__()
@@ -138,6 +145,8 @@ class Layered(Prior):
 
     Of the same numbers as `posteriors.Layered`: `hidden[l]` are the units between z_l and z_l+1, from below.
     """
+
+    is_real_vector = False
 
     def __init__(self, latent_dims: Sequence[int], hidden: Sequence[Sequence[int]], activation: str = "relu") -> None:
         super().__init__()

@@ -67,7 +67,7 @@ def measures(
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()
     result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "data_log_density": None}
-    if measure == "ELBO" and vae.latent_dim <= 2 and data.kind == "real":
+    if measure == "ELBO" and vae.latent_dim <= 2 and vae.prior_family.is_real_vector and data.kind == "real":
         log_px, error = quadrature_log_marginal(vae.model, *args)
         result |= {"log_px_quadrature": log_px.mean().item(), "log_px_quadrature_error": error.mean().item()}
     if data.log_density is not None and vae.num_conditions == 0:

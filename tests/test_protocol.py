@@ -15,6 +15,7 @@ from pyrovae.data import BINARIZE
 from pyrovae.networks import NETWORKS
 from pyrovae.objectives.choose import OBJECTIVES as EVERY_OBJECTIVE
 from pyrovae.posteriors import POSTERIORS
+from pyrovae.priors import PRIORS
 from pyrovae.report import measures, results_table
 from pyrovae.runs import LIKELIHOODS, train_run
 from pyrovae.schedules import SCHEDULES
@@ -159,7 +160,9 @@ def test_the_protocol_leaves_out_no_name_that_a_config_knows():
         {f["likelihood"] for f in fields} == set(LIKELIHOODS) == {name for names in FITTING.values() for name in names}
     )
     assert {f["network"] for f in fields} == set(NETWORKS)
-    assert {f["posterior"] for f in fields} == set(POSTERIORS)
+    parts = [*fields, *PARTS.values()]
+    assert {f.get("posterior", "diagonal") for f in parts} == set(POSTERIORS)
+    assert {f.get("prior", "standard") for f in parts} == set(PRIORS)
     assert {f["beta_schedule"] for f in fields if "beta_schedule" in f} <= set(SCHEDULES)
     assert {f.get("binarize") for f in fields} == {None, *BINARIZE}
     assert {f["objective"] for f in fields} | set(OTHER_OBJECTIVES) == set(EVERY_OBJECTIVE)
@@ -171,6 +174,35 @@ SOME = {
     "points": {**KINDS["points"], **NETWORK_FIELDS["mlp"]},
     "images": {**KINDS["dynamic"], **NETWORK_FIELDS["conv"], "network": "conv", "conditional": True},
 }
+
+
+# Parts as a config says them; what goes with what is test_parts.py's.
+PARTS = {
+    "full covariance, mixture": {"posterior": "full_covariance", "prior": "mixture", "num_components": 3},
+    "flow, vamp": {"posterior": "flow", "prior": "vamp", "num_components": 4},
+    "flow prior": {"prior": "flow", "conditional": True},
+    "layers": {"layers": (3,), "conditional": True},
+    "bits": {"posterior": "bernoulli", "objective": "vimco", "num_particles": 2},
+    "straight through": {"posterior": "bernoulli", "temperature": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", SOME)
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_trains_saves_loads_and_evaluates(name, kind, data_root, tmp_path):
+    fields = {**SOME[kind], "conditional": False, **PARTS[name], "latent_dim": 2, "epochs": 3}
+    config = config_of(fields, data_root)
+    trained = train_run(config, tmp_path / "run")
+    loaded = pv.load_run(tmp_path / "run")
+    state = trained.vae.state_dict()
+    assert loaded.vae.state_dict().keys() == state.keys()
+    untrained = pv.runs.build_vae(config, trained.data.event_shape, trained.data).state_dict()
+    assert not [key for key, p in trained.vae.named_parameters() if torch.equal(p, untrained[key])]
+    result = measures(loaded.vae, trained.data, num_samples=4, num_data=3)
+    assert result == {**measures(trained.vae, trained.data, num_samples=4, num_data=3), "seconds": result["seconds"]}
+    assert result["measure"] == "ELBO"
+    assert math.isfinite(result["log_px"])
+    assert isinstance(result["active_units"], int)
 
 
 @pytest.mark.parametrize("kind", SOME)
@@ -216,7 +248,8 @@ def unsupported() -> dict[str, tuple[dict, str]]:
             found[f"{kind} | alpha | {name}"] = fields, "alpha must "
     for field, known in {
         "network": "mlp, conv",
-        "posterior": "diagonal, delta",
+        "posterior": "diagonal, full_covariance, flow, bernoulli, delta",
+        "prior": "standard, mixture, vamp, flow",
         "beta_schedule": "constant, linear, cyclical, sigmoid",
         "objective": "elbo, elbo_analytic_kl",
     }.items():
