@@ -20,7 +20,7 @@ from pyrovae.errors import InputError, require, require_choice, require_count, r
 from pyrovae.marginal import Estimate, check_args, device_of, log_marginal
 from pyrovae.moments import Gradient, Moments
 from pyrovae.objectives.choose import check_objective, from_name
-from pyrovae.objectives.pair import check_pair
+from pyrovae.objectives.pair import base_of, check_pair
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.workers import hides_progress
 
@@ -170,7 +170,8 @@ def compare(
 
     The bias is that of the mean gradient against the plain estimator of the same bound with the same K, which an
     objective's class names as its `reference` (`ELBO` for STL, analytic KL and the score function; `IWAE` for DReG and
-    VIMCO), where the guide is reparameterised. Do not read a signal off a number near its floor.
+    VIMCO), where the guide is reparameterised and not straight through. Do not read a signal off a number near its
+    floor.
 
     Parameters, their gradients, buffers, the param store and the generators are left as they were found. Raises
     `InputError` if the pair breaks the contract, and on an objective that does not fit it.
@@ -190,7 +191,7 @@ def compare(
     args = tuple(arg.to(device) for arg in args)
     with _untouched(model, guide), local_seed(seed):
         pair = check_pair(model, guide, *args)
-        reparameterised = all(site["fn"].has_rsample for site in pair.guide_sites.values())
+        reparameterised = all(_has_unbiased_rsample(site["fn"]) for site in pair.guide_sites.values())
         runs = []
         for (name, make), number in itertools.product(makers, num_particles):
             objective = make(number)
@@ -288,6 +289,10 @@ class _Run:
             compiled_seconds=_compiled_seconds(model, guide, args, self.objective) if compile else None,
             saved_bytes=_saved_bytes(model, guide, args, self.objective),
         )
+
+
+def _has_unbiased_rsample(fn) -> bool:
+    return fn.has_rsample and not getattr(base_of(fn), "has_biased_rsample", False)
 
 
 def _reference(run: _Run) -> PyroELBO | None:

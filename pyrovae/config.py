@@ -31,6 +31,7 @@ USUAL_LIKELIHOOD = {
     "grey": "bernoulli_grey",
     "dequantised": "continuous_bernoulli",
 }
+BY_SCORE = ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic")
 NUM_COMPONENTS = {"mixture": 10, "vamp": 500}
 KINDS = {None: "points", "none": "grey", "dequantise": "dequantised", "static": "binary", "dynamic": "binary"}
 
@@ -154,6 +155,8 @@ class RunConfig:
         """What of posterior, prior, layers, condition and objective does not go together."""
         if self.temperature is not None:
             require_number("temperature", self.temperature, above=0)
+            rule = "temperature is for objectives that differentiate draws"
+            require(self.objective not in BY_SCORE, f"{rule}, and {self.objective} does not")
             require(self.posterior == "bernoulli", f"temperature is for posterior bernoulli, got {self.posterior}")
         bits = self.posterior == "bernoulli"
         require(not bits or self.prior == "standard", f"posterior bernoulli has a prior of its own, got {self.prior}")

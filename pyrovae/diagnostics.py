@@ -84,15 +84,16 @@ def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
     """The number of latent coordinates, over all sites, with Cov_x(E_q[z_j|x]) > 0.01, for any pair.
 
     The variance over data of the guide's mean (Burda et al. 2016, arXiv:1509.00519). Where a site's distribution has no
-    mean, or depends on another draw, E_q is the average of 32 draws, and what they add to the variance is taken off.
+    mean, or depends on another draw, E_q is the average of 32 draws (of fewer than 200 data, 512), and what they add to
+    the variance is taken off.
     """
     require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
-    means, noise = [], 0.0
+    means, noise, num_draws = [], 0.0, DRAWS if len(args[0]) >= 200 else 16 * DRAWS
     for chunk in zip(*(arg.split(CHUNK) for arg in args), strict=True):
-        sites = run_pair(model, guide, *chunk, num_particles=DRAWS).guide_sites.values()
+        sites = run_pair(model, guide, *chunk, num_particles=num_draws).guide_sites.values()
         draws = torch.cat([_mean_or_draw(site) for site in sites], -1)
         means.append(draws.mean(0))
-        noise = noise + draws.var(0).sum(0) / (DRAWS * len(args[0]))
+        noise = noise + draws.var(0).sum(0) / (num_draws * len(args[0]))
     return int((torch.cat(means).var(0) - noise > ACTIVE_VARIANCE).sum())
 
 

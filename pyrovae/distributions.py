@@ -41,6 +41,7 @@ class StraightThroughBernoulli(dist.Bernoulli):
     """
 
     has_rsample = True
+    has_biased_rsample = True
 
     def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = None) -> None:
         self.temperature = temperature
@@ -63,6 +64,7 @@ class StraightThroughOneHot(dist.OneHotCategorical):
     """
 
     has_rsample = True
+    has_biased_rsample = True
 
     def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = None) -> None:
         self.temperature = temperature

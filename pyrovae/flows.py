@@ -7,6 +7,7 @@ layer.
 
 from collections.abc import Sequence
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions.transforms import ConditionalAffineAutoregressive, Permute
 from pyro.nn import ConditionalAutoRegressiveNN
@@ -26,6 +27,13 @@ class Flow(nn.Module):
 
     def forward(self, features: Tensor) -> list[Transform]:
         raise NotImplementedError
+
+
+class FlowDistribution(dist.TransformedDistribution):
+    """Its `sample` is a tensor that the transforms do not remember: what they remember of it has no gradient."""
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        return super().sample(sample_shape).clone()
 
 
 class CouplingFlow(Flow):

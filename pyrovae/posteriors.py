@@ -11,7 +11,7 @@ from torch.distributions.transforms import AffineTransform
 
 from pyrovae.distributions import StraightThroughBernoulli, StraightThroughOneHot
 from pyrovae.errors import require, require_choice, require_count, require_number
-from pyrovae.flows import FLOWS
+from pyrovae.flows import FLOWS, FlowDistribution
 from pyrovae.networks import MLP
 
 
@@ -97,7 +97,7 @@ class Flow(Posterior):
         loc, log_variance, features = outputs.split((self.latent_dim, self.latent_dim, self.num_features), -1)
         noise = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         last = AffineTransform(loc, (0.5 * log_variance).exp(), event_dim=1, cache_size=1)
-        return dist.TransformedDistribution(noise, [*self.flow(features), last])
+        return FlowDistribution(noise, [*self.flow(features), last])
 
 
 class Point(Posterior):

@@ -11,8 +11,8 @@ from torch.distributions import constraints
 from torch.distributions.constraint_registry import biject_to
 
 from pyrovae.distributions import IsotropicNormal
-from pyrovae.errors import require, require_choice, require_count
-from pyrovae.flows import FLOWS
+from pyrovae.errors import InputError, require, require_choice, require_count
+from pyrovae.flows import FLOWS, FlowDistribution
 from pyrovae.networks import MLP
 from pyrovae.posteriors import check_layers, normal_of
 
@@ -108,7 +108,7 @@ class Flow(Prior):
 
     def forward(self, encode: Encode) -> dist.TorchDistribution:
         noise = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
-        return dist.TransformedDistribution(noise, self.flow(self.loc.new_ones(1)))
+        return FlowDistribution(noise, self.flow(self.loc.new_ones(1)))
 
 
 class Bernoulli(Prior):
@@ -154,6 +154,9 @@ class Layered(Prior):
         pairs = zip(itertools.pairwise(latent_dims), hidden, strict=True)
         self.nets = nn.ModuleList(MLP((high,), (2, low), units[::-1], activation) for (low, high), units in pairs)
         self.top = Standard(latent_dims[-1])
+
+    def forward(self, encode: Encode) -> dist.TorchDistribution:
+        raise InputError("a prior of several layers is a program, and no one distribution")
 
     def sample(self, encode: Encode) -> Tensor:
         z = pyro.sample(f"z{len(self.nets) + 1}", self.top(encode))

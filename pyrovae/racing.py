@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import math
 import re
 import tempfile
 import time
@@ -25,6 +26,7 @@ from pyrovae.files import Taken, atomically, check_folder, held, write_text
 from pyrovae.history import History
 from pyrovae.marginal import Estimate, check_args, log_marginal
 from pyrovae.objectives.choose import resolve
+from pyrovae.objectives.pair import check_pair
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.standings import Race, RaceRun
 from pyrovae.training import choose_device, compiles, fit, gradients_of, trained_parameters
@@ -36,7 +38,7 @@ TIMED_ROUNDS = 30
 WAIT = 2.0  # seconds, for runs that other processes have
 FIT = inspect.signature(fit).parameters
 OF_OBJECTIVES = ("num_particles", "alpha", "num_batches", "free_bits")
-OWN = ("vae", "data", "objective", "epochs", "seed", "checkpoints", "progress", "on_start", "on_epoch")
+OWN = ("patience", "vae", "data", "objective", "epochs", "seed", "checkpoints", "progress", "on_start", "on_epoch")
 
 
 def race(
@@ -57,8 +59,8 @@ def race(
     """Trains what `make_vae()` gives under each objective from each seed, and measures all on the same held-out data.
 
     - `make_vae` is called under the seed, so that all objectives start from the same parameters; what it returns has a
-      `model` and a `guide`. The order of the data follows the seed, too. Models are raced where it is a dict of several
-      and the objective is one.
+      `model` and a `guide`. The order of the data follows the seed, too, and is the same for all in the first epoch.
+      Models are raced where it is a dict of several and the objective is one.
     - `objectives`: names or objects, or a dict from a name to what `fit` takes as objective. The first is what the
       others are compared with.
     - `budget`: `"epochs"` gives `epochs` to each; `"seconds"` gives each as many as take the time of `epochs` epochs of
@@ -114,8 +116,13 @@ class _Racer:
                 (*self.held_out, *(part for part in trained_on if isinstance(part, Tensor)))
             )
         for name, objective in self.objectives.items():
-            with self._start(name, self.seeds[0]) as vae:
+            with self._start(name, self.seeds[0]) as vae, self._start(name, self.seeds[0]) as another:
+                rule = "make_vae must make all parameters anew at each call, and two of its pairs share one"
+                require(not _tensors(vae).keys() & _tensors(another).keys(), rule)
                 _check(vae, data, objective, epochs, settings)
+                with local_seed(0):
+                    few = _on_device(vae, tuple(arg[:2] for arg in self.held_out))
+                    check_pair(vae.model, vae.guide, *few).check_densities()
 
     def race(self, budget: str) -> Race:
         require_choice("budget", budget, BUDGETS)
@@ -152,11 +159,12 @@ class _Racer:
         folder = self.folder / f"{_slug(name)}-seed{seed}-{epochs}epochs"
         result = folder / f"log_px_{len(self.held_out[0])}x{self.num_samples}.pt"
         with held(folder / "race.lock"), self._start(name, seed) as vae:
+            self._check_begun(folder / "start.json", vae, name, seed)
             curve = _Curve(folder / "curve.jsonl", vae, self.held_out, epochs, seed)
             history = fit(
                 vae,
                 self.data,
-                **self.settings,
+                **{**self.settings, "compile": self._compiles(name)},
                 objective=self.objectives[name],
                 epochs=epochs,
                 seed=seed,
@@ -170,21 +178,76 @@ class _Racer:
                 atomically(result, lambda path: torch.save(content, path))
         return self._read(name, seed, epochs, folder, result)
 
+    def _check_begun(self, path: Path, vae, name: str, seed: int) -> None:
+        """Raises `InputError` where the run in the folder was begun with another model, optimiser or data.
+
+        A checkpoint knows names and shapes. What else decides the numbers (an activation, a scale, a temperature, the
+        initial parameters) shows in the loss and the gradient of the untrained pair on a few data.
+        """
+        asked = {key: self.settings.get(key, FIT[key].default) for key in ("device", "lr", "optimizer")}
+        device, objective = choose_device(asked["device"]), self.objectives[name]
+        objective = objective[1] if isinstance(objective, Mapping) else objective
+        given = {key: self.settings.get(key) for key in OF_OBJECTIVES}
+        if isinstance(vae, nn.Module):
+            vae.to(device).eval()
+        few = tuple(arg[:8].to(device) for arg in self.held_out)
+        elbo = resolve(objective, given)
+        with local_seed(derived_seed(seed, "start")):
+            parameters = trained_parameters(vae, elbo, few)
+            loss, norm = gradients_of(vae, elbo, parameters, False)(*few)
+        optimizer = asked["optimizer"](list(parameters.values()), lr=asked["lr"])
+        for parameter in parameters.values():
+            parameter.grad = None
+        now = {
+            "data": self.fingerprint,
+            "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}",
+            "loss of the start": loss.item(),
+            "gradient of the start": norm.item(),
+        }
+        if not path.exists():
+            write_text(path, json.dumps(now, indent=2) + "\n")
+        try:
+            then = json.loads(path.read_text())
+            for key, value in now.items():
+                same = math.isclose(then[key], value, rel_tol=1e-4) if isinstance(value, float) else then[key] == value
+                require(same, f"the run in {path.parent} was begun with another {key}: take another folder")
+        except (ValueError, TypeError, KeyError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is not readable ({type(error).__name__}): remove the run's folder") from error
+
+    def _compiles(self, name: str) -> bool:
+        """As `fit` would for the epochs that are asked for, whatever the budget makes of them: a step is timed as it is
+        trained."""
+        asked, objective = self.settings.get("compile", "auto"), self.objectives[name]
+        if asked != "auto":
+            return asked
+        given = {key: self.settings.get(key) for key in OF_OBJECTIVES}
+        several = objective.values() if isinstance(objective, Mapping) else (objective,)
+        batch_size = self.settings.get("batch_size", FIT["batch_size"].default)
+        num_data = len(self.data.train_x) if isinstance(self.data, Dataset) else len(self.data)
+        num_steps = self.epochs * -(-num_data // batch_size)
+        return all(compiles(resolve(one, {} if len(several) > 1 else given), num_steps) for one in several)
+
     def _measured(self, vae, seed: int) -> dict[str, object]:
         settings = {"num_samples": self.num_samples, "progress": self.progress}
         with local_seed(derived_seed(seed, "evaluation")):
             found = log_marginal(vae.model, vae.guide, *self.held_out, **settings)
             units = active_units(vae.model, vae.guide, *_on_device(vae, self.held_out))
         estimate = {name: getattr(found, name) for name in ("value", "standard_error", "pareto_k")}
-        return {**estimate, "active_units": units}
+        return {**estimate, "active_units": units, "share_unreliable": found.share_unreliable}
 
     def _read(self, name: str, seed: int, epochs: int, folder: Path, result: Path) -> RaceRun:
         try:
             content = torch.load(result, weights_only=True)
             same = content["data"] == self.fingerprint
             estimate = Estimate(content["value"], content["standard_error"])
-            share = (content["pareto_k"] > 0.7).double().mean().item()
-            rest = share, content["active_units"], content["seconds"], _read_curve(folder / "curve.jsonl")
+            rest = (
+                content["share_unreliable"],
+                content["active_units"],
+                content["seconds"],
+                _read_curve(folder / "curve.jsonl"),
+            )
         except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
             raise InputError(f"{result} is not a readable result ({type(error).__name__}): remove it") from error
         require(same, f"{result} is of other data than these: take another folder")
@@ -238,7 +301,7 @@ class _Racer:
         with ExitStack() as stack:
             for name, key, elbo in zip(self.objectives, self.timed, self._resolved(), strict=True):
                 if key == first or key not in known:
-                    steps[key] = self._stepper(stack.enter_context(self._start(name, self.seeds[0])), elbo)
+                    steps[key] = self._stepper(name, stack.enter_context(self._start(name, self.seeds[0])), elbo)
                     steps[key]()  # compiles
             times: dict[str, list[float]] = {key: [] for key in steps}
             for _ in range(TIMED_ROUNDS):
@@ -250,7 +313,7 @@ class _Racer:
         factor = known[first] / found[first] if first in known else 1.0
         return {**{key: factor * value for key, value in found.items()}, **known}
 
-    def _stepper(self, vae, elbo: PyroELBO) -> Callable[[], None]:
+    def _stepper(self, name: str, vae, elbo: PyroELBO) -> Callable[[], None]:
         """Steps on one batch as `fit` takes them."""
         device = choose_device(self.settings.get("device", FIT["device"].default))
         if isinstance(vae, nn.Module):
@@ -258,13 +321,9 @@ class _Racer:
         asked = {
             name: self.settings.get(name, FIT[name].default) for name in ("batch_size", "compile", "lr", "optimizer")
         }
-        epoch = batches_of(vae, self.data, None, asked["batch_size"], device)[0]()
-        batch = next(iter(epoch))
+        batch = next(iter(batches_of(vae, self.data, None, asked["batch_size"], device)[0]()))
         parameters = trained_parameters(vae, elbo, batch)
-        compile = asked["compile"]
-        if compile == "auto":
-            compile = compiles(elbo, self.epochs * (epoch.num_batches or 0))
-        gradients = gradients_of(vae, elbo, parameters, compile)
+        gradients = gradients_of(vae, elbo, parameters, self._compiles(name))
         optimizer = asked["optimizer"](list(parameters.values()), lr=asked["lr"])
 
         def step() -> None:
@@ -370,6 +429,15 @@ def _fingerprint(args: tuple[Tensor, ...]) -> str:
         digest.update(str(tuple(arg.shape)).encode())
         digest.update(arg.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _tensors(vae) -> dict[int, Tensor]:
+    """Parameters and buffers by where they lie."""
+    owner = (
+        vae if isinstance(vae, nn.Module) else nn.ModuleList(v for v in vars(vae).values() if isinstance(v, nn.Module))
+    )
+    tensors = (*owner.parameters(), *owner.buffers())
+    return {tensor.data_ptr(): tensor for tensor in tensors if tensor.numel()}
 
 
 def _on_device(vae, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -69,7 +69,8 @@ def measures(
     result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "data_log_density": None}
     if measure == "ELBO" and vae.latent_dim <= 2 and vae.prior_family.is_real_vector and data.kind == "real":
         log_px, error = quadrature_log_marginal(vae.model, *args)
-        result |= {"log_px_quadrature": log_px.mean().item(), "log_px_quadrature_error": error.mean().item()}
+        if bool(error.isfinite().all()):  # else the grid misses some of the mass
+            result |= {"log_px_quadrature": log_px.mean().item(), "log_px_quadrature_error": error.mean().item()}
     if data.log_density is not None and vae.num_conditions == 0:
         result["data_log_density"] = data.log_density(x).double().mean().item()
     result |= {"active_units": None, "collapse": None}

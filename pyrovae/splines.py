@@ -37,14 +37,16 @@ def rational_quadratic(x: Tensor, parameters: Tensor, bound: float, inverse: boo
         above = within - bottom
         a, b, c = height * (mean - first) + above * bend, height * first - above * bend, -mean * above
         share = 2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())
-        y = left + share * width
+        share = share.clamp(0, 1)  # rounding puts it beyond, where a slope has no logarithm
     else:
         share = (within - left) / width
-        y = bottom + height * (mean * share.square() + first * share * (1 - share)) / (
-            mean + bend * share * (1 - share)
-        )
-    numerator = last * share.square() + 2 * mean * share * (1 - share) + first * (1 - share).square()
-    log_slope = 2 * mean.log() + numerator.log() - 2 * (mean + bend * share * (1 - share)).log()
+    across = share * (1 - share)
+    if inverse:
+        y = left + share * width
+    else:
+        y = bottom + height * (mean * share.square() + first * across) / (mean + bend * across)
+    numerator = last * share.square() + 2 * mean * across + first * (1 - share).square()
+    log_slope = 2 * mean.log() + numerator.log() - 2 * (mean + bend * across).log()
     log_slope = torch.where(inside, -log_slope if inverse else log_slope, 0.0)
     return torch.where(inside, y, x), log_slope
 

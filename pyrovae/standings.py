@@ -38,7 +38,7 @@ class RaceRun:
         """Gives `vae`, which `make_vae` has made, the parameters that the run ended with."""
         require(isinstance(vae, nn.Module), f"vae must be a module, got {type(vae).__name__}")
         state = Checkpoints(self.folder).load()
-        require(state is not None, f"{self.folder} holds no checkpoint")
+        require(state is not None, f"{self.folder} holds no checkpoint: a race without a folder keeps none")
         vae.load_state_dict(state["state"])
 
 
@@ -93,6 +93,7 @@ class Race:
         for name in self.objectives:
             runs = self[name]
             log_px = torch.tensor([run.log_px.mean for run in runs], dtype=torch.float64)
+            share = sum(run.share_unreliable for run in runs) / len(runs)  # nan where draws are too few to tell
             units = torch.tensor([float(run.active_units) for run in runs])
             rows.append({
                 "objective": name,
@@ -105,7 +106,7 @@ class Race:
                 **{f"difference_{key}": value for key, value in self.difference(name).items()},
                 "active_units": units.mean().item(),
                 "seconds": sum(run.seconds for run in runs) / len(runs),
-                "share_pareto_k_above_0.7": sum(run.share_unreliable for run in runs) / len(runs),
+                "share_pareto_k_above_0.7": None if math.isnan(share) else share,
             })  # fmt: skip
         return rows
 
@@ -113,12 +114,12 @@ class Race:
         """As text: log p(x), the paired difference to the first objective with its 95% interval, units, time."""
         lines = []
         for row in self.rows():
-            first = row["objective"] == self.objectives[0]
+            first, share = row["objective"] == self.objectives[0], row["share_pareto_k_above_0.7"]
             lines.append([
                 row["objective"], str(row["epochs"]), _with_error(row["log_px"], row["log_px_error"]),
                 "" if first else _with_error(row["difference_value"], row["difference_seed_error"]),
                 "" if first else _interval(row["difference_low"], row["difference_high"]),
-                f"{row['active_units']:.3g}", f"{row['share_pareto_k_above_0.7']:.0%}", f"{row['seconds']:.3g}",
+                f"{row['active_units']:.3g}", "unknown" if share is None else f"{share:.0%}", f"{row['seconds']:.3g}",
             ])  # fmt: skip
         header = ["objective", "epochs", "log p(x)", f"minus {self.objectives[0]}", "95% interval", "active"]
         columns = ("left", *("right",) * 7)

@@ -42,12 +42,11 @@ class VAE(nn.Module):
     *event_shape)`, in one plate `"data"` at dim -1.
 
     - `hidden`: units of the encoder's layers, or channels with `network="conv"`; the decoder mirrors them.
-    - `likelihood` is copied, so that one instance given to two VAEs is not shared between them.
+    - `likelihood`, `posterior` and `prior` are copied, so that one instance given to two VAEs is not shared by them.
     - `condition`: one `Condition` or several make it p(x|z, y) p(z), q(z|x, y) (Sohn et al. 2015): every method that
       takes x takes as many y after it. Encoder and decoder each have a copy, with parameters of its own.
     - `posterior` is q(z|x), one of `posteriors` or by name: `diagonal`, `full_covariance`, `flow`, `bernoulli`, or
       `delta`, the plain autoencoder, z = loc(x), which has no KL and no log p(x). `prior` is p(z), one of `priors`.
-      Parameters of both are theirs: give each VAE parts of its own.
     - `beta` weighs the KL term (Higgins et al. 2017) by scaling the latent site in model *and* guide; it is a 0-dim
       buffer, to be changed with `set_beta`.
     - `data_mean`, of shape `event_shape`, sets the decoder's output bias to start from: give it `data.train_mean`
@@ -88,7 +87,7 @@ class VAE(nn.Module):
         for one in conditions:
             require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
         self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
-        self.posterior_family, self.prior_family = posterior, prior
+        self.posterior_family, self.prior_family = copy.deepcopy(posterior), copy.deepcopy(prior)
         self.num_conditions = len(conditions)
         self.likelihood = copy.deepcopy(likelihood)
         self.encoder_features = Features(copy.deepcopy(conditions))

@@ -13,6 +13,7 @@ from pyro.infer import ELBO as PyroELBO
 
 import pyrovae as pv
 from pyrovae.cli import run_script
+from pyrovae.errors import require
 from pyrovae.objectives.choose import from_text
 from pyrovae.report import COMPARISON, check_not_evaluated, first_data, write_comparison
 from pyrovae.training import choose_device
@@ -64,6 +65,9 @@ def main(
 
 def maker(text: str) -> Callable[[int], PyroELBO]:
     """The objective of `name:setting=value,...` for a number of particles, under that name."""
+
+    rule = "num_particles must be said by --num-particles, and not in --objectives"
+    require("num_particles" not in text, f"{rule}, got {text}")
 
     def make(num_particles: int) -> PyroELBO:
         return from_text(text, num_particles=num_particles)

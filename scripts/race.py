@@ -39,11 +39,13 @@ def main(
         out: folder of the runs; those that are finished are not run again
     """
     usual = pv.RunConfig()
+    require(config.patience is None, f"patience must be None in a race, got {config.patience}")
     for name in ("objective", "alpha", "num_batches", "free_bits"):
         value = getattr(config, name)
         require(value == getattr(usual, name), f"{name} must be said in --objectives, got --{name} {value!r}")
     by_name = {text: from_text(text, num_particles=config.num_particles) for text in objectives}
     require(len(by_name) == len(objectives), f"objectives must differ, got {', '.join(objectives)}")
+    settings = {name: value for name, value in fit_settings(config).items() if name != "patience"}
     data, races = load_data(config), {}
     with helpers(processes):
         for one in ("epochs", "seconds") if budget == "both" else (budget,):
@@ -57,7 +59,7 @@ def main(
                 folder=out,
                 num_data=num_data,
                 num_samples=num_samples,
-                **fit_settings(config),
+                **settings,
             )
     if is_helper():
         return

@@ -156,6 +156,10 @@ add("config: delta and iwae", posterior, RunConfig, posterior="delta", objective
 for wrong, said in (
     ({"posterior": "delta", "prior": "flow"}, r"posterior delta \(an autoencoder\) needs prior standard, got flow"),
     ({"posterior": "bernoulli", "prior": "vamp"}, "posterior bernoulli has a prior of its own, got vamp"),
+    (
+        {"posterior": "bernoulli", "temperature": 0.5, "objective": "vimco", "num_particles": 2},
+        "temperature is for objectives that differentiate draws, and vimco does not",
+    ),
     ({"temperature": 0.5}, "temperature is for posterior bernoulli, got diagonal"),
     ({"layers": [2], "prior": "mixture"}, "layers need posterior diagonal and prior standard, .+ diagonal and mixture"),
     ({"layers": [2, 0]}, "layers must be a whole number >= 1, got 0"),
@@ -532,6 +536,7 @@ for command, said in {
     "race.py --seeds -1": "seed must be a whole number >= 0, got -1",
     "race.py --seeds 1 1": r"seeds must differ, got \(1, 1\): .+",
     "race.py --objective dreg": "objective must be said in --objectives, got --objective 'dreg'",
+    "race.py --patience 2": "patience must be None in a race, got 2",
     "race.py --objectives": "objectives must hold at least one",
     "race.py --objectives elbo elbo": "objectives must differ, got elbo, elbo",
     "race.py --objectives renyi:alpha": "objective must be name:setting=value,..., got 'renyi:alpha'",

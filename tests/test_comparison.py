@@ -231,6 +231,16 @@ def test_a_plain_pair_with_discrete_latents_has_no_reference_and_vimco_not_one_p
     assert not pyro.get_param_store().keys()
 
 
+def test_a_straight_through_gradient_is_no_ones_reference():
+    parts = {"posterior": pv.posteriors.Bernoulli(2, 0.5), "prior": pv.priors.Bernoulli(2)}
+    vae = small_vae(**parts)
+    found = compare(
+        vae.model, vae.guide, torch.randn(6, 2), objectives=["elbo", "score_function"], num_particles=[2], repeats=6,
+        compile=False,
+    )  # fmt: skip
+    assert all(row.reference is None and row.guide.bias is None for row in found.rows)
+
+
 def test_when_the_time_is_over_all_estimators_keep_what_they_have():
     vae = off()
     x = draw(vae, 50)

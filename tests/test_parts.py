@@ -216,6 +216,33 @@ def test_trained_posteriors_reach_the_gaps_that_their_families_have(name):
         assert abs(gap) < {"full_covariance": 0.02, "flow": 0.05}[name] + error
 
 
+def test_an_inverse_spline_is_never_nan_where_rounding_puts_it_beyond_its_bin():
+    generator = torch.Generator().manual_seed(0)
+    parameters = 8 * torch.randn(2_000, 1, 23, generator=generator)
+    y = 4 * (2 * torch.rand(2_000, 400, generator=generator) - 1)
+    x, log_slope = rational_quadratic(y, parameters, 4.0, inverse=True)
+    assert x.isfinite().all()
+    assert log_slope.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["coupling", "autoregressive"])
+def test_the_density_at_a_sample_has_the_gradient_of_the_density_there(kind):
+    posterior = moved(posteriors.Flow(2, 2, (8,), 3, kind))
+    outputs = torch.randn(5, *posterior.output_shape, requires_grad=True)
+    q = posterior(outputs)
+    z = q.sample()
+    (known,) = torch.autograd.grad(q.log_prob(z).sum(), outputs, retain_graph=True)
+    (fresh,) = torch.autograd.grad(posterior(outputs).log_prob(z.clone()).sum(), outputs)
+    torch.testing.assert_close(known, fresh)
+
+
+def test_parts_given_to_two_vaes_are_not_shared():
+    prior, posterior = priors.Mixture(2), posteriors.Flow(2)
+    one, two = (small_vae((3,), prior=prior, posterior=posterior) for _ in range(2))
+    shared = {p.data_ptr() for p in one.parameters()} & {p.data_ptr() for p in two.parameters()}
+    assert not shared
+
+
 # Codes ----------------------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +315,9 @@ def test_codes_without_a_temperature_need_a_score_function_and_a_prior_of_their_
     assert 'site "z" has no rsample: use score_function' in refusal(pv.fit, coded("bits"), x, epochs=1)
     pv.fit(coded("bits"), x, epochs=1, objective="vimco", num_particles=3)
     pv.fit(coded("classes", 0.5), x, epochs=1, objective="iwae", num_particles=3)
+    narrow = small_vae((4,), latent_dim=3, posterior=posteriors.Bernoulli(3), prior=priors.Bernoulli(1))
+    message = refusal(pv.fit, narrow, x, epochs=1, objective="vimco", num_particles=2)
+    assert message == 'the latent site "z" must be of one shape, got events (1,) in the model and (3,) in the guide'
     vae = small_vae((4,), posterior=posteriors.Bernoulli(2))
     message = refusal(pv.fit, vae, x, epochs=1, objective="score_function")
     assert 'latent site "z" must be of one kind, got continuous in the model and discrete in the guide' in message

@@ -145,6 +145,61 @@ def test_two_processes_share_a_race(whole, tmp_path):
     process.join()
 
 
+def with_activation(activation="relu", **settings):
+    return lambda: small_vae(activation=activation, seed=None, **settings)
+
+
+@pytest.mark.parametrize(
+    ("make_vae", "settings", "message"),
+    [
+        (with_activation("tanh"), {}, "another loss of the start"),
+        (with_activation(likelihood=pv.Gaussian(0.6, learn_scale=True)), {}, "another loss of the start"),
+        (lambda: small_vae(seed=5), {}, "another loss of the start"),
+        (with_activation(), {"optimizer": functools.partial(torch.optim.Adam, eps=0.1)}, "another optimizer"),
+        (with_activation(), {"optimizer": torch.optim.SGD}, "another optimizer"),
+    ],
+)
+def test_a_run_of_another_model_or_optimiser_is_not_taken_for_this_one(make_vae, settings, message, whole):
+    _, folder = whole
+    found = refusal(pv.race, make_vae, ring(), OBJECTIVES, (0, 1), folder=folder, **SETTINGS, **settings)
+    assert f"was begun with {message}: take another folder" in found
+
+
+def test_pairs_that_share_a_parameter_or_are_one_are_refused():
+    one = make()
+    assert "must make all parameters anew at each call" in refusal(pv.race, lambda: one, ring(), OBJECTIVES, **SETTINGS)
+    net = torch.nn.Linear(2, 2)
+
+    def sharing():
+        vae = make()
+        vae.decoder.layers[0] = net
+        return vae
+
+    assert "must make all parameters anew at each call" in refusal(pv.race, sharing, ring(), OBJECTIVES, **SETTINGS)
+
+
+def test_where_draws_are_too_few_to_tell_k_is_unknown():
+    race = run(num_samples=5, seeds=(0,), objectives=["elbo"])
+    assert race.rows()[0]["share_pareto_k_above_0.7"] is None
+    assert "unknown" in str(race)
+    json.dumps(race.to_dict(), allow_nan=False)
+
+
+def test_steps_are_timed_as_they_are_trained(monkeypatch):
+    monkeypatch.setattr(pv.training, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
+    compiled = []
+    real = racing.gradients_of
+    monkeypatch.setattr(racing, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3])))
+    racer = racing._Racer(
+        make, ring(), OBJECTIVES, (0,), 3, racing.Path("."), None, None, 10, False, {"batch_size": 25}
+    )
+    racer._step_seconds({})
+    assert compiled == [True, True]
+    assert racer._compiles("IWAE")
+    racer.epochs = 2
+    assert not racer._compiles("IWAE")
+
+
 def test_a_run_that_another_process_has_is_waited_for(whole, tmp_path, monkeypatch):
     race, folder = whole
     name = race.runs[0].folder.name
@@ -331,6 +386,7 @@ def latent_use_of(vae, x):
         ({"num_data": 31}, "num_data must be <= 30, the number of held-out data; got 31"),
         ({"num_samples": 0}, "num_samples must be a whole number >= 1, got 0"),
         ({"lr": -1.0}, "lr must be a finite number > 0, got -1.0"),
+        ({"patience": 3}, "patience must be a keyword of fit that is not the race's own"),
         ({"objective": "elbo"}, "objective must be a keyword of fit that is not the race's own"),
         ({"data": torch.randn(9, 2)}, "held_out must be given where data is no Dataset but Tensor"),
         ({"data": torch.randn(9, 3), "held_out": torch.randn(9, 3)}, "x must have shape (batch, 2)"),
@@ -350,12 +406,14 @@ def test_a_folder_of_another_race_is_refused(whole, tmp_path):
     )
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     for data in (ring(seed=5), dataclasses.replace(ring(), train_x=ring(seed=5).train_x)):
-        assert "is of other data than these: take another folder" in refusal(run, tmp_path, data=data)
-    assert "was written with lr 0.01, and lr is now 0.02" in refusal(run, tmp_path, lr=0.02)
+        assert "was begun with another data: take another folder" in refusal(run, tmp_path, data=data)
+    assert "was begun with another optimizer" in refusal(run, tmp_path, lr=0.02)
+    assert "was written with batch_size 25, and batch_size is now 20" in refusal(run, tmp_path, batch_size=20)
     other = {"ELBO": "elbo", "IWAE": pv.objectives.IWAE(5)}
-    assert "IWAE(num_particles=5" in refusal(run, tmp_path, other)
-    larger = refusal(pv.race, lambda: small_vae(hidden=(9,)), ring(), OBJECTIVES, (0, 1), folder=tmp_path, **SETTINGS)
-    assert "does not fit the model" in larger
+    assert "was begun with another loss of the start" in refusal(run, tmp_path, other)
+    larger = refusal(pv.race, lambda: small_vae(hidden=(9,), seed=None), ring(), OBJECTIVES, (0, 1), folder=tmp_path,
+                     **SETTINGS)  # fmt: skip
+    assert "was begun with another loss of the start" in larger
     result = next((tmp_path / race.runs[0].folder.name).glob("log_px*"))
     result.write_bytes(result.read_bytes()[:50])
     assert "is not a readable result" in refusal(run, tmp_path)

@@ -307,6 +307,12 @@ def _check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -
                 f'the latent site "{name}" must be of one kind, got {kinds[0]} in the model and {kinds[1]} in the '
                 "guide: a mass and a density do not weigh each other"
             )
+        fn, value = model_sites[name]["fn"], tuple(model_sites[name]["value"].shape)
+        if value[len(value) - fn.event_dim :] != tuple(fn.event_shape):
+            raise InputError(
+                f'the latent site "{name}" must be of one shape, got events {tuple(fn.event_shape)} in the model and '
+                f"{value[len(value) - fn.event_dim :]} in the guide"
+            )
         ours, theirs = (torch.as_tensor(sites[name]["scale"]) for sites in (model_sites, guide_sites))
         if is_validation_enabled() and not torch.equal(ours.to(theirs), theirs):
             raise InputError(
