@@ -226,7 +226,7 @@ def compare(
                 bar.update()
                 if max_seconds is not None and done >= 4 and time.perf_counter() - started > max_seconds:
                     break
-        found = {run.objective: run for run in (*references, *runs)}
+        found = {run.objective: run for run in (*references, *runs)} if reparameterised else {}
         complete = done == repeats  # or no time is left to compile, either
         rows = tuple(run.row(model, guide, args, sides, found, log_px.mean, compile and complete) for run in runs)
     return Comparison(rows, log_px, complete)

@@ -213,7 +213,7 @@ def test_trained_posteriors_reach_the_gaps_that_their_families_have(name):
     if name == "diagonal":
         assert gap == pytest.approx(family, abs=0.03 + error)
     else:
-        assert abs(gap) < {"full_covariance": 0.02, "flow": 0.05}[name] + error
+        assert abs(gap) < {"full_covariance": 0.03, "flow": 0.08}[name] + error
 
 
 def test_an_inverse_spline_is_never_nan_where_rounding_puts_it_beyond_its_bin():
@@ -308,6 +308,19 @@ def test_straight_through_draws_are_hard_with_the_masses_and_the_soft_gradient(k
         noise = -(-torch.rand(3).log()).log()
         (soft,) = torch.autograd.grad((weights * ((logits.log_softmax(0) + noise) / 0.7).softmax(0)).sum(), logits)
         torch.testing.assert_close(slope, soft)
+
+
+@pytest.mark.parametrize("kind", ["bits", "classes"])
+def test_codes_with_a_temperature_go_with_every_objective_or_are_refused(kind):
+    for name, objective in OBJECTIVES.items():
+        vae, x = coded(kind, 0.7), torch.randn(5, 4)
+        pair = pv.objectives.pair.check_pair(vae.model, vae.guide, x)
+        if (name, kind) == ("elbo_analytic_kl", "bits"):
+            assert "objective elbo_analytic_kl needs" in refusal(pv.objectives.choose.check_objective, objective, pair)
+            continue
+        pv.objectives.choose.check_objective(objective, pair)
+        objective.differentiable_loss(vae.model, vae.guide, x).backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in vae.parameters()), name
 
 
 def test_codes_without_a_temperature_need_a_score_function_and_a_prior_of_their_kind():

@@ -80,7 +80,8 @@ class AnalyticKLELBO(DifferentiableELBO):
             )
             try:
                 self._kl(pair, name)
-            except (NotImplementedError, AttributeError) as error:
+            # IndexError: torch's KL of two Bernoullis does not broadcast.
+            except (NotImplementedError, AttributeError, IndexError) as error:
                 raise InputError(
                     f'objective elbo_analytic_kl needs a closed-form KL at site "{name}", and none is registered for '
                     f"its distributions; use objective elbo"
