@@ -41,9 +41,9 @@ class Posterior(nn.Module):
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         raise NotImplementedError
 
-    def sample(self, outputs: Tensor) -> None:
-        """The guide's sites, in its data plate: by default one, `"z"`, from `forward`."""
-        pyro.sample("z", self(outputs))
+    def sample(self, q: dist.TorchDistribution) -> None:
+        """The guide's sites, in its data plate, from what `forward` gave: by default one, `"z"`."""
+        pyro.sample("z", q)
 
 
 class Diagonal(Posterior):
@@ -180,8 +180,8 @@ class Layered(Posterior):
         """q(z1|x)."""
         return normal_of(outputs)
 
-    def sample(self, outputs: Tensor) -> None:
-        z = pyro.sample("z1", self(outputs))
+    def sample(self, q: dist.TorchDistribution) -> None:
+        z = pyro.sample("z1", q)
         for layer, net in enumerate(self.nets, 2):
             z = pyro.sample(f"z{layer}", normal_of(net(z)))
 

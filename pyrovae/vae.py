@@ -130,9 +130,8 @@ class VAE(nn.Module):
         name = unique_name(self)
         for part in ("encoder", "encoder_features", "posterior_family"):
             pyro.module(f"{name}.{part}", getattr(self, part))
-        outputs = self._encoded(x, y)
         with pyro.plate("data", len(x), dim=-1), self._latent_handlers():
-            self.posterior_family.sample(outputs)
+            self.posterior_family.sample(self.encode(x, *y))
 
     @contextmanager
     def _latent_handlers(self) -> Iterator[None]:
@@ -151,16 +150,13 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, *y: Tensor) -> dist.TorchDistribution:
         """q(z | x, y), batch shape `(batch,)`, event shape `(latent_dim,)`; of several layers q(z1 | x, y)."""
-        return self.posterior_family(self._encoded(x, y))
+        self._check_shape(x)
+        self._check_condition(y, len(x))
+        return self.posterior_family(self.encoder(x, self.encoder_features(y)))
 
     def _encode_alone(self, x: Tensor) -> dist.TorchDistribution:
         require(self.num_conditions == 0, "a prior that is made of posteriors needs a VAE without conditions")
         return self.encode(x)
-
-    def _encoded(self, x: Tensor, y: tuple[Tensor, ...]) -> Tensor:
-        self._check_shape(x)
-        self._check_condition(y, len(x))
-        return self.encoder(x, self.encoder_features(y))
 
     def decode(self, z: Tensor, *y: Tensor) -> dist.TorchDistribution:
         """p(x | z, y) for `z` `(..., latent_dim)`: batch shape `(...)`, event shape `event_shape`.

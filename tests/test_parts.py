@@ -168,7 +168,7 @@ class LinearPair(nn.Module):
         pyro.module("encoder", self.encoder)
         pyro.module("posterior", self.posterior)
         with pyro.plate("data", len(x), dim=-1):
-            self.posterior.sample(self.encoder(x).unflatten(-1, self.posterior.output_shape))
+            self.posterior.sample(self.posterior(self.encoder(x).unflatten(-1, self.posterior.output_shape)))
 
 
 def exact_full(vae, pair):

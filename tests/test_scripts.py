@@ -208,7 +208,10 @@ def test_a_race_in_small(tmp_path):
     assert again.stdout.startswith(result.stdout[: result.stdout.index("equal seconds")].rstrip())
     other = run_here("race.py", *flags, "--lr", 0.5, cwd=tmp_path)
     assert other.returncode == 2
-    assert "was written with lr 0.001, and lr is now 0.5" in other.stderr
+    assert (
+        other.stderr
+        == "error: the run in out/elbo-seed0-4epochs was begun with another optimizer: take another folder\n"
+    )
 
 
 def test_seeds_of_a_race_start_apart_and_objectives_together(tmp_path):

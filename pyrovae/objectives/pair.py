@@ -301,7 +301,7 @@ def _check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -
         )
     for name in latent:
         discrete = [_is_discrete(sites[name]["fn"]) for sites in (model_sites, guide_sites)]
-        if discrete[0] != discrete[1]:
+        if None not in discrete and discrete[0] != discrete[1]:
             kinds = ["discrete" if one else "continuous" for one in discrete]
             raise InputError(
                 f'the latent site "{name}" must be of one kind, got {kinds[0]} in the model and {kinds[1]} in the '
@@ -321,9 +321,13 @@ def _check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -
             )
 
 
-def _is_discrete(fn: TorchDistribution) -> bool:
+def _is_discrete(fn: TorchDistribution) -> bool | None:
+    """None of a point, which goes with either, and where a distribution does not say its support."""
     base = base_of(fn)
-    return not isinstance(base, Delta) and base.support.is_discrete
+    try:
+        return None if isinstance(base, Delta) else base.support.is_discrete
+    except NotImplementedError:
+        return None
 
 
 def _check_plate(programs: dict[str, dict[str, dict]], args: tuple) -> int:
