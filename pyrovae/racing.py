@@ -287,7 +287,7 @@ class _Racer:
         batch = f"batch {self.settings.get('batch_size', FIT['batch_size'].default)}"
         models = len(set(self.makers.values())) > 1
         pairs = zip(self.objectives, self._resolved(), strict=True)
-        return [f"{name}, {batch}" if models else f"{elbo!r}, {batch}" for name, elbo in pairs]
+        return [f"{name}, {batch}" if models else f"{_text(elbo)}, {batch}" for name, elbo in pairs]
 
     def _resolved(self) -> list[PyroELBO]:
         given = {name: self.settings.get(name) for name in OF_OBJECTIVES}
@@ -395,13 +395,19 @@ def _named(objectives) -> dict[str, object]:
     if not isinstance(objectives, Mapping):
         sequence = isinstance(objectives, Sequence) and not isinstance(objectives, str)
         require(sequence, f"objectives must be a sequence or a dict of objectives, got {objectives!r}")
-        names = [one if isinstance(one, str) else repr(one) for one in objectives]
+        names = [one if isinstance(one, str) else _text(one) for one in objectives]
         require(len(set(names)) == len(names), f"objectives must differ, got {', '.join(names)}")
         objectives = dict(zip(names, objectives, strict=True))
     require(len(objectives) > 0, "objectives must hold at least one")
     names = [_slug(str(name)) for name in objectives]
     require(len(set(names)) == len(names), f"objectives' names must differ as names of folders, got {names}")
     return {str(name): objective for name, objective in objectives.items()}
+
+
+def _text(objective: object) -> str:
+    """The same in every process: Pyro's own ELBOs have an address in their repr."""
+    text = repr(objective)
+    return type(objective).__name__ if " at 0x" in text else text
 
 
 def _slug(name: str) -> str:

@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from helpers import draw, linear_gaussian, parameters_of, refusal, ring, small_vae, tree
+from pyro.infer import Trace_ELBO
 
 import pyrovae as pv
 from pyrovae import racing
@@ -119,6 +120,12 @@ def test_a_finished_race_is_read_and_not_run_again(whole, monkeypatch):
     assert [r.seconds for r in again.runs] == [r.seconds for r in race.runs]
     assert tree(folder) == before
     assert again.to_dict() == race.to_dict()
+
+
+def test_an_objective_of_pyros_own_has_the_same_folder_in_every_process(tmp_path):
+    one = run(tmp_path, objectives=[Trace_ELBO()], seeds=(0,))
+    assert numbers(run(tmp_path, objectives=[Trace_ELBO()], seeds=(0,))) == numbers(one)
+    assert [path.name for path in tmp_path.iterdir()] == ["Trace_ELBO-seed0-3epochs"]
 
 
 def test_nothing_is_left_of_the_param_store_and_the_generators():
