@@ -91,7 +91,7 @@ class _Racer:
         rule = "make_vae must be a function without arguments, or a dict of them"
         require(len(functions) > 0 and all(map(callable, functions)), f"{rule}, got {make_vae!r}")
         require_count("epochs", epochs)
-        require_count("num_samples", num_samples)
+        require_count("num_samples", num_samples, 2)  # one draw has no error
         known = [name for name in FIT if name not in OWN]
         for name in settings:
             require(name in known, f"{name} must be a keyword of fit that is not the race's own: {', '.join(known)}")
@@ -421,6 +421,7 @@ def _first(vae, data, held_out, num_data: int | None) -> tuple[Tensor, ...]:
         held_out = data.arguments("test")[: 1 + getattr(vae, "num_conditions", 0)]
     args = tuple(held_out) if isinstance(held_out, tuple | list) else (held_out,)
     check_args(args)
+    require(len(args[0]) > 1, "held_out must hold at least 2 data, got 1: there is no error over one")
     getattr(vae, "check_data", lambda *_: None)(*args)
     if num_data is not None:
         require_count("num_data", num_data, 2)

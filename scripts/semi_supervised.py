@@ -24,7 +24,7 @@ from torch.nn.functional import one_hot
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.errors import require, require_count, require_number, require_seed
+from pyrovae.errors import first_line, require, require_count, require_number, require_seed
 from pyrovae.files import write_text
 from pyrovae.runs import require_new
 
@@ -136,7 +136,10 @@ def main(
 
     settings, rows = Settings(num_labelled, epochs, warm_up, latent_dim, hidden, alpha, batch_size, lr), []
     for seed in seeds:
-        rows.append({"seed": seed, **run(data, seed, settings)})
+        try:
+            rows.append({"seed": seed, **run(data, seed, settings)})
+        except ValueError as error:  # Pyro's validation, over many lines: a parameter of a distribution is none
+            raise FloatingPointError(f"training diverged with seed {seed} ({first_line(error)})") from error
         print(line(rows[-1]), flush=True)
     summary = summarise(rows)
     text = "\n\n".join((table(rows), summary))

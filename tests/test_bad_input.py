@@ -478,13 +478,14 @@ for low, commands in {
     0: ("demo.py --seed -1", "kill_test.py --seed -1", "semi_supervised.py --warm-up -1"),
     1: (
         *("train.py --num-particles 0", "train.py --checkpoint-epochs 0", "demo.py --epochs 0"),
-        *("demo.py --epochs 1 --num-samples 0", "race.py --num-samples 0"),
+        "demo.py --epochs 1 --num-samples 0",
         *("reproduce_tutorials.py --epochs 0", "benchmark.py --rounds 0", "benchmark.py --num-samples 0"),
         *("scaling.py --rounds 0", "kill_test.py --kills 0", "kill_test.py --epochs 0"),
         *("race.py --processes 0", "race.py --epochs 0", "reproduce_beyond_gaussian.py --processes 0"),
         *("semi_supervised.py --epochs 0", "semi_supervised.py --batch-size 0"),
     ),
     2: (
+        "race.py --num-samples 1",
         *("race.py --num-data 1", "scaling.py --processes 1", "scaling.py --epochs 1"),
         "reproduce_rainforth2018.py --num-data 1",
     ),

@@ -466,6 +466,15 @@ def test_semi_supervised_in_small(tmp_path):
     assert f"gain of M2 in accuracy: {gain:.4f}, standard error" in result.stdout
 
 
+def test_labels_that_diverge_are_one_line(tmp_path):
+    write_images(tmp_path / "data", nums=(200, 30))
+    flags = ["--data-root", tmp_path / "data", "--num-train", 200, "--num-labelled", 10, "--epochs", 2, "--seeds", 0]
+    bad = run_here("semi_supervised.py", *flags, "--hidden", 4, "--lr", 1e30, "--out", "out", cwd=tmp_path)
+    assert bad.returncode == 2
+    assert re.fullmatch(r"error: training diverged with seed 0 \(.+\)\n", bad.stderr), bad.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_bound_of_m2_is_what_summing_over_labels_by_hand_gives(tmp_path):
     """A missing label is summed over under q(y|x); a known one is weighed at its own value, and trains q(y|x)."""
     script = runpy.run_path(str(ROOT / "scripts/semi_supervised.py"))
