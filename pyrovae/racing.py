@@ -24,7 +24,7 @@ from pyrovae.diagnostics import active_units
 from pyrovae.errors import InputError, require, require_choice, require_count, require_seed
 from pyrovae.files import Taken, atomically, check_folder, held, write_text
 from pyrovae.history import History
-from pyrovae.marginal import Estimate, check_args, log_marginal
+from pyrovae.marginal import Estimate, check_args, device_of, log_marginal
 from pyrovae.objectives.choose import resolve
 from pyrovae.objectives.pair import check_pair
 from pyrovae.rng import derived_seed, local_seed
@@ -448,5 +448,5 @@ def _tensors(vae) -> dict[int, Tensor]:
 
 
 def _on_device(vae, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    parameter = next(vae.parameters(), None) if isinstance(vae, nn.Module) else None
-    return args if parameter is None else tuple(arg.to(parameter.device) for arg in args)
+    device = device_of(vae.model, args)
+    return tuple(arg.to(device) for arg in args)
