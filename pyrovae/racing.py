@@ -24,6 +24,7 @@ from pyrovae.diagnostics import active_units
 from pyrovae.errors import InputError, require, require_choice, require_count, require_seed
 from pyrovae.files import Taken, atomically, check_folder, held, write_text
 from pyrovae.history import History
+from pyrovae.learning_curve import LearningCurve, read_curve
 from pyrovae.marginal import Estimate, check_args, device_of, log_marginal
 from pyrovae.objectives.choose import resolve
 from pyrovae.objectives.pair import check_pair
@@ -33,7 +34,6 @@ from pyrovae.training import choose_device, compiles, fit, gradients_of, trained
 from pyrovae.workers import hides_progress
 
 BUDGETS = ("epochs", "seconds")
-CURVE_POINTS, CURVE_DATA, CURVE_SAMPLES = 12, 500, 100
 TIMED_ROUNDS = 30
 WAIT = 2.0  # seconds, for runs that other processes have
 FIT = inspect.signature(fit).parameters
@@ -160,7 +160,7 @@ class _Racer:
         result = folder / f"log_px_{len(self.held_out[0])}x{self.num_samples}.pt"
         with held(folder / "race.lock"), self._start(name, seed) as vae:
             self._check_begun(folder / "start.json", vae, name, seed)
-            curve = _Curve(folder / "curve.jsonl", vae, self.held_out, epochs, seed)
+            curve = LearningCurve(folder / "curve.jsonl", vae, self.held_out, epochs, seed)
             history = fit(
                 vae,
                 self.data,
@@ -246,7 +246,7 @@ class _Racer:
                 content["share_unreliable"],
                 content["active_units"],
                 content["seconds"],
-                _read_curve(folder / "curve.jsonl"),
+                read_curve(folder / "curve.jsonl"),
             )
         except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
             raise InputError(f"{result} is not a readable result ({type(error).__name__}): remove it") from error
@@ -346,48 +346,6 @@ def _check(vae, data, objective, epochs: int, settings: dict[str, object]) -> No
 
     with suppress(_Enough):
         fit(vae, data, **settings, objective=objective, epochs=epochs, seed=0, progress=False, on_start=stop)
-
-
-class _Curve:
-    """log p(x) along a training, in a file that goes on with it."""
-
-    def __init__(self, path: Path, vae, held_out: tuple[Tensor, ...], epochs: int, seed: int) -> None:
-        self.path, self.vae, self.seed = path, vae, seed
-        self.held_out = tuple(arg[:CURVE_DATA] for arg in held_out)
-        self.epochs = {-(-epochs * i // CURVE_POINTS) for i in range(1, CURVE_POINTS + 1)}
-        self.seconds = 0.0
-
-    def start(self, history: History) -> None:
-        """What was measured of epochs that will be trained again is measured again."""
-        self.seconds = sum(history.seconds)
-        kept = [point for point in _read_curve(self.path) if point[0] <= len(history.epoch)]
-        text = "".join(json.dumps(point) + "\n" for point in kept)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.path, text)
-
-    def add(self, record: dict[str, float | None]) -> None:
-        self.seconds += record["seconds"]
-        if record["epoch"] not in self.epochs:
-            return
-        if isinstance(self.vae, nn.Module):
-            self.vae.eval()
-        with local_seed(derived_seed(self.seed, "curve")):
-            found = log_marginal(
-                self.vae.model, self.vae.guide, *self.held_out, num_samples=CURVE_SAMPLES, progress=False
-            )
-        with open(self.path, "a") as file:
-            file.write(json.dumps([record["epoch"], self.seconds, found.mean, found.monte_carlo_error]) + "\n")
-
-
-def _read_curve(path: Path) -> tuple[tuple[int, float, float, float], ...]:
-    points = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            point = json.loads(line)
-        except ValueError:  # the last line of one that was killed
-            continue
-        points[point[0]] = tuple(point)
-    return tuple(points[epoch] for epoch in sorted(points))
 
 
 def _named(objectives) -> dict[str, object]:

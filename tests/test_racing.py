@@ -92,7 +92,7 @@ def test_a_race_that_was_broken_off_ends_as_one_that_was_not(whole, tmp_path, mo
     class Killed(BaseException):
         pass
 
-    real_add, calls = racing._Curve.add, []
+    real_add, calls = racing.LearningCurve.add, []
 
     def add(self, record):
         real_add(self, record)
@@ -100,7 +100,7 @@ def test_a_race_that_was_broken_off_ends_as_one_that_was_not(whole, tmp_path, mo
         if len(calls) in (2, 5, 8):  # in the midst of a run, after a point of its curve
             raise Killed
 
-    monkeypatch.setattr(racing._Curve, "add", add)
+    monkeypatch.setattr(racing.LearningCurve, "add", add)
     for _ in range(3):
         with pytest.raises(Killed):
             run(tmp_path)
