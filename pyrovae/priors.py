@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraint_registry import biject_to
 
-from pyrovae.distributions import IsotropicNormal
+from pyrovae.distributions import IsotropicNormal, mixture_of
 from pyrovae.errors import InputError, require, require_choice, require_count
 from pyrovae.flows import FLOWS, FlowDistribution
 from pyrovae.networks import MLP
@@ -62,7 +62,7 @@ class Mixture(Prior):
 
     def forward(self, encode: Encode) -> dist.TorchDistribution:
         components = normal_of(torch.stack((self.loc, self.log_variance), -2))
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
+        return mixture_of(dist.Categorical(logits=self.logits), components)
 
 
 class Vamp(Prior):
@@ -88,7 +88,7 @@ class Vamp(Prior):
     def forward(self, encode: Encode) -> dist.TorchDistribution:
         posteriors = encode(self.pseudo_inputs)
         weights = dist.Categorical(logits=self.unconstrained.new_zeros(len(self.unconstrained)))
-        return dist.MixtureSameFamily(weights, posteriors)
+        return mixture_of(weights, posteriors)
 
 
 CONSTRAINTS = {"real": constraints.real, "unit_interval": constraints.unit_interval}

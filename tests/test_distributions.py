@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pyrovae as pv
-from pyrovae.distributions import CategoricalLevels, ContinuousBernoulli, DiscretizedLogistic, IsotropicNormal
+from pyrovae.distributions import (
+    CategoricalLevels,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    IsotropicNormal,
+    mixture_of,
+)
 from pyrovae.objectives.choose import from_name
 
 DTYPES = {torch.float32: 5e-5, torch.float64: 1e-10}  # with what a total or a mean may be off by
@@ -318,6 +324,61 @@ def test_the_kl_to_and_from_an_isotropic_normal_is_the_closed_form():
     torch.testing.assert_close(kl_divergence(p, q), formula(mean, s, loc, scale))
     wide = p.expand((5, 3)).to_event(1)
     torch.testing.assert_close(kl_divergence(q.to_event(1), wide), formula(loc, scale, mean, s).sum(-1))
+
+
+def gaussians(*batch, dtype=torch.float64, locs=2.0, narrowest=0.01):
+    """Weights of seven components and what they are of: locations far apart in their own widths."""
+    weights = dist.Categorical(logits=torch.randn(*batch, 7, dtype=dtype))
+    loc, scale = locs * torch.randn(*batch, 7, 5, dtype=dtype), narrowest + torch.rand(*batch, 7, 5, dtype=dtype)
+    return weights, loc, scale
+
+
+@pytest.mark.parametrize("locs", [0.5, 3.0, 300.0])
+def test_a_mixture_of_gaussians_by_one_product_is_the_mixture_in_float32_as_precisely_as_pytorchs(locs):
+    weights, loc, scale = gaussians(locs=locs, dtype=torch.float32)
+    z = (loc[:, None] + scale[:, None] * torch.randn(7, 30, 5)).flatten(0, 1)
+    exact = dist.MixtureSameFamily(
+        dist.Categorical(logits=weights.logits.double()), dist.Normal(loc.double(), scale.double()).to_event(1)
+    ).log_prob(z.double())
+    components = dist.Normal(loc, scale).to_event(1)
+    ours, theirs = mixture_of(weights, components), dist.MixtureSameFamily(weights, components)
+    assert type(ours) is not type(theirs)
+    errors = [(p.log_prob(z).double() - exact).abs().max() for p in (ours, theirs)]
+    assert errors[0] < 2 * errors[1] + 1e-6
+    assert ours.log_prob(z).dtype == torch.float32
+
+
+def test_a_mixture_of_gaussians_has_pytorchs_gradients_shapes_and_draws():
+    weights, loc, scale = gaussians()
+    z = (loc[:6] + 0.3 * torch.randn(6, 5, dtype=torch.float64)).view(3, 2, 5)
+    free = [weights.logits.clone(), loc, scale, z]
+
+    def both(logits, loc, scale, z):
+        parts = dist.Categorical(logits=logits), dist.Normal(loc, scale).to_event(1)
+        return [make(*parts).expand((4, 3, 2)).log_prob(z) for make in (mixture_of, dist.MixtureSameFamily)]
+
+    ours, theirs = both(*(one.requires_grad_() for one in free))
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    gradients = [torch.autograd.grad(value.square().sum(), free, retain_graph=True) for value in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+    p = mixture_of(weights, dist.Normal(loc.detach(), scale.detach()).to_event(1))
+    wide = p.expand((3, 1)).expand((3, 2))
+    assert wide.log_prob(z[0, 0]).shape == (3, 2)  # broadcast, as any distribution's
+    draws = p.sample((20_000,)).detach()
+    assert_within_standard_errors(draws.mean(0), p.mean, draws.std(0) / math.sqrt(len(draws)))
+    with pytest.raises(ValueError, match="support"):
+        p.log_prob(z.detach() * math.nan)
+
+
+def test_mixtures_of_anything_else_are_pytorchs():
+    weights, loc, scale = gaussians(3)
+    for components in (
+        dist.Normal(loc, scale).to_event(1),  # a mixture for each of a batch
+        dist.MultivariateNormal(loc, scale_tril=torch.diag_embed(scale)),
+        dist.Laplace(loc, scale).to_event(1),
+    ):
+        assert type(mixture_of(weights, components)) is dist.MixtureSameFamily
 
 
 # Likelihoods --------------------------------------------------------------------------------------------------------
