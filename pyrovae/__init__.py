@@ -11,6 +11,7 @@ from pyrovae.config import RunConfig
 from pyrovae.data import Dataset, load
 from pyrovae.errors import InputError
 from pyrovae.evaluation import Evaluation, evaluate
+from pyrovae.exact import enumerated_log_marginal, quadrature_log_marginal
 from pyrovae.gaps import inference_gaps
 from pyrovae.history import History
 from pyrovae.likelihoods import (
@@ -23,7 +24,7 @@ from pyrovae.likelihoods import (
     Likelihood,
 )
 from pyrovae.linear_gaussian import LinearGaussianVAE
-from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, log_marginal, quadrature_log_marginal
+from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, log_marginal
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder
 from pyrovae.objectives.pair import log_weights
 from pyrovae.racing import race
@@ -67,6 +68,7 @@ __all__ = [
     "importance_bound",
     "log_marginal",
     "quadrature_log_marginal",
+    "enumerated_log_marginal",
     "proposals",
     "AnnealedEstimate",
     "annealed_log_marginal",

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pyro
 import torch
@@ -19,7 +19,7 @@ from pyrovae.compiled import CompiledLoss
 from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed
 from pyrovae.marginal import Estimate, check_args, device_of, log_marginal
 from pyrovae.moments import Gradient, Moments
-from pyrovae.objectives.choose import check_objective, from_name
+from pyrovae.objectives.choose import OBJECTIVES, check_objective
 from pyrovae.objectives.pair import base_of, check_pair
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.workers import hides_progress
@@ -235,8 +235,12 @@ def compare(
 def _named(objective: str | Callable[[int], PyroELBO]) -> tuple[str, Callable[[int], PyroELBO | None]]:
     """An objective's name, and what makes it of a number of particles; None where it needs more."""
     if isinstance(objective, str):
-        least = getattr(type(from_name(objective, num_particles=4)), "min_particles", 1)
-        return objective, lambda number: from_name(objective, num_particles=number) if number >= least else None
+        require_choice("objective", objective, OBJECTIVES)
+        kind = OBJECTIVES[objective]
+        if "num_particles" not in {field.name for field in fields(kind)}:  # without draws: one row
+            return objective, lambda number: kind() if number == 1 else None
+        least = getattr(kind, "min_particles", 1)
+        return objective, lambda number: kind(num_particles=number) if number >= least else None
     require(callable(objective) and not isinstance(objective, PyroELBO), _MAKES.format(objective))
     made = objective(4)
     require(isinstance(made, PyroELBO), _MAKES.format(made))

@@ -32,6 +32,7 @@ USUAL_LIKELIHOOD = {
     "dequantised": "continuous_bernoulli",
 }
 BY_SCORE = ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic")
+CODES = ("bernoulli", "relaxed_bernoulli")
 NUM_COMPONENTS = {"mixture": 10, "vamp": 500}
 KINDS = {None: "points", "none": "grey", "dequantise": "dequantised", "static": "binary", "dynamic": "binary"}
 
@@ -55,9 +56,10 @@ class RunConfig:
     network: str = "mlp"
     """mlp or conv; for conv, hidden are channels (default: 32 64) and each halves the image"""
     posterior: str = "diagonal"
-    """diagonal, full_covariance, flow, bernoulli (codes of bits), or delta: an autoencoder, which has no log p(x)"""
+    """diagonal, full_covariance, flow; bernoulli (codes of bits) or relaxed_bernoulli; delta: an autoencoder"""
     temperature: float | None = None
-    """of straight-through gradients for posterior bernoulli, which else needs an objective of the score function"""
+    """of relaxed_bernoulli (default: 0.5); of straight-through gradients for bernoulli, which otherwise needs an
+    objective of the score function"""
     prior: str = "standard"
     """standard, mixture (of Gaussians), vamp (of posteriors of pseudo-inputs) or flow"""
     num_components: int | None = None
@@ -156,10 +158,11 @@ class RunConfig:
         if self.temperature is not None:
             require_number("temperature", self.temperature, above=0)
             rule = "temperature is for objectives that differentiate draws"
-            require(self.objective not in BY_SCORE, f"{rule}, and {self.objective} does not")
-            require(self.posterior == "bernoulli", f"temperature is for posterior bernoulli, got {self.posterior}")
-        bits = self.posterior == "bernoulli"
-        require(not bits or self.prior == "standard", f"posterior bernoulli has a prior of its own, got {self.prior}")
+            require(self.objective not in (*BY_SCORE, "elbo_enumerated"), f"{rule}, and {self.objective} does not")
+            rule = f"temperature is for posterior {' or '.join(CODES)}"
+            require(self.posterior in CODES, f"{rule}, got {self.posterior}")
+        rule = f"posterior {self.posterior} has a prior of its own"
+        require(self.posterior not in CODES or self.prior == "standard", f"{rule}, got {self.prior}")
         point, plain = self.posterior == "delta", (self.posterior, self.prior) == ("diagonal", "standard")
         rule = "posterior delta (an autoencoder) needs"
         require(not point or self.objective == "elbo", f"{rule} objective elbo, got {self.objective}")
@@ -167,6 +170,10 @@ class RunConfig:
         rule = "layers need posterior diagonal and prior standard, whose place they take"
         require(not self.layers or plain, f"{rule}, got {self.posterior} and {self.prior}")
         require(not (self.conditional and self.prior == "vamp"), "prior vamp needs a VAE that is not conditional")
+        if self.objective == "elbo_enumerated":
+            rule = "objective elbo_enumerated needs posterior bernoulli and latent_dim <= 16"
+            small = self.posterior == "bernoulli" and self.latent_dim <= 16
+            require(small, f"{rule}, got {self.posterior} and {self.latent_dim}")
         if self.objective == "elbo_analytic_kl":
             rule = "objective elbo_analytic_kl needs a KL in closed form, of posterior diagonal and prior standard"
             require(plain and not self.layers, rule)
@@ -182,7 +189,11 @@ class RunConfig:
 
     def objective_settings(self) -> dict[str, object]:
         """The keywords of `fit` that belong to the objective."""
-        return {name: getattr(self, name) for name in ("num_particles", "alpha", "num_batches", "free_bits")}
+        names = ("num_particles", "alpha", "num_batches", "free_bits")
+        settings = {name: getattr(self, name) for name in names}
+        if self.objective == "elbo_enumerated" and self.num_particles == 1:
+            del settings["num_particles"]  # it has no draws
+        return settings
 
     @classmethod
     def from_dict(cls, values: object) -> "RunConfig":

@@ -33,6 +33,12 @@ class IsotropicNormal(dist.Normal):
         return -0.5 * standardised.square() - (self.log_scale + 0.5 * math.log(2 * math.pi))
 
 
+def normal_of(outputs: Tensor) -> dist.TorchDistribution:
+    """N(loc, diag(exp(log_variance))) from `(..., 2, dim)`."""
+    loc, log_variance = outputs.unbind(-2)
+    return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
+
+
 class NormalMixture(dist.MixtureSameFamily):
     """sum_c w_c N(loc_c, diag(scale_c^2)), of a `Categorical` and as many `Normal(loc, scale).to_event(1)`.
 
@@ -130,12 +136,6 @@ class StraightThroughOneHot(dist.OneHotCategorical):
         return (value * self.logits).sum(-1)
 
 
-def _inside(uniform: Tensor) -> Tensor:
-    """Off the ends, where a logarithm has no value."""
-    tiny = torch.finfo(uniform.dtype).tiny
-    return uniform.clamp(tiny, 1 - torch.finfo(uniform.dtype).eps)
-
-
 class _Expandable(TorchDistribution):
     """A univariate family whose parameters, named in `arg_constraints`, all have the batch shape."""
 
@@ -146,6 +146,92 @@ class _Expandable(TorchDistribution):
         super(type(self), new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+
+class LogitRelaxedBernoulli(_Expandable):
+    """The logit z of a relaxed bit sigmoid(z): z = (logits + logistic noise) / temperature, a real number.
+
+    p(z) = T s(m) s(-m), m = logits - T z, s the sigmoid (Maddison et al. 2017, arXiv:1611.00712). A bit itself comes so
+    near to 0 and 1 that float32 cannot tell; its logit does not, and PyTorch's density of it overflows where |m| > 88.
+    """
+
+    arg_constraints = {"logits": constraints.real}  # noqa: RUF012
+    support = constraints.real
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = None) -> None:
+        self.logits, self.temperature = logits, temperature
+        super().__init__(logits.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TorchDistribution:
+        return LogitRelaxedBernoulli(self.logits.expand(batch_shape), self.temperature, self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        m = self.logits - self.temperature * value
+        return math.log(self.temperature) + logsigmoid(m) + logsigmoid(-m)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.logits / self.temperature
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.full_like(self.logits, (math.pi / self.temperature) ** 2 / 3)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)
+        uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+        return (self.logits + _inside(uniform).logit()) / self.temperature
+
+
+class LogitRelaxedOneHot(TorchDistribution):
+    """The logits z of a relaxed one-hot vector softmax(z_1, ..., z_K-1, 0): K - 1 real numbers, `logits` `(..., K)`.
+
+    z_k = (l_k + g_k - l_K - g_K) / T with Gumbel noise g: the concrete or Gumbel-softmax distribution (Maddison et al.
+    2017, arXiv:1611.00712; Jang et al. 2017, arXiv:1611.01144), in coordinates that have a density on all of R^(K-1):
+    p(z) = (K - 1)! T^(K-1) prod_k softmax(m)_k with m_k = l_k - T z_k, z_K = 0. `LogitRelaxedBernoulli` is K = 2.
+    """
+
+    arg_constraints = {"logits": constraints.independent(constraints.real, 1)}  # noqa: RUF012
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = None) -> None:
+        self.logits, self.temperature = logits, temperature
+        super().__init__(logits.shape[:-1], (logits.shape[-1] - 1,), validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TorchDistribution:
+        logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
+        return LogitRelaxedOneHot(logits, self.temperature, self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        m = self.logits - self.temperature * torch.cat((value, torch.zeros_like(value[..., :1])), -1)
+        free = self.event_shape[0]
+        return m.log_softmax(-1).sum(-1) + math.lgamma(free + 1) + free * math.log(self.temperature)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.logits[..., :-1] - self.logits[..., -1:]) / self.temperature
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.full_like(self.mean, (math.pi / self.temperature) ** 2 / 3)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = (*sample_shape, *self.logits.shape)
+        uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+        noisy = self.logits - (-_inside(uniform).log()).log()
+        return (noisy[..., :-1] - noisy[..., -1:]) / self.temperature
+
+
+def _inside(uniform: Tensor) -> Tensor:
+    """Off the ends, where a logarithm has no value."""
+    tiny = torch.finfo(uniform.dtype).tiny
+    return uniform.clamp(tiny, 1 - torch.finfo(uniform.dtype).eps)
 
 
 class ContinuousBernoulli(_Expandable):

@@ -1,4 +1,4 @@
-"""log p(x) per datum: by importance sampling, with its errors, and by quadrature where the latents are few."""
+"""log p(x) per datum by importance sampling, with its errors."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -7,14 +7,12 @@ from functools import partial
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
-from torch.distributions import constraints
 from tqdm.auto import tqdm
 
-from pyrovae.errors import is_out_of_memory, require, require_count, require_finite, require_number, warn
+from pyrovae.errors import is_out_of_memory, require, require_count, require_finite, warn
 from pyrovae.importance import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed
-from pyrovae.objectives.pair import Pair, check_pair, guide_draws, log_joint, log_weights, pair_at, sample_sites
+from pyrovae.objectives.pair import Pair, check_pair, guide_draws, log_weights, pair_at
 from pyrovae.replay import Replay
 from pyrovae.rng import generator_states, local_seed, set_generator_states
 from pyrovae.workers import Workers, hides_progress
@@ -172,62 +170,6 @@ def importance_bound(
         repeats = log_w.unflatten(0, (num_repeats, num_particles)).logsumexp(1) - math.log(num_particles)
         parts.append((repeats.mean(0), repeats.std(0) / math.sqrt(num_repeats)))
     return Estimate(*_joined(parts, args))
-
-
-@torch.no_grad()
-def quadrature_log_marginal(
-    model: Callable, *args: Tensor, limit: float = 7.0, num_points: int = 401, chunk_size: int = 2**20
-) -> tuple[Tensor, Tensor]:
-    """log p(x) = log of the integral of p(x, z) over z, by the trapezoidal rule: `(log_px, error)`, each `(batch,)`.
-
-    For a model with one latent site of one or two dimensions, on a grid of `num_points` (odd) a dimension over
-    [-limit, limit]. `error` is the distance to the same rule on every other point; the rule converges faster than any
-    power of the spacing for a smooth integrand that vanishes at the limits, so that the true error is far smaller. It
-    is infinite where the integrand does not vanish there (at the edge more than exp(-10) of its largest value).
-
-    Raises `InputError` where the latent is not a real vector, or no density exists.
-    """
-    check_args(args)
-    device, home = device_of(model, args), args[0].device
-    args = tuple(arg.to(device) for arg in args)
-    require_number("limit", limit, above=0)
-    require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
-    with local_seed(0):  # for names and shapes, and to validate the arguments once
-        sites = sample_sites(poutine.trace(model).get_trace(*args))
-    latents = {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
-    shapes = {name: tuple(value.shape[1:]) for name, value in latents.items()}
-    name, shape = next(iter(shapes.items()), ("", ()))
-    require(
-        len(shapes) == 1 and shape in ((1,), (2,)),
-        f"quadrature needs one latent site of one or two dimensions, got {shapes}",
-    )
-    Pair(sites, {}, torch.Size((1, 1))).check_densities()
-    support = sites[name]["fn"].support
-    while hasattr(support, "base_constraint"):  # of events, of a mixture's components
-        support = support.base_constraint
-    real = isinstance(support, type(constraints.real))
-    require(real, f'quadrature needs a latent of real numbers, got {sites[name]["fn"].support} at site "{name}"')
-    axis = torch.linspace(-limit, limit, num_points, dtype=torch.float64).to(latents[name])
-    dim, spacing = shape[0], 2 * limit / (num_points - 1)
-    grid = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim)
-    on_coarse = (
-        torch.cartesian_prod(*[torch.arange(num_points) % 2 == 0] * dim).reshape(-1, dim).all(-1).to(axis.device)
-    )
-    on_edge = (grid.abs() >= limit * (1 - 1e-6)).any(-1).squeeze(-1)
-    totals = torch.full((2, len(args[0])), -math.inf, dtype=torch.float64, device=axis.device)
-    peak, edge = totals[0].clone(), totals[0].clone()
-    step = max(1, chunk_size // len(args[0]))
-    for z, coarse, at_edge in zip(grid.split(step), on_coarse.split(step), on_edge.split(step), strict=True):
-        with pyro.validation_enabled(False):
-            joint = log_joint(model, {name: z}, *args)
-        totals[0] = torch.logaddexp(totals[0], joint.logsumexp(0).double())
-        totals[1] = torch.logaddexp(totals[1], joint[coarse].logsumexp(0).double())
-        peak = torch.maximum(peak, joint.amax(0).double())
-        if at_edge.any():
-            edge = torch.maximum(edge, joint[at_edge].amax(0).double())
-    fine, coarse = totals[0] + dim * math.log(spacing), totals[1] + dim * math.log(2 * spacing)
-    error = torch.where(edge > peak - 10, math.inf, (fine - coarse).abs())
-    return fine.to(home), error.to(home)
 
 
 # Chunks -------------------------------------------------------------------------------------------------------------

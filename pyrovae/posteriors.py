@@ -9,8 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform
 
-from pyrovae.distributions import StraightThroughBernoulli, StraightThroughOneHot
-from pyrovae.errors import require, require_choice, require_count, require_number
+from pyrovae import priors
+from pyrovae.distributions import (
+    LogitRelaxedBernoulli,
+    LogitRelaxedOneHot,
+    StraightThroughBernoulli,
+    StraightThroughOneHot,
+    normal_of,
+)
+from pyrovae.errors import require_choice, require_count, require_number
 from pyrovae.flows import FLOWS, FlowDistribution
 from pyrovae.networks import MLP
 
@@ -18,8 +25,8 @@ from pyrovae.networks import MLP
 class Posterior(nn.Module):
     """One family. A posterior of your own gives `forward`: `(..., *output_shape)` of the encoder to q(z|x).
 
-    `latent_shape` is that of z, the event of the distribution and what the decoder takes; by default `(latent_dim,)`,
-    with an encoder that puts out two numbers for each: `output_shape` is `(2, latent_dim)`.
+    `latent_shape` is that of z, the event of the distribution; by default `(latent_dim,)`, with an encoder that puts
+    out two numbers for each: `output_shape` is `(2, latent_dim)`.
     """
 
     has_density = True
@@ -41,6 +48,10 @@ class Posterior(nn.Module):
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         raise NotImplementedError
 
+    def usual_prior(self) -> priors.Prior:
+        """p(z) where a VAE is given none: by default N(0, I)."""
+        return priors.Standard(self.latent_dim)
+
     def sample(self, q: dist.TorchDistribution) -> None:
         """The guide's sites, in its data plate, from what `forward` gave: by default one, `"z"`."""
         pyro.sample("z", q)
@@ -50,8 +61,7 @@ class Diagonal(Posterior):
     """N(loc, diag(exp(log_variance))), from outputs `(loc, log_variance)`."""
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
-        loc, log_variance = outputs.unbind(-2)
-        return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
+        return normal_of(outputs)
 
 
 class FullCovariance(Posterior):
@@ -114,7 +124,7 @@ class Point(Posterior):
 
 
 class Bernoulli(Posterior):
-    """z_j ~ Bernoulli(sigmoid(outputs_j)), codes of bits. Its prior is `priors.Bernoulli`.
+    """z_j ~ Bernoulli(sigmoid(outputs_j)), codes of bits.
 
     With a `temperature` draws have a straight-through gradient, and every objective serves; without one, those of the
     score function do (`score_function`, `vimco`, `reweighted_wake_sleep`, `thermodynamic`).
@@ -136,11 +146,14 @@ class Bernoulli(Posterior):
             return dist.Bernoulli(logits=logits).to_event(1)
         return StraightThroughBernoulli(logits, self.temperature).to_event(1)
 
+    def usual_prior(self) -> priors.Prior:
+        return priors.Bernoulli(self.latent_dim)
+
 
 class Categorical(Bernoulli):
     """z_j one-hot of `num_classes`, with probabilities softmax(outputs_j): z is `(batch, latent_dim, num_classes)`.
 
-    Its prior is `priors.Categorical`; `temperature` as in `Bernoulli`.
+    `temperature` as in `Bernoulli`.
     """
 
     def __init__(self, latent_dim: int, num_classes: int, temperature: float | None = None) -> None:
@@ -161,18 +174,72 @@ class Categorical(Bernoulli):
             return dist.OneHotCategorical(logits=outputs).to_event(1)
         return StraightThroughOneHot(outputs, self.temperature).to_event(1)
 
+    def usual_prior(self) -> priors.Prior:
+        return priors.Categorical(self.latent_dim, self.num_classes)
+
+
+class RelaxedBernoulli(Posterior):
+    """Codes of bits between 0 and 1, `LogitRelaxedBernoulli`: z are their logits.
+
+    The relaxed model is another than that of bits, and its bounds are its own; with `Bernoulli` in both places the
+    same networks are a model of bits, and `load_state_dict` brings it what this one has learned.
+    """
+
+    def __init__(self, latent_dim: int, temperature: float = 0.5) -> None:
+        super().__init__(latent_dim)
+        require_number("temperature", temperature, above=0)
+        self.temperature = temperature
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (1, self.latent_dim)
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        return LogitRelaxedBernoulli(outputs.squeeze(-2), self.temperature).to_event(1)
+
+    def usual_prior(self) -> priors.Prior:
+        return priors.RelaxedBernoulli(self.latent_dim, self.temperature)
+
+
+class RelaxedCategorical(Posterior):
+    """Codes of Gumbel-softmax vectors: z are their `LogitRelaxedOneHot`, `(batch, latent_dim, num_classes - 1)`.
+
+    To `Categorical` as `RelaxedBernoulli` is to `Bernoulli`.
+    """
+
+    def __init__(self, latent_dim: int, num_classes: int, temperature: float = 0.5) -> None:
+        super().__init__(latent_dim)
+        require_count("num_classes", num_classes, 2)
+        require_number("temperature", temperature, above=0)
+        self.num_classes, self.temperature = num_classes, temperature
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return (self.latent_dim, self.num_classes - 1)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.latent_dim, self.num_classes)
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        return LogitRelaxedOneHot(outputs, self.temperature).to_event(1)
+
+    def usual_prior(self) -> priors.Prior:
+        return priors.RelaxedCategorical(self.latent_dim, self.num_classes, self.temperature)
+
 
 class Layered(Posterior):
     """q(z1|x) q(z2|z1) ... of several stochastic layers, each a diagonal Gaussian; sites `"z1"`, `"z2"`, ...
 
     `latent_dims` are those of z1, which the decoder takes, z2, ...; `hidden[l]` are the units of the net from z_l to
     z_l+1. Burda et al.'s two layers (2016, arXiv:1509.00519) are `VAE(latent_dim=100, hidden=(200, 200), ...)` with
-    `Layered((100, 50), ((100, 100),), "tanh")`. Its prior is `priors.Layered` of the same numbers.
+    `Layered((100, 50), ((100, 100),), "tanh")`.
     """
 
     def __init__(self, latent_dims: Sequence[int], hidden: Sequence[Sequence[int]], activation: str = "relu") -> None:
-        check_layers(latent_dims, hidden)
+        priors.check_layers(latent_dims, hidden)
         super().__init__(latent_dims[0])
+        self.latent_dims, self.hidden, self.activation = latent_dims, hidden, activation
         pairs = zip(itertools.pairwise(latent_dims), hidden, strict=True)
         self.nets = nn.ModuleList(MLP((low,), (2, high), units, activation) for (low, high), units in pairs)
 
@@ -185,18 +252,8 @@ class Layered(Posterior):
         for layer, net in enumerate(self.nets, 2):
             z = pyro.sample(f"z{layer}", normal_of(net(z)))
 
-
-def check_layers(latent_dims: Sequence[int], hidden: Sequence[Sequence[int]]) -> None:
-    require(len(latent_dims) >= 2, f"latent_dims must hold those of two layers or more, got {tuple(latent_dims)}")
-    for dim in latent_dims:
-        require_count("latent_dims", dim)
-    require(len(hidden) == len(latent_dims) - 1, f"hidden must hold units for each of {len(latent_dims) - 1} nets")
-
-
-def normal_of(outputs: Tensor) -> dist.TorchDistribution:
-    """N(loc, diag(exp(log_variance))) from `(..., 2, dim)`."""
-    loc, log_variance = outputs.unbind(-2)
-    return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
+    def usual_prior(self) -> priors.Prior:
+        return priors.Layered(self.latent_dims, self.hidden, self.activation)
 
 
 POSTERIORS: dict[str, type[Posterior]] = {
@@ -204,5 +261,6 @@ POSTERIORS: dict[str, type[Posterior]] = {
     "full_covariance": FullCovariance,
     "flow": Flow,
     "bernoulli": Bernoulli,
+    "relaxed_bernoulli": RelaxedBernoulli,
     "delta": Point,
 }

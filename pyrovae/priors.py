@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraint_registry import biject_to
 
-from pyrovae.distributions import IsotropicNormal, mixture_of
-from pyrovae.errors import InputError, require, require_choice, require_count
+from pyrovae.distributions import IsotropicNormal, LogitRelaxedBernoulli, LogitRelaxedOneHot, mixture_of, normal_of
+from pyrovae.errors import InputError, require, require_choice, require_count, require_number
 from pyrovae.flows import FLOWS, FlowDistribution
 from pyrovae.networks import MLP
-from pyrovae.posteriors import check_layers, normal_of
 
 Encode = Callable[[Tensor], dist.TorchDistribution]
 
@@ -32,8 +31,12 @@ class Prior(nn.Module):
         raise NotImplementedError
 
     def sample(self, encode: Encode) -> Tensor:
-        """The model's latent sites, in its data plate, and what of them is decoded: by default `"z"`."""
+        """The model's latent sites, in its data plate, and the z that the decoder is for: by default of one, `"z"`."""
         return pyro.sample("z", self(encode))
+
+    def decoded(self, z: Tensor) -> Tensor:
+        """What the decoder is given of z: by default z itself."""
+        return z
 
 
 class Standard(Prior):
@@ -140,6 +143,41 @@ class Categorical(Prior):
         return dist.OneHotCategorical(logits=self.logits).to_event(1)
 
 
+class RelaxedBernoulli(Prior):
+    """Fair bits between 0 and 1; z are their logits. `temperature` may be another than the posterior's."""
+
+    def __init__(self, latent_dim: int, temperature: float) -> None:
+        super().__init__()
+        require_count("latent_dim", latent_dim)
+        require_number("temperature", temperature, above=0)
+        self.temperature = temperature
+        self.register_buffer("logits", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self, encode: Encode) -> dist.TorchDistribution:
+        return LogitRelaxedBernoulli(self.logits, self.temperature).to_event(1)
+
+    def decoded(self, z: Tensor) -> Tensor:
+        return z.sigmoid()
+
+
+class RelaxedCategorical(Prior):
+    """Gumbel-softmax vectors of `num_classes`, all alike in probability; z are their logits."""
+
+    def __init__(self, latent_dim: int, num_classes: int, temperature: float) -> None:
+        super().__init__()
+        require_count("latent_dim", latent_dim)
+        require_count("num_classes", num_classes, 2)
+        require_number("temperature", temperature, above=0)
+        self.temperature = temperature
+        self.register_buffer("logits", torch.zeros(latent_dim, num_classes), persistent=False)
+
+    def forward(self, encode: Encode) -> dist.TorchDistribution:
+        return LogitRelaxedOneHot(self.logits, self.temperature).to_event(1)
+
+    def decoded(self, z: Tensor) -> Tensor:
+        return torch.cat((z, torch.zeros_like(z[..., :1])), -1).softmax(-1)
+
+
 class Layered(Prior):
     """p(z_L) ... p(z2|z3) p(z1|z2): N(0, I) at the top, each below it a diagonal Gaussian given the one above.
 
@@ -163,6 +201,13 @@ class Layered(Prior):
         for layer, net in reversed(list(enumerate(self.nets, 1))):
             z = pyro.sample(f"z{layer}", normal_of(net(z)))
         return z
+
+
+def check_layers(latent_dims: Sequence[int], hidden: Sequence[Sequence[int]]) -> None:
+    require(len(latent_dims) >= 2, f"latent_dims must hold those of two layers or more, got {tuple(latent_dims)}")
+    for dim in latent_dims:
+        require_count("latent_dims", dim)
+    require(len(hidden) == len(latent_dims) - 1, f"hidden must hold units for each of {len(latent_dims) - 1} nets")
 
 
 PRIORS: dict[str, type[Prior]] = {"standard": Standard, "mixture": Mixture, "vamp": Vamp, "flow": Flow}

@@ -10,15 +10,16 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from pyrovae import plots
+from pyrovae import plots, priors
 from pyrovae.comparison import SIDES, Comparison, Row
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units, has_kl_per_dimension, latent_use
 from pyrovae.errors import require, require_count
 from pyrovae.evaluation import ELBO_DRAWS, Evaluation, evaluate
+from pyrovae.exact import enumerated_log_marginal, quadrature_log_marginal
 from pyrovae.files import write_text
 from pyrovae.history import History
-from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, quadrature_log_marginal
+from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound
 from pyrovae.rng import local_seed
 from pyrovae.runs import Run
 from pyrovae.standings import Race
@@ -26,6 +27,7 @@ from pyrovae.vae import VAE, mean_of
 
 IWAE_PARTICLES = 50
 MAX_POINTS = 5_000
+ENUMERATED = 5_000_000  # pairs of a code and a datum
 
 
 def measures(
@@ -40,10 +42,11 @@ def measures(
     """The measures of `vae` on the first `num_data` test data (default: all), in nats per datum, at beta = 1.
 
     `elbo`, `iwae_50`, `log_px` (importance sampling, `num_samples` draws), `log_px_quadrature` (one or two latent
-    dimensions) and `data_log_density` (where the data's own density is known). `*_standard_error` is the Monte Carlo
-    error of the mean, `*_data_error` the standard error of the mean over data. `measure` says what `elbo` is: the ELBO,
-    or for grey pixels under a Bernoulli a cross-entropy bound, or for an autoencoder its reconstruction; the two have
-    no log p(x). What does not apply is None. `active_units` and `collapse` tell what the latents say about the data.
+    dimensions), `log_px_enumeration` (codes of few bits) and `data_log_density` (where the data's own density is
+    known). `*_standard_error` is the Monte Carlo error of the mean, `*_data_error` the standard error of the mean over
+    data. `measure` says what `elbo` is: the ELBO, or for grey pixels under a Bernoulli a cross-entropy bound, or for an
+    autoencoder its reconstruction; the two have no log p(x). What does not apply is None. `active_units` and
+    `collapse` tell what the latents say about the data.
     """
     require_count("num_samples", num_samples)
     args = first_data(vae, data, num_data)
@@ -66,11 +69,15 @@ def measures(
     result |= _entries(f"iwae_{IWAE_PARTICLES}", iwae) | _entries("log_px", marginal)
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()
-    result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "data_log_density": None}
+    result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "log_px_enumeration": None}
+    result |= {"data_log_density": None}
     if measure == "ELBO" and vae.latent_dim <= 2 and vae.prior_family.is_real_vector and data.kind == "real":
         log_px, error = quadrature_log_marginal(vae.model, *args)
         if bool(error.isfinite().all()):  # else the grid misses some of the mass
             result |= {"log_px_quadrature": log_px.mean().item(), "log_px_quadrature_error": error.mean().item()}
+    bits = measure == "ELBO" and isinstance(vae.prior_family, priors.Bernoulli)
+    if bits and len(x) * 2**vae.latent_dim <= ENUMERATED:
+        result["log_px_enumeration"] = enumerated_log_marginal(vae.model, *args).mean().item()
     if data.log_density is not None and vae.num_conditions == 0:
         result["data_log_density"] = data.log_density(x).double().mean().item()
     result |= {"active_units": None, "collapse": None}
@@ -114,6 +121,7 @@ def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> s
         f"IWAE-{IWAE_PARTICLES} bound": (f"iwae_{IWAE_PARTICLES}", f"iwae_{IWAE_PARTICLES}_standard_error"),
         f"log p(x), importance sampling, {first['num_samples']:,}": ("log_px", "log_px_standard_error"),
         "log p(x), quadrature": ("log_px_quadrature", "log_px_quadrature_error"),
+        "log p(x), enumeration": ("log_px_enumeration", None),
         "exact log-density of the data": ("data_log_density", None),
     }
     lines = []

@@ -53,17 +53,18 @@ LIKELIHOODS: dict[str, Callable[[RunConfig], Likelihood]] = {
 
 def posterior_of(config: RunConfig) -> posteriors.Posterior:
     if config.layers:
-        return posteriors.Layered((config.latent_dim, *config.layers), _hidden_between(config), config.activation)
-    settings = {"temperature": config.temperature} if config.posterior == "bernoulli" else {}
+        between = [(2 * dim, 2 * dim) for dim in config.layers]
+        return posteriors.Layered((config.latent_dim, *config.layers), between, config.activation)
+    settings = {} if config.temperature is None else {"temperature": config.temperature}
     return posteriors.POSTERIORS[config.posterior](config.latent_dim, **settings)
 
 
-def prior_of(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | None) -> priors.Prior:
-    """Pseudo-inputs start as training data drawn with the seed; without data, as zeros in whose place a state comes."""
-    if config.layers:
-        return priors.Layered((config.latent_dim, *config.layers), _hidden_between(config), config.activation)
-    if config.posterior == "bernoulli":
-        return priors.Bernoulli(config.latent_dim)
+def prior_of(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | None) -> priors.Prior | None:
+    """None of `standard`, which is the posterior's own.
+
+    Pseudo-inputs start as training data drawn with the seed; without data, as zeros in whose place a state comes."""
+    if config.prior == "standard":
+        return None
     if config.prior == "mixture":
         return priors.Mixture(config.latent_dim, config.num_components)
     if config.prior == "vamp":
@@ -75,10 +76,6 @@ def prior_of(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | No
             start = data.train_x[torch.randperm(most)[: config.num_components]]
         return priors.Vamp(start, "unit_interval" if config.dataset in IMAGE_SETS else "real")
     return priors.PRIORS[config.prior](config.latent_dim)
-
-
-def _hidden_between(config: RunConfig) -> list[tuple[int, int]]:
-    return [(2 * dim, 2 * dim) for dim in config.layers]
 
 
 def build_vae(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | None = None) -> VAE:

@@ -18,7 +18,7 @@ from pyrovae.errors import InputError, require, require_choice, require_count, r
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import NETWORKS
 from pyrovae.posteriors import POSTERIORS, Posterior
-from pyrovae.priors import Prior, Standard
+from pyrovae.priors import Prior
 
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
@@ -45,8 +45,9 @@ class VAE(nn.Module):
     - `likelihood`, `posterior` and `prior` are copied, so that one instance given to two VAEs is not shared by them.
     - `condition`: one `Condition` or several make it p(x|z, y) p(z), q(z|x, y) (Sohn et al. 2015): every method that
       takes x takes as many y after it. Encoder and decoder each have a copy, with parameters of its own.
-    - `posterior` is q(z|x), one of `posteriors` or by name: `diagonal`, `full_covariance`, `flow`, `bernoulli`, or
-      `delta`, the plain autoencoder, z = loc(x), which has no KL and no log p(x). `prior` is p(z), one of `priors`.
+    - `posterior` is q(z|x), one of `posteriors` or by name: `diagonal`, `full_covariance`, `flow`, `bernoulli`,
+      `relaxed_bernoulli`, or `delta`, the plain autoencoder, z = loc(x), which has no KL and no log p(x). `prior` is
+      p(z), one of `priors`; by default the posterior's own, N(0, I) for z of real numbers and uniform for codes.
     - `beta` weighs the KL term (Higgins et al. 2017) by scaling the latent site in model *and* guide; it is a 0-dim
       buffer, to be changed with `set_beta`.
     - `data_mean`, of shape `event_shape`, sets the decoder's output bias to start from: give it `data.train_mean`
@@ -81,7 +82,7 @@ class VAE(nn.Module):
             posterior = POSTERIORS[posterior](latent_dim)
         rule = f"posterior must be of latent_dim, {latent_dim}, got one of {posterior.latent_dim}"
         require(posterior.latent_dim == latent_dim, rule)
-        prior = Standard(latent_dim) if prior is None else prior
+        prior = posterior.usual_prior() if prior is None else prior
         require(isinstance(prior, Prior), f"prior must be one of pyrovae.priors, got {prior!r}")
         conditions = list(condition) if isinstance(condition, list | tuple) else [condition]
         for one in conditions:
@@ -99,7 +100,8 @@ class VAE(nn.Module):
         settings = {"activation": activation, "num_features": self.encoder_features.num_features}
         self.encoder = encoder(self.event_shape, posterior.output_shape, hidden, **settings)
         decoded = likelihood.output_shape(event_shape)
-        self.decoder = decoder(posterior.latent_shape, decoded, hidden[::-1], **settings)
+        code = prior.decoded(torch.zeros(posterior.latent_shape))
+        self.decoder = decoder(tuple(code.shape), decoded, hidden[::-1], **settings)
         self.register_buffer("beta", torch.tensor(1.0))
         self.set_beta(beta)
         if data_mean is not None:
@@ -161,10 +163,12 @@ class VAE(nn.Module):
     def decode(self, z: Tensor, *y: Tensor) -> dist.TorchDistribution:
         """p(x | z, y) for `z` `(..., latent_dim)`: batch shape `(...)`, event shape `event_shape`.
 
-        `y` has a value for each z along the last of the leading dimensions.
+        z is a value of the latent site; the decoder is given what the prior's `decoded` makes of it. `y` has a value
+        for each z along the last of the leading dimensions.
         """
         require(len(y) == self.num_conditions, f"y must hold {self.num_conditions} conditions, got {len(y)}")
-        return self.likelihood(self.decoder(z, self.decoder_features(y)), event_dim=len(self.event_shape))
+        outputs = self.decoder(self.prior_family.decoded(z), self.decoder_features(y))
+        return self.likelihood(outputs, event_dim=len(self.event_shape))
 
     @torch.no_grad()
     def sample(self, num_samples: int, y: Tensor | Sequence[Tensor] = (), mean: bool = False) -> Tensor:

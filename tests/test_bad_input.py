@@ -160,7 +160,23 @@ for wrong, said in (
         {"posterior": "bernoulli", "temperature": 0.5, "objective": "vimco", "num_particles": 2},
         "temperature is for objectives that differentiate draws, and vimco does not",
     ),
-    ({"temperature": 0.5}, "temperature is for posterior bernoulli, got diagonal"),
+    ({"temperature": 0.5}, "temperature is for posterior bernoulli or relaxed_bernoulli, got diagonal"),
+    (
+        {"posterior": "relaxed_bernoulli", "prior": "mixture"},
+        "posterior relaxed_bernoulli has a prior of its own, got mixture",
+    ),
+    (
+        {"posterior": "bernoulli", "objective": "elbo_enumerated", "latent_dim": 17},
+        "objective elbo_enumerated needs posterior bernoulli and latent_dim <= 16, got bernoulli and 17",
+    ),
+    (
+        {"objective": "elbo_enumerated"},
+        "objective elbo_enumerated needs posterior bernoulli and latent_dim <= 16, got diagonal and 2",
+    ),
+    (
+        {"posterior": "bernoulli", "objective": "elbo_enumerated", "num_particles": 4},
+        "num_particles must not be given with objective elbo_enumerated; got 4",
+    ),
     ({"layers": [2], "prior": "mixture"}, "layers need posterior diagonal and prior standard, .+ diagonal and mixture"),
     ({"layers": [2, 0]}, "layers must be a whole number >= 1, got 0"),
     ({"prior": "vamp", "conditional": True}, "prior vamp needs a VAE that is not conditional"),
@@ -621,7 +637,7 @@ for name, said, uses in (
     for use in uses:
         add(f"pair: {name}, {use}", said, ON_PAIRS[use], PAIRS[name])
 for objective in (*pv.objectives.OBJECTIVES, pyro.infer.RenyiELBO(alpha=0, num_particles=5)):
-    if objective in ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic"):
+    if objective in ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic", "elbo_enumerated"):
         continue  # which train it
     said = r'.+ needs a reparameterised guide, and site "z" has no rsample: use .+'
     call = lambda o=objective: pv.fit(discrete_pair(), torch.ones(6, 3), epochs=1, objective=o)  # noqa: E731

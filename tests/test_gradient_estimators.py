@@ -3,16 +3,19 @@ one integral for discrete ones, and what relaxed bits are off by."""
 
 import itertools
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, mean_and_error
+from helpers import assert_within_standard_errors, mean_and_error, refusal
+from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
-from pyrovae.objectives import ELBO, VIMCO, ReweightedWakeSleep, ScoreFunction, StickingTheLanding
+import pyrovae as pv
+from pyrovae.objectives import ELBO, VIMCO, EnumeratedELBO, ReweightedWakeSleep, ScoreFunction, StickingTheLanding
 
 
 def double(*values: float) -> Tensor:
@@ -124,6 +127,7 @@ class DiscretePair(torch.nn.Module):
         def parameter(*shape):
             return torch.nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64))
 
+        self.beta = 1.0
         self.prior, self.weight = parameter(3), parameter(5, 2)
         self.category, self.by_category, self.by_datum = parameter(2, 3), parameter(3), parameter(2)
 
@@ -146,12 +150,13 @@ class DiscretePair(torch.nn.Module):
     def model(self, x: Tensor) -> None:
         pyro.module("discrete", self)
         with pyro.plate("data", len(x), dim=-1):
-            z = [pyro.sample(name, prior) for name, prior in self.priors().items()]
+            with poutine.scale(scale=self.beta):
+                z = [pyro.sample(name, prior) for name, prior in self.priors().items()]
             pyro.sample("x", self.decode(*z), obs=x)
 
     def guide(self, x: Tensor) -> None:
         pyro.module("discrete", self)
-        with pyro.plate("data", len(x), dim=-1):
+        with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=self.beta):
             z1 = pyro.sample("z1", dist.OneHotCategorical(logits=x @ self.category))
             for name in ("z2", "z3"):
                 pyro.sample(name, self.sites(z1, x)[name])
@@ -166,6 +171,11 @@ class DiscretePair(torch.nn.Module):
             prior = sum(p.log_prob(v) for p, v in zip(self.priors().values(), z, strict=True))
             log_p.append(prior + self.decode(*z).log_prob(x))
         return torch.stack(log_q), torch.stack(log_p) - torch.stack(log_q)
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """log p(x|z) of every state, `(12, batch)`."""
+        z = itertools.product(torch.eye(3, dtype=torch.float64), double(0.0, 1.0), double(0.0, 1.0))
+        return torch.stack([self.decode(*state).log_prob(x) for state in z])
 
     def gradient(self, value: Tensor) -> Tensor:
         gradients = torch.autograd.grad(value, list(self.parameters()), retain_graph=True, allow_unused=True)
@@ -220,6 +230,39 @@ def test_the_enumeration_by_hand_is_pyros():
     )
     assert -loss.item() == pytest.approx(elbo.item(), abs=1e-10)
     torch.testing.assert_close(-pair.gradient(loss), pair.gradient(elbo), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.25])
+def test_the_enumerated_elbo_is_that_by_hand_with_its_gradient(beta):
+    pair, x = DiscretePair(), torch.randn(5, 2, dtype=torch.float64)
+    pair.beta = beta
+    (log_q, log_w), log_likelihood = pair.enumerate(x), pair.log_likelihood(x)
+    elbo = (log_q.exp() * (log_likelihood + beta * (log_w - log_likelihood))).sum()
+    loss = EnumeratedELBO().differentiable_loss(pair.model, pair.guide, x)
+    assert -loss.item() == pytest.approx(elbo.item(), abs=1e-10)
+    torch.testing.assert_close(-pair.gradient(loss), pair.gradient(elbo), atol=1e-10, rtol=0)
+    torch.testing.assert_close(pv.enumerated_log_marginal(pair.model, x), (log_q + log_w).logsumexp(0).detach())
+
+
+def test_log_px_by_enumeration_does_not_depend_on_how_it_is_cut_and_is_refused_where_there_are_too_many(monkeypatch):
+    pair, x = DiscretePair(), torch.randn(300, 2, dtype=torch.float64)  # more data than one chunk
+    (log_q, log_w) = pair.enumerate(x)
+    exact = (log_q + log_w).logsumexp(0).detach()
+    torch.testing.assert_close(pv.enumerated_log_marginal(pair.model, x), exact)
+    monkeypatch.setattr(pv.exact, "CHUNK", 5 * 128)  # states, five at a time
+    torch.testing.assert_close(pv.enumerated_log_marginal(pair.model, x), exact)
+
+    def model(x, latent):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(pyro.sample("z", latent).sum(-1, keepdim=True), 1.0).to_event(1), obs=x)
+
+    x = torch.zeros(2, 1)
+    bits = dist.Bernoulli(torch.full((17,), 0.5)).to_event(1)
+    message = refusal(pv.enumerated_log_marginal, partial(model, latent=bits), x)
+    assert message == 'latents to be enumerated must have at most 65,536 values, got 2 for each of 17 at site "z"'
+    normal = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    message = refusal(pv.enumerated_log_marginal, partial(model, latent=normal), x)
+    assert message == 'enumeration needs discrete latents of finitely many values, got Normal at site "z"'
 
 
 def discrete_gradients(pair: DiscretePair, objective, num: int = 60, batch: int = 400) -> Tensor:

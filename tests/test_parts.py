@@ -246,14 +246,19 @@ def test_parts_given_to_two_vaes_are_not_shared():
 # Codes ----------------------------------------------------------------------------------------------------------------
 
 
-def coded(kind, temperature=None, seed=0):
+CODES = {
+    "bits": lambda temperature: posteriors.Bernoulli(3, temperature),
+    "classes": lambda temperature: posteriors.Categorical(2, 3, temperature),
+    "relaxed bits": lambda temperature: posteriors.RelaxedBernoulli(3, temperature),
+    "relaxed classes": lambda temperature: posteriors.RelaxedCategorical(2, 3, temperature),
+}
+
+
+def coded(kind, temperature=None, seed=0, **settings):
     torch.manual_seed(seed)
-    bits = kind == "bits"
-    posterior = posteriors.Bernoulli(3, temperature) if bits else posteriors.Categorical(2, 3, temperature)
-    prior = priors.Bernoulli(3) if bits else priors.Categorical(2, 3)
-    dim = 3 if bits else 2
-    vae = pv.VAE((4,), latent_dim=dim, hidden=(5,), likelihood=pv.Gaussian(0.5), posterior=posterior, prior=prior)
-    return moved(vae)
+    posterior = CODES[kind](temperature)
+    settings = {"latent_dim": posterior.latent_dim, "hidden": (5,), "likelihood": pv.Gaussian(0.5), **settings}
+    return moved(pv.VAE((4,), posterior=posterior, **settings))
 
 
 def codes_of(kind):
@@ -274,11 +279,14 @@ def test_log_px_of_codes_is_the_sum_over_all_of_them(kind, temperature):
         joint = vae.prior.log_prob(codes)[:, None] + vae.decode(codes[:, None]).log_prob(x)
     found = pv.log_marginal(vae.model, vae.guide, x, num_samples=20_000)
     assert_within_standard_errors(found.log_px, joint.logsumexp(0), found.standard_error)
+    torch.testing.assert_close(pv.enumerated_log_marginal(vae.model, x), joint.logsumexp(0).double())
     posterior = joint.softmax(0)
     elbo = pv.importance_bound(vae.model, vae.guide, x, num_particles=1, num_repeats=2_000)
     mass = q.log_prob(codes[:, None])
     exact = (mass.exp() * (joint - mass)).sum(0)
     assert_within_standard_errors(elbo.value, exact, elbo.standard_error)
+    enumerated = pv.objectives.EnumeratedELBO().differentiable_loss(vae.model, vae.guide, x)
+    torch.testing.assert_close(-enumerated, exact.sum())
     assert posterior.max() < 0.999
 
 
@@ -310,13 +318,17 @@ def test_straight_through_draws_are_hard_with_the_masses_and_the_soft_gradient(k
         torch.testing.assert_close(slope, soft)
 
 
-@pytest.mark.parametrize("kind", ["bits", "classes"])
+@pytest.mark.parametrize("kind", CODES)
 def test_codes_with_a_temperature_go_with_every_objective_or_are_refused(kind):
     for name, objective in OBJECTIVES.items():
         vae, x = coded(kind, 0.7), torch.randn(5, 4)
         pair = pv.objectives.pair.check_pair(vae.model, vae.guide, x)
-        if (name, kind) == ("elbo_analytic_kl", "bits"):
-            assert "objective elbo_analytic_kl needs" in refusal(pv.objectives.choose.check_objective, objective, pair)
+        refused = {
+            "elbo_analytic_kl": "objective elbo_analytic_kl needs" if kind != "classes" else None,
+            "elbo_enumerated": "enumeration needs discrete latents" if "relaxed" in kind else None,
+        }.get(name)
+        if refused:
+            assert refused in refusal(pv.objectives.choose.check_objective, objective, pair)
             continue
         pv.objectives.choose.check_objective(objective, pair)
         objective.differentiable_loss(vae.model, vae.guide, x).backward()
@@ -331,7 +343,7 @@ def test_codes_without_a_temperature_need_a_score_function_and_a_prior_of_their_
     narrow = small_vae((4,), latent_dim=3, posterior=posteriors.Bernoulli(3), prior=priors.Bernoulli(1))
     message = refusal(pv.fit, narrow, x, epochs=1, objective="vimco", num_particles=2)
     assert message == 'the latent site "z" must be of one shape, got events (1,) in the model and (3,) in the guide'
-    vae = small_vae((4,), posterior=posteriors.Bernoulli(2))
+    vae = small_vae((4,), posterior=posteriors.Bernoulli(2), prior=priors.Standard(2))
     message = refusal(pv.fit, vae, x, epochs=1, objective="score_function")
     assert 'latent site "z" must be of one kind, got continuous in the model and discrete in the guide' in message
 
@@ -342,8 +354,8 @@ def test_codes_without_a_temperature_need_a_score_function_and_a_prior_of_their_
 def layered(seed=3, **settings):
     torch.manual_seed(seed)
     dims, hidden = (3, 2), ((5,),)
-    parts = {"posterior": posteriors.Layered(dims, hidden, "tanh"), "prior": priors.Layered(dims, hidden, "tanh")}
-    return pv.VAE((4,), latent_dim=3, hidden=(6,), likelihood=pv.Gaussian(0.5), **parts, **settings)
+    settings = {"posterior": posteriors.Layered(dims, hidden, "tanh"), **settings}
+    return pv.VAE((4,), latent_dim=3, hidden=(6,), likelihood=pv.Gaussian(0.5), **settings)
 
 
 def test_two_layers_weigh_as_their_chain_rule_says(float64):
@@ -388,7 +400,8 @@ def combinations():
         f"{q}, {p}": (q, p)
         for q, p in itertools.product(("diagonal", "full_covariance", "flow", "autoregressive"), priors.PRIORS)
     }
-    return {**found, "layers": (posteriors.Layered(dims, hidden), priors.Layered(dims, hidden))}
+    bits = {"relaxed bits": (posteriors.RelaxedBernoulli(2, 0.7), priors.RelaxedBernoulli(2, 0.9))}
+    return {**found, **bits, "layers": (posteriors.Layered(dims, hidden), priors.Layered(dims, hidden))}
 
 
 def vae_of(name, likelihood=None, event_shape=(3,), num_conditions=0, seed=0):
@@ -417,7 +430,8 @@ def test_importance_sampling_is_quadrature(name):
     with torch.no_grad():
         x = vae.sample(4)
     sampled = pv.log_marginal(vae.model, vae.guide, x, num_samples=10_000)
-    exact, error = pv.quadrature_log_marginal(vae.model, x, limit=9.0, num_points=151)
+    limit, num_points = (40.0, 401) if name == "relaxed bits" else (9.0, 151)  # a logistic's tails are long
+    exact, error = pv.quadrature_log_marginal(vae.model, x, limit=limit, num_points=num_points)
     assert error.max() < 0.1  # a spline's density has kinks
     assert_within_standard_errors(sampled.log_px, exact, sampled.standard_error + error)
     assert sampled.standard_error.median() < 0.1
@@ -427,7 +441,7 @@ def test_importance_sampling_is_quadrature(name):
 @pytest.mark.parametrize(
     ("name", "start"),
     [("autoregressive, standard", "guide"), ("diagonal, mixture", "prior"),
-     ("diagonal, vamp", "prior"), ("diagonal, flow", "prior"), ("layers", "guide")],
+     ("diagonal, vamp", "prior"), ("diagonal, flow", "prior"), ("layers", "guide"), ("relaxed bits", "prior")],
 )  # fmt: skip
 def test_annealing_agrees_with_importance_sampling(name, start):
     vae = vae_of(name)
@@ -441,7 +455,10 @@ def test_annealing_agrees_with_importance_sampling(name, start):
     assert annealed.standard_error.max() < 0.4
 
 
-OBJECTIVES = {name: pv.objectives.from_name(name, num_particles=2) for name in sorted(pv.objectives.choose.OBJECTIVES)}
+OBJECTIVES = {
+    name: pv.objectives.from_name(name, **({} if name == "elbo_enumerated" else {"num_particles": 2}))
+    for name in sorted(pv.objectives.OBJECTIVES)
+}
 
 
 @pytest.mark.parametrize("name", combinations())
@@ -455,8 +472,10 @@ def test_every_part_goes_with_every_objective_and_condition_or_is_refused_by_nam
             )
             continue
         pair = pv.objectives.pair.check_pair(vae.model, vae.guide, *args)
-        if objective_name == "elbo_analytic_kl" and name != "diagonal, standard":
-            assert "objective elbo_analytic_kl needs" in refusal(pv.objectives.choose.check_objective, objective, pair)
+        refused = "objective elbo_analytic_kl needs" if name != "diagonal, standard" else None
+        refused = {"elbo_analytic_kl": refused, "elbo_enumerated": "enumeration needs discrete"}.get(objective_name)
+        if refused:
+            assert refused in refusal(pv.objectives.choose.check_objective, objective, pair)
             continue
         pv.objectives.choose.check_objective(objective, pair)
         loss = objective.differentiable_loss(vae.model, vae.guide, *args)
@@ -515,7 +534,7 @@ def test_a_prior_or_posterior_of_your_own_is_one_method():
     [
         (
             {"posterior": "gaussian"},
-            "posterior must be one of diagonal, full_covariance, flow, bernoulli, delta; got 'gaussian'",
+            f"posterior must be one of {', '.join(posteriors.POSTERIORS)}; got 'gaussian'",
         ),
         ({"posterior": posteriors.Diagonal(3)}, "posterior must be of latent_dim, 2, got one of 3"),
         ({"prior": "standard"}, "prior must be one of pyrovae.priors, got 'standard'"),
@@ -540,6 +559,11 @@ def test_parts_that_do_not_fit_a_vae_are_refused(settings, message):
         (lambda: posteriors.Layered((3, 0), ((4,),)), "latent_dims must be a whole number >= 1, got 0"),
         (lambda: priors.Layered((3, 2), ()), "hidden must hold units for each of 1 nets"),
         (lambda: posteriors.Bernoulli(2, 0.0), "temperature must be a finite number > 0, got 0.0"),
+        (lambda: posteriors.RelaxedBernoulli(2, 0.0), "temperature must be a finite number > 0, got 0.0"),
+        (lambda: posteriors.RelaxedCategorical(2, 1, 0.5), "num_classes must be a whole number >= 2, got 1"),
+        (lambda: posteriors.RelaxedCategorical(2, 3, -1.0), "temperature must be a finite number > 0, got -1.0"),
+        (lambda: priors.RelaxedBernoulli(0, 0.5), "latent_dim must be a whole number >= 1, got 0"),
+        (lambda: priors.RelaxedCategorical(2, 1, 0.5), "num_classes must be a whole number >= 2, got 1"),
         (lambda: posteriors.Categorical(2, 1), "num_classes must be a whole number >= 2, got 1"),
         (lambda: priors.Categorical(2, 1), "num_classes must be a whole number >= 2, got 1"),
         (lambda: priors.Mixture(2, 0), "num_components must be a whole number >= 1, got 0"),
@@ -552,5 +576,5 @@ def test_parts_of_bad_sizes_are_refused(make, message):
 
 
 def test_the_sites_of_layers_without_their_prior_are_named():
-    vae = small_vae((3,), posterior=posteriors.Layered((2, 2), ((4,),)))
+    vae = small_vae((3,), posterior=posteriors.Layered((2, 2), ((4,),)), prior=priors.Standard(2))
     assert "the same latent sites" in refusal(pv.fit, vae, torch.randn(4, 3), epochs=1)

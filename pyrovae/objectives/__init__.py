@@ -4,6 +4,7 @@ from pyrovae.objectives.analytic_kl import AnalyticKLELBO
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.choose import OBJECTIVES, from_name
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
+from pyrovae.objectives.enumerated import EnumeratedELBO
 from pyrovae.objectives.iwae import IWAE, DReG
 from pyrovae.objectives.multiple import CIWAE, MIWAE, PIWAE
 from pyrovae.objectives.pair import log_weights
@@ -16,6 +17,7 @@ __all__ = [
     "Objective",
     "ELBO",
     "AnalyticKLELBO",
+    "EnumeratedELBO",
     "StickingTheLanding",
     "IWAE",
     "DReG",

@@ -11,6 +11,7 @@ from pyrovae.errors import require, require_choice
 from pyrovae.objectives.analytic_kl import AnalyticKLELBO
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
+from pyrovae.objectives.enumerated import EnumeratedELBO
 from pyrovae.objectives.iwae import IWAE, DReG
 from pyrovae.objectives.multiple import CIWAE, MIWAE, PIWAE
 from pyrovae.objectives.pair import Pair, is_masked
@@ -22,6 +23,7 @@ from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 OBJECTIVES: dict[str, type[PyroELBO]] = {
     "elbo": ELBO,
     "elbo_analytic_kl": AnalyticKLELBO,
+    "elbo_enumerated": EnumeratedELBO,
     "sticking_the_landing": StickingTheLanding,
     "iwae": IWAE,
     "dreg": DReG,
@@ -46,7 +48,8 @@ def from_name(name: str, **settings: object) -> PyroELBO:
     require_choice("objective", name, OBJECTIVES)
     known = [field.name for field in fields(OBJECTIVES[name])]
     for setting, value in settings.items():
-        require(setting in known, f"{setting} must be one of {', '.join(known)} with objective {name}; got {value!r}")
+        rule = f"must be one of {', '.join(known)}" if known else "must not be given"
+        require(setting in known, f"{setting} {rule} with objective {name}; got {value!r}")
     return OBJECTIVES[name](**settings)
 
 
@@ -89,7 +92,7 @@ def check_objective(objective: PyroELBO, pair: Pair) -> None:
         not isinstance(objective, JOINT),
         f"objective {name} is not for data in a plate: its weights are joint over the minibatch and not per datum",
     )
-    if isinstance(objective, Objective | AnalyticKLELBO):
+    if isinstance(objective, Objective | AnalyticKLELBO | EnumeratedELBO):
         objective.check(pair)
     elif isinstance(objective, RenyiELBO):
         _check_renyi(pair)
