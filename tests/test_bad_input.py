@@ -514,7 +514,7 @@ for low, commands in {
         add_script(command, f"{field} must be a whole number >= {low}, got {value}")
 for name in ("train.py", "demo.py", "reproduce_tutorials.py", "reproduce_rainforth2018.py", "benchmark.py"):
     add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
-for name in ("train_vq.py", "semi_supervised.py"):
+for name in ("train_vq.py", "train_bits.py", "semi_supervised.py"):
     add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
 for name in ("train.py", "benchmark.py"):
     add_script(f"{name} --device abacus", "device must be auto or one that torch can use here, got 'abacus'")
@@ -525,6 +525,7 @@ for name in (
     "reproduce_beyond_gaussian.py",
     "semi_supervised.py",
     "train_vq.py",
+    "train_bits.py",
 ):
     add_script(f"{name} --data-root nowhere", f"{IMAGE_FILES[0]}, .* not found in nowhere/MNIST/raw, .+")
 for flag in ("latent-dim", "batch-size", "num-particles"):
@@ -567,6 +568,12 @@ for command, said in {
     "reproduce_tutorials.py --only nothing": "only must be a part of some run's name, got 'nothing'",
     "benchmark.py --only nothing": "only must be in a row's name, got 'nothing'",
     "train_vq.py --seed -1": "seed must be a whole number >= 0, got -1",
+    "train_bits.py --num-particles 1": "num_particles must be a whole number >= 2, got 1",
+    "train_bits.py --temperature 0": "temperature must be a finite number > 0, got 0.0",
+    "train_bits.py --hidden 8 0": "hidden must be a whole number >= 1, got 0",
+    "train_bits.py --seeds": "seeds must hold at least one",
+    "train_bits.py --seeds 1 1": "seeds must differ, got 1, 1",
+    "train_bits.py --num-bits 0": "num_bits must be a whole number >= 1, got 0",
     "semi_supervised.py --seeds": "seeds must hold at least one",
     "semi_supervised.py --seeds 0 -1": "seed must be a whole number >= 0, got -1",
     "semi_supervised.py --num-labelled 105": "num_labelled must be a multiple of 10, got 105",
@@ -580,6 +587,7 @@ for command, said in {  # what is seen once there are images
     "train_vq.py --commitment 0": "commitment must be a finite number > 0, got 0.0",
     "train_vq.py --num-codes 5000": "x must have a token for each of [0-9]+ unused codes, got [0-9]+ tokens",
     "train_vq.py --epochs 0": "epochs must be a whole number >= 1, got 0",
+    "train_bits.py --num-data 1000": "num_data must be <= .+, got 1000",
     "semi_supervised.py --num-labelled 1000": "num_labelled must be <= .+, for .+ of the rarest digit, got 1000",
 }.items():
     flags = ["--data-root", str(files.IMAGES), "--num-train", "30"]

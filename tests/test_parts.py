@@ -335,6 +335,26 @@ def test_codes_with_a_temperature_go_with_every_objective_or_are_refused(kind):
         assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in vae.parameters()), name
 
 
+@pytest.mark.parametrize(("hard", "relaxed"), [("bits", "relaxed bits"), ("classes", "relaxed classes")])
+def test_cold_relaxed_codes_are_the_codes_that_their_networks_are_given_to(hard, relaxed):
+    codes, cold = coded(hard), coded(relaxed, 0.02)
+    codes.load_state_dict(cold.state_dict())
+    with torch.no_grad():
+        x = codes.sample(6)
+    torch.manual_seed(1)
+    found = pv.log_marginal(cold.model, cold.guide, x, num_samples=20_000)
+    assert_within_standard_errors(found.log_px, pv.enumerated_log_marginal(codes.model, x), found.standard_error + 0.01)
+    warm = pv.log_marginal(*(getattr(coded(relaxed, 2.0), name) for name in ("model", "guide")), x, num_samples=20_000)
+    assert (warm.log_px - found.log_px).abs().max() > 0.05  # another model
+    with torch.no_grad():
+        assert cold.reconstruct(x).shape == cold.sample(6).shape == x.shape
+        z = cold.encode(x).sample()
+        code = cold.prior_family.decoded(z)
+        torch.testing.assert_close(cold.decode(z).mean, cold.likelihood(cold.decoder(code), event_dim=1).mean)
+        assert code.shape == codes.encode(x).sample().shape
+        assert ((code >= 0) & (code <= 1)).all()
+
+
 def test_codes_without_a_temperature_need_a_score_function_and_a_prior_of_their_kind():
     x = torch.randn(5, 4)
     assert 'site "z" has no rsample: use score_function' in refusal(pv.fit, coded("bits"), x, epochs=1)

@@ -44,7 +44,7 @@ def run_here(*arguments, cwd):
 def test_every_script_is_run_by_a_test():
     tested = {"train.py", "evaluate.py", "demo.py", "reproduce_tutorials.py", "race.py"}
     tested |= {"reproduce_burda2016.py", "reproduce_beyond_gaussian.py", "reproduce_rainforth2018.py", "compare.py"}
-    tested |= {"benchmark.py", "kill_test.py", "scaling.py", "semi_supervised.py", "train_vq.py"}
+    tested |= {"benchmark.py", "kill_test.py", "scaling.py", "semi_supervised.py", "train_vq.py", "train_bits.py"}
     assert {p.name for p in (ROOT / "scripts").glob("*.py")} == tested
 
 
@@ -447,6 +447,25 @@ def test_a_vq_vae_in_small(tmp_path):
     assert (again.returncode, again.stderr) == (
         2, "error: out must be a new or empty folder, and out holds files\n",
     )  # fmt: skip
+
+
+def test_bits_in_small(tmp_path):
+    write_images(tmp_path / "data", nums=(5_060, 30))
+    flags = ["--data-root", "data", "--num-train", 60, "--num-bits", 3, "--hidden", 8, "--epochs", 1]
+    flags += ["--num-samples", 40, "--num-data", 20, "--seeds", 0, 1, "--out", "out"]
+    result = run_here("train_bits.py", *flags, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads((tmp_path / "out/results.json").read_text())["runs"]
+    ways = ["VIMCO", "leave-one-out", "wake-sleep", "straight-through", "relaxed"]
+    assert [(run["seed"], run["way"]) for run in found] == [(seed, way) for seed in (0, 1) for way in ways]
+    assert all(run["elbo"] <= run["log_px"] < 0 for run in found)
+    by_way = {way: [run["log_px"] for run in found if run["way"] == way] for way in ways}
+    assert len({tuple(values) for values in by_way.values()}) == 5
+    gains = [one - other for one, other in zip(by_way["relaxed"], by_way["VIMCO"], strict=True)]
+    expected = f"{sum(gains) / 2:.2f} ({abs(gains[0] - gains[1]) / 2:.2f})"
+    rows = [line.split("  ") for line in result.stdout.splitlines() if line.startswith("relaxed ")]
+    assert [cell.strip() for cell in rows[0] if cell.strip()][2] == expected
+    assert expected in (tmp_path / "out/report.md").read_text()
 
 
 def test_semi_supervised_in_small(tmp_path):

@@ -1,0 +1,141 @@
+"""Trains codes of bits on MNIST in five ways and measures each as what it is for: a model of bits.
+
+python scripts/train_bits.py --data-root ../shared/data
+
+The score function with a leave-one-out baseline, VIMCO (Mnih and Rezende 2016, arXiv:1602.06725), reweighted wake-sleep
+(Bornschein and Bengio 2015, arXiv:1406.2751), straight-through gradients (Bengio et al. 2013, arXiv:1308.3432) and
+relaxed bits (Maddison et al. 2017, arXiv:1611.00712), all with as many draws, from the same starts.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pyro.infer import ELBO as PyroELBO
+from tabulate import tabulate
+
+import pyrovae as pv
+from pyrovae.cli import run_script
+from pyrovae.errors import require, require_count, require_number, require_seed
+from pyrovae.files import write_text
+from pyrovae.objectives import ELBO, VIMCO, ReweightedWakeSleep, ScoreFunction
+from pyrovae.posteriors import Bernoulli, Posterior, RelaxedBernoulli
+from pyrovae.runs import require_new
+
+Way = tuple[Callable[[int, float], Posterior], Callable[[int], PyroELBO]]
+WAYS: dict[str, Way] = {  # q(z|x) of so many bits at a temperature, and the objective of so many draws
+    "VIMCO": (lambda bits, _: Bernoulli(bits), VIMCO),
+    "leave-one-out": (lambda bits, _: Bernoulli(bits), lambda draws: ScoreFunction(draws, baseline="leave_one_out")),
+    "wake-sleep": (lambda bits, _: Bernoulli(bits), ReweightedWakeSleep),
+    "straight-through": (Bernoulli, ELBO),
+    "relaxed": (RelaxedBernoulli, ELBO),
+}
+
+
+def main(
+    data_root: str | None = None,
+    num_train: int | None = None,
+    num_bits: int = 100,
+    hidden: tuple[int, ...] = (400,),
+    temperature: float = 0.5,
+    num_particles: int = 5,
+    epochs: int = 10,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    num_samples: int = 2_000,
+    num_data: int = 1_000,
+    out: str = "runs/bits",
+) -> None:
+    """Train on binarised MNIST and measure on its test images; differences in pairs by seed.
+
+    Args:
+        data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
+        num_train: the first so many training images (default: 55,000)
+        hidden: units of the encoder's hidden layers, mirrored in the decoder
+        temperature: of straight-through and relaxed bits
+        num_particles: draws of every way
+        lr: of Adam, decayed to 0 over the epochs
+        seeds: a run for each, of the initial parameters and training
+        num_samples: draws of the importance estimate of log p(x)
+        num_data: the first so many test images
+        out: folder, new or empty
+    """
+    for name, value in {"num_bits": num_bits, "epochs": epochs, "batch_size": batch_size}.items():
+        require_count(name, value)
+    for units in hidden:
+        require_count("hidden", units)
+    require_count("num_particles", num_particles, 2)
+    require_count("num_samples", num_samples, 2)
+    require_count("num_data", num_data, 2)
+    for name, value in {"temperature": temperature, "lr": lr}.items():
+        require_number(name, value, above=0)
+    require(len(seeds) > 0, "seeds must hold at least one")
+    require(len(set(seeds)) == len(seeds), f"seeds must differ, got {', '.join(map(str, seeds))}")
+    for seed in seeds:
+        require_seed(seed)
+    folder = Path(out)
+    require_new(folder)
+    data = pv.load("mnist", data_root=data_root, num_train=num_train)
+    require(num_data <= len(data.test_x), f"num_data must be <= {len(data.test_x)}, got {num_data}")
+    x = data.test_x[:num_data]
+
+    def vae_of(posterior: Posterior, seed: int) -> pv.VAE:
+        torch.manual_seed(seed)
+        settings = {"latent_dim": num_bits, "hidden": hidden, "data_mean": data.train_mean}
+        return pv.VAE(data.event_shape, likelihood=pv.Bernoulli(), posterior=posterior, **settings)
+
+    fit = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": "cosine"}
+    settings = {"num_train": len(data.train_x), "num_bits": num_bits, "hidden": hidden, "temperature": temperature}
+    settings |= {"num_particles": num_particles, **fit, "num_samples": num_samples, "num_data": num_data}
+    runs = []
+    for seed in seeds:
+        for name, (posterior, objective) in WAYS.items():
+            vae = vae_of(posterior(num_bits, temperature), seed)
+            history = pv.fit(vae, data, objective=objective(num_particles), seed=seed, **fit)
+            bits = vae_of(Bernoulli(num_bits), seed)
+            bits.load_state_dict(vae.state_dict())
+            torch.manual_seed(seed)
+            found = pv.log_marginal(bits.model, bits.guide, x, num_samples=num_samples)
+            runs.append({
+                "way": name, "seed": seed, "elbo": found.bounds[0].mean().item(), "log_px": found.mean,
+                "log_px_error": found.monte_carlo_error, "log_px_data_error": found.data_error,
+                "share_pareto_k_above_0.7": found.share_unreliable, "seconds": sum(history.seconds),
+            })  # fmt: skip
+            print(f"seed {seed}, {name}: log p(x) {found.mean:.2f}, ELBO {runs[-1]['elbo']:.2f} nats", flush=True)
+            folder.mkdir(parents=True, exist_ok=True)  # what is there survives an interruption
+            write_text(folder / "results.json", json.dumps({**settings, "runs": runs}, indent=2) + "\n")
+    text = table(runs)
+    print(f"\n{num_data:,} test images, nats; in brackets standard errors over {len(seeds)} seeds\n\n{text}")
+    said = ", ".join(f"{name} {value}" for name, value in settings.items())
+    write_text(folder / "report.md", f"# Bits on MNIST\n\n{said}\n\n{table(runs, 'github')}\n")
+    print(f"\nreport: {folder / 'report.md'}")
+
+
+def table(runs: list[dict], tablefmt: str = "simple") -> str:
+    """The means over seeds with their standard errors, and the differences to the first way in pairs by seed."""
+    lines = []
+    for name in WAYS:
+        own, first = ([run for run in runs if run["way"] == way] for way in (name, next(iter(WAYS))))
+        gain = [run["log_px"] - other["log_px"] for run, other in zip(own, first, strict=True)]
+        share = sum(run["share_pareto_k_above_0.7"] for run in own) / len(own)
+        seconds = sum(run["seconds"] for run in own) / len(own)
+        lines.append([
+            name, with_error([run["log_px"] for run in own]), with_error(gain),
+            with_error([run["elbo"] for run in own]), "unknown" if math.isnan(share) else f"{share:.0%}",
+            f"{seconds:.0f}",
+        ])  # fmt: skip
+    lines[0][2] = ""
+    header = ["trained by", "log p(x)", f"less {next(iter(WAYS))}'s", "ELBO", "k > 0.7", "seconds"]
+    return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=("left", *("right",) * 5))
+
+
+def with_error(values: list[float]) -> str:
+    of = torch.tensor(values, dtype=torch.float64)
+    return f"{of.mean():.2f}" + (f" ({of.std() / math.sqrt(len(of)):.2f})" if len(of) > 1 else "")
+
+
+if __name__ == "__main__":
+    run_script(main)
