@@ -52,6 +52,17 @@ def require_count(name: str, value: object, minimum: int = 1) -> None:
         raise InputError(f"{name} must be < 2^63, got {shown(value)}")
 
 
+def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """`x` is `(batch, *event_shape)` of the parameters' dtype, and not empty."""
+    if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
+        raise InputError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+    require(x.dtype == dtype, f"x must be of {dtype}, as the parameters are, got {x.dtype}")
+    expected = ", ".join(map(str, ("batch", *event_shape)))
+    fits = x.dim() == len(event_shape) + 1 and x.shape[1:] == event_shape
+    require(fits, f"x must have shape ({expected}), got {tuple(x.shape)}")
+    require(len(x) > 0, "x must hold at least one datum, got 0")
+
+
 def require_seed(seed: object) -> None:
     """`seed` is one that torch's generators take."""
     require_count("seed", seed, 0)

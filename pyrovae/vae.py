@@ -14,7 +14,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyrovae.conditions import Condition, Features
-from pyrovae.errors import InputError, require, require_choice, require_count, require_finite, require_number
+from pyrovae.errors import require, require_batch, require_choice, require_count, require_finite, require_number
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import NETWORKS
 from pyrovae.posteriors import POSTERIORS, Posterior
@@ -200,16 +200,7 @@ class VAE(nn.Module):
         self._check_condition(y, len(x))
 
     def _check_shape(self, x: Tensor) -> None:
-        if not (isinstance(x, Tensor) and x.is_floating_point()):
-            raise InputError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
-        dtype = next(self.parameters()).dtype
-        require(x.dtype == dtype, f"x must be of {dtype}, as the parameters are, got {x.dtype}")
-        expected = ", ".join(map(str, ("batch", *self.event_shape)))
-        require(
-            x.dim() == len(self.event_shape) + 1 and x.shape[1:] == self.event_shape,
-            f"x must have shape ({expected}), got {tuple(x.shape)}",
-        )
-        require(len(x) > 0, "x must hold at least one datum, got 0")
+        require_batch(x, self.event_shape, next(self.parameters()).dtype)
 
     def _check_condition(self, y: Sequence[Tensor], num_data: int) -> None:
         require(len(y) == self.num_conditions, f"y must hold {self.num_conditions} conditions, got {len(y)}")

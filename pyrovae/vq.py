@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import one_hot, rms_norm
 
-from pyrovae.errors import InputError, require, require_choice, require_count, require_finite, require_number
+from pyrovae.errors import require, require_batch, require_choice, require_count, require_finite, require_number
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import NETWORKS
 from pyrovae.vae import unique_name
@@ -210,11 +210,4 @@ class VQVAE(nn.Module):
         self.likelihood.check(x)
 
     def _check_shape(self, x: Tensor) -> None:
-        dtype = self.codebook.dtype
-        if not (isinstance(x, Tensor) and x.dtype == dtype):
-            raise InputError(f"x must be a tensor of {dtype}, got {getattr(x, 'dtype', type(x).__name__)}")
-        expected = ", ".join(map(str, ("batch", *self.event_shape)))
-        require(
-            x.dim() > 0 and x.shape[1:] == self.event_shape, f"x must have shape ({expected}), got {tuple(x.shape)}"
-        )
-        require(len(x) > 0, "x must hold at least one datum, got 0")
+        require_batch(x, self.event_shape, self.codebook.dtype)
