@@ -163,8 +163,9 @@ def compare(
 ) -> Comparison:
     """Estimators side by side at the pair's present parameters, which stay as they are.
 
-    For each of `objectives` (a name, or what makes an objective of K) and each K of `num_particles`, `repeats`
-    independent gradients of the loss per datum on the batch `args`: see `Row` and `Gradient` for what is measured.
+    For each of `objectives` (a name, or what makes an objective of K) and each K of `num_particles` that it takes
+    (`elbo_enumerated`, which has no draws, has one row, at the first), `repeats` independent gradients of the loss per
+    datum on the batch `args`: see `Row` and `Gradient` for what is measured.
     Repeats go round the estimators, so that times are interleaved, and when `max_seconds` are over all have as many,
     and none is compiled. `log_px` is what the gaps are taken from; None takes importance sampling with 5,000 draws.
 
@@ -183,7 +184,7 @@ def compare(
     if max_seconds is not None:
         require_number("max_seconds", max_seconds, above=0)
     require_seed(seed)
-    makers = [_named(objective) for objective in objectives]
+    makers = [_named(objective, num_particles[0]) for objective in objectives]
     for what, given in (("objectives", [name for name, _ in makers]), ("num_particles", list(num_particles))):
         require(len(set(given)) == len(given), f"{what} must differ, got {', '.join(map(str, given))}")
     check_args(args)
@@ -232,13 +233,13 @@ def compare(
     return Comparison(rows, log_px, complete)
 
 
-def _named(objective: str | Callable[[int], PyroELBO]) -> tuple[str, Callable[[int], PyroELBO | None]]:
+def _named(objective: str | Callable[[int], PyroELBO], first: int) -> tuple[str, Callable[[int], PyroELBO | None]]:
     """An objective's name, and what makes it of a number of particles; None where it needs more."""
     if isinstance(objective, str):
         require_choice("objective", objective, OBJECTIVES)
         kind = OBJECTIVES[objective]
-        if "num_particles" not in {field.name for field in fields(kind)}:  # without draws: one row
-            return objective, lambda number: kind() if number == 1 else None
+        if "num_particles" not in {field.name for field in fields(kind)}:  # without draws: a row at the first K
+            return objective, lambda number: kind() if number == first else None
         least = getattr(kind, "min_particles", 1)
         return objective, lambda number: kind(num_particles=number) if number >= least else None
     require(callable(objective) and not isinstance(objective, PyroELBO), _MAKES.format(objective))

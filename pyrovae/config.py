@@ -12,6 +12,7 @@ from pyrovae.files import write_text
 from pyrovae.loop import NONFINITE
 from pyrovae.networks import ACTIVATIONS, NETWORKS
 from pyrovae.objectives.choose import OBJECTIVES, resolve
+from pyrovae.objectives.enumerated import MAX_STATES
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.schedules import SCHEDULES
@@ -31,7 +32,7 @@ USUAL_LIKELIHOOD = {
     "grey": "bernoulli_grey",
     "dequantised": "continuous_bernoulli",
 }
-BY_SCORE = ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic")
+NO_PATH = ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic", "elbo_enumerated")
 CODES = ("bernoulli", "relaxed_bernoulli")
 NUM_COMPONENTS = {"mixture": 10, "vamp": 500}
 KINDS = {None: "points", "none": "grey", "dequantise": "dequantised", "static": "binary", "dynamic": "binary"}
@@ -158,9 +159,12 @@ class RunConfig:
         if self.temperature is not None:
             require_number("temperature", self.temperature, above=0)
             rule = "temperature is for objectives that differentiate draws"
-            require(self.objective not in (*BY_SCORE, "elbo_enumerated"), f"{rule}, and {self.objective} does not")
+            own = self.posterior == "relaxed_bernoulli"  # whose density it is a part of
+            require(own or self.objective not in NO_PATH, f"{rule}, and {self.objective} does not")
             rule = f"temperature is for posterior {' or '.join(CODES)}"
             require(self.posterior in CODES, f"{rule}, got {self.posterior}")
+        if self.posterior == "relaxed_bernoulli":
+            self._default(temperature=0.5)
         rule = f"posterior {self.posterior} has a prior of its own"
         require(self.posterior not in CODES or self.prior == "standard", f"{rule}, got {self.prior}")
         point, plain = self.posterior == "delta", (self.posterior, self.prior) == ("diagonal", "standard")
@@ -171,8 +175,9 @@ class RunConfig:
         require(not self.layers or plain, f"{rule}, got {self.posterior} and {self.prior}")
         require(not (self.conditional and self.prior == "vamp"), "prior vamp needs a VAE that is not conditional")
         if self.objective == "elbo_enumerated":
-            rule = "objective elbo_enumerated needs posterior bernoulli and latent_dim <= 16"
-            small = self.posterior == "bernoulli" and self.latent_dim <= 16
+            most = MAX_STATES.bit_length() - 1
+            rule = f"objective elbo_enumerated needs posterior bernoulli and latent_dim <= {most}"
+            small = self.posterior == "bernoulli" and self.latent_dim <= most
             require(small, f"{rule}, got {self.posterior} and {self.latent_dim}")
         if self.objective == "elbo_analytic_kl":
             rule = "objective elbo_analytic_kl needs a KL in closed form, of posterior diagonal and prior standard"

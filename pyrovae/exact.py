@@ -7,12 +7,11 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyrovae.errors import require, require_number
 from pyrovae.marginal import CHUNK, CHUNK_OUTPUTS, DATA_CHUNK, check_args, device_of
 from pyrovae.objectives.enumerated import states
-from pyrovae.objectives.pair import Pair, log_joint, sample_sites
+from pyrovae.objectives.pair import Pair, has_real_support, log_joint, sample_sites
 from pyrovae.rng import local_seed
 
 
@@ -39,11 +38,8 @@ def quadrature_log_marginal(
         len(shapes) == 1 and shape in ((1,), (2,)),
         f"quadrature needs one latent site of one or two dimensions, got {shapes}",
     )
-    support = sites[name]["fn"].support
-    while hasattr(support, "base_constraint"):  # of events, of a mixture's components
-        support = support.base_constraint
-    real = isinstance(support, type(constraints.real))
-    require(real, f'quadrature needs a latent of real numbers, got {sites[name]["fn"].support} at site "{name}"')
+    fn = sites[name]["fn"]
+    require(has_real_support(fn), f'quadrature needs a latent of real numbers, got {fn.support} at site "{name}"')
     axis = torch.linspace(-limit, limit, num_points, dtype=torch.float64).to(latents[name])
     dim, spacing = shape[0], 2 * limit / (num_points - 1)
     grid = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim)

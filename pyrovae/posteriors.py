@@ -126,8 +126,9 @@ class Point(Posterior):
 class Bernoulli(Posterior):
     """z_j ~ Bernoulli(sigmoid(outputs_j)), codes of bits.
 
-    With a `temperature` draws have a straight-through gradient, and every objective serves; without one, those of the
-    score function do (`score_function`, `vimco`, `reweighted_wake_sleep`, `thermodynamic`).
+    With a `temperature` draws have a straight-through gradient, for objectives that differentiate them; those of the
+    score function need none (`score_function`, `vimco`, `reweighted_wake_sleep`, `thermodynamic`), and of few bits
+    `elbo_enumerated` neither.
     """
 
     def __init__(self, latent_dim: int, temperature: float | None = None) -> None:

@@ -18,6 +18,7 @@ from torch.distributions import constraints
 from torch.distributions.transforms import AffineTransform
 
 from pyrovae.errors import InputError, require, require_number
+from pyrovae.objectives.pair import has_real_support
 
 
 def widened(guide: Callable, factor: float) -> Callable:
@@ -32,9 +33,8 @@ def widened(guide: Callable, factor: float) -> Callable:
         def _pyro_sample(self, msg: dict) -> None:
             if _is_latent(msg):
                 fn = msg["fn"]
-                base = getattr(fn.support, "base_constraint", fn.support)
-                real = isinstance(base, type(constraints.real)) or fn.support is constraints.real_vector
-                require(real, f'widened needs latents of real numbers, got {fn.support} at site "{msg["name"]}"')
+                rule = f'widened needs latents of real numbers, got {fn.support} at site "{msg["name"]}"'
+                require(has_real_support(fn), rule)
                 try:
                     msg["fn"] = _Widened(fn, factor)
                 except NotImplementedError as error:

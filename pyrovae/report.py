@@ -20,6 +20,7 @@ from pyrovae.exact import enumerated_log_marginal, quadrature_log_marginal
 from pyrovae.files import write_text
 from pyrovae.history import History
 from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound
+from pyrovae.objectives.enumerated import MAX_STATES
 from pyrovae.rng import local_seed
 from pyrovae.runs import Run
 from pyrovae.standings import Race
@@ -76,7 +77,7 @@ def measures(
         if bool(error.isfinite().all()):  # else the grid misses some of the mass
             result |= {"log_px_quadrature": log_px.mean().item(), "log_px_quadrature_error": error.mean().item()}
     bits = measure == "ELBO" and isinstance(vae.prior_family, priors.Bernoulli)
-    if bits and len(x) * 2**vae.latent_dim <= ENUMERATED:
+    if bits and 2**vae.latent_dim <= min(MAX_STATES, ENUMERATED / len(x)):
         result["log_px_enumeration"] = enumerated_log_marginal(vae.model, *args).mean().item()
     if data.log_density is not None and vae.num_conditions == 0:
         result["data_log_density"] = data.log_density(x).double().mean().item()

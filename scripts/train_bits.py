@@ -95,7 +95,7 @@ def main(
         for name, (posterior, objective) in WAYS.items():
             vae = vae_of(posterior(num_bits, temperature), seed)
             history = pv.fit(vae, data, objective=objective(num_particles), seed=seed, **fit)
-            bits = vae_of(Bernoulli(num_bits), seed)
+            bits = vae_of(Bernoulli(num_bits), seed).to(vae.beta.device)
             bits.load_state_dict(vae.state_dict())
             torch.manual_seed(seed)
             found = pv.log_marginal(bits.model, bits.guide, x, num_samples=num_samples)

@@ -232,13 +232,23 @@ def test_a_plain_pair_with_discrete_latents_has_no_reference_and_vimco_not_one_p
 
 
 def test_a_straight_through_gradient_is_no_ones_reference():
-    parts = {"posterior": pv.posteriors.Bernoulli(2, 0.5), "prior": pv.priors.Bernoulli(2)}
+    parts = {"posterior": pv.posteriors.Bernoulli(2, 0.5)}
     vae = small_vae(**parts)
     found = compare(
         vae.model, vae.guide, torch.randn(6, 2), objectives=["elbo", "score_function"], num_particles=[2], repeats=6,
         compile=False,
     )  # fmt: skip
     assert all(row.reference is None and row.guide.bias is None for row in found.rows)
+
+
+def test_an_objective_without_draws_has_one_row_without_noise():
+    vae = small_vae(posterior="bernoulli")
+    settings = {"num_particles": [2, 4], "repeats": 6, "compile": False}
+    found = compare(vae.model, vae.guide, torch.randn(6, 2), objectives=["elbo_enumerated", "vimco"], **settings)
+    assert [(row.objective, row.num_particles) for row in found.rows] == [
+        ("elbo_enumerated", 2), ("vimco", 2), ("vimco", 4),
+    ]  # fmt: skip
+    assert found["elbo_enumerated", 2].bound_error < 1e-6 < 1e-3 < found["vimco", 2].bound_error
 
 
 def test_when_the_time_is_over_all_estimators_keep_what_they_have():

@@ -97,7 +97,7 @@ ACCEPTED = [
     {"posterior": "bernoulli", "objective": "vimco", "num_particles": 2},
     {"posterior": "bernoulli", "temperature": 0.5},
     {"posterior": "bernoulli", "objective": "elbo_enumerated"},
-    {"posterior": "relaxed_bernoulli", "temperature": 0.3, "objective": "dreg", "num_particles": 4},
+    {"posterior": "relaxed_bernoulli", "temperature": 0.3, "objective": "vimco", "num_particles": 4},
     {"prior": "flow", "conditional": True},
     {"layers": [4, 2], "conditional": True},
     {"beta_schedule": "cyclical", "objective": "elbo_analytic_kl"},

@@ -409,8 +409,8 @@ def test_a_mixture_of_gaussians_by_one_product_is_the_mixture_in_float32_as_prec
 
 
 def test_a_mixture_of_gaussians_has_pytorchs_gradients_shapes_and_draws():
-    weights, loc, scale = gaussians()
-    z = (loc[:6] + 0.3 * torch.randn(6, 5, dtype=torch.float64)).view(3, 2, 5)
+    weights, loc, scale = gaussians(dtype=torch.float32)
+    z = (loc[:6] + 0.3 * torch.randn(6, 5)).view(3, 2, 5)
     free = [weights.logits.clone(), loc, scale, z]
 
     def both(logits, loc, scale, z):
@@ -418,9 +418,9 @@ def test_a_mixture_of_gaussians_has_pytorchs_gradients_shapes_and_draws():
         return [make(*parts).expand((4, 3, 2)).log_prob(z) for make in (mixture_of, dist.MixtureSameFamily)]
 
     ours, theirs = both(*(one.requires_grad_() for one in free))
-    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(ours, theirs)
     gradients = [torch.autograd.grad(value.square().sum(), free, retain_graph=True) for value in (ours, theirs)]
-    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-3)
 
     p = mixture_of(weights, dist.Normal(loc.detach(), scale.detach()).to_event(1))
     wide = p.expand((3, 1)).expand((3, 2))
@@ -432,13 +432,20 @@ def test_a_mixture_of_gaussians_has_pytorchs_gradients_shapes_and_draws():
 
 
 def test_mixtures_of_anything_else_are_pytorchs():
-    weights, loc, scale = gaussians(3)
+    weights, loc, scale = gaussians(3, dtype=torch.float32)
+
+    class HalfNormal(dist.Normal):  # of another density
+        pass
+
     for components in (
         dist.Normal(loc, scale).to_event(1),  # a mixture for each of a batch
+        dist.Normal(loc[0].double(), scale[0].double()).to_event(1),  # whose rounding is nothing to be saved at
+        HalfNormal(loc[0], scale[0]).to_event(1),
         dist.MultivariateNormal(loc, scale_tril=torch.diag_embed(scale)),
         dist.Laplace(loc, scale).to_event(1),
     ):
-        assert type(mixture_of(weights, components)) is dist.MixtureSameFamily
+        of = dist.Categorical(logits=weights.logits[0]) if components.batch_shape == (7,) else weights
+        assert type(mixture_of(of, components)) is dist.MixtureSameFamily
 
 
 # Likelihoods --------------------------------------------------------------------------------------------------------

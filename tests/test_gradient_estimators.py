@@ -260,9 +260,53 @@ def test_log_px_by_enumeration_does_not_depend_on_how_it_is_cut_and_is_refused_w
     bits = dist.Bernoulli(torch.full((17,), 0.5)).to_event(1)
     message = refusal(pv.enumerated_log_marginal, partial(model, latent=bits), x)
     assert message == 'latents to be enumerated must have at most 65,536 values, got 2 for each of 17 at site "z"'
-    normal = dist.Normal(torch.zeros(2), 1.0).to_event(1)
-    message = refusal(pv.enumerated_log_marginal, partial(model, latent=normal), x)
-    assert message == 'enumeration needs discrete latents of finitely many values, got Normal at site "z"'
+    for latent in (
+        dist.Normal(torch.zeros(2), 1.0).to_event(1),
+        dist.Binomial(torch.tensor([2.0, 3.0]), torch.tensor(0.5)).to_event(1),
+    ):
+        message = refusal(pv.enumerated_log_marginal, partial(model, latent=latent), x)
+        rule = "enumeration needs discrete latents of the same finitely many values"
+        assert message == f'{rule}, got {type(latent.base_dist).__name__} at site "z"'
+
+
+def test_enumeration_of_impossible_values_keywords_and_networks_that_want_the_whole_batch():
+    logits = torch.nn.Parameter(torch.tensor([0.3, -0.2, 0.0], dtype=torch.float64))
+    mask = double(0.0, 0.0, -math.inf)
+    means = torch.nn.Parameter(double(-1.0, 0.5, 2.0))
+
+    def model(x, whole=False):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.OneHotCategorical(logits=mask))
+            loc = z @ means
+            if whole:  # z of the data that are given, and not the same for all
+                loc = loc + torch.stack([loc[..., i] for i in range(len(x))], -1) * 0
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x, whole=False):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.OneHotCategorical(logits=logits + mask))
+
+    x = torch.randn(4, dtype=torch.float64)
+    log_q = logits[:2].log_softmax(0)[:, None]
+    log_p = dist.Normal(means[:2, None], 1.0).log_prob(x) - math.log(2)
+    exact = -(log_q.exp() * (log_p - log_q)).sum()
+    wanted = torch.autograd.grad(exact, [logits, means])
+    for loss in (
+        EnumeratedELBO().differentiable_loss(model, guide, x),
+        EnumeratedELBO().differentiable_loss(model, guide, x=x),
+        EnumeratedELBO().differentiable_loss(model, guide, x, whole=True),
+    ):
+        torch.testing.assert_close(loss, exact)
+        torch.testing.assert_close(torch.autograd.grad(loss, [logits, means]), wanted)
+    for program in (model, partial(model, whole=True)):
+        torch.testing.assert_close(pv.enumerated_log_marginal(program, x), log_p.logsumexp(0).detach())
+
+    def nothing(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(means[0], 1.0), obs=x)
+
+    pair = pv.objectives.pair.run_pair(nothing, lambda x: None, x)
+    assert refusal(EnumeratedELBO().check, pair) == "enumeration needs a latent site, and there is none"
 
 
 def discrete_gradients(pair: DiscretePair, objective, num: int = 60, batch: int = 400) -> Tensor:

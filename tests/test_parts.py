@@ -353,6 +353,10 @@ def test_cold_relaxed_codes_are_the_codes_that_their_networks_are_given_to(hard,
         torch.testing.assert_close(cold.decode(z).mean, cold.likelihood(cold.decoder(code), event_dim=1).mean)
         assert code.shape == codes.encode(x).sample().shape
         assert ((code >= 0) & (code <= 1)).all()
+    wider = pv.log_marginal(cold.model, pv.proposals.widened(cold.guide, 1.0), x, num_samples=20_000)
+    assert_within_standard_errors(
+        wider.log_px, found.log_px, (wider.standard_error**2 + found.standard_error**2).sqrt()
+    )
 
 
 def test_codes_without_a_temperature_need_a_score_function_and_a_prior_of_their_kind():

@@ -24,6 +24,14 @@ def trained(tmp_path_factory):
     return train_run(pv.RunConfig(**{**SMALL, "epochs": 40, "lr": 0.01}, beta=2.0), folder)
 
 
+def test_codes_of_more_bits_than_can_be_enumerated_are_measured_without_that():
+    data = pv.load("ring", num_test=10)
+    vae = pv.VAE((2,), latent_dim=20, hidden=(4,), likelihood=pv.Gaussian(0.5), posterior="bernoulli")
+    result = measures(vae, data, num_samples=10)
+    assert result["log_px_enumeration"] is None
+    assert math.isfinite(result["log_px"])
+
+
 def test_a_run_comes_back_as_it_was(trained):
     run = pv.load_run(trained.folder)
     assert run.config == trained.config

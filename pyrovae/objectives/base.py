@@ -169,7 +169,7 @@ class Objective(DifferentiableELBO):
                 require(
                     site["fn"].has_rsample,
                     f'{type(self).__name__} needs a reparameterised guide, and site "{name}" has no rsample: use '
-                    f"score_function, vimco or reweighted_wake_sleep",
+                    f"score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
                 )
 
     takes_masked = False

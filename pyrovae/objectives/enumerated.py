@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError, require
-from pyrovae.objectives.base import DifferentiableELBO, weighted_terms
-from pyrovae.objectives.pair import Pair, base_of, pair_at, run_pair
+from pyrovae.objectives.base import DifferentiableELBO, WeightedTerms, weighted_terms
+from pyrovae.objectives.pair import Pair, at_every_datum, base_of, pair_at, run_pair
 
 MAX_STATES = 2**16
 
@@ -20,17 +20,22 @@ class EnumeratedELBO(DifferentiableELBO):
 
     For sites of discrete distributions that can be enumerated, vectors of them too (`to_event`), which Pyro's
     `TraceEnum_ELBO` does not take; of several sites each may depend on the others. Memory grows with the number of
-    values, at most 65,536: those of ten bits are 1,024, each of which is decoded for each datum. A beta on the latents
-    multiplies the KL.
+    values, at most 65,536: those of ten bits are 1,024, at each of which the likelihood of each datum is taken. A beta
+    on the latents multiplies the KL.
     """
 
     takes_masked = False
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
-        sites = run_pair(model, guide, *args, **kwargs).guide_sites
-        values = {name: value.expand(-1, len(args[0]), *value.shape[2:]) for name, value in states(sites).items()}
-        terms = weighted_terms(pair_at(model, guide, values, *args, **kwargs))
-        return -terms.scale * (terms.score.exp() * terms.log_weights).sum()
+        drawn = run_pair(model, guide, *args, **kwargs)  # for its sites
+
+        def run(latents: dict[str, Tensor]) -> WeightedTerms:
+            return weighted_terms(pair_at(model, guide, latents, *args, **kwargs))
+
+        terms = at_every_datum(run, states(drawn.guide_sites), drawn.batch_shape[1])
+        possible = terms.score > -math.inf  # else 0 log 0, which is 0, would be nan
+        log_q, log_w = (torch.where(possible, each, 0.0) for each in (terms.score, terms.log_weights))
+        return -terms.scale * (torch.where(possible, log_q.exp(), 0.0) * log_w).sum()
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` where the latents are not discrete, or too many."""
@@ -43,16 +48,20 @@ def states(sites: dict[str, dict]) -> dict[str, Tensor]:
 
     Raises `InputError` where a site cannot be enumerated, or there are more than 65,536 values.
     """
+    require(len(sites) > 0, "enumeration needs a latent site, and there is none")
     each = {name: _elements(name, site["fn"]) for name, site in sites.items()}
     num_states = math.prod(len(values) ** math.prod(shape) for values, shape in each.values())
     rule = f"latents to be enumerated must have at most {MAX_STATES:,} values"
     require(num_states <= MAX_STATES, f"{rule}, got {_size(each)}")
-    numbers = [torch.arange(len(values)) for values, shape in each.values() for _ in range(math.prod(shape))]
+    device = next(iter(each.values()))[0].device
+    numbers = [
+        torch.arange(len(values), device=device) for values, shape in each.values() for _ in range(math.prod(shape))
+    ]
     columns = torch.cartesian_prod(*numbers).reshape(num_states, -1)
     result, start = {}, 0
     for name, (values, shape) in each.items():
         stop = start + math.prod(shape)
-        index = columns[:, start:stop].to(values.device)
+        index = columns[:, start:stop]
         result[name] = values[index].reshape(num_states, 1, *shape, *values.shape[1:])
         start = stop
     return result
@@ -61,10 +70,11 @@ def states(sites: dict[str, dict]) -> dict[str, Tensor]:
 def _elements(name: str, fn) -> tuple[Tensor, torch.Size]:
     """The values of one element of a site, and the shape that its event has of such elements."""
     base = base_of(fn)
-    if not base.has_enumerate_support:
-        kind = type(base).__name__
-        raise InputError(f'enumeration needs discrete latents of finitely many values, got {kind} at site "{name}"')
-    values = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
+    try:
+        values = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
+    except NotImplementedError as error:  # of real numbers, say, or a Binomial of several counts
+        rule = "enumeration needs discrete latents of the same finitely many values"
+        raise InputError(f'{rule}, got {type(base).__name__} at site "{name}"') from error
     return values, fn.event_shape[: fn.event_dim - base.event_dim]
 
 

@@ -7,6 +7,7 @@ arguments. K particles are K runs of the pair, vectorised: a plate at dim -2 aro
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
@@ -16,6 +17,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrovae.errors import InputError, first_line, is_out_of_memory, require_count
 
@@ -102,6 +104,14 @@ def base_of(fn: TorchDistribution) -> TorchDistribution:
     while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist
     return fn
+
+
+def has_real_support(fn: TorchDistribution) -> bool:
+    """Whether a value is a tensor of real numbers, without a constraint."""
+    support = fn.support
+    while hasattr(support, "base_constraint"):  # of events, of a mixture's components
+        support = support.base_constraint
+    return isinstance(support, type(constraints.real))
 
 
 def outside_support(site: dict) -> str | None:
@@ -239,14 +249,31 @@ class _At:
         poutine.replay(self.guide, trace=trace)(*args, **kwargs)
 
 
+def at_every_datum(run: Callable[[dict[str, Tensor]], Any], latents: dict[str, Tensor], batch: int) -> Any:
+    """`run` at values `(num_particles, 1, *event)`, the same for every datum: a decoder then runs once per particle.
+
+    At their expansion to the batch where a program wants the data dimension whole.
+    """
+    try:
+        return run(latents)
+    except (IndexError, RuntimeError) as error:
+        if batch == 1 or is_out_of_memory(error):
+            raise
+    return run({name: z.expand(len(z), batch, *z.shape[2:]) if z.shape[1] == 1 else z for name, z in latents.items()})
+
+
 def log_joint(model: Callable, latents: dict[str, Tensor], *args, **kwargs) -> Tensor:
     """log p(x, z) in nats, `(num_particles, batch)`, with every latent site of the model at the value given for it.
 
-    Values are `(num_particles, batch, *event)` or, the same for every datum, `(num_particles, 1, *event)`, and then
-    a decoder runs once per particle and not once per pair. Scales are left out as in `log_weights`.
+    Values are `(num_particles, batch, *event)` or, the same for every datum, `(num_particles, 1, *event)`. Scales are
+    left out as in `log_weights`.
     """
     num_particles = len(next(iter(latents.values())))
-    sites = sample_sites(_trace(poutine.condition(model, data=latents), args, kwargs, num_particles))
+
+    def run(latents: dict[str, Tensor]) -> dict[str, dict]:
+        return sample_sites(_trace(poutine.condition(model, data=latents), args, kwargs, num_particles))
+
+    sites = at_every_datum(run, latents, len(args[0]))
     drawn = sorted(name for name, site in sites.items() if not site["is_observed"])
     if drawn:
         raise InputError(f"latents must hold a value for every latent site of the model, none for {drawn}")
