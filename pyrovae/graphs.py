@@ -153,8 +153,15 @@ def _lift(module: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
 # To machine code -----------------------------------------------------------------------------------------------------
 
 
+INDUCTOR = {
+    "fallback_random": True,  # PyTorch's own random numbers
+    # Else the splines of a flow become one kernel of 30,000 lines, which gcc takes minutes for, and which is slower.
+    "realize_opcount_threshold": 16,
+}
+
+
 def _compile(module: fx.GraphModule, args: list[Tensor]) -> Callable:
-    """By TorchInductor, its random numbers PyTorch's own."""
+    """By TorchInductor."""
     with _quiet("torch.utils.cpp_extension"):  # which says where it finds no CUDA
         from torch._inductor import compile as inductor  # seconds of imports
 
@@ -164,7 +171,7 @@ def _compile(module: fx.GraphModule, args: list[Tensor]) -> Callable:
         node.meta.clear()  # the trace's fake tensors are not Inductor's
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.utils.cpp_extension"):
         warnings.simplefilter("ignore")
-        compiled = inductor(module, args, options={"fallback_random": True})
+        compiled = inductor(module, args, options=INDUCTOR)
     return lambda *args: compiled(*args)
 
 

@@ -25,12 +25,13 @@ def rational_quadratic(x: Tensor, parameters: Tensor, bound: float, inverse: boo
     known = at_y if inverse else at_x
     bins = (within.unsqueeze(-1) >= known[..., 1:-1]).sum(-1, keepdim=True)
 
-    def of_bin(values: Tensor) -> Tensor:
-        return values.expand(*bins.shape[:-1], -1).gather(-1, bins).squeeze(-1)
+    def around(values: Tensor) -> tuple[Tensor, Tensor]:
+        """At the knots to the left and to the right of the bin."""
+        values = values.expand(*bins.shape[:-1], -1)
+        return values.gather(-1, bins).squeeze(-1), values.gather(-1, bins + 1).squeeze(-1)
 
-    left, bottom = of_bin(at_x[..., :-1]), of_bin(at_y[..., :-1])
-    width, height = of_bin(at_x.diff(dim=-1)), of_bin(at_y.diff(dim=-1))
-    first, last = of_bin(slopes[..., :-1]), of_bin(slopes[..., 1:])
+    (left, right), (bottom, top), (first, last) = around(at_x), around(at_y), around(slopes)
+    width, height = right - left, top - bottom
     mean = height / width
     bend = first + last - 2 * mean
     if inverse:
