@@ -236,17 +236,20 @@ def test_priors_layers_and_posteriors_in_small(tmp_path):
     result = run_here("reproduce_beyond_gaussian.py", *small, "--seeds", 0, 1, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     rows = json.loads((tmp_path / "out/results.json").read_text())
-    assert [(row["data"], row["variant"]) for row in rows] == [
-        ("static", "Vamp prior"), ("dynamic", "Vamp prior"), ("dynamic", "two layers"), ("dynamic", "flow posterior"),
-    ]  # fmt: skip
-    assert [row["published"] for row in rows] == pytest.approx([2.99, 2.12, 1.43, None])
+    assert [(row["race"], row["variant"], row["against"]) for row in rows] == [
+        ("static", "Vamp prior", "standard"),
+        ("dynamic", "Vamp prior", "standard"),
+        ("dynamic", "flow posterior", "standard"),
+        ("layers", "two layers", "one layer"),
+    ]
+    assert [row["published"] for row in rows] == pytest.approx([2.99, 2.12, None, 1.43])
     for row in rows:  # against the runs' own files, and not the same model twice
         runs = [
             [
-                torch.load(tmp_path / f"out/{row['data']}/{name}-seed{seed}-1epochs/log_px_10x20.pt")["value"].double()
+                torch.load(tmp_path / f"out/{row['race']}/{name}-seed{seed}-1epochs/log_px_10x20.pt")["value"].double()
                 for seed in (0, 1)
             ]
-            for name in (row["variant"].replace(" ", "_"), "standard")
+            for name in (row["variant"].replace(" ", "_"), row["against"].replace(" ", "_"))
         ]
         value = (torch.stack(runs[0]) - torch.stack(runs[1])).mean().item()
         assert row["value"] == pytest.approx(value)
@@ -255,6 +258,9 @@ def test_priors_layers_and_posteriors_in_small(tmp_path):
             assert f"ours {value:+.2f} (" in text
     state = torch.load(tmp_path / "out/dynamic/Vamp_prior-seed0-1epochs/checkpoint.pt")["state"]
     assert state["prior_family.unconstrained"].shape[0] == 4
+    two = torch.load(tmp_path / "out/layers/two_layers-seed0-1epochs/checkpoint.pt")["state"]
+    units = [len(two[key]) for key in two if key.startswith("posterior_family") and key.endswith("weight")]
+    assert units == [100, 100, 2 * 50]
     verdict = runpy.run_path(str(ROOT / "scripts/reproduce_beyond_gaussian.py"))["verdict"]
     for low, high, said in (
         (0.1, 2, "reproduced in direction"),
