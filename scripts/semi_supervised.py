@@ -126,7 +126,8 @@ def main(
         require_seed(seed)
     require_count("num_labelled", num_labelled, NUM_CLASSES)
     require(num_labelled % NUM_CLASSES == 0, f"num_labelled must be a multiple of {NUM_CLASSES}, got {num_labelled}")
-    require_new(Path(out))
+    folder = Path(out)
+    require_new(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train, num_validation=0)
     rarest = data.train_y.bincount(minlength=NUM_CLASSES).min().item()
     most = NUM_CLASSES * rarest
@@ -141,13 +142,12 @@ def main(
         except ValueError as error:  # Pyro's validation, over many lines: a parameter of a distribution is none
             raise FloatingPointError(f"training diverged with seed {seed} ({first_line(error)})") from error
         print(line(rows[-1]), flush=True)
+        folder.mkdir(parents=True, exist_ok=True)  # what is there survives an interruption
+        content = {"num_train": num_train, **vars(settings), "num_test": len(data.test_x), "runs": rows}
+        write_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     summary = summarise(rows)
     text = "\n\n".join((table(rows), summary))
     print(f"\n{text}")
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"num_train": num_train, **vars(settings), "num_test": len(data.test_x), "runs": rows}
-    write_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     said = ", ".join(f"{name} {value:g}" for name, value in {"num_train": num_train, **vars(settings)}.items())
     write_text(folder / "report.md", f"# M2 on MNIST\n\n{said}\n\n{table(rows, 'github')}\n\n{summary}\n")
     print(f"\nreport: {folder / 'report.md'}")
