@@ -261,6 +261,9 @@ def test_priors_layers_and_posteriors_in_small(tmp_path):
     two = torch.load(tmp_path / "out/layers/two_layers-seed0-1epochs/checkpoint.pt")["state"]
     units = [len(two[key]) for key in two if key.startswith("posterior_family") and key.endswith("weight")]
     assert units == [100, 100, 2 * 50]
+    again = run_here("reproduce_beyond_gaussian.py", *small, "--seeds", 0, 1, "--only", "layers", cwd=tmp_path)
+    assert again.returncode == 0
+    assert json.loads((tmp_path / "out/results.json").read_text()) == rows[3:]
     verdict = runpy.run_path(str(ROOT / "scripts/reproduce_beyond_gaussian.py"))["verdict"]
     for low, high, said in (
         (0.1, 2, "reproduced in direction"),
