@@ -18,7 +18,7 @@ from pyrovae.errors import require, require_batch, require_choice, require_count
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import NETWORKS
 from pyrovae.posteriors import POSTERIORS, Posterior
-from pyrovae.priors import Prior
+from pyrovae.priors import PRIORS, Prior
 
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
@@ -47,7 +47,8 @@ class VAE(nn.Module):
       takes x takes as many y after it. Encoder and decoder each have a copy, with parameters of its own.
     - `posterior` is q(z|x), one of `posteriors` or by name: `diagonal`, `full_covariance`, `flow`, `bernoulli`,
       `relaxed_bernoulli`, or `delta`, the plain autoencoder, z = loc(x), which has no KL and no log p(x). `prior` is
-      p(z), one of `priors`; by default the posterior's own, N(0, I) for z of real numbers and uniform for codes.
+      p(z), one of `priors` or by name: `standard`, `mixture`, `flow`; by default the posterior's own, N(0, I) for z of
+      real numbers and uniform for codes.
     - `beta` weighs the KL term (Higgins et al. 2017) by scaling the latent site in model *and* guide; it is a 0-dim
       buffer, to be changed with `set_beta`.
     - `data_mean`, of shape `event_shape`, sets the decoder's output bias to start from: give it `data.train_mean`
@@ -67,7 +68,7 @@ class VAE(nn.Module):
         network: str = "mlp",
         condition: Condition | Sequence[Condition] = (),
         posterior: Posterior | str = "diagonal",
-        prior: Prior | None = None,
+        prior: Prior | str | None = None,
         beta: float = 1.0,
         data_mean: Tensor | None = None,
     ) -> None:
@@ -82,8 +83,12 @@ class VAE(nn.Module):
             posterior = POSTERIORS[posterior](latent_dim)
         rule = f"posterior must be of latent_dim, {latent_dim}, got one of {posterior.latent_dim}"
         require(posterior.latent_dim == latent_dim, rule)
-        prior = posterior.usual_prior() if prior is None else prior
-        require(isinstance(prior, Prior), f"prior must be one of pyrovae.priors, got {prior!r}")
+        if prior is None:
+            prior = posterior.usual_prior()
+        elif not isinstance(prior, Prior):
+            require_choice("prior", prior, PRIORS)
+            require(prior != "vamp", "prior vamp needs its pseudo-inputs: priors.Vamp(data.train_x[:500])")
+            prior = PRIORS[prior](latent_dim)
         conditions = list(condition) if isinstance(condition, list | tuple) else [condition]
         for one in conditions:
             require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")

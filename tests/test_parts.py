@@ -535,6 +535,13 @@ def test_every_part_goes_with_every_likelihood(likelihood):
         assert all(grad is not None and bool(grad.isfinite().all()) for grad in grads), name
 
 
+@pytest.mark.parametrize("name", ["standard", "mixture", "flow"])
+def test_a_prior_by_name_is_the_class_of_that_name(name):
+    vae = small_vae((3,), prior=name, latent_dim=2)
+    assert type(vae.prior_family) is priors.PRIORS[name]
+    assert vae.prior.sample().shape == (2,)
+
+
 def test_a_prior_or_posterior_of_your_own_is_one_method():
     class Student(pv.posteriors.Posterior):
         def forward(self, outputs):
@@ -561,7 +568,9 @@ def test_a_prior_or_posterior_of_your_own_is_one_method():
             f"posterior must be one of {', '.join(posteriors.POSTERIORS)}; got 'gaussian'",
         ),
         ({"posterior": posteriors.Diagonal(3)}, "posterior must be of latent_dim, 2, got one of 3"),
-        ({"prior": "standard"}, "prior must be one of pyrovae.priors, got 'standard'"),
+        ({"prior": "normal"}, "prior must be one of standard, mixture, vamp, flow; got 'normal'"),
+        ({"prior": 3}, "prior must be one of standard, mixture, vamp, flow; got 3"),
+        ({"prior": "vamp"}, "prior vamp needs its pseudo-inputs: priors.Vamp(data.train_x[:500])"),
     ],
 )
 def test_parts_that_do_not_fit_a_vae_are_refused(settings, message):
