@@ -43,9 +43,9 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
     A generalised Pareto is fitted to what the largest M = min(S / 5, 3 sqrt(S)) weights exceed the next one by; k is
     its shape, and they are replaced by its quantiles at (m - 1/2) / M, at most the largest weight: less variance, for
-    k > 0.5 at the price of a bias downwards. k is -inf where all
-    weights are the same, inf where one outweighs all others, nan where S is too small to tell (under 25); then nothing
-    is replaced.
+    k > 0.5 at the price of a bias downwards. Nothing is replaced where k is -inf: at least five draws share the largest
+    weight, as all do at the exact posterior, and many where the latents are codes; where it is inf: fewer than five
+    exceed the next one, or one outweighs all others; and where it is nan: S is too small to tell (under 25).
     """
     count = len(log_weights)
     num_tail = math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
@@ -59,7 +59,7 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     shapes, sums = [], []
     points = 1 - (torch.arange(num_tail, dtype=torch.float64) + 0.5) / num_tail
     for column, cut, tail in zip(excess.T, relative[-1], relative[:-1].T, strict=True):
-        if column[0] <= 1e-12:
+        if column[0] - column[MIN_TAIL - 1] <= 1e-12:  # of codes: there the fit divides 0 by 0
             shape, smooth = -math.inf, tail
         else:
             # As many exceedances as the fit needs to be distinct from 0: fewer, and one weight outweighs all others.

@@ -125,7 +125,8 @@ def log_marginal(
     - `pareto_k`, the shape of the weights' tail (see `importance.pareto_smoothed`): where it is above 0.7 for many
       data, neither the estimate nor its standard error means much. It judges the proposal more than the datum: from the
       same draws, a rare large weight raises k and mends the estimate at once. It can be high where few draws are in the
-      tail of weights that are bounded, and is silent on a mode that no draw has visited;
+      tail of weights that are bounded or, of codes, few in number (`enumerated_log_marginal` has no such doubts), and
+      is silent on a mode that no draw has visited;
     - `jackknife`, `smoothed` and `bounds`, from the same draws; `verdict` says what to make of it all.
 
     `model` and `guide` are any pair that keeps the contract, `args` what they take: tensors of one length, the data

@@ -72,7 +72,8 @@ class Vamp(Prior):
     """1/C sum_c q(z|u_c): a mixture of the posteriors of pseudo-inputs u_c, which are learned.
 
     Tomczak and Welling 2018, arXiv:1705.07120. `pseudo_inputs` `(C, *event_shape)` are where they start, training data
-    for one; with `constraint` `unit_interval` they stay between 0 and 1, and start no nearer to either than 0.01.
+    for one; with `constraint` `unit_interval` they stay between 0 and 1, and start no nearer to either than 0.01. Its
+    density at a point is C of q's: little work of a diagonal Gaussian, much of a flow.
     """
 
     def __init__(self, pseudo_inputs: Tensor, constraint: str = "real") -> None:
@@ -207,7 +208,9 @@ def check_layers(latent_dims: Sequence[int], hidden: Sequence[Sequence[int]]) ->
     require(len(latent_dims) >= 2, f"latent_dims must hold those of two layers or more, got {tuple(latent_dims)}")
     for dim in latent_dims:
         require_count("latent_dims", dim)
-    require(len(hidden) == len(latent_dims) - 1, f"hidden must hold units for each of {len(latent_dims) - 1} nets")
+    nets = len(latent_dims) - 1
+    each = len(hidden) == nets and all(isinstance(units, list | tuple) for units in hidden)
+    require(each, f"hidden must hold the units of each of {nets} nets, as ((100, 100),) does of one; got {hidden}")
 
 
 PRIORS: dict[str, type[Prior]] = {"standard": Standard, "mixture": Mixture, "vamp": Vamp, "flow": Flow}

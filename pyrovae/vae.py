@@ -19,6 +19,7 @@ from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import NETWORKS
 from pyrovae.posteriors import POSTERIORS, Posterior
 from pyrovae.priors import PRIORS, Prior
+from pyrovae.rng import local_seed
 
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
@@ -113,6 +114,11 @@ class VAE(nn.Module):
             shape = tuple(data_mean.shape)
             require(shape == self.event_shape, f"data_mean must have shape {self.event_shape}, got {shape}")
             self.decoder.set_output_bias(likelihood.output_bias(data_mean))
+
+        with local_seed(0), poutine.block(), torch.no_grad():
+            z = tuple(self.prior_family.sample(self._encode_alone).shape)
+        rule = f"prior must be of z of shape {posterior.latent_shape}, as the posterior is, got {z}"
+        require(z == posterior.latent_shape, rule)
 
     def set_beta(self, beta: float) -> None:
         # In place: Pyro's scale handler refuses 0, and a compiled step reads this very tensor.

@@ -130,6 +130,28 @@ def test_every_estimate_is_within_five_standard_errors_for_50_random_models(name
         assert_within_standard_errors(getattr(result, name), vae.log_px(x), result.standard_error, note=f"model {seed}")
 
 
+def test_weights_of_few_values_as_codes_have_them_are_no_tail_and_no_traceback():
+    # Three codes, the largest weight drawn a hundred times of 2,000: a fit to the ties would divide 0 by 0.
+    log_w = torch.tensor([0.0] * 1_000 + [-1.0] * 900 + [0.5] * 100, dtype=torch.float64)[:, None]
+    k, smoothed = pareto_smoothed(log_w)
+    assert k.item() == -math.inf
+    assert smoothed.item() == pytest.approx(log_w.logsumexp(0).item() - math.log(2_000), abs=1e-12)
+    rare = torch.cat((log_w, torch.tensor([[6.0]], dtype=torch.float64)))  # one draw of a code that outweighs them
+    assert pareto_smoothed(rare)[0].item() > 0
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    for _ in range(500):
+        count, num_values = int(25 + 2_000 * uniform(1)), int(1 + 11 * uniform(1))
+        values, mass = 12 * (uniform(num_values) - 0.5), uniform(num_values) ** (8 * uniform(1))
+        draws = values[torch.multinomial(mass, count, replacement=True, generator=generator)][:, None]
+        k, smoothed = pareto_smoothed(draws)
+        assert not k.isnan().any()
+        assert smoothed.isfinite().all()
+
+
 def test_the_verdict_names_what_is_not_to_be_believed():
     vae = linear_gaussian(3)
     x = draw(vae, 6)

@@ -395,6 +395,19 @@ def test_quadrature_refuses_latents_that_are_not_real_and_tells_of_mass_beyond_i
     assert (error == math.inf).all()
 
 
+def test_quadrature_sees_that_a_mode_of_the_prior_is_beyond_its_limits():
+    x = torch.full((3, 1), 15.0, dtype=torch.float64)
+    loc = torch.tensor([[0.0], [15.0]], dtype=torch.float64)
+    weights = dist.Categorical(torch.tensor([0.5, 0.5], dtype=torch.float64))
+    prior = dist.MixtureSameFamily(weights, dist.Normal(loc, 0.5).to_event(1))
+    _, error = pv.quadrature_log_marginal(quadrature_pair(prior), x)
+    assert (error == math.inf).all()
+    log_px, error = pv.quadrature_log_marginal(quadrature_pair(prior), x, limit=25.0, num_points=2_001)
+    assert error.max() < 1e-6
+    exact = dist.MixtureSameFamily(weights, dist.Normal(loc, math.sqrt(1.25)).to_event(1)).log_prob(x)
+    torch.testing.assert_close(log_px, exact)
+
+
 def test_the_callers_generator_is_left_alone_where_no_draw_is_asked_for():
     vae = linear_gaussian(0)
     state = torch.get_rng_state()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import MixtureSameFamily
 
 from pyrovae.errors import InputError, require
 from pyrovae.objectives.base import DifferentiableELBO, WeightedTerms, weighted_terms
@@ -70,6 +71,8 @@ def states(sites: dict[str, dict]) -> dict[str, Tensor]:
 def _elements(name: str, fn) -> tuple[Tensor, torch.Size]:
     """The values of one element of a site, and the shape that its event has of such elements."""
     base = base_of(fn)
+    while isinstance(base, MixtureSameFamily):  # whose values are its components'
+        base = base_of(base.component_distribution)
     try:
         values = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
     except NotImplementedError as error:  # of real numbers, say, or a Binomial of several counts
