@@ -69,15 +69,18 @@ def test_bounds_are_the_exact_ones_within_their_errors_and_gaps_are_to_log_px():
     x = draw(vae, 20)
     exact = pv.Estimate(vae.log_px(x).detach(), torch.zeros(20))
     found = compare(
-        vae.model, vae.guide, x, objectives=["elbo", "iwae"], num_particles=[1, 50], repeats=60, log_px=exact
-    )
+        vae.model, vae.guide, x, objectives=["elbo", "iwae"], num_particles=[1, 50], repeats=60, log_px=exact,
+        compile=False,
+    )  # fmt: skip
     for number in (1, 50):
         row = found["elbo", number]
         assert_within_standard_errors(row.bound, vae.elbo(x).mean(), row.bound_error)
         assert row.gap == pytest.approx(exact.mean - row.bound)
     assert found["elbo", 50].bound_error < 0.3 * found["elbo", 1].bound_error
     assert 0 < found["iwae", 50].gap < 0.3 * found["elbo", 50].gap
-    assert all(row.compiled_seconds > 0 and row.saved_bytes > 0 for row in found.rows)
+    assert all(row.compiled_seconds is None and row.saved_bytes > 0 for row in found.rows)
+    timed = compare(vae.model, vae.guide, x, objectives=["elbo"], num_particles=[1], repeats=4, log_px=exact)
+    assert timed["elbo", 1].compiled_seconds > 0
     assert found["iwae", 50].saved_bytes > 5 * found["iwae", 1].saved_bytes
     assert found.complete
 

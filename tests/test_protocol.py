@@ -200,10 +200,10 @@ def test_every_part_trains_saves_loads_and_evaluates(name, kind, data_root, tmp_
     loaded = pv.load_run(tmp_path / "run")
     state = trained.vae.state_dict()
     assert loaded.vae.state_dict().keys() == state.keys()
+    assert all(torch.equal(loaded.vae.state_dict()[key], value) for key, value in state.items())
     untrained = pv.runs.build_vae(config, trained.data.event_shape, trained.data).state_dict()
     assert not [key for key, p in trained.vae.named_parameters() if torch.equal(p, untrained[key])]
     result = measures(loaded.vae, trained.data, num_samples=4, num_data=3)
-    assert result == {**measures(trained.vae, trained.data, num_samples=4, num_data=3), "seconds": result["seconds"]}
     assert result["measure"] == "ELBO"
     assert math.isfinite(result["log_px"])
     assert isinstance(result["active_units"], int)
