@@ -98,9 +98,9 @@ def test_estimates_beside_each_other(tmp_path):
 def test_train_then_evaluate_mnist(tmp_path, mnist_root, binarize):
     root = Path(mnist_root).resolve()
     flags = ["--dataset", "mnist", "--data-root", root, "--binarize", binarize, "--hidden", 16, "--latent-dim", 4]
-    trained = run("train.py", *flags, "--epochs", 1, "--batch-size", 1000, "--out", "out", cwd=tmp_path)
+    trained = run_here("train.py", *flags, "--epochs", 1, "--batch-size", 1000, "--out", "out", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    evaluated = run("evaluate.py", "out", "--num-samples", 20, "--num-data", 50, cwd=tmp_path)
+    evaluated = run_here("evaluate.py", "out", "--num-samples", 20, "--num-data", 50, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     evaluation = json.loads((tmp_path / "out/evaluation.json").read_text())
     assert -500 < evaluation["elbo"] < -100
@@ -120,7 +120,7 @@ def test_the_demo_in_small(tmp_path):
 
 
 def test_the_tutorials_in_small(tmp_path):
-    result = run("reproduce_tutorials.py", "--epochs", 1, "--out", "out", cwd=tmp_path)
+    result = run_here("reproduce_tutorials.py", "--epochs", 1, "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     runs = json.loads((tmp_path / "out/results.json").read_text())["runs"]
     ring = runs["ring"][0]
