@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae.errors import require, require_number
@@ -26,8 +25,8 @@ def quadrature_log_marginal(
     [-limit, limit]. `error` is the distance to the same rule on every other point; the rule converges faster than any
     power of the spacing for a smooth integrand that vanishes at the limits, so that the true error is far smaller. It
     is infinite where the integrand does not vanish there (at the edge more than exp(-10) of its largest value), and
-    everywhere where the prior of the first datum has a hundredth or more of its mass beyond the grid, as a learned
-    one may: a mode that is not on the grid leaves no other trace.
+    where a hundredth or more of the prior is beyond the grid, as a learned one may be: a mode that is not on the grid
+    leaves no other trace.
 
     Raises `InputError` where the latent is not a real vector, or no density exists.
     """
@@ -62,19 +61,11 @@ def quadrature_log_marginal(
         if at_edge.any():
             edge = torch.maximum(edge, joint[at_edge].amax(0).double())
     fine, coarse = totals[0] + dim * math.log(spacing), totals[1] + dim * math.log(2 * spacing)
+    prior, every_other = sites[name]["fn"], grid[on_coarse]
     with pyro.validation_enabled(False):
-        prior = _prior(model, name, args)
-        on_every_other = sum(prior.log_prob(z).double().exp().sum() for z in grid[on_coarse].split(step))
-        mass = on_every_other * (2 * spacing) ** dim
+        mass = sum(prior.log_prob(z).double().exp().sum(0) for z in every_other.split(step)) * (2 * spacing) ** dim
     error = torch.where((edge > peak - 10) | (mass < 0.99), math.inf, (fine - coarse).abs())
     return fine.to(home), error.to(home)
-
-
-def _prior(model: Callable, name: str, args: tuple[Tensor, ...]) -> TorchDistribution:
-    """The distribution of a latent site for the first datum."""
-    with local_seed(0):
-        trace = poutine.trace(model).get_trace(*(arg[:1] for arg in args))
-    return trace.nodes[name]["fn"]
 
 
 @torch.no_grad()

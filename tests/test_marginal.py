@@ -408,6 +408,12 @@ def test_quadrature_sees_that_a_mode_of_the_prior_is_beyond_its_limits():
     torch.testing.assert_close(log_px, exact)
 
 
+def test_quadrature_judges_its_limits_by_the_prior_of_each_datum():
+    x, loc = torch.zeros(3, 1, dtype=torch.float64), torch.tensor([[0.0], [12.0], [-1.0]], dtype=torch.float64)
+    _, error = pv.quadrature_log_marginal(quadrature_pair(dist.Normal(loc, 0.7).to_event(1)), x, limit=8.0)
+    assert (error == math.inf).tolist() == [False, True, False]
+
+
 def test_the_callers_generator_is_left_alone_where_no_draw_is_asked_for():
     vae = linear_gaussian(0)
     state = torch.get_rng_state()
