@@ -194,11 +194,10 @@ class RunConfig:
 
     def objective_settings(self) -> dict[str, object]:
         """The keywords of `fit` that belong to the objective."""
-        names = ("num_particles", "alpha", "num_batches", "free_bits")
-        settings = {name: getattr(self, name) for name in names}
-        if self.objective == "elbo_enumerated" and self.num_particles == 1:
-            del settings["num_particles"]  # it has no draws
-        return settings
+        known = {field.name for field in fields(OBJECTIVES[self.objective])}
+        usual = {field.name: field.default for field in fields(self)}
+        settings = {name: getattr(self, name) for name in ("num_particles", "alpha", "num_batches", "free_bits")}
+        return {name: value for name, value in settings.items() if name in known or value != usual[name]}
 
     @classmethod
     def from_dict(cls, values: object) -> "RunConfig":

@@ -94,6 +94,9 @@ def _is_one_number(scales: list[Tensor]) -> bool:
 class DifferentiableELBO(PyroELBO):
     """`pyro.infer.ELBO`'s interface from a `differentiable_loss`, a 0-dim tensor, alone."""
 
+    def check(self, pair: Pair) -> None:
+        """Raises `InputError` where training the pair through this would go to a wrong gradient or bound."""
+
     def loss(self, model: Callable, guide: Callable, *args, **kwargs) -> float:
         with torch.no_grad():
             return self.differentiable_loss(model, guide, *args, **kwargs).item()

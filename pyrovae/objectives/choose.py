@@ -9,7 +9,7 @@ from pyro.infer import ReweightedWakeSleep as PyroReweightedWakeSleep
 
 from pyrovae.errors import require, require_choice
 from pyrovae.objectives.analytic_kl import AnalyticKLELBO
-from pyrovae.objectives.base import Objective
+from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated import EnumeratedELBO
 from pyrovae.objectives.iwae import IWAE, DReG
@@ -92,7 +92,7 @@ def check_objective(objective: PyroELBO, pair: Pair) -> None:
         not isinstance(objective, JOINT),
         f"objective {name} is not for data in a plate: its weights are joint over the minibatch and not per datum",
     )
-    if isinstance(objective, Objective | AnalyticKLELBO | EnumeratedELBO):
+    if isinstance(objective, DifferentiableELBO):
         objective.check(pair)
     elif isinstance(objective, RenyiELBO):
         _check_renyi(pair)
