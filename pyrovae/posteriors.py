@@ -123,15 +123,10 @@ class Point(Posterior):
         return dist.Delta(outputs.squeeze(-2), event_dim=1)
 
 
-class Bernoulli(Posterior):
-    """z_j ~ Bernoulli(sigmoid(outputs_j)), codes of bits.
+class _Codes(Posterior):
+    """Codes with one output of the encoder for each bit, and a temperature."""
 
-    With a `temperature` draws have a straight-through gradient, for objectives that differentiate them; those of the
-    score function need none (`score_function`, `vimco`, `reweighted_wake_sleep`, `thermodynamic`), and of few bits
-    `elbo_enumerated` neither.
-    """
-
-    def __init__(self, latent_dim: int, temperature: float | None = None) -> None:
+    def __init__(self, latent_dim: int, temperature: float | None) -> None:
         super().__init__(latent_dim)
         if temperature is not None:
             require_number("temperature", temperature, above=0)
@@ -140,6 +135,18 @@ class Bernoulli(Posterior):
     @property
     def output_shape(self) -> tuple[int, ...]:
         return (1, self.latent_dim)
+
+
+class Bernoulli(_Codes):
+    """z_j ~ Bernoulli(sigmoid(outputs_j)), codes of bits.
+
+    With a `temperature` draws have a straight-through gradient, for objectives that differentiate them; those of the
+    score function need none (`score_function`, `vimco`, `reweighted_wake_sleep`, `thermodynamic`), and of few bits
+    `elbo_enumerated` neither.
+    """
+
+    def __init__(self, latent_dim: int, temperature: float | None = None) -> None:
+        super().__init__(latent_dim, temperature)
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         logits = outputs.squeeze(-2)
@@ -179,7 +186,7 @@ class Categorical(Bernoulli):
         return priors.Categorical(self.latent_dim, self.num_classes)
 
 
-class RelaxedBernoulli(Posterior):
+class RelaxedBernoulli(_Codes):
     """Codes of bits between 0 and 1, `LogitRelaxedBernoulli`: z are their logits.
 
     The relaxed model is another than that of bits, and its bounds are its own; with `Bernoulli` in both places the
@@ -187,13 +194,8 @@ class RelaxedBernoulli(Posterior):
     """
 
     def __init__(self, latent_dim: int, temperature: float = 0.5) -> None:
-        super().__init__(latent_dim)
         require_number("temperature", temperature, above=0)
-        self.temperature = temperature
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        return (1, self.latent_dim)
+        super().__init__(latent_dim, temperature)
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         return LogitRelaxedBernoulli(outputs.squeeze(-2), self.temperature).to_event(1)
@@ -202,17 +204,16 @@ class RelaxedBernoulli(Posterior):
         return priors.RelaxedBernoulli(self.latent_dim, self.temperature)
 
 
-class RelaxedCategorical(Posterior):
+class RelaxedCategorical(RelaxedBernoulli):
     """Codes of Gumbel-softmax vectors: z are their `LogitRelaxedOneHot`, `(batch, latent_dim, num_classes - 1)`.
 
     To `Categorical` as `RelaxedBernoulli` is to `Bernoulli`.
     """
 
     def __init__(self, latent_dim: int, num_classes: int, temperature: float = 0.5) -> None:
-        super().__init__(latent_dim)
+        super().__init__(latent_dim, temperature)
         require_count("num_classes", num_classes, 2)
-        require_number("temperature", temperature, above=0)
-        self.num_classes, self.temperature = num_classes, temperature
+        self.num_classes = num_classes
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

@@ -370,6 +370,25 @@ def test_a_vamp_prior_of_bits_is_enumerated_as_the_mixture_that_it_is():
     torch.testing.assert_close(pv.enumerated_log_marginal(vae.model, x), joint.logsumexp(0).double())
 
 
+def test_codes_under_a_condition_are_enumerated_label_by_label():
+    vae, codes, x = coded("bits", condition=pv.OneHot(3)), codes_of("bits"), torch.randn(6, 4)
+    y = torch.tensor([0, 1, 2, 0, 1, 2])
+    found = pv.enumerated_log_marginal(vae.model, x, y)
+    elbo = -pv.objectives.EnumeratedELBO().differentiable_loss(vae.model, vae.guide, x, y)
+    total = 0.0
+    with torch.no_grad():
+        for i in range(6):
+            one = x[i : i + 1], y[i : i + 1]
+            log_p = torch.stack([vae.decode(code[None], one[1]).log_prob(one[0])[0] for code in codes]) - 3 * math.log(
+                2
+            )
+            log_q = vae.encode(*one).log_prob(codes)
+            assert found[i].item() == pytest.approx(log_p.logsumexp(0).item(), abs=1e-5)
+            total += (log_q.exp() * (log_p - log_q)).sum().item()
+    assert elbo.item() == pytest.approx(total, abs=1e-4)
+    assert (found - pv.enumerated_log_marginal(vae.model, x, y.roll(1))).abs().max() > 0.01  # y is heard
+
+
 def test_codes_without_a_temperature_need_a_score_function_and_a_prior_of_their_kind():
     x = torch.randn(5, 4)
     assert 'site "z" has no rsample: use score_function' in refusal(pv.fit, coded("bits"), x, epochs=1)
