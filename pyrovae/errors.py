@@ -68,6 +68,14 @@ def require_seed(seed: object) -> None:
     require_count("seed", seed, 0)
 
 
+def require_seeds(seeds: Collection[object]) -> None:
+    """`seeds` are one or more, each another."""
+    require(len(seeds) > 0, "seeds must hold at least one, got none")
+    for seed in seeds:
+        require_seed(seed)
+    require(len(set(seeds)) == len(seeds), f"seeds must differ, got {tuple(seeds)}: their error would be too small")
+
+
 def shown(value: object) -> str:
     """The value as an error shows it, in one short line."""
     try:

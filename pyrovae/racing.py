@@ -21,7 +21,7 @@ from pyrovae.batches import batches_of
 from pyrovae.checkpoints import Checkpoints
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
-from pyrovae.errors import InputError, require, require_choice, require_count, require_seed
+from pyrovae.errors import InputError, require, require_choice, require_count, require_seeds
 from pyrovae.files import Taken, atomically, check_folder, held, write_text
 from pyrovae.history import History
 from pyrovae.learning_curve import LearningCurve, read_curve
@@ -95,10 +95,7 @@ class _Racer:
         known = [name for name in FIT if name not in OWN]
         for name in settings:
             require(name in known, f"{name} must be a keyword of fit that is not the race's own: {', '.join(known)}")
-        require(len(seeds) > 0, "seeds must hold at least one")
-        for seed in seeds:
-            require_seed(seed)
-        require(len(set(seeds)) == len(seeds), f"seeds must differ, got {tuple(seeds)}: their error would be too small")
+        require_seeds(seeds)
         check_folder(folder, "folder")
         self.data, self.seeds, self.epochs, self.folder = data, tuple(seeds), epochs, folder
         self.objectives = _named(objectives)

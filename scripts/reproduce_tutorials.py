@@ -23,7 +23,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.diagnostics import elbo_terms, latent_use, sample_diversity
-from pyrovae.errors import require
+from pyrovae.errors import require, require_seeds
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.runs import require_new
 
@@ -175,7 +175,7 @@ def main(
     """
     folder = Path(out)
     require_new(folder)
-    require(len(seeds) > 0, "seeds must be at least one number, got none")
+    require_seeds(seeds)
     rows = [row for row in (image_rows(data_root) if images else POINTS) if only in row.name]
     require(len(rows) > 0, f"only must be a part of some run's name, got {only!r}")
     if epochs is not None:

@@ -24,7 +24,7 @@ from torch.nn.functional import one_hot
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.errors import first_line, require, require_count, require_number, require_seed
+from pyrovae.errors import first_line, require, require_count, require_number, require_seeds
 from pyrovae.files import write_text
 from pyrovae.runs import require_new
 
@@ -121,9 +121,7 @@ def main(
     require_count("warm_up", warm_up, 0)
     for name, value in {"alpha": alpha, "lr": lr}.items():
         require_number(name, value, above=0)
-    require(len(seeds) > 0, "seeds must hold at least one")
-    for seed in seeds:
-        require_seed(seed)
+    require_seeds(seeds)
     require_count("num_labelled", num_labelled, NUM_CLASSES)
     require(num_labelled % NUM_CLASSES == 0, f"num_labelled must be a multiple of {NUM_CLASSES}, got {num_labelled}")
     folder = Path(out)

@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.errors import require, require_count, require_number, require_seed
+from pyrovae.errors import require, require_count, require_number, require_seeds
 from pyrovae.files import write_text
 from pyrovae.objectives import ELBO, VIMCO, ReweightedWakeSleep, ScoreFunction
 from pyrovae.posteriors import Bernoulli, Posterior, RelaxedBernoulli
@@ -72,10 +72,7 @@ def main(
     require_count("num_data", num_data, 2)
     for name, value in {"temperature": temperature, "lr": lr}.items():
         require_number(name, value, above=0)
-    require(len(seeds) > 0, "seeds must hold at least one")
-    require(len(set(seeds)) == len(seeds), f"seeds must differ, got {', '.join(map(str, seeds))}")
-    for seed in seeds:
-        require_seed(seed)
+    require_seeds(seeds)
     folder = Path(out)
     require_new(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train)
@@ -99,14 +96,17 @@ def main(
             bits.load_state_dict(vae.state_dict())
             torch.manual_seed(seed)
             found = pv.log_marginal(bits.model, bits.guide, x, num_samples=num_samples)
+            share = None if math.isnan(found.share_unreliable) else found.share_unreliable  # of few samples
             runs.append({
                 "way": name, "seed": seed, "elbo": found.bounds[0].mean().item(), "log_px": found.mean,
                 "log_px_error": found.monte_carlo_error, "log_px_data_error": found.data_error,
-                "share_pareto_k_above_0.7": found.share_unreliable, "seconds": sum(history.seconds),
+                "share_pareto_k_above_0.7": share, "seconds": sum(history.seconds),
             })  # fmt: skip
             print(f"seed {seed}, {name}: log p(x) {found.mean:.2f}, ELBO {runs[-1]['elbo']:.2f} nats", flush=True)
             folder.mkdir(parents=True, exist_ok=True)  # what is there survives an interruption
-            write_text(folder / "results.json", json.dumps({**settings, "runs": runs}, indent=2) + "\n")
+            write_text(
+                folder / "results.json", json.dumps({**settings, "runs": runs}, indent=2, allow_nan=False) + "\n"
+            )
     text = table(runs)
     print(f"\n{num_data:,} test images, nats; in brackets standard errors over {len(seeds)} seeds\n\n{text}")
     said = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -120,11 +120,12 @@ def table(runs: list[dict], tablefmt: str = "simple") -> str:
     for name in WAYS:
         own, first = ([run for run in runs if run["way"] == way] for way in (name, next(iter(WAYS))))
         gain = [run["log_px"] - other["log_px"] for run, other in zip(own, first, strict=True)]
-        share = sum(run["share_pareto_k_above_0.7"] for run in own) / len(own)
+        shares = [run["share_pareto_k_above_0.7"] for run in own]
+        share = "unknown" if None in shares else f"{sum(shares) / len(own):.0%}"
         seconds = sum(run["seconds"] for run in own) / len(own)
         lines.append([
             name, with_error([run["log_px"] for run in own]), with_error(gain),
-            with_error([run["elbo"] for run in own]), "unknown" if math.isnan(share) else f"{share:.0%}",
+            with_error([run["elbo"] for run in own]), share,
             f"{seconds:.0f}",
         ])  # fmt: skip
     lines[0][2] = ""

@@ -385,7 +385,7 @@ def latent_use_of(vae, x):
         ({"objectives": {"a b": "elbo", "a/b": "iwae"}}, "objectives' names must differ as names of folders"),
         ({"objectives": {"later": {2: "elbo"}}}, "objective must have one from epoch 1 on"),
         ({"objectives": {"a": {1: "elbo", 2: "iwae"}}, "budget": "seconds"}, "budget seconds is for objectives that"),
-        ({"seeds": ()}, "seeds must hold at least one"),
+        ({"seeds": ()}, "seeds must hold at least one, got none"),
         ({"seeds": (1, 1)}, "seeds must differ, got (1, 1)"),
         ({"seeds": (-1,)}, "seed must be a whole number >= 0, got -1"),
         ({"budget": "nats"}, "budget must be one of epochs, seconds; got 'nats'"),

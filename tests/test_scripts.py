@@ -477,6 +477,35 @@ def test_bits_in_small(tmp_path):
     assert expected in (tmp_path / "out/report.md").read_text()
 
 
+def test_relaxed_bits_are_measured_as_the_model_of_bits_that_their_networks_are(tmp_path):
+    write_images(tmp_path / "data", nums=(5_060, 30))
+    flags = ["--data-root", "data", "--num-train", 60, "--num-bits", 3, "--hidden", 8, "--epochs", 20, "--lr", 0.01]
+    flags += ["--batch-size", 20, "--num-samples", 2_000, "--num-data", 20, "--seeds", 4, "--temperature", 2.0]
+    assert run_here("train_bits.py", *flags, "--out", "out", cwd=tmp_path).returncode == 0
+    found = {run["way"]: run for run in json.loads((tmp_path / "out/results.json").read_text())["runs"]}
+    data = pv.load("mnist", data_root=tmp_path / "data", num_train=60)
+    for way, posterior, objective in (
+        ("relaxed", pv.posteriors.RelaxedBernoulli(3, 2.0), pv.objectives.ELBO(5)),
+        ("VIMCO", pv.posteriors.Bernoulli(3), pv.objectives.VIMCO(5)),
+    ):
+        parts = {"latent_dim": 3, "hidden": (8,), "likelihood": pv.Bernoulli(), "data_mean": data.train_mean}
+        torch.manual_seed(4)
+        vae = pv.VAE(data.event_shape, **parts, posterior=posterior)
+        settings = {"epochs": 20, "batch_size": 20, "lr": 0.01, "schedule": "cosine", "seed": 4}
+        pv.fit(vae, data, objective=objective, **settings)
+        bits = pv.VAE(data.event_shape, **parts, posterior="bernoulli")
+        bits.load_state_dict(vae.state_dict())
+        x = data.test_x[:20]
+        exact = pv.enumerated_log_marginal(bits.model, x).mean().item()
+        elbo = -pv.objectives.EnumeratedELBO().loss(bits.model, bits.guide, x) / 20
+        assert found[way]["log_px"] == pytest.approx(exact, abs=5 * found[way]["log_px_error"] + 1e-3)
+        assert found[way]["elbo"] == pytest.approx(elbo, abs=0.1)
+    few = run_here("train_bits.py", *flags, "--num-samples", 10, "--epochs", 1, "--out", "few", cwd=tmp_path)
+    assert (few.returncode, few.stderr) == (0, "")  # too few for k, which JSON has no number for
+    assert "unknown" in few.stdout
+    assert json.loads((tmp_path / "few/results.json").read_text())["runs"][0]["share_pareto_k_above_0.7"] is None
+
+
 def test_semi_supervised_in_small(tmp_path):
     write_images(tmp_path / "data", nums=(300, 30))
     flags = ["--data-root", "data", "--num-train", 300, "--num-labelled", 20, "--hidden", 8]
