@@ -11,19 +11,16 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from pyrovae import plots, priors
-from pyrovae.comparison import SIDES, Comparison, Row
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units, has_kl_per_dimension, latent_use
 from pyrovae.errors import require, require_count
 from pyrovae.evaluation import ELBO_DRAWS, Evaluation, evaluate
 from pyrovae.exact import enumerated_log_marginal, quadrature_log_marginal
-from pyrovae.files import write_text
 from pyrovae.history import History
 from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound
 from pyrovae.objectives.enumerated import MAX_STATES
 from pyrovae.rng import local_seed
 from pyrovae.runs import Run
-from pyrovae.standings import Race
 from pyrovae.vae import VAE, mean_of
 
 IWAE_PARTICLES = 50
@@ -205,7 +202,7 @@ def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False
             for one in estimates.measured
             if one.method.startswith("ais_")
         }
-        figure, axes = _figure(1 + (len(estimates.measured) > 1), width=4.5)
+        figure, axes = figure_row(1 + (len(estimates.measured) > 1), width=4.5)
         errors = largest.bounds_error.square().sum(1).sqrt() / len(largest.value)
         plots.bounds(largest.bound_sizes, largest.bounds.mean(1), errors, annealed, axes[0])
         if len(axes) > 1:
@@ -220,108 +217,12 @@ def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False
     (folder / "estimates.md").write_text(f"{estimates.table('github')}\n\n{estimates.verdict}\n{image}")
 
 
-COMPARISON_NOTES = """\
-Bounds in nats per datum, higher is better, in brackets their Monte Carlo error; the gap is to log p(x), by importance
-sampling, itself low where the guide is far off. SNR is |mean| / standard deviation of a gradient's coordinates, their
-mean; DSNR is a gradient's length along the mean gradient over what lies across it. In brackets what pure noise has: do
-not read a signal off a number near it, nor a bias off one near what an unbiased estimator shows. In the figures these
-floors are dotted. Repeats lower those of SNR and bias; the noise itself falls with the number of data. Of estimators of
-one gradient the one of lower var x s (variance of the guide's gradient times the seconds of a step) is the better.
-"""
-
-
-def write_comparison(folder: Path, comparison: Comparison, overwrite: bool = False) -> None:
-    """comparison.json, comparison.md and figures/comparison_*.png: bounds, signal to noise, bias and variance."""
-    check_not_evaluated(folder, overwrite, COMPARISON)
-    log_px = {"log_px": comparison.log_px.mean, "log_px_standard_error": comparison.log_px.monte_carlo_error}
-    content = {"rows": comparison.to_dict(), **log_px, "complete": comparison.complete}
-    (folder / "figures").mkdir(exist_ok=True)
-    images = ""
-    for name, figure in _draw_comparison(comparison).items():
-        figure.savefig(folder / f"figures/comparison_{name}.png", dpi=120)
-        images += f"\n![{name}](figures/comparison_{name}.png)\n"
-    least = min(row.repeats for row in comparison.rows)
-    text = f"log p(x) {comparison.log_px.mean:.3f} nats; {least} repeats or more"
-    text += "" if comparison.complete else ": the time ran out"
-    write_text(folder / "comparison.md", f"{comparison.to_markdown()}\n\n{text}.\n\n{COMPARISON_NOTES}{images}")
-    write_text(folder / "comparison.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def _draw_comparison(comparison: Comparison) -> dict[str, Figure]:
-    rows: dict[str, list[Row]] = {}
-    for row in comparison.rows:
-        rows.setdefault(row.objective, []).append(row)
-    colors = {name: f"C{index}" for index, name in enumerate(rows)}
-    figures = {}
-    figures["bounds"], (axes,) = _figure(1, width=5.0, height=4.4)
-    bounds = {
-        name: ([row.num_particles for row in of], [row.bound for row in of], [row.bound_error for row in of])
-        for name, of in rows.items()
-    }
-    plots.compared_bounds(bounds, (comparison.log_px.mean, comparison.log_px.monte_carlo_error), colors, axes)
-    for quantity in ("snr", "dsnr"):
-        curves = {side: comparison.curves(side, quantity) for side in SIDES}
-        curves = {side: of_side for side, of_side in curves.items() if of_side}
-        if curves:
-            figures[quantity], columns = _figure(len(curves), width=5.0, height=5.0)
-            for axes, (side, of_side) in zip(columns, curves.items(), strict=True):
-                plots.against_size(
-                    of_side, ylabel=f"{quantity.upper()} of the {side}'s gradient", colors=colors, axes=axes
-                )
-    seconds = {(row.objective, row.num_particles): row.compiled_seconds or row.seconds for row in comparison.rows}
-    cost = {
-        "variance": {
-            name: ([seconds[name, row.num_particles] for row in of], [row.guide.variance for row in of], None)
-            for name, of in rows.items()
-            if of[0].guide is not None
-        },
-        "bias": {
-            name: ([seconds[name, size] for size in sizes], values, floors)
-            for name, (sizes, values, floors) in comparison.curves("guide", "bias").items()
-        },
-    }
-    cost = {what: curves for what, curves in cost.items() if curves}
-    if cost:
-        figures["cost"], columns = _figure(len(cost), width=5.5, height=4.0)
-        for axes, (what, curves) in zip(columns, cost.items(), strict=True):
-            plots.against_seconds(curves, f"{what} of the guide's gradient", colors, axes)
-    return figures
-
-
 EVALUATION, ESTIMATES = ("evaluation.json", "report.md"), ("estimates.json", "estimates.md")
-COMPARISON = ("comparison.json", "comparison.md")
 
 
 def check_not_evaluated(folder: Path, overwrite: bool, files: tuple[str, ...] = EVALUATION) -> None:
     written = [name for name in files if (folder / name).exists()]
     require(overwrite or not written, f"{folder / written[0] if written else ''} exists; say --overwrite to replace it")
-
-
-def write_race(folder: Path, races: Mapping[str, Race]) -> None:
-    """race.json, race.md and race_*.png: of each budget, what it was and how it ended."""
-    content = {budget: race.to_dict() for budget, race in races.items()}
-    write_text(folder / "race.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    parts = []
-    for budget, race in races.items():
-        figure = save_race_figure(race, folder, f"race_{budget}.png")
-        parts.append(f"## Equal {budget}\n\n{race.to_markdown()}\n\n{race.verdict}\n\n![curves]({figure.name})\n")
-    write_text(folder / "race.md", f"# Race\n\n{RACE_NOTES}\n" + "\n".join(parts))
-
-
-RACE_NOTES = """\
-log p(x) of the held-out data in nats per datum, mean over seeds; in brackets the standard error over seeds. Differences
-are paired, seed by seed and datum by datum, with a 95% interval from Student's t over seeds and the error over data.
-Importance sampling is a lower bound, low where many data have Pareto k > 0.7.
-"""
-
-
-def save_race_figure(race: Race, folder: Path, name: str = "race.png") -> Path:
-    """The learning curves, against epochs and against seconds."""
-    figure, axes = _figure(2, width=5.0, height=4.0)
-    for ax, against in zip(axes, ("epochs", "seconds"), strict=True):
-        plots.race_curves(race.curves(against), against, ax)
-    figure.savefig(folder / name, dpi=120)
-    return folder / name
 
 
 # Figures ------------------------------------------------------------------------------------------------------------
@@ -344,14 +245,14 @@ def save_figures(run: Run) -> list[Path]:
     return paths
 
 
-def _figure(columns: int, width: float = 4.0, height: float = 3.6) -> tuple[Figure, list]:
+def figure_row(columns: int, width: float = 4.0, height: float = 3.6) -> tuple[Figure, list]:
     figure = Figure(figsize=(width * columns, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _draw_training(run: Run) -> Figure:
     history, validated = run.history, None not in run.history.elbo
-    figure, axes = _figure(3 if validated else 1)
+    figure, axes = figure_row(3 if validated else 1)
     loss = {"training loss": history.loss}
     if validated:
         loss["minus validation ELBO"] = [-elbo for elbo in history.elbo]
@@ -365,7 +266,7 @@ def _draw_training(run: Run) -> Figure:
 def draw_samples(run: Run) -> Figure:
     """Test data beside samples of the model."""
     data, vae = run.data, run.vae
-    figure, axes = _figure(2)
+    figure, axes = figure_row(2)
     if len(vae.event_shape) == 3:
         args = _on_device(vae, tuple(arg[:64] for arg in held_out_arguments(vae, data)))
         plots.image_grid(args[0], 8, "test data", axes[0])
@@ -384,7 +285,7 @@ def _draw_latent(run: Run) -> Figure:
     means = mean_of(run.vae.encode(*_on_device(run.vae, args)))
     # Of many dimensions the two whose posterior means vary the most: the ones that say most about x.
     busiest = means.var(0).argsort(descending=True)[:2].tolist()
-    figure, axes = _figure(1)
+    figure, axes = figure_row(1)
     if len(busiest) == 1:
         means, busiest = torch.cat((means, torch.randn_like(means)), 1), [0, 1]
     plots.latent_space(means[:, busiest], run.data.test_y[:MAX_POINTS], "posterior means, test data", axes[0])
@@ -394,7 +295,7 @@ def _draw_latent(run: Run) -> Figure:
 
 def _draw_reconstructions(run: Run) -> Figure:
     args = _on_device(run.vae, tuple(arg[:12] for arg in held_out_arguments(run.vae, run.data)))
-    figure, axes = _figure(1, width=9.0, height=2.0)
+    figure, axes = figure_row(1, width=9.0, height=2.0)
     plots.reconstructions(args[0], run.vae.reconstruct(*args), axes=axes[0])
     return figure
 

@@ -14,8 +14,9 @@ from pyro.infer import ELBO as PyroELBO
 import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.errors import require
+from pyrovae.estimator_report import COMPARISON, write_comparison
 from pyrovae.objectives.choose import from_text
-from pyrovae.report import COMPARISON, check_not_evaluated, first_data, write_comparison
+from pyrovae.report import check_not_evaluated, first_data
 from pyrovae.training import choose_device
 
 

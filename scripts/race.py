@@ -12,8 +12,8 @@ import tyro
 import pyrovae as pv
 from pyrovae.cli import helpers, is_helper, run_script
 from pyrovae.errors import require
+from pyrovae.estimator_report import write_race
 from pyrovae.objectives.choose import from_text
-from pyrovae.report import write_race
 from pyrovae.runs import fit_settings, load_data, unseeded_vae
 
 

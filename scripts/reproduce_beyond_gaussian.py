@@ -16,8 +16,8 @@ from typing import Literal
 
 import pyrovae as pv
 from pyrovae.cli import helpers, is_helper, run_script
+from pyrovae.estimator_report import save_race_figure
 from pyrovae.files import write_text
-from pyrovae.report import save_race_figure
 from pyrovae.runs import unseeded_vae
 
 VAMP = {"prior": "vamp"}

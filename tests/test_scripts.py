@@ -16,7 +16,7 @@ import torch
 from helpers import tree, write_images
 
 import pyrovae as pv
-from pyrovae.report import _draw_comparison
+from pyrovae.estimator_report import _draw_comparison
 
 ROOT = Path(__file__).parent.parent
 
