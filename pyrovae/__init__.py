@@ -26,7 +26,7 @@ from pyrovae.likelihoods import (
 from pyrovae.linear_gaussian import LinearGaussianVAE
 from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, log_marginal
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder
-from pyrovae.objectives.pair import log_weights
+from pyrovae.objectives.weights import log_weights
 from pyrovae.racing import race
 from pyrovae.runs import Run, load_run
 from pyrovae.standings import Race, RaceRun

@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.errors import InputError, require_choice, require_count
+from pyrovae.errors import require_choice, require_count
 from pyrovae.hmc import Path, unconstrained
 from pyrovae.importance import log_mean
 from pyrovae.marginal import Estimate, check_args, device_of, pairs_at_a_time
-from pyrovae.objectives.pair import sample_sites
+from pyrovae.objectives.pair import simulated
 from pyrovae.rng import local_seed
 from pyrovae.workers import Workers, hides_progress
 
@@ -143,7 +142,8 @@ def bidirectional_gap(
     annealer = _Annealer(path, num_distributions, num_chains, schedule)
     lower, upper, drawn = [], [], []
     for data, bar in _chunks(annealer, args, chunk_size, 2, progress):
-        data, latent = _simulate(model, data)
+        data, _, sites = simulated(model, data, {})
+        latent = {name: site for name, site in sites.items() if not site["infer"].get("was_observed")}
         path.check(data)
         steps = annealer.pilot(data, bar)
         lower.append(annealer.forward(data, steps, bar))
@@ -151,8 +151,8 @@ def bidirectional_gap(
         drawn.append(data)
     home = args[0].device
     drawn = Workers().in_turn([[part.cpu() for part in data] for data in drawn])
-    simulated = tuple(torch.cat(parts).to(home) for parts in zip(*drawn, strict=True))
-    return BidirectionalEstimate(_cat(lower, home), _cat(upper, home), simulated)
+    args = tuple(torch.cat(parts).to(home) for parts in zip(*drawn, strict=True))
+    return BidirectionalEstimate(_cat(lower, home), _cat(upper, home), args)
 
 
 def temperatures(num_distributions: int, schedule: str) -> list[float]:
@@ -195,19 +195,6 @@ def _cat(parts: list[AnnealedEstimate], device: torch.device) -> AnnealedEstimat
     columns = [[getattr(part, field.name).cpu() for field in fields(part)] for part in parts]
     whole = (torch.cat(column, -1).to(device) for column in zip(*Workers().in_turn(columns), strict=True))
     return AnnealedEstimate(*whole)
-
-
-def _simulate(model: Callable, data: list[Tensor]) -> tuple[list[Tensor], dict[str, dict]]:
-    """(x*, z*): the arguments with draws in the place of what was observed, and the latent sites."""
-    sites = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*data))
-    simulated = list(data)
-    for name, site in sites.items():
-        if site["infer"].get("was_observed"):
-            index = next((i for i, arg in enumerate(data) if site["infer"]["obs"] is arg), None)
-            if index is None or site["value"].shape != data[index].shape:
-                raise InputError(f'the site "{name}" must observe one of the arguments as it is, to be drawn anew')
-            simulated[index] = site["value"].to(data[index])
-    return simulated, {name: site for name, site in sites.items() if not site["infer"].get("was_observed")}
 
 
 # Chains --------------------------------------------------------------------------------------------------------------

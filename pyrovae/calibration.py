@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import InputError, require, require_count
 from pyrovae.marginal import check_args, device_of
-from pyrovae.objectives.pair import PARTICLES, check_pair, is_masked, sample_sites
+from pyrovae.objectives import gate
+from pyrovae.objectives.pair import PARTICLES, is_masked, sample_sites
 from pyrovae.rng import local_seed
 from pyrovae.workers import hides_progress
 
@@ -168,8 +169,8 @@ def _check(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[str, d
         f'a draw of the observed site "{observed[0]}" must be like the data it takes the place of, '
         f"{tuple(x.shape)} {x.dtype}, got {tuple(value.shape)} {value.dtype}",
     )
-    pair = check_pair(model, guide, value, *y)
-    pair.check_densities()
+    pair = gate.check(model, guide, None, value, *y)
+    pair.check_densities(auxiliary=True)
     for name, site in pair.latent.items():
         if site["fn"].support.is_discrete:
             raise InputError(f'ranks need latents that are continuous, got {site["fn"].support} at site "{name}"')

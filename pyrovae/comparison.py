@@ -19,8 +19,9 @@ from pyrovae.compiled import CompiledLoss
 from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed
 from pyrovae.marginal import Estimate, check_args, device_of, log_marginal
 from pyrovae.moments import Gradient, Moments
+from pyrovae.objectives import gate
 from pyrovae.objectives.choose import OBJECTIVES, check_objective
-from pyrovae.objectives.pair import base_of, check_pair
+from pyrovae.objectives.pair import base_of
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.workers import hides_progress
 
@@ -191,7 +192,7 @@ def compare(
     device = device_of(model, args)
     args = tuple(arg.to(device) for arg in args)
     with _untouched(model, guide), local_seed(seed):
-        pair = check_pair(model, guide, *args)
+        pair = gate.check(model, guide, None, *args)
         reparameterised = all(_has_unbiased_rsample(site["fn"]) for site in pair.guide_sites.values())
         runs = []
         for (name, make), number in itertools.product(makers, num_particles):

@@ -13,6 +13,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from pyrovae.errors import InputError, first_line, require, warn
+from pyrovae.objectives import gate
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.pair import not_finite
@@ -152,6 +153,7 @@ class CompiledLoss:
         with poutine.trace(param_only=True) as capture:
             loss = self._loss(kind, args, kwargs)
         sites = {name: site for name, site in capture.trace.nodes.items() if site["type"] == "param"}
+        gate.check_parameters(tuple(sites.values()), self.model, self.guide, args, kwargs)
         self._names = list(sites)
         self.parameters = list({id(p): p for p in (site["value"].unconstrained() for site in sites.values())}.values())
         return self._finish(kind, loss, args)

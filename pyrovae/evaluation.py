@@ -21,6 +21,7 @@ from pyrovae.marginal import (
     importance_bound,
     log_marginal,
 )
+from pyrovae.objectives.gate import Weights
 from pyrovae.objectives.pair import Pair
 from pyrovae.rng import derived_seed, local_seed
 
@@ -163,14 +164,15 @@ def evaluate(
     check_args(args)
     device = device_of(model, args)
     pairs: list[Pair] = []
+    # No zero weights under the ELBO, and a guide that reaches all of the prior under importance sampling.
+    needs = Weights(zeros="elbo" not in methods, everywhere=any(str(method).startswith("is_") for method in methods))
 
     def look(pair: Pair) -> None:
-        pair.check_densities()
         pairs[:] = [pair]
 
     # All the data: of one grey image under a Bernoulli the "ELBO" is a cross-entropy, and its bits are none.
     for data in zip(*(arg.split(CHECKED) for arg in args), strict=True):
-        check_in_parts(model, guide, [part.to(device) for part in data], look)
+        check_in_parts(model, guide, [part.to(device) for part in data], needs, look)
     (pair,) = pairs
     observed = list(pair.observed.values())
     size = sum(

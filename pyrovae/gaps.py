@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import InputError, require, require_count, require_finite, require_number, warn
 from pyrovae.marginal import DATA_CHUNK, Estimate, check_args, device_of, log_marginal, pairs_at_a_time
-from pyrovae.objectives.pair import base_of, check_pair, log_joint
+from pyrovae.objectives import gate
+from pyrovae.objectives.pair import base_of, log_joint
 from pyrovae.rng import local_seed
 from pyrovae.workers import hides_progress
 
@@ -210,8 +211,9 @@ def _gaps_of(
 def _gaussian(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[str, Tensor, Tensor]:
     """The one latent site's name, and the guide's loc and scale there, `(batch, latent_dim)`, after all checks."""
     with local_seed(0):
-        pair = check_pair(model, guide, *data)
+        pair = gate.check(model, guide, None, *data)
     pair.check_densities()
+    gate.check_no_zero_weights(pair)
     sites = pair.guide_sites
     (name, site), *others = sites.items()
     q = base_of(site["fn"])

@@ -12,7 +12,8 @@ from torch.distributions import Transform, biject_to, constraints
 
 from pyrovae.errors import InputError, require, require_choice, require_count, warn
 from pyrovae.marginal import COMPILE_PAIRS
-from pyrovae.objectives.pair import PARTICLES, Pair, check_pair, sample_sites
+from pyrovae.objectives import gate
+from pyrovae.objectives.pair import PARTICLES, Pair, sample_sites
 from pyrovae.replay import Replay
 from pyrovae.rng import local_seed
 
@@ -70,7 +71,7 @@ class Path:
     def check(self, data: list[Tensor]) -> None:
         """One validated run, of which the caller's generators know nothing: all others are not validated."""
         with local_seed(0):
-            pair = check_pair(self.model, self.guide, *data)
+            pair = gate.check(self.model, self.guide, None, *data)
         require(len(pair.latent) > 0, "the model must have a latent site, and has none")
         for site in pair.latent.values():
             _bijection(site)

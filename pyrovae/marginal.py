@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import is_out_of_memory, require, require_count, require_finite, warn
 from pyrovae.importance import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed
-from pyrovae.objectives.pair import Pair, check_pair, guide_draws, log_weights, pair_at
+from pyrovae.objectives import gate
+from pyrovae.objectives.pair import Pair, guide_draws, pair_at, run_pair
 from pyrovae.replay import Replay
 from pyrovae.rng import generator_states, local_seed, set_generator_states
 from pyrovae.workers import Workers, hides_progress
@@ -140,7 +141,7 @@ def log_marginal(
     outside the likelihood's support.
     """
     parts = []
-    for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, densities=True):
+    for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, gate.Weights()):
         value, error, ess = log_mean(log_w)
         pareto_k, smoothed = pareto_smoothed(log_w)
         parts.append((value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)))
@@ -166,8 +167,9 @@ def importance_bound(
     require_count("num_particles", num_particles)
     require_count("num_repeats", num_repeats, 2)
     parts = []
-    num_samples, densities = num_particles * num_repeats, num_particles > 1
-    for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, densities):
+    num_samples, several = num_particles * num_repeats, num_particles > 1
+    needs = gate.Weights(densities=several, everywhere=False, zeros=several)
+    for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, needs):
         repeats = log_w.unflatten(0, (num_repeats, num_particles)).logsumexp(1) - math.log(num_particles)
         parts.append((repeats.mean(0), repeats.std(0) / math.sqrt(num_repeats)))
     return Estimate(*_joined(parts, args))
@@ -203,22 +205,28 @@ def pairs_at_a_time(model: Callable, guide: Callable, args: tuple[Tensor, ...], 
         return chunk_size
     device, outputs = device_of(model, args), []
     few = [arg[:DATA_CHUNK].to(device) for arg in args]
-    check_in_parts(model, guide, few, lambda pair: outputs.append(pair.outputs))
+    check_in_parts(model, guide, few, None, lambda pair: outputs.append(pair.outputs))
     return max(1, min(CHUNK, CHUNK_OUTPUTS // outputs[0]))
 
 
-def check_in_parts(model: Callable, guide: Callable, data: Sequence[Tensor], look: Callable[[Pair], object]) -> None:
-    """`look` at the pair on these data, once it is checked; half by half, where there is no memory for all of them."""
+def check_in_parts(
+    model: Callable,
+    guide: Callable,
+    data: Sequence[Tensor],
+    needs: gate.Needs | None,
+    look: Callable[[Pair], object] = lambda pair: None,
+) -> None:
+    """`look` at the pair on these data, once it gives what it needs to; half by half, where memory does not suffice."""
     try:
         with local_seed(0):
-            look(check_pair(model, guide, *data))
+            look(gate.check(model, guide, needs, *data))
         return
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error) or len(data[0]) == 1:
             raise
     half = len(data[0]) // 2
-    check_in_parts(model, guide, [part[:half] for part in data], look)
-    check_in_parts(model, guide, [part[half:] for part in data], look)
+    check_in_parts(model, guide, [part[:half] for part in data], needs, look)
+    check_in_parts(model, guide, [part[half:] for part in data], needs, look)
 
 
 def _log_weights(
@@ -229,11 +237,11 @@ def _log_weights(
     chunk_size: int | None,
     compile: bool | str,
     progress: bool | None,
-    densities: bool,
+    needs: gate.Needs,
 ) -> Iterator[Tensor]:
     """For each run of data its log-weights `(num_samples, data)`, float64, drawn chunk by chunk.
 
-    With `densities`, data under which the weights are none of a density are refused. Each run of data has a seed from
+    Data and pairs that do not give what `needs` asks for are refused. Each run of data has a seed from
     the caller's generator, so that it does not matter which of several processes it is drawn by; see `_joined`.
     """
     require_count("num_samples", num_samples)
@@ -255,7 +263,7 @@ def _log_weights(
             data = [arg[first : first + data_size].to(device) for arg in args]
             if Workers().owns(index):
                 with torch.no_grad(), local_seed(seed):
-                    log_w = _drawn(weights, data, num_samples, sample_size, densities)
+                    log_w = _drawn(weights, data, num_samples, sample_size, needs)
                 yield log_w
             bar.update(len(data[0]))
 
@@ -266,9 +274,11 @@ def _joined(parts: list[tuple[Tensor, ...]], args: tuple[Tensor, ...]) -> list[T
     return [torch.cat(part, -1).to(args[0].device) for part in zip(*parts, strict=True)]
 
 
-def _drawn(weights: "_ChunkWeights", data: list[Tensor], num_samples: int, sample_size: int, densities: bool) -> Tensor:
+def _drawn(
+    weights: "_ChunkWeights", data: list[Tensor], num_samples: int, sample_size: int, needs: gate.Needs
+) -> Tensor:
     """The log-weights of a run of data, once it is clear that the pair gives them."""
-    check_in_parts(weights.model, weights.guide, data, Pair.check_densities if densities else lambda pair: None)
+    check_in_parts(weights.model, weights.guide, data, needs)
     # Filled in place: chunks kept beside each other split the heap between decoders' large outputs.
     log_w = torch.empty(num_samples, len(data[0]), dtype=torch.float64, device=data[0].device)
     for start in range(0, num_samples, sample_size):
@@ -297,7 +307,7 @@ class _ChunkWeights:
                 if self.num_pieces > 1:
                     return self._in_pieces(data, num_particles)
                 if validated:
-                    return log_weights(self.model, self.guide, *data, num_particles=num_particles)
+                    return self._log_weights(*data, num_particles=num_particles)
                 return self._replayed(data, num_particles)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.num_pieces >= num_particles * len(data[0]):
@@ -337,4 +347,7 @@ class _ChunkWeights:
 
     def _eagerly(self, *data: Tensor, num_particles: int) -> tuple[Tensor]:
         with pyro.validation_enabled(False):
-            return (log_weights(self.model, self.guide, *data, num_particles=num_particles),)
+            return (self._log_weights(*data, num_particles=num_particles),)
+
+    def _log_weights(self, *data: Tensor, num_particles: int) -> Tensor:
+        return run_pair(self.model, self.guide, *data, num_particles=num_particles).terms().log_weights

@@ -19,6 +19,7 @@ from torch.distributions.transforms import AffineTransform
 
 from pyrovae.errors import InputError, require, require_number
 from pyrovae.objectives.pair import has_real_support
+from pyrovae.objectives.supports import contains, log_density
 
 
 def widened(guide: Callable, factor: float) -> Callable:
@@ -97,7 +98,8 @@ class _Defensive(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return self.q.support
+        """The prior's where that holds the guide's, for then every value of it is drawn."""
+        return self.p.support if contains(self.p.support, self.q.support) else self.q.support
 
     @property
     def mean(self) -> Tensor:
@@ -113,7 +115,7 @@ class _Defensive(TorchDistribution):
         return torch.where(from_prior.reshape(shape + (1,) * self.event_dim), prior, own)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        q, p = self.q.log_prob(value), self.p.expand(self.batch_shape).log_prob(value)
+        q, p = log_density(self.q, value), log_density(self.p.expand(self.batch_shape), value)
         log_weight, log_rest = (q.new_tensor(part).log() for part in (self.weight, 1 - self.weight))
         return torch.logaddexp(q + log_rest, p + log_weight)
 

@@ -26,8 +26,8 @@ from pyrovae.files import Taken, atomically, check_folder, held, write_text
 from pyrovae.history import History
 from pyrovae.learning_curve import LearningCurve, read_curve
 from pyrovae.marginal import Estimate, check_args, device_of, log_marginal
+from pyrovae.objectives import gate
 from pyrovae.objectives.choose import resolve
-from pyrovae.objectives.pair import check_pair
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.standings import Race, RaceRun
 from pyrovae.training import choose_device, compiles, fit, gradients_of, trained_parameters
@@ -119,7 +119,7 @@ class _Racer:
                 _check(vae, data, objective, epochs, settings)
                 with local_seed(0):
                     few = _on_device(vae, tuple(arg[:2] for arg in self.held_out))
-                    check_pair(vae.model, vae.guide, *few).check_densities()
+                    gate.check(vae.model, vae.guide, gate.Weights(), *few)
 
     def race(self, budget: str) -> Race:
         require_choice("budget", budget, BUDGETS)

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import require, require_count
 from pyrovae.marginal import CHUNK, Estimate, check_args, device_of, pairs_at_a_time
-from pyrovae.objectives.pair import Pair, check_pair, log_joint, pair_at, run_pair
+from pyrovae.objectives import gate
+from pyrovae.objectives.pair import Pair, log_joint, pair_at, run_pair
 from pyrovae.rng import local_seed
 from pyrovae.workers import hides_progress
 
@@ -152,7 +153,8 @@ def _log_aggregated(guide: Callable, args: tuple[Tensor, ...], latents: dict, ch
 
 def _check(model: Callable, guide: Callable, data: list[Tensor]) -> None:
     """The pair keeps the contract, the guide's latents have densities, and p(z) is one for all the data."""
-    pair = check_pair(model, guide, *data)
+    pair = gate.check(model, guide, None, *data)
+    gate.check_no_zero_weights(pair)
     # Without what is observed: the likelihood's own density does not matter here.
     Pair(pair.latent, pair.guide_sites, pair.batch_shape).check_densities()
     first = {name: site["value"][:1, :1].expand_as(site["value"][:1]) for name, site in pair.guide_sites.items()}

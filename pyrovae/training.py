@@ -20,9 +20,9 @@ from pyrovae.errors import InputError, require, require_choice, require_count, r
 from pyrovae.files import check_folder
 from pyrovae.history import History
 from pyrovae.loop import NONFINITE, Loop
+from pyrovae.objectives import gate
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.choose import check_objective, resolve
-from pyrovae.objectives.pair import check_pair
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.workers import Workers, hides_progress
 
@@ -306,7 +306,7 @@ def _check_again(vae, elbo: ELBO, batch: Batch) -> None:
     """The contract and the objective's needs, in evaluation mode: batch statistics are not moved by it."""
     if isinstance(vae, nn.Module):
         vae.eval()
-    check_objective(elbo, check_pair(vae.model, vae.guide, *batch))
+    check_objective(elbo, gate.check(vae.model, vae.guide, None, *batch))
 
 
 def _make_schedule(schedule, optimizer: torch.optim.Optimizer, epochs: int):

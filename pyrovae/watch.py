@@ -33,6 +33,7 @@ class Watch:
         self._attributes: list[tuple[object, str, object]] = []
         self._flags: list[tuple[Tensor, bool]] = []
         self._seen: dict[int, object] = {}
+        self.modules: list[nn.Module] = []
         self.buffers: list[tuple[dict, str]] = []
         """Where modules hold tensors that are not parameters."""
         store = pyro.get_param_store()
@@ -119,6 +120,7 @@ class Watch:
             case nn.Module():
                 own = {name: value for name, value in vars(thing).items() if name not in _PLAIN_MODULE}
                 self._add_entries(vars(thing), own)
+                self.modules.append(thing)
                 self.buffers += [(thing._buffers, name) for name, value in thing._buffers.items() if value is not None]
                 self._visit_class(type(thing))
             case dict():

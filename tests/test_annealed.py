@@ -587,7 +587,7 @@ REFUSED = {
         'the latent site "z" must have a density that HMC can walk on: it lies in Sphere',
     ),
     "delta": (NORMAL[0], one_site(None, dist.Delta(half()), None, 1.0)[1], 'site "z" is a point \\(Delta\\)'),
-    "auxiliary": (NORMAL[0], auxiliary_guide, 'site "a" is in the guide alone'),
+    "auxiliary": (NORMAL[0], auxiliary_guide, 'the guide\'s auxiliary site "a" must be what all latents'),
     "none": (observed_alone, nothing, "the model must have a latent site, and has none"),
     "outside": (outside, NORMAL[1], 'site "z" of the model lies in none'),
     "masked": (*one_site(*[dist.Normal(half(), 1.0).mask(False)] * 2, lambda z: z, 1.0), 'site "z" is latent and mask'),

@@ -639,7 +639,7 @@ for name, said, uses in (
     ("scale of the guide", SCALES.format(1.0, 4.0), ON_PAIRS),
     ("no parameter", r"model and guide must register a parameter \(.+\), found none", ["fit"]),
     ("delta guide", NO_DENSITY.format("z", "is a point .+"), WEIGHED),
-    ("auxiliary", NO_DENSITY.format("u", "is in the guide alone .+"), WEIGHED),
+    ("auxiliary", 'the guide\'s auxiliary site "u" must be what all latents are a bijection of, .+', WEIGHED),
     ("factor", LATENTS.format("'f', 'z'") + "|" + NO_DENSITY.format("f", "is a factor.*"), WEIGHED),
     ("nothing observed", "model must observe .*", WEIGHED),
     ("other arguments", "model and guide must take .*", ON_PAIRS),

@@ -269,10 +269,11 @@ class Decoder(PyroModule):
 class Encoder(PyroModule):
     def __init__(self):
         super().__init__()
-        self.linear = PyroModule[nn.Linear](2, 4).double()
+        # Not the decoder's name: parameters of both would be one in the store, and those of the second never train.
+        self.encoding = PyroModule[nn.Linear](2, 4).double()
 
     def forward(self, x):
-        loc, log_scale = self.linear(x).chunk(2, -1)
+        loc, log_scale = self.encoding(x).chunk(2, -1)
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import assert_within_standard_errors, mean_and_error, refusal
 from pyro import poutine
-from pyro.infer import TraceEnum_ELBO, config_enumerate
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
 import pyrovae as pv
@@ -379,8 +379,12 @@ def relaxed_slopes(temperature: float, hard: bool) -> tuple[float, float]:
 
 
 def relaxed_draws(temperature: float, hard: bool, num: int = 40_000) -> tuple[Tensor, Tensor]:
-    """Of the relaxed pair: the ELBO of every datum, and its gradient in the logit of every datum."""
+    """Of the relaxed pair: the ELBO of every datum, and its gradient in the logit of every datum.
+
+    Straight through by Pyro's own ELBO: ours refuses a draw whose density is that of another value.
+    """
     family = dist.RelaxedBernoulliStraightThrough if hard else dist.RelaxedBernoulli
+    objective = Trace_ELBO() if hard else ELBO(1)
     logits = LOGIT.expand(num).clone().requires_grad_()
     tau = double(temperature)
 
@@ -396,8 +400,8 @@ def relaxed_draws(temperature: float, hard: bool, num: int = 40_000) -> tuple[Te
     x = torch.ones(num, dtype=torch.float64)
     values = []
     for _ in range(20):  # of the ELBO summed over the data there is one value a run
-        values.append(-ELBO(1).loss(model, guide, x) / num)
-    ELBO(1).loss_and_grads(model, guide, x)
+        values.append(-objective.loss(model, guide, x) / num)
+    objective.differentiable_loss(model, guide, x).backward()
     return torch.tensor(values), -logits.grad
 
 

@@ -104,10 +104,8 @@ def test_a_guide_that_draws_outside_the_priors_support_is_refused_in_one_line():
             z = pyro.sample("z", dist.LogNormal(0.0, 1.0).expand([2]).to_event(1))
             pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True) * torch.ones(3), 1.0).to_event(1), obs=x)
 
-    for use in (pv.log_marginal, pv.annealed_log_marginal, pv.elbo_surgery, pv.evaluate):
-        with pytest.raises(
-            pv.InputError, match=r'^the pair does not run: at site "z": .* at index .* is outside .*0.0'
-        ) as caught:
+    for use in (pv.elbo_surgery, pv.evaluate):
+        with pytest.raises(pv.InputError, match=r'^the guide must draw what the prior can give at site "z"') as caught:
             use(model, guide, X)
         assert "\n" not in str(caught.value)
 

@@ -513,6 +513,6 @@ def test_objectives_that_do_not_cover_the_training_are_refused(objective, settin
 def test_every_objective_is_checked_before_the_first_step():
     vae = small_vae(beta=2.0)
     before = parameters_of(vae)
-    with pytest.raises(pv.InputError, match="VIMCO is not defined for a beta on the latents, got 2"):
-        pv.fit(vae, torch.randn(6, 2), epochs=3, objective={1: "elbo", 3: pv.objectives.VIMCO(2)})
+    with pytest.raises(pv.InputError, match="ThermodynamicVO is not defined for a beta on the latents, got 2"):
+        pv.fit(vae, torch.randn(6, 2), epochs=3, objective={1: "elbo", 3: pv.objectives.ThermodynamicVO(2)})
     assert torch.equal(parameters_of(vae), before)

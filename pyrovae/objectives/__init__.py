@@ -7,11 +7,11 @@ from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated import EnumeratedELBO
 from pyrovae.objectives.iwae import IWAE, DReG
 from pyrovae.objectives.multiple import CIWAE, MIWAE, PIWAE
-from pyrovae.objectives.pair import log_weights
 from pyrovae.objectives.renyi import Renyi
 from pyrovae.objectives.score import VIMCO, ScoreFunction
 from pyrovae.objectives.thermodynamic import ThermodynamicVO
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
+from pyrovae.objectives.weights import log_weights
 
 __all__ = [
     "Objective",

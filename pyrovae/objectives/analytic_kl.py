@@ -1,6 +1,5 @@
 """The ELBO with its KL in closed form, and with a floor under it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyro.distributions import Independent
@@ -8,9 +7,10 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.errors import InputError, require, require_count, require_number
-from pyrovae.objectives.base import DifferentiableELBO, weighted_terms
+from pyrovae.objectives.base import DifferentiableELBO, Program, weighted_terms
 from pyrovae.objectives.elbo import ELBO
-from pyrovae.objectives.pair import Pair, run_pair
+from pyrovae.objectives.gate import check_no_zero_weights, warn_of_never_drawn
+from pyrovae.objectives.pair import Pair, is_masked
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,6 @@ class AnalyticKLELBO(DifferentiableELBO):
     num_particles: int = 1
     free_bits: float | None = None
 
-    takes_masked = False
-
     @property
     def reference(self) -> type[ELBO] | None:
         return ELBO if self.free_bits is None else None
@@ -41,8 +39,8 @@ class AnalyticKLELBO(DifferentiableELBO):
         if self.free_bits is not None:
             require_number("free_bits", self.free_bits, above=0)
 
-    def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
-        pair = run_pair(model, guide, *args, num_particles=self.num_particles, **kwargs)
+    def _differentiable_loss(self, program: Program) -> Tensor:
+        pair = program.run(self.num_particles)
         terms = weighted_terms(pair)
         loss = -pair.terms().log_likelihood.mean(0).sum()
         for name in pair.latent:
@@ -61,6 +59,11 @@ class AnalyticKLELBO(DifferentiableELBO):
     def check(self, pair: Pair) -> None:
         """Raises `InputError` where the KL is not to be had, or the sum of its parts is not the KL."""
         weighted_terms(pair)
+        for name, site in pair.latent.items():
+            require(
+                not is_masked(site),
+                f'objective elbo_analytic_kl needs latents without a mask, and site "{name}" has one: use elbo',
+            )
         if self.free_bits is not None:
             for name, site in pair.guide_sites.items():
                 for fn in (site["fn"], pair.latent[name]["fn"]):
@@ -86,3 +89,5 @@ class AnalyticKLELBO(DifferentiableELBO):
                     f'objective elbo_analytic_kl needs a closed-form KL at site "{name}", and none is registered for '
                     f"its distributions; use objective elbo"
                 ) from error
+        check_no_zero_weights(pair)
+        warn_of_never_drawn(pair)

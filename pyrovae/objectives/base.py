@@ -11,22 +11,29 @@ IWAE is (w~, w~, -w~) with the normalised weights w~, DReG (w~, w~^2, 0), reweig
 term is generic: with the draws as leaves, the pair is run again at them, autograd gives d log w / dz there, and its
 product with the draw z(phi) of the first run has the wanted gradient, for any guide with `rsample` (modules, flows,
 sites that depend on each other). A parameter that model and guide share gets the sum of its terms.
+
+A draw of weight 0 (log w = -inf) has no part in the model's and the path's terms. Where all weights of a datum are 0
+its bound is -inf, and its gradient is 0.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from pyro.distributions import Delta
 from pyro.infer import ELBO as PyroELBO
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pyrovae.choices import Choices, OwnLatents, is_traced
 from pyrovae.errors import require, require_count
-from pyrovae.objectives.pair import Pair, is_masked, pair_at, run_pair
-from pyrovae.rng import generator_states, set_generator_states
+from pyrovae.objectives import gate
+from pyrovae.objectives.pair import Pair, base_of, is_masked, pair_at, run_pair
+from pyrovae.rng import generator_states, local_seed, set_generator_states
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class Coefficients:
     def total(cls, weights: Tensor, beta: Tensor | float) -> "Coefficients":
         """Of sum_k weights_k log w_k, differentiated through everything: what plain autograd gives."""
         return cls(weights, weights, -beta * weights, is_total=True)
+
+    def finite(self) -> "Coefficients":
+        """Those that are not numbers, where log-weights are -inf, as 0."""
+        parts = (part if part is None else _zero_where_infinite(part) for part in (self.model, self.path, self.score))
+        return Coefficients(*parts, is_total=self.is_total)
 
     def rows(self, start: int, stop: int) -> "Coefficients":
         """Those of some particles."""
@@ -92,10 +104,20 @@ def _is_one_number(scales: list[Tensor]) -> bool:
 
 
 class DifferentiableELBO(PyroELBO):
-    """`pyro.infer.ELBO`'s interface from a `differentiable_loss`, a 0-dim tensor, alone."""
+    """`pyro.infer.ELBO`'s interface from `_differentiable_loss`, a 0-dim tensor, and `check` alone."""
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` where training the pair through this would go to a wrong gradient or bound."""
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
+        """A 0-dim tensor: its value is the loss, its gradient this estimator's, for every parameter of the pair.
+
+        Raises `InputError` where the pair breaks the contract, or does not fit the objective.
+        """
+        return self._differentiable_loss(Program(model, guide, args, kwargs, self))
+
+    def _differentiable_loss(self, program: "Program") -> Tensor:
+        raise NotImplementedError
 
     def loss(self, model: Callable, guide: Callable, *args, **kwargs) -> float:
         with torch.no_grad():
@@ -148,110 +170,165 @@ class Objective(DifferentiableELBO):
         """The gradient's, at these log-weights; called without gradients."""
         raise NotImplementedError
 
-    def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
-        """A 0-dim tensor: its value is the loss, its gradient this estimator's, for every parameter of the pair."""
-        program = _Program(model, guide, args, kwargs)
+    def _differentiable_loss(self, program: "Program") -> Tensor:
         if self.chunk_size is None or self.chunk_size >= self.num_draws:
             return self._loss_of_one_chunk(program)
         return self._loss_in_chunks(program)
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` where this objective would train the pair to a wrong gradient."""
-        terms = weighted_terms(pair)
+        name = type(self).__name__
+        self._check_beta(weighted_terms(pair))
+        if any(is_masked(site) for site in pair.latent.values()):
+            require(self.takes_masked, f"an autoencoder (masked latents) needs objective elbo, got {name}")
+        auxiliary = any(name not in pair.model_sites for name in pair.guide_sites)
+        for site_name, site in pair.guide_sites.items():
+            if _probe(self).path is not None:
+                require(
+                    site["fn"].has_rsample,
+                    f'{name} needs a reparameterised guide, and site "{site_name}" has no rsample: use '
+                    f"score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
+                )
+            if isinstance(base_of(site["fn"]), Delta) and not auxiliary:
+                require(
+                    self.takes_masked,
+                    f'{name} needs a guide with a density, and site "{site_name}" is a point (Delta): use elbo, whose '
+                    "optimum is then the maximum a posteriori",
+                )
+        if not self.takes_zero_weights:
+            gate.check_no_zero_weights(pair)
+        gate.warn_of_never_drawn(pair)
+
+    def _check_beta(self, terms: WeightedTerms) -> None:
         require(
             self.takes_beta or bool(terms.beta == 1),
             f"{type(self).__name__} is not defined for a beta on the latents, got {terms.beta.item():g}",
         )
-        if any(is_masked(site) for site in pair.latent.values()):
-            require(
-                self.takes_masked, f"an autoencoder (masked latents) needs objective elbo, got {type(self).__name__}"
-            )
-        probe = torch.zeros(self.num_draws, 1)
-        if self.coefficients(probe, torch.ones(())).path is not None:
-            for name, site in pair.guide_sites.items():
-                require(
-                    site["fn"].has_rsample,
-                    f'{type(self).__name__} needs a reparameterised guide, and site "{name}" has no rsample: use '
-                    f"score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
-                )
+
+    @property
+    def takes_zero_weights(self) -> bool:
+        """Whether the bound stays finite where one weight of a datum is 0."""
+        log_weights = torch.zeros(self.num_draws, 1)
+        log_weights[0] = -math.inf
+        return bool(self.bound(log_weights).isfinite().all())
 
     takes_masked = False
 
     # The estimator --------------------------------------------------------------------------------------------------
 
-    def _loss_of_one_chunk(self, program: "_Program") -> Tensor:
+    def _loss_of_one_chunk(self, program: "Program") -> Tensor:
         pair = program.run(self.num_draws)
         terms = weighted_terms(pair)
+        if not self.takes_beta and not is_traced():
+            self._check_beta(terms)
         log_weights = terms.log_weights
         value = -terms.scale * self.bound(log_weights.detach()).sum()
         if not torch.is_grad_enabled():
             return value
         with torch.no_grad():
-            coefficients = self.coefficients(log_weights.detach(), terms.beta)
+            coefficients = self.coefficients(log_weights.detach(), terms.beta).finite()
         surrogate = -terms.scale * self._surrogate(program, pair, terms, coefficients)
         return value + surrogate - surrogate.detach()
 
-    def _loss_in_chunks(self, program: "_Program") -> Tensor:
-        """Twice through the chunks, on the same draws: for the weights of all particles, then for the gradients."""
-        sizes = [len(part) for part in torch.arange(self.num_draws).split(self.chunk_size)]
-        states, parts = [], []
+    def _loss_in_chunks(self, program: "Program") -> Tensor:
+        """Twice through the chunks, on the same draws: for the weights of all particles, then for the gradients.
+
+        All chunks have one size and make the same random choices but for their latents, as the one run of all
+        particles would; what is drawn beyond `num_draws` is left out.
+        """
+        num_chunks = math.ceil(self.num_draws / self.chunk_size)
+        size = math.ceil(self.num_draws / num_chunks)
+        with local_seed(int(torch.randint(2**62, ()))):
+            streams = [generator_states()]
+        parts = []
         with torch.no_grad():
-            for size in sizes:
-                states.append(generator_states())
-                terms = weighted_terms(program.run(size))
+            start = generator_states()
+            for _ in range(num_chunks):
+                set_generator_states(start)
+                latents = OwnLatents(streams[-1])
+                terms = weighted_terms(program.run(size, latents))
+                streams.append(latents.states)
                 parts.append(terms.log_weights)
-            log_weights = torch.cat(parts)
+            end = generator_states()
+            log_weights = torch.cat(parts)[: self.num_draws]
             value = -terms.scale * self.bound(log_weights).sum()
-            coefficients = self.coefficients(log_weights, terms.beta)
+            coefficients = self.coefficients(log_weights, terms.beta).finite()
         if not torch.is_grad_enabled():
             return value
-        end, start = generator_states(), 0
-        for size, state in zip(sizes, states, strict=True):
-            own = coefficients.rows(start, start + size)
-            set_generator_states(state)
-            surrogate = checkpoint(self._chunk, program, size, own, use_reentrant=False)
+
+        def chunk(stream: list[Tensor], coefficients: Coefficients) -> Tensor:
+            set_generator_states(start)
+            pair = program.run(size, OwnLatents(stream))
+            terms = weighted_terms(pair)
+            return -terms.scale * self._surrogate(program, pair, terms, coefficients)
+
+        for index, stream in enumerate(streams[:-1]):
+            own = coefficients.rows(index * size, (index + 1) * size)
+            surrogate = checkpoint(chunk, stream, own, use_reentrant=False)
             value = value + surrogate - surrogate.detach()
-            start += size
         set_generator_states(end)
         return value
 
-    def _chunk(self, program: "_Program", size: int, coefficients: Coefficients) -> Tensor:
-        pair = program.run(size)
-        terms = weighted_terms(pair)
-        return -terms.scale * self._surrogate(program, pair, terms, coefficients)
-
-    def _surrogate(self, program: "_Program", pair: Pair, terms: WeightedTerms, coefficients: Coefficients) -> Tensor:
+    def _surrogate(self, program: "Program", pair: Pair, terms: WeightedTerms, coefficients: Coefficients) -> Tensor:
         """A sum whose gradient is the three terms of the estimator."""
         model, path, score = coefficients.model, coefficients.path, coefficients.score
         if coefficients.is_total:
-            return (model * terms.log_weights).sum()  # the total derivative: the graph of the one run has it all
+            return _product(model, terms.log_weights)  # the total derivative: the graph of the one run has it all
         draws = {name: site["value"] for name, site in pair.guide_sites.items()}
         leaves = {name: z.detach().requires_grad_(path is not None) for name, z in draws.items()}
         at = weighted_terms(program.at(leaves))
-        surrogate = (model * at.log_p).sum()
+        surrogate = _product(model, at.log_p)
         if score is not None:
-            surrogate = surrogate + (score * at.score).sum()
+            surrogate = surrogate + _product(score, at.score)
         if path is not None:
-            slopes = torch.autograd.grad((path * at.log_weights).sum(), list(leaves.values()), retain_graph=True)
+            slopes = torch.autograd.grad(_product(path, at.log_weights), list(leaves.values()), retain_graph=True)
             for slope, z in zip(slopes, draws.values(), strict=True):
                 surrogate = surrogate + (slope * z).sum()
         return surrogate
 
 
-@dataclass(frozen=True)
-class _Program:
-    """A pair and what it is called with."""
+def _product(coefficients: Tensor, terms: Tensor) -> Tensor:
+    """sum_kn c_kn t_kn, where terms of -inf have no part."""
+    count = len(coefficients)  # of a last chunk's particles some may be left out
+    return torch.where(terms[:count] == -math.inf, 0.0, coefficients * terms[:count]).sum()
+
+
+def _zero_where_infinite(coefficient: Tensor) -> Tensor:
+    return torch.where(coefficient.isfinite(), coefficient, 0.0)
+
+
+@functools.lru_cache(maxsize=64)
+def _probe(objective: Objective) -> Coefficients:
+    """The coefficients at equal weights: which terms the objective's gradient has."""
+    return objective.coefficients(torch.zeros(objective.num_draws, 1), torch.ones(()))
+
+
+@dataclass
+class Program:
+    """A pair, what it is called with, and the objective that it must fit."""
 
     model: Callable
     guide: Callable
     args: tuple
     kwargs: dict
+    needs: DifferentiableELBO
+    choices: Choices = field(init=False)
 
-    def run(self, num_particles: int) -> Pair:
-        return run_pair(self.model, self.guide, *self.args, num_particles=num_particles, **self.kwargs)
+    def __post_init__(self) -> None:
+        self.choices = Choices(self.model, self.guide)
+
+    def run(self, num_particles: int, own_latents: OwnLatents | None = None) -> Pair:
+        programs = self.model, self.guide
+        with self.choices.first():
+            pair = run_pair(*programs, *self.args, num_particles=num_particles, own_latents=own_latents, **self.kwargs)
+        gate.check_once(*programs, self.needs, pair, self.args, self.kwargs)
+        return pair
 
     def at(self, latents: dict[str, Tensor]) -> Pair:
-        return pair_at(self.model, self.guide, latents, *self.args, **self.kwargs)
+        def run(redraw: bool) -> Pair:
+            return pair_at(self.model, self.guide, latents, *self.args, redraw=redraw, **self.kwargs)
+
+        return self.choices.again(run)
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:

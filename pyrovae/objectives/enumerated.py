@@ -1,7 +1,6 @@
 """The ELBO of discrete latents as a sum over all of their values."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +8,9 @@ from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
 from pyrovae.errors import InputError, require
-from pyrovae.objectives.base import DifferentiableELBO, WeightedTerms, weighted_terms
-from pyrovae.objectives.pair import Pair, at_every_datum, base_of, pair_at, run_pair
+from pyrovae.objectives.base import DifferentiableELBO, Program, WeightedTerms, weighted_terms
+from pyrovae.objectives.gate import check_no_zero_weights, warn_of_never_drawn
+from pyrovae.objectives.pair import Pair, at_every_datum, base_of, is_masked
 
 MAX_STATES = 2**16
 
@@ -25,13 +25,11 @@ class EnumeratedELBO(DifferentiableELBO):
     on the latents multiplies the KL.
     """
 
-    takes_masked = False
-
-    def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
-        drawn = run_pair(model, guide, *args, **kwargs)  # for its sites
+    def _differentiable_loss(self, program: Program) -> Tensor:
+        drawn = program.run(1)  # for its sites
 
         def run(latents: dict[str, Tensor]) -> WeightedTerms:
-            return weighted_terms(pair_at(model, guide, latents, *args, **kwargs))
+            return weighted_terms(program.at(latents))
 
         terms = at_every_datum(run, states(drawn.guide_sites), drawn.batch_shape[1])
         possible = terms.score > -math.inf  # else 0 log 0, which is 0, would be nan
@@ -39,9 +37,13 @@ class EnumeratedELBO(DifferentiableELBO):
         return -terms.scale * (torch.where(possible, log_q.exp(), 0.0) * log_w).sum()
 
     def check(self, pair: Pair) -> None:
-        """Raises `InputError` where the latents are not discrete, or too many."""
+        """Raises `InputError` where the latents are not discrete, too many, or masked."""
         weighted_terms(pair)
+        for name, site in pair.latent.items():
+            require(not is_masked(site), f'enumeration needs latents without a mask, and site "{name}" has one')
         states(pair.guide_sites)
+        check_no_zero_weights(pair)
+        warn_of_never_drawn(pair)
 
 
 def states(sites: dict[str, dict]) -> dict[str, Tensor]:

@@ -27,11 +27,13 @@ class DReG(IWAE):
     """IWAE's bound; the guide's gradient is sum_k w~_k^2 d log w_k/dz_k dz_k/dphi, doubly reparameterised.
 
     Tucker et al. 2019, arXiv:1810.04152. The same mean as IWAE's, without its score term: the signal-to-noise ratio
-    rises with K, and at the exact posterior the gradient is 0 without variance.
+    rises with K, and at the exact posterior the gradient is 0 without variance. Under a beta on the latents the
+    coefficient is w~_k ((1 - beta) + beta w~_k): of IWAE's score term -beta w~_k d log q, reparameterisation gives
+    -beta w~_k (1 - w~_k) d log w_k/dz_k.
     """
 
     reference = IWAE
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
         weights = log_weights.softmax(0)
-        return Coefficients(weights, path=weights.square())
+        return Coefficients(weights, path=weights * ((1 - beta) + beta * weights))

@@ -69,7 +69,10 @@ class CIWAE(Objective):
         require(0 <= self.elbo_weight <= 1, f"elbo_weight must lie in [0, 1], got {self.elbo_weight}")
 
     def bound(self, log_weights: Tensor) -> Tensor:
-        return self.elbo_weight * log_weights.mean(0) + (1 - self.elbo_weight) * log_mean_exp(log_weights)
+        elbo, iwae = log_weights.mean(0), log_mean_exp(log_weights)
+        if self.elbo_weight in (0, 1):  # 0 times the -inf of the other would be nan
+            return elbo if self.elbo_weight == 1 else iwae
+        return self.elbo_weight * elbo + (1 - self.elbo_weight) * iwae
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
         equal = torch.full_like(log_weights, 1 / len(log_weights))

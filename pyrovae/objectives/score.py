@@ -42,14 +42,14 @@ class ScoreFunction(Objective):
 
 @dataclass(frozen=True)
 class VIMCO(Objective):
-    """IWAE's bound L; the guide's gradient is sum_k (L - L_-k - w~_k) d log q(z_k|x).
+    """IWAE's bound L; the guide's gradient is sum_k (L - L_-k - beta w~_k) d log q(z_k|x).
 
-    Mnih and Rezende 2016, arXiv:1602.06725. L_-k is L with w_k replaced by the geometric mean of the other weights.
+    Mnih and Rezende 2016, arXiv:1602.06725, for beta = 1. L_-k is L with w_k replaced by the geometric mean of the
+    other weights. Where that is 0 for all of them the baseline says nothing, and the draw has no part in the gradient.
     """
 
     num_particles: int = 2
     min_particles = 2
-    takes_beta = False
     reference = IWAE
 
     def bound(self, log_weights: Tensor) -> Tensor:
@@ -57,10 +57,13 @@ class VIMCO(Objective):
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
         count, weights = len(log_weights), log_weights.softmax(0)
-        others = (log_weights.sum(0) - log_weights) / (count - 1)
+        is_zero = log_weights == -math.inf
+        known = torch.where(is_zero, 0.0, log_weights)
+        others = (known.sum(0) - known) / (count - 1)
+        others = torch.where(is_zero.sum(0) > is_zero.long(), -math.inf, others)
         # Row k of the matrix are the weights with the k-th replaced.
         replaced = log_weights.expand(count, *log_weights.shape).clone()
         index = torch.arange(count)
         replaced[index, index] = others
         without = replaced.logsumexp(1) - math.log(count)
-        return Coefficients(weights, score=log_mean_exp(log_weights) - without - weights)
+        return Coefficients(weights, score=log_mean_exp(log_weights) - without - beta * weights)

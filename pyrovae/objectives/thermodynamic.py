@@ -42,9 +42,16 @@ class ThermodynamicVO(Objective):
     def sums(self, log_weights: Tensor) -> tuple[Tensor, Tensor]:
         """The left and the right Riemann sum for each datum, `(batch,)`, on these draws."""
         t = self.points()
-        means = torch.stack([((point * log_weights).softmax(0) * log_weights).sum(0) for point in t])
+        means = torch.stack([self._mean(log_weights, point) for point in t])
         widths = log_weights.new_tensor(t).diff().unsqueeze(-1)
         return (widths * means[:-1]).sum(0), (widths * means[1:]).sum(0)
+
+    def _mean(self, log_weights: Tensor, point: float) -> Tensor:
+        """E_{pi_t}[log w], -inf at t = 0 where a weight is 0, which elsewhere has no part in it."""
+        if point == 0:
+            return log_weights.mean(0)
+        weights = (point * log_weights).softmax(0)
+        return torch.where(weights == 0, 0.0, weights * log_weights).sum(0)
 
     def bound(self, log_weights: Tensor) -> Tensor:
         return self.sums(log_weights)[0]
@@ -53,8 +60,8 @@ class ThermodynamicVO(Objective):
         model, score = torch.zeros_like(log_weights), torch.zeros_like(log_weights)
         for point, after in itertools.pairwise(self.points()):
             width = after - point
-            weights = (point * log_weights).softmax(0)
-            centred = weights * (log_weights - (weights * log_weights).sum(0))
+            weights = (point * log_weights).softmax(0) if point else torch.full_like(log_weights, 1 / len(log_weights))
+            centred = weights * (log_weights - self._mean(log_weights, point))
             if point == 0 and len(log_weights) > 1:
                 centred = centred * len(log_weights) / (len(log_weights) - 1)  # the covariance under q itself, unbiased
             # E[d log w] and the covariance with t d log p + (1 - t) d log q

@@ -1,15 +1,14 @@
 """Reweighted wake-sleep: the guide learns by matching the posterior's weights, and not by a bound's gradient."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.errors import InputError, require, require_number
-from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
-from pyrovae.objectives.pair import sample_sites
+from pyrovae.errors import require, require_number
+from pyrovae.objectives.base import Coefficients, Objective, Program, log_mean_exp
+from pyrovae.objectives.pair import sample_sites, simulated
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,8 @@ class ReweightedWakeSleep(Objective):
 
     Bornschein and Bengio 2015, arXiv:1406.2751; Le et al. 2019, arXiv:1805.10469. The guide goes down
     KL(p(z|x) || q(z|x)), estimated with normalised weights per datum (Pyro's are joint over the minibatch).
-    `sleep_weight` in [0, 1] is the share of sleep-phi, for which the model must be able to draw site "x" by itself.
+    `sleep_weight` in [0, 1] is the share of sleep-phi, for which every observed site must observe an argument as it is:
+    the guide is then given what the model drew in the place of each.
     """
 
     num_particles: int = 2
@@ -40,18 +40,15 @@ class ReweightedWakeSleep(Objective):
         weights = log_weights.softmax(0)
         return Coefficients(weights, score=(1 - self.sleep_weight) * weights)
 
-    def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
-        loss = super().differentiable_loss(model, guide, *args, **kwargs)
+    def _differentiable_loss(self, program: Program) -> Tensor:
+        loss = super()._differentiable_loss(program)
         if self.sleep_weight == 0 or not torch.is_grad_enabled():
             return loss
         with torch.no_grad():
-            dream = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
-        if "x" not in dream.nodes:
-            raise InputError('sleep_weight needs the data at site "x" of the model, and there is none')
-        x = dream.nodes["x"]
-        drawn = {name: site["value"] for name, site in sample_sites(dream).items()}
-        asleep = poutine.trace(poutine.condition(guide, data=drawn)).get_trace(x["value"], *args[1:], **kwargs)
+            args, kwargs, dream = simulated(program.model, program.args, program.kwargs)
+        drawn = {name: site["value"] for name, site in dream.items()}
+        asleep = poutine.trace(poutine.condition(program.guide, data=drawn)).get_trace(*args, **kwargs)
         log_q = sum(site["fn"].log_prob(site["value"]).sum() for site in sample_sites(asleep).values())
-        log_q = x["scale"] * log_q
-        surrogate = -self.sleep_weight * log_q
+        scale = next(site["scale"] for site in dream.values() if site["infer"].get("was_observed"))
+        surrogate = -self.sleep_weight * scale * log_q
         return loss + surrogate - surrogate.detach()

@@ -1,0 +1,193 @@
+"""A program that is run twice makes the same random choices: dropout, subsample indices, whatever it draws by itself.
+
+Path derivatives run a pair again at the latents of its first run, and chunks run it again for other latents. What a
+program draws besides its latents must then be as it was, or the second run is another program's.
+"""
+
+import ctypes
+import random
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrovae.rng import generator_states, set_generator_states
+
+
+def is_traced() -> bool:
+    """Returns whether the operations are being recorded as a graph, where no value can be looked at."""
+    return get_proxy_mode() is not None
+
+
+class Choices:
+    """The random choices of one run of a pair, for runs that must make them again.
+
+    `first` is the context of the first run. `again(run)` gives `run(redraw)`: with `redraw` the latents must be drawn,
+    too, and the draws thrown away, so that every other draw finds the generators as it did in the first run. That is
+    done only for programs that draw more than latents. While a graph is recorded, generators cannot be set back, and
+    the random numbers of the first run are taken again instead.
+    """
+
+    def __init__(self, model: Callable, guide: Callable) -> None:
+        self.programs = model, guide
+        self._start: tuple | None = None
+        self._tape: list | None = None
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        if not is_traced():
+            self._start = _states()
+            yield
+        elif _draw_more(self.programs):
+            self._tape = []
+            with _Recording(self._tape):
+                yield
+        else:
+            yield
+
+    def again(self, run: Callable[[bool], Any]) -> Any:
+        if is_traced():
+            if self._tape is None:
+                return run(False)
+            with _Playback(self._tape):
+                return run(True)
+        if not _draw_more(self.programs):
+            before = random_mark()
+            result = run(False)
+            if random_mark() == before:
+                return result
+            _remember(self.programs)
+        _set_states(self._start)
+        return run(True)  # which leaves the generators where the first run did
+
+
+class Redrawn(Messenger):
+    """Latents are drawn as ever, so that generators move, and then take the values given for them."""
+
+    def __init__(self, latents: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.latents = latents
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if msg["name"] in self.latents and not msg["is_observed"]:
+            msg["value"] = self.latents[msg["name"]]
+
+
+class OwnLatents(Messenger):
+    """Latents are drawn from a stream of random numbers of their own, `states`, beside the one of all other choices."""
+
+    def __init__(self, states: list[Tensor]) -> None:
+        super().__init__()
+        self.states, self._seen = states, set()
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if msg["is_observed"] or site_is_subsample(msg) or msg["name"] in self._seen:
+            return
+        self._seen.add(msg["name"])  # the model is run after the guide, at the same values
+        others = generator_states()
+        set_generator_states(self.states)
+        msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])
+        self.states = generator_states()
+        set_generator_states(others)
+
+
+# Generators ----------------------------------------------------------------------------------------------------------
+
+
+def _states() -> tuple:
+    return generator_states(), random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
+
+
+def _set_states(states: tuple) -> None:
+    set_generator_states(states[0])
+    random.setstate(states[1])
+    np.random.set_state(states[2])  # noqa: NPY002
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """After the block torch's, Python's and NumPy's generators are as they were before it."""
+    states = _states()
+    try:
+        yield
+    finally:
+        _set_states(states)
+
+
+def random_mark() -> tuple:
+    """Returns what any draw changes, which is read faster than the states of all generators."""
+    torchs = [bytes(state.numpy()) for state in generator_states()]
+    numpy = np.random.mtrand._rand._bit_generator.ctypes.state_address
+    return torchs, random.getstate(), ctypes.string_at(numpy, 2_500)  # of 624 words and the place among them
+
+
+# Programs that draw more than latents --------------------------------------------------------------------------------
+
+_known: weakref.WeakSet = weakref.WeakSet()
+
+
+def owner_of(program: Callable) -> object:
+    """Returns what a program belongs to: of a bound method its object, of a function itself."""
+    return getattr(program, "__self__", program)
+
+
+def _draw_more(programs: tuple[Callable, Callable]) -> bool:
+    try:
+        return any(owner_of(program) in _known for program in programs)
+    except TypeError:  # cannot be hashed, or not be referred to weakly
+        return False
+
+
+def _remember(programs: tuple[Callable, Callable]) -> None:
+    for program in programs:
+        try:
+            _known.add(owner_of(program))
+        except TypeError:
+            continue
+
+
+# Graphs --------------------------------------------------------------------------------------------------------------
+
+
+def _is_random(func: object) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+class _Recording(TorchDispatchMode):
+    """Keeps what random operations give."""
+
+    def __init__(self, tape: list) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if _is_random(func):
+            # A copy: the program may write into what it was given.
+            self.tape.append([r.clone() for r in (result if isinstance(result, tuple) else (result,))])
+        return result
+
+
+class _Playback(TorchDispatchMode):
+    """Gives what random operations gave before, in their order."""
+
+    def __init__(self, tape: list) -> None:
+        super().__init__()
+        self.tape = iter(tape)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not _is_random(func):
+            return func(*args, **(kwargs or {}))
+        results = next(self.tape)
+        if func._schema.is_mutable:
+            return args[0].copy_(results[0])
+        copies = [result.clone() for result in results]
+        return tuple(copies) if len(func._schema.returns) > 1 else copies[0]

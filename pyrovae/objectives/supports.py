@@ -1,0 +1,108 @@
+"""Supports of distributions: whether one holds another, and log-densities of values that may lie outside."""
+
+import math
+
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.distributions import constraints as pyro_constraints
+from torch import Tensor
+from torch.distributions import constraints, transform_to
+
+_INTERVALS = (
+    constraints._Real,
+    constraints._GreaterThan,
+    constraints._GreaterThanEq,
+    constraints._LessThan,
+    constraints._Interval,
+    constraints._HalfOpenInterval,
+)
+_INTEGERS = (
+    constraints._Boolean,
+    constraints._IntegerInterval,
+    constraints._IntegerLessThan,
+    constraints._IntegerGreaterThan,
+    type(pyro_constraints.integer),
+)
+_BOUNDS = ("lower_bound", "upper_bound")
+
+
+def base_support(support: constraints.Constraint) -> constraints.Constraint:
+    """Returns the constraint on the elements, under those of events and of a mixture's components."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
+def bounds(support: constraints.Constraint) -> list[Tensor]:
+    """Returns the bounds of a support that are tensors, as those are that may depend on a latent."""
+    return [bound for bound in vars(base_support(support)).values() if isinstance(bound, Tensor)]
+
+
+def contains(outer: constraints.Constraint, inner: constraints.Constraint) -> bool | None:
+    """Returns whether almost every value of `inner` lies in `outer`; None where the constraints alone cannot tell.
+
+    Bounds that are tensors are not compared: they may differ from one draw to the next.
+    """
+    outer, inner = base_support(outer), base_support(inner)
+    kinds = _kind(outer), _kind(inner)
+    if kinds == ("interval", "interval") or kinds == ("integers", "integers"):
+        (low, high), (least, most) = _range(outer), _range(inner)
+        if (low, high) == (-math.inf, math.inf):
+            return True
+        if None in (low, high, least, most):
+            return None
+        return low <= least and most <= high
+    if kinds[0] == "interval" and _range(outer) == (-math.inf, math.inf) and not _is_discrete(inner):
+        return True
+    return True if type(outer) is type(inner) and not vars(outer) and not vars(inner) else None
+
+
+def interior(support: constraints.Constraint, value: Tensor) -> Tensor | None:
+    """Returns some values of `value`'s shape inside the support, or None where none can be given."""
+    base = base_support(support)
+    if _kind(base) == "integers":
+        low, high = _given_range(base)
+        start = low if low is not None else high if high is not None else 0
+        return torch.zeros_like(value) + start
+    if isinstance(base, constraints._OneHot):
+        return torch.zeros_like(value).index_fill(-1, torch.zeros(1, dtype=torch.long, device=value.device), 1)
+    try:
+        found = transform_to(base)(torch.zeros_like(value))
+    except NotImplementedError:
+        return None
+    return found if found.shape == value.shape else None
+
+
+def log_density(fn: TorchDistribution, value: Tensor) -> Tensor:
+    """Returns log fn(value), which outside the support is -inf, without a gradient.
+
+    PyTorch's own formulas may go on there (the Exponential's below 0), or give nan.
+    """
+    inside, point = fn.support.check(value), interior(fn.support, value)
+    if point is None:
+        return fn.log_prob(value)
+    elements = inside.reshape(inside.shape + (1,) * fn.event_dim)
+    return torch.where(inside, fn.log_prob(torch.where(elements, value, point)), -math.inf)
+
+
+def _kind(support: constraints.Constraint) -> str | None:
+    return "interval" if isinstance(support, _INTERVALS) else "integers" if isinstance(support, _INTEGERS) else None
+
+
+def _is_discrete(support: constraints.Constraint) -> bool:
+    try:
+        return support.is_discrete
+    except NotImplementedError:
+        return True
+
+
+def _given_range(support: constraints.Constraint) -> tuple[object, object]:
+    """Lower and upper bound, None where there is none."""
+    return (0, 1) if isinstance(support, constraints._Boolean) else tuple(vars(support).get(name) for name in _BOUNDS)
+
+
+def _range(support: constraints.Constraint) -> tuple[float | None, float | None]:
+    """Lower and upper bound as numbers, None for one that is a tensor."""
+    infinite = (-math.inf, math.inf)
+    given = zip(_given_range(support), infinite, strict=True)
+    return tuple(end if bound is None else None if isinstance(bound, Tensor) else bound for bound, end in given)
