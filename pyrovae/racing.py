@@ -395,9 +395,8 @@ def _fingerprint(args: tuple[Tensor, ...]) -> str:
 
 def _tensors(vae) -> dict[int, Tensor]:
     """Parameters and buffers by where they lie."""
-    owner = (
-        vae if isinstance(vae, nn.Module) else nn.ModuleList(v for v in vars(vae).values() if isinstance(v, nn.Module))
-    )
+    parts = getattr(vae, "__dict__", {}).values()  # a named tuple of two functions has none
+    owner = vae if isinstance(vae, nn.Module) else nn.ModuleList(v for v in parts if isinstance(v, nn.Module))
     tensors = (*owner.parameters(), *owner.buffers())
     return {tensor.data_ptr(): tensor for tensor in tensors if tensor.numel()}
 

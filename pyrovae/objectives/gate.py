@@ -21,7 +21,7 @@ from pyrovae.choices import Redrawn, is_traced, kept_generators, owner_of
 from pyrovae.errors import InputError, require, warn
 from pyrovae.modes import evaluation_mode
 from pyrovae.objectives.pair import PARTICLES, Pair, base_of, check_pair, is_masked, sample_sites
-from pyrovae.objectives.supports import contains
+from pyrovae.objectives.supports import contains, described
 
 MOST_DIMENSIONS = 256  # of an autoguide's latents, for a look at their Jacobian
 
@@ -240,8 +240,8 @@ def check_no_zero_weights(pair: Pair) -> None:
             inside = bool(prior.check(site["value"]).all())
         require(
             inside,
-            f'the guide must draw what the prior can give at site "{name}", {_shown(prior)}, got a guide on '
-            f"{_shown(proposal)}: the ELBO is then -inf; log p(x) and bounds of several particles are defined",
+            f'the guide must draw what the prior can give at site "{name}", {described(prior)}, got a guide on '
+            f"{described(proposal)}: the ELBO is then -inf; log p(x) and bounds of several particles are defined",
         )
 
 
@@ -254,7 +254,7 @@ def never_drawn(pair: Pair) -> str | None:
         if not covered:
             return (
                 f'the guide never draws a part of what the prior gives at site "{name}": the prior is on '
-                f"{_shown(prior)}, the guide on {_shown(proposal)}"
+                f"{described(prior)}, the guide on {described(proposal)}"
             )
     return None
 
@@ -274,8 +274,3 @@ def _supports(pair: Pair) -> Iterator[tuple[str, dict, constraints.Constraint, c
                 yield name, site, site["fn"].support, proposal.support
             except NotImplementedError:  # a distribution that does not say its support
                 continue
-
-
-def _shown(support: constraints.Constraint) -> str:
-    text = str(support)
-    return text if len(text) < 80 else type(support).__name__.strip("_")

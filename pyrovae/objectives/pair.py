@@ -22,7 +22,7 @@ from torch.distributions import constraints
 
 from pyrovae.choices import OwnLatents, Redrawn, random_mark
 from pyrovae.errors import InputError, first_line, is_out_of_memory, require_count
-from pyrovae.objectives.supports import base_support, bounds, contains, log_density
+from pyrovae.objectives.supports import base_support, bounds, contains, described, log_density
 
 PARTICLES = "num_particles"
 MANY_ROUNDINGS = 100
@@ -82,7 +82,8 @@ class Pair:
         fn, value = site["fn"], site["value"]
         if not self._may_lie_outside(name, site):
             return fn.log_prob(value, *site["args"], **site["kwargs"])
-        if site["is_observed"] and is_validation_enabled() and not self.has_support_of_its_own(site):
+        alone = len(self.batch_shape) == 1  # without particles, which tell whether the support moves with them
+        if site["is_observed"] and is_validation_enabled() and not alone and not self.has_support_of_its_own(site):
             found = outside_support(site)
             if found:
                 raise ValueError(found)
@@ -105,7 +106,7 @@ class Pair:
         event_dim = site["fn"].event_dim
         for bound in bounds(site["fn"].support):
             dim = bound.dim() - event_dim - len(self.batch_shape)
-            if dim >= 0 and len(self.batch_shape) > 1 and bound.shape[dim] > 1:
+            if dim >= 0 and bound.shape[dim] > 1:
                 first, *others = bound.unbind(dim)
                 if any(not torch.equal(first, other) for other in others):
                     return True
@@ -171,7 +172,7 @@ def outside_support(site: dict) -> str | None:
         return None
     index = tuple((~inside).nonzero()[0].tolist())
     value = site["value"].expand(inside.shape + site["value"].shape[site["value"].dim() - support.event_dim :])
-    return f"{str(value[index].tolist())[:80]} at index {index} is outside {support}"
+    return f"{str(value[index].tolist())[:80]} at index {index} is outside {described(support)}"
 
 
 def _batch_dim(site: dict) -> int:

@@ -58,7 +58,7 @@ def contains(outer: constraints.Constraint, inner: constraints.Constraint) -> bo
 
 
 def interior(support: constraints.Constraint, value: Tensor) -> Tensor | None:
-    """Returns some values of `value`'s shape inside the support, or None where none can be given."""
+    """Returns values inside the support, of a shape that `value` broadcasts to; None where none can be given."""
     base = base_support(support)
     if _kind(base) == "integers":
         low, high = _given_range(base)
@@ -68,9 +68,21 @@ def interior(support: constraints.Constraint, value: Tensor) -> Tensor | None:
         return torch.zeros_like(value).index_fill(-1, torch.zeros(1, dtype=torch.long, device=value.device), 1)
     try:
         found = transform_to(base)(torch.zeros_like(value))
-    except NotImplementedError:
+        fits = torch.broadcast_shapes(found.shape, value.shape) == found.shape
+    except (NotImplementedError, RuntimeError, IndexError):  # of a Cholesky factor, say, which is made of fewer numbers
         return None
-    return found if found.shape == value.shape else None
+    return found if fits else None
+
+
+def described(support: constraints.Constraint) -> str:
+    """Returns the support in a few words: without the numbers of bounds that are tensors."""
+    base = base_support(support)
+    numbers = {name: bound for name, bound in vars(base).items() if not isinstance(bound, Tensor) or bound.numel() == 1}
+    kind = type(base).__name__.strip("_")
+    inner = ", ".join(
+        f"{name}={float(bound):g}" for name, bound in numbers.items() if isinstance(bound, float | int | Tensor)
+    )
+    return f"{kind}({inner})"
 
 
 def log_density(fn: TorchDistribution, value: Tensor) -> Tensor:
