@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pyrovae.choices import Choices, OwnLatents, is_traced
-from pyrovae.errors import require, require_count
+from pyrovae.errors import InputError, require, require_count
 from pyrovae.objectives import gate
 from pyrovae.objectives.pair import Pair, base_of, is_masked, pair_at, run_pair
 from pyrovae.rng import generator_states, local_seed, set_generator_states
@@ -90,7 +90,8 @@ def weighted_terms(pair: Pair) -> WeightedTerms:
     betas = [torch.as_tensor(site["scale"]) / scale for site in pair.latent.values()]
     beta = betas[0] if betas else torch.ones(())
     for sites, numbers in (("observed", scales), ("latent", betas)):
-        require(_is_one_number(numbers), f"poutine.scale must be one number for all {sites} sites, got {numbers}")
+        if not _is_one_number(numbers):
+            raise InputError(f"poutine.scale must be one number for all {sites} sites, got {numbers}")
     terms = pair.terms()
     return WeightedTerms(
         terms.log_likelihood + beta * terms.log_prior, beta * terms.log_posterior, terms.log_posterior, scale, beta

@@ -1,6 +1,7 @@
 """The thermodynamic variational objective."""
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +52,8 @@ class ThermodynamicVO(Objective):
         if point == 0:
             return log_weights.mean(0)
         weights = (point * log_weights).softmax(0)
-        return torch.where(weights == 0, 0.0, weights * log_weights).sum(0)
+        mean = torch.where(weights == 0, 0.0, weights * log_weights).sum(0)
+        return torch.where((log_weights == -math.inf).all(0), -math.inf, mean)
 
     def bound(self, log_weights: Tensor) -> Tensor:
         return self.sums(log_weights)[0]
