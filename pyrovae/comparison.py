@@ -142,7 +142,7 @@ class Comparison:
             line += [_cell(row.bound, row.bound_error, ".3f"), _cell(row.gap, None, ".3f")]
             for gradient in (getattr(row, side) for side in sides):
                 line += ["", ""] if gradient is None else [
-                    _cell(gradient.snr, gradient.snr_floor), _cell(gradient.dsnr, gradient.dsnr_floor)
+                    _ratio(gradient.snr, gradient.snr_floor), _ratio(gradient.dsnr, gradient.dsnr_floor)
                 ]  # fmt: skip
             for gradient in (getattr(row, side) for side in biased):
                 line.append("" if gradient is None else _cell(gradient.bias, gradient.bias_floor))
@@ -181,9 +181,12 @@ def _cell(value: float | None, floor: float | None = None, form: str = ".2g") ->
     """A number and, in brackets, its floor or error; empty of what is not known."""
     if value is None or math.isnan(value):
         return ""
-    if math.isinf(value):
-        return "no noise"
     return f"{value:{form}}" if floor is None or math.isnan(floor) else f"{value:{form}} ({floor:.2g})"
+
+
+def _ratio(value: float, floor: float) -> str:
+    """Of signal to noise."""
+    return "no noise" if value == math.inf else _cell(value, floor)
 
 
 def compare(

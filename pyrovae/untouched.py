@@ -20,18 +20,19 @@ def untouched(*programs: Callable) -> Iterator[Watch]:
     closures and plain objects), modes, attributes. Parameters that are trained are not copied: the block must not step.
     """
     watch, store, states = Watch(programs), pyro.get_param_store(), all_states()
-    parameters = [*watch.parameters(), *(value.unconstrained() for value in dict(store.items()).values())]
-    gradients = [(parameter, parameter.grad) for parameter in parameters]
     values = [(tensor, tensor.detach().clone()) for tensor in watch.tensors() if not is_lazy(tensor)]
-    for parameter in parameters:
-        parameter.grad = None  # a gradient would be added to the one that is there, in place
+    leaves = [*watch.parameters(), *watch.tensors()]  # which pyro.param may set to take a gradient
+    leaves += [value.unconstrained() for value in dict(store.items()).values()]
+    gradients = [(leaf, leaf.grad) for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None  # a gradient would be added to the one that is there, in place
     try:
         with store.scope(store.get_state()):
             yield watch
     finally:
         watch.restore()
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+        for leaf, gradient in gradients:
+            leaf.grad = gradient
         with torch.no_grad():
             for tensor, value in values:
                 if not _are_equal(tensor, value):  # what never moves (an expanded tensor, say) is not written

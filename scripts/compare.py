@@ -65,7 +65,7 @@ def main(
 
 
 def maker(text: str) -> Callable[[int], PyroELBO | None]:
-    """The objective of `name:setting=value,...` for a number of particles, under that name; None where it needs more."""
+    """The objective of `name:setting=value,...` for a number of particles, under that name; None of too few."""
 
     rule = "num_particles must be said by --num-particles, and not in --objectives"
     require("num_particles" not in text, f"{rule}, got {text}")

@@ -382,7 +382,7 @@ def test_estimators_compared_on_a_run(tmp_path):
 
 
 def test_tighter_bounds_in_small(tmp_path):
-    flags = ["--num-data", 1_024, "--repeats", 8, "--max-particles", 16, "--out", "out"]
+    flags = ["--num-data", 1_024, "--repeats", 12, "--max-particles", 16, "--out", "out"]
     result = run_here("reproduce_rainforth2018.py", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "out/results.json").read_text())
