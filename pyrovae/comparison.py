@@ -256,7 +256,7 @@ def compare(
                     log_px = log_marginal(model, guide, *args, num_samples=5_000, progress=progress)
             except InputError as error:  # a pair that has bounds, and whose weights give no log p(x)
                 no_gap = str(error)
-        no_gap = no_gap or not_its_bound(model, guide, args, pair, watch.modules())
+        no_gap = no_gap or not_its_bound(model, guide, args, pair, watch.modules)
         started, done = perf_counter(), 0
         with tqdm(total=repeats, desc="comparing", disable=hides_progress(progress), leave=False) as bar:
             for repeat in range(repeats):

@@ -34,6 +34,7 @@ class Watch:
         self._attributes: list[tuple[object, str, object]] = []
         self._flags: list[tuple[Tensor, bool]] = []
         self._seen: dict[int, object] = {}
+        self.modules: list[nn.Module] = []
         self.buffers: list[tuple[dict, str]] = []
         """Where modules hold tensors that are not parameters."""
         store = pyro.get_param_store()
@@ -107,9 +108,6 @@ class Watch:
         """Those in sight that are a module's parameters, frozen or not, or another leaf that takes a gradient."""
         return [t for t, requires_grad in self._flags if isinstance(t, nn.Parameter) or (requires_grad and t.is_leaf)]
 
-    def modules(self) -> list[nn.Module]:
-        return [thing for thing in self._seen.values() if isinstance(thing, nn.Module)]
-
     # What is in sight -------------------------------------------------------------------------------------------------
 
     def _visit(self, thing: object) -> None:
@@ -128,6 +126,7 @@ class Watch:
             case nn.Module():
                 own = {name: value for name, value in vars(thing).items() if name not in _PLAIN_MODULE}
                 self._add_entries(vars(thing), own)
+                self.modules.append(thing)
                 self.buffers += [(thing._buffers, name) for name, value in thing._buffers.items() if value is not None]
                 self._visit_class(type(thing))
             case dict():
