@@ -202,7 +202,7 @@ def compare(
     seed: int = 0,
     progress: bool | None = None,
 ) -> Comparison:
-    """Estimators side by side at the pair's present parameters, which stay as they are.
+    """Measures estimators side by side at the pair's present parameters, which stay as they are.
 
     For each of `objectives` (a name, or what makes an objective of K) and each K of `num_particles` that it takes
     (`elbo_enumerated`, which has no draws, has one row, at the first), `repeats` independent gradients of the loss per
@@ -294,7 +294,7 @@ def _check_log_px(log_px: object, num_data: int) -> None:
 def _made(
     objective: str | Callable[[int], PyroELBO | None], num_particles: Sequence[int]
 ) -> tuple[str, list[tuple[int, PyroELBO]]]:
-    """An objective's name, and what it is with each number of particles that it takes."""
+    """Returns an objective's name, and what it is with each number of particles that it takes."""
     if isinstance(objective, str):
         require_choice("objective", objective, OBJECTIVES)
         kind = OBJECTIVES[objective]

@@ -25,7 +25,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def compiled_seconds(model: Callable, guide: Callable, args: tuple[Tensor, ...], objective: PyroELBO) -> float | None:
-    """The median time of a replayed step; None where it cannot be replayed."""
+    """Returns the median time of a replayed step; None where it cannot be replayed."""
     if not hasattr(objective, "differentiable_loss"):
         return None
     loss = CompiledLoss(model, guide, objective)
@@ -40,7 +40,7 @@ def compiled_seconds(model: Callable, guide: Callable, args: tuple[Tensor, ...],
 def saved_bytes(
     model: Callable, guide: Callable, args: tuple[Tensor, ...], objective: PyroELBO, parameters: Sequence[Tensor]
 ) -> int | None:
-    """The most memory that the tensors autograd keeps for the backward pass hold at one time, without `parameters`.
+    """Returns the most memory that the tensors autograd keeps for the backward pass hold at one time, without `parameters`.
 
     Each storage counts once, and until it is let go: of an ELBO that differentiates particle by particle it is one
     particle's. None of an objective that runs its particles in chunks: it keeps none of them, and runs them again.

@@ -18,7 +18,7 @@ TOLERANCE = 1e-3
 
 
 def no_log_px(pair: Pair) -> str | None:
-    """Why this pair has no log p(x) that its weights could estimate (grey pixels, a Delta guide, ...), or None."""
+    """Returns why this pair has no log p(x) that its weights could estimate (grey pixels, a Delta guide, ...), or None."""
     try:
         pair.check_densities()
     except InputError as error:
@@ -29,7 +29,7 @@ def no_log_px(pair: Pair) -> str | None:
 def not_its_bound(
     model: Callable, guide: Callable, args: tuple[Tensor, ...], pair: Pair, modules: Sequence[nn.Module]
 ) -> str | None:
-    """Why no objective bounds log p(x) of this pair as it is, scales and modes, or None."""
+    """Returns why no objective bounds log p(x) of this pair as it is, scales and modes, or None."""
     for name, site in (*pair.model_sites.items(), *pair.guide_sites.items()):
         scale = torch.as_tensor(site["scale"])
         if not bool((scale == 1).all()):
@@ -41,7 +41,7 @@ def not_its_bound(
 
 
 def is_bound(objective: PyroELBO) -> bool:
-    """Whether the mean of minus the loss lies below log p(x), as far as is known.
+    """Returns whether the mean of minus the loss lies below log p(x), as far as is known.
 
     That holds for every objective of log-weights that on no draws exceeds log 1/K sum_k w_k, whose mean is below
     log p(x): it is looked at for some draws. Not for Renyi's with alpha < 0; nor for free bits, which are another floor
