@@ -40,7 +40,7 @@ def compiled_seconds(model: Callable, guide: Callable, args: tuple[Tensor, ...],
 def saved_bytes(
     model: Callable, guide: Callable, args: tuple[Tensor, ...], objective: PyroELBO, parameters: Sequence[Tensor]
 ) -> int | None:
-    """Returns the most memory that the tensors autograd keeps for the backward pass hold at one time, without `parameters`.
+    """Returns the bytes of what autograd keeps for the backward pass, at most at one time, without `parameters`.
 
     Each storage counts once, and until it is let go: of an ELBO that differentiates particle by particle it is one
     particle's. None of an objective that runs its particles in chunks: it keeps none of them, and runs them again.

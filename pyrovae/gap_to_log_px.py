@@ -18,7 +18,7 @@ TOLERANCE = 1e-3
 
 
 def no_log_px(pair: Pair) -> str | None:
-    """Returns why this pair has no log p(x) that its weights could estimate (grey pixels, a Delta guide, ...), or None."""
+    """Returns why this pair has no log p(x) that its weights estimate (grey pixels, a Delta guide), or None."""
     try:
         pair.check_densities()
     except InputError as error:

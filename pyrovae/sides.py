@@ -27,7 +27,10 @@ class Sides:
 
 
 def sides_of(model: Callable, guide: Callable, args: tuple[Tensor, ...]) -> Sides:
-    """Returns what autograd finds behind log p at held draws, and behind the draws and log q; zero gradients count as found."""
+    """Returns what autograd finds behind log p at held draws, and behind the draws and log q.
+
+    A gradient that is zero counts as found.
+    """
     with torch.enable_grad(), poutine.trace(param_only=True) as capture:
         drawn = run_pair(model, guide, *args)
         draws = {name: site["value"] for name, site in drawn.guide_sites.items()}
