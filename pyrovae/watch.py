@@ -29,6 +29,7 @@ class Watch:
     def __init__(self, programs: Iterable[object], parameters: Iterable[str] = ()) -> None:
         self._entries: list[tuple[dict, object, object]] = []
         self._sizes: list[tuple[dict | set, int]] = []
+        self._names: list[tuple[dict, frozenset]] = []
         self._lists: list[tuple[list, tuple]] = []
         self._attributes: list[tuple[object, str, object]] = []
         self._flags: list[tuple[Tensor, bool]] = []
@@ -84,11 +85,9 @@ class Watch:
 
     def restore(self) -> None:
         """Puts back what is another than it was, as far as Python lets it."""
-        for container, size in self._sizes:
-            if len(container) > size and isinstance(container, dict):
-                known = {name for other, name, _ in self._entries if other is container}
-                for name in [name for name in container if name not in known]:
-                    del container[name]
+        for container, known in self._names:
+            for name in [name for name in container if name not in known]:
+                del container[name]
         for container, name, value in self._entries:
             if isinstance(container, dict) and container.get(name, _MISSING) is not value:
                 container[name] = value
@@ -97,10 +96,17 @@ class Watch:
         for owner, name, value in self._attributes:
             if _attribute(owner, name) is not value and value is not _MISSING:
                 setattr(owner, name, value)
+        for tensor, requires_grad in self._flags:
+            if tensor.requires_grad is not requires_grad:
+                tensor.requires_grad_(requires_grad)
 
     def tensors(self) -> list[Tensor]:
         """Those in sight that are not trained: what a run may move."""
         return [tensor for tensor, requires_grad in self._flags if not requires_grad]
+
+    def parameters(self) -> list[Tensor]:
+        """Those in sight that are a module's parameters, frozen or not, or another leaf that takes a gradient."""
+        return [t for t, requires_grad in self._flags if isinstance(t, nn.Parameter) or (requires_grad and t.is_leaf)]
 
     # What is in sight -------------------------------------------------------------------------------------------------
 
@@ -149,6 +155,7 @@ class Watch:
         if len(container) > _LONG:
             return
         self._sizes.append((container, len(container)))
+        self._names.append((container, frozenset(container)))
         for name, value in list(entries.items()):
             self._entries.append((container, name, value))
             self._visit(value)

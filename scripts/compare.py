@@ -15,7 +15,7 @@ import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.errors import require
 from pyrovae.estimator_report import COMPARISON, write_comparison
-from pyrovae.objectives.choose import from_text
+from pyrovae.objectives.choose import OBJECTIVES, from_text
 from pyrovae.report import check_not_evaluated, first_data
 from pyrovae.training import choose_device
 
@@ -64,14 +64,16 @@ def main(
     print(f"{num_data:,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")
 
 
-def maker(text: str) -> Callable[[int], PyroELBO]:
-    """The objective of `name:setting=value,...` for a number of particles, under that name."""
+def maker(text: str) -> Callable[[int], PyroELBO | None]:
+    """The objective of `name:setting=value,...` for a number of particles, under that name; None of too few."""
 
     rule = "num_particles must be said by --num-particles, and not in --objectives"
     require("num_particles" not in text, f"{rule}, got {text}")
 
-    def make(num_particles: int) -> PyroELBO:
-        return from_text(text, num_particles=num_particles)
+    least = getattr(OBJECTIVES.get(text.partition(":")[0]), "min_particles", 1)
+
+    def make(num_particles: int) -> PyroELBO | None:
+        return from_text(text, num_particles=num_particles) if num_particles >= least else None
 
     make.__name__ = text
     return make

@@ -22,7 +22,6 @@ from tabulate import tabulate
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.comparison import SIDES
 from pyrovae.errors import require_count, require_seed
 from pyrovae.moments import Slope, fitted_slope
 from pyrovae.objectives import IWAE, MIWAE, PIWAE
@@ -31,6 +30,7 @@ from pyrovae.rng import derived_seed
 from pyrovae.runs import require_new
 
 DIMENSIONS, NOISE, VARIANCE = 20, 0.01, 2 / 3
+SIDES = ("model", "guide")  # which share no parameter
 BATCHES = 4  # MIWAE's and PIWAE's M where they share their draws with IWAE
 MANY, OFTEN = 64, 8  # IWAE up to so many draws is repeated so many times as often: its guide has little signal
 INNER, MOST_BATCHES = 4, 32  # of MIWAE(M, K) against M

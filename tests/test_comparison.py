@@ -2,22 +2,25 @@
 
 import json
 import math
+import re
 import sys
+from dataclasses import dataclass
 
 import pyro
 import pyro.distributions as dist
 import pytest
-import scipy.stats
 import torch
-from helpers import assert_within_standard_errors, draw, linear_gaussian, small_vae
+from helpers import assert_within_standard_errors, draw, linear_gaussian, refusal, small_vae
+from pyro.infer import RenyiELBO, Trace_ELBO
 
 import pyrovae as pv
-from pyrovae.comparison import compare
-from pyrovae.moments import Moments, fitted_slope
-from pyrovae.objectives import ELBO, IWAE, DReG
-from pyrovae.objectives.base import Coefficients
+from pyrovae.comparison import _reference, compare
+from pyrovae.estimator_report import _draw_comparison
+from pyrovae.objectives import ELBO, IWAE, MIWAE, VIMCO, AnalyticKLELBO, DReG, Renyi, ScoreFunction
+from pyrovae.objectives.base import Coefficients, DifferentiableELBO
 from pyrovae.rng import derived_seed
 
+FEW = {"repeats": 6, "compile": False, "progress": False}
 GUIDE = ("guide_weight", "guide_bias", "guide_log_scale")
 
 
@@ -85,27 +88,6 @@ def test_bounds_are_the_exact_ones_within_their_errors_and_gaps_are_to_log_px():
     assert found.complete
 
 
-def test_pure_noise_lies_at_the_floors_and_a_signal_where_it_is():
-    generator = torch.Generator().manual_seed(0)
-    noise, signal = Moments(), Moments()
-    direction = torch.zeros(400)
-    direction[:100] = 0.5
-    for _ in range(200):
-        draw_ = torch.randn(400, generator=generator)
-        noise.add(draw_, 200)
-        signal.add(draw_ + direction, 200)
-    alone, seen = noise.gradient(None), signal.gradient(noise)
-    assert alone.snr == pytest.approx(alone.snr_floor, rel=0.15)
-    assert alone.dsnr == pytest.approx(alone.dsnr_floor, rel=0.5)
-    assert alone.dsnr_floor == pytest.approx(math.sqrt(2 / (math.pi * 400)), rel=0.3)
-    assert seen.snr == pytest.approx(0.25 * 0.5 + 0.75 * alone.snr_floor, rel=0.1)
-    assert seen.dsnr == pytest.approx(5 / 20, rel=0.15)  # |m| over the noise in 400 dimensions
-    assert seen.dsnr > 4 * seen.dsnr_floor
-    assert seen.dsnr_floor == pytest.approx(alone.dsnr_floor)  # whatever the signal
-    assert seen.bias == pytest.approx(5, rel=0.1)
-    assert alone.bias is None
-
-
 def exact_variance(vae, x, sticking):
     """Of the guide's gradient of the ELBO of one draw, summed over its parameters, in closed form.
 
@@ -165,6 +147,181 @@ def test_a_biased_estimator_is_seen_beyond_the_floor_and_an_unbiased_one_is_not(
     assert dreg.guide.bias < 2 * dreg.guide.bias_floor
     assert naive.guide.bias > 5 * naive.guide.bias_floor
     assert naive.model.bias < 2 * naive.model.bias_floor
+
+
+def twice_dreg(number):
+    return DReG(2 * number)
+
+
+@dataclass(frozen=True)
+class NaiveMIWAE(MIWAE):
+    reference = MIWAE
+
+
+@dataclass(frozen=True)
+class NaiveRenyi(Renyi):
+    reference = Renyi
+
+
+@dataclass(frozen=True)
+class BesidePyro(DReG):
+    reference = Trace_ELBO
+
+
+@dataclass(frozen=True)
+class BesidePyrosRenyi(NaiveRenyi):
+    reference = RenyiELBO
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (DReG(8, chunk_size=2), IWAE(8)),
+        (VIMCO(8), IWAE(8)),
+        (ScoreFunction(8, baseline="leave_one_out"), ELBO(8)),
+        (AnalyticKLELBO(8), ELBO(8)),
+        (NaiveMIWAE(8, num_batches=3), MIWAE(8, num_batches=3)),
+        (NaiveRenyi(8, alpha=2.0), Renyi(8, alpha=2.0)),
+    ],
+)
+def test_the_reference_has_what_it_shares_of_the_objects_own_settings(objective, expected):
+    assert _reference(objective) == expected
+
+
+def test_a_reference_of_pyros_has_them_too_and_is_found_again():
+    for objective in (BesidePyro(8), BesidePyrosRenyi(8, alpha=2.0)):
+        assert _reference(objective).num_particles == 8
+    assert _reference(BesidePyrosRenyi(8, alpha=2.0)).alpha == 2
+    assert _reference(AnalyticKLELBO(free_bits=0.1)) is _reference(IWAE(8)) is None
+    vae = off()
+    found = compare(vae.model, vae.guide, draw(vae, 5), objectives=[BesidePyro], num_particles=[2], **FEW)
+    assert found["BesidePyro", 2].reference == "Trace_ELBO"
+    assert found["BesidePyro", 2].guide.bias > 0
+
+
+def test_an_objective_that_makes_another_number_of_draws_is_measured_against_that_number():
+    vae = off()
+    with torch.no_grad():
+        vae.guide_log_scale.add_(1.0)  # weights that vary: bounds of other K have other gradients
+    x = draw(vae, 2).repeat(64, 1)
+    settings = {"num_particles": [2], "repeats": 100, "compile": False}
+    found = compare(vae.model, vae.guide, x, objectives=[twice_dreg, "dreg", "iwae"], **settings)
+    row = found["twice_dreg", 2]
+    assert row.num_particles == 2
+    assert row.num_draws == 4
+    assert row.reference == "IWAE"
+    assert row.guide.bias < 2 * row.guide.bias_floor
+    apart = (row.guide.mean - found["iwae", 2].guide.mean).norm()
+    assert apart > 4 * row.guide.bias_floor  # what was shown as its bias
+    assert found["dreg", 2].num_draws == 2
+
+
+def miwae(number):
+    return MIWAE(number, num_batches=3)
+
+
+def test_the_draws_stand_beside_k_where_they_are_others():
+    vae = small_vae(posterior="bernoulli")
+    found = compare(
+        vae.model, vae.guide, torch.randn(6, 2), objectives=["elbo_enumerated", "vimco"], num_particles=[4], **FEW
+    )
+    assert [row.num_draws for row in found.rows] == [0, 4]
+    vae = off()
+    found = compare(vae.model, vae.guide, draw(vae, 5), objectives=["elbo", miwae], num_particles=[4], **FEW)
+    assert [row["num_draws"] for row in found.to_dict()] == [4, 12]
+    assert str(found).splitlines()[0].split()[:3] == ["objective", "K", "draws"]
+    alone = compare(vae.model, vae.guide, draw(vae, 5), objectives=["elbo"], num_particles=[4], **FEW)
+    assert "draws" not in str(alone)
+
+
+@dataclass
+class Unhashable(DifferentiableELBO):
+    num_particles: int = 1
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        return ELBO(self.num_particles).differentiable_loss(model, guide, *args, **kwargs)
+
+
+def test_a_users_objective_need_not_be_hashable():
+    vae = off()
+    found = compare(vae.model, vae.guide, draw(vae, 5), objectives=[Unhashable, "dreg"], num_particles=[2], **FEW)
+    assert [row.reference for row in found.rows] == [None, "IWAE"]
+
+
+def test_no_maker_is_asked_for_a_number_that_nobody_asked_for():
+    asked = []
+
+    def eighths(number):
+        asked.append(number)
+        return MIWAE(number // 8, num_batches=8)
+
+    vae = off()
+    compare(vae.model, vae.guide, draw(vae, 5), objectives=[eighths], num_particles=[8, 16], **FEW)
+    assert asked == [8, 16]
+
+
+def test_an_exact_gradient_has_no_noise_and_is_shown_and_drawn_as_such():
+    vae = small_vae(posterior="bernoulli")
+    settings = {"objectives": ["elbo_enumerated", "score_function"], "num_particles": [2], **FEW}
+    found = compare(vae.model, vae.guide, torch.randn(6, 2), **settings)
+    exact = found["elbo_enumerated", 2]
+    assert exact.guide.snr == exact.guide.dsnr == exact.model.snr == math.inf
+    assert exact.guide.variance <= 1e-12 * exact.guide.norm**2
+    assert found.to_dict()[0]["guide_snr"] is None
+    row = next(line for line in str(found).splitlines() if line.startswith("elbo_enumerated"))
+    assert row.count("no noise") == 4
+    assert "inf" not in str(found)
+    assert set(found.curves("guide", "snr")) == {"score_function"}
+    names = {text.get_text() for text in _draw_comparison(found)["cost"].axes[0].texts}
+    assert "score_function" in names
+    alone = compare(vae.model, vae.guide, torch.randn(6, 2), **{**settings, "objectives": ["elbo_enumerated"]})
+    assert "bounds" in _draw_comparison(alone)
+
+
+def dead_model(x):
+    weight = pyro.param("weight", torch.ones(1, 3))
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z @ (0 * weight), 0.7).to_event(1), obs=x)
+
+
+def normal_guide(x):
+    bias = pyro.param("bias", torch.zeros(2))
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(bias.sum() + x[:, :1], 0.5).to_event(1))
+
+
+def test_a_gradient_that_is_always_zero_has_an_empty_ratio_and_not_an_infinite_one():
+    found = compare(dead_model, normal_guide, torch.randn(6, 3), objectives=["iwae"], num_particles=[2], **FEW)
+    row = found["iwae", 2]
+    assert row.model.norm == row.model.variance == 0
+    assert math.isnan(row.model.snr)
+    assert math.isnan(row.model.dsnr)
+    assert row.guide.snr > 0
+    lines = [[cell.strip() for cell in line.split("|")] for line in found.to_markdown().splitlines()]
+    cells = dict(zip(lines[0], lines[2], strict=True))
+    assert cells["SNR model"] == cells["DSNR model"] == ""
+    assert cells["SNR guide"] != ""
+    assert found.to_dict()[0]["model_snr"] is None
+    assert found.curves("model", "snr") == {}
+    assert "inf" not in str(found)
+    assert "bounds" in _draw_comparison(found)
+
+
+def test_where_a_gradient_is_not_finite_its_ratio_is_not_known():
+    """The variance of what is not a number is not above 0: that was shown as infinitely much signal."""
+
+    class Broken(ELBO):
+        def bound(self, log_weights):
+            return super().bound(log_weights)
+
+        def coefficients(self, log_weights, beta):
+            return Coefficients.total(torch.full_like(log_weights, math.nan), beta)
+
+    vae = off()
+    found = compare(vae.model, vae.guide, draw(vae, 5), objectives=[Broken], num_particles=[2], **FEW)
+    assert math.isnan(found["Broken", 2].guide.snr)
+    assert "inf" not in str(found)
 
 
 def test_more_particles_bring_iwaes_guide_less_signal_and_dregs_not():
@@ -263,7 +420,10 @@ def test_when_the_time_is_over_all_estimators_keep_what_they_have():
     assert 4 <= counts.pop() < 10_000
     assert not found.complete
     assert "the time ran out" in str(found)
-    assert "nan" not in str(found)  # of what half of the repeats were to tell
+    for row in found.rows:  # by halves of the repeats that there were
+        assert math.isfinite(row.guide.dsnr)
+        assert math.isfinite(row.guide.dsnr_floor)
+        assert f"{row.guide.dsnr:.2g} ({row.guide.dsnr_floor:.2g})" in str(found)
 
 
 def test_the_table_has_the_numbers_in_every_form(monkeypatch):
@@ -284,28 +444,6 @@ def test_the_table_has_the_numbers_in_every_form(monkeypatch):
         found.to_pandas()
 
 
-def test_the_slope_is_that_of_the_points_above_their_floor_and_its_error_that_of_the_scatter():
-    sizes = [1, 2, 4, 8, 16, 32, 64]
-    values = [9.0, 5.0, 3.1, 2.1, 1.6, 0.3, 0.29]
-    found = fitted_slope(sizes, values, [0.1] * 7)
-    assert found.fitted == (True,) * 5 + (False,) * 2  # 0.3 is at three times its floor, and not above it
-    exact = scipy.stats.linregress([math.log(k) for k in sizes[:5]], [math.log(v) for v in values[:5]])
-    assert (found.value, found.error) == pytest.approx((exact.slope, exact.stderr))
-    power = fitted_slope(sizes, [3 * k**0.7 for k in sizes], [0.1] * 7)
-    assert power.value == pytest.approx(0.7)
-    assert power.error == pytest.approx(0, abs=1e-9)
-    assert power.fitted == (False, False, *(True,) * 5)  # of large sizes
-    assert fitted_slope([64, 1, 4], [0.1, 2.0, 1.0], [0.1] * 3).value == pytest.approx(-0.5)  # in any order
-    for values, fitted in (([1.0, 0.1], (True, False)), ([0.1, 0.1], (False, False))):
-        nothing = fitted_slope([1, 2], values, [0.1, 0.1])
-        assert math.isnan(nothing.value)
-        assert math.isnan(nothing.error)
-        assert nothing.fitted == fitted
-    two = fitted_slope([1, 4], [1.0, 2.0], [0.1, 0.1])
-    assert two.value == pytest.approx(0.5)
-    assert math.isnan(two.error)
-
-
 def test_the_curves_are_what_the_rows_hold_and_leave_out_what_is_not_known():
     vae = off()
     settings = {"objectives": ["iwae", "dreg"], "num_particles": [2, 3], "repeats": 8, "compile": False}
@@ -320,7 +458,7 @@ def test_the_curves_are_what_the_rows_hold_and_leave_out_what_is_not_known():
     assert set(found.curves("guide", "snr")) == {"iwae", "dreg"}
     assert set(found.curves("guide", "bias")) == {"dreg"}
     for bad, message in (
-        (("both", "snr"), "side must be one of model, guide; got 'both'"),
+        (("both", "snr"), "side must be one of model, guide, shared; got 'both'"),
         (("guide", "norm"), "quantity must be one of snr, dsnr, bias; got 'norm'"),
     ):
         with pytest.raises(pv.InputError, match=message):
@@ -333,7 +471,7 @@ def test_the_curves_are_what_the_rows_hold_and_leave_out_what_is_not_known():
         ({"objectives": []}, "objectives and num_particles must name at least one each"),
         ({"objectives": ["vae"]}, "objective must be one of elbo, "),
         ({"objectives": [ELBO(3)]}, "objectives must be names, or take a number of particles"),
-        ({"objectives": [lambda k: k]}, "objectives must be names, or take a number of particles .* got 4"),
+        ({"objectives": [lambda k: k]}, "objectives must be names, or take a number of particles .* got 1"),
         ({"objectives": ["vimco"], "num_particles": [1]}, r"no objective takes num_particles \[1\]"),
         ({"num_particles": [0]}, "num_particles must be a whole number >= 1, got 0"),
         ({"objectives": ["elbo", "iwae", "elbo"]}, "objectives must differ, got elbo, iwae, elbo"),
@@ -341,12 +479,27 @@ def test_the_curves_are_what_the_rows_hold_and_leave_out_what_is_not_known():
         ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
         ({"repeats": 3}, "repeats must be a whole number >= 4, got 3"),
         ({"max_seconds": 0}, "max_seconds must be a finite number > 0, got 0"),
+        ({"log_px": 3.0}, r"log_px must be an Estimate, got 3\.0"),
+        ({"log_px": torch.zeros(5)}, "log_px must be an Estimate, got tensor"),
+        (
+            {"log_px": pv.Estimate(torch.zeros(4), torch.zeros(4))},
+            r"log_px must be of the 5 data given, got values of shape \(4,\)",
+        ),
+        ({"compile": "auto"}, "compile must be true or false, got 'auto'"),
+        ({"objectives": "elbo"}, "objectives must be a list or a tuple, got 'elbo'"),
+        ({"num_particles": 8}, "num_particles must be a list or a tuple, got 8"),
+        ({"num_particles": []}, "objectives and num_particles must name at least one each"),
+        ({"objectives": [ELBO, lambda k: ELBO(k) if k == 1 else "elbo"]}, "must be names, or .* got 'elbo'"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(settings, message):
+def test_bad_input_is_refused_in_one_line_before_any_work(settings, message):
     vae = off()
-    with pytest.raises(pv.InputError, match=message):
-        compare(vae.model, vae.guide, draw(vae, 5), **settings)
+
+    def model(x):
+        raise AssertionError("the work has begun")
+
+    assert "\n" not in refusal(compare, model, vae.guide, draw(vae, 5), **settings)
+    assert re.search(message, refusal(compare, model, vae.guide, draw(vae, 5), **settings))
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,23 @@ def test_bounds_of_several_objectives_have_their_own_errors_below_log_px(given, 
     assert axes.get_xticks().tolist() == [1, 2, 8, 64]
 
 
+def test_bounds_that_are_none_on_log_px_have_no_log_px_across(axes):
+    plots.compared_bounds({"elbo": ([1, 8], [-3.0, -2.9], [0.2, 0.1])}, None, axes=axes)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["elbo"]
+    assert not axes.patches
+
+
+def test_a_variance_of_zero_has_no_place_on_a_log_axis(axes):
+    """An exact gradient's; it was a math domain error after all the work."""
+    curves = {"exact": ([0.1], [0.0], None), "some": ([0.1, 0.2, 0.3], [2.0, 0.0, 1.0], [0.1, 0.2, 0.4])}
+    plots.against_seconds(curves, "variance", axes=axes)
+    assert [text.get_text() for text in axes.texts] == ["some"]
+    solid, floor = axes.lines
+    np.testing.assert_allclose(solid.get_xydata(), [(0.1, 2.0), (0.3, 1.0)])
+    np.testing.assert_allclose(floor.get_xydata(), [(0.1, 0.1), (0.3, 0.4)])
+    plots.against_seconds({"exact": ([0.1], [0.0], None)}, "variance", axes=Figure().subplots())
+
+
 def test_names_that_would_lie_upon_each_other_are_moved_apart(axes):
     curves = {name: ([0.1], [value], None) for name, value in {"a": 1.0, "b": 1.01, "c": 0.99, "d": 1e-3}.items()}
     plots.against_seconds(curves, "variance", axes=axes)

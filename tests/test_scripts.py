@@ -381,8 +381,15 @@ def test_estimators_compared_on_a_run(tmp_path):
     assert "the time ran out" in (tmp_path / "out/comparison.md").read_text()
 
 
+def test_an_objective_with_settings_is_left_out_where_it_needs_more_particles_as_by_its_name():
+    maker = runpy.run_path(str(ROOT / "scripts/compare.py"))["maker"]
+    for text, fewest in (("vimco:chunk_size=2", 2), ("miwae:num_batches=3", 1)):
+        assert [maker(text)(number) is None for number in (1, 2)] == [fewest > 1, False]
+        assert maker(text).__name__ == text
+
+
 def test_tighter_bounds_in_small(tmp_path):
-    flags = ["--num-data", 1_024, "--repeats", 8, "--max-particles", 16, "--out", "out"]
+    flags = ["--num-data", 1_024, "--repeats", 12, "--max-particles", 16, "--out", "out"]
     result = run_here("reproduce_rainforth2018.py", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "out/results.json").read_text())

@@ -32,18 +32,19 @@ def bounds(
 
 def compared_bounds(
     curves: Mapping[str, tuple[Sequence[int], Array, Array]],
-    log_px: tuple[float, float],
+    log_px: tuple[float, float] | None,
     colors: Mapping[str, str] | None = None,
     axes: Axes | None = None,
 ) -> Axes:
     """Of each objective its bound against K, `(sizes, values, errors)`, below log p(x) = `(value, error)` across.
 
-    With twice the standard errors, nats per datum.
+    With twice the standard errors, nats per datum. None leaves log p(x) out, where the bounds are not on it.
     """
     axes = axes_or_new(axes)
     for (name, (sizes, values, errors)), color in zip(curves.items(), _colors(curves, colors), strict=True):
         _bound(axes, sizes, values, errors, name, color)
-    _across(axes, *log_px, "log p(x)", "black")
+    if log_px is not None:
+        _across(axes, *log_px, "log p(x)", "black")
     _of_bounds(axes)
     _sizes(axes, [sizes for sizes, *_ in curves.values()])
     _legend_below(axes, columns=2)
@@ -122,16 +123,21 @@ def against_seconds(
     """A gradient's bias, or its variance, against the seconds of a step, log axes, a line per estimator.
 
     Each has its name to the right, at the height of its slowest step or next to it. With floors those are dotted, and
-    points that are not twice theirs hollow: no bias was seen there.
+    points that are not twice theirs hollow: no bias was seen there. What is 0, the variance of an exact gradient, has
+    no place on a log axis and is left out.
     """
     axes = axes_or_new(axes)
     ends = []
     for (name, (seconds, values, floors)), color in zip(curves.items(), _colors(curves, colors), strict=True):
-        values = as_numpy(values)
-        seen = np.full(len(values), True) if floors is None else values > 2 * as_numpy(floors)
+        shown = as_numpy(values) > 0
+        if not shown.any():
+            continue
+        seconds, values = as_numpy(seconds)[shown], as_numpy(values)[shown]
+        floors = None if floors is None else as_numpy(floors)[shown]
+        seen = np.full(len(values), True) if floors is None else values > 2 * floors
         _above_floor(axes, seconds, values, floors, seen, name, color)
         last = int(np.argmax(seconds))
-        ends.append((float(values[last]), seconds[last], name, color))
+        ends.append((float(values[last]), float(seconds[last]), name, color))
     axes.set(xscale="log", yscale="log", xlabel="seconds per step", ylabel=ylabel)
     for axis in (axes.xaxis, axes.yaxis):
         _plain_numbers(axis)
