@@ -40,7 +40,7 @@ class AnalyticKLELBO(DifferentiableELBO):
             require_number("free_bits", self.free_bits, above=0)
 
     def _differentiable_loss(self, program: Program) -> Tensor:
-        pair = program.run(self.num_particles)
+        pair = program.run(self.num_particles, once=True)
         terms = weighted_terms(pair)
         loss = -pair.terms().log_likelihood.mean(0).sum()
         for name in pair.latent:

@@ -19,6 +19,7 @@ its bound is -inf, and its gradient is 0.
 import functools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -218,7 +219,7 @@ class Objective(DifferentiableELBO):
     # The estimator --------------------------------------------------------------------------------------------------
 
     def _loss_of_one_chunk(self, program: "Program") -> Tensor:
-        pair = program.run(self.num_draws)
+        pair = program.run(self.num_draws, once=_probe(self).is_total)
         terms = weighted_terms(pair)
         if not self.takes_beta and not is_traced():
             self._check_beta(terms)
@@ -318,9 +319,10 @@ class Program:
     def __post_init__(self) -> None:
         self.choices = Choices(self.model, self.guide)
 
-    def run(self, num_particles: int, own_latents: OwnLatents | None = None) -> Pair:
+    def run(self, num_particles: int, own_latents: OwnLatents | None = None, once: bool = False) -> Pair:
+        """A run of the pair, which with `once` is the only one: `at` does not follow."""
         programs = self.model, self.guide
-        with self.choices.first():
+        with nullcontext() if once else self.choices.first():
             pair = run_pair(*programs, *self.args, num_particles=num_particles, own_latents=own_latents, **self.kwargs)
         gate.check_once(*programs, self.needs, pair, self.args, self.kwargs)
         return pair

@@ -10,7 +10,7 @@ from torch.distributions import MixtureSameFamily
 from pyrovae.errors import InputError, require
 from pyrovae.objectives.base import DifferentiableELBO, Program, WeightedTerms, weighted_terms
 from pyrovae.objectives.gate import check_no_zero_weights, warn_of_never_drawn
-from pyrovae.objectives.pair import Pair, at_every_datum, base_of, is_masked
+from pyrovae.objectives.pair import Pair, at_every_datum, base_of, is_masked, pair_at
 
 MAX_STATES = 2**16
 
@@ -26,10 +26,10 @@ class EnumeratedELBO(DifferentiableELBO):
     """
 
     def _differentiable_loss(self, program: Program) -> Tensor:
-        drawn = program.run(1)  # for its sites
+        drawn = program.run(1, once=True)  # for its sites
 
         def run(latents: dict[str, Tensor]) -> WeightedTerms:
-            return weighted_terms(program.at(latents))
+            return weighted_terms(pair_at(program.model, program.guide, latents, *program.args, **program.kwargs))
 
         terms = at_every_datum(run, states(drawn.guide_sites), drawn.batch_shape[1])
         possible = terms.score > -math.inf  # else 0 log 0, which is 0, would be nan

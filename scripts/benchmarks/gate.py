@@ -1,0 +1,64 @@
+"""What the check of pair and objective costs a step of plain SVI: with it over without it, step by step in turns.
+
+    python scripts/benchmarks/gate.py
+
+"Without" is the same step with the check taken out. The first step, in which a pair is looked at, is timed by itself.
+"""
+
+import statistics
+import time
+from contextlib import contextmanager
+
+import pyro
+import torch
+from pyro.infer import SVI
+from pyro.optim import Adam
+
+import pyrovae as pv
+from pyrovae.objectives import gate
+
+STEPS = 600
+CASES = {
+    "ring, 2-16-2, batch 128, ELBO(1)": ((2,), {"latent_dim": 2, "hidden": (16,)}, 128, pv.objectives.ELBO()),
+    "ring, 2-16-2, batch 128, DReG(8)": ((2,), {"latent_dim": 2, "hidden": (16,)}, 128, pv.objectives.DReG(8)),
+    "784-400-20, batch 128, ELBO(1)": ((784,), {"latent_dim": 20, "hidden": (400,)}, 128, pv.objectives.ELBO()),
+}
+
+
+@contextmanager
+def without_gate():
+    check_once, gate.check_once = gate.check_once, lambda *args: None
+    try:
+        yield
+    finally:
+        gate.check_once = check_once
+
+
+def main() -> None:
+    for name, (shape, settings, batch, objective) in CASES.items():
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        vae = pv.VAE(shape, likelihood=pv.Gaussian(0.5), **settings)
+        svi, x = SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), objective), torch.randn(batch, *shape)
+        started = time.perf_counter()
+        svi.step(x)
+        first = time.perf_counter() - started
+        times = {True: [], False: []}
+        for step in range(2 * STEPS):
+            checked = step % 2 == 0
+            started = time.perf_counter()
+            if checked:
+                svi.step(x)
+            else:
+                with without_gate():
+                    svi.step(x)
+            times[checked].append(time.perf_counter() - started)
+        checked, plain = (statistics.median(times[kind]) for kind in (True, False))
+        print(
+            f"{name}: {1e3 * checked:.2f} ms with, {1e3 * plain:.2f} ms without, ratio {checked / plain:.3f}; "
+            f"the first step {1e3 * first:.0f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()
