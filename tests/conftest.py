@@ -2,6 +2,7 @@ import os
 import random
 from pathlib import Path
 
+import helpers
 import matplotlib as mpl
 import numpy as np
 import pyro
@@ -9,6 +10,20 @@ import pytest
 import torch
 
 mpl.use("Agg")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--base-seed", type=int, default=0, help="another seed for every test whose claim is one about chance"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    helpers.BASE_SEED = config.getoption("--base-seed")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"base seed: {helpers.BASE_SEED}; torch's instructions: {torch.backends.cpu.get_cpu_capability()}"
 
 
 def global_state() -> dict[str, object]:
@@ -31,9 +46,9 @@ def global_state() -> dict[str, object]:
 @pytest.fixture(autouse=True)
 def _same_start_and_no_trace_left():
     pyro.clear_param_store()
-    torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(helpers.suite_seed())
+    random.seed(helpers.suite_seed())
+    np.random.seed(helpers.suite_seed())  # noqa: NPY002
     before = global_state()
     yield
     after = global_state()
