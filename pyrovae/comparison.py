@@ -244,7 +244,7 @@ def compare(
     with torch.enable_grad(), untouched(model, guide) as watch, local_seed(seed):
         pair = gate.check(model, guide, None, *args)
         for objective in (objective for _, of in made for _, objective in of):
-            check_objective(objective, pair)
+            check_objective(objective, model, guide, *args)
         sides = sides_of(model, guide, args)
         trained = {side: getattr(sides, side) for side in SIDES}
         require(any(trained.values()), "model and guide must have a parameter that the loss depends on, and have none")

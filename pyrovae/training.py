@@ -20,7 +20,6 @@ from pyrovae.errors import InputError, require, require_choice, require_count, r
 from pyrovae.files import check_folder
 from pyrovae.history import History
 from pyrovae.loop import NONFINITE, Loop
-from pyrovae.objectives import gate
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.choose import check_objective, resolve
 from pyrovae.rng import derived_seed, local_seed
@@ -306,7 +305,7 @@ def _check_again(vae, elbo: ELBO, batch: Batch) -> None:
     """The contract and the objective's needs, in evaluation mode: batch statistics are not moved by it."""
     if isinstance(vae, nn.Module):
         vae.eval()
-    check_objective(elbo, gate.check(vae.model, vae.guide, None, *batch))
+    check_objective(elbo, vae.model, vae.guide, *batch)
 
 
 def _make_schedule(schedule, optimizer: torch.optim.Optimizer, epochs: int):

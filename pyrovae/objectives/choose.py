@@ -1,13 +1,16 @@
 """Objectives by name, and what must hold of a pair before one is trained through."""
 
+from collections.abc import Callable
 from dataclasses import fields
 
 import torch
 from pyro.infer import ELBO as PyroELBO
 from pyro.infer import RenyiELBO, TraceMeanField_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer import ReweightedWakeSleep as PyroReweightedWakeSleep
+from torch import Tensor
 
-from pyrovae.errors import require, require_choice
+from pyrovae.errors import InputError, require, require_choice
+from pyrovae.objectives import gate
 from pyrovae.objectives.analytic_kl import AnalyticKLELBO
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
@@ -85,16 +88,18 @@ def resolve(objective: str | PyroELBO, settings: dict[str, object]) -> PyroELBO:
     return objective
 
 
-def check_objective(objective: PyroELBO, pair: Pair) -> None:
-    """Raises `InputError` where training through `objective` would go to a silently wrong gradient or bound."""
+def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args: Tensor) -> Pair:
+    """Returns two particles of the pair, once it is clear that `fit` and `compare` can train it through `objective`.
+
+    Raises `InputError` where training would go to a silently wrong gradient or bound.
+    """
     name = type(objective).__name__
     require(
         not isinstance(objective, JOINT),
         f"objective {name} is not for data in a plate: its weights are joint over the minibatch and not per datum",
     )
-    if isinstance(objective, DifferentiableELBO):
-        objective.check(pair)
-    elif isinstance(objective, RenyiELBO):
+    pair = gate.check(model, guide, objective if isinstance(objective, DifferentiableELBO) else None, *args)
+    if isinstance(objective, RenyiELBO):
         _check_renyi(pair)
     elif isinstance(objective, TraceMeanField_ELBO):
         AnalyticKLELBO().check(pair)
@@ -105,8 +110,9 @@ def check_objective(objective: PyroELBO, pair: Pair) -> None:
             f'fit averages over the batch itself, and needs scale 1 at the observed site "{site_name}", got '
             f"{scale.tolist()}: let the data plate be pyro.plate('data', len(x)), without a full size or poutine.scale",
         )
-    if any(is_masked(site) for site in pair.latent.values()):
-        require(getattr(objective, "takes_masked", False), f"an autoencoder needs objective elbo, got {name}")
+    if not isinstance(objective, DifferentiableELBO) and any(is_masked(site) for site in pair.latent.values()):
+        raise InputError(f"an autoencoder needs objective elbo, got {name}")
+    return pair
 
 
 def _check_renyi(pair: Pair) -> None:

@@ -33,8 +33,10 @@ class EnumeratedELBO(DifferentiableELBO):
 
         terms = at_every_datum(run, states(drawn.guide_sites), drawn.batch_shape[1])
         possible = terms.score > -math.inf  # else 0 log 0, which is 0, would be nan
-        log_q, log_w = (torch.where(possible, each, 0.0) for each in (terms.score, terms.log_weights))
-        return -terms.scale * (torch.where(possible, log_q.exp(), 0.0) * log_w).sum()
+        no_weight = possible & (terms.log_weights == -math.inf)  # the bound is then -inf, and the rest has a gradient
+        log_w = torch.where(possible & ~no_weight, terms.log_weights, 0.0)
+        bound = (torch.where(possible, torch.where(possible, terms.score, 0.0).exp(), 0.0) * log_w).sum()
+        return -terms.scale * (bound - torch.where(no_weight.any(), math.inf, 0.0))
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` where the latents are not discrete, too many, or masked."""

@@ -64,12 +64,13 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
     """
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True), torch.no_grad():
         pair = check_pair(model, guide, *args, **kwargs)
-        if not (_is_known(model, guide, None, pair) and _are_trained(pair.parameters)):
+        if not _is_known(model, guide, None, pair):
             check_trained(model, guide, args, kwargs)
             _check_auxiliary(pair, guide, args, kwargs)
             _remember(model, guide, None, pair)
         if needs is not None:
             needs.check(pair)
+            _remember(model, guide, needs, pair)
     return pair
 
 
@@ -77,7 +78,7 @@ def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair
     """`check`, where a pair of this structure has not been through it; `pair` is a run of it as it is now."""
     if is_traced():  # the eager step before it was looked at
         return
-    if not _is_known(model, guide, needs, pair) or not _are_trained(pair.parameters):
+    if not _is_known(model, guide, needs, pair):
         check(model, guide, needs, *args, **kwargs)
         _remember(model, guide, needs, pair)
 
@@ -102,7 +103,9 @@ def _looked_at(model: Callable, guide: Callable) -> dict:
 
 
 def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> tuple:
-    return getattr(model, "__name__", ""), getattr(guide, "__name__", ""), needs, _structure(pair)
+    names = getattr(model, "__name__", ""), getattr(guide, "__name__", "")
+    differing = tuple((id(own), id(stored)) for _, own, stored in _own_and_stored(pair.parameters))
+    return (*names, needs, _structure(pair), differing)
 
 
 def _is_known(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
@@ -134,13 +137,9 @@ def _own_and_stored(messages: tuple[dict, ...]) -> list[tuple[str, Tensor, Tenso
     return found
 
 
-def _are_trained(messages: tuple[dict, ...]) -> bool:
-    return not _own_and_stored(messages)
-
-
 def check_parameters(messages: tuple[dict, ...], model: Callable, guide: Callable, args: tuple, kwargs: dict) -> None:
     """`check_trained` where the messages of the parameters, from a run of the pair, raise the question."""
-    if not _are_trained(messages):
+    if _own_and_stored(messages):
         check_trained(model, guide, args, kwargs)
 
 
