@@ -249,7 +249,7 @@ def compare(
         trained = {side: getattr(sides, side) for side in SIDES}
         require(any(trained.values()), "model and guide must have a parameter that the loss depends on, and have none")
         runs = [_Run(name, number, one, repeats, trained) for name, of in made for number, one in of]
-        references = _references(runs, pair, repeats, trained)
+        references = _references(runs, model, guide, args, pair, trained)
         no_gap = no_log_px(pair)
         if log_px is None and no_gap is None:
             try:
@@ -321,6 +321,7 @@ class _Run:
         self, name: str, num_particles: int, objective: PyroELBO, planned: int, sides: dict[str, list[Tensor]]
     ) -> None:
         self.name, self.num_particles, self.objective, self.sides = name, num_particles, objective, sides
+        self.planned = planned
         self.bounds: list[float] = []
         self.times: list[float] = []
         self.moments = {side: Moments(planned) for side, parameters in sides.items() if parameters}
@@ -367,7 +368,9 @@ class _Run:
         )
 
 
-def _references(runs: list[_Run], pair: Pair, repeats: int, sides: dict[str, list[Tensor]]) -> list[_Run]:
+def _references(
+    runs: list[_Run], model: Callable, guide: Callable, args: tuple, pair: Pair, sides: dict[str, list[Tensor]]
+) -> list[_Run]:
     """Gives each run that of its reference, one of the runs or a new one, and returns the new ones."""
     if not all(_has_unbiased_rsample(site["fn"]) for site in pair.guide_sites.values()):
         return []
@@ -379,9 +382,9 @@ def _references(runs: list[_Run], pair: Pair, repeats: int, sides: dict[str, lis
         known = (other for other in (*runs, *new) if other is not run and other.objective == reference)
         run.reference = next(known, None)
         if run.reference is None:
-            check_objective(reference, pair)
+            check_objective(reference, model, guide, *args)
             number = getattr(reference, "num_particles", run.num_particles)
-            run.reference = _Run(f"reference {type(reference).__name__}", number, reference, repeats, sides)
+            run.reference = _Run(f"reference {type(reference).__name__}", number, reference, run.planned, sides)
             new.append(run.reference)
     return new
 

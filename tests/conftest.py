@@ -14,7 +14,7 @@ mpl.use("Agg")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--base-seed", type=int, default=0, help="another seed for every test whose claim is one about chance"
+        "--base-seed", type=int, default=0, help="moves the seeds of every claim about chance (0 to 4,000,000)"
     )
 
 

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
-from helpers import linear_gaussian, refusal
+from helpers import linear_gaussian, refusal, suite_seed
 
 import pyrovae as pv
 from pyrovae.calibration import Calibration, simulation_based_calibration
@@ -20,7 +20,7 @@ def of_ranks(ranks, num_draws, num_bins):
 
 def diagonal(latent_dim=3, scale=0.5):
     """A linear Gaussian VAE of orthogonal weights: the posterior is diagonal, and its guide exact."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(suite_seed(0))
     weight = torch.linalg.qr(torch.randn(5, latent_dim, generator=generator, dtype=torch.float64)).Q
     return pv.LinearGaussianVAE(weight, torch.randn(5, generator=generator, dtype=torch.float64), scale)
 
@@ -37,7 +37,7 @@ def test_the_p_values_of_the_exact_posterior_are_uniform_and_it_is_not_rejected(
     p_values, rejected = [], 0
     for seed in range(40):
         vae = linear_gaussian(seed)
-        torch.manual_seed(seed)
+        torch.manual_seed(suite_seed(seed))
         result = simulation_based_calibration(vae.model, vae.exact_guide, zeros(400))
         p_values.append(result.p_values)
         rejected += bool(result.rejected.any())
@@ -113,7 +113,7 @@ def wrong(dim, log_scale=0.0, shift=0.0):
 def test_a_guide_that_is_wrong_in_one_dimension_is_found_and_named_with_the_right_words(dim, change, words):
     for seed in range(5):
         vae = wrong(dim, **change)
-        torch.manual_seed(seed)
+        torch.manual_seed(suite_seed(seed))
         result = simulation_based_calibration(vae.model, vae.guide, zeros(1_000))
         assert result.misfits == {f"{dim + 1}": words}
         assert result.verdict == f"not calibrated in 1 of 3 latent dimensions (p < 0.01 / 3): {dim + 1} {words}"
@@ -170,7 +170,7 @@ def test_a_guide_that_gives_the_prior_passes_as_the_docstring_warns():
 def test_of_the_data_only_number_shape_and_dtype_count():
     vae, ranks = diagonal(), []
     for x in (zeros(200), 100 * torch.randn(200, 5, dtype=torch.float64)):
-        torch.manual_seed(1)
+        torch.manual_seed(suite_seed(1))
         ranks.append(simulation_based_calibration(vae.model, vae.guide, x).ranks)
     assert torch.equal(*ranks)
     assert ranks[0].shape == (200, 3)

@@ -11,10 +11,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import draw, linear_gaussian
+from helpers import draw, linear_gaussian, suite_seed
 from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
+from torch._inductor.cpu_vec_isa import pick_vec_isa
 
 import pyrovae as pv
 from pyrovae.compiled import CompiledLoss, CompiledSVI
@@ -195,8 +196,12 @@ class SameNoiseVAE(pv.VAE):
 
 
 def test_machine_code_is_as_near_to_float64_as_eager_float32_is():
-    """Loss and gradient of 30 batches: root mean square errors against the float64 program on the same draws."""
-    torch.manual_seed(3)
+    """Loss and gradient of 30 batches: root mean square errors against the float64 program on the same draws.
+
+    Without vector instructions the machine code adds the 3,200 terms of the scale's gradient one after another, where
+    torch adds in pairs: n roundings of eps / 2 each, which a running sum gathers as sqrt(n).
+    """
+    torch.manual_seed(suite_seed(3))
     vae = SameNoiseVAE((20,), latent_dim=3, hidden=(50,), likelihood=pv.Gaussian(0.3, learn_scale=True))
     exact, objective = copy.deepcopy(vae).double(), IWAE(5)
     x = torch.randn(30, 32, 20)
@@ -227,8 +232,9 @@ def test_machine_code_is_as_near_to_float64_as_eager_float32_is():
         errors.append(losses + norms)
     eager_loss, our_loss, eager_norm, our_norm = torch.tensor(errors).square().mean(0).sqrt().tolist()
     assert max(eager_loss, eager_norm) < 1e-4, "the noise is not the same in both precisions"
-    assert our_loss <= 2 * eager_loss, f"loss is off by {our_loss:.3g}, eager by {eager_loss:.3g}"
-    assert our_norm <= 2 * eager_norm, f"gradient is off by {our_norm:.3g}, eager by {eager_norm:.3g}"
+    one_by_one = 0.0 if pick_vec_isa() else torch.finfo(torch.float32).eps / 2 * math.sqrt(5 * 32 * 20)
+    assert our_loss <= 2 * eager_loss + one_by_one, f"loss is off by {our_loss:.3g}, eager by {eager_loss:.3g}"
+    assert our_norm <= 2 * eager_norm + one_by_one, f"gradient is off by {our_norm:.3g}, eager by {eager_norm:.3g}"
 
 
 # Pairs of every kind --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
-from helpers import assert_within_standard_errors, doubles, refusal
+from helpers import assert_within_standard_errors, doubles, refusal, suite_seed
 from numpy.polynomial.legendre import leggauss
 from pyro import poutine
 from torch import Tensor
@@ -174,7 +174,7 @@ def mass_families() -> dict[str, dist.TorchDistribution]:
         "discretized_logistic, narrow": DiscretizedLogistic(*torch.tensor([0.4, -5.0])),
         "discretized_logistic, at the end": DiscretizedLogistic(*torch.tensor([0.02, -3.0])),
         "discretized_logistic, wide": DiscretizedLogistic(*torch.tensor([0.6, 0.0])),
-        "categorical": CategoricalLevels(torch.randn(256, generator=torch.Generator().manual_seed(0))),
+        "categorical": CategoricalLevels(torch.randn(256, generator=torch.Generator().manual_seed(suite_seed(0)))),
     }
 
 
@@ -372,7 +372,7 @@ def test_the_logits_of_a_relaxed_category_are_the_gumbel_softmax_in_other_coordi
     torch.testing.assert_close(two.log_prob(z[:, None]), bit.log_prob(z))
     torch.testing.assert_close(two.variance[0], bit.variance)
 
-    torch.manual_seed(0)
+    torch.manual_seed(suite_seed(0))
     draws = ours.expand((2,)).rsample((20_000,))
     assert draws.shape == (20_000, 2, 3)
     assert_within_standard_errors(draws.mean(0), ours.mean.expand(2, 3), draws.std(0) / math.sqrt(20_000))
@@ -586,7 +586,9 @@ def test_a_learned_scale_goes_to_that_of_the_data(name):
     def adam_of_the_scale(parameters, lr):
         return torch.optim.Adam([p for p in parameters if p is vae.likelihood.log_scale], lr)
 
-    pv.fit(vae, x, epochs=30, lr=0.1, batch_size=500, schedule="cosine", seed=0, optimizer=adam_of_the_scale)
+    pv.fit(
+        vae, x, epochs=30, lr=0.1, batch_size=500, schedule="cosine", seed=suite_seed(0), optimizer=adam_of_the_scale
+    )
     # The standard deviation of a logistic is its scale times pi / sqrt(3); its best fit to a Gaussian is a little off.
     factor = math.pi / math.sqrt(3) if name == "discretized_logistic" else 1.0
     assert vae.likelihood.log_scale.exp().item() * factor == pytest.approx(0.06, rel=0.08)

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, draw, linear_gaussian
+from helpers import assert_within_standard_errors, draw, linear_gaussian, suite_seed
 from test_marginal import scaled_guide
 
 import pyrovae as pv
@@ -20,9 +20,9 @@ METHODS = ("elbo", "iwae_5", "is_200", "ais_20")
 @pytest.fixture(scope="module")
 def linear():
     vae = linear_gaussian(0)
-    with local_seed(1):
+    with local_seed(suite_seed(1)):
         x = draw(vae, 12)
-    return vae, x, evaluate(vae.model, vae.guide, x, methods=METHODS, num_chains=8, seed=3)
+    return vae, x, evaluate(vae.model, vae.guide, x, methods=METHODS, num_chains=8, seed=suite_seed(3))
 
 
 def test_every_method_is_within_its_errors_of_the_truth(linear):
@@ -64,13 +64,13 @@ def test_a_mode_that_the_guide_has_missed_is_found_by_annealing_from_the_prior_a
 
 def test_each_method_has_its_own_random_numbers_whatever_runs_beside_it(linear):
     vae, x, evaluation = linear
-    alone = evaluate(vae.model, vae.guide, x, methods=["is_200"], seed=3)
+    alone = evaluate(vae.model, vae.guide, x, methods=["is_200"], seed=suite_seed(3))
     assert torch.equal(alone["is_200"].estimate.value, evaluation["is_200"].estimate.value)
-    with local_seed(derived_seed(3, "is_200")):
+    with local_seed(derived_seed(suite_seed(3), "is_200")):
         own = pv.log_marginal(vae.model, vae.guide, x, num_samples=200)
     assert torch.equal(own.value, alone["is_200"].estimate.value)
     state = torch.get_rng_state()
-    other = evaluate(vae.model, vae.guide, x, methods=["is_200"], seed=4)
+    other = evaluate(vae.model, vae.guide, x, methods=["is_200"], seed=suite_seed(4))
     assert torch.equal(state, torch.get_rng_state())
     assert not torch.equal(other["is_200"].estimate.value, own.value)
 
@@ -137,7 +137,7 @@ def test_grey_pixels_have_no_log_px_nor_bits_by_any_method(methods):
 
 
 def test_a_vae_is_evaluated_at_beta_one():
-    torch.manual_seed(0)
+    torch.manual_seed(suite_seed(0))
     vae = pv.VAE((2,), latent_dim=2, hidden=(3,), likelihood=pv.Gaussian(0.5), beta=1.0)
     x = torch.randn(4, 2)
     methods = METHODS[:3]  # annealing has a test of its own

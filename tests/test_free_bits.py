@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, refusal
+from helpers import assert_within_standard_errors, refusal, suite_seed
 from pyro import poutine
 from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.optim import Adam
@@ -24,7 +24,7 @@ def free_bits(floor):
 
 def known_vae(**settings):
     """A VAE in float64 with a linear encoder whose q(z|x) can be had by hand, and x."""
-    torch.manual_seed(2)
+    torch.manual_seed(suite_seed(2))
     defaults = {"latent_dim": LATENT, "hidden": (), "likelihood": pv.Gaussian(0.5)}
     vae = pv.VAE((4,), **{**defaults, **settings}).double()
     with torch.no_grad():  # so that each dimension has a KL of another size
@@ -41,14 +41,14 @@ def kl_by_hand(vae, x):
 
 def loss_and_gradients(objective, vae, x, seed=7):
     vae.zero_grad()
-    torch.manual_seed(seed)
+    torch.manual_seed(suite_seed(seed))
     loss = objective.loss_and_grads(vae.model, vae.guide, x)
     return loss, [p.grad.clone() for p in vae.parameters()]
 
 
 def minus_log_likelihood(vae, x, seed=7):
     """-log p(x_b|z_b) at the draw that the seed gives, `(batch,)`."""
-    torch.manual_seed(seed)
+    torch.manual_seed(suite_seed(seed))
     z = poutine.trace(vae.guide).get_trace(x).nodes["z"]["value"]
     trace = poutine.trace(poutine.condition(vae.model, {"z": z})).get_trace(x)
     trace.compute_log_prob()
@@ -64,7 +64,7 @@ def test_the_loss_is_the_formula_with_beta_on_the_floor_too(floor, beta):
     vae, x = known_vae(beta=beta)
     means = kl_by_hand(vae, x).mean(0)
     expected = minus_log_likelihood(vae, x).sum() + beta * BATCH * means.clamp(min=floor).sum()
-    torch.manual_seed(7)
+    torch.manual_seed(suite_seed(7))
     assert free_bits(floor).loss(vae.model, vae.guide, x) == pytest.approx(expected.item(), abs=1e-10)
     loss, gradients = loss_and_gradients(free_bits(floor), vae, x)
     assert loss == pytest.approx(expected.item(), abs=1e-10)
@@ -88,7 +88,7 @@ def test_the_floor_is_under_the_mean_over_the_minibatch_and_not_under_each_datum
     x[1, 0] = 2.0
     assert torch.equal(kl_by_hand(vae, x)[:, 0], torch.tensor([0.0, 2.0], dtype=torch.float64))
     expected = minus_log_likelihood(vae, x).sum() + 2 * (1.0 + 0.9 + 0.9)
-    torch.manual_seed(7)
+    torch.manual_seed(suite_seed(7))
     assert free_bits(0.9).loss(vae.model, vae.guide, x) == pytest.approx(expected.item(), abs=1e-10)
 
 
@@ -106,16 +106,16 @@ def test_it_is_pyros_analytic_elbo_where_the_floor_is_below_every_kl(beta):
 def test_a_batch_of_one_datum_is_floored_as_any_other():
     vae, x = known_vae()
     expected = minus_log_likelihood(vae, x[:1]).sum() + kl_by_hand(vae, x[:1]).clamp(min=0.3).sum()
-    torch.manual_seed(7)
+    torch.manual_seed(suite_seed(7))
     assert free_bits(0.3).loss(vae.model, vae.guide, x[:1]) == pytest.approx(expected.item(), abs=1e-10)
 
 
 def test_where_the_floor_holds_the_loss_lies_above_minus_the_elbo():
     vae, x = known_vae()
-    torch.manual_seed(7)
+    torch.manual_seed(suite_seed(7))
     elbo = -TraceMeanField_ELBO(max_plate_nesting=1).loss(vae.model, vae.guide, x)
     for floor in FLOORS:
-        torch.manual_seed(7)
+        torch.manual_seed(suite_seed(7))
         assert free_bits(floor).loss(vae.model, vae.guide, x) >= -elbo - 1e-12
 
 
@@ -152,10 +152,10 @@ def test_svi_and_the_module_of_the_loss_take_it():
     vae, x = known_vae()
     before = [p.detach().clone() for p in vae.parameters()]
     svi = SVI(vae.model, vae.guide, Adam({"lr": 0.01}), free_bits(0.2))
-    torch.manual_seed(7)
+    torch.manual_seed(suite_seed(7))
     assert svi.step(x) > 0
     assert all(not torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
-    torch.manual_seed(7)
+    torch.manual_seed(suite_seed(7))
     loss = free_bits(0.2).differentiable_loss(vae.model, vae.guide, x)
     assert loss.requires_grad
     assert loss.shape == ()
@@ -166,7 +166,7 @@ def test_svi_and_the_module_of_the_loss_take_it():
 
 def test_a_step_of_fit_is_the_gradient_of_the_loss_per_datum():
     vae, x = known_vae()
-    torch.manual_seed(5)
+    torch.manual_seed(suite_seed(5))
     order = torch.randperm(BATCH)
     loss = free_bits(0.2).differentiable_loss(vae.model, vae.guide, x[order]) / BATCH
     gradients = torch.autograd.grad(loss, list(vae.parameters()))
@@ -180,13 +180,13 @@ def test_a_step_of_fit_is_the_gradient_of_the_loss_per_datum():
 
 def test_a_floor_keeps_latents_in_use_that_would_collapse_without_it():
     """Data of pure noise under a decoder that may be as wide: nothing to say, so that the ELBO says nothing."""
-    torch.manual_seed(0)
+    torch.manual_seed(suite_seed(0))
     x = torch.randn(400, 2)
     use = {}
     for floor in (1e-6, 0.5):
-        torch.manual_seed(1)
+        torch.manual_seed(suite_seed(1))
         vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(1.0))
-        pv.fit(vae, x, epochs=20, lr=0.03, batch_size=100, objective=free_bits(floor), seed=0)
+        pv.fit(vae, x, epochs=20, lr=0.03, batch_size=100, objective=free_bits(floor), seed=suite_seed(0))
         use[floor] = pv.diagnostics.latent_use(vae, x).kl
     assert use[1e-6].max() < 0.05
     assert use[0.5].min() > 0.35
@@ -254,9 +254,9 @@ CORRELATED = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.5], [
 def test_a_pair_of_plain_functions_is_floored_per_dimension_too():
     pair = program(STANDARD, lambda loc: dist.Normal(loc + torch.tensor([2.0, 0.0]), 1.0).to_event(1))
     x = torch.zeros(5, 2)
-    torch.manual_seed(7)
+    torch.manual_seed(suite_seed(7))
     found = free_bits(0.3).loss(pair.model, pair.guide, x)
-    torch.manual_seed(7)
+    torch.manual_seed(suite_seed(7))
     plain = TraceMeanField_ELBO(max_plate_nesting=1).loss(pair.model, pair.guide, x)
     assert found - plain == pytest.approx(5 * 0.3, abs=1e-5)  # KL 2 and 0 nats: the second alone is lifted
 

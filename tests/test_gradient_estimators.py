@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, mean_and_error, refusal
+from helpers import assert_within_standard_errors, mean_and_error, refusal, suite_seed
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
@@ -122,7 +122,7 @@ class DiscretePair(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(4)
+        generator = torch.Generator().manual_seed(suite_seed(4))
 
         def parameter(*shape):
             return torch.nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64))
@@ -312,7 +312,7 @@ def test_enumeration_of_impossible_values_keywords_and_networks_that_want_the_wh
 def discrete_gradients(pair: DiscretePair, objective, num: int = 60, batch: int = 400) -> Tensor:
     draws = []
     for seed in range(num):
-        torch.manual_seed(seed)
+        torch.manual_seed(suite_seed(seed))
         pair.zero_grad()
         objective.loss_and_grads(pair.model, pair.guide, X.expand(batch, 2))
         draws.append(torch.cat([p.grad.flatten() for p in pair.parameters()]) / batch)

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error
+from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, suite_seed
 from scipy import stats
 from test_marginal import scaled_guide
 
@@ -17,7 +17,7 @@ from pyrovae.proposals import defensive, widened
 
 
 def normal_weights(num_samples, num_data, deviation=1.0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(suite_seed(seed))
     return deviation * torch.randn(num_samples, num_data, generator=generator, dtype=torch.float64)
 
 
@@ -138,7 +138,7 @@ def test_weights_of_few_values_as_codes_have_them_are_no_tail_and_no_traceback()
     assert smoothed.item() == pytest.approx(log_w.logsumexp(0).item() - math.log(2_000), abs=1e-12)
     rare = torch.cat((log_w, torch.tensor([[6.0]], dtype=torch.float64)))  # one draw of a code that outweighs them
     assert pareto_smoothed(rare)[0].item() > 0
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(suite_seed(0))
 
     def uniform(*shape):
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
@@ -190,7 +190,7 @@ def test_a_guide_that_is_widened_or_mixed_already_can_be_widened():
     twice, once = widened(widened(vae.guide, 2.0), 1.5), widened(vae.guide, 3.0)
     weights = []
     for proposal in (twice, once):
-        torch.manual_seed(1)
+        torch.manual_seed(suite_seed(1))
         weights.append(pv.log_weights(vae.model, proposal, x, num_particles=50))
     torch.testing.assert_close(*weights)
     mixed = widened(defensive(vae.model, vae.guide, 0.3), 1.3)

@@ -6,13 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, draw, linear_gaussian
+from helpers import assert_within_standard_errors, draw, linear_gaussian, suite_seed
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 import pyrovae as pv
 from pyrovae.objectives.choose import check_objective, from_name, resolve
-from pyrovae.objectives.pair import run_pair
 
 
 class Pair:
@@ -42,7 +41,7 @@ def test_iwae_with_one_particle_equals_the_elbo_under_the_same_noise():
     x = draw(vae, 3)
     values, gradients = [], []
     for name in ("elbo", "iwae"):
-        torch.manual_seed(1)
+        torch.manual_seed(suite_seed(1))
         vae.zero_grad()
         values.append(from_name(name).loss_and_grads(vae.model, vae.guide, x))
         gradients.append([p.grad.clone() for p in vae.parameters()])
@@ -56,11 +55,11 @@ def test_the_weighted_objectives_are_the_formula_on_the_same_draws(name):
     vae = linear_gaussian(1)
     x = draw(vae, 3)
     alpha = 0.4 if name == "renyi" else None
-    torch.manual_seed(2)
+    torch.manual_seed(suite_seed(2))
     log_w = pv.log_weights(vae.model, vae.guide, x, num_particles=6)
     order = 1 - (alpha or 0.0)
     expected = ((order * log_w).logsumexp(0) - math.log(6)) / order
-    torch.manual_seed(2)
+    torch.manual_seed(suite_seed(2))
     loss = from_name(name, num_particles=6, **({} if alpha is None else {"alpha": alpha})).loss(vae.model, vae.guide, x)
     assert -loss == pytest.approx(expected.sum().item(), abs=1e-10)
 
@@ -166,7 +165,7 @@ def test_a_scale_is_refused_under_pyros_weighted_objective_and_taken_out_of_ours
     assert "\n" not in str(caught.value)
     losses, gradients = [], []
     for model, guide in ((vae.model, vae.guide), (pair.model, pair.guide)):
-        torch.manual_seed(1)
+        torch.manual_seed(suite_seed(1))
         vae.zero_grad()
         losses.append(from_name("iwae", num_particles=4).loss_and_grads(model, guide, x))
         gradients.append(torch.cat([p.grad.flatten() for p in vae.parameters()]))
@@ -211,5 +210,5 @@ def test_an_analytic_kl_that_pyro_does_not_have_is_refused_and_not_sampled_in_si
 
     x = torch.randn(8, 2)
     with pytest.raises(pv.InputError, match='closed-form KL at site "z"'):
-        check_objective(TraceMeanField_ELBO(), run_pair(model, guide, x))
-    check_objective(Trace_ELBO(), run_pair(model, guide, x))
+        check_objective(TraceMeanField_ELBO(), model, guide, x)
+    check_objective(Trace_ELBO(), model, guide, x)

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import draw, linear_gaussian, parameters_of, ring, small_vae
+from helpers import draw, linear_gaussian, parameters_of, ring, small_vae, suite_seed
 from pyro.infer import SVI, Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -23,10 +23,10 @@ SGD = torch.optim.SGD
 def test_a_step_is_svi_s_step_with_the_gradient_per_datum(num_particles):
     x = ring().train_x
     ours, theirs = small_vae(), small_vae()
-    pv.fit(ours, x, epochs=1, batch_size=100, optimizer=SGD, lr=0.1, num_particles=num_particles, seed=5)
+    pv.fit(ours, x, epochs=1, batch_size=100, optimizer=SGD, lr=0.1, num_particles=num_particles, seed=suite_seed(5))
     elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=num_particles > 1, max_plate_nesting=1)
     svi = SVI(theirs.model, theirs.guide, pyro.optim.SGD({"lr": 0.1 / 100}), elbo)
-    torch.manual_seed(5)
+    torch.manual_seed(suite_seed(5))
     order = torch.randperm(100)
     svi.step(x[order])
     torch.testing.assert_close(parameters_of(ours), parameters_of(theirs), atol=1e-6, rtol=0)
@@ -78,12 +78,14 @@ def test_gradients_are_clipped_to_the_norm_of_the_loss_per_datum():
 def test_an_iwae_step_is_the_gradient_of_the_bound_on_the_same_draws():
     vae = linear_gaussian(3)
     x = draw(vae, 6)
-    torch.manual_seed(7)
+    torch.manual_seed(suite_seed(7))
     order = torch.randperm(6)
     bound = (pv.log_weights(vae.model, vae.guide, x[order], num_particles=5).logsumexp(0) - math.log(5)).mean()
     gradients = torch.autograd.grad(bound, list(vae.parameters()))
     before = {name: p.detach().clone() for name, p in vae.named_parameters()}
-    pv.fit(vae, x, epochs=1, batch_size=6, optimizer=SGD, lr=1e-2, objective="iwae", num_particles=5, seed=7)
+    pv.fit(
+        vae, x, epochs=1, batch_size=6, optimizer=SGD, lr=1e-2, objective="iwae", num_particles=5, seed=suite_seed(7)
+    )
     for (name, after), gradient in zip(vae.named_parameters(), gradients, strict=True):
         torch.testing.assert_close((after.detach() - before[name]) / 1e-2, gradient, atol=1e-9, rtol=1e-9)
 
@@ -91,10 +93,10 @@ def test_an_iwae_step_is_the_gradient_of_the_bound_on_the_same_draws():
 def test_training_a_linear_gaussian_vae_reaches_the_maximum_likelihood():
     """Probabilistic PCA: at the optimum the marginal's covariance is the sample's, but for its smallest eigenvalues."""
     truth = linear_gaussian(4, data_dim=3, latent_dim=1, scale=0.5)
-    torch.manual_seed(1)
+    torch.manual_seed(suite_seed(1))
     x = draw(truth, 2_000)
     vae = pv.LinearGaussianVAE(torch.randn(3, 1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 1.0)
-    pv.fit(vae, x, epochs=150, batch_size=200, lr=0.03, schedule="cosine", seed=0)
+    pv.fit(vae, x, epochs=150, batch_size=200, lr=0.03, schedule="cosine", seed=suite_seed(0))
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))
     noise = eigenvalues[:2].mean()
     best = -0.5 * (3 * math.log(2 * math.pi) + eigenvalues[2].log() + 2 * noise.log() + 3)
@@ -110,7 +112,7 @@ def test_a_seed_fixes_the_run_and_leaves_the_callers_generator_alone():
     results = []
     for seed in (1, 1, 2):
         vae = small_vae()
-        torch.manual_seed(99)
+        torch.manual_seed(suite_seed(99))
         state = torch.get_rng_state()
         history = pv.fit(vae, ring(), epochs=2, seed=seed)
         assert torch.equal(torch.get_rng_state(), state)
@@ -124,7 +126,7 @@ def test_without_a_seed_the_callers_generator_is_used():
     states, params = [], []
     for start in (1, 1, 2):
         vae = small_vae()
-        torch.manual_seed(start)
+        torch.manual_seed(suite_seed(start))
         pv.fit(vae, ring(), epochs=1)
         states.append(torch.get_rng_state())
         params.append(parameters_of(vae))
@@ -134,8 +136,8 @@ def test_without_a_seed_the_callers_generator_is_used():
 
 def test_validation_leaves_the_training_as_it_is():
     one, other = small_vae(), small_vae()
-    with_validation = pv.fit(one, ring(), epochs=2, seed=1)
-    without = pv.fit(other, ring(num_validation=0), epochs=2, seed=1)
+    with_validation = pv.fit(one, ring(), epochs=2, seed=suite_seed(1))
+    without = pv.fit(other, ring(num_validation=0), epochs=2, seed=suite_seed(1))
     assert torch.equal(parameters_of(one), parameters_of(other))
     assert with_validation.loss == without.loss
     assert without.elbo == without.kl == without.reconstruction == [None, None]
@@ -171,7 +173,7 @@ def test_early_stopping_goes_back_to_the_best_parameters():
         seen.append((record["elbo"], parameters_of(vae)))
 
     # A step size at which training runs away after a while.
-    history = pv.fit(vae, data, epochs=200, lr=0.3, batch_size=20, patience=3, seed=0, on_epoch=look)
+    history = pv.fit(vae, data, epochs=200, lr=0.3, batch_size=20, patience=3, seed=suite_seed(0), on_epoch=look)
     best = max(range(len(seen)), key=lambda i: seen[i][0])
     assert len(history.epoch) == best + 1 + 3 < 200
     assert torch.equal(parameters_of(vae), seen[best][1])
@@ -206,13 +208,13 @@ def test_a_data_loader_is_trained_on_as_the_tensors_are():
     # A generator of its own: the loader draws a seed for its workers, here from no stream that training uses.
     loader = DataLoader(TensorDataset(x, torch.zeros(100)), batch_size=30, generator=torch.Generator())
     one, other = small_vae(), small_vae()
-    pv.fit(one, loader, epochs=2, seed=1)
+    pv.fit(one, loader, epochs=2, seed=suite_seed(1))
 
     class InOrder:
         def __iter__(self):
             return iter(x.split(30))
 
-    pv.fit(other, InOrder(), epochs=2, seed=1)
+    pv.fit(other, InOrder(), epochs=2, seed=suite_seed(1))
     assert torch.equal(parameters_of(one), parameters_of(other))
 
 
@@ -480,10 +482,10 @@ def test_an_objective_from_an_epoch_on_takes_over_there_with_the_optimiser_as_it
     elbo, iwae = pv.objectives.ELBO(2), pv.objectives.IWAE(5)
     vae, other = small_vae(), small_vae()
     x = torch.randn(1, 2).expand(6, 2)  # in any order the same
-    torch.manual_seed(0)
+    torch.manual_seed(suite_seed(0))
     settings = {"epochs": 5, "batch_size": 6, "progress": False, "optimizer": torch.optim.Adam, "lr": 0.01}
     history = pv.fit(vae, x, objective={4: elbo, 1: elbo, 3: iwae}, **settings)
-    torch.manual_seed(0)
+    torch.manual_seed(suite_seed(0))
     expected = []
     optimizer = torch.optim.Adam(other.parameters(), lr=0.01)
     torch.randint(2**62, ())  # the seed of the check
