@@ -13,6 +13,7 @@ from pyrovae.errors import InputError, require_choice, require_count
 from pyrovae.hmc import Path, unconstrained
 from pyrovae.importance import log_mean
 from pyrovae.marginal import Estimate, check_args, device_of, pairs_at_a_time
+from pyrovae.modes import evaluates
 from pyrovae.objectives.pair import sample_sites
 from pyrovae.rng import local_seed
 from pyrovae.workers import Workers, hides_progress
@@ -58,6 +59,7 @@ class BidirectionalEstimate:
         return Estimate(self.upper.value - self.lower.value, error)
 
 
+@evaluates
 @torch.no_grad()
 def annealed_log_marginal(
     model: Callable,
@@ -110,6 +112,7 @@ def annealed_log_marginal(
     return _cat(parts, args[0].device)
 
 
+@evaluates
 @torch.no_grad()
 def bidirectional_gap(
     model: Callable,

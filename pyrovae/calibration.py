@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import InputError, require, require_count
 from pyrovae.marginal import check_args, device_of
+from pyrovae.modes import evaluates
 from pyrovae.objectives.pair import PARTICLES, check_pair, is_masked, sample_sites
 from pyrovae.rng import local_seed
 from pyrovae.workers import hides_progress
@@ -93,6 +94,7 @@ class Calibration:
         return " and ".join(kinds) or "neither too narrow, too wide nor shifted, but of another shape"
 
 
+@evaluates
 @torch.no_grad()
 def simulation_based_calibration(
     model: Callable,

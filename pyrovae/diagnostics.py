@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.errors import require, require_count
+from pyrovae.modes import evaluates
 from pyrovae.objectives.pair import PairTerms, run_pair
 from pyrovae.posteriors import Diagonal
 from pyrovae.priors import Standard
@@ -17,6 +18,7 @@ ACTIVE_VARIANCE = 0.01
 DRAWS, CHUNK = 32, 256
 
 
+@evaluates
 @torch.no_grad()
 def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: int = 1) -> dict[str, Tensor]:
     """`elbo`, `reconstruction` and `kl` for each datum, `(batch,)`, in nats, at beta = 1: elbo = reconstruction - kl.
@@ -28,6 +30,7 @@ def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: i
     return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
 
+@evaluates
 @torch.no_grad()
 def kl_per_dimension(vae: VAE, *args: Tensor) -> Tensor:
     """KL(q(z_j|x) || p(z_j)) in closed form, `(batch, latent_dim)`, in nats, of a diagonal posterior and prior."""
@@ -72,6 +75,7 @@ class LatentUse:
         )
 
 
+@evaluates
 @torch.no_grad()
 def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
     """The use of each latent dimension over these data (all of them at once: it is a variance over data)."""
@@ -79,6 +83,7 @@ def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
     return LatentUse(vae.encode(*args).mean.var(0), kl_per_dimension(vae, *args).mean(0))
 
 
+@evaluates
 @torch.no_grad()
 def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
     """The number of latent coordinates, over all sites, with Cov_x(E_q[z_j|x]) > 0.01, for any pair.
@@ -108,6 +113,7 @@ def _mean_or_draw(site: dict) -> Tensor:
     return mean.expand_as(value).double().reshape(*value.shape[:2], -1)
 
 
+@evaluates
 def sample_diversity(vae: VAE, num_samples: int, y: Tensor | tuple[Tensor, ...] = ()) -> float:
     """Mean over coordinates of the variance of E[x|z, y] over z ~ p(z) (and over the given y): 0 where all are one."""
     require_count("num_samples", num_samples, 2)

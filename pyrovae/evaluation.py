@@ -21,6 +21,7 @@ from pyrovae.marginal import (
     importance_bound,
     log_marginal,
 )
+from pyrovae.modes import evaluates
 from pyrovae.objectives.pair import Pair
 from pyrovae.rng import derived_seed, local_seed
 
@@ -130,6 +131,7 @@ class Evaluation:
         return self.table("html")
 
 
+@evaluates
 def evaluate(
     model: Callable,
     guide: Callable,

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import InputError, require, require_count, require_finite, require_number, warn
 from pyrovae.marginal import DATA_CHUNK, Estimate, check_args, device_of, log_marginal, pairs_at_a_time
+from pyrovae.modes import evaluates
 from pyrovae.objectives.pair import base_of, check_pair, log_joint
 from pyrovae.rng import local_seed
 from pyrovae.workers import hides_progress
@@ -62,6 +63,7 @@ NOT_CONVERGED = (
 )
 
 
+@evaluates
 def inference_gaps(
     model: Callable,
     guide: Callable,

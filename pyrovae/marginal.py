@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import is_out_of_memory, require, require_count, require_finite, warn
 from pyrovae.importance import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed
+from pyrovae.modes import evaluates
 from pyrovae.objectives.pair import Pair, check_pair, guide_draws, log_weights, pair_at
 from pyrovae.replay import Replay
 from pyrovae.rng import generator_states, local_seed, set_generator_states
@@ -106,6 +107,7 @@ class MarginalLikelihood(Estimate):
         )
 
 
+@evaluates
 def log_marginal(
     model: Callable,
     guide: Callable,
@@ -147,6 +149,7 @@ def log_marginal(
     return MarginalLikelihood(*_joined(parts, args), num_samples)
 
 
+@evaluates
 def importance_bound(
     model: Callable,
     guide: Callable,

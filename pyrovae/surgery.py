@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import require, require_count
 from pyrovae.marginal import CHUNK, Estimate, check_args, device_of, pairs_at_a_time
+from pyrovae.modes import evaluates
 from pyrovae.objectives.pair import Pair, check_pair, log_joint, pair_at, run_pair
 from pyrovae.rng import local_seed
 from pyrovae.workers import hides_progress
@@ -67,6 +68,7 @@ class ElboSurgery:
         return "\n".join((f"{f'nats per datum, {len(self.elbo.value)} data':30s}", *lines, self.bias))
 
 
+@evaluates
 @torch.no_grad()
 def elbo_surgery(
     model: Callable,

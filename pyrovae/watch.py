@@ -35,6 +35,8 @@ class Watch:
         self._seen: dict[int, object] = {}
         self.buffers: list[tuple[dict, str]] = []
         """Where modules hold tensors that are not parameters."""
+        self.modules: list[nn.Module] = []
+        """Every module in sight, as a rule before its parts."""
         store = pyro.get_param_store()
         self._entries.append((vars(store), "_params", store._params))
         for name in parameters:
@@ -117,6 +119,7 @@ class Watch:
             case types.FunctionType():
                 self._visit_function(thing)
             case nn.Module():
+                self.modules.append(thing)
                 own = {name: value for name, value in vars(thing).items() if name not in _PLAIN_MODULE}
                 self._add_entries(vars(thing), own)
                 self.buffers += [(thing._buffers, name) for name, value in thing._buffers.items() if value is not None]
@@ -142,6 +145,9 @@ class Watch:
                 if hasattr(thing, "__dict__"):
                     self._add_entries(vars(thing), vars(thing))
                 self._visit_class(type(thing))
+            case _ if callable(thing) and hasattr(thing, "__dict__"):  # a handler around a program, say
+                for value in list(vars(thing).values()):
+                    self._visit(value)
 
     def _add_entries(self, container: dict, entries: dict) -> None:
         if len(container) > _LONG:
