@@ -41,11 +41,12 @@ def jackknifed(log_weights: Tensor) -> Tensor:
 def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """(k, log of the mean of the smoothed weights), each `(data,)`: Vehtari et al. 2024, arXiv:1507.02646.
 
-    A generalised Pareto is fitted to what the largest M = min(S / 5, 3 sqrt(S)) weights exceed the next one by; k is
-    its shape, and they are replaced by its quantiles at (m - 1/2) / M, at most the largest weight: less variance, for
-    k > 0.5 at the price of a bias downwards. Nothing is replaced where k is -inf: at least five draws share the largest
-    weight, as all do at the exact posterior, and many where the latents are codes; where it is inf: fewer than five
-    exceed the next one, or one outweighs all others; and where it is nan: S is too small to tell (under 25).
+    A generalised Pareto is fitted to what the largest M = min(S / 5, 3 sqrt(S)) weights, rounded up, exceed the next
+    one by; k is its shape, and they are replaced by its quantiles at (m - 1/2) / M, at most the largest weight: less
+    variance, for k > 0.5 at the price of a bias downwards. Nothing is replaced where k is -inf: at least five draws
+    share the largest weight, as all do at the exact posterior, and many where the latents are codes; where it is inf:
+    fewer than five exceed the next one, or one outweighs all others; and where it is nan: M is below five, of 20 draws
+    or fewer, which are too few to tell.
     """
     count = len(log_weights)
     num_tail = math.ceil(min(0.2 * count, 3 * math.sqrt(count)))

@@ -92,18 +92,21 @@ class MarginalLikelihood(Estimate):
         bad, count = self.is_unreliable.nonzero().flatten().tolist(), len(self.value)
         if bool(self.pareto_k.isnan().all()):
             return f"{self.num_samples} samples are too few to tell whether the estimates are reliable"
-        low = max((self.jackknife - self.value).mean().item(), 0)
+        low = self.jackknife - self.value
+        told = low[low.isfinite()]  # it is infinite where every weight but one is 0
+        by = f"by {max(told.mean().item(), 0):.2g} nats" if len(told) else "by an amount that no draw tells"
         if not bad:
             return (
-                f"all {count:,} data have Pareto k <= 0.7; by the jackknife the mean is low by {low:.2g} nats, if the "
+                f"all {count:,} data have Pareto k <= 0.7; by the jackknife the mean is low {by}, if the "
                 "proposal reaches all of the posterior, which its own draws cannot tell"
             )
         shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        alone = count - len(told)
+        lone = f" (without the {alone:,} data of which one draw alone has a weight that is not 0)" if alone else ""
         return (
             f"{1 - len(bad) / count:.1%} of {count:,} data have Pareto k <= 0.7, and not the {len(bad):,} others (at "
-            f"{shown}): the proposal is too narrow or its draws too few; the mean is low, by the jackknife by "
-            f"{low:.2g} nats and perhaps by far more, and the standard errors say little, also where k is small: it is "
-            "an estimate, too"
+            f"{shown}): the proposal is too narrow or its draws too few; the mean is low, by the jackknife {by}{lone} "
+            "and perhaps by far more, and the standard errors say little, also where k is small: it is an estimate, too"
         )
 
 
