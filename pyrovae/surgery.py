@@ -103,7 +103,7 @@ def elbo_surgery(
     args = tuple(arg.to(device) for arg in args)
     size = min(num_data, max(1, chunk_size // num_draws))
     with local_seed(0):
-        _check(model, guide, [arg[:size] for arg in args])
+        _check(model, guide, [list(data) for data in zip(*(arg.split(size) for arg in args), strict=True)])
     terms, draws = [], []
     disable = hides_progress(progress)
     with tqdm(total=2 * num_data, unit="datum", desc="ELBO surgery", disable=disable, leave=False) as bar:
@@ -152,15 +152,19 @@ def _log_aggregated(guide: Callable, args: tuple[Tensor, ...], latents: dict, ch
     return total.unflatten(0, (num_draws, num_data)) - math.log(num_data)
 
 
-def _check(model: Callable, guide: Callable, data: list[Tensor]) -> None:
-    """The pair keeps the contract, the guide's latents have densities, and p(z) is one for all the data."""
-    pair = check_pair(model, guide, *data)
-    # Without what is observed: the likelihood's own density does not matter here.
-    Pair(pair.latent, pair.guide_sites, pair.batch_shape).check_densities()
-    first = {name: site["value"][:1, :1].expand_as(site["value"][:1]) for name, site in pair.guide_sites.items()}
-    log_prior = pair_at(model, guide, first, *data).terms().log_prior[0]
-    spread = (log_prior - log_prior[0]).abs().max().item()
+def _check(model: Callable, guide: Callable, chunks: list[list[Tensor]]) -> None:
+    """The pair keeps the contract, the guide's latents have densities, and p(z) is one for the data of all chunks."""
+    log_prior, first = [], {}
+    for data in chunks:
+        pair = check_pair(model, guide, *data)
+        # Without what is observed: the likelihood's own density does not matter here.
+        Pair(pair.latent, pair.guide_sites, pair.batch_shape).check_densities()
+        first = first or {name: site["value"][:1, :1] for name, site in pair.guide_sites.items()}
+        here = {name: z.expand(1, len(data[0]), *z.shape[2:]) for name, z in first.items()}
+        log_prior.append(pair_at(model, guide, here, *data).terms().log_prior[0])
+    found = torch.cat(log_prior)
+    spread = (found - found[0]).abs().max().item()
     require(
-        spread <= 1e-4 * max(1.0, log_prior[0].abs().item()),
+        spread <= 1e-4 * max(1.0, found[0].abs().item()),
         f"p(z) must be the same for every datum, and at one z its log-density differs by {spread:.3g} nats",
     )
