@@ -128,15 +128,13 @@ def inference_gaps(
     if not converged:
         warn(NOT_CONVERGED)
 
-    def below_log_px(elbo: Tensor, error: Tensor) -> Estimate:
-        return Estimate(log_px.value - elbo, (log_px.standard_error.square() + error.square()).sqrt())
-
+    elbo, best_elbo = Estimate(own, own_error), Estimate(best, best_error)
     return InferenceGaps(
         log_px=log_px,
-        elbo=Estimate(own, own_error),
-        best_elbo=Estimate(best, best_error),
-        total=below_log_px(own, own_error),
-        approximation=below_log_px(best, best_error),
+        elbo=elbo,
+        best_elbo=best_elbo,
+        total=log_px.minus(elbo),  # of other draws
+        approximation=log_px.minus(best_elbo),
         amortisation=Estimate(best - own, gain_error),
         loc=loc,
         scale=scale,

@@ -9,6 +9,7 @@ from torch import Tensor
 from pyrovae.errors import InputError
 
 MIN_TAIL = 5
+GROUPS = 50
 
 
 def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,6 +21,20 @@ def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # var(w) / (S mean(w)^2) with the unbiased variance = (S / ESS - 1) / (S - 1)
     error = ((count / ess - 1).clamp(min=0) / (count - 1)).sqrt() if count > 1 else torch.full_like(ess, math.nan)
     return log_sum - math.log(count), error, ess
+
+
+def influences(log_weights: Tensor) -> Tensor:
+    """By how much each group of draws moves log 1/S sum_s w_s, to first order: `grouped`, of w_s / mean(w) - 1."""
+    return grouped(len(log_weights) * log_weights.softmax(0) - 1)
+
+
+def grouped(deviations: Tensor) -> Tensor:
+    """1/S of the sum of the deviations of S draws from their mean, `(S, data)`, over each of 50 groups or fewer.
+
+    `(groups, data)`: they sum to 0, and G/(G - 1) times the sum of the squares of G groups is the variance of the mean.
+    """
+    groups = deviations.tensor_split(min(GROUPS, len(deviations)))
+    return torch.stack([group.sum(0) for group in groups]) / len(deviations)
 
 
 def jackknifed(log_weights: Tensor) -> Tensor:

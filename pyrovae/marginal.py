@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import pyro
@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.errors import is_out_of_memory, require, require_count, require_finite, warn
-from pyrovae.importance import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed
+from pyrovae.importance import bound_sizes, bounds, grouped, influences, jackknifed, log_mean, pareto_smoothed
 from pyrovae.modes import evaluates
 from pyrovae.objectives.pair import Pair, check_pair, guide_draws, log_weights, pair_at
 from pyrovae.replay import Replay
@@ -29,11 +29,13 @@ COMPILE_PAIRS = 5_000_000
 class Estimate:
     """A quantity in nats for each datum, and what its mean over the data is worth.
 
-    `value` and its Monte Carlo `standard_error` are `(batch,)`.
+    `value` and its Monte Carlo `standard_error` are `(batch,)`. `influences`, where they are known, are `(groups,
+    batch)`: by how much each of independent groups of draws moves `value`, to first order (see `importance.grouped`).
     """
 
     value: Tensor
     standard_error: Tensor
+    influences: Tensor | None = field(default=None, kw_only=True, repr=False)
 
     @property
     def mean(self) -> float:
@@ -48,6 +50,19 @@ class Estimate:
     def data_error(self) -> float:
         """Standard error of `mean` as an estimate for the population that the data come from."""
         return self.value.std().item() / math.sqrt(len(self.value))
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """This estimate minus another of the same data, with the standard error of the difference.
+
+        Where both know as many `influences`, it is that of the difference of each group's, and holds whether or not
+        the two have their draws in common (as from one seed); else the two must be independent.
+        """
+        value, ours, theirs = self.value - other.value, self.influences, other.influences
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            return Estimate(value, (self.standard_error.square() + other.standard_error.square()).sqrt())
+        paired, num = ours - theirs, len(ours)
+        variance = paired.square().sum(0) * (num / (num - 1) if num > 1 else math.nan)
+        return Estimate(value, variance.sqrt(), influences=paired)
 
 
 @dataclass(frozen=True)
@@ -148,8 +163,9 @@ def log_marginal(
     for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, densities=True):
         value, error, ess = log_mean(log_w)
         pareto_k, smoothed = pareto_smoothed(log_w)
-        parts.append((value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)))
-    return MarginalLikelihood(*_joined(parts, args), num_samples)
+        parts.append((influences(log_w), value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)))
+    found, *columns = _joined(parts, args)
+    return MarginalLikelihood(*columns, num_samples, influences=found)
 
 
 @evaluates
@@ -175,8 +191,10 @@ def importance_bound(
     num_samples, densities = num_particles * num_repeats, num_particles > 1
     for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, densities):
         repeats = log_w.unflatten(0, (num_repeats, num_particles)).logsumexp(1) - math.log(num_particles)
-        parts.append((repeats.mean(0), repeats.std(0) / math.sqrt(num_repeats)))
-    return Estimate(*_joined(parts, args))
+        mean = repeats.mean(0)
+        parts.append((mean, repeats.std(0) / math.sqrt(num_repeats), grouped(repeats - mean)))
+    mean, error, found = _joined(parts, args)
+    return Estimate(mean, error, influences=found)
 
 
 # Chunks -------------------------------------------------------------------------------------------------------------
