@@ -10,8 +10,9 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import require_choice, require_count
 from pyrovae.hmc import Path, unconstrained
-from pyrovae.importance import log_mean
+from pyrovae.importance import influences, log_mean
 from pyrovae.marginal import Estimate, check_args, device_of, pairs_at_a_time
+from pyrovae.modes import evaluates
 from pyrovae.objectives.pair import simulated
 from pyrovae.rng import local_seed
 from pyrovae.workers import Workers, hides_progress
@@ -53,10 +54,10 @@ class BidirectionalEstimate:
     @property
     def gap(self) -> Estimate:
         """upper - lower, in nats, `(batch,)`: in expectation, either bound is no further off than this."""
-        error = (self.lower.standard_error.square() + self.upper.standard_error.square()).sqrt()
-        return Estimate(self.upper.value - self.lower.value, error)
+        return self.upper.minus(self.lower)
 
 
+@evaluates
 @torch.no_grad()
 def annealed_log_marginal(
     model: Callable,
@@ -109,6 +110,7 @@ def annealed_log_marginal(
     return _cat(parts, args[0].device)
 
 
+@evaluates
 @torch.no_grad()
 def bidirectional_gap(
     model: Callable,
@@ -192,9 +194,8 @@ def _chunks(
 
 
 def _cat(parts: list[AnnealedEstimate], device: torch.device) -> AnnealedEstimate:
-    columns = [[getattr(part, field.name).cpu() for field in fields(part)] for part in parts]
-    whole = (torch.cat(column, -1).to(device) for column in zip(*Workers().in_turn(columns), strict=True))
-    return AnnealedEstimate(*whole)
+    columns = Workers().in_turn([{f.name: getattr(part, f.name).cpu() for f in fields(part)} for part in parts])
+    return AnnealedEstimate(**{f: torch.cat([column[f] for column in columns], -1).to(device) for f in columns[0]})
 
 
 # Chains --------------------------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ class _Annealer:
             state, probability = self.path.transition(state, self.t[k], steps[k - 1], data)
             acceptance += probability.mean(0) / len(steps)
             bar.update()
-        return AnnealedEstimate(*log_mean(log_w), acceptance, steps, log_w)
+        return AnnealedEstimate(*log_mean(log_w), acceptance, steps, log_w, influences=influences(log_w))
 
     def reverse(self, data: list[Tensor], exact: Tensor, steps: Tensor, bar: tqdm) -> AnnealedEstimate:
         """The same chains backwards, from exact draws of the posterior `(data, dim)`; log-weights with their sign."""
@@ -231,7 +232,7 @@ class _Annealer:
             acceptance += probability.mean(0) / len(steps)
             bar.update()
         value, error, ess = log_mean(log_w)
-        return AnnealedEstimate(-value, error, ess, acceptance, steps, -log_w)
+        return AnnealedEstimate(-value, error, ess, acceptance, steps, -log_w, influences=-influences(log_w))
 
     def pilot(self, data: list[Tensor], bar: tqdm) -> Tensor:
         """Step sizes `(num_distributions, data)` at which HMC accepts 0.65 of its proposals.

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import InputError, require, require_count
 from pyrovae.marginal import check_args, device_of
+from pyrovae.modes import evaluates
 from pyrovae.objectives import gate
 from pyrovae.objectives.pair import PARTICLES, is_masked, sample_sites
 from pyrovae.rng import local_seed
@@ -94,6 +95,7 @@ class Calibration:
         return " and ".join(kinds) or "neither too narrow, too wide nor shifted, but of another shape"
 
 
+@evaluates
 @torch.no_grad()
 def simulation_based_calibration(
     model: Callable,
@@ -108,7 +110,8 @@ def simulation_based_calibration(
 
     (z, x) ~ p(z) p(x|z), z_1 ... z_L ~ q(z|x), rank_j = #{l: z_lj < z_j}, with L = `num_draws`: uniform on 0 ... L for
     every latent dimension j if q(z|x) = p(z|x). U-shaped where q is too narrow, a dome where it is too wide, sloped
-    where it is shifted. `Calibration` has the test and the verdict.
+    where it is shifted. Draws equal to z_j, to which values near a bound are rounded, are put below or above it at
+    random. `Calibration` has the test and the verdict.
 
     One set for each datum: `args` are what model and guide take, tensors of one length, the data first. Of the data
     only number, shape and dtype are used (zeros will do), the rest (labels) is what the model is conditioned on.
@@ -137,8 +140,9 @@ def simulation_based_calibration(
     device, home = device_of(model, args), args[0].device
     args = tuple(arg.to(device) for arg in args)
     size = max(1, chunk_size // num_draws)
-    with local_seed(0):
-        observed, latents = _check(model, guide, [arg[:size] for arg in args])
+    for data in zip(*(arg.split(size) for arg in args), strict=True):
+        with local_seed(0):
+            observed, latents = _check(model, guide, list(data))
     names = tuple(
         f"{j + 1}" if len(latents) == 1 else f"{j + 1} of {name}"
         for name, width in latents.items()
@@ -150,10 +154,19 @@ def simulation_based_calibration(
             drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(x, *y))
             with pyro.plate(PARTICLES, num_draws, dim=-2):
                 guessed = sample_sites(poutine.trace(guide).get_trace(drawn[observed]["value"], *y))
-            below = [(guessed[name]["value"] < drawn[name]["value"]).sum(0).reshape(len(x), -1) for name in latents]
-            ranks.append(torch.cat(below, 1))
+            found = [_ranks(drawn[name]["value"], guessed[name]["value"]).reshape(len(x), -1) for name in latents]
+            ranks.append(torch.cat(found, 1))
             bar.update(len(x))
     return Calibration(torch.cat(ranks).to(home), num_draws, num_bins, names)
+
+
+def _ranks(value: Tensor, draws: Tensor) -> Tensor:
+    """How many of the draws, along their first dimension, are below the value; of those equal to it a random number.
+
+    Rounding makes equals of what is continuous: in float32 half of the draws of Beta(0.1, 0.1) above 1/2 are 1.
+    """
+    below, equal = (draws < value).sum(0), (draws == value).sum(0)
+    return below + (torch.rand(equal.shape, dtype=torch.float64, device=equal.device) * (equal + 1)).long()
 
 
 def _check(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[str, dict[str, int]]:

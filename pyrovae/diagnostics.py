@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.errors import require, require_count
+from pyrovae.modes import evaluates
+from pyrovae.objectives import gate
 from pyrovae.objectives.pair import PairTerms, run_pair
 from pyrovae.posteriors import Diagonal
 from pyrovae.priors import Standard
@@ -17,17 +19,21 @@ ACTIVE_VARIANCE = 0.01
 DRAWS, CHUNK = 32, 256
 
 
+@evaluates
 @torch.no_grad()
 def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: int = 1) -> dict[str, Tensor]:
     """`elbo`, `reconstruction` and `kl` for each datum, `(batch,)`, in nats, at beta = 1: elbo = reconstruction - kl.
 
     reconstruction = E_q[log p(x|z)] and kl = E_q[log q(z|x) - log p(z)], Monte Carlo means over `num_particles` draws.
     """
-    terms: PairTerms = run_pair(model, guide, *args, num_particles=num_particles).terms()
+    pair = run_pair(model, guide, *args, num_particles=num_particles)
+    gate.check_once(model, guide, None, pair, args, {})
+    terms: PairTerms = pair.terms()
     reconstruction, kl = terms.log_likelihood.mean(0), (terms.log_posterior - terms.log_prior).mean(0)
     return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
 
+@evaluates
 @torch.no_grad()
 def kl_per_dimension(vae: VAE, *args: Tensor) -> Tensor:
     """KL(q(z_j|x) || p(z_j)) in closed form, `(batch, latent_dim)`, in nats, of a diagonal posterior and prior."""
@@ -72,6 +78,7 @@ class LatentUse:
         )
 
 
+@evaluates
 @torch.no_grad()
 def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
     """The use of each latent dimension over these data (all of them at once: it is a variance over data)."""
@@ -79,6 +86,7 @@ def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
     return LatentUse(vae.encode(*args).mean.var(0), kl_per_dimension(vae, *args).mean(0))
 
 
+@evaluates
 @torch.no_grad()
 def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
     """The number of latent coordinates, over all sites, with Cov_x(E_q[z_j|x]) > 0.01, for any pair.
@@ -90,7 +98,9 @@ def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
     require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
     means, noise, num_draws = [], 0.0, DRAWS if len(args[0]) >= 200 else 16 * DRAWS
     for chunk in zip(*(arg.split(CHUNK) for arg in args), strict=True):
-        sites = run_pair(model, guide, *chunk, num_particles=num_draws).guide_sites.values()
+        pair = run_pair(model, guide, *chunk, num_particles=num_draws)
+        gate.check_once(model, guide, None, pair, chunk, {})
+        sites = pair.guide_sites.values()
         draws = torch.cat([_mean_or_draw(site) for site in sites], -1)
         means.append(draws.mean(0))
         noise = noise + draws.var(0).sum(0) / (num_draws * len(args[0]))
@@ -108,6 +118,7 @@ def _mean_or_draw(site: dict) -> Tensor:
     return mean.expand_as(value).double().reshape(*value.shape[:2], -1)
 
 
+@evaluates
 def sample_diversity(vae: VAE, num_samples: int, y: Tensor | tuple[Tensor, ...] = ()) -> float:
     """Mean over coordinates of the variance of E[x|z, y] over z ~ p(z) (and over the given y): 0 where all are one."""
     require_count("num_samples", num_samples, 2)

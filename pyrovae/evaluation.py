@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
 from tabulate import tabulate
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from pyrovae.marginal import (
     importance_bound,
     log_marginal,
 )
+from pyrovae.modes import evaluates
 from pyrovae.objectives.gate import Weights
 from pyrovae.objectives.pair import Pair
 from pyrovae.rng import derived_seed, local_seed
@@ -44,12 +47,14 @@ class Measured:
 class Evaluation:
     """What `evaluate` returns; prints as a table.
 
-    `bits_offset` is what turns -log p(x) / (size log 2) into bits per dimension: 0 for discrete data, 8 for pixels of
-    256 levels dequantised to [0, 1]; None where there is no such number.
+    Bits per dimension are -sum_n log p(x_n) / (log 2 sum_n D_n) + `bits_offset`, with D_n the dimensions of datum n
+    that are observed: those that a mask leaves out have no part in log p(x_n), and do not count. `event_size` is the
+    mean of D_n; `bits_offset` is 0 for discrete data, 8 for pixels of 256 levels dequantised to [0, 1], and None where
+    there is no such number, or nothing is observed.
     """
 
     measured: tuple[Measured, ...]
-    event_size: int
+    event_size: float
     bits_offset: float | None
 
     def __getitem__(self, method: str) -> Measured:
@@ -79,13 +84,17 @@ class Evaluation:
         return text
 
     def difference(self, other: "Evaluation", method: str) -> Estimate:
-        """This model's estimate minus the other's on the same data, datum by datum: `.data_error` is the paired one."""
+        """This model's estimate minus the other's on the same data, datum by datum: `.data_error` is the paired one.
+
+        So is the Monte Carlo error (see `Estimate.minus`): from one seed, the default, two models share their draws,
+        and near-equal ones are told apart by far less than either's error.
+        """
         one, two = self[method].estimate, other[method].estimate
         require(
             len(one.value) == len(two.value),
             f"both must be of the same data, got {len(one.value)} and {len(two.value)}",
         )
-        return Estimate(one.value - two.value, (one.standard_error.square() + two.standard_error.square()).sqrt())
+        return one.minus(two)
 
     def rows(self) -> list[dict[str, float | str | None]]:
         """A dict for each method, of plain numbers; what is not known is None."""
@@ -131,6 +140,7 @@ class Evaluation:
         return self.table("html")
 
 
+@evaluates
 def evaluate(
     model: Callable,
     guide: Callable,
@@ -163,30 +173,48 @@ def evaluate(
     runs = [_parse(method, num_chains) for method in methods]
     check_args(args)
     device = device_of(model, args)
-    pairs: list[Pair] = []
     # No zero weights under the ELBO, and a guide that reaches all of the prior under importance sampling.
     needs = Weights(zeros="elbo" not in methods, everywhere=any(str(method).startswith("is_") for method in methods))
+    sizes, discrete = [], []
 
     def look(pair: Pair) -> None:
-        pairs[:] = [pair]
+        sizes.append(_observed_dimensions(pair))
+        discrete.append(all(site["fn"].support.is_discrete for site in pair.observed.values()))
 
     # All the data: of one grey image under a Bernoulli the "ELBO" is a cross-entropy, and its bits are none.
     for data in zip(*(arg.split(CHECKED) for arg in args), strict=True):
         check_in_parts(model, guide, [part.to(device) for part in data], needs, look)
-    (pair,) = pairs
-    observed = list(pair.observed.values())
-    size = sum(
-        math.prod(site["value"].shape[-site["fn"].event_dim :]) if site["fn"].event_dim else 1 for site in observed
-    )
-    discrete = all(site["fn"].support.is_discrete for site in observed)
-    offset = 0.0 if discrete else 8.0 if dequantised else None
+    size = torch.cat(sizes).double().mean().item()
+    offset = 0.0 if all(discrete) else 8.0 if dequantised else None
     measured = []
     for method, run in zip(methods, runs, strict=True):
         started = time.perf_counter()
         with local_seed(derived_seed(seed, method)):
             estimate = run(model, guide, *args, progress=progress)
         measured.append(Measured(method, estimate, time.perf_counter() - started))
-    return Evaluation(tuple(measured), size, offset)
+    return Evaluation(tuple(measured), size, offset if size else None)
+
+
+def _observed_dimensions(pair: Pair) -> Tensor:
+    """How many numbers are observed of each datum, without those that are masked, `(batch,)`."""
+    total = torch.zeros(pair.batch_shape)
+    for site in pair.observed.values():
+        mask = True if site["mask"] is None else site["mask"]
+        total = total + _dimensions(site["fn"]) * torch.as_tensor(mask).cpu()
+    return total[0]
+
+
+def _dimensions(fn: TorchDistribution) -> Tensor:
+    """How many numbers each element of a batch is made of, without those that are masked, of its batch shape."""
+    match fn:
+        case Independent():
+            inner, num = _dimensions(fn.base_dist), fn.reinterpreted_batch_ndims
+            return inner.flatten(-num).sum(-1) if num else inner
+        case MaskedDistribution():
+            return _dimensions(fn.base_dist) * torch.as_tensor(fn._mask).cpu()
+        case ExpandedDistribution():
+            return _dimensions(fn.base_dist).expand(fn.batch_shape)
+    return torch.full(fn.batch_shape, fn.event_shape.numel())
 
 
 def _parse(method: str, num_chains: int) -> Callable[..., Estimate]:

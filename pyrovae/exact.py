@@ -10,11 +10,13 @@ from torch import Tensor
 
 from pyrovae.errors import require, require_number
 from pyrovae.marginal import CHUNK, CHUNK_OUTPUTS, DATA_CHUNK, check_args, device_of
+from pyrovae.modes import evaluates
 from pyrovae.objectives.enumerated import states
 from pyrovae.objectives.pair import Pair, has_real_support, log_joint, sample_sites
 from pyrovae.rng import local_seed
 
 
+@evaluates
 @torch.no_grad()
 def quadrature_log_marginal(
     model: Callable, *args: Tensor, limit: float = 7.0, num_points: int = 401, chunk_size: int = 2**20
@@ -68,6 +70,7 @@ def quadrature_log_marginal(
     return fine.to(home), error.to(home)
 
 
+@evaluates
 @torch.no_grad()
 def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
     """log p(x) = log sum_z p(x, z) over every value of all latents, `(batch,)`: exact to rounding.

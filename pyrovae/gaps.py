@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import InputError, require, require_count, require_finite, require_number, warn
 from pyrovae.marginal import DATA_CHUNK, Estimate, check_args, device_of, log_marginal, pairs_at_a_time
+from pyrovae.modes import evaluates
 from pyrovae.objectives import gate
 from pyrovae.objectives.pair import base_of, log_joint
 from pyrovae.rng import local_seed
@@ -63,6 +64,7 @@ NOT_CONVERGED = (
 )
 
 
+@evaluates
 def inference_gaps(
     model: Callable,
     guide: Callable,
@@ -127,15 +129,13 @@ def inference_gaps(
     if not converged:
         warn(NOT_CONVERGED)
 
-    def below_log_px(elbo: Tensor, error: Tensor) -> Estimate:
-        return Estimate(log_px.value - elbo, (log_px.standard_error.square() + error.square()).sqrt())
-
+    elbo, best_elbo = Estimate(own, own_error), Estimate(best, best_error)
     return InferenceGaps(
         log_px=log_px,
-        elbo=Estimate(own, own_error),
-        best_elbo=Estimate(best, best_error),
-        total=below_log_px(own, own_error),
-        approximation=below_log_px(best, best_error),
+        elbo=elbo,
+        best_elbo=best_elbo,
+        total=log_px.minus(elbo),  # of other draws
+        approximation=log_px.minus(best_elbo),
         amortisation=Estimate(best - own, gain_error),
         loc=loc,
         scale=scale,

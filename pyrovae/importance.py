@@ -9,6 +9,7 @@ from torch import Tensor
 from pyrovae.errors import InputError
 
 MIN_TAIL = 5
+GROUPS = 50
 
 
 def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,6 +21,20 @@ def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # var(w) / (S mean(w)^2) with the unbiased variance = (S / ESS - 1) / (S - 1)
     error = ((count / ess - 1).clamp(min=0) / (count - 1)).sqrt() if count > 1 else torch.full_like(ess, math.nan)
     return log_sum - math.log(count), error, ess
+
+
+def influences(log_weights: Tensor) -> Tensor:
+    """By how much each group of draws moves log 1/S sum_s w_s, to first order: `grouped`, of w_s / mean(w) - 1."""
+    return grouped(len(log_weights) * log_weights.softmax(0) - 1)
+
+
+def grouped(deviations: Tensor) -> Tensor:
+    """1/S of the sum of the deviations of S draws from their mean, `(S, data)`, over each of 50 groups or fewer.
+
+    `(groups, data)`: they sum to 0, and G/(G - 1) times the sum of the squares of G groups is the variance of the mean.
+    """
+    groups = deviations.tensor_split(min(GROUPS, len(deviations)))
+    return torch.stack([group.sum(0) for group in groups]) / len(deviations)
 
 
 def jackknifed(log_weights: Tensor) -> Tensor:
@@ -41,11 +56,12 @@ def jackknifed(log_weights: Tensor) -> Tensor:
 def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """(k, log of the mean of the smoothed weights), each `(data,)`: Vehtari et al. 2024, arXiv:1507.02646.
 
-    A generalised Pareto is fitted to what the largest M = min(S / 5, 3 sqrt(S)) weights exceed the next one by; k is
-    its shape, and they are replaced by its quantiles at (m - 1/2) / M, at most the largest weight: less variance, for
-    k > 0.5 at the price of a bias downwards. Nothing is replaced where k is -inf: at least five draws share the largest
-    weight, as all do at the exact posterior, and many where the latents are codes; where it is inf: fewer than five
-    exceed the next one, or one outweighs all others; and where it is nan: S is too small to tell (under 25).
+    A generalised Pareto is fitted to what the largest M = min(S / 5, 3 sqrt(S)) weights, rounded up, exceed the next
+    one by; k is its shape, and they are replaced by its quantiles at (m - 1/2) / M, at most the largest weight: less
+    variance, for k > 0.5 at the price of a bias downwards. Nothing is replaced where k is -inf: at least five draws
+    share the largest weight, as all do at the exact posterior, and many where the latents are codes; where it is inf:
+    fewer than five exceed the next one, or one outweighs all others; and where it is nan: M is below five, of 20 draws
+    or fewer, which are too few to tell.
     """
     count = len(log_weights)
     num_tail = math.ceil(min(0.2 * count, 3 * math.sqrt(count)))

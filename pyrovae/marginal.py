@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import pyro
@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.errors import is_out_of_memory, require, require_count, require_finite, warn
-from pyrovae.importance import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed
+from pyrovae.importance import bound_sizes, bounds, grouped, influences, jackknifed, log_mean, pareto_smoothed
+from pyrovae.modes import evaluates
 from pyrovae.objectives import gate
 from pyrovae.objectives.pair import Pair, guide_draws, pair_at, run_pair
 from pyrovae.replay import Replay
@@ -29,11 +30,13 @@ COMPILE_PAIRS = 5_000_000
 class Estimate:
     """A quantity in nats for each datum, and what its mean over the data is worth.
 
-    `value` and its Monte Carlo `standard_error` are `(batch,)`.
+    `value` and its Monte Carlo `standard_error` are `(batch,)`. `influences`, where they are known, are `(groups,
+    batch)`: by how much each of independent groups of draws moves `value`, to first order (see `importance.grouped`).
     """
 
     value: Tensor
     standard_error: Tensor
+    influences: Tensor | None = field(default=None, kw_only=True, repr=False)
 
     @property
     def mean(self) -> float:
@@ -48,6 +51,19 @@ class Estimate:
     def data_error(self) -> float:
         """Standard error of `mean` as an estimate for the population that the data come from."""
         return self.value.std().item() / math.sqrt(len(self.value))
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """This estimate minus another of the same data, with the standard error of the difference.
+
+        Where both know as many `influences`, it is that of the difference of each group's, and holds whether or not
+        the two have their draws in common (as from one seed); else the two must be independent.
+        """
+        value, ours, theirs = self.value - other.value, self.influences, other.influences
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            return Estimate(value, (self.standard_error.square() + other.standard_error.square()).sqrt())
+        paired, num = ours - theirs, len(ours)
+        variance = paired.square().sum(0) * (num / (num - 1) if num > 1 else math.nan)
+        return Estimate(value, variance.sqrt(), influences=paired)
 
 
 @dataclass(frozen=True)
@@ -92,21 +108,25 @@ class MarginalLikelihood(Estimate):
         bad, count = self.is_unreliable.nonzero().flatten().tolist(), len(self.value)
         if bool(self.pareto_k.isnan().all()):
             return f"{self.num_samples} samples are too few to tell whether the estimates are reliable"
-        low = max((self.jackknife - self.value).mean().item(), 0)
+        low = self.jackknife - self.value
+        told = low[low.isfinite()]  # it is infinite where every weight but one is 0
+        by = f"by {max(told.mean().item(), 0):.2g} nats" if len(told) else "by an amount that no draw tells"
         if not bad:
             return (
-                f"all {count:,} data have Pareto k <= 0.7; by the jackknife the mean is low by {low:.2g} nats, if the "
+                f"all {count:,} data have Pareto k <= 0.7; by the jackknife the mean is low {by}, if the "
                 "proposal reaches all of the posterior, which its own draws cannot tell"
             )
         shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        alone = count - len(told)
+        lone = f" (without the {alone:,} data of which one draw alone has a weight that is not 0)" if alone else ""
         return (
             f"{1 - len(bad) / count:.1%} of {count:,} data have Pareto k <= 0.7, and not the {len(bad):,} others (at "
-            f"{shown}): the proposal is too narrow or its draws too few; the mean is low, by the jackknife by "
-            f"{low:.2g} nats and perhaps by far more, and the standard errors say little, also where k is small: it is "
-            "an estimate, too"
+            f"{shown}): the proposal is too narrow or its draws too few; the mean is low, by the jackknife {by}{lone} "
+            "and perhaps by far more, and the standard errors say little, also where k is small: it is an estimate, too"
         )
 
 
+@evaluates
 def log_marginal(
     model: Callable,
     guide: Callable,
@@ -144,10 +164,12 @@ def log_marginal(
     for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, gate.Weights()):
         value, error, ess = log_mean(log_w)
         pareto_k, smoothed = pareto_smoothed(log_w)
-        parts.append((value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)))
-    return MarginalLikelihood(*_joined(parts, args), num_samples)
+        parts.append((influences(log_w), value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)))
+    found, *columns = _joined(parts, args)
+    return MarginalLikelihood(*columns, num_samples, influences=found)
 
 
+@evaluates
 def importance_bound(
     model: Callable,
     guide: Callable,
@@ -171,8 +193,10 @@ def importance_bound(
     needs = gate.Weights(densities=several, everywhere=False, zeros=several)
     for log_w in _log_weights(model, guide, args, num_samples, chunk_size, compile, progress, needs):
         repeats = log_w.unflatten(0, (num_repeats, num_particles)).logsumexp(1) - math.log(num_particles)
-        parts.append((repeats.mean(0), repeats.std(0) / math.sqrt(num_repeats)))
-    return Estimate(*_joined(parts, args))
+        mean = repeats.mean(0)
+        parts.append((mean, repeats.std(0) / math.sqrt(num_repeats), grouped(repeats - mean)))
+    mean, error, found = _joined(parts, args)
+    return Estimate(mean, error, influences=found)
 
 
 # Chunks -------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.errors import require, require_count
 from pyrovae.marginal import CHUNK, Estimate, check_args, device_of, pairs_at_a_time
+from pyrovae.modes import evaluates
 from pyrovae.objectives import gate
 from pyrovae.objectives.pair import Pair, log_joint, pair_at, run_pair
 from pyrovae.rng import local_seed
@@ -68,6 +69,7 @@ class ElboSurgery:
         return "\n".join((f"{f'nats per datum, {len(self.elbo.value)} data':30s}", *lines, self.bias))
 
 
+@evaluates
 @torch.no_grad()
 def elbo_surgery(
     model: Callable,
@@ -102,7 +104,7 @@ def elbo_surgery(
     args = tuple(arg.to(device) for arg in args)
     size = min(num_data, max(1, chunk_size // num_draws))
     with local_seed(0):
-        _check(model, guide, [arg[:size] for arg in args])
+        _check(model, guide, [list(data) for data in zip(*(arg.split(size) for arg in args), strict=True)])
     terms, draws = [], []
     disable = hides_progress(progress)
     with tqdm(total=2 * num_data, unit="datum", desc="ELBO surgery", disable=disable, leave=False) as bar:
@@ -151,16 +153,20 @@ def _log_aggregated(guide: Callable, args: tuple[Tensor, ...], latents: dict, ch
     return total.unflatten(0, (num_draws, num_data)) - math.log(num_data)
 
 
-def _check(model: Callable, guide: Callable, data: list[Tensor]) -> None:
-    """The pair keeps the contract, the guide's latents have densities, and p(z) is one for all the data."""
-    pair = gate.check(model, guide, None, *data)
-    gate.check_no_zero_weights(pair)
-    # Without what is observed: the likelihood's own density does not matter here.
-    Pair(pair.latent, pair.guide_sites, pair.batch_shape).check_densities()
-    first = {name: site["value"][:1, :1].expand_as(site["value"][:1]) for name, site in pair.guide_sites.items()}
-    log_prior = pair_at(model, guide, first, *data).terms().log_prior[0]
-    spread = (log_prior - log_prior[0]).abs().max().item()
+def _check(model: Callable, guide: Callable, chunks: list[list[Tensor]]) -> None:
+    """The pair keeps the contract, the guide's latents have densities, and p(z) is one for the data of all chunks."""
+    log_prior, first = [], {}
+    for data in chunks:
+        pair = gate.check(model, guide, None, *data)
+        gate.check_no_zero_weights(pair)
+        # Without what is observed: the likelihood's own density does not matter here.
+        Pair(pair.latent, pair.guide_sites, pair.batch_shape).check_densities()
+        first = first or {name: site["value"][:1, :1] for name, site in pair.guide_sites.items()}
+        here = {name: z.expand(1, len(data[0]), *z.shape[2:]) for name, z in first.items()}
+        log_prior.append(pair_at(model, guide, here, *data).terms().log_prior[0])
+    found = torch.cat(log_prior)
+    spread = (found - found[0]).abs().max().item()
     require(
-        spread <= 1e-4 * max(1.0, log_prior[0].abs().item()),
+        spread <= 1e-4 * max(1.0, found[0].abs().item()),
         f"p(z) must be the same for every datum, and at one z its log-density differs by {spread:.3g} nats",
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyrovae.conditions import Condition, Features
 from pyrovae.errors import require, require_batch, require_choice, require_count, require_finite, require_number
 from pyrovae.likelihoods import Likelihood
+from pyrovae.modes import evaluates
 from pyrovae.networks import NETWORKS
 from pyrovae.posteriors import POSTERIORS, Posterior
 from pyrovae.priors import PRIORS, Prior
@@ -181,6 +182,7 @@ class VAE(nn.Module):
         outputs = self.decoder(self.prior_family.decoded(z), self.decoder_features(y))
         return self.likelihood(outputs, event_dim=len(self.event_shape))
 
+    @evaluates
     @torch.no_grad()
     def sample(self, num_samples: int, y: Tensor | Sequence[Tensor] = (), mean: bool = False) -> Tensor:
         """`num_samples` draws of x ~ p(x|y), `(num_samples, *event_shape)`; with `mean`, of E[x|z, y] for z ~ p(z).
@@ -195,6 +197,7 @@ class VAE(nn.Module):
         x_given_z = self.decode(z, *y)
         return x_given_z.mean if mean else x_given_z.sample()
 
+    @evaluates
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *y: Tensor) -> Tensor:
         """E[x|z, y] at the posterior mean z = E_q[z|x, y]: a picture of what the code keeps, not a term of the ELBO.

@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot, rms_norm
 
 from pyrovae.errors import require, require_batch, require_choice, require_count, require_finite, require_number
 from pyrovae.likelihoods import Likelihood
+from pyrovae.modes import evaluates
 from pyrovae.networks import NETWORKS
 from pyrovae.vae import unique_name
 from pyrovae.workers import Workers
@@ -167,6 +168,7 @@ class VQVAE(nn.Module):
     def _likelihood(self, codes: Tensor) -> dist.TorchDistribution:
         return self.likelihood(self.decoder(codes), event_dim=len(self.event_shape))
 
+    @evaluates
     @torch.no_grad()
     def sample(self, num_samples: int, mean: bool = False) -> Tensor:
         """`num_samples` draws of x ~ p(x), `(num_samples, *event_shape)`; with `mean`, of E[x|z] for z ~ p(z)."""
@@ -174,6 +176,7 @@ class VQVAE(nn.Module):
         x_given_z = self.decode(self.prior.sample((num_samples,)))
         return x_given_z.mean if mean else x_given_z.sample()
 
+    @evaluates
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """E[x|z] at the nearest codes z."""
@@ -181,6 +184,7 @@ class VQVAE(nn.Module):
 
     # The codebook -----------------------------------------------------------------------------------------------------
 
+    @evaluates
     @torch.no_grad()
     def codebook_use(self, x: Tensor) -> CodebookUse:
         """How many of the codes the tokens of `x` use, and how evenly."""

@@ -34,9 +34,10 @@ class Watch:
         self._attributes: list[tuple[object, str, object]] = []
         self._flags: list[tuple[Tensor, bool]] = []
         self._seen: dict[int, object] = {}
-        self.modules: list[nn.Module] = []
         self.buffers: list[tuple[dict, str]] = []
         """Where modules hold tensors that are not parameters."""
+        self.modules: list[nn.Module] = []
+        """Every module in sight, as a rule before its parts."""
         store = pyro.get_param_store()
         self._entries.append((vars(store), "_params", store._params))
         for name in parameters:
@@ -150,6 +151,9 @@ class Watch:
                 if hasattr(thing, "__dict__"):
                     self._add_entries(vars(thing), vars(thing))
                 self._visit_class(type(thing))
+            case _ if callable(thing) and hasattr(thing, "__dict__"):  # a handler around a program, say
+                for value in list(vars(thing).values()):
+                    self._visit(value)
 
     def _add_entries(self, container: dict, entries: dict) -> None:
         if len(container) > _LONG:

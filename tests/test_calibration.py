@@ -10,7 +10,7 @@ import torch
 from helpers import linear_gaussian, refusal, suite_seed
 
 import pyrovae as pv
-from pyrovae.calibration import Calibration, simulation_based_calibration
+from pyrovae.calibration import Calibration, _ranks, simulation_based_calibration
 
 
 def of_ranks(ranks, num_draws, num_bins):
@@ -55,6 +55,60 @@ def test_the_ranks_of_the_exact_posterior_have_the_moments_of_a_uniform_distribu
         counts = torch.bincount(column, minlength=4)
         assert len(counts) == 4
         assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("concentration", [0.02, 0.1, 0.5, 2.0])
+def test_values_that_rounding_makes_equal_are_ranked_at_random(concentration, dtype):
+    """z ~ Beta(0.1, 0.1), its posterior exact: p was 1e-20, as many a draw is 1 in float32, and none was below it."""
+    alpha = torch.full((1,), concentration, dtype=dtype)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Beta(alpha, alpha).to_event(1))
+            pyro.sample("x", dist.Bernoulli(z).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Beta(alpha + x, alpha + 1 - x).to_event(1))
+
+    result = simulation_based_calibration(model, guide, torch.zeros(3_000, 1, dtype=dtype))
+    assert result.p_values.item() > 1e-3
+    assert result.ranks.min() == 0
+    assert result.ranks.max() == 99
+
+
+def test_ranks_are_those_below_and_a_random_number_of_those_equal():
+    value, draws = torch.tensor([0.0, 1.0, 1.0]), torch.tensor([[1.0, 0.0, 1.0], [2.0, 1.0, 1.0], [3.0, 1.0, 1.0]])
+    found = torch.stack([_ranks(value, draws) for _ in range(2_000)])
+    assert (found[:, 0] == 0).all()
+    for column, values in ((1, [1, 2, 3]), (2, [0, 1, 2, 3])):
+        counts = torch.bincount(found[:, column])
+        assert counts.nonzero().flatten().tolist() == values
+        assert scipy.stats.chisquare(counts[counts > 0]).pvalue > 1e-4
+    state = torch.get_rng_state()
+    first = _ranks(value, draws)
+    torch.set_rng_state(state)
+    assert torch.equal(_ranks(value, draws), first)
+
+
+@pytest.mark.parametrize("where", [0, 350])
+def test_every_datum_is_checked_and_not_the_first_of_them_alone(where):
+    """A condition may change the pair: here from one value on its latent is masked."""
+
+    def model(x, y):
+        with pyro.plate("data", len(x), dim=-1):
+            masked = dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1)
+            z = pyro.sample("z", masked.mask(y == 0) if bool((y > 0).any()) else masked)
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x, y):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+    y = (torch.arange(400) >= where).long()
+    said = refusal(simulation_based_calibration, model, guide, torch.zeros(400, 1), y, chunk_size=9_900)
+    assert 'site "z" is latent and masked' in said
 
 
 # The test of uniformity -----------------------------------------------------------------------------------------------

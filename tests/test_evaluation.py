@@ -99,7 +99,8 @@ def test_the_best_is_the_largest_lower_bound_and_the_verdict_says_so(linear):
 def test_two_models_on_the_same_data_are_compared_datum_by_datum():
     vae, other = linear_gaussian(0), linear_gaussian(0, scale=0.8)
     x = draw(vae, 200)
-    one, two = (evaluate(v.model, scaled_guide(v, [1.2, 1.2]), x, methods=["is_500"]) for v in (vae, other))
+    pairs = (vae, [1.2, 1.2]), (other, [1.1, 1.4])
+    one, two = (evaluate(v.model, scaled_guide(v, wider), x, methods=["is_500"]) for v, wider in pairs)
     difference = one.difference(two, "is_500")
     exact = vae.log_px(x).detach() - other.log_px(x).detach()
     assert_within_standard_errors(difference.value, exact, difference.standard_error)
@@ -111,6 +112,75 @@ def test_two_models_on_the_same_data_are_compared_datum_by_datum():
     assert paired < 0.5 * apart
     with pytest.raises(pv.InputError, match="both must be of the same data, got 200 and 3"):
         one.difference(evaluate(vae.model, vae.guide, x[:3], methods=["is_500"]), "is_500")
+
+
+def near(vae, step):
+    """The same model and guide, a little off."""
+    other = pv.LinearGaussianVAE(vae.weight.detach() * (1 + step), vae.bias.detach(), 0.7, vae.prior_mean)
+    return other, scaled_guide(vae, [1.2, 1.2])
+
+
+PAIRED = ("elbo", "iwae_5", "is_500", "ais")
+
+
+@pytest.fixture(scope="module")
+def differences():
+    """Of two near-equal models, for 40 seeds: from one seed for both, and from two."""
+    vae = linear_gaussian(0)
+    with local_seed(1):
+        x = draw(vae, 20)
+    other, guide = near(vae, 1e-3)
+
+    def estimates(model, seed):
+        found = evaluate(model, guide, x, methods=PAIRED[:3], seed=seed)
+        with local_seed(seed):
+            settings = {"num_distributions": 3, "num_chains": 16, "num_leapfrog": 2, "start": "guide"}
+            annealed = pv.annealed_log_marginal(model, guide, x, **settings)
+        return {**{method: found[method].estimate for method in PAIRED[:3]}, "ais": annealed}
+
+    shared, apart = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrovae.annealed.PILOT_TRANSITIONS", 6)
+        patch.setattr("pyrovae.annealed.PILOT_WARMUP", 4)
+        for seed in range(40):
+            ours, same, another = (
+                estimates(*p) for p in ((vae.model, seed), (other.model, seed), (other.model, 40 + seed))
+            )
+            shared.append({method: ours[method].minus(same[method]) for method in PAIRED})
+            apart.append({method: ours[method].minus(another[method]) for method in PAIRED})
+    return [{method: [one[method] for one in kind] for method in PAIRED} for kind in (shared, apart)]
+
+
+@pytest.mark.parametrize("method", PAIRED)
+@pytest.mark.parametrize("kind", ["one seed", "two seeds"])
+def test_the_error_of_a_difference_is_that_of_repetitions_whether_or_not_draws_are_shared(differences, method, kind):
+    """From one seed it was that of two independent estimates: 180 times too large."""
+    found = differences[kind == "two seeds"][method]
+    means = torch.tensor([difference.mean for difference in found])
+    stated = torch.tensor([difference.monte_carlo_error for difference in found])
+    assert 0.7 < means.std() / stated.square().mean().sqrt() < 1.5  # of 40 repetitions: 11%
+    of_data = torch.stack([difference.value for difference in found]).var(0).mean()
+    stated = torch.stack([difference.standard_error for difference in found]).square().mean()
+    assert 0.8 < (of_data / stated).sqrt() < 1.25
+
+
+@pytest.mark.parametrize("method", PAIRED)
+def test_shared_draws_tell_near_equal_models_apart(differences, method):
+    shared, apart = (torch.tensor([d.monte_carlo_error for d in kind[method]]).mean() for kind in differences)
+    assert apart > 20 * shared  # of AIS 46, since a proposal may be accepted of one model alone
+
+
+def test_a_difference_of_differences_is_paired_and_without_groups_independent():
+    groups = torch.tensor([[0.3, 0.1], [-0.1, 0.1], [-0.2, -0.2]])
+    one = pv.Estimate(torch.ones(2), torch.full((2,), 0.3), influences=groups)
+    assert torch.equal(one.minus(one).standard_error, torch.zeros(2))
+    twice = one.minus(pv.Estimate(torch.zeros(2), torch.zeros(2), influences=-groups))
+    torch.testing.assert_close(twice.standard_error, (1.5 * (2 * groups).square().sum(0)).sqrt())
+    torch.testing.assert_close(twice.minus(one).standard_error, (1.5 * groups.square().sum(0)).sqrt())
+    known = one.minus(pv.Estimate(torch.zeros(2), torch.full((2,), 0.4)))
+    torch.testing.assert_close(known.standard_error, torch.full((2,), 0.5))
+    single = pv.Estimate(torch.ones(2), torch.full((2,), math.nan), influences=torch.zeros(1, 2))
+    assert single.minus(single).standard_error.isnan().all()
 
 
 @pytest.mark.parametrize("kind", ["binary", "dequantised"])
@@ -125,6 +195,46 @@ def test_bits_per_dimension(kind):
         expected = -row["nats"] / (16 * math.log(2)) + (8 if kind == "dequantised" else 0)
         assert row["bits_per_dimension"] == pytest.approx(expected)
         assert f"{expected:.4f}" in evaluation.table()
+
+
+PIXELS = torch.tensor([[[True, False], [True, False]], [[True, True], [False, False]], [[True, True], [True, True]]])
+MASKS = {
+    "none": (lambda fn: fn.to_event(2), 12),
+    "half of the pixels of every datum": (lambda fn: fn.mask(PIXELS[0]).to_event(2), 6),
+    "pixels that differ between data": (lambda fn: fn.mask(PIXELS).to_event(2), 8),
+    "of columns": (lambda fn: fn.to_event(1).mask(PIXELS[:, 0]).to_event(1), 10),
+    "whole data": (lambda fn: fn.to_event(2).mask(PIXELS[:, 1, 1]), 4),
+    "twice": (lambda fn: fn.mask(PIXELS).to_event(2).mask(PIXELS[:, 0, 1]), 6),
+    "everything": (lambda fn: fn.mask(False).to_event(2), 0),
+}
+
+
+@pytest.mark.parametrize("where", ["of the distribution", "of a handler"])
+@pytest.mark.parametrize("name", MASKS)
+def test_bits_are_per_dimension_that_is_observed(name, where):
+    """A coin is a bit, whatever a mask leaves out: of half the pixels it was 0.5."""
+    masked, num_observed = MASKS[name]
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            fn = dist.Bernoulli(0.5 * torch.ones(len(x), 2, 2))
+            if where == "of a handler" and name == "whole data":
+                with pyro.poutine.mask(mask=PIXELS[:, 1, 1]):
+                    pyro.sample("x", fn.to_event(2), obs=x)
+            else:
+                pyro.sample("x", masked(fn), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    x = (torch.rand(3, 2, 2) > 0.5).float()
+    found = evaluate(model, guide, x, methods=["elbo", "is_50"])
+    assert found.event_size == pytest.approx(num_observed / 3)
+    for row in found.rows():
+        assert row["nats"] == pytest.approx(-num_observed / 3 * math.log(2), abs=1e-6)
+        assert row["bits_per_dimension"] == (pytest.approx(1.0) if num_observed else None)
 
 
 @pytest.mark.parametrize("methods", [["elbo"], ["iwae_5"], ["is_50"], ["ais_3"]])

@@ -1,6 +1,7 @@
 """What is made of importance weights, against their definitions and against closed forms; and other proposals."""
 
 import math
+import re
 
 import numpy as np
 import pyro
@@ -78,10 +79,11 @@ def test_smoothing_leaves_equal_weights_and_few_weights_as_they_are():
     k, smoothed = pareto_smoothed(equal)
     assert (k == -math.inf).all()
     torch.testing.assert_close(smoothed, equal[0], atol=1e-12, rtol=0)
-    few = normal_weights(10, 2)
+    few = normal_weights(20, 2)
     k, smoothed = pareto_smoothed(few)
     assert k.isnan().all()
     torch.testing.assert_close(smoothed, log_mean(few)[0])
+    assert pareto_smoothed(normal_weights(21, 2))[0].isfinite().all()
 
 
 def test_bounds_are_means_over_disjoint_blocks():
@@ -163,6 +165,22 @@ def test_the_verdict_names_what_is_not_to_be_believed():
     assert str(bad.is_unreliable.nonzero()[0].item()) in bad.verdict
     few = pv.log_marginal(vae.model, scaled_guide(vae, [1.2, 1.2]), x, num_samples=10)
     assert few.verdict == "10 samples are too few to tell whether the estimates are reliable"
+
+
+@pytest.mark.parametrize("num_lone", [1, 3, 4])
+def test_the_verdict_is_in_numbers_that_are_ones_where_a_single_draw_has_all_the_weight(num_lone):
+    """One finite weight of 100: the estimate without that draw is log 0, and the verdict was "low by inf nats"."""
+    log_w = normal_weights(100, 4, deviation=0.1)
+    log_w[1:, :num_lone] = -math.inf
+    value, error, ess = log_mean(log_w)
+    k, smoothed = pareto_smoothed(log_w)
+    found = pv.MarginalLikelihood(value, error, ess, k, jackknifed(log_w), smoothed, *bounds(log_w), 100)
+    assert (found.value.isfinite() & ~found.standard_error.isnan() & ~found.smoothed.isnan()).all()
+    assert "inf" not in found.verdict
+    assert "nan" not in found.verdict
+    assert f"(without the {num_lone} data of which one draw alone has a weight that is not 0)" in found.verdict
+    told = "by an amount that no draw tells" if num_lone == 4 else r"by [0-9.e-]+ nats"
+    assert re.search(f"by the jackknife {told}", found.verdict)
 
 
 # Proposals -----------------------------------------------------------------------------------------------------------
