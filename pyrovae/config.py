@@ -13,10 +13,10 @@ from pyrovae.loop import NONFINITE
 from pyrovae.networks import ACTIVATIONS, NETWORKS
 from pyrovae.objectives.choose import ABOUT_MANY, OBJECTIVES, resolve
 from pyrovae.objectives.enumerated import MAX_STATES
+from pyrovae.optimizers import LR_SCHEDULES
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.schedules import SCHEDULES
-from pyrovae.training import LR_SCHEDULES
 
 LARGEST = float(torch.finfo(torch.float32).max)
 # Which likelihoods are for which data: by dataset and binarize.
