@@ -258,15 +258,10 @@ class Loop:
             elif self.nonfinite == "skip":
                 self.position.skipped += 1
             else:
-                detail = f"loss {loss}, norm of the gradient {norm}; {self._site_not_finite(batch)}"
+                site = not_finite(self.vae.model, self.vae.guide, *batch, num_particles=self.num_particles)
+                detail = f"loss {loss}, norm of the gradient {norm}; {site}"
                 raise FloatingPointError(self._diverged(step, batch, detail))
         return finite
-
-    def _site_not_finite(self, batch: Batch) -> str:
-        try:
-            return not_finite(self.vae.model, self.vae.guide, *batch, num_particles=self.num_particles)
-        except InputError as error:  # there may be no drawing from what has diverged, and it is no fault of the pair
-            return str(error)
 
     def _diverged(self, step: int, batch: Batch, detail: str) -> str:
         where = f"loss or gradient is not finite at epoch {self.position.epoch}, step {step} ({detail})"
