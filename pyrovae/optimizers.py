@@ -66,7 +66,8 @@ def make_optimizer(
     require(isinstance(made, torch.optim.Optimizer), f"{rule}, got {shown(made)}")
     require(not _needs_arguments(made.step), f"optimizer must step without a closure, and {kind} does not")
     require(
-        all("lr" in group for group in made.param_groups), f"optimizer must have a learning rate lr, {kind} has none"
+        all("lr" in group for group in made.param_groups),
+        f"optimizer must have a learning rate lr, and {kind} has none",
     )
     held = {id(parameter) for group in made.param_groups for parameter in group["params"]}
     rule = "optimizer must step the parameters that it is given"

@@ -48,6 +48,7 @@ def restore(loop: "Loop", state: dict) -> None:
         if identity is not None:  # as checkpoints of older versions have none
             loop.identity.check(where, identity, state["buffers"], loop.checkpoints.repeated)
         _load_optimizer(loop.optimizer, state["optimizer"])
+        loop.optimizer._opt_called = True  # before: else torch warns of an epoch that has no step left
         loop.scheduler.load_state_dict(state["scheduler"])
         for record in state["history"]:
             loop.history.append(record)
