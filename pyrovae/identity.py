@@ -116,7 +116,8 @@ class Identity:
             known = [found[name].to(value.device) for found in (state["buffers"], buffers) if name in found]
             same = not known or any(_near(value, other) for other in known)
             require(same, f"{where} is of another model: its {name} is not {_shown(value)}: take another folder")
-        same = not same_start or state["start"] is None or math.isclose(state["start"], self.start, rel_tol=1e-6)
+        known = same_start and state["start"] is not None and state["where"] == self.where
+        same = not known or math.isclose(state["start"], self.start, rel_tol=1e-6)
         require(same, f"{where} is of a training from other initial parameters: take another folder")
 
     def check_model(self, where: str, state: dict[str, object], found: tuple[float, float]) -> None:

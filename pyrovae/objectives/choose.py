@@ -53,9 +53,10 @@ def from_name(name: str, **settings: object) -> PyroELBO:
     for setting, value in settings.items():
         rule = f"must be one of {', '.join(known)}" if known else "must not be given"
         require(setting in known, f"{setting} {rule} with objective {name}; got {value!r}")
+    made = OBJECTIVES[name](**settings)
     said = name not in ABOUT_MANY or "num_particles" in settings
     require(said, f"num_particles must be given with objective {name}: with one it is the elbo")
-    return OBJECTIVES[name](**settings)
+    return made
 
 
 def from_text(text: str, **defaults: object) -> PyroELBO:
