@@ -1,15 +1,17 @@
 """Where batches come from: a data set, a tensor or an iterable of the caller's, checked and on the device."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from pyrovae.data import Dataset
-from pyrovae.errors import InputError, require, require_finite
+from pyrovae.errors import InputError, require, require_finite, unscaled
+from pyrovae.rng import fixed_generators
 from pyrovae.workers import Workers
 
 VALIDATION_CHUNK = 1_024
+FIRST_SEED = 0
 
 Batch = tuple[Tensor, ...]  # x, and what a conditional VAE is conditioned on
 
@@ -22,17 +24,30 @@ def generators_of(source: object) -> list[torch.Generator]:
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
-class Epoch:
-    """One epoch's batches, and how many there are where that is known."""
+def unscaled_in(source: object, batch: Batch) -> str:
+    """Returns what to say first when a run on `source` fails: that its data, or those of the batch, are too large."""
+    whole = source.arguments("train") if isinstance(source, Dataset) else (source,)
+    return unscaled(*whole) or unscaled(*batch)
 
-    def __init__(self, batches: Iterator[Batch], num_batches: int | None) -> None:
-        self.batches, self.num_batches = batches, num_batches
+
+class Epoch:
+    """One epoch's batches; where it is known, how many there are, and the fewest data that this process has of one."""
+
+    def __init__(self, batches: Iterator[Batch], num_batches: int | None, smallest: int | None = None) -> None:
+        self.batches, self.num_batches, self.smallest = batches, num_batches, smallest
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches
 
 
 Batches = Callable[[], Epoch]
+
+
+def first_batch(batches: Batches, generators: Sequence[torch.Generator]) -> tuple[Epoch, Batch]:
+    """Returns an epoch and its first batch, the same at every call unless the data draw from elsewhere."""
+    with fixed_generators(FIRST_SEED, generators):
+        epoch = batches()
+        return epoch, next(iter(epoch))
 
 
 def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> tuple[Batches, Batches | None]:
@@ -102,7 +117,9 @@ def _shuffled(take: Callable[[Tensor], Batch], num_data: int, batch_size: int) -
         order = workers.agreed(torch.randperm(num_data))
         return (take(workers.share(rows)) for rows in order.split(batch_size))
 
-    return lambda: Epoch(batches(), -(-num_data // batch_size))
+    sizes = (smallest, num_data % batch_size or smallest)
+    shares = [len(range(workers.rank, size, workers.size)) for size in sizes]
+    return lambda: Epoch(batches(), -(-num_data // batch_size), min(filter(None, shares), default=None))
 
 
 def _check_data(vae, args: Batch) -> None:

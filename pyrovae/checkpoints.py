@@ -27,17 +27,34 @@ class Checkpoints:
     there whole or not at all; the one before it is kept. `load` reads the last, or says that it is damaged and reads
     the one before. They hold tensors and plain values alone (`torch.load(..., weights_only=True)`).
 
-    `extra` are more plain values to keep with each. Raises `InputError` where `folder` is none; where it cannot be
-    written to, `fit` says so: to read asks for no more than to read.
+    A checkpoint is gone on with if it is of the same data, optimiser and model: their fingerprints and the loss at the
+    parameters that it holds are kept with it. What a model changes about itself must then be in its buffers. Of a
+    training that had ended, `fit` warns that nothing was trained.
+
+    `extra` are more plain values to keep with each. `told` are texts by name that say what else the training is of
+    (data that it is measured on, for one), and must be those of the checkpoint. `repeated` says that the caller makes
+    the same training again each time it is called, as `race` does: then it must be from the same initial parameters,
+    too, and one that had ended is no news.
+
+    Raises `InputError` where `folder` is none; where it cannot be written to, `fit` says so: to read asks for no more
+    than to read.
     """
 
     def __init__(
-        self, folder: str | Path, *, minutes: float = 1.0, epochs: int | None = None, extra: dict | None = None
+        self,
+        folder: str | Path,
+        *,
+        minutes: float = 1.0,
+        epochs: int | None = None,
+        extra: dict | None = None,
+        told: dict[str, str] | None = None,
+        repeated: bool = False,
     ) -> None:
         require_number("minutes", minutes, above=0)
         if epochs is not None:
             require_count("epochs", epochs)
         self.folder, self.seconds, self.epochs, self.extra = Path(folder), 60 * minutes, epochs, extra or {}
+        self.told, self.repeated = told or {}, repeated
         existing_part(self.folder, "folder")
         self._written, self._damaged = time.monotonic(), set()
 

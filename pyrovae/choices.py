@@ -112,16 +112,6 @@ def _set_states(states: tuple) -> None:
     np.random.set_state(states[2])  # noqa: NPY002
 
 
-@contextmanager
-def kept_generators() -> Iterator[None]:
-    """After the block torch's, Python's and NumPy's generators are as they were before it."""
-    states = _states()
-    try:
-        yield
-    finally:
-        _set_states(states)
-
-
 def random_mark() -> tuple:
     """Returns what any draw changes, which is read faster than the states of all generators."""
     torchs = [bytes(state.numpy()) for state in generator_states()]

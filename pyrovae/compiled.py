@@ -12,7 +12,7 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from pyrovae.errors import InputError, first_line, require, warn
+from pyrovae.errors import InputError, first_line, is_validation_error, require, unscaled, warn
 from pyrovae.objectives import gate
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.elbo import ELBO
@@ -223,10 +223,16 @@ class CompiledSVI:
     def step(self, *args, **kwargs) -> float:
         try:
             loss = self.compiled.loss_and_grads(*args, **kwargs)[0].item()
-        except ValueError as error:  # of Pyro's validation, for one, in the steps that Pyro runs
-            if all(bool(parameter.isfinite().all()) for parameter in self.compiled.parameters):
+        except ValueError as error:
+            # A distribution refuses its parameters in the steps that Pyro runs; other errors are the program's own.
+            large = unscaled(*args) if is_validation_error(error) else ""
+            if large and isinstance(error, InputError):
+                raise InputError(f"{large}{error}") from error
+            finite = all(bool(parameter.isfinite().all()) for parameter in self.compiled.parameters)
+            if not is_validation_error(error) or (finite and not large):
                 raise
-            raise FloatingPointError(f"a parameter is not finite: {first_line(error)}") from error
+            what = "" if finite else "a parameter is not finite: "
+            raise FloatingPointError(f"{large}{what}{first_line(error)}") from error
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss is not finite ({loss}): {self.compiled.not_finite(*args, **kwargs)}")
         parameters = self.compiled.parameters

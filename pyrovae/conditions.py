@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.errors import InputError, require, require_count, require_finite
+from pyrovae.modules import Module
 from pyrovae.networks import MLP
 
 
-class Condition(nn.Module):
+class Condition(Module):
     """One condition y. `condition(y)` are its features, `(..., num_features)`."""
 
     num_features: int
@@ -76,7 +77,7 @@ class Embedding(Condition):
         require_finite("y", y)
 
 
-class Features(nn.Module):
+class Features(Module):
     """Several conditions side by side: `(y_1, y_2, ...)` to `(..., num_features)`, their features joined."""
 
     def __init__(self, conditions: Sequence[Condition]) -> None:

@@ -11,12 +11,12 @@ from pyrovae.errors import InputError, require, require_choice, require_count, r
 from pyrovae.files import write_text
 from pyrovae.loop import NONFINITE
 from pyrovae.networks import ACTIVATIONS, NETWORKS
-from pyrovae.objectives.choose import OBJECTIVES, resolve
+from pyrovae.objectives.choose import ABOUT_MANY, OBJECTIVES, resolve
 from pyrovae.objectives.enumerated import MAX_STATES
+from pyrovae.optimizers import LR_SCHEDULES
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.schedules import SCHEDULES
-from pyrovae.training import LR_SCHEDULES
 
 LARGEST = float(torch.finfo(torch.float32).max)
 # Which likelihoods are for which data: by dataset and binarize.
@@ -76,8 +76,8 @@ class RunConfig:
     """standard deviation of a gaussian likelihood; where it is learned, its start; where it is predicted, its floor"""
     objective: str = "elbo"
     """elbo, iwae, dreg, renyi, miwae, ...: any name in objectives.OBJECTIVES"""
-    num_particles: int = 1
-    """samples of z per datum in the objective"""
+    num_particles: int | None = None
+    """samples of z per datum in the objective (default: the objective's; iwae and its kin must be told)"""
     alpha: float | None = None
     """order of the renyi objective"""
     num_batches: int | None = None
@@ -133,7 +133,7 @@ class RunConfig:
             object.__setattr__(self, name, tuple(value))
             for units in getattr(self, name):
                 require_count(name, units)
-        for name in ("latent_dim", "num_particles", "epochs", "batch_size"):
+        for name in ("latent_dim", "epochs", "batch_size"):
             require_count(name, getattr(self, name))
         require_seed(self.seed)
         for name in ("scale", "beta", "lr"):
@@ -151,6 +151,11 @@ class RunConfig:
         require_choice("nonfinite", self.nonfinite, NONFINITE)
         require_choice("beta_schedule", self.beta_schedule, SCHEDULES)
         require_choice("objective", self.objective, OBJECTIVES)
+        if self.objective not in ABOUT_MANY:
+            defaults = {field.name: field.default for field in fields(OBJECTIVES[self.objective])}
+            self._default(num_particles=defaults.get("num_particles", 1))
+        if self.num_particles is not None:
+            require_count("num_particles", self.num_particles)
         resolve(self.objective, self.objective_settings())
         self._check_parts()
 
@@ -195,7 +200,7 @@ class RunConfig:
     def objective_settings(self) -> dict[str, object]:
         """The keywords of `fit` that belong to the objective."""
         known = {field.name for field in fields(OBJECTIVES[self.objective])}
-        usual = {field.name: field.default for field in fields(self)}
+        usual = {**{field.name: field.default for field in fields(self)}, "num_particles": 1}
         settings = {name: getattr(self, name) for name in ("num_particles", "alpha", "num_batches", "free_bits")}
         return {name: value for name, value in settings.items() if name in known or value != usual[name]}
 

@@ -3,11 +3,16 @@
 import math
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Collection
 from pathlib import Path
 
+import pyro.distributions
 import torch
+
+_DISTRIBUTIONS = tuple(str(Path(package.__file__).parent) for package in (torch.distributions, pyro.distributions))
+LARGE = 50.0  # beyond about a hundred the usual initial weights overflow, and well scaled data do not reach it
 
 
 class InputError(ValueError):
@@ -28,6 +33,29 @@ def first_line(error: Exception) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was no memory for a tensor, on a GPU or, of which torch makes a RuntimeError, on the CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def is_validation_error(error: BaseException) -> bool:
+    """Returns whether the error began with a distribution that refused the values of a parameter or of a draw.
+
+    That is how a training that has diverged shows. Any other error of a program, of a distribution that it gave wrong
+    shapes for one, is the program's own.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    within = bool(frames) and frames[-1].f_code.co_filename.startswith(_DISTRIBUTIONS)
+    return within and isinstance(error, ValueError) and "invalid values" in str(error)
+
+
+def unscaled(*args: object) -> str:
+    """Returns what to say first when a run fails on data so large that networks overflow; of other data nothing."""
+    for name, value in zip(("x", *"y" * len(args)), args, strict=False):
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() > 0:
+            largest = value.detach().abs().max().item()
+            if largest > LARGE:
+                return f"{name} reaches {largest:.3g}: standardise it; "
+    return ""
 
 
 def warn(message: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from pyrovae.errors import require, require_count
+from pyrovae.modules import Module
 from pyrovae.networks import MLP
 from pyrovae.splines import rational_quadratic, slope_one
 
@@ -22,7 +23,7 @@ NUM_BINS = 8
 BOUND = 4.0
 
 
-class Flow(nn.Module):
+class Flow(Module):
     """`flow(features)` are the transforms for features `(..., num_features)`, from noise to z, `(..., dim)` each."""
 
     def forward(self, features: Tensor) -> list[Transform]:

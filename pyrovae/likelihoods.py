@@ -10,9 +10,10 @@ from torch.nn.functional import softplus
 
 from pyrovae import distributions as families
 from pyrovae.errors import InputError, require_number
+from pyrovae.modules import Module
 
 
-class Likelihood(nn.Module):
+class Likelihood(Module):
     """One family. `likelihood(outputs, event_dim)` is p(x|z), with `event_dim` rightmost dimensions in an event."""
 
     def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.errors import require, require_finite, require_number
-from pyrovae.vae import unique_name
+from pyrovae.modules import Module, unique_name
 
 
-class LinearGaussianVAE(nn.Module):
+class LinearGaussianVAE(Module):
     """z ~ N(prior_mean, I), x|z ~ N(W z + b, scale^2 I), and a guide q(z|x) = N(A x + c, diag(exp(2 log_scale))).
 
     `weight` W is `(D, L)`, `bias` b `(D,)`, `scale` a positive number, `prior_mean` a number or `(L,)`. It keeps the

@@ -4,20 +4,21 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pyrovae.batches import VALIDATION_CHUNK, Batch, Batches
+from pyrovae.batches import VALIDATION_CHUNK, Batch, Batches, generators_of, unscaled_in
 from pyrovae.checkpoints import Checkpoints
-from pyrovae.errors import InputError, first_line, require, warn
+from pyrovae.errors import InputError, first_line, is_validation_error, require, warn
 from pyrovae.history import History, Position
+from pyrovae.identity import Identity
 from pyrovae.interrupts import Interrupts
 from pyrovae.objectives.pair import not_finite, run_pair
-from pyrovae.rng import all_states, local_seed, set_all_states
-from pyrovae.state import buffers_of, restore, state_of
+from pyrovae.rng import all_states, fixed_generators, kept_generators, local_seed, set_all_states
+from pyrovae.state import buffers_of, in_mode, modules_of, put, restore, state_of
 from pyrovae.workers import Workers
 
 VALIDATION_SEED = 0
@@ -28,9 +29,10 @@ NONFINITE = ("stop", "skip")
 class Loop:
     """Epochs of steps over the batches of `train`, in place.
 
-    `set_beta` takes the share of the training that is done. `generators` are those that the data draw from, besides the
-    usual ones. `settings` are plain values that a checkpoint must have been written under. Where there are several
-    workers each has its rows of every batch, and the gradients are those of the whole batch.
+    `set_beta` takes the share of the training that is done. `source` is what `train` takes its batches from. `settings`
+    are plain values that a checkpoint must have been written under, and `identity`, where there are checkpoints, says
+    what else it must be of. Where there are several workers each has its rows of every batch, and the gradients are
+    those of the whole batch.
     """
 
     def __init__(
@@ -48,15 +50,17 @@ class Loop:
         patience: int | None,
         nonfinite: str,
         checkpoints: Checkpoints | None,
-        generators: list[torch.Generator],
+        source: object,
         settings: dict[str, object],
+        identity: Identity | None,
     ) -> None:
         self.vae, self.parameters = vae, parameters
         self.optimizer, self.scheduler, self.train, self.held_out = optimizer, scheduler, train, held_out
         self.epochs, self.set_beta, self.max_grad_norm = epochs, set_beta, max_grad_norm
         self.nonfinite = nonfinite
         self.checkpoints, self.settings, self.workers = checkpoints, settings, Workers()
-        self.generators = generators
+        self.source, self.generators, self.identity = source, generators_of(source), identity
+        self.modules = modules_of(vae)
         self.history, self.position = History(), Position()
         self.buffers = buffers_of(vae)
         self.best = _Best([*parameters.values(), *self.buffers.values()], patience)
@@ -89,12 +93,16 @@ class Loop:
             finished = self.position.done
             if not resumed:
                 self.write_checkpoint()
-            on_start(self.history)
+            elif finished and self.workers.is_first and not self.checkpoints.repeated:
+                warn(f"the training in {self.checkpoints.folder} had ended: it was loaded, and nothing was trained")
+            with self._aside():
+                on_start(self.history)
             bar.update(len(self.history.epoch))
             while not self.position.done:
                 before_epoch(self.position.epoch)
                 record = self._epoch()
-                on_epoch(record)
+                with self._aside():
+                    on_epoch(record)
                 bar.set_postfix({k: f"{record[k]:.2f}" for k in ("loss", "elbo") if record[k] is not None})
                 bar.update()
                 if not self.position.done:
@@ -106,10 +114,16 @@ class Loop:
         if self._interrupts.caught:  # in the last epoch: there is nothing to stop, but what comes after it
             raise KeyboardInterrupt(self._interrupts.caught)
 
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """A look at the training from outside, in evaluation mode: what it draws, and the modes it sets, are undone."""
+        with kept_generators(self.generators), in_mode(False, self.modules):
+            yield
+
     # Epochs and steps -------------------------------------------------------------------------------------------------
 
     def _epoch(self) -> dict[str, float | None]:
-        position, before, started = self.position, self.position.seconds, time.perf_counter()
+        position, before, started, batch = self.position, self.position.seconds, time.perf_counter(), ()
         for index, batch in enumerate(self._heeding(self._batches()), position.step + 1):
             self.set_beta((position.epoch - 1 + (index - 1) / self.num_batches) / self.epochs)
             self._step(index, batch)
@@ -120,7 +134,9 @@ class Loop:
                 position.seconds = before + time.perf_counter() - started
                 self._write()
         self._read()
-        require(position.count > 0, f"every step of epoch {position.epoch} was skipped: none had a finite gradient")
+        if position.count == 0:
+            large = unscaled_in(self.source, batch)
+            raise InputError(f"{large}every step of epoch {position.epoch} was skipped: none had a finite gradient")
         lr = self.optimizer.param_groups[0]["lr"]
         self.scheduler.step()
         for buffer in self.buffers.values():  # of the first: what they have seen differs
@@ -176,17 +192,16 @@ class Loop:
         before = [b.clone() for b in self.buffers.values()] if self.nonfinite == "skip" else []
         try:
             loss, norm, count = self._gradients(batch)
-        except InputError:
-            raise
-        except ValueError as error:  # Pyro's validation: a parameter of a distribution is no longer one
-            raise FloatingPointError(self._diverged(index, first_line(error))) from error
+        except ValueError as error:
+            if isinstance(error, InputError) or not is_validation_error(error):
+                raise
+            raise FloatingPointError(self._diverged(index, batch, first_line(error))) from error
         outcome = torch.stack((loss, norm / self.workers.size, count, *loss.new_tensor(self._wishes())))
         self._unread.append((index, batch, self.workers.total(outcome)))
         # To read a GPU's numbers is to wait for it; on a CPU it is not, and a bad step is found before it is taken.
         at_once = norm.device.type == "cpu" or self.nonfinite == "skip" or len(self._unread) == READ_EVERY
         if at_once and not self._read():
-            for buffer, value in zip(self.buffers.values(), before, strict=True):
-                buffer.copy_(value)
+            put(list(self.buffers.values()), before)
             return
         if self.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(list(self.parameters.values()), self.max_grad_norm, norm)
@@ -222,10 +237,8 @@ class Loop:
         """The gradients; where steps that go wrong are skipped, one that Pyro's validation refuses is not finite."""
         try:
             return self.gradients(*batch)
-        except InputError:
-            raise
-        except ValueError:
-            if self.nonfinite == "stop":
+        except ValueError as error:
+            if self.nonfinite == "stop" or isinstance(error, InputError) or not is_validation_error(error):
                 raise
             nan = self._any_parameter.new_tensor(math.nan)
             return nan, nan
@@ -246,22 +259,21 @@ class Loop:
                 self.position.skipped += 1
             else:
                 site = not_finite(self.vae.model, self.vae.guide, *batch, num_particles=self.num_particles)
-                raise FloatingPointError(self._diverged(step, f"loss {loss}, norm of the gradient {norm}; {site}"))
+                detail = f"loss {loss}, norm of the gradient {norm}; {site}"
+                raise FloatingPointError(self._diverged(step, batch, detail))
         return finite
 
-    def _diverged(self, step: int, detail: str) -> str:
-        return (
-            f"training diverged: loss or gradient is not finite at epoch {self.position.epoch}, step {step} ({detail})"
-        )
+    def _diverged(self, step: int, batch: Batch, detail: str) -> str:
+        where = f"loss or gradient is not finite at epoch {self.position.epoch}, step {step} ({detail})"
+        return f"{unscaled_in(self.source, batch)}training diverged: {where}"
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float | None]:
         if self.held_out is None:
             return {"elbo": None, "reconstruction": None, "kl": None}
-        if isinstance(self.vae, nn.Module):
-            self.vae.eval()
         sums = torch.zeros(3, dtype=torch.float64)
-        with local_seed(VALIDATION_SEED):  # what the source of the data draws is none of the training's, either
+        # What the source of the data draws is none of the training's, either.
+        with in_mode(False, self.modules), fixed_generators(VALIDATION_SEED, self.generators):
             for index, chunk in enumerate(_chunks(self.held_out)):
                 if self.workers.owns(index):
                     sums += self._validated(index, chunk)
@@ -274,11 +286,11 @@ class Loop:
         try:
             with local_seed(VALIDATION_SEED + index):
                 terms = run_pair(self.vae.model, self.vae.guide, *chunk).terms()
-        except InputError:
-            raise
         except ValueError as error:
-            message = f"training diverged in epoch {self.position.epoch} ({first_line(error)})"
-            raise FloatingPointError(message) from error
+            if isinstance(error, InputError) or not is_validation_error(error):
+                raise
+            what = f"training diverged in epoch {self.position.epoch} ({first_line(error)})"
+            raise FloatingPointError(f"{unscaled_in(self.source, chunk)}{what}") from error
         kl = terms.log_posterior - terms.log_prior
         return torch.tensor([terms.log_likelihood.sum().item(), kl.sum().item(), len(chunk[0])], dtype=torch.float64)
 
@@ -356,7 +368,5 @@ class _Best:
             self.waited += 1
         return self.waited >= self.patience
 
-    @torch.no_grad()
     def restore(self) -> None:
-        for tensor, value in zip(self.tensors, self.values or self.tensors, strict=True):
-            tensor.copy_(value)
+        put(self.tensors, self.values or self.tensors)

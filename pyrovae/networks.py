@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.errors import require, require_choice, require_count
+from pyrovae.modules import Module
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -20,7 +21,7 @@ ACTIVATIONS = {
 }
 
 
-class Network(nn.Module):
+class Network(Module):
     """A map `(..., *in_shape)`, and `(..., num_features)` of a condition, to `(..., *out_shape)`.
 
     Leading dimensions are any number, those of input and features broadcast against each other. `output_bias`, of

@@ -19,10 +19,11 @@ from pyrovae.distributions import (
 )
 from pyrovae.errors import require_choice, require_count, require_number
 from pyrovae.flows import FLOWS, FlowDistribution
+from pyrovae.modules import Module
 from pyrovae.networks import MLP
 
 
-class Posterior(nn.Module):
+class Posterior(Module):
     """One family. A posterior of your own gives `forward`: `(..., *output_shape)` of the encoder to q(z|x).
 
     `latent_shape` is that of z, the event of the distribution; by default `(latent_dim,)`, with an encoder that puts

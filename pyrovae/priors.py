@@ -13,12 +13,13 @@ from torch.distributions.constraint_registry import biject_to
 from pyrovae.distributions import IsotropicNormal, LogitRelaxedBernoulli, LogitRelaxedOneHot, mixture_of, normal_of
 from pyrovae.errors import InputError, require, require_choice, require_count, require_number
 from pyrovae.flows import FLOWS, FlowDistribution
+from pyrovae.modules import Module
 from pyrovae.networks import MLP
 
 Encode = Callable[[Tensor], dist.TorchDistribution]
 
 
-class Prior(nn.Module):
+class Prior(Module):
     """One family. A prior of your own gives `forward`: p(z), with empty batch shape and the event shape of z.
 
     `encode` is the VAE's, x to q(z|x), for priors that are made of it.

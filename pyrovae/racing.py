@@ -1,9 +1,7 @@
 """Objectives raced: one model and guide, the same starts, trained under each and measured by one evaluator."""
 
-import hashlib
 import inspect
 import json
-import math
 import re
 import tempfile
 import time
@@ -24,10 +22,12 @@ from pyrovae.diagnostics import active_units
 from pyrovae.errors import InputError, require, require_choice, require_count, require_seeds
 from pyrovae.files import Taken, atomically, check_folder, held, write_text
 from pyrovae.history import History
+from pyrovae.identity import digest
 from pyrovae.learning_curve import LearningCurve, read_curve
 from pyrovae.marginal import Estimate, check_args, device_of, log_marginal
 from pyrovae.objectives import gate
 from pyrovae.objectives.choose import resolve
+from pyrovae.optimizers import make_optimizer
 from pyrovae.rng import derived_seed, local_seed
 from pyrovae.standings import Race, RaceRun
 from pyrovae.training import choose_device, compiles, fit, gradients_of, trained_parameters
@@ -109,9 +109,7 @@ class _Racer:
         with self._start(next(iter(self.objectives)), self.seeds[0]) as vae:
             self.held_out = _first(vae, data, held_out, num_data)
             trained_on = data.arguments("train") if isinstance(data, Dataset) else (data,)
-            self.fingerprint = _fingerprint(
-                (*self.held_out, *(part for part in trained_on if isinstance(part, Tensor)))
-            )
+            self.fingerprint = digest((*self.held_out, *(part for part in trained_on if isinstance(part, Tensor))))
         for name, objective in self.objectives.items():
             with self._start(name, self.seeds[0]) as vae, self._start(name, self.seeds[0]) as another:
                 rule = "make_vae must make all parameters anew at each call, and two of its pairs share one"
@@ -156,7 +154,6 @@ class _Racer:
         folder = self.folder / f"{_slug(name)}-seed{seed}-{epochs}epochs"
         result = folder / f"log_px_{len(self.held_out[0])}x{self.num_samples}.pt"
         with held(folder / "race.lock"), self._start(name, seed) as vae:
-            self._check_begun(folder / "start.json", vae, name, seed)
             curve = LearningCurve(folder / "curve.jsonl", vae, self.held_out, epochs, seed)
             history = fit(
                 vae,
@@ -165,7 +162,7 @@ class _Racer:
                 objective=self.objectives[name],
                 epochs=epochs,
                 seed=seed,
-                checkpoints=Checkpoints(folder),
+                checkpoints=Checkpoints(folder, told={"held-out data": digest(self.held_out)}, repeated=True),
                 progress=self.progress,
                 on_start=curve.start,
                 on_epoch=curve.add,
@@ -174,44 +171,6 @@ class _Racer:
                 content = self._measured(vae, seed) | {"seconds": sum(history.seconds), "data": self.fingerprint}
                 atomically(result, lambda path: torch.save(content, path))
         return self._read(name, seed, epochs, folder, result)
-
-    def _check_begun(self, path: Path, vae, name: str, seed: int) -> None:
-        """Raises `InputError` where the run in the folder was begun with another model, optimiser or data.
-
-        A checkpoint knows names and shapes. What else decides the numbers (an activation, a scale, a temperature, the
-        initial parameters) shows in the loss and the gradient of the untrained pair on a few data.
-        """
-        asked = {key: self.settings.get(key, FIT[key].default) for key in ("device", "lr", "optimizer")}
-        device, objective = choose_device(asked["device"]), self.objectives[name]
-        objective = objective[1] if isinstance(objective, Mapping) else objective
-        given = {key: self.settings.get(key) for key in OF_OBJECTIVES}
-        if isinstance(vae, nn.Module):
-            vae.to(device).eval()
-        few = tuple(arg[:8].to(device) for arg in self.held_out)
-        elbo = resolve(objective, given)
-        with local_seed(derived_seed(seed, "start")):
-            parameters = trained_parameters(vae, elbo, few)
-            loss, norm = gradients_of(vae, elbo, parameters, False)(*few)
-        optimizer = asked["optimizer"](list(parameters.values()), lr=asked["lr"])
-        for parameter in parameters.values():
-            parameter.grad = None
-        now = {
-            "data": self.fingerprint,
-            "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}",
-            "loss of the start": loss.item(),
-            "gradient of the start": norm.item(),
-        }
-        if not path.exists():
-            write_text(path, json.dumps(now, indent=2) + "\n")
-        try:
-            then = json.loads(path.read_text())
-            for key, value in now.items():
-                same = math.isclose(then[key], value, rel_tol=1e-4) if isinstance(value, float) else then[key] == value
-                require(same, f"the run in {path.parent} was begun with another {key}: take another folder")
-        except (ValueError, TypeError, KeyError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} is not readable ({type(error).__name__}): remove the run's folder") from error
 
     def _compiles(self, name: str) -> bool:
         """As `fit` would for the epochs that are asked for, whatever the budget makes of them: a step is timed as it is
@@ -321,7 +280,7 @@ class _Racer:
         batch = next(iter(batches_of(vae, self.data, None, asked["batch_size"], device)[0]()))
         parameters = trained_parameters(vae, elbo, batch)
         gradients = gradients_of(vae, elbo, parameters, self._compiles(name))
-        optimizer = asked["optimizer"](list(parameters.values()), lr=asked["lr"])
+        optimizer = make_optimizer(asked["optimizer"], list(parameters.values()), asked["lr"])
 
         def step() -> None:
             loss, _ = gradients(*batch)
@@ -383,14 +342,6 @@ def _first(vae, data, held_out, num_data: int | None) -> tuple[Tensor, ...]:
         most = len(args[0])
         require(num_data <= most, f"num_data must be <= {most}, the number of held-out data; got {num_data}")
     return tuple(arg[:num_data] for arg in args)
-
-
-def _fingerprint(args: tuple[Tensor, ...]) -> str:
-    digest = hashlib.sha256()
-    for arg in args:
-        digest.update(str(tuple(arg.shape)).encode())
-        digest.update(arg.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _tensors(vae) -> dict[int, Tensor]:

@@ -56,3 +56,25 @@ def set_all_states(states: dict[str, object], generators: Sequence[torch.Generat
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     for generator, state in zip(generators, states["own"], strict=True):
         generator.set_state(state)
+
+
+@contextmanager
+def kept_generators(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
+    """What the block draws leaves torch's, Python's and NumPy's generators, and these, as they were before it."""
+    states = all_states(generators)
+    try:
+        yield
+    finally:
+        set_all_states(states, generators)
+
+
+@contextmanager
+def fixed_generators(seed: int, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
+    """Within the block all of them start from `seed`; after it they are as they were before."""
+    with kept_generators(generators):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield

@@ -1,5 +1,7 @@
 """The state of a training as a checkpoint has it, and how it is put back."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -28,13 +30,14 @@ def state_of(loop: "Loop") -> dict[str, object]:
         "history": loop.history.records(),
         "position": asdict(loop.position),
         "best": {"elbo": loop.best.elbo, "waited": loop.best.waited, "values": loop.best.values},
+        "identity": loop.identity.state(),
     }
 
 
 @torch.no_grad()
 def restore(loop: "Loop", state: dict) -> None:
-    """Puts a training as `state` has it. Raises `InputError`, before anything is changed, where it is another's."""
-    where = f"the checkpoint in {loop.checkpoints.folder}"
+    """Puts a training as `state` has it. Raises `InputError`, with nothing changed, where it is another's."""
+    where, identity = f"the checkpoint in {loop.checkpoints.folder}", state.get("identity")
     try:
         best, position, generators = state["best"], Position(**state["position"]), state["generators"]
         for name in loop.settings:
@@ -42,13 +45,21 @@ def restore(loop: "Loop", state: dict) -> None:
             require(was == now, f"{where} was written with {name} {was!r}, and {name} is now {now!r}")
         for ours, theirs in ((loop.parameters, state["parameters"]), (loop.buffers, state["buffers"])):
             check_fits(where, "the model", ours, theirs)
+        if identity is not None:  # as checkpoints of older versions have none
+            loop.identity.check(where, identity, state["buffers"], loop.checkpoints.repeated)
         _load_optimizer(loop.optimizer, state["optimizer"])
+        loop.optimizer._opt_called = True  # before: else torch warns of an epoch that has no step left
         loop.scheduler.load_state_dict(state["scheduler"])
         for record in state["history"]:
             loop.history.append(record)
-        for ours, theirs in ((loop.parameters, state["parameters"]), (loop.buffers, state["buffers"])):
-            for name, tensor in ours.items():
-                tensor.copy_(theirs[name])
+        with put_back_on_error([*loop.parameters.values(), *loop.buffers.values()]):
+            for ours, theirs in ((loop.parameters, state["parameters"]), (loop.buffers, state["buffers"])):
+                for name, tensor in ours.items():
+                    tensor.copy_(theirs[name])
+            if identity is not None:
+                found = loop.identity.measured() if loop.workers.is_first else None
+                loop.identity.check_model(where, identity, loop.workers.agreed_value(found))
+        loop.identity.go_on_as(identity or {"start": None, "buffers": {}})
         loop.position, loop.best.elbo, loop.best.waited = position, best["elbo"], best["waited"]
         if best["values"] is not None:
             pairs = zip(loop.best.tensors, best["values"], strict=True)
@@ -83,6 +94,58 @@ def buffers_of(vae: object) -> dict[str, Tensor]:
     if isinstance(vae, nn.Module):
         return dict(vae.named_buffers())
     return {f"{i} {name}": place[name] for i, (place, name) in enumerate(Watch((vae.model, vae.guide)).buffers)}
+
+
+def modules_of(vae: object) -> list[nn.Module]:
+    """Returns those that the pair is made from."""
+    if isinstance(vae, nn.Module):
+        return list(vae.modules())
+    return [thing for thing in Watch((vae.model, vae.guide))._seen.values() if isinstance(thing, nn.Module)]
+
+
+@contextmanager
+def in_mode(training: bool, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Within the block they are in training or in evaluation mode; after it each is in the mode that it was in."""
+    before = [(module, module.training) for module in modules]
+    for module in modules:
+        module.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+def in_training_mode(vae: object) -> AbstractContextManager[None]:
+    """Returns a block in which the pair is as in a step, where a plain pair's modules keep the mode they were given."""
+    return in_mode(True, list(vae.modules()) if isinstance(vae, nn.Module) else [])
+
+
+@contextmanager
+def kept_values(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """After the block the tensors hold what they held before it."""
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        put(tensors, before)
+
+
+@contextmanager
+def put_back_on_error(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """After a block that failed the tensors hold what they held before it."""
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    except BaseException:
+        put(tensors, before)
+        raise
+
+
+@torch.no_grad()
+def put(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
 
 
 def check_fits(where: str, what: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

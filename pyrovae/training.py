@@ -1,6 +1,7 @@
 """Stochastic variational inference over epochs: the steps of `pyro.infer.SVI`, with what a training run needs."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -8,25 +9,46 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, RenyiELBO
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from pyrovae import schedules
-from pyrovae.batches import Batch, batches_of, generators_of
+from pyrovae.batches import Batch, batches_of, first_batch, generators_of, unscaled_in
 from pyrovae.checkpoints import Checkpoints
 from pyrovae.compiled import CompiledLoss
 from pyrovae.data import Dataset
-from pyrovae.errors import InputError, require, require_choice, require_count, require_number, require_seed, shown
+from pyrovae.errors import (
+    InputError,
+    is_validation_error,
+    require,
+    require_choice,
+    require_count,
+    require_number,
+    require_seed,
+    shown,
+)
 from pyrovae.files import check_folder
 from pyrovae.history import History
+from pyrovae.identity import Identity, told_of
 from pyrovae.loop import NONFINITE, Loop
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.choose import check_objective, resolve
-from pyrovae.rng import derived_seed, local_seed
+from pyrovae.optimizers import (
+    ADAM,
+    check_factor,
+    check_factors,
+    check_optimizer,
+    check_schedule,
+    make_optimizer,
+    make_schedule,
+    unusual_settings,
+)
+from pyrovae.rng import derived_seed, kept_generators, local_seed
+from pyrovae.state import buffers_of, in_training_mode, kept_values, modules_of
 from pyrovae.workers import Workers, hides_progress
 
-LR_SCHEDULES = ("constant", "cosine")
-ADAM = partial(torch.optim.Adam, fused=True)
 COMPILE_STEPS = 2_000  # a compilation takes a few seconds and saves a few milliseconds a step
 
 
@@ -41,8 +63,8 @@ def fit(
     num_batches: int | None = None,
     free_bits: float | None = None,
     batch_size: int = 128,
-    lr: float = 1e-3,
-    optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
+    lr: float | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] | PyroOptim = ADAM,
     schedule: str | Callable[[torch.optim.Optimizer], Any] = "constant",
     beta_schedule: str | Callable[[float], float] = "constant",
     max_grad_norm: float | None = None,
@@ -67,8 +89,9 @@ def fit(
     - `objective`: a name with `num_particles`, `alpha`, `num_batches` and `free_bits` (see
       `objectives.from_name`), or a `pyro.infer.ELBO`. Or several, each from an epoch on:
       `{1: "elbo", 51: pv.objectives.IWAE(50)}`; the optimiser and its schedule go on.
-    - `optimizer(parameters, lr=lr)` and, with the optimiser as argument, `schedule` (stepped once an epoch) make
-      torch's; `"cosine"` decays to 0 over the epochs.
+    - `optimizer(parameters, lr=lr)` makes torch's, or it is one of `pyro.optim`; `lr` is 0.001 where neither it nor a
+      Pyro optimiser says another. `schedule`, stepped once an epoch, is made with the optimiser as argument; `"cosine"`
+      decays to 0 over the epochs.
     - `beta_schedule`: from the share of the training that is done to a factor on the VAE's beta, by name (see
       `schedules`) or a function. Afterwards beta is what it was.
     - `max_grad_norm`: gradients are clipped to this norm. They are those of the loss *per datum*, so that learning
@@ -82,9 +105,10 @@ def fit(
     - `device`: `"auto"` is a GPU where there is one; `vae` stays there.
     - `seed` fixes the run and leaves the caller's generators as they were; None goes on with them.
     - `checkpoints`: where the training is written down as it goes (see `Checkpoints`). Where it has been before, it
-      goes on from there, to the bit: the same parameters and history as of one that was never broken off.
+      goes on from there, to the bit: the same parameters and history as of one that was never broken off. A checkpoint
+      of other data, or another optimiser or model, is refused.
     - `progress=None` shows a bar on a terminal. `on_epoch` is called with each record of the `History`, `on_start` with
-      that of the epochs that are done.
+      that of the epochs that are done; in evaluation mode, and what they draw leaves the run as it would have been.
 
     Of an iterable that is gone on with within an epoch the batches that are done are drawn again, from generators as
     they were when it began: its order must be drawn then, as a `DataLoader`'s is.
@@ -93,7 +117,8 @@ def fit(
     gradients are those of the whole batch; the first writes and shows progress.
 
     Raises `InputError` on bad input before anything is trained, and `FloatingPointError`, naming epoch, step and site,
-    when the loss or a gradient is no longer finite.
+    when the loss or a gradient is no longer finite, or a distribution refuses its parameters. Any other error of the
+    pair's goes through as it is.
     """
     callables = all(callable(getattr(vae, name, None)) for name in ("model", "guide"))
     require(callables, f"vae must have a model and a guide, got {shown(vae)}")
@@ -101,22 +126,21 @@ def fit(
     require_count("batch_size", batch_size)
     if seed is not None:
         require_seed(seed)
-    require(callable(optimizer), f"optimizer must be a function of parameters and lr, got {optimizer!r}")
+    check_optimizer(optimizer, lr)
     known = checkpoints is None or isinstance(checkpoints, Checkpoints)
     require(known, f"checkpoints must be pv.Checkpoints(folder), got {checkpoints!r}")
     if checkpoints is not None:
         check_folder(checkpoints.folder, "folder")
-    require_number("lr", lr, above=0)
     if max_grad_norm is not None:
         require_number("max_grad_norm", max_grad_norm, above=0)
     if patience is not None:
         require_count("patience", patience)
-    if not callable(schedule):
-        require_choice("schedule", schedule, LR_SCHEDULES)
+    check_schedule(schedule)
     require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
     beta_factor = schedules.resolve(beta_schedule)
     scheduled = beta_factor is not schedules.constant
     require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
+    check_factors(beta_factor)
     settings = {"num_particles": num_particles, "alpha": alpha, "num_batches": num_batches, "free_bits": free_bits}
     elbos = _by_first_epoch(objective, settings, epochs)
     for elbo in elbos.values():
@@ -137,20 +161,29 @@ def fit(
         if isinstance(vae, nn.Module):
             vae.to(device)
         check_seed = derived_seed(seed, "check") if seed is not None else int(torch.randint(2**62, ()))
-        with local_seed(check_seed):  # of its own, so that it does not move the run's random numbers
-            one_epoch = train()
-            first = next(iter(one_epoch))
-            for elbo in elbos.values():
-                parameters = trained_parameters(vae, elbo, first)
+        # Looks at data and pair have seeds of their own, so that they do not move the run's random numbers.
+        generators = generators_of(data)
+        one_epoch, first = first_batch(train, generators)
+        with kept_generators(generators), local_seed(check_seed):
+            try:
+                for elbo in elbos.values():
+                    parameters = trained_parameters(vae, elbo, first)
+            except InputError as error:
+                if is_validation_error(error) and unscaled_in(data, first):
+                    raise InputError(f"{unscaled_in(data, first)}{error}") from error
+                raise
+            if one_epoch.smallest == 1:
+                _check_batch_of_one(vae, elbos[1], first, batch_size)
         if compile == "auto":
             compile = all(compiles(elbo, epochs * (one_epoch.num_batches or 0)) for elbo in elbos.values())
         gradients = {epoch: gradients_of(vae, elbo, parameters, compile) for epoch, elbo in elbos.items()}
-        torch_optimizer = optimizer(list(parameters.values()), lr=lr)
+        torch_optimizer = make_optimizer(optimizer, list(parameters.values()), lr)
+        lr = float(torch_optimizer.param_groups[0]["lr"])
         known, beta = set(pyro.get_param_store().keys()), float(vae.beta) if scheduled else 1.0
 
         def set_beta(share: float) -> None:
             if scheduled:
-                vae.set_beta(beta * beta_factor(share))
+                vae.set_beta(beta * check_factor(share, beta_factor(share)))
 
         def check_registered() -> None:
             new = set(pyro.get_param_store().keys()) - known
@@ -161,14 +194,30 @@ def fit(
             begun = max(start for start in elbos if start <= epoch)
             loop.use(gradients[begun], getattr(elbos[begun], "num_draws", 1))
             if epoch > 1 and isinstance(elbos[begun], RenyiELBO):  # a callback may have changed beta
-                with local_seed(check_seed):
+                with kept_generators(generators), local_seed(check_seed):
                     _check_again(vae, elbos[begun], first)
 
+        @contextmanager
+        def at_full_beta() -> Iterator[None]:
+            now = float(vae.beta) if scheduled else 1.0
+            if scheduled:
+                vae.set_beta(beta)
+            try:
+                yield
+            finally:
+                if scheduled:
+                    vae.set_beta(now)
+
+        identity = None
+        if checkpoints is not None:
+            told = told_of(data, validation, first, lambda: first_batch(train, generators)[1])
+            told |= {"optimizer settings": unusual_settings(torch_optimizer), **checkpoints.told}
+            identity = Identity(vae, elbos[1], list(parameters.values()), first, told, generators, at_full_beta)
         loop = Loop(
             vae,
             parameters,
             torch_optimizer,
-            _make_schedule(schedule, torch_optimizer, epochs),
+            make_schedule(schedule, torch_optimizer, epochs),
             train,
             held_out,
             epochs=epochs,
@@ -177,7 +226,8 @@ def fit(
             patience=patience,
             nonfinite=nonfinite,
             checkpoints=checkpoints,
-            generators=generators_of(data),
+            source=data,
+            identity=identity,
             settings={
                 "objective": ", then ".join(_shown(epoch, elbo) for epoch, elbo in elbos.items()),
                 "epochs": epochs,
@@ -303,17 +353,18 @@ def trained_parameters(vae, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:
 
 def _check_again(vae, elbo: ELBO, batch: Batch) -> None:
     """The contract and the objective's needs, in evaluation mode: batch statistics are not moved by it."""
-    if isinstance(vae, nn.Module):
-        vae.eval()
     check_objective(elbo, vae.model, vae.guide, *batch)
 
 
-def _make_schedule(schedule, optimizer: torch.optim.Optimizer, epochs: int):
-    if callable(schedule):
-        made = schedule(optimizer)
-        plateau = isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        require(not plateau, "schedule must be stepped without a metric, and ReduceLROnPlateau is not")
-        return made
-    if schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
+def _check_batch_of_one(vae, elbo: ELBO, batch: Batch, batch_size: int) -> None:
+    """Raises `InputError` where the pair has batch normalisation, and that of one datum fails."""
+    if not any(isinstance(module, _BatchNorm) for module in modules_of(vae)):
+        return
+    try:
+        with torch.no_grad(), in_training_mode(vae), kept_values(list(buffers_of(vae).values())):
+            elbo.loss(vae.model, vae.guide, *(part[:1] for part in batch))
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            rule = "batch_size must leave no batch of one datum, of which BatchNorm has no variance"
+            raise InputError(f"{rule}; got {batch_size}") from error
+        raise

@@ -1,8 +1,6 @@
 """The variational autoencoder (Kingma and Welling 2014, arXiv:1312.6114) as a Pyro model and guide."""
 
 import copy
-import itertools
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,33 +9,20 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae.conditions import Condition, Features
 from pyrovae.errors import require, require_batch, require_choice, require_count, require_finite, require_number
 from pyrovae.likelihoods import Likelihood
 from pyrovae.modes import evaluates
+from pyrovae.modules import Module, unique_name
 from pyrovae.networks import NETWORKS
 from pyrovae.posteriors import POSTERIORS, Posterior
 from pyrovae.priors import PRIORS, Prior
 from pyrovae.rng import local_seed
 
-_names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-_numbers = itertools.count()
 
-
-def unique_name(module: nn.Module) -> str:
-    """A name for `module` in Pyro's param store that no other module of this process has had.
-
-    Under a name that the store already holds, `pyro.module` hands back the older parameters, and the new module never
-    trains. The name is kept by identity and not as an attribute, so that a deep copy gets one of its own.
-    """
-    if module not in _names:
-        _names[module] = f"{type(module).__name__}_{next(_numbers)}"
-    return _names[module]
-
-
-class VAE(nn.Module):
+class VAE(Module):
     """p(z) = N(0, I), p(x|z) = likelihood(decoder(z)), q(z|x) = N(loc(x), diag(exp(log_variance(x)))).
 
     `model` and `guide` are Pyro programs with the sites `"z"`, `(batch, latent_dim)`, and `"x"`, `(batch,

@@ -15,8 +15,8 @@ from torch.nn.functional import one_hot, rms_norm
 from pyrovae.errors import require, require_batch, require_choice, require_count, require_finite, require_number
 from pyrovae.likelihoods import Likelihood
 from pyrovae.modes import evaluates
+from pyrovae.modules import Module, unique_name
 from pyrovae.networks import NETWORKS
-from pyrovae.vae import unique_name
 from pyrovae.workers import Workers
 
 
@@ -65,7 +65,7 @@ class CodebookUse(NamedTuple):
     """exp(entropy of how often each code is used): from 1, one code for all, to `num_codes`."""
 
 
-class VQVAE(nn.Module):
+class VQVAE(Module):
     """z: `num_tokens` codes of `num_codes`; p(z) uniform, p(x|z) = likelihood(decoder(e_z)), q(z|x) the nearest codes.
 
     `model` and `guide` are Pyro programs with the sites `"z"`, one-hot `(batch, num_tokens, num_codes)`, and `"x"`,

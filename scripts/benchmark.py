@@ -34,9 +34,9 @@ from pyrovae.cli import run_script
 from pyrovae.errors import require, require_count
 from pyrovae.importance import bounds, jackknifed, log_mean, pareto_smoothed
 from pyrovae.marginal import _log_weights
+from pyrovae.modules import unique_name
 from pyrovae.runs import require_new
 from pyrovae.training import choose_device
-from pyrovae.vae import unique_name
 
 try:
     import jax

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def filled(config: pv.RunConfig, folder: Path) -> tuple[int, int, str]:
 
 def train(config: pv.RunConfig, folder: Path, slow: bool = False, stop_at_once: bool = False) -> None:
     """A run with a checkpoint every 20 milliseconds, which goes on where an earlier one was broken off."""
+    warnings.filterwarnings("ignore", "the training in .* had ended")  # it was killed after its last checkpoint
     if slow:
         real = os.fsync
         os.fsync = lambda file: (time.sleep(SLOW), real(file))

@@ -4,6 +4,7 @@ python scripts/race.py --dataset mnist --data-root ../shared/data --objectives e
 python scripts/race.py --objectives elbo "miwae:num_batches=4,num_particles=4" renyi:alpha=0.5 --budget seconds
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,8 +18,14 @@ from pyrovae.objectives.choose import from_text
 from pyrovae.runs import fit_settings, load_data, unseeded_vae
 
 
+@dataclass(frozen=True)
+class Config(pv.RunConfig):
+    num_particles: int | None = 16
+    """samples of z per datum in every objective that does not say its own"""
+
+
 def main(
-    config: Annotated[pv.RunConfig, tyro.conf.arg(name="")],
+    config: Annotated[Config, tyro.conf.arg(name="")],
     objectives: tuple[str, ...] = ("elbo", "iwae", "dreg"),
     seeds: tuple[int, ...] = (0, 1, 2),
     budget: Literal["epochs", "seconds", "both"] = "both",
@@ -38,7 +45,7 @@ def main(
         processes: how many share the runs
         out: folder of the runs; those that are finished are not run again
     """
-    usual = pv.RunConfig()
+    usual = Config()
     require(config.patience is None, f"patience must be None in a race, got {config.patience}")
     for name in ("objective", "alpha", "num_batches", "free_bits"):
         value = getattr(config, name)

@@ -28,6 +28,7 @@ from test_objectives import discrete_pair
 import pyrovae as pv
 from pyrovae import RunConfig
 from pyrovae.checkpoints import Checkpoints
+from pyrovae.objectives.choose import ABOUT_MANY, from_text
 from pyrovae.runs import build_vae, train_run
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -82,6 +83,9 @@ ON_BATCHES = {
 }
 
 
+load_ring = partial(pv.load, "ring", num_train=20, num_validation=5, num_test=5)
+
+
 # Configs: each field with what is wrong by type, by value, and in a combination ---------------------------------------
 
 CHOICE = ("nope", "", "ReLU", "MNIST", "a\nb", 3, 1.5, True, ["elbo"], {})
@@ -98,8 +102,8 @@ BAD_FIELDS = (
         (*CHOICE, None),
     ),
     ("likelihood", "one of .+ for points data", (*CHOICE, "normal", "bernoulli", "bernoulli_grey")),
-    ("num_particles epochs batch_size", A_COUNT, (*COUNT, None)),
-    ("latent_dim patience", A_COUNT, COUNT),
+    ("epochs batch_size", A_COUNT, (*COUNT, None)),
+    ("num_particles latent_dim patience", A_COUNT, COUNT),
     ("scale beta lr", A_POSITIVE, (*POSITIVE, None)),
     ("max_grad_norm temperature", A_POSITIVE, POSITIVE),
     ("num_components", A_COUNT, COUNT),
@@ -152,7 +156,7 @@ for dataset in ("four_clusters", "pinwheel"):
     said = f"binarize 'static' is for image sets, and {dataset} holds points"
     add(f"config: binarize of {dataset}", said, RunConfig, dataset=dataset, binarize="static")
 posterior = r"posterior delta \(an autoencoder\) needs objective elbo, got iwae"
-add("config: delta and iwae", posterior, RunConfig, posterior="delta", objective="iwae")
+add("config: delta and iwae", posterior, RunConfig, posterior="delta", objective="iwae", num_particles=5)
 for wrong, said in (
     ({"posterior": "delta", "prior": "flow"}, r"posterior delta \(an autoencoder\) needs prior standard, got flow"),
     ({"posterior": "bernoulli", "prior": "vamp"}, "posterior bernoulli has a prior of its own, got vamp"),
@@ -220,6 +224,24 @@ for name, content, said in (
     add(f"config file: {name}", said, RunConfig.load, Path("config.json"), given=write)
 add("config file: missing", no_config, RunConfig.load, Path("config.json"))
 add("config file: a folder", r"\. is not a readable config \(.+\)", RunConfig.load, Path())
+
+
+# Objectives by name ---------------------------------------------------------------------------------------------------
+
+for objective in ABOUT_MANY:
+    said = f"num_particles must be given with objective {objective}: with one it is the elbo"
+    more = {"num_batches": 4} if objective in ("miwae", "piwae") else {}
+    settings = "".join(f":{name}={value}" for name, value in more.items())
+    for door, call in {
+        "config": partial(RunConfig, objective=objective, **more),
+        "from_name": partial(pv.objectives.from_name, objective, **more),
+        "from_text": partial(from_text, objective + settings),
+        "fit": lambda o=objective, m=more: fit(small_vae(), torch.zeros(4, 2), objective=o, **m),
+        "fit, later": lambda o=objective: fit(small_vae(), torch.zeros(4, 2), epochs=2, objective={1: "elbo", 2: o}),
+        "race": lambda o=objective: pv.race(small_vae, load_ring(), ["elbo", o], epochs=1),
+        "race, one of them": lambda o=objective: pv.race(small_vae, load_ring(), {"late": {1: "elbo", 2: o}}, epochs=2),
+    }.items():
+        add(f"objective alone: {objective}, {door}", said, call)
 
 
 # Data and labels given as tensors -------------------------------------------------------------------------------------
@@ -440,14 +462,19 @@ def go_on(hidden=(8,), **changes) -> None:
 
 
 no_fit, other = no_fit.replace("config.json", "the model"), r"the checkpoint in run was written with "
-regrouped = {"optimizer": lambda p, lr: torch.optim.Adam([{"params": [q]} for q in p], lr=lr)}
+regrouped = {"optimizer": lambda p, lr: torch.optim.Adam([{"params": [q]} for q in p], lr=lr, fused=True)}
 for name, change, said in (
     ("sizes", {"hidden": (9,)}, no_fit + own_bias),
     ("layers", {"hidden": (8, 8)}, no_fit + r"decoder.layers.2.bias must have shape \(8,\), got None"),
     ("lr", {"lr": 0.5}, other + "lr 0.001, and lr is now 0.5"),
     ("epochs", {"epochs": 9}, other + "epochs 2, and epochs is now 9"),
-    ("objective", {"objective": "iwae"}, other + r"objective 'ELBO\(.*\)', and objective is now 'IWAE\(.*"),
+    (
+        "objective",
+        {"objective": "iwae", "num_particles": 5},
+        other + r"objective 'ELBO\(.*\)', and objective is now 'IWAE\(.*",
+    ),
     ("seed", {"seed": 8}, other + "seed 0, and seed is now 8"),
+    ("optimizer settings", {"optimizer": torch.optim.Adam}, "the checkpoint in run is of other optimizer settings: .+"),
     ("optimizer", regrouped, r"the checkpoint in run is not one of this training \(ValueError: .+\)"),
 ):
     add(f"fit: checkpoint, other {name}", said, go_on, **change, given=files.damaged())
@@ -532,7 +559,8 @@ for flag in ("latent-dim", "batch-size", "num-particles"):
     add_script(f"train.py --{flag} {10**20}", f"{flag.replace('-', '_')} must be .*, got {10**20}")
 for command, said in {
     "train.py --dataset cifar": "dataset must be one of ring, .+; got 'cifar'",
-    "train.py --objective vimco": "num_particles must be a whole number >= 2, got 1",
+    "train.py --objective vimco --num-particles 1": "num_particles must be a whole number >= 2, got 1",
+    "train.py --objective iwae": "num_particles must be given with objective iwae: with one it is the elbo",
     "train.py --lr nan": "lr must be a finite number > 0, got nan",
     "train.py --hidden 8 0": "hidden must be a whole number >= 1, got 0",
     "train.py --beta 1e300": r"beta must be .*, got 1e\+300",
@@ -650,7 +678,8 @@ for objective in (*pv.objectives.OBJECTIVES, pyro.infer.RenyiELBO(alpha=0, num_p
     if objective in ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic", "elbo_enumerated"):
         continue  # which train it
     said = r'.+ needs a reparameterised guide, and site "z" has no rsample: use .+'
-    call = lambda o=objective: pv.fit(discrete_pair(), torch.ones(6, 3), epochs=1, objective=o)  # noqa: E731
+    many = {"num_particles": 5} if objective in ABOUT_MANY else {}
+    call = partial(pv.fit, discrete_pair(), torch.ones(6, 3), epochs=1, objective=objective, **many)
     add(f"pair: discrete guide, {objective if isinstance(objective, str) else 'RenyiELBO'}", said, call)
 
 

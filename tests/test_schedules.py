@@ -247,12 +247,12 @@ def test_a_schedule_needs_a_model_with_a_beta():
     assert message == "beta_schedule needs a model with set_beta, as VAE has"
 
 
-@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf, None, "half", True, torch.tensor(0.5)])
 def test_a_function_that_leaves_what_pyro_can_scale_by_is_refused(factor):
     vae = small_vae()
     before = parameters_of(vae)
     message = refusal(pv.fit, vae, torch.zeros(4, 2), epochs=1, beta_schedule=lambda progress: factor)
-    assert message.startswith("beta must be a finite number > 0")
+    assert message.startswith("beta_schedule must give a finite number > 0 after 0 of the training, got ")
     assert torch.equal(parameters_of(vae), before)
 
 

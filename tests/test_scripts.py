@@ -148,7 +148,8 @@ def test_a_training_that_diverges_is_one_line_and_a_config_repeats_a_run_here(tm
     other = run_here("train.py", "--config", "one/config.json", "--no-conditional", "--out", "three", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     assert json.loads((tmp_path / "three/config.json").read_text())["conditional"] is False
-    resumed = run_here("train.py", "--out", "one", "--resume", cwd=tmp_path)
+    with pytest.warns(UserWarning, match="the training in one had ended: it was loaded, and nothing was trained"):
+        resumed = run_here("train.py", "--out", "one", "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     changed = run_here("train.py", "--out", "one", "--resume", "--lr", 0.5, cwd=tmp_path)
     message = "error: the run in one was begun with lr 0.001, and lr is now 0.5\n"
@@ -208,10 +209,10 @@ def test_a_race_in_small(tmp_path):
     assert again.stdout.startswith(result.stdout[: result.stdout.index("equal seconds")].rstrip())
     other = run_here("race.py", *flags, "--lr", 0.5, cwd=tmp_path)
     assert other.returncode == 2
-    assert (
-        other.stderr
-        == "error: the run in out/elbo-seed0-4epochs was begun with another optimizer: take another folder\n"
-    )
+    where = "the checkpoint in out/elbo-seed0-4epochs was written with"
+    assert other.stderr == f"error: {where} lr 0.001, and lr is now 0.5\n"
+    alone = run_here("race.py", "--objectives", "iwae", "--num-particles", 0, cwd=tmp_path)
+    assert alone.stderr == "error: num_particles must be a whole number >= 1, got 0\n"
 
 
 def test_seeds_of_a_race_start_apart_and_objectives_together(tmp_path):

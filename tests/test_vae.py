@@ -11,6 +11,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
 import pyrovae as pv
+from pyrovae.modules import unique_name
 
 small_vae = partial(helpers.small_vae, (3,), seed=None, likelihood=pv.Gaussian(0.5))
 
@@ -86,8 +87,8 @@ def test_a_name_is_never_given_again_when_a_vae_is_gone():
     names = set()
     for _ in range(20):
         vae = small_vae()
-        names.add(pv.vae.unique_name(vae))
-        assert pv.vae.unique_name(vae) in names
+        names.add(unique_name(vae))
+        assert unique_name(vae) in names
         del vae
     assert len(names) == 20
 
@@ -179,7 +180,7 @@ def test_nothing_is_left_in_the_param_store_but_what_the_programs_register():
     vae = small_vae()
     traces(vae, torch.zeros(2, 3))
     names = set(pyro.get_param_store().keys())
-    prefix = pv.vae.unique_name(vae)
+    prefix = unique_name(vae)
     expected = {
         f"{prefix}.{part}$$${n}" for part in ("encoder", "decoder") for n, _ in getattr(vae, part).named_parameters()
     }

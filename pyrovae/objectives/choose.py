@@ -39,6 +39,8 @@ OBJECTIVES: dict[str, type[PyroELBO]] = {
     "score_function": ScoreFunction,
     "thermodynamic": ThermodynamicVO,
 }
+# Those that with one particle are the ELBO, which nobody means who asks for them by name.
+ABOUT_MANY = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
 # Pyro's whose weights are joint over the minibatch.
 JOINT = (PyroReweightedWakeSleep, TraceTailAdaptive_ELBO)
 
@@ -46,14 +48,18 @@ JOINT = (PyroReweightedWakeSleep, TraceTailAdaptive_ELBO)
 def from_name(name: str, **settings: object) -> PyroELBO:
     """The objective of that name (see `OBJECTIVES`) with its settings: `from_name("dreg", num_particles=64)`.
 
-    Raises `InputError` on an unknown name, and on a setting that the objective does not have.
+    Raises `InputError` on an unknown name, on a setting that the objective does not have, and where one whose point is
+    to have many particles is not told how many.
     """
     require_choice("objective", name, OBJECTIVES)
     known = [field.name for field in fields(OBJECTIVES[name])]
     for setting, value in settings.items():
         rule = f"must be one of {', '.join(known)}" if known else "must not be given"
         require(setting in known, f"{setting} {rule} with objective {name}; got {value!r}")
-    return OBJECTIVES[name](**settings)
+    made = OBJECTIVES[name](**settings)
+    said = name not in ABOUT_MANY or "num_particles" in settings
+    require(said, f"num_particles must be given with objective {name}: with one it is the elbo")
+    return made
 
 
 def from_text(text: str, **defaults: object) -> PyroELBO:

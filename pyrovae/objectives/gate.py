@@ -17,11 +17,12 @@ from pyro.distributions import Delta, Unit
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from pyrovae.choices import Redrawn, is_traced, kept_generators, owner_of
+from pyrovae.choices import Redrawn, is_traced, owner_of
 from pyrovae.errors import InputError, require, warn
 from pyrovae.modes import evaluation_mode
 from pyrovae.objectives.pair import PARTICLES, Pair, base_of, check_pair, is_masked, sample_sites
 from pyrovae.objectives.supports import contains, described
+from pyrovae.rng import kept_generators
 
 MOST_DIMENSIONS = 256  # of an autoguide's latents, for a look at their Jacobian
 
