@@ -8,6 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.cubature import VANISHED, log_integral
 from pyrovae.errors import require, require_number
 from pyrovae.marginal import CHUNK, CHUNK_OUTPUTS, DATA_CHUNK, check_args, device_of
 from pyrovae.modes import evaluates
@@ -15,22 +16,25 @@ from pyrovae.objectives.enumerated import states
 from pyrovae.objectives.pair import Pair, has_real_support, log_joint, sample_sites
 from pyrovae.rng import local_seed
 
+TOLERANCE = 1e-2  # nats: a grid that is worse is refined
+
 
 @evaluates
 @torch.no_grad()
 def quadrature_log_marginal(
     model: Callable, *args: Tensor, limit: float = 7.0, num_points: int = 401, chunk_size: int = 2**20
 ) -> tuple[Tensor, Tensor]:
-    """log p(x) = log of the integral of p(x, z) over z, by the trapezoidal rule: `(log_px, error)`, each `(batch,)`.
+    """log p(x) = log of the integral of p(x, z) over z, without draws: `(log_px, error)`, each `(batch,)`.
 
-    For a model with one latent site of one or two dimensions, on a grid of `num_points` (odd) a dimension over
-    [-limit, limit]. `error` is the distance to the same rule on every other point; the rule converges faster than any
-    power of the spacing for a smooth integrand that vanishes at the limits, so that the true error is far smaller. It
-    is infinite where the integrand does not vanish there (at the edge more than exp(-10) of its largest value), and
-    where a hundredth or more of the prior is beyond the grid, as a learned one may be: a mode that is not on the grid
-    leaves no other trace.
+    For a model with one latent site of one or two dimensions, by the trapezoidal rule on a grid of `num_points` (odd) a
+    dimension over [-limit, limit], and where that has not converged for a datum, by cells that are refined where its
+    posterior is, however narrow (see `cubature`). `error` bounds the error in nats, but for rounding. It is infinite
+    where it is not known: the integrand does not vanish at the limits (there it is more than exp(-10) of its largest
+    value), a hundredth or more of the prior is beyond them, as of a learned one may be (a mode that is not on the grid
+    leaves no other trace), or the integral has not been resolved.
 
-    Raises `InputError` where the latent is not a real vector, or no density exists.
+    `chunk_size` pairs of a point and a datum are taken at a time. Raises `InputError` where the latent is not a real
+    vector, or no density exists.
     """
     require_number("limit", limit, above=0)
     require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
@@ -42,32 +46,24 @@ def quadrature_log_marginal(
         len(shapes) == 1 and shape in ((1,), (2,)),
         f"quadrature needs one latent site of one or two dimensions, got {shapes}",
     )
-    fn = sites[name]["fn"]
-    require(has_real_support(fn), f'quadrature needs a latent of real numbers, got {fn.support} at site "{name}"')
-    axis = torch.linspace(-limit, limit, num_points, dtype=torch.float64).to(latents[name])
-    dim, spacing = shape[0], 2 * limit / (num_points - 1)
-    grid = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim)
-    on_coarse = (
-        torch.cartesian_prod(*[torch.arange(num_points) % 2 == 0] * dim).reshape(-1, dim).all(-1).to(axis.device)
-    )
-    on_edge = (grid.abs() >= limit * (1 - 1e-6)).any(-1).squeeze(-1)
-    totals = torch.full((2, len(args[0])), -math.inf, dtype=torch.float64, device=axis.device)
-    peak, edge = totals[0].clone(), totals[0].clone()
-    step = max(1, chunk_size // len(args[0]))
-    for z, coarse, at_edge in zip(grid.split(step), on_coarse.split(step), on_edge.split(step), strict=True):
-        with pyro.validation_enabled(False):
-            joint = log_joint(model, {name: z}, *args)
-        totals[0] = torch.logaddexp(totals[0], joint.logsumexp(0).double())
-        totals[1] = torch.logaddexp(totals[1], joint[coarse].logsumexp(0).double())
-        peak = torch.maximum(peak, joint.amax(0).double())
-        if at_edge.any():
-            edge = torch.maximum(edge, joint[at_edge].amax(0).double())
-    fine, coarse = totals[0] + dim * math.log(spacing), totals[1] + dim * math.log(2 * spacing)
-    prior, every_other = sites[name]["fn"], grid[on_coarse]
+    prior = sites[name]["fn"]
+    require(has_real_support(prior), f'quadrature needs a latent of real numbers, got {prior.support} at site "{name}"')
+
+    def log_joint_at(z: Tensor, rows: Tensor | None) -> Tensor:
+        return log_joint(model, {name: z}, *(args if rows is None else [arg[rows] for arg in args]))
+
+    def log_prior_at(z: Tensor, rows: Tensor | None) -> Tensor:
+        return (prior if rows is None else _sites(model, [arg[rows] for arg in args])[1][name]["fn"]).log_prob(z)
+
+    settings = {"like": latents[name], "num_data": len(args[0]), "limit": limit, "chunk_size": chunk_size}
     with pyro.validation_enabled(False):
-        mass = sum(prior.log_prob(z).double().exp().sum(0) for z in every_other.split(step)) * (2 * spacing) ** dim
-    error = torch.where((edge > peak - 10) | (mass < 0.99), math.inf, (fine - coarse).abs())
-    return fine.to(home), error.to(home)
+        joint = log_integral(log_joint_at, num_points=num_points, tolerance=TOLERANCE, **settings)
+        mass = log_integral(log_prior_at, num_points=(num_points + 1) // 2, tolerance=TOLERANCE, **settings)
+    known = (joint.edge <= joint.peak - VANISHED) & (mass.value >= math.log(0.99)) & mass.error.isfinite()
+    # What is beyond the limits: no more than if the density there were that of the border in all of the square, as a
+    # tail falls by 10 nats or more on the way.
+    beyond = (joint.edge + shape[0] * math.log(2 * limit) - joint.value).exp()
+    return joint.value.to(home), torch.where(known, joint.error + beyond, math.inf).to(home)
 
 
 @evaluates
