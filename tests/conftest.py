@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     helpers.BASE_SEED = config.getoption("--base-seed")
     if (
         signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # in a shell's background job, where tests of Ctrl-C would wait
+    )::
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
