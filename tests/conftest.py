@@ -21,9 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     helpers.BASE_SEED = config.getoption("--base-seed")
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    )::
+    # A shell's background job ignores Ctrl-C, which some tests send.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
