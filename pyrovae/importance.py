@@ -10,6 +10,7 @@ from pyrovae.errors import InputError
 
 MIN_TAIL = 5
 GROUPS = 50
+ROUNDING = 32  # units in the last place of a log-weight: what a sum of some hundred terms loses
 
 
 def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,10 +59,10 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
     A generalised Pareto is fitted to what the largest M = min(S / 5, 3 sqrt(S)) weights, rounded up, exceed the next
     one by; k is its shape, and they are replaced by its quantiles at (m - 1/2) / M, at most the largest weight: less
-    variance, for k > 0.5 at the price of a bias downwards. Nothing is replaced where k is -inf: at least five draws
-    share the largest weight, as all do at the exact posterior, and many where the latents are codes; where it is inf:
-    fewer than five exceed the next one, or one outweighs all others; and where it is nan: M is below five, of 20 draws
-    or fewer, which are too few to tell.
+    variance, for k > 0.5 at the price of a bias downwards. Nothing is replaced where k is -inf: the M weights are equal
+    but for rounding, as all are at the exact posterior, or at least five draws share the largest, as many do where the
+    latents are codes; where it is inf: fewer than five exceed the next one, or one outweighs all others; and where it
+    is nan: M is below five, of 20 draws or fewer, which are too few to tell.
     """
     count = len(log_weights)
     num_tail = math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
@@ -72,10 +73,11 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     # Relative to the largest weight: the tail itself, and what it exceeds the next one by.
     relative = (top - top[0]).exp()
     excess = relative[:-1] - relative[-1]
+    flat = ROUNDING * _eps(top) * top[0].abs().clamp(min=1)
     shapes, sums = [], []
     points = 1 - (torch.arange(num_tail, dtype=torch.float64) + 0.5) / num_tail
-    for column, cut, tail in zip(excess.T, relative[-1], relative[:-1].T, strict=True):
-        if column[0] - column[MIN_TAIL - 1] <= 1e-12:  # of codes: there the fit divides 0 by 0
+    for column, cut, tail, least in zip(excess.T, relative[-1], relative[:-1].T, flat, strict=True):
+        if column[0] <= least or column[0] - column[MIN_TAIL - 1] <= 1e-12:  # of codes: there the fit divides 0 by 0
             shape, smooth = -math.inf, tail
         else:
             # As many exceedances as the fit needs to be distinct from 0: fewer, and one weight outweighs all others.
@@ -95,6 +97,12 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     total = (log_sum - top[0].to(log_sum)).exp() + changed
     smoothed = top[0].to(log_sum) + total.log() - math.log(count)
     return torch.tensor(shapes, dtype=torch.float64, device=log_sum.device), smoothed
+
+
+def _eps(log_weights: Tensor) -> float:
+    """The rounding of the dtype in which the weights were computed: their sums are float64, whatever the pair is in."""
+    single = bool((log_weights == log_weights.float()).all())
+    return torch.finfo(torch.float32 if single else log_weights.dtype).eps
 
 
 def bound_sizes(num_samples: int) -> list[int]:

@@ -162,6 +162,11 @@ Nats per datum, higher is better; in brackets the Monte Carlo error (for quadrat
 Everything is taken at beta = 1, whatever training used. ELBO and IWAE bound are lower bounds on log p(x) in
 expectation, and importance sampling is one too: it is low where many points have Pareto k > 0.7.
 """
+OF_THE_ELBO = ("elbo", "elbo_analytic_kl", "elbo_enumerated", "sticking_the_landing", "score_function")
+ANOTHER_BOUND = """\
+Training under another bound than the ELBO does not hold the ELBO: the same training on another processor, or on another
+number of threads, may end with an ELBO that differs by many nats, of which its Monte Carlo error knows nothing.
+"""
 NO_DENSITY = {
     "cross-entropy bound": """\
 The data are grey levels under a Bernoulli: the number above is minus a cross-entropy and a KL, not a bound on a
@@ -179,6 +184,8 @@ def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> 
     table = results_table({"value": evaluation}, "github")
     figures = save_figures(run)
     note = NO_DENSITY.get(evaluation["measure"], NOTES)
+    if evaluation["measure"] == "ELBO" and run.config.objective not in OF_THE_ELBO:
+        note += f"\n{ANOTHER_BOUND}"
     if evaluation["collapse"]:
         note += f"\n{evaluation['collapse']}.\n"
     config = tabulate([(name, value) for name, value in vars(run.config).items()], ("setting", "value"), "github")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.errors import require, require_count
-from pyrovae.report import measures, results_table, write_evaluation
+from pyrovae.report import ANOTHER_BOUND, measures, results_table, write_evaluation
 from pyrovae.runs import require_new, train_run
 
 OBJECTIVES = {"ELBO": {"objective": "elbo"}, "IWAE-50": {"objective": "iwae", "num_particles": 50}}
@@ -45,10 +45,11 @@ def main(
         results[name] = measures(runs[name].vae, runs[name].data, num_samples=num_samples, num_data=num_data, seed=seed)
         write_evaluation(runs[name], results[name])
     table = results_table({f"{name}-trained": result for name, result in results.items()})
-    print(f"\n{table}\n")
+    print(f"\n{table}\n\n{ANOTHER_BOUND}")
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     draw(runs).savefig(folder / "demo.png", dpi=120)
-    (folder / "report.md").write_text(f"# The ring, seed {seed}\n\n```\n{table}\n```\n\n![demo](demo.png)\n")
+    report = f"# The ring, seed {seed}\n\n```\n{table}\n```\n\n{ANOTHER_BOUND}\n![demo](demo.png)\n"
+    (folder / "report.md").write_text(report)
     print(
         f"report: {folder / 'report.md'}; each run with its figures: {', '.join(str(r.folder) for r in runs.values())}"
     )

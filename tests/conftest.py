@@ -1,5 +1,6 @@
 import os
 import random
+import signal
 from pathlib import Path
 
 import helpers
@@ -20,6 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     helpers.BASE_SEED = config.getoption("--base-seed")
+    # A shell's background job ignores Ctrl-C, which some tests send.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

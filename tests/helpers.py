@@ -153,8 +153,11 @@ def assert_within_standard_errors(
     excess = (estimate - truth).abs() - most * error - floor
     worst = excess.nan_to_num(nan=math.inf).flatten().argmax()
     at = [t.flatten()[worst].item() for t in (estimate, truth, error, floor)]
-    apart = "{:.6g} and {:.6g} are {:.3g} apart: more than {} standard errors of {:.3g} and {:.2g} for rounding. {}"
-    message = apart.format(at[0], at[1], abs(at[0] - at[1]), most, at[2], at[3], note)
+    z = abs(at[0] - at[1]) / at[2] if at[2] else math.inf
+    message = (
+        f"estimate {at[0]:.6g}, truth {at[1]:.6g}, standard error {at[2]:.3g}: {z:.1f} standard errors apart, "
+        f"more than {most:g} and {at[3]:.2g} for rounding. {note}"
+    )
     assert (excess <= 0).all(), message  # false for nan, too
 
 

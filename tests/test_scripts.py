@@ -17,6 +17,7 @@ from helpers import tree, write_images
 
 import pyrovae as pv
 from pyrovae.estimator_report import _draw_comparison
+from pyrovae.report import ANOTHER_BOUND
 
 ROOT = Path(__file__).parent.parent
 
@@ -116,6 +117,11 @@ def test_the_demo_in_small(tmp_path):
     for value in (results["ELBO"]["log_px_quadrature"], results["IWAE-50"]["iwae_50"]):
         assert f"{value:.3f}" in result.stdout
         assert f"{value:.3f}" in (tmp_path / "demo/report.md").read_text()
+    assert result.stdout.count(ANOTHER_BOUND) == 1
+    told = [
+        (tmp_path / "demo" / run / "report.md").read_text().count(ANOTHER_BOUND) for run in (".", "elbo", "iwae-50")
+    ]
+    assert told == [1, 0, 1]  # of a model that was trained with the ELBO its ELBO travels
     assert {"demo/demo.png", "demo/elbo/evaluation.json", "demo/iwae-50/figures/samples.png"} <= tree(tmp_path).keys()
 
 
