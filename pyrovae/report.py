@@ -158,7 +158,7 @@ def history_table(history: History, rows: int = 10) -> str:
 
 
 NOTES = """\
-Nats per datum, higher is better; in brackets the Monte Carlo error (for quadrature: the change from half the grid).
+Nats per datum, higher is better; in brackets the Monte Carlo error (for quadrature: a bound on its error).
 Everything is taken at beta = 1, whatever training used. ELBO and IWAE bound are lower bounds on log p(x) in
 expectation, and importance sampling is one too: it is low where many points have Pareto k > 0.7.
 """
