@@ -160,7 +160,8 @@ def evaluate(
       of the posterior that the guide has missed, of which no other method here can tell.
 
     `dequantised` says that the data are pixels of 256 levels with noise added, on [0, 1]: only then have continuous
-    data bits per dimension. Each method has random numbers of its own, fixed by `seed`.
+    data bits per dimension. Each method has random numbers of its own, fixed by `seed`. As in every evaluation,
+    modules run in `eval()` mode, and are in their own again afterwards (see `modes`).
 
     Raises `InputError` on an unknown method before any of them runs, and as they do.
     """

@@ -155,7 +155,7 @@ def log_marginal(
     particle and a datum are decoded at a time (None: 8,192, or what has the outputs of so many images of 784 pixels),
     and the weights of at most 128 data are kept at a time, of fewer where `num_samples` is large. `compile` runs the
     chunks as a compiled graph, which gives the same numbers to rounding; `"auto"` does for five million pairs or
-    more. `progress=None` shows a bar on a terminal.
+    more. Modules run in `eval()` mode, and have their own again after. `progress=None` shows a bar on a terminal.
 
     Raises `InputError` if the pair breaks the contract, or where no density exists: data that are not finite, or lie
     outside the likelihood's support.

@@ -172,7 +172,8 @@ class VAE(Module):
     def sample(self, num_samples: int, y: Tensor | Sequence[Tensor] = (), mean: bool = False) -> Tensor:
         """`num_samples` draws of x ~ p(x|y), `(num_samples, *event_shape)`; with `mean`, of E[x|z, y] for z ~ p(z).
 
-        `y` has a value for each sample; several conditions are a sequence.
+        `y` has a value for each sample; several conditions are a sequence. Modules run in `eval()` mode: these are
+        draws from the model that log p(x) is of.
         """
         require_count("num_samples", num_samples)
         y = tuple(y) if isinstance(y, list | tuple) else (y,)
