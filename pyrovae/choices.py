@@ -8,17 +8,17 @@ import ctypes
 import random
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae.errors import require
 from pyrovae.rng import generator_states, set_generator_states
 
 
@@ -38,15 +38,25 @@ class Choices:
 
     def __init__(self, model: Callable, guide: Callable) -> None:
         self.programs = model, guide
+        self.draws_more = _draw_more(self.programs)
         self._start: tuple | None = None
         self._tape: list | None = None
+
+    def remember(self) -> None:
+        """The programs draw more than their latents, and are known to from now on."""
+        self.draws_more = True
+        for program in self.programs:
+            with suppress(TypeError):  # cannot be hashed, or not be referred to weakly
+                _known.add(owner_of(program))
 
     @contextmanager
     def first(self) -> Iterator[None]:
         if not is_traced():
-            self._start = _states()
+            self._start, before = states(), random_mark()[1:]
             yield
-        elif _draw_more(self.programs):
+            if random_mark()[1:] != before:  # NumPy's second normal number of two moves nothing
+                self.remember()
+        elif self.draws_more:
             self._tape = []
             with _Recording(self._tape):
                 yield
@@ -57,15 +67,15 @@ class Choices:
         if is_traced():
             if self._tape is None:
                 return run(False)
-            with _Playback(self._tape):
+            with Playback(self._tape):
                 return run(True)
-        if not _draw_more(self.programs):
+        if not self.draws_more:
             before = random_mark()
             result = run(False)
             if random_mark() == before:
                 return result
-            _remember(self.programs)
-        _set_states(self._start)
+            self.remember()
+        set_states(self._start)
         return run(True)  # which leaves the generators where the first run did
 
 
@@ -81,35 +91,36 @@ class Redrawn(Messenger):
             msg["value"] = self.latents[msg["name"]]
 
 
-class OwnLatents(Messenger):
-    """Latents are drawn from a stream of random numbers of their own, `states`, beside the one of all other choices."""
+def common_choices(run: Callable[[int], object]) -> list[list[Tensor] | None]:
+    """Returns what `run(num_particles)` draws for all particles at once, for `Playback`, and None for what each draws.
 
-    def __init__(self, states: list[Tensor]) -> None:
-        super().__init__()
-        self.states, self._seen = states, set()
-
-    def _pyro_post_sample(self, msg: dict) -> None:
-        if msg["is_observed"] or site_is_subsample(msg) or msg["name"] in self._seen:
-            return
-        self._seen.add(msg["name"])  # the model is run after the guide, at the same values
-        others = generator_states()
-        set_generator_states(self.states)
-        msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])
-        self.states = generator_states()
-        set_generator_states(others)
+    A draw whose shape goes with the number of particles is one of each.
+    """
+    start, tapes = states(), []
+    for num_particles in (1, 2):
+        set_states(start)
+        tapes.append([])
+        with _Recording(tapes[-1]):
+            run(num_particles)
+    one, two = tapes
+    rule = "chunk_size needs programs that draw as often for one particle as for two"
+    require(len(one) == len(two), f"{rule}, got {len(one)} and {len(two)} draws")
+    pairs = zip(one, two, strict=True)
+    return [twice if [t.shape for t in once] == [t.shape for t in twice] else None for once, twice in pairs]
 
 
 # Generators ----------------------------------------------------------------------------------------------------------
 
 
-def _states() -> tuple:
+def states() -> tuple:
+    """Returns the states of torch's, Python's and NumPy's generators."""
     return generator_states(), random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
 
 
-def _set_states(states: tuple) -> None:
-    set_generator_states(states[0])
-    random.setstate(states[1])
-    np.random.set_state(states[2])  # noqa: NPY002
+def set_states(all_states: tuple) -> None:
+    set_generator_states(all_states[0])
+    random.setstate(all_states[1])
+    np.random.set_state(all_states[2])  # noqa: NPY002
 
 
 def random_mark() -> tuple:
@@ -136,14 +147,6 @@ def _draw_more(programs: tuple[Callable, Callable]) -> bool:
         return False
 
 
-def _remember(programs: tuple[Callable, Callable]) -> None:
-    for program in programs:
-        try:
-            _known.add(owner_of(program))
-        except TypeError:
-            continue
-
-
 # Graphs --------------------------------------------------------------------------------------------------------------
 
 
@@ -166,8 +169,8 @@ class _Recording(TorchDispatchMode):
         return result
 
 
-class _Playback(TorchDispatchMode):
-    """Gives what random operations gave before, in their order."""
+class Playback(TorchDispatchMode):
+    """Gives what random operations gave before, in their order; a new draw where the tape has None."""
 
     def __init__(self, tape: list) -> None:
         super().__init__()
@@ -177,6 +180,8 @@ class _Playback(TorchDispatchMode):
         if not _is_random(func):
             return func(*args, **(kwargs or {}))
         results = next(self.tape)
+        if results is None:
+            return func(*args, **(kwargs or {}))
         if func._schema.is_mutable:
             return args[0].copy_(results[0])
         copies = [result.clone() for result in results]

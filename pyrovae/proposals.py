@@ -19,7 +19,7 @@ from torch.distributions.transforms import AffineTransform
 
 from pyrovae.errors import InputError, require, require_number
 from pyrovae.objectives.pair import has_real_support
-from pyrovae.objectives.supports import contains, log_density
+from pyrovae.objectives.supports import Union, log_density
 
 
 def widened(guide: Callable, factor: float) -> Callable:
@@ -98,8 +98,8 @@ class _Defensive(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """The prior's where that holds the guide's, for then every value of it is drawn."""
-        return self.p.support if contains(self.p.support, self.q.support) else self.q.support
+        """That of either: every value of both is drawn."""
+        return Union(self.p.support, self.q.support)
 
     @property
     def mean(self) -> Tensor:

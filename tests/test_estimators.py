@@ -468,7 +468,7 @@ def test_particles_in_chunks_give_the_same_loss(objective, vae):
         chunked.loss(vae.model, guide, x)  # the gate looks at the pair
         draws.clear()
         found = chunked.loss(vae.model, guide, x)
-        z = torch.cat(draws)[: objective.num_draws]
+        z = torch.cat(draws[2:])  # after a look at what else the programs draw
         expected = pv.objectives.pair.pair_at(vae.model, vae.guide, {"z": z}, x).terms().log_weights
     assert len(z.flatten().unique()) == z.numel()
     assert found == pytest.approx(-objective.bound(expected).sum().item(), abs=1e-10)
@@ -481,7 +481,7 @@ def test_the_gradient_in_chunks_is_that_of_the_whole_on_the_chunks_draws(objecti
     chunked.loss(vae.model, recording, x)
     draws.clear()
     _, gradients = loss_and_gradients(chunked, vae, x, guide=recording)
-    z = torch.cat(draws[:3])[:5]
+    z = torch.cat(draws[2:5])  # after a look at what else the programs draw
     noise = ((z - vae.encode(x).mean) / vae.encode(x).stddev).detach()
 
     def guide(x):

@@ -10,7 +10,7 @@ from pyrovae.errors import InputError, require, require_count, require_number
 from pyrovae.objectives.base import DifferentiableELBO, Program, weighted_terms
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.gate import check_no_zero_weights, warn_of_never_drawn
-from pyrovae.objectives.pair import Pair, is_masked
+from pyrovae.objectives.pair import Pair, check_masks
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,7 @@ class AnalyticKLELBO(DifferentiableELBO):
     def check(self, pair: Pair) -> None:
         """Raises `InputError` where the KL is not to be had, or the sum of its parts is not the KL."""
         weighted_terms(pair)
-        for name, site in pair.latent.items():
-            require(
-                not is_masked(site),
-                f'objective elbo_analytic_kl needs latents without a mask, and site "{name}" has one: use elbo',
-            )
+        check_masks(pair, False, "objective elbo_analytic_kl needs latents without a mask")
         if self.free_bits is not None:
             for name, site in pair.guide_sites.items():
                 for fn in (site["fn"], pair.latent[name]["fn"]):

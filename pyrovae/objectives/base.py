@@ -18,8 +18,8 @@ its bound is -inf, and its gradient is 0.
 
 import functools
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -30,11 +30,11 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pyrovae.choices import Choices, OwnLatents, is_traced
+from pyrovae.choices import Choices, Playback, common_choices, is_traced, random_mark, set_states, states
 from pyrovae.errors import InputError, require, require_count
 from pyrovae.objectives import gate
-from pyrovae.objectives.pair import Pair, base_of, is_masked, pair_at, run_pair
-from pyrovae.rng import generator_states, local_seed, set_generator_states
+from pyrovae.objectives.pair import Pair, base_of, check_masks, outside_support, pair_at, run_pair
+from pyrovae.rng import generator_states, kept_generators
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,7 @@ class Objective(DifferentiableELBO):
         """Raises `InputError` where this objective would train the pair to a wrong gradient."""
         name = type(self).__name__
         self._check_beta(weighted_terms(pair))
-        if any(is_masked(site) for site in pair.latent.values()):
-            require(self.takes_masked, f"an autoencoder (masked latents) needs objective elbo, got {name}")
+        check_masks(pair, self.takes_masked, f"{name} needs latents without a mask (an autoencoder needs elbo)")
         auxiliary = any(name not in pair.model_sites for name in pair.guide_sites)
         for site_name, site in pair.guide_sites.items():
             if _probe(self).path is not None:
@@ -197,9 +196,24 @@ class Objective(DifferentiableELBO):
                     f'{name} needs a guide with a density, and site "{site_name}" is a point (Delta): use elbo, whose '
                     "optimum is then the maximum a posteriori",
                 )
-        if not self.takes_zero_weights:
-            gate.check_no_zero_weights(pair)
+        if _probe(self).path is not None or not self.takes_zero_weights:
+            self._check_weights_of_0(pair)
         gate.warn_of_never_drawn(pair)
+        require(
+            pair.is_repeatable or (_probe(self).is_total and self.chunk_size is None),
+            f"{name} runs the pair again, which draws from a generator of its own that cannot be set back: use torch's",
+        )
+
+    def _check_weights_of_0(self, pair: Pair) -> None:
+        """A weight that falls to 0 at an edge of the support has a derivative there that no draw's path shows."""
+        gate.check_no_zero_weights(pair)
+        for site_name, site in pair.observed.items():
+            moves = pair.has_support_of_its_own(site) and outside_support(site)
+            require(
+                not moves,
+                f'{type(self).__name__} goes through the draws, and at site "{site_name}" the data are outside the '
+                "support of some of them: use vimco or reweighted_wake_sleep",
+            )
 
     def _check_beta(self, terms: WeightedTerms) -> None:
         require(
@@ -225,6 +239,8 @@ class Objective(DifferentiableELBO):
             self._check_beta(terms)
         log_weights = terms.log_weights
         value = -terms.scale * self.bound(log_weights.detach()).sum()
+        if not self.takes_beta and is_traced():  # where no value can be looked at
+            value = torch.where(terms.beta == 1, value, math.nan)
         if not torch.is_grad_enabled():
             return value
         with torch.no_grad():
@@ -235,40 +251,40 @@ class Objective(DifferentiableELBO):
     def _loss_in_chunks(self, program: "Program") -> Tensor:
         """Twice through the chunks, on the same draws: for the weights of all particles, then for the gradients.
 
-        All chunks have one size and make the same random choices but for their latents, as the one run of all
-        particles would; what is drawn beyond `num_draws` is left out.
+        What a program draws for all particles at once is drawn once for all chunks, as in the one run of all particles.
         """
-        num_chunks = math.ceil(self.num_draws / self.chunk_size)
-        size = math.ceil(self.num_draws / num_chunks)
-        with local_seed(int(torch.randint(2**62, ()))):
-            streams = [generator_states()]
-        parts = []
+        sizes = [len(part) for part in torch.arange(self.num_draws).split(self.chunk_size)]
+        starts, parts = [], []
         with torch.no_grad():
-            start = generator_states()
-            for _ in range(num_chunks):
-                set_generator_states(start)
-                latents = OwnLatents(streams[-1])
-                terms = weighted_terms(program.run(size, latents))
-                streams.append(latents.states)
+            program.find_choices()
+            for index, size in enumerate(sizes):
+                starts.append(program.start_of_chunk())
+                with program.kept_statistics() if index else nullcontext():
+                    terms = weighted_terms(program.run(size))
                 parts.append(terms.log_weights)
-            end = generator_states()
-            log_weights = torch.cat(parts)[: self.num_draws]
+            if not self.takes_beta:
+                self._check_beta(terms)
+            end = states()
+            log_weights = torch.cat(parts)
             value = -terms.scale * self.bound(log_weights).sum()
             coefficients = self.coefficients(log_weights, terms.beta).finite()
         if not torch.is_grad_enabled():
             return value
 
-        def chunk(stream: list[Tensor], coefficients: Coefficients) -> Tensor:
-            set_generator_states(start)
-            pair = program.run(size, OwnLatents(stream))
-            terms = weighted_terms(pair)
-            return -terms.scale * self._surrogate(program, pair, terms, coefficients)
+        def chunk(start: tuple, size: int, coefficients: Coefficients) -> Tensor:
+            with kept_generators(), program.kept_statistics():  # it is run again as gradients are taken
+                set_states(start)
+                pair = program.run(size)
+                terms = weighted_terms(pair)
+                return -terms.scale * self._surrogate(program, pair, terms, coefficients)
 
-        for index, stream in enumerate(streams[:-1]):
-            own = coefficients.rows(index * size, (index + 1) * size)
-            surrogate = checkpoint(chunk, stream, own, use_reentrant=False)
+        first = 0
+        for size, start in zip(sizes, starts, strict=True):
+            own = coefficients.rows(first, first + size)
+            surrogate = checkpoint(chunk, start, size, own, use_reentrant=False)
             value = value + surrogate - surrogate.detach()
-        set_generator_states(end)
+            first += size
+        set_states(end)
         return value
 
     def _surrogate(self, program: "Program", pair: Pair, terms: WeightedTerms, coefficients: Coefficients) -> Tensor:
@@ -291,8 +307,7 @@ class Objective(DifferentiableELBO):
 
 def _product(coefficients: Tensor, terms: Tensor) -> Tensor:
     """sum_kn c_kn t_kn, where terms of -inf have no part."""
-    count = len(coefficients)  # of a last chunk's particles some may be left out
-    return torch.where(terms[:count] == -math.inf, 0.0, coefficients * terms[:count]).sum()
+    return torch.where(terms == -math.inf, 0.0, coefficients * terms).sum()
 
 
 def _zero_where_infinite(coefficient: Tensor) -> Tensor:
@@ -315,23 +330,71 @@ class Program:
     kwargs: dict
     needs: DifferentiableELBO
     choices: Choices = field(init=False)
+    tape: list | None = None
+    """What the programs draw for all particles of all chunks, where they draw more than latents."""
+    others: tuple | None = None
+    """Python's and NumPy's generators at the start of every chunk."""
 
     def __post_init__(self) -> None:
         self.choices = Choices(self.model, self.guide)
 
-    def run(self, num_particles: int, own_latents: OwnLatents | None = None, once: bool = False) -> Pair:
+    def run(self, num_particles: int, once: bool = False) -> Pair:
         """A run of the pair, which with `once` is the only one: `at` does not follow."""
-        programs = self.model, self.guide
         with nullcontext() if once else self.choices.first():
-            pair = run_pair(*programs, *self.args, num_particles=num_particles, own_latents=own_latents, **self.kwargs)
-        gate.check_once(*programs, self.needs, pair, self.args, self.kwargs)
+            pair = self._run(num_particles)
+        gate.check_once(self.model, self.guide, self.needs, pair, self.args, self.kwargs)
         return pair
 
     def at(self, latents: dict[str, Tensor]) -> Pair:
-        def run(redraw: bool) -> Pair:
-            return pair_at(self.model, self.guide, latents, *self.args, redraw=redraw, **self.kwargs)
+        """The pair at given latents, with all other random choices those of the last run."""
 
-        return self.choices.again(run)
+        def run(redraw: bool) -> Pair:
+            with self._repeated():
+                return pair_at(self.model, self.guide, latents, *self.args, redraw=redraw, **self.kwargs)
+
+        with self.kept_statistics():
+            return self.choices.again(run)
+
+    def _run(self, num_particles: int) -> Pair:
+        with self._repeated():
+            return run_pair(self.model, self.guide, *self.args, num_particles=num_particles, **self.kwargs)
+
+    # Chunks of particles ----------------------------------------------------------------------------------------------
+
+    def find_choices(self) -> None:
+        """Draws once what the programs draw for all particles, if they draw more than latents."""
+        with self.kept_statistics():
+            with kept_generators():
+                drawn = {name: site["value"] for name, site in self._run(1).guide_sites.items()}
+                before = random_mark()
+                pair_at(self.model, self.guide, drawn, *self.args, **self.kwargs)
+                draws_more = self.choices.draws_more or random_mark() != before
+            if draws_more:
+                self.choices.remember()
+                self.others = states()[1:]
+                self.tape = common_choices(self._run)
+
+    def start_of_chunk(self) -> tuple:
+        """The states of the generators from which a chunk is run, and run again."""
+        if self.others is not None:
+            set_states((generator_states(), *self.others))
+        return states()
+
+    def _repeated(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.tape is None else Playback(self.tape)
+
+    @contextmanager
+    def kept_statistics(self) -> Iterator[None]:
+        """Running statistics move once a step, in the first run: within the block it is copies that move."""
+        places = gate.running_statistics(self.model, self.guide)
+        own = [container[name] for container, name in places]
+        for (container, name), tensor in zip(places, own, strict=True):
+            container[name] = tensor.clone()
+        try:
+            yield
+        finally:
+            for (container, name), tensor in zip(places, own, strict=True):
+                container[name] = tensor
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.distributions import MixtureSameFamily
 from pyrovae.errors import InputError, require
 from pyrovae.objectives.base import DifferentiableELBO, Program, WeightedTerms, weighted_terms
 from pyrovae.objectives.gate import check_no_zero_weights, warn_of_never_drawn
-from pyrovae.objectives.pair import Pair, at_every_datum, base_of, is_masked, pair_at
+from pyrovae.objectives.pair import Pair, at_every_datum, base_of, check_masks, pair_at
 
 MAX_STATES = 2**16
 
@@ -41,8 +41,7 @@ class EnumeratedELBO(DifferentiableELBO):
     def check(self, pair: Pair) -> None:
         """Raises `InputError` where the latents are not discrete, too many, or masked."""
         weighted_terms(pair)
-        for name, site in pair.latent.items():
-            require(not is_masked(site), f'enumeration needs latents without a mask, and site "{name}" has one')
+        check_masks(pair, False, "enumeration needs latents without a mask")
         states(pair.guide_sites)
         check_no_zero_weights(pair)
         warn_of_never_drawn(pair)

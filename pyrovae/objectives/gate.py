@@ -16,6 +16,7 @@ from pyro import poutine
 from pyro.distributions import Delta, Unit
 from torch import Tensor
 from torch.distributions import biject_to, constraints
+from torch.nn.modules.batchnorm import _NormBase
 
 from pyrovae.choices import Redrawn, is_traced, owner_of
 from pyrovae.errors import InputError, require, warn
@@ -23,7 +24,9 @@ from pyrovae.modes import evaluation_mode
 from pyrovae.objectives.pair import PARTICLES, Pair, base_of, check_pair, is_masked, sample_sites
 from pyrovae.objectives.supports import contains, described
 from pyrovae.rng import kept_generators
+from pyrovae.watch import Watch
 
+PRIOR_DRAWS = 100  # for each of the particles and data, where constraints do not tell what the guide never draws
 MOST_DIMENSIONS = 256  # of an autoguide's latents, for a look at their Jacobian
 
 
@@ -63,7 +66,7 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
 
     With None the pair must only keep the contract. Raises `InputError` where it does not, in one line that says why.
     """
-    with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True), torch.no_grad():
+    with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
         pair = check_pair(model, guide, *args, **kwargs)
         if not _is_known(model, guide, None, pair):
             check_trained(model, guide, args, kwargs)
@@ -121,6 +124,19 @@ def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair)
         _looked_at(model, guide)[_key(model, guide, needs, pair)] = True
     except TypeError:
         return
+
+
+def running_statistics(model: Callable, guide: Callable) -> list[tuple[dict, str]]:
+    """Returns where the pair's batch normalisation keeps its running statistics."""
+    try:
+        known = _looked_at(model, guide)
+    except TypeError:
+        known = {}
+    if "statistics" not in known:
+        modules = [module for module in Watch((model, guide)).modules if isinstance(module, _NormBase)]
+        names = ((module._buffers, name) for module in modules for name in module._buffers)
+        known["statistics"] = [(container, name) for container, name in names if container[name] is not None]
+    return known["statistics"]
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------
@@ -235,7 +251,7 @@ def _check_auxiliary(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> 
 def check_no_zero_weights(pair: Pair) -> None:
     """Raises `InputError` where the guide draws what the prior cannot give: the weight is 0, and the ELBO is -inf."""
     for name, site, prior, proposal in _supports(pair):
-        inside = contains(prior, proposal)
+        inside = contains(prior, proposal, look=True)
         if inside is None:
             inside = bool(prior.check(site["value"]).all())
         require(
@@ -248,9 +264,9 @@ def check_no_zero_weights(pair: Pair) -> None:
 def never_drawn(pair: Pair) -> str | None:
     """Returns, in words, where the prior gives what the guide never draws, which no number of draws will find."""
     for name, site, prior, proposal in _supports(pair):
-        covered = contains(proposal, prior)
+        covered = contains(proposal, prior, look=True)
         if covered is None:
-            covered = bool(proposal.check(site["fn"].sample()).all())
+            covered = bool(proposal.check(site["fn"].sample((PRIOR_DRAWS,))).all())
         if not covered:
             return (
                 f'the guide never draws a part of what the prior gives at site "{name}": the prior is on '

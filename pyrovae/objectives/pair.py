@@ -6,7 +6,7 @@ arguments. K particles are K runs of the pair, vectorised: a plate at dim -2 aro
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -20,7 +20,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.choices import OwnLatents, Redrawn, random_mark
+from pyrovae.choices import Redrawn, random_mark
 from pyrovae.errors import InputError, first_line, is_out_of_memory, require_count
 from pyrovae.objectives.supports import base_support, bounds, contains, described, log_density
 
@@ -53,6 +53,8 @@ class Pair:
     guide_sites: dict[str, dict]
     batch_shape: torch.Size
     parameters: tuple[dict, ...] = ()
+    is_repeatable: bool = True
+    """False where a program draws from a generator of its own, which cannot be set back."""
 
     @property
     def observed(self) -> dict[str, dict]:
@@ -164,10 +166,9 @@ def outside_support(site: dict) -> str | None:
     fn = site["fn"]
     support = base_of(fn).support
     inside = support.check(site["value"])
-    for mask in _masks(site):
+    for mask, depth in _masks(site):
         mask = torch.as_tensor(mask)
-        depth = max(0, inside.dim() - max(0, _batch_dim(site)))
-        inside = inside | ~mask.reshape(mask.shape + (1,) * depth)
+        inside = inside | ~mask.reshape(mask.shape + (1,) * (depth if mask.dim() else 0))
     if bool(inside.all()):
         return None
     index = tuple((~inside).nonzero()[0].tolist())
@@ -175,36 +176,45 @@ def outside_support(site: dict) -> str | None:
     return f"{str(value[index].tolist())[:80]} at index {index} is outside {described(support)}"
 
 
-def _batch_dim(site: dict) -> int:
-    """How many dimensions of a site's value are not those of an event."""
-    return site["value"].dim() - site["fn"].event_dim
-
-
 def is_masked(site: dict) -> bool:
     return len(_masks(site)) > 0
 
 
-def _masks(site: dict) -> list[Tensor | bool]:
-    """Those of the site's handlers and those that its distribution has."""
-    fn, found = site["fn"], [site["mask"]]
+def _masks(site: dict) -> list[tuple[Tensor | bool, int]]:
+    """The masks of the site's handlers and of its distribution, each with the number of dimensions of an element that
+    lie to the right of its own."""
+    fn, found, depth = site["fn"], [(site["mask"], 0)], 0
     while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         if isinstance(fn, MaskedDistribution):
-            found.append(fn._mask)
+            found.append((fn._mask, depth))
+        if isinstance(fn, Independent):
+            depth += fn.reinterpreted_batch_ndims
         fn = fn.base_dist
-    return [mask for mask in found if mask is not None and mask is not True]
+    return [(mask, depth - outside) for mask, outside in found if mask is not None and mask is not True]
 
 
-def run_pair(
-    model: Callable,
-    guide: Callable,
-    *args,
-    num_particles: int = 1,
-    own_latents: OwnLatents | None = None,
-    **kwargs,
-) -> Pair:
+def check_masks(pair: Pair, allowed: bool, said: str) -> None:
+    """Raises `InputError` where a latent is masked, or where masks are allowed, not by the same in model and guide."""
+    for name, site in pair.latent.items():
+        masks = [[mask for mask, _ in _masks(one)] for one in (site, pair.guide_sites[name])]
+        if not any(masks):
+            continue
+        if not allowed:
+            raise InputError(f'{said}, and site "{name}" has one')
+        ours, theirs = masks
+        if len(ours) != len(theirs) or not all(map(_are_one_mask, ours, theirs)):
+            raise InputError(f'the latent site "{name}" must have the same mask in model and guide')
+
+
+def _are_one_mask(one: Tensor | bool, other: Tensor | bool) -> bool:
+    try:
+        return bool((torch.as_tensor(one) == torch.as_tensor(other)).all())
+    except RuntimeError:  # of shapes that do not go together
+        return False
+
+
+def run_pair(model: Callable, guide: Callable, *args, num_particles: int = 1, **kwargs) -> Pair:
     """Runs the guide, then the model at what the guide drew, `num_particles` times, vectorised.
-
-    With `own_latents` the latents come from its stream of random numbers.
 
     Raises `InputError` if the pair breaks the contract: a site outside the plate, a nested plate or one at another
     dim, a plate that does not hold every datum, latent sites that differ between model and guide, scales that differ
@@ -212,8 +222,7 @@ def run_pair(
     """
     require_count("num_particles", num_particles)
     try:
-        with own_latents or nullcontext():
-            traces = _run(model, guide, args, kwargs, num_particles)
+        traces = _run(model, guide, args, kwargs, num_particles)
     except TypeError as error:
         if "argument" not in str(error):
             raise
@@ -239,7 +248,6 @@ def run_pair(
     return Pair(model_sites, guide_sites, torch.Size((num_particles, batch)), parameters)
 
 
-@torch.no_grad()
 def check_pair(model: Callable, guide: Callable, *args, **kwargs) -> Pair:
     """Two particles of the pair, once it is clear that each is what the pair gives without a particle dimension.
 
@@ -277,6 +285,9 @@ def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Pai
         if torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3, equal_nan=True):
             continue
         if rounding is None:
+            again = _alone(model, guide, latents, args, kwargs)
+            if not torch.equal(again.terms().log_weights, alone.terms().log_weights):
+                return replace(pair, is_repeatable=False)
             rounding = _rounding(model, guide, latents, alone, args, kwargs)
         off = (ours - theirs).abs().max().item()
         if not off <= 1e-3 + MANY_ROUNDINGS * rounding[program]:

@@ -3,8 +3,9 @@
 import math
 
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
 from pyro.distributions import constraints as pyro_constraints
+from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
@@ -38,21 +39,26 @@ def bounds(support: constraints.Constraint) -> list[Tensor]:
     return [bound for bound in vars(base_support(support)).values() if isinstance(bound, Tensor)]
 
 
-def contains(outer: constraints.Constraint, inner: constraints.Constraint) -> bool | None:
+def contains(outer: constraints.Constraint, inner: constraints.Constraint, look: bool = False) -> bool | None:
     """Returns whether almost every value of `inner` lies in `outer`; None where the constraints alone cannot tell.
 
-    Bounds that are tensors are not compared: they may differ from one draw to the next.
+    Bounds that are tensors are compared with `look` alone: it waits for a GPU, and a graph cannot.
     """
+    if isinstance(outer, Union):
+        found = [contains(part, inner, look) for part in outer.parts]
+        return True if True in found else None
     outer, inner = base_support(outer), base_support(inner)
     kinds = _kind(outer), _kind(inner)
     if kinds == ("interval", "interval") or kinds == ("integers", "integers"):
         (low, high), (least, most) = _range(outer), _range(inner)
-        if (low, high) == (-math.inf, math.inf):
+        if _is_everything(outer):
             return True
-        if None in (low, high, least, most):
+        ends = (low, high, least, most)
+        if not look and any(isinstance(end, Tensor) for end in ends):
             return None
-        return low <= least and most <= high
-    if kinds[0] == "interval" and _range(outer) == (-math.inf, math.inf) and not _is_discrete(inner):
+        low, high, least, most = (torch.as_tensor(end) for end in ends)
+        return bool((low <= least).all() and (most <= high).all())
+    if kinds[0] == "interval" and _is_everything(outer) and not _is_discrete(inner):
         return True
     return True if type(outer) is type(inner) and not vars(outer) and not vars(inner) else None
 
@@ -86,15 +92,44 @@ def described(support: constraints.Constraint) -> str:
 
 
 def log_density(fn: TorchDistribution, value: Tensor) -> Tensor:
-    """Returns log fn(value), which outside the support is -inf, without a gradient.
+    """Returns log fn(value): -inf without a gradient outside the support, and 0 where a mask of fn excludes it.
 
-    PyTorch's own formulas may go on there (the Exponential's below 0), or give nan.
+    PyTorch's own formulas may go on outside (the Exponential's below 0), or give nan.
     """
+    if isinstance(fn, MaskedDistribution):
+        log_prob = log_density(fn.base_dist, value)
+        return scale_and_mask(log_prob, mask=fn._mask)
+    if isinstance(fn, Independent):
+        return sum_rightmost(log_density(fn.base_dist, value), fn.reinterpreted_batch_ndims)
+    if isinstance(fn, ExpandedDistribution):
+        log_prob = log_density(fn.base_dist, value)
+        return log_prob.expand(torch.broadcast_shapes(fn.batch_shape, log_prob.shape))
     inside, point = fn.support.check(value), interior(fn.support, value)
     if point is None:
         return fn.log_prob(value)
-    elements = inside.reshape(inside.shape + (1,) * fn.event_dim)
-    return torch.where(inside, fn.log_prob(torch.where(elements, value, point)), -math.inf)
+    elements = inside.reshape(inside.shape + (1,) * fn.support.event_dim)
+    log_prob = fn.log_prob(torch.where(elements, value, point))
+    extra = fn.event_dim - fn.support.event_dim  # of a constraint on the elements of an event
+    return torch.where(inside.flatten(-extra).all(-1) if extra > 0 else inside, log_prob, -math.inf)
+
+
+class Union(constraints.Constraint):
+    """The values of either of two constraints, of one event dimension."""
+
+    def __init__(self, *parts: constraints.Constraint) -> None:
+        self.parts = parts
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.parts[0].is_discrete
+
+    @property
+    def event_dim(self) -> int:
+        return self.parts[0].event_dim
+
+    def check(self, value: Tensor) -> Tensor:
+        first, second = (part.check(value) for part in self.parts)
+        return first | second
 
 
 def _kind(support: constraints.Constraint) -> str | None:
@@ -113,8 +148,11 @@ def _given_range(support: constraints.Constraint) -> tuple[object, object]:
     return (0, 1) if isinstance(support, constraints._Boolean) else tuple(vars(support).get(name) for name in _BOUNDS)
 
 
-def _range(support: constraints.Constraint) -> tuple[float | None, float | None]:
-    """Lower and upper bound as numbers, None for one that is a tensor."""
-    infinite = (-math.inf, math.inf)
-    given = zip(_given_range(support), infinite, strict=True)
-    return tuple(end if bound is None else None if isinstance(bound, Tensor) else bound for bound, end in given)
+def _range(support: constraints.Constraint) -> tuple[object, object]:
+    """Lower and upper bound, numbers or tensors."""
+    low, high = _given_range(support)
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _is_everything(support: constraints.Constraint) -> bool:
+    return _given_range(support) == (None, None)

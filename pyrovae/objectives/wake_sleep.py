@@ -44,10 +44,11 @@ class ReweightedWakeSleep(Objective):
         loss = super()._differentiable_loss(program)
         if self.sleep_weight == 0 or not torch.is_grad_enabled():
             return loss
-        with torch.no_grad():
+        with torch.no_grad(), program.kept_statistics():
             args, kwargs, dream = simulated(program.model, program.args, program.kwargs)
         drawn = {name: site["value"] for name, site in dream.items()}
-        asleep = poutine.trace(poutine.condition(program.guide, data=drawn)).get_trace(*args, **kwargs)
+        with program.kept_statistics():
+            asleep = poutine.trace(poutine.condition(program.guide, data=drawn)).get_trace(*args, **kwargs)
         log_q = sum(site["fn"].log_prob(site["value"]).sum() for site in sample_sites(asleep).values())
         scale = next(site["scale"] for site in dream.values() if site["infer"].get("was_observed"))
         surrogate = -self.sleep_weight * scale * log_q
