@@ -29,7 +29,7 @@ def test_the_example_runs_as_it_stands_but_for_its_sizes():
 
 
 def test_the_demos_table_has_the_rows_of_the_demo_and_no_digit_that_does_not_travel():
-    """Measured on five processors: two decimals do, whole per cents nearly, and of an ELBO far off the ten nats."""
+    """Seen under three sets of instructions: two decimals do, shares to a few per cent, a far-off ELBO to ten nats."""
     lines = README[README.index("| 2,000 test data, nats per datum | ELBO-trained") :].split("\n\n")[0].splitlines()
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     numbers = dict.fromkeys(("elbo", "iwae_50", "log_px", "log_px_quadrature", "data_log_density"), -2.0)
