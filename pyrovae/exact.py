@@ -13,7 +13,7 @@ from pyrovae.errors import require, require_number
 from pyrovae.marginal import CHUNK, CHUNK_OUTPUTS, DATA_CHUNK, check_args, device_of
 from pyrovae.modes import evaluates
 from pyrovae.objectives.enumerated import states
-from pyrovae.objectives.pair import Pair, has_real_support, log_joint, sample_sites
+from pyrovae.objectives.pair import PARTICLES, Pair, has_real_support, log_joint, sample_sites
 from pyrovae.rng import local_seed
 
 TOLERANCE = 1e-2  # nats: a grid that is worse is refined
@@ -100,5 +100,7 @@ def _sites(model: Callable, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...
     with local_seed(0):  # for names and shapes, and to validate the arguments once
         sites = sample_sites(poutine.trace(model).get_trace(*args))
     require(any(not site["is_observed"] for site in sites.values()), "model must have a latent site, and has none")
-    Pair(sites, {}, torch.Size((1, 1))).check_densities()
+    with local_seed(0), pyro.plate(PARTICLES, 2, dim=-2):  # two, which tell whether the data's support moves with them
+        twice = sample_sites(poutine.trace(model).get_trace(*args))
+    Pair(twice, {}, torch.Size((2, len(args[0])))).check_densities()
     return args, sites, home

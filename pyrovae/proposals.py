@@ -19,7 +19,7 @@ from torch.distributions.transforms import AffineTransform
 
 from pyrovae.errors import InputError, require, require_number
 from pyrovae.objectives.pair import has_real_support
-from pyrovae.objectives.supports import Union, log_density
+from pyrovae.objectives.supports import EitherOf, contains, log_density
 
 
 def widened(guide: Callable, factor: float) -> Callable:
@@ -99,7 +99,11 @@ class _Defensive(TorchDistribution):
     @property
     def support(self) -> constraints.Constraint:
         """That of either: every value of both is drawn."""
-        return Union(self.p.support, self.q.support)
+        supports = self.p.support, self.q.support
+        for one, other in (supports, supports[::-1]):
+            if contains(one, other):
+                return one
+        return EitherOf(*supports)
 
     @property
     def mean(self) -> Tensor:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
 from pyrovae.checkpoints import CURRENT, Checkpoints
+from pyrovae.modules import unique_name
 
 X = ring(num_train=50).train_x
 STEPS = 5  # of 12
@@ -66,7 +67,7 @@ class Net(pv.VAE):
         return super().encode(self.dropout(self.factor * self.norm(x) + self.table))
 
     def guide(self, x):
-        pyro.module(f"{id(self)} norm", self.norm)
+        pyro.module(f"{unique_name(self)} norm", self.norm)
         super().guide(x)
 
 

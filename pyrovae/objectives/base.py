@@ -181,7 +181,11 @@ class Objective(DifferentiableELBO):
         """Raises `InputError` where this objective would train the pair to a wrong gradient."""
         name = type(self).__name__
         self._check_beta(weighted_terms(pair))
-        check_masks(pair, self.takes_masked, f"{name} needs latents without a mask (an autoencoder needs elbo)")
+        check_masks(
+            pair,
+            self.takes_masked,
+            f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)",
+        )
         auxiliary = any(name not in pair.model_sites for name in pair.guide_sites)
         for site_name, site in pair.guide_sites.items():
             if _probe(self).path is not None:

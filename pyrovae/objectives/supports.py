@@ -44,7 +44,7 @@ def contains(outer: constraints.Constraint, inner: constraints.Constraint, look:
 
     Bounds that are tensors are compared with `look` alone: it waits for a GPU, and a graph cannot.
     """
-    if isinstance(outer, Union):
+    if isinstance(outer, EitherOf):
         found = [contains(part, inner, look) for part in outer.parts]
         return True if True in found else None
     outer, inner = base_support(outer), base_support(inner)
@@ -53,10 +53,11 @@ def contains(outer: constraints.Constraint, inner: constraints.Constraint, look:
         (low, high), (least, most) = _range(outer), _range(inner)
         if _is_everything(outer):
             return True
-        ends = (low, high, least, most)
-        if not look and any(isinstance(end, Tensor) for end in ends):
+        if not any(isinstance(end, Tensor) for end in (low, high, least, most)):
+            return low <= least and most <= high
+        if not look:
             return None
-        low, high, least, most = (torch.as_tensor(end) for end in ends)
+        low, high, least, most = (torch.as_tensor(end) for end in (low, high, least, most))
         return bool((low <= least).all() and (most <= high).all())
     if kinds[0] == "interval" and _is_everything(outer) and not _is_discrete(inner):
         return True
@@ -113,7 +114,7 @@ def log_density(fn: TorchDistribution, value: Tensor) -> Tensor:
     return torch.where(inside.flatten(-extra).all(-1) if extra > 0 else inside, log_prob, -math.inf)
 
 
-class Union(constraints.Constraint):
+class EitherOf(constraints.Constraint):
     """The values of either of two constraints, of one event dimension."""
 
     def __init__(self, *parts: constraints.Constraint) -> None:
