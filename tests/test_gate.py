@@ -372,6 +372,19 @@ def test_data_whose_support_depends_on_a_latent_may_have_weight_0(z):
         pv.log_marginal(model, guide, -x, num_samples=10)
 
 
+def test_quadrature_takes_data_whose_support_depends_on_a_latent():
+    """x ~ Uniform(0, exp(z)), z ~ N(0, 1): p(x) = E[exp(-z); z > log x]."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", normal().expand([1]).to_event(1))
+            pyro.sample("x", dist.Uniform(double(0.0), z.exp()).to_event(1), obs=x)
+
+    value, error = pv.quadrature_log_marginal(model, at(0.7))
+    truth = quadrature(lambda z: normal().log_prob(z) - z, math.log(0.7), 12.0)
+    assert abs(value.item() - truth.item()) <= error.item() + 1e-5
+
+
 def test_values_outside_the_support_that_a_mask_excludes_are_no_fault():
     vae = linear_gaussian(0, data_dim=1)
     seen = torch.tensor([True, False, True])
