@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-STEEP = 4.0  # nats between neighbouring points, beyond which a peak may be between them
+STEEP = 10.0  # nats between neighbouring points, beyond which a peak may be between them
 VANISHED = 10.0  # nats below the largest density, at the limits
 NEGLIGIBLE = 15.0  # nats below the largest density
 CELL = 10  # spacings of the grid: the 15 points of a cell are then no further apart than those of the grid
