@@ -19,7 +19,7 @@ NEGLIGIBLE = 15.0  # nats below the largest density
 CELL = 10  # spacings of the grid: the 15 points of a cell are then no further apart than those of the grid
 UNTRIED = 1e-3  # of its mass, that a cell may be off before it has been cut and compared with its parts
 SAFETY = 10  # times the error of cells: at kinks, where two rules may agree by chance, it was too small by up to 8
-BUDGET, BUDGET_OF_ALL = 2**18, 2**25  # points of a datum, and pairs of a point and a datum
+BUDGET, BUDGET_OF_ALL = 2**18, 2**27  # points of a datum, and pairs of a point and a datum
 
 # Gauss and Kronrod's rules of 7 and 15 points on [-1, 1], from the middle outwards.
 _NODES = (

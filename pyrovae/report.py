@@ -124,7 +124,7 @@ def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> s
     }
     lines = []
     for label, (name, error) in rows.items():
-        if first[name] is not None:
+        if any(r[name] is not None for r in results.values()):
             lines.append([label, *(_with_error(r[name], r[error] if error else None) for r in results.values())])
     if first["log_px"] is not None:
         errors = (r["log_px_data_error"] for r in results.values())
@@ -139,8 +139,10 @@ def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> s
     )
 
 
-def _with_error(value: float, error: float | None) -> str:
+def _with_error(value: float | None, error: float | None) -> str:
     """1.2345 and 0.0021 as `1.234 (0.0021)`: the error with two figures and the value with three decimals."""
+    if value is None:
+        return "unknown"
     if error is None:
         return f"{value:.3f}"
     return f"{value:.3f} ({error:.2g})"

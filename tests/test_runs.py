@@ -243,3 +243,17 @@ def test_tensorboard_that_is_not_there_is_said_before_training(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(pv.InputError, match="tensorboard must be installed"):
         Board()
+
+
+def test_a_measure_that_is_known_of_one_run_alone_is_unknown_of_the_other():
+    """An error of quadrature that is infinite for one datum: the table would end in a traceback."""
+    names = ("elbo", "iwae_50", "log_px")
+    known = dict.fromkeys(names, -2.0) | {f"{name}_standard_error": 0.1 for name in names}
+    known |= {"log_px_data_error": 0.01, "share_pareto_k_above_0.7": 0.1, "active_units": 2, "measure": "ELBO"}
+    known |= {"num_data": 9, "num_samples": 8, "log_px_enumeration": None, "data_log_density": None}
+    of_grid = {"log_px_quadrature": -2.5, "log_px_quadrature_error": 0.001}
+    nothing = dict.fromkeys(of_grid)
+    for one, other in ((of_grid, nothing), (nothing, of_grid)):
+        (line,) = [row for row in results_table({"a": known | one, "b": known | other}).splitlines() if "quadr" in row]
+        assert ("unknown" in line, "-2.500 (0.001)" in line) == (True, True)
+    assert "quadrature" not in results_table({"a": known | nothing})
