@@ -35,6 +35,7 @@ from pyrovae.errors import require, require_count
 from pyrovae.importance import bounds, jackknifed, log_mean, pareto_smoothed
 from pyrovae.marginal import _log_weights
 from pyrovae.modules import unique_name
+from pyrovae.objectives.gate import Weights
 from pyrovae.runs import require_new
 from pyrovae.training import choose_device
 
@@ -457,7 +458,7 @@ def time_log_px(row: Row, num_data: int, num_samples: int, device: torch.device)
     def ours(compile: bool) -> Iterator[float]:
         """A rate for each run of data after the first, in which the graph is compiled."""
         started = None
-        for log_w in _log_weights(vae.model, vae.guide, (x,), num_samples, 64 * size, compile, False, densities=True):
+        for log_w in _log_weights(vae.model, vae.guide, (x,), num_samples, 64 * size, compile, False, Weights()):
             count = len(log_mean(log_w)[0])
             pareto_smoothed(log_w), jackknifed(log_w), bounds(log_w)  # as log_marginal does
             if started is not None:
