@@ -163,13 +163,15 @@ def test_hmc_leaves_the_posterior_invariant():
     x = draw(vae, 3)
     posterior = vae.posterior(x)
     chains = annealer(vae.model, vae.guide, num_leapfrog=3)
+    # So long that a third of the proposals is refused, and that chains do move: leapfrog is unstable beyond twice this.
+    narrowest = torch.linalg.eigvalsh(posterior.covariance_matrix).min().sqrt().detach()
+    step_size = (1.7 * narrowest).expand(3)
     with torch.no_grad():
         chains.path.first([x], 2)
         first = posterior.sample((20_000,))
         state = chains.path.state(first, [x])
         for _ in range(5):
-            state, probability = chains.path.transition(state, 1.0, torch.full((3,), 0.5, dtype=torch.float64), [x])
-    # A step so long that half of the proposals are refused, and at which chains do move.
+            state, probability = chains.path.transition(state, 1.0, step_size, [x])
     assert 0.3 < probability.mean() < 0.9
     assert ((state.u - first).square().mean() / (first - posterior.mean).square().mean()) > 0.5
     assert_within_standard_errors(*_moments(state.u - posterior.mean, torch.zeros(2, dtype=torch.float64)))

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, draw, linear_gaussian, refusal, suite_seed
+from helpers import assert_within_standard_errors, correlated, draw, linear_gaussian, refusal, suite_seed
 
 import pyrovae as pv
 from pyrovae.distributions import IsotropicNormal
@@ -52,8 +52,10 @@ def assert_close_to(found, expected, slack=SLACK, note=""):
 @pytest.mark.parametrize(("seed", "latent_dim"), [(0, 1), (1, 2), (3, 4)])
 @pytest.mark.parametrize("change", [{"shift": 0.05, "slope": 0.02, "narrower": -0.2}, {}, {"shift": 4.0}])
 def test_the_gaps_of_a_perturbed_guide_are_those_of_the_closed_form(seed, latent_dim, change):
-    vae = perturbed(linear_gaussian(seed, latent_dim=latent_dim), **change)
+    torch.manual_seed(0)  # at every base seed: how near the optimiser comes is for these models and data
+    vae = perturbed(linear_gaussian(seed, latent_dim=latent_dim, pinned=True), **change)
     x = draw(vae, 6)
+    torch.manual_seed(suite_seed(1))
     log_px, best, own = truth(vae, x)
     gaps = inference_gaps(vae.model, vae.guide, x, log_px=vae.log_px(x), num_final_draws=2_000)
     assert gaps.converged
@@ -71,12 +73,12 @@ def test_the_gaps_of_a_perturbed_guide_are_those_of_the_closed_form(seed, latent
 
 
 def test_the_amortisation_gap_of_the_best_guide_is_zero_and_the_approximation_gap_that_of_the_correlations():
-    vae = linear_gaussian(5, latent_dim=3)
+    vae = correlated()
     x = draw(vae, 20)
     gaps = inference_gaps(vae.model, vae.guide, x, log_px=vae.log_px(x))
     precision = vae._posterior_parts()[2].detach()
     approximation = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
-    assert approximation > 0.1
+    assert approximation > 0.2
     # On the same draws: what the two ELBOs have in common cancels.
     assert gaps.amortisation.monte_carlo_error < 0.1 * gaps.elbo.monte_carlo_error
     assert gaps.amortisation.value.abs().max() < 0.02

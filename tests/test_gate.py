@@ -396,12 +396,17 @@ def test_values_outside_the_support_that_a_mask_excludes_are_no_fault():
                 pyro.sample("x", dist.Exponential(vae.decode(z).mean.exp()).to_event(1), obs=x)
 
     x = torch.tensor([[0.5], [-3.0], [0.5]], dtype=torch.float64)
-    found = pv.log_marginal(model, vae.guide, x, num_samples=200)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", vae.prior)
+
+    found = pv.log_marginal(model, guide, x, num_samples=200)
     assert found.value.isfinite().all()
-    assert_within_standard_errors(found.value[1], double(0.0), found.standard_error[1])
-    assert math.isfinite(IWAE(4).loss_and_grads(model, vae.guide, x))
+    assert found.value[1] == 0  # nothing was seen: every weight is 1
+    assert math.isfinite(IWAE(4).loss_and_grads(model, guide, x))
     with pytest.raises(pv.InputError, match=r"-3.0 at index .* is outside GreaterThanEq"):
-        pv.log_marginal(poutine.mask(model, torch.tensor(True)), vae.guide, x[[1, 0, 2]], num_samples=10)
+        pv.log_marginal(poutine.mask(model, torch.tensor(True)), guide, x[[1, 0, 2]], num_samples=10)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 2)], ids=str)

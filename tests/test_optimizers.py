@@ -23,17 +23,18 @@ PAIRS = {  # of Pyro's and torch's that are one
 }
 
 
-def trained(optimizer, **settings):
-    vae = small_vae()
+def trained(optimizer, x=X, **settings):
+    vae = small_vae().to(x.dtype)
     usual = {"epochs": 3, "batch_size": 16, "seed": 1, "progress": False}
-    history = pv.fit(vae, X, optimizer=optimizer, **{**usual, **settings})
+    history = pv.fit(vae, x, optimizer=optimizer, **{**usual, **settings})
     return parameters_of(vae), history
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_an_optimiser_of_pyros_takes_the_steps_of_torchs(name):
-    (one, history), (other, of_torch) = map(trained, PAIRS[name])
-    torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    (one, history), (other, of_torch) = (trained(optimizer, X.double()) for optimizer in PAIRS[name])
+    # ClippedAdam adds its epsilon, 1e-8, before the correction of the bias: gradients of 1e-5 step a thousandth less.
+    torch.testing.assert_close(one, other, atol=1e-4 if name == "ClippedAdam" else 1e-10, rtol=0)
     assert history.lr == of_torch.lr
 
 

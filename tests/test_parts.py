@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, draw, linear_gaussian, refusal, small_vae, suite_seed
+from helpers import HalfPrior, assert_within_standard_errors, draw, linear_gaussian, refusal, small_vae, suite_seed
 from torch import nn
 
 import pyrovae as pv
@@ -203,7 +203,7 @@ def test_trained_posteriors_reach_the_gaps_that_their_families_have(name):
     vae = pv.LinearGaussianVAE(weight, torch.zeros(2, dtype=torch.float64), 0.6)
     torch.manual_seed(suite_seed(0))
     x, pair = draw(vae, 100), LinearPair(vae, posteriors.POSTERIORS[name](2).double())
-    settings = {"epochs": 60, "batch_size": 50, "lr": 0.05, "schedule": "cosine", "compile": False}
+    settings = {"epochs": 150, "batch_size": 50, "lr": 0.05, "schedule": "cosine", "compile": False}
     pv.fit(pair, x, objective="elbo", num_particles=8, **settings, seed=suite_seed())
     precision = vae.posterior(x[:1]).precision_matrix[0]
     family = 0.5 * (precision.diagonal().log().sum() - precision.logdet()).item()
@@ -213,7 +213,7 @@ def test_trained_posteriors_reach_the_gaps_that_their_families_have(name):
     if name == "diagonal":
         assert gap == pytest.approx(family, abs=0.03 + error)
     else:
-        assert abs(gap) < {"full_covariance": 0.03, "flow": 0.08}[name] + error
+        assert abs(gap) < {"full_covariance": 0.02, "flow": 0.05}[name] + error
 
 
 def test_an_inverse_spline_is_never_nan_where_rounding_puts_it_beyond_its_bin():
@@ -476,17 +476,28 @@ def vae_of(name, likelihood=None, event_shape=(3,), num_conditions=0, seed=0):
     return vae
 
 
+GRIDS = {"relaxed bits": (40.0, 401)}  # a logistic's tails are long
+
+
 @pytest.mark.parametrize("name", [name for name in combinations() if name != "layers"])
 def test_importance_sampling_is_quadrature(name):
+    """Draws and densities of the posterior and of the prior, against the density of the prior on a grid."""
     vae = vae_of(name)
     with torch.no_grad():
         x = vae.sample(4)
-    sampled = pv.log_marginal(vae.model, vae.guide, x, num_samples=10_000)
-    limit, num_points = (40.0, 401) if name == "relaxed bits" else (9.0, 151)  # a logistic's tails are long
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", HalfPrior(vae.encode(x), vae.prior))
+
+    sampled = pv.log_marginal(vae.model, guide, x, num_samples=10_000)
+    limit, num_points = GRIDS.get(name, (9.0, 151))
     exact, error = pv.quadrature_log_marginal(vae.model, x, limit=limit, num_points=num_points)
     assert error.max() < 0.1  # a spline's density has kinks
     assert_within_standard_errors(sampled.log_px, exact, sampled.standard_error + error)
-    assert sampled.standard_error.median() < 0.1
+    assert sampled.standard_error.max() < 0.1
+    own = pv.log_weights(vae.model, vae.guide, x, num_particles=2_000).logsumexp(0) - math.log(2_000)
+    assert (own < exact + 1).all()  # the guide by itself: E[w] = p(x), so that above e p(x) it is once in three at most
 
 
 # From the guide its density at any point is asked for, from the prior that of the prior.
@@ -495,16 +506,21 @@ def test_importance_sampling_is_quadrature(name):
     [("autoregressive, standard", "guide"), ("diagonal, mixture", "prior"),
      ("diagonal, vamp", "prior"), ("diagonal, flow", "prior"), ("layers", "guide"), ("relaxed bits", "prior")],
 )  # fmt: skip
-def test_annealing_agrees_with_importance_sampling(name, start):
+def test_annealing_agrees_with_quadrature(name, start):
     vae = vae_of(name)
     with torch.no_grad():
         x = vae.sample(3)
-    sampled = pv.log_marginal(vae.model, vae.guide, x, num_samples=10_000)
+    if name == "layers":  # four latents
+        found = pv.log_marginal(vae.model, vae.guide, x, num_samples=10_000)
+        truth, error = found.log_px, found.standard_error
+    else:
+        limit, num_points = GRIDS.get(name, (9.0, 151))
+        truth, error = pv.quadrature_log_marginal(vae.model, x, limit=limit, num_points=num_points)
     settings = {"num_distributions": 12, "num_chains": 20, "num_leapfrog": 3, "start": start}
     annealed = pv.annealed_log_marginal(vae.model, vae.guide, x, **settings)
-    spread = (sampled.standard_error**2 + annealed.standard_error**2).sqrt()
-    assert_within_standard_errors(annealed.value, sampled.log_px, spread + 0.01)
-    assert annealed.standard_error.max() < 0.4
+    spread = (error**2 + annealed.standard_error**2).sqrt()
+    assert_within_standard_errors(annealed.value, truth, spread + 0.01)
+    assert annealed.standard_error.median() < 0.3
 
 
 OBJECTIVES = {

