@@ -1,20 +1,22 @@
 """Variational autoencoders as Pyro programs."""
 
-from pyrovae import diagnostics, objectives, plots, posteriors, priors, proposals, schedules
-from pyrovae.annealed import AnnealedEstimate, annealed_log_marginal, bidirectional_gap
-from pyrovae.calibration import simulation_based_calibration
-from pyrovae.checkpoints import Checkpoints
-from pyrovae.comparison import Comparison, compare
-from pyrovae.compiled import CompiledSVI
-from pyrovae.conditions import Condition, Embedding, OneHot
-from pyrovae.config import RunConfig
-from pyrovae.data import Dataset, load
-from pyrovae.errors import InputError
-from pyrovae.evaluation import Evaluation, evaluate
-from pyrovae.exact import enumerated_log_marginal, quadrature_log_marginal
-from pyrovae.gaps import inference_gaps
-from pyrovae.history import History
-from pyrovae.likelihoods import (
+from pyrovae import objectives, plots
+from pyrovae.common.errors import InputError
+from pyrovae.data.dataset import Dataset, load
+from pyrovae.evaluation import diagnostics
+from pyrovae.evaluation.annealed_importance_sampling import AnnealedEstimate, annealed_log_marginal, bidirectional_gap
+from pyrovae.evaluation.calibration import simulation_based_calibration
+from pyrovae.evaluation.elbo_decomposition import elbo_surgery
+from pyrovae.evaluation.evaluation import Evaluation, evaluate
+from pyrovae.evaluation.exact import enumerated_log_marginal, quadrature_log_marginal
+from pyrovae.evaluation.importance_sampling import Estimate, MarginalLikelihood, importance_bound, log_marginal
+from pyrovae.evaluation.inference_gap import inference_gaps
+from pyrovae.lab.comparison import Comparison, compare
+from pyrovae.lab.race_result import Race, RaceRun
+from pyrovae.lab.racing import race
+from pyrovae.models import posteriors, priors
+from pyrovae.models.conditions import Condition, Embedding, OneHot
+from pyrovae.models.likelihoods import (
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
@@ -23,17 +25,19 @@ from pyrovae.likelihoods import (
     HeteroscedasticGaussian,
     Likelihood,
 )
-from pyrovae.linear_gaussian import LinearGaussianVAE
-from pyrovae.marginal import Estimate, MarginalLikelihood, importance_bound, log_marginal
-from pyrovae.networks import MLP, ConvDecoder, ConvEncoder
-from pyrovae.objectives.weights import log_weights
-from pyrovae.racing import race
-from pyrovae.runs import Run, load_run
-from pyrovae.standings import Race, RaceRun
-from pyrovae.surgery import elbo_surgery
-from pyrovae.training import fit
-from pyrovae.vae import VAE
-from pyrovae.vq import VQVAE
+from pyrovae.models.linear_gaussian import LinearGaussianVAE
+from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
+from pyrovae.models.vae import VAE
+from pyrovae.models.vqvae import VQVAE
+from pyrovae.programs import proposals
+from pyrovae.programs.weights import log_weights
+from pyrovae.runs.config import RunConfig
+from pyrovae.runs.run import Run, load_run
+from pyrovae.training import schedules
+from pyrovae.training.checkpoints import Checkpoints
+from pyrovae.training.compiled_svi import CompiledSVI
+from pyrovae.training.fitting import fit
+from pyrovae.training.history import History
 
 __all__ = [
     "Dataset",

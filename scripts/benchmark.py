@@ -30,14 +30,14 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.errors import require, require_count
-from pyrovae.importance import bounds, jackknifed, log_mean, pareto_smoothed
-from pyrovae.marginal import _log_weights
-from pyrovae.modules import unique_name
-from pyrovae.objectives.gate import Weights
-from pyrovae.runs import require_new
-from pyrovae.training import choose_device
+from pyrovae.cli.command_line import run_script
+from pyrovae.common.errors import require, require_count
+from pyrovae.evaluation.importance_sampling import _log_weights
+from pyrovae.evaluation.importance_weights import bounds, jackknifed, log_mean, pareto_smoothed
+from pyrovae.models.modules import unique_name
+from pyrovae.programs.gate import Weights
+from pyrovae.runs.run import require_new
+from pyrovae.training.fitting import choose_device
 
 try:
     import jax

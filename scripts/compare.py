@@ -12,12 +12,12 @@ import tyro
 from pyro.infer import ELBO as PyroELBO
 
 import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.errors import require
-from pyrovae.estimator_report import COMPARISON, write_comparison
-from pyrovae.objectives.choose import OBJECTIVES, from_text
-from pyrovae.report import check_not_evaluated, first_data
-from pyrovae.training import choose_device
+from pyrovae.cli.command_line import run_script
+from pyrovae.common.errors import require
+from pyrovae.lab.reports import COMPARISON, write_comparison
+from pyrovae.objectives.registry import OBJECTIVES, from_text
+from pyrovae.runs.report import check_not_evaluated, first_data
+from pyrovae.training.fitting import choose_device
 
 
 def main(

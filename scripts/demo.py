@@ -10,10 +10,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.errors import require, require_count
-from pyrovae.report import ANOTHER_BOUND, measures, results_table, write_evaluation
-from pyrovae.runs import require_new, train_run
+from pyrovae.cli.command_line import run_script
+from pyrovae.common.errors import require, require_count
+from pyrovae.runs.report import ANOTHER_BOUND, measures, results_table, write_evaluation
+from pyrovae.runs.run import require_new, train_run
 
 OBJECTIVES = {"ELBO": {"objective": "elbo"}, "IWAE-50": {"objective": "iwae", "num_particles": 50}}
 

@@ -11,8 +11,9 @@ from typing import Annotated
 import tyro
 
 import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.report import (
+from pyrovae.cli.command_line import run_script
+from pyrovae.common.workers import Workers, device_of_worker
+from pyrovae.runs.report import (
     ESTIMATES,
     EVALUATION,
     check_not_evaluated,
@@ -22,8 +23,7 @@ from pyrovae.report import (
     write_estimates,
     write_evaluation,
 )
-from pyrovae.training import choose_device
-from pyrovae.workers import Workers, device_of_worker
+from pyrovae.training.fitting import choose_device
 
 
 def main(

@@ -21,10 +21,10 @@ import torch
 from tabulate import tabulate
 
 import pyrovae as pv
-from pyrovae.checkpoints import CURRENT
-from pyrovae.cli import reporting, run_script
-from pyrovae.errors import require_count, require_seed
-from pyrovae.runs import METRICS, train_run
+from pyrovae.cli.command_line import reporting, run_script
+from pyrovae.common.errors import require_count, require_seed
+from pyrovae.runs.run import METRICS, train_run
+from pyrovae.training.checkpoints import CURRENT
 
 SLOW = 0.05  # seconds that the slow disk takes
 
@@ -108,8 +108,8 @@ def train(config: pv.RunConfig, folder: Path, slow: bool = False, stop_at_once: 
         real = os.fsync
         os.fsync = lambda file: (time.sleep(SLOW), real(file))
     if stop_at_once:
-        write = pv.loop.Loop.write_checkpoint
-        pv.loop.Loop.write_checkpoint = lambda loop: (write(loop), os._exit(0))
+        write = pv.training.loop.Loop.write_checkpoint
+        pv.training.loop.Loop.write_checkpoint = lambda loop: (write(loop), os._exit(0))
     train_run(config, folder, resume=True, checkpoint_minutes=0.02 / 60, progress=False)
 
 

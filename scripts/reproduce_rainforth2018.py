@@ -21,13 +21,13 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.errors import require_count, require_seed
-from pyrovae.moments import Slope, fitted_slope
+from pyrovae.cli.command_line import run_script
+from pyrovae.common.errors import require_count, require_seed
+from pyrovae.common.rng import derived_seed
+from pyrovae.lab.gradient_moments import Slope, fitted_slope
 from pyrovae.objectives import IWAE, MIWAE, PIWAE
 from pyrovae.objectives.base import Coefficients
-from pyrovae.rng import derived_seed
-from pyrovae.runs import require_new
+from pyrovae.runs.run import require_new
 
 DIMENSIONS, NOISE, VARIANCE = 20, 0.01, 2 / 3
 SIDES = ("model", "guide")  # which share no parameter

@@ -21,11 +21,11 @@ from tabulate import tabulate
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.diagnostics import elbo_terms, latent_use, sample_diversity
-from pyrovae.errors import require, require_seeds
-from pyrovae.rng import derived_seed, local_seed
-from pyrovae.runs import require_new
+from pyrovae.cli.command_line import run_script
+from pyrovae.common.errors import require, require_seeds
+from pyrovae.common.rng import derived_seed, local_seed
+from pyrovae.evaluation.diagnostics import elbo_terms, latent_use, sample_diversity
+from pyrovae.runs.run import require_new
 
 DRAWS = 20
 SWEEP = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0)

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.errors import first_line, require, require_count, require_number, require_seeds
-from pyrovae.files import write_text
-from pyrovae.runs import require_new
+from pyrovae.cli.command_line import run_script
+from pyrovae.common.errors import first_line, require, require_count, require_number, require_seeds
+from pyrovae.common.files import write_text
+from pyrovae.runs.run import require_new
 
 NUM_CLASSES = 10
 

@@ -14,11 +14,11 @@ from typing import Annotated
 import tyro
 
 import pyrovae as pv
-from pyrovae.board import Board
-from pyrovae.cli import flags_of, reporting
-from pyrovae.report import history_table
-from pyrovae.runs import CONFIG, train_run
-from pyrovae.workers import Workers
+from pyrovae.cli.command_line import flags_of, reporting
+from pyrovae.common.workers import Workers
+from pyrovae.runs.report import history_table
+from pyrovae.runs.run import CONFIG, train_run
+from pyrovae.runs.tensorboard import Board
 
 
 def main(

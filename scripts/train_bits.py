@@ -17,12 +17,12 @@ from pyro.infer import ELBO as PyroELBO
 from tabulate import tabulate
 
 import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.errors import require, require_count, require_number, require_seeds
-from pyrovae.files import write_text
+from pyrovae.cli.command_line import run_script
+from pyrovae.common.errors import require, require_count, require_number, require_seeds
+from pyrovae.common.files import write_text
+from pyrovae.models.posteriors import Bernoulli, Posterior, RelaxedBernoulli
 from pyrovae.objectives import ELBO, VIMCO, ReweightedWakeSleep, ScoreFunction
-from pyrovae.posteriors import Bernoulli, Posterior, RelaxedBernoulli
-from pyrovae.runs import require_new
+from pyrovae.runs.run import require_new
 
 Way = tuple[Callable[[int, float], Posterior], Callable[[int], PyroELBO]]
 WAYS: dict[str, Way] = {  # q(z|x) of so many bits at a temperature, and the objective of so many draws

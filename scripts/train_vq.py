@@ -12,10 +12,10 @@ import torch
 from matplotlib.figure import Figure
 
 import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.errors import require_seed
-from pyrovae.files import write_text
-from pyrovae.runs import require_new
+from pyrovae.cli.command_line import run_script
+from pyrovae.common.errors import require_seed
+from pyrovae.common.files import write_text
+from pyrovae.runs.run import require_new
 
 START = 1_000  # training images whose tokens unused codes become
 

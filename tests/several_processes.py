@@ -10,9 +10,9 @@ import torch
 from helpers import draw, linear_gaussian
 
 import pyrovae as pv
-from pyrovae.loop import Loop
-from pyrovae.runs import train_run
-from pyrovae.workers import Workers, process_group
+from pyrovae.common.workers import Workers, process_group
+from pyrovae.runs.run import train_run
+from pyrovae.training.loop import Loop
 
 
 class Planned(dist.Normal):

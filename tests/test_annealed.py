@@ -12,11 +12,17 @@ from pyro import poutine
 from tqdm.auto import tqdm
 
 import pyrovae as pv
-from pyrovae import annealed, hmc
-from pyrovae.annealed import _Annealer, annealed_log_marginal, bidirectional_gap, temperatures
-from pyrovae.hmc import STARTS, Path, unconstrained
-from pyrovae.objectives.pair import sample_sites
-from pyrovae.replay import Replay
+from pyrovae.compilation.replay import Replay
+from pyrovae.evaluation import annealed_importance_sampling as annealed
+from pyrovae.evaluation import hmc
+from pyrovae.evaluation.annealed_importance_sampling import (
+    _Annealer,
+    annealed_log_marginal,
+    bidirectional_gap,
+    temperatures,
+)
+from pyrovae.evaluation.hmc import STARTS, Path, unconstrained
+from pyrovae.programs.pair import sample_sites
 
 FEW = {"num_distributions": 4, "num_chains": 8, "num_leapfrog": 2}
 

@@ -27,9 +27,9 @@ from test_objectives import discrete_pair
 
 import pyrovae as pv
 from pyrovae import RunConfig
-from pyrovae.checkpoints import Checkpoints
-from pyrovae.objectives.choose import ABOUT_MANY, from_text
-from pyrovae.runs import build_vae, train_run
+from pyrovae.objectives.registry import ABOUT_MANY, from_text
+from pyrovae.runs.run import build_vae, train_run
+from pyrovae.training.checkpoints import Checkpoints
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 FIELDS = [field.name for field in dataclasses.fields(RunConfig)]

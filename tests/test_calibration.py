@@ -10,7 +10,7 @@ import torch
 from helpers import CHANCE, correlated, linear_gaussian, refusal, suite_seed
 
 import pyrovae as pv
-from pyrovae.calibration import Calibration, _ranks, simulation_based_calibration
+from pyrovae.evaluation.calibration import Calibration, _ranks, simulation_based_calibration
 
 
 def of_ranks(ranks, num_draws, num_bins):

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import pyrovae as pv
-from pyrovae.checkpoints import Checkpoints
-from pyrovae.config import RunConfig
-from pyrovae.runs import train_run
+from pyrovae.runs.config import RunConfig
+from pyrovae.runs.run import train_run
+from pyrovae.training.checkpoints import Checkpoints
 
 X = ring(num_train=50).train_x
 
@@ -134,8 +134,10 @@ def test_a_callback_leaves_the_training_as_it_is_without(pair, data, look, seed)
 
 
 def test_callbacks_leave_a_compiled_training_as_it_is_without(monkeypatch):
-    real = pv.training.CompiledLoss
-    monkeypatch.setattr(pv.training, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False))
+    real = pv.training.fitting.CompiledLoss
+    monkeypatch.setattr(
+        pv.training.fitting, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
+    )
     settings = {"seed": 1, "compile": True}
     every = lambda vae: [look(vae) for look in LOOKS.values()]  # noqa: E731
     assert_same(run(small_vae, lambda: X, every, **settings), run(small_vae, lambda: X, **settings))

@@ -20,8 +20,8 @@ import torch
 from helpers import ring, small_vae
 
 import pyrovae as pv
-from pyrovae import checkpoints
-from pyrovae.checkpoints import CURRENT, LOCK, PREVIOUS, Checkpoints
+from pyrovae.training import checkpoints
+from pyrovae.training.checkpoints import CURRENT, LOCK, PREVIOUS, Checkpoints
 
 ROOT = Path(__file__).parent.parent
 ENDED = "had ended: it was loaded, and nothing was trained"
@@ -129,8 +129,10 @@ def assert_same(one, other):
 
 @pytest.fixture
 def without_machine_code(monkeypatch):
-    real = pv.training.CompiledLoss
-    monkeypatch.setattr(pv.training, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False))
+    real = pv.training.fitting.CompiledLoss
+    monkeypatch.setattr(
+        pv.training.fitting, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -14,11 +14,11 @@ from helpers import assert_within_standard_errors, draw, linear_gaussian, refusa
 from pyro.infer import RenyiELBO, Trace_ELBO
 
 import pyrovae as pv
-from pyrovae.comparison import _reference, compare
-from pyrovae.estimator_report import _draw_comparison
+from pyrovae.common.rng import derived_seed
+from pyrovae.lab.comparison import _reference, compare
+from pyrovae.lab.reports import _draw_comparison
 from pyrovae.objectives import ELBO, IWAE, MIWAE, VIMCO, AnalyticKLELBO, DReG, Renyi, ScoreFunction
 from pyrovae.objectives.base import Coefficients, DifferentiableELBO
-from pyrovae.rng import derived_seed
 
 FEW = {"repeats": 6, "compile": False, "progress": False}
 GUIDE = ("guide_weight", "guide_bias", "guide_log_scale")

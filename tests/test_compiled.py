@@ -18,7 +18,6 @@ from torch import nn
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 
 import pyrovae as pv
-from pyrovae.compiled import CompiledLoss, CompiledSVI
 from pyrovae.objectives import (
     CIWAE,
     ELBO,
@@ -36,6 +35,7 @@ from pyrovae.objectives import (
     StickingTheLanding,
     ThermodynamicVO,
 )
+from pyrovae.training.compiled_svi import CompiledLoss, CompiledSVI
 
 EVERY = [
     ELBO(),
@@ -418,12 +418,12 @@ def traced(monkeypatch):
     """Every trace."""
     made = []
 
-    class Counted(pv.compiled.Replay):
+    class Counted(pv.training.compiled_svi.Replay):
         def __init__(self, *args):
             made.append(self)
             super().__init__(*args)
 
-    monkeypatch.setattr(pv.compiled, "Replay", Counted)
+    monkeypatch.setattr(pv.training.compiled_svi, "Replay", Counted)
     return made
 
 
@@ -800,7 +800,7 @@ def test_a_counter_that_the_program_moves_does_not_stand_still():
 
 
 def test_what_changes_at_every_step_runs_eagerly_in_the_end(monkeypatch):
-    monkeypatch.setattr(pv.compiled, "MANY", 3)
+    monkeypatch.setattr(pv.training.compiled_svi, "MANY", 3)
 
     def make():
         settings = Settings()
@@ -850,8 +850,8 @@ def test_two_models_in_one_process_do_not_meet():
 
 
 def test_more_shapes_than_a_few_are_warned_of_once(monkeypatch):
-    assert pv.compiled.MANY == 8
-    monkeypatch.setattr(pv.compiled, "MANY", 2)
+    assert pv.training.compiled_svi.MANY == 8
+    monkeypatch.setattr(pv.training.compiled_svi, "MANY", 2)
     svi = CompiledExactly(plain_model, plain_guide)
     svi.step(data(1, 2))
     svi.step(data(2, 2))
@@ -998,7 +998,7 @@ def exactly(monkeypatch):
             super().__init__(*args, **kwargs, inductor=False)
             made.append(self)
 
-    monkeypatch.setattr(pv.training, "CompiledLoss", Exact)
+    monkeypatch.setattr(pv.training.fitting, "CompiledLoss", Exact)
     return made
 
 
@@ -1057,7 +1057,7 @@ def test_fit_compiles_no_objective_of_pyro():
 
 def test_fit_compiles_by_itself_where_there_are_many_steps(exactly, monkeypatch):
     vae, x = small_vae(), data(10, 3)
-    monkeypatch.setattr(pv.training, "COMPILE_STEPS", 9)
+    monkeypatch.setattr(pv.training.fitting, "COMPILE_STEPS", 9)
     pv.fit(vae, x, epochs=4, batch_size=5)
     assert not exactly
     pv.fit(vae, x, epochs=5, batch_size=5, objective=Trace_ELBO())
@@ -1080,12 +1080,12 @@ def replays(monkeypatch):
 
     made = Made()
 
-    class Exact(pv.marginal.Replay):
+    class Exact(pv.evaluation.importance_sampling.Replay):
         def __init__(self, *args):
             super().__init__(*args, inductor=made.inductor)
             made.append(self)
 
-    monkeypatch.setattr(pv.marginal, "Replay", Exact)
+    monkeypatch.setattr(pv.evaluation.importance_sampling, "Replay", Exact)
     return made
 
 

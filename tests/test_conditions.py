@@ -64,11 +64,11 @@ def test_an_embedding_is_the_1_16_16_network_of_the_tutorials_unless_told_otherw
 
 def test_several_conditions_stand_side_by_side_in_their_order():
     one, other = pv.OneHot(3), pv.Embedding((2,))
-    features = pv.conditions.Features([one, other])
+    features = pv.models.conditions.Features([one, other])
     label, value = torch.tensor([1, 2]), torch.randn(2, 2)
     assert features.num_features == 19
     assert torch.equal(features((label, value)), torch.cat((one(label), other(value)), 1))
-    assert pv.conditions.Features([])(()) is None
+    assert pv.models.conditions.Features([])(()) is None
 
 
 def test_encoder_and_decoder_join_the_features_to_their_input(case):
@@ -147,7 +147,7 @@ def test_a_condition_given_to_two_vaes_is_not_shared_and_stays_as_it_is():
 def test_a_conditional_pair_gives_each_particle_the_weights_it_has_alone(case):
     vae, x, y = case
     vae, y = vae.double(), tuple(v.double() if v.is_floating_point() else v for v in y)
-    pair = pv.objectives.pair.run_pair(vae.model, vae.guide, x.double(), *y, num_particles=4)
+    pair = pv.programs.pair.run_pair(vae.model, vae.guide, x.double(), *y, num_particles=4)
     terms, z = pair.terms(), pair.guide_sites["z"]["value"]
     for k in range(4):
         log_likelihood, log_posterior = log_densities(vae, x.double(), *y, z=z[k])
@@ -418,7 +418,7 @@ def test_validation_is_of_each_datum_under_its_own_label():
     data, vae = ring(), labelled()
     history = pv.fit(vae, data, epochs=1)
     with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(pv.loop.VALIDATION_SEED)
+        torch.manual_seed(pv.training.loop.VALIDATION_SEED)
         log_w = pv.log_weights(vae.model, vae.guide, *data.arguments("validation"), num_particles=1)
     assert history.elbo[-1] == pytest.approx(log_w.mean().item(), abs=1e-5)
 
@@ -457,7 +457,7 @@ def test_batches_keep_each_condition_with_its_datum():
 
 def test_training_moves_the_samples_of_a_label_to_its_mode():
     data = pv.load("ring", num_train=800, num_validation=0)
-    centres = pv.data.TOY_DENSITIES["ring"][0].centres.float()
+    centres = pv.data.dataset.TOY_DENSITIES["ring"][0].centres.float()
     vae, y = labelled(hidden=(32,), likelihood=pv.Gaussian(0.3)), torch.arange(8).repeat_interleave(50)
 
     def distance(vae):

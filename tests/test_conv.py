@@ -10,8 +10,8 @@ from helpers import assert_within_standard_errors, refusal
 from pyro import poutine
 
 import pyrovae as pv
-from pyrovae.networks import halved
-from pyrovae.objectives.pair import run_pair
+from pyrovae.models.networks import halved
+from pyrovae.programs.pair import run_pair
 
 # name: (event shape, channels): the tutorials' 28 -> 14 -> 7, odd sizes, one that is not square, colour, one halving
 SHAPES = {

@@ -10,9 +10,9 @@ from helpers import small_vae
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyrovae.comparison import compare
-from pyrovae.costs import saved_bytes
-from pyrovae.estimator_report import _draw_comparison
+from pyrovae.lab.comparison import compare
+from pyrovae.lab.costs import saved_bytes
+from pyrovae.lab.reports import _draw_comparison
 from pyrovae.objectives import IWAE
 
 SETTINGS = {"num_particles": [2], "repeats": 4, "progress": False}

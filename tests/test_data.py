@@ -32,7 +32,7 @@ from helpers import (
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.data import TOY_DENSITIES, binarize_grey
+from pyrovae.data.dataset import TOY_DENSITIES, binarize_grey
 
 # Written out here once more, so that a changed default is seen: number of modes, radius, standard deviation.
 RINGS = {"ring": (8, 3.0, 0.25), "four_clusters": (4, 1.0, 0.2)}

@@ -10,8 +10,8 @@ from pyro import poutine
 from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 
 import pyrovae as pv
-from pyrovae.diagnostics import LatentUse, elbo_terms, kl_per_dimension, latent_use, sample_diversity
-from pyrovae.report import measures, results_table
+from pyrovae.evaluation.diagnostics import LatentUse, elbo_terms, kl_per_dimension, latent_use, sample_diversity
+from pyrovae.runs.report import measures, results_table
 
 
 def linear_vae(loc, log_variance=(0.0, 0.0, 0.0), decoder=None, **settings):

@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli as LogitOfPyTorch
 
 import pyrovae as pv
-from pyrovae.distributions import (
+from pyrovae.models.distributions import (
     CategoricalLevels,
     ContinuousBernoulli,
     DiscretizedLogistic,
@@ -24,7 +24,7 @@ from pyrovae.distributions import (
     LogitRelaxedOneHot,
     mixture_of,
 )
-from pyrovae.objectives.choose import from_name
+from pyrovae.objectives.registry import from_name
 
 DTYPES = {torch.float32: 5e-5, torch.float64: 1e-10}  # with what a total or a mean may be off by
 LOGITS = (-500.0, -100.0, -30.0, -5.0, -0.1001, -0.1, -0.0999, -1e-5, 0.0, 1e-4, 0.0999, 0.1, 0.1001, 2.0, 30.0, 500.0)

@@ -11,8 +11,8 @@ from helpers import assert_within_standard_errors, draw, linear_gaussian, suite_
 from test_marginal import scaled_guide
 
 import pyrovae as pv
-from pyrovae.evaluation import evaluate
-from pyrovae.rng import derived_seed, local_seed
+from pyrovae.common.rng import derived_seed, local_seed
+from pyrovae.evaluation.evaluation import evaluate
 
 METHODS = ("elbo", "iwae_5", "is_200", "ais_20")
 
@@ -140,8 +140,8 @@ def differences():
 
     shared, apart = [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.annealed.PILOT_TRANSITIONS", 6)
-        patch.setattr("pyrovae.annealed.PILOT_WARMUP", 4)
+        patch.setattr("pyrovae.evaluation.annealed_importance_sampling.PILOT_TRANSITIONS", 6)
+        patch.setattr("pyrovae.evaluation.annealed_importance_sampling.PILOT_WARMUP", 4)
         for seed in range(40):
             ours, same, another = (
                 estimates(*p) for p in ((vae.model, seed), (other.model, seed), (other.model, 40 + seed))

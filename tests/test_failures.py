@@ -11,7 +11,7 @@ from helpers import parameters_of, refusal, ring, small_vae
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.errors import is_validation_error
+from pyrovae.common.errors import is_validation_error
 
 X = ring(num_train=64).train_x
 
@@ -136,8 +136,10 @@ DOORS = {
 
 @pytest.fixture
 def without_machine_code(monkeypatch):
-    real = pv.training.CompiledLoss
-    monkeypatch.setattr(pv.training, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False))
+    real = pv.training.fitting.CompiledLoss
+    monkeypatch.setattr(
+        pv.training.fitting, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
+    )
 
 
 @pytest.mark.parametrize("at", ["model", "guide"])

@@ -12,7 +12,7 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.optim import Adam
 
 import pyrovae as pv
-from pyrovae.objectives.choose import from_name
+from pyrovae.objectives.registry import from_name
 
 BATCH, LATENT = 6, 3
 FLOORS = (1e-9, 0.1, 0.2, 1.0, 50.0)  # below every KL of `known_vae`, between them, and above all

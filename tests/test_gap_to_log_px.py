@@ -14,9 +14,9 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, T
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.comparison import compare
-from pyrovae.estimator_report import _draw_comparison, write_comparison
-from pyrovae.gap_to_log_px import is_bound
+from pyrovae.lab.comparison import compare
+from pyrovae.lab.gap_to_log_px import is_bound
+from pyrovae.lab.reports import _draw_comparison, write_comparison
 from pyrovae.objectives import (
     CIWAE,
     ELBO,
@@ -34,7 +34,7 @@ from pyrovae.objectives import (
     ThermodynamicVO,
 )
 from pyrovae.objectives.base import DifferentiableELBO
-from pyrovae.objectives.choose import OBJECTIVES
+from pyrovae.objectives.registry import OBJECTIVES
 
 SETTINGS = {"repeats": 4, "compile": False, "progress": False}
 

@@ -10,8 +10,8 @@ import torch
 from helpers import assert_within_standard_errors, correlated, draw, linear_gaussian, refusal, suite_seed
 
 import pyrovae as pv
-from pyrovae.distributions import IsotropicNormal
-from pyrovae.gaps import inference_gaps
+from pyrovae.evaluation.inference_gap import inference_gaps
+from pyrovae.models.distributions import IsotropicNormal
 
 SLACK = 2e-3  # nats that q* may lack: the optimisation stops at steps of a finite size
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -229,7 +229,7 @@ def test_an_elbo_that_is_not_a_number_is_refused():
 
 @pytest.mark.parametrize("chunk_size", [30, 100, 8_192])
 def test_each_datum_has_its_own_gap_also_where_chunks_do_not_divide(chunk_size, monkeypatch):
-    monkeypatch.setattr("pyrovae.gaps.DATA_CHUNK", 2)
+    monkeypatch.setattr("pyrovae.evaluation.inference_gap.DATA_CHUNK", 2)
     vae = perturbed(linear_gaussian(0), shift=0.5)
     x = draw(vae, 3) * torch.tensor([[1.0], [3.0], [0.2]], dtype=torch.float64)
     log_px, best, own = truth(vae, x)
@@ -277,7 +277,7 @@ refused = partial(refusal, inference_gaps)
     ],
 )
 def test_a_guide_that_is_no_diagonal_gaussian_is_refused_before_log_px_is_estimated(family, named, monkeypatch):
-    monkeypatch.setattr("pyrovae.gaps.log_marginal", None)
+    monkeypatch.setattr("pyrovae.evaluation.inference_gap.log_marginal", None)
     vae = linear_gaussian(0)
 
     def guide(x):

@@ -249,7 +249,7 @@ def test_log_px_by_enumeration_does_not_depend_on_how_it_is_cut_and_is_refused_w
     (log_q, log_w) = pair.enumerate(x)
     exact = (log_q + log_w).logsumexp(0).detach()
     torch.testing.assert_close(pv.enumerated_log_marginal(pair.model, x), exact)
-    monkeypatch.setattr(pv.exact, "CHUNK", 5 * 128)  # states, five at a time
+    monkeypatch.setattr(pv.evaluation.exact, "CHUNK", 5 * 128)  # states, five at a time
     torch.testing.assert_close(pv.enumerated_log_marginal(pair.model, x), exact)
 
     def model(x, latent):
@@ -305,7 +305,7 @@ def test_enumeration_of_impossible_values_keywords_and_networks_that_want_the_wh
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("x", dist.Normal(means[0], 1.0), obs=x)
 
-    pair = pv.objectives.pair.run_pair(nothing, lambda x: None, x)
+    pair = pv.programs.pair.run_pair(nothing, lambda x: None, x)
     assert refusal(EnumeratedELBO().check, pair) == "enumeration needs a latent site, and there is none"
 
 

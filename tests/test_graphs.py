@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyrovae import products
-from pyrovae.graphs import CannotTrace, Graph
-from pyrovae.replay import Replay
+from pyrovae.compilation import matmul as products
+from pyrovae.compilation.graph import CannotTrace, Graph
+from pyrovae.compilation.replay import Replay
 
 NO_INDUCTOR = {"inductor": False}
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
-from pyrovae.checkpoints import CURRENT, Checkpoints
-from pyrovae.modules import unique_name
+from pyrovae.models.modules import unique_name
+from pyrovae.training.checkpoints import CURRENT, Checkpoints
 
 X = ring(num_train=50).train_x
 STEPS = 5  # of 12

@@ -13,8 +13,8 @@ from scipy import stats
 from test_marginal import scaled_guide
 
 import pyrovae as pv
-from pyrovae.importance import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed
-from pyrovae.proposals import defensive, widened
+from pyrovae.evaluation.importance_weights import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed
+from pyrovae.programs.proposals import defensive, widened
 
 
 def normal_weights(num_samples, num_data, deviation=1.0, seed=0):

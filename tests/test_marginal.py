@@ -149,7 +149,7 @@ class FixedDraw(dist.TorchDistribution):
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, 300, 10_000])
 def test_chunked_equals_unchunked_on_the_same_draws_also_where_the_count_does_not_divide(chunk_size, monkeypatch):
-    monkeypatch.setattr(pv.marginal, "DATA_CHUNK", 5)
+    monkeypatch.setattr(pv.evaluation.importance_sampling, "DATA_CHUNK", 5)
     vae = linear_gaussian(4)
     x = draw(vae, 13)
     noise = FixedNoise(vae, x, num_samples=101)
@@ -170,7 +170,7 @@ def test_chunked_equals_unchunked_on_the_same_draws_also_where_the_count_does_no
 @pytest.mark.parametrize("likelihood", [pv.Categorical(), pv.Bernoulli(), pv.HeteroscedasticGaussian(0.01)])
 def test_a_chunk_holds_as_many_outputs_of_a_decoder_whatever_their_number_per_pixel(likelihood, monkeypatch):
     """256 outputs for each pixel took 256 times the memory."""
-    monkeypatch.setattr(pv.marginal, "CHUNK_OUTPUTS", 40_000)
+    monkeypatch.setattr(pv.evaluation.importance_sampling, "CHUNK_OUTPUTS", 40_000)
     vae = pv.VAE((1, 4, 4), latent_dim=2, hidden=(3,), likelihood=likelihood)
     decoded, decoder = [], vae.decoder.forward
 

@@ -10,9 +10,9 @@ from helpers import refusal, small_vae
 from torch import nn
 
 import pyrovae as pv
-import pyrovae.annealed
-from pyrovae import diagnostics
-from pyrovae.modes import evaluation_mode
+import pyrovae.evaluation.annealed_importance_sampling
+from pyrovae.common.modes import evaluation_mode
+from pyrovae.evaluation import diagnostics
 
 
 class Noisy(nn.Module):
@@ -122,8 +122,8 @@ def assert_the_same(found, expected, note=""):
 
 @pytest.fixture
 def short_pilot(monkeypatch):
-    monkeypatch.setattr(pyrovae.annealed, "PILOT_TRANSITIONS", 6)
-    monkeypatch.setattr(pyrovae.annealed, "PILOT_WARMUP", 2)
+    monkeypatch.setattr(pyrovae.evaluation.annealed_importance_sampling, "PILOT_TRANSITIONS", 6)
+    monkeypatch.setattr(pyrovae.evaluation.annealed_importance_sampling, "PILOT_WARMUP", 2)
 
 
 @pytest.mark.usefixtures("short_pilot")

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 import torch
 
-from pyrovae.moments import Moments, fitted_slope, mean_absolute_t
+from pyrovae.lab.gradient_moments import Moments, fitted_slope, mean_absolute_t
 
 
 def moments_of(vectors, planned=None):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.networks import ACTIVATIONS
+from pyrovae.models.networks import ACTIVATIONS
 
 BY_HAND = {
     "relu": lambda x: torch.where(x > 0, x, 0.0),

@@ -9,9 +9,9 @@ from helpers import parameters_of, refusal, ring, small_vae
 from pyro.infer import SVI
 
 import pyrovae as pv
-from pyrovae.checkpoints import CURRENT, Checkpoints
-from pyrovae.optimizers import LR, make_optimizer, make_schedule, unusual_settings
-from pyrovae.runs import build_vae
+from pyrovae.runs.run import build_vae
+from pyrovae.training.checkpoints import CURRENT, Checkpoints
+from pyrovae.training.optimizers import LR, make_optimizer, make_schedule, unusual_settings
 
 X = ring(num_train=50).train_x
 PAIRS = {  # of Pyro's and torch's that are one

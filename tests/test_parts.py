@@ -11,9 +11,9 @@ from helpers import HalfPrior, assert_within_standard_errors, draw, linear_gauss
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import posteriors, priors
-from pyrovae.flows import FLOWS
-from pyrovae.splines import rational_quadratic
+from pyrovae.models import posteriors, priors
+from pyrovae.models.flows import FLOWS
+from pyrovae.models.splines import rational_quadratic
 
 
 @pytest.fixture
@@ -302,14 +302,14 @@ def test_straight_through_draws_are_hard_with_the_masses_and_the_soft_gradient(k
 
     logits = torch.tensor([0.3, -1.0, 0.5], requires_grad=True)
     if kind == "bits":
-        hard = pv.distributions.StraightThroughBernoulli(logits, 0.7)
+        hard = pv.models.distributions.StraightThroughBernoulli(logits, 0.7)
         torch.manual_seed(suite_seed(5))
         (slope,) = torch.autograd.grad(hard.rsample().sum(), logits)
         torch.manual_seed(suite_seed(5))
         soft = ((logits + torch.rand(3).logit()) / 0.7).sigmoid()
         torch.testing.assert_close(slope, soft * (1 - soft) / 0.7)
     else:
-        hard, weights = pv.distributions.StraightThroughOneHot(logits, 0.7), torch.tensor([1.0, -2.0, 3.0])
+        hard, weights = pv.models.distributions.StraightThroughOneHot(logits, 0.7), torch.tensor([1.0, -2.0, 3.0])
         torch.manual_seed(suite_seed(5))
         (slope,) = torch.autograd.grad((weights * hard.rsample()).sum(), logits)
         torch.manual_seed(suite_seed(5))
@@ -327,9 +327,9 @@ def test_codes_with_a_temperature_go_with_every_objective_or_are_refused(kind):
             "elbo_enumerated": "enumeration needs discrete latents" if "relaxed" in kind else None,
         }.get(name)
         if refused:
-            assert refused in refusal(pv.objectives.choose.check_objective, objective, vae.model, vae.guide, x)
+            assert refused in refusal(pv.objectives.registry.check_objective, objective, vae.model, vae.guide, x)
             continue
-        pv.objectives.choose.check_objective(objective, vae.model, vae.guide, x)
+        pv.objectives.registry.check_objective(objective, vae.model, vae.guide, x)
         objective.differentiable_loss(vae.model, vae.guide, x).backward()
         assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in vae.parameters()), name
 
@@ -540,9 +540,9 @@ def test_every_part_goes_with_every_objective_and_condition_or_is_refused_by_nam
         refused = "objective elbo_analytic_kl needs" if name != "diagonal, standard" else None
         refused = {"elbo_analytic_kl": refused, "elbo_enumerated": "enumeration needs discrete"}.get(objective_name)
         if refused:
-            assert refused in refusal(pv.objectives.choose.check_objective, objective, vae.model, vae.guide, *args)
+            assert refused in refusal(pv.objectives.registry.check_objective, objective, vae.model, vae.guide, *args)
             continue
-        pv.objectives.choose.check_objective(objective, vae.model, vae.guide, *args)
+        pv.objectives.registry.check_objective(objective, vae.model, vae.guide, *args)
         loss = objective.differentiable_loss(vae.model, vae.guide, *args)
         loss.backward()
         assert loss.isfinite()
@@ -568,7 +568,7 @@ def test_every_part_goes_with_every_likelihood(likelihood):
     for name in combinations():
         vae = vae_of(name, make())
         vae.check_data(x)
-        pair = pv.objectives.pair.check_pair(vae.model, vae.guide, x)
+        pair = pv.programs.pair.check_pair(vae.model, vae.guide, x)
         pair.check_densities()
         loss = pv.objectives.IWAE(3).differentiable_loss(vae.model, vae.guide, x)
         loss.backward()

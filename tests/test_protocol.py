@@ -10,15 +10,15 @@ import torch
 from helpers import idx
 
 import pyrovae as pv
-from pyrovae.config import LIKELIHOODS as FITTING
-from pyrovae.data import BINARIZE
-from pyrovae.networks import NETWORKS
-from pyrovae.objectives.choose import OBJECTIVES as EVERY_OBJECTIVE
-from pyrovae.posteriors import POSTERIORS
-from pyrovae.priors import PRIORS
-from pyrovae.report import measures, results_table
-from pyrovae.runs import LIKELIHOODS, train_run
-from pyrovae.schedules import SCHEDULES
+from pyrovae.data.dataset import BINARIZE
+from pyrovae.models.networks import NETWORKS
+from pyrovae.models.posteriors import POSTERIORS
+from pyrovae.models.priors import PRIORS
+from pyrovae.objectives.registry import OBJECTIVES as EVERY_OBJECTIVE
+from pyrovae.runs.config import LIKELIHOODS as FITTING
+from pyrovae.runs.report import measures, results_table
+from pyrovae.runs.run import LIKELIHOODS, train_run
+from pyrovae.training.schedules import SCHEDULES
 
 FILES = {
     "train-images-idx3-ubyte": (50, 6, 5),
@@ -80,12 +80,12 @@ def data_root(tmp_path_factory):
         array = generator.integers(0, 256 if len(shape) == 3 else 10, size=shape, dtype=np.uint8)
         (raw / name).write_bytes(idx(array))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pv.data, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
+        patch.setattr(pv.data.dataset, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
         # The evaluation's own numbers of draws are for numbers to be read: here it only has to run.
         for module in (pv.report, pv.evaluation):
             patch.setattr(module, "ELBO_DRAWS", 3)
-        patch.setattr(pv.report, "IWAE_PARTICLES", 2)
-        patch.setattr(pv.evaluation, "IWAE_REPEATS", 2)
+        patch.setattr(pv.runs.report, "IWAE_PARTICLES", 2)
+        patch.setattr(pv.evaluation.evaluation, "IWAE_REPEATS", 2)
         yield root
 
 
@@ -115,7 +115,7 @@ def test_every_supported_run_trains_saves_loads_and_evaluates(name, data_root, t
     assert vae.num_conditions == int(config.conditional)
     assert vae.beta.item() == config.beta
     assert all(map(math.isfinite, [*trained.history.loss, *trained.history.elbo]))
-    untrained = pv.runs.build_vae(config, data.event_shape, data).state_dict()
+    untrained = pv.runs.run.build_vae(config, data.event_shape, data).state_dict()
     assert not [name for name, p in vae.named_parameters() if torch.equal(p, untrained[name])]
 
     loaded = pv.load_run(tmp_path / "run")
@@ -201,7 +201,7 @@ def test_every_part_trains_saves_loads_and_evaluates(name, kind, data_root, tmp_
     state = trained.vae.state_dict()
     assert loaded.vae.state_dict().keys() == state.keys()
     assert all(torch.equal(loaded.vae.state_dict()[key], value) for key, value in state.items())
-    untrained = pv.runs.build_vae(config, trained.data.event_shape, trained.data).state_dict()
+    untrained = pv.runs.run.build_vae(config, trained.data.event_shape, trained.data).state_dict()
     assert not [key for key, p in trained.vae.named_parameters() if torch.equal(p, untrained[key])]
     result = measures(loaded.vae, trained.data, num_samples=4, num_data=3)
     assert result["measure"] == "ELBO"
@@ -221,7 +221,7 @@ def test_every_other_objective_trains_saves_and_loads(objective, kind, data_root
     config = config_of(SOME[kind], data_root, objective=objective, num_particles=2)
     trained = train_run(config, tmp_path / "run")
     assert all(map(math.isfinite, [*trained.history.loss, *trained.history.elbo]))
-    untrained = pv.runs.build_vae(config, trained.data.event_shape, trained.data).state_dict()
+    untrained = pv.runs.run.build_vae(config, trained.data.event_shape, trained.data).state_dict()
     assert not [name for name, p in trained.vae.named_parameters() if torch.equal(p, untrained[name])]
     loaded = pv.load_run(tmp_path / "run")
     assert loaded.config == config

@@ -9,8 +9,8 @@ import torch
 from helpers import draw, linear_gaussian, refusal
 
 import pyrovae as pv
-from pyrovae import cubature
-from pyrovae.cubature import log_integral
+from pyrovae.evaluation import cubature
+from pyrovae.evaluation.cubature import log_integral
 
 LIMIT = 7.0
 WIDTHS = [8.0, 3.0, 1.5, 1.0, 0.5, 0.2, 0.05, 0.01]  # of a posterior, in spacings of the grid

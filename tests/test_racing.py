@@ -16,10 +16,10 @@ from helpers import draw, linear_gaussian, parameters_of, refusal, ring, small_v
 from pyro.infer import Trace_ELBO
 
 import pyrovae as pv
-from pyrovae import racing
-from pyrovae.diagnostics import active_units, latent_use
-from pyrovae.files import held
-from pyrovae.rng import derived_seed, local_seed
+from pyrovae.common.files import held
+from pyrovae.common.rng import derived_seed, local_seed
+from pyrovae.evaluation.diagnostics import active_units, latent_use
+from pyrovae.lab import racing
 
 SETTINGS = {"epochs": 3, "batch_size": 25, "lr": 0.01, "num_samples": 20, "progress": False}
 OBJECTIVES = {"ELBO": "elbo", "IWAE": pv.objectives.IWAE(4)}
@@ -205,7 +205,7 @@ def test_where_draws_are_too_few_to_tell_k_is_unknown():
 
 
 def test_steps_are_timed_as_they_are_trained(monkeypatch):
-    monkeypatch.setattr(pv.training, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
+    monkeypatch.setattr(pv.training.fitting, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
     compiled = []
     real = racing.gradients_of
     monkeypatch.setattr(racing, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3])))

@@ -12,9 +12,9 @@ from helpers import suite_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pyrovae as pv
-from pyrovae.board import Board
-from pyrovae.report import history_table, measures, results_table
-from pyrovae.runs import build_vae, train_run
+from pyrovae.runs.report import history_table, measures, results_table
+from pyrovae.runs.run import build_vae, train_run
+from pyrovae.runs.tensorboard import Board
 
 SMALL = {"dataset": "ring", "hidden": (8,), "epochs": 2, "batch_size": 500}
 
@@ -66,7 +66,7 @@ def test_metrics_have_a_line_per_epoch_with_the_history(trained):
 def test_a_run_that_is_broken_off_goes_on_from_its_folder(tmp_path, monkeypatch):
     config = pv.RunConfig(**{**SMALL, "epochs": 5, "patience": 4, "schedule": "cosine"})
     whole = train_run(config, tmp_path / "whole")
-    real = pv.checkpoints.Checkpoints.save
+    real = pv.training.checkpoints.Checkpoints.save
 
     def interrupted(self, state):
         real(self, state)
@@ -74,7 +74,7 @@ def test_a_run_that_is_broken_off_goes_on_from_its_folder(tmp_path, monkeypatch)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pv.checkpoints.Checkpoints, "save", interrupted)
+        patch.setattr(pv.training.checkpoints.Checkpoints, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_run(config, tmp_path / "run", checkpoint_epochs=1)
     broken = pv.load_run(tmp_path / "run")

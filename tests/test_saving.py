@@ -12,7 +12,7 @@ from helpers import linear_gaussian, parameters_of, ring, small_vae
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.posteriors import Layered
+from pyrovae.models.posteriors import Layered
 
 X = torch.linspace(-2, 2, 8).view(4, 2)
 
@@ -97,7 +97,7 @@ def test_a_part_is_saved_by_itself():
 
 
 def test_a_model_is_saved_in_the_midst_of_a_training_and_the_training_does_not_notice(monkeypatch):
-    monkeypatch.setattr(pv.training, "CompiledLoss", partial(pv.training.CompiledLoss, inductor=False))
+    monkeypatch.setattr(pv.training.fitting, "CompiledLoss", partial(pv.training.fitting.CompiledLoss, inductor=False))
     results = []
     for save in (False, True):
         vae, kept = small_vae(), []

@@ -12,8 +12,8 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
-from pyrovae.runs import train_run
-from pyrovae.schedules import SCHEDULES, SMALLEST, resolve
+from pyrovae.runs.run import train_run
+from pyrovae.training.schedules import SCHEDULES, SMALLEST, resolve
 
 small_vae = partial(helpers.small_vae, hidden=(4,), likelihood=pv.Gaussian(0.5))
 
@@ -204,14 +204,14 @@ def test_a_training_that_is_broken_off_leaves_beta_as_it_was():
 
 
 def test_the_checkpoint_of_a_run_that_is_broken_off_has_the_beta_of_its_config(tmp_path, monkeypatch):
-    real = pv.checkpoints.Checkpoints.save
+    real = pv.training.checkpoints.Checkpoints.save
 
     def interrupted(self, state):
         real(self, state)
         if state["position"]["epoch"] == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pv.checkpoints.Checkpoints, "save", interrupted)
+    monkeypatch.setattr(pv.training.checkpoints.Checkpoints, "save", interrupted)
     config = pv.RunConfig(hidden=(4,), epochs=10, batch_size=1_000, beta=2.0, beta_schedule="linear")
     with pytest.raises(KeyboardInterrupt):
         train_run(config, tmp_path / "run", checkpoint_epochs=1)

@@ -16,8 +16,8 @@ import torch
 from helpers import tree, write_images
 
 import pyrovae as pv
-from pyrovae.estimator_report import _draw_comparison
-from pyrovae.report import ANOTHER_BOUND
+from pyrovae.lab.reports import _draw_comparison
+from pyrovae.runs.report import ANOTHER_BOUND
 
 ROOT = Path(__file__).parent.parent
 

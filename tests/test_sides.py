@@ -12,9 +12,9 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.comparison import compare
-from pyrovae.estimator_report import _draw_comparison
-from pyrovae.sides import sides_of
+from pyrovae.lab.comparison import compare
+from pyrovae.lab.reports import _draw_comparison
+from pyrovae.lab.sides import sides_of
 
 SETTINGS = {"num_particles": [1, 8], "repeats": 12, "compile": False, "progress": False}
 

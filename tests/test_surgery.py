@@ -10,7 +10,7 @@ import torch
 from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, refusal, suite_seed
 
 import pyrovae as pv
-from pyrovae.surgery import elbo_surgery
+from pyrovae.evaluation.elbo_decomposition import elbo_surgery
 
 TERMS = ("elbo", "reconstruction", "kl", "mutual_information", "marginal_kl")
 
@@ -91,7 +91,7 @@ def test_every_term_of_every_datum_is_that_of_quadrature_over_the_mixture(num_da
 
 @pytest.mark.parametrize("chunk_size", [1, 5, 12, 64, 10_000])
 def test_whatever_the_chunks_it_is_the_sum_over_all_data_also_where_they_do_not_divide(chunk_size, monkeypatch):
-    monkeypatch.setattr("pyrovae.surgery.DENSITIES_PER_DECODING", 3)
+    monkeypatch.setattr("pyrovae.evaluation.elbo_decomposition.DENSITIES_PER_DECODING", 3)
     vae, num_draws = off_its_posterior(), 3
     x = draw(vae, 11)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from pyrovae.comparison import compare
-from pyrovae.untouched import untouched
-from pyrovae.watch import Watch
+from pyrovae.common.captured_state import Watch
+from pyrovae.lab.comparison import compare
+from pyrovae.lab.untouched import untouched
 
 DECODER = nn.Linear(2, 3)
 RUNNING = torch.zeros(3)

@@ -10,7 +10,7 @@ import torch
 from several_processes import evaluate, train
 
 import pyrovae as pv
-from pyrovae.workers import Workers, alone, hides_progress, process_group
+from pyrovae.common.workers import Workers, alone, hides_progress, process_group
 
 HERE = Path(__file__).parent
 

@@ -30,11 +30,19 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pyrovae.choices import Choices, Playback, common_choices, is_traced, random_mark, set_states, states
-from pyrovae.errors import InputError, require, require_count
-from pyrovae.objectives import gate
-from pyrovae.objectives.pair import Pair, base_of, check_masks, outside_support, pair_at, run_pair
-from pyrovae.rng import generator_states, kept_generators
+from pyrovae.common.errors import InputError, require, require_count
+from pyrovae.common.rng import generator_states, kept_generators
+from pyrovae.programs import gate
+from pyrovae.programs.pair import Pair, base_of, check_masks, outside_support, pair_at, run_pair
+from pyrovae.programs.random_choices import (
+    Choices,
+    Playback,
+    common_choices,
+    is_traced,
+    random_mark,
+    set_states,
+    states,
+)
 
 
 @dataclass(frozen=True)

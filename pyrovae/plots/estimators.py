@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-from pyrovae.moments import fitted_slope
+from pyrovae.lab.gradient_moments import fitted_slope
 from pyrovae.plots.axes import Array, as_numpy, axes_or_new
 
 # name -> (K or seconds, values, and the floors below which a value is nothing but noise; None of what has no floor)

@@ -15,7 +15,7 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 
 import pyrovae as pv
-from pyrovae.objectives import gate
+from pyrovae.programs import gate
 
 STEPS = 600
 CASES = {

@@ -1,0 +1,1 @@
+"""The ground of every other room: errors, random numbers, files, modes, worker processes."""

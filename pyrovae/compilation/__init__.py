@@ -1,0 +1,1 @@
+"""Traces a function once and replays it as machine code. Knows neither a loss nor a VAE."""

@@ -1,0 +1,1 @@
+"""Estimates of log p(x) with their errors, and diagnoses of a trained pair."""

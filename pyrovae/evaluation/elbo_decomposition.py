@@ -1,0 +1,172 @@
+"""ELBO surgery: what the KL term of a data set pays for, information about the data or distance from the prior."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae.common.errors import require, require_count
+from pyrovae.common.modes import evaluates
+from pyrovae.common.rng import local_seed
+from pyrovae.common.workers import hides_progress
+from pyrovae.evaluation.importance_sampling import CHUNK, Estimate, check_args, device_of, pairs_at_a_time
+from pyrovae.programs import gate
+from pyrovae.programs.pair import Pair, log_joint, pair_at, run_pair
+
+# A guide's density is a few numbers for each latent, where a decoding is a few for each pixel.
+DENSITIES_PER_DECODING = 64
+SATURATED = 0.9
+
+
+@dataclass(frozen=True)
+class ElboSurgery:
+    """What `elbo_surgery` returns: the terms of the mean ELBO over the data, each an `Estimate` in nats.
+
+    The terms are the means over data, `elbo.mean`, with `elbo.monte_carlo_error`; they satisfy
+    elbo = reconstruction - kl and kl = mutual_information + marginal_kl, datum by datum on the same draws. Of one datum
+    `mutual_information.value` is KL(q(z|x_n) || q(z)); the other half of its KL may be negative.
+    """
+
+    elbo: Estimate
+    reconstruction: Estimate
+    kl: Estimate
+    mutual_information: Estimate
+    marginal_kl: Estimate
+
+    @property
+    def ceiling(self) -> float:
+        """log N, which the mutual information of N data and their latents cannot exceed."""
+        return math.log(len(self.elbo.value))
+
+    @property
+    def bias(self) -> str:
+        """Which estimate is off, and to which side, in words."""
+        text = (
+            "For these data no term is biased: q(z) is summed over all of them. As estimates for the population the "
+            "mutual information is low in expectation and the marginal KL high by as much, less so the more data; "
+            "the other terms are not biased."
+        )
+        if self.mutual_information.mean > SATURATED * self.ceiling:
+            text += (
+                f" The mutual information is at its ceiling log N = {self.ceiling:.2f}: the posteriors hardly overlap, "
+                "and that of the population may be far larger."
+            )
+        return text
+
+    def __str__(self) -> str:
+        rows = {
+            "ELBO": self.elbo,
+            "reconstruction": self.reconstruction,
+            "KL(q(z|x) || p(z))": self.kl,
+            f"mutual information (<= {self.ceiling:.2f})": self.mutual_information,
+            "KL(q(z) || p(z))": self.marginal_kl,
+        }
+        lines = [f"{name:30s} {term.mean:12.4f} ± {term.monte_carlo_error:.2g}" for name, term in rows.items()]
+        return "\n".join((f"{f'nats per datum, {len(self.elbo.value)} data':30s}", *lines, self.bias))
+
+
+@evaluates
+@torch.no_grad()
+def elbo_surgery(
+    model: Callable,
+    guide: Callable,
+    *args: Tensor,
+    num_draws: int = 4,
+    chunk_size: int | None = None,
+    progress: bool | None = None,
+) -> ElboSurgery:
+    """The mean ELBO over a data set, taken apart (Hoffman and Johnson 2016, "ELBO surgery"), at beta = 1:
+
+    1/N sum_n ELBO(x_n) = E[log p(x|z)] - I_q(x; z) - KL(q(z) || p(z)),    q(z) = 1/N sum_n q(z|x_n),
+
+    the aggregated posterior over *all* the data given, and I_q(x; z) = 1/N sum_n KL(q(z|x_n) || q(z)) <= log N the
+    information that z has about which of the data it came from. Means over `num_draws` (2 or more) z ~ q(z|x_n) for
+    each datum; every draw's log q(z) is the exact sum over N components, so that time goes with N^2 `num_draws`.
+    The Monte Carlo errors are for these data; `ElboSurgery.bias` says what the terms are worth for others.
+
+    `model` and `guide` are any pair that keeps the contract and whose prior is the same for every datum, `args` what
+    they take: tensors of one length, the data first. Grey pixels are allowed, and the reconstruction is then minus a
+    cross-entropy. `chunk_size` pairs of a draw and a datum are decoded at a time (None is as in `log_marginal`), and
+    64 times as many densities of the guide evaluated. `progress=None` shows a bar on a terminal.
+
+    Raises `InputError` if the pair breaks the contract, a latent of the guide has no density (a Delta, masked), or
+    p(z) differs between data.
+    """
+    require_count("num_draws", num_draws, 2)
+    check_args(args)
+    densities = DENSITIES_PER_DECODING * (chunk_size or CHUNK)
+    chunk_size = pairs_at_a_time(model, guide, args, chunk_size)
+    device, home, num_data = device_of(model, args), args[0].device, len(args[0])
+    args = tuple(arg.to(device) for arg in args)
+    size = min(num_data, max(1, chunk_size // num_draws))
+    with local_seed(0):
+        _check(model, guide, [list(data) for data in zip(*(arg.split(size) for arg in args), strict=True)])
+    terms, draws = [], []
+    disable = hides_progress(progress)
+    with tqdm(total=2 * num_data, unit="datum", desc="ELBO surgery", disable=disable, leave=False) as bar:
+        for data in zip(*(arg.split(size) for arg in args), strict=True):
+            pair = run_pair(model, guide, *data, num_particles=num_draws)
+            draws.append({name: site["value"] for name, site in pair.guide_sites.items()})
+            found = pair.terms()
+            terms.append(torch.stack((found.log_likelihood, found.log_prior, found.log_posterior)).double())
+            bar.update(len(data[0]))
+        latents = {name: torch.cat([draw[name] for draw in draws], 1) for name in draws[0]}
+        log_q = _log_aggregated(guide, args, latents, densities, bar)
+    log_likelihood, log_prior, log_posterior = torch.cat(terms, 2)
+
+    def estimate(value: Tensor) -> Estimate:
+        return Estimate(value.mean(0).to(home), (value.std(0) / math.sqrt(num_draws)).to(home))
+
+    return ElboSurgery(
+        elbo=estimate(log_likelihood + log_prior - log_posterior),
+        reconstruction=estimate(log_likelihood),
+        kl=estimate(log_posterior - log_prior),
+        mutual_information=estimate(log_posterior - log_q),
+        marginal_kl=estimate(log_q - log_prior),
+    )
+
+
+def _log_aggregated(guide: Callable, args: tuple[Tensor, ...], latents: dict, chunk_size: int, bar: tqdm) -> Tensor:
+    """log q(z) = log 1/N sum_n q(z|x_n) at latents `(num_draws, N, *event)`: `(num_draws, N)`, float64.
+
+    All draws, as far as a chunk holds them, under a few data at a time, and not the other way round: each datum then
+    goes through the encoder once.
+    """
+    num_draws, num_data = next(iter(latents.values())).shape[:2]
+    flat = {name: z.flatten(0, 1).unsqueeze(1) for name, z in latents.items()}
+    draw_size = min(num_draws * num_data, chunk_size)
+    data_size = max(1, chunk_size // draw_size)
+    total = torch.full((num_draws * num_data,), -math.inf, dtype=torch.float64, device=args[0].device)
+    for data in zip(*(arg.split(data_size) for arg in args), strict=True):
+        for start in range(0, len(total), draw_size):
+            # A guide whose sites depend on each other may need all its values at one shape.
+            z = {name: v[start : start + draw_size].expand(-1, len(data[0]), *v.shape[2:]) for name, v in flat.items()}
+            with pyro.validation_enabled(False):  # the draws are the guide's own
+                log_q = log_joint(guide, z, *data)
+            rows = total[start : start + draw_size]
+            rows.copy_(torch.logaddexp(rows, log_q.double().logsumexp(1)))
+        bar.update(len(data[0]))
+    return total.unflatten(0, (num_draws, num_data)) - math.log(num_data)
+
+
+def _check(model: Callable, guide: Callable, chunks: list[list[Tensor]]) -> None:
+    """The pair keeps the contract, the guide's latents have densities, and p(z) is one for the data of all chunks."""
+    log_prior, first = [], {}
+    for data in chunks:
+        pair = gate.check(model, guide, None, *data)
+        gate.check_no_zero_weights(pair)
+        # Without what is observed: the likelihood's own density does not matter here.
+        Pair(pair.latent, pair.guide_sites, pair.batch_shape).check_densities()
+        first = first or {name: site["value"][:1, :1] for name, site in pair.guide_sites.items()}
+        here = {name: z.expand(1, len(data[0]), *z.shape[2:]) for name, z in first.items()}
+        log_prior.append(pair_at(model, guide, here, *data).terms().log_prior[0])
+    found = torch.cat(log_prior)
+    spread = (found - found[0]).abs().max().item()
+    require(
+        spread <= 1e-4 * max(1.0, found[0].abs().item()),
+        f"p(z) must be the same for every datum, and at one z its log-density differs by {spread:.3g} nats",
+    )

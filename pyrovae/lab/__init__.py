@@ -1,0 +1,1 @@
+"""Estimators side by side: compare measures their gradients, race trains with each."""

@@ -1,0 +1,88 @@
+"""Where the distance from a bound to log p(x) is a gap: what must hold of the pair, and of the objective."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from pyro.infer import ELBO as PyroELBO
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+
+from pyrovae.common.errors import InputError
+from pyrovae.common.rng import local_seed
+from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
+from pyrovae.objectives.base import Objective, log_mean_exp
+from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
+from pyrovae.programs.pair import Pair, pair_at
+
+TOLERANCE = 1e-3
+
+
+def no_log_px(pair: Pair) -> str | None:
+    """Returns why this pair has no log p(x) that its weights estimate (grey pixels, a Delta guide), or None."""
+    try:
+        pair.check_densities(auxiliary=True)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def not_its_bound(
+    model: Callable, guide: Callable, args: tuple[Tensor, ...], pair: Pair, modules: Sequence[nn.Module]
+) -> str | None:
+    """Returns why no objective bounds log p(x) of this pair as it is, scales and modes, or None."""
+    for name, site in (*pair.model_sites.items(), *pair.guide_sites.items()):
+        scale = torch.as_tensor(site["scale"])
+        if not bool((scale == 1).all()):
+            shown = f"{scale.item():g}" if scale.numel() == 1 else "more than one number"
+            return f'under the scale (beta) {shown} at site "{name}" an objective is no bound on log p(x)'
+    if _mode_matters(model, guide, args, pair, modules):
+        return "modules in training mode give other densities than in evaluation, where log p(x) is taken"
+    return None
+
+
+def is_bound(objective: PyroELBO) -> bool:
+    """Returns whether the mean of minus the loss lies below log p(x), as far as is known.
+
+    That holds for every objective of log-weights that on no draws exceeds log 1/K sum_k w_k, whose mean is below
+    log p(x): it is looked at for some draws. Not for Renyi's with alpha < 0; nor for free bits, which are another floor
+    under the ELBO. Of a class unknown here nothing is known.
+    """
+    match objective:
+        case Objective():
+            return _is_below_mean_weight(objective)
+        case AnalyticKLELBO():
+            return objective.free_bits is None
+        case RenyiELBO():
+            return objective.alpha >= 0
+        case EnumeratedELBO() | Trace_ELBO() | TraceGraph_ELBO() | TraceEnum_ELBO() | TraceMeanField_ELBO():
+            return True
+    return False
+
+
+def _is_below_mean_weight(objective: Objective) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    log_weights = torch.randn(objective.num_draws, 64, generator=generator, dtype=torch.float64)
+    log_weights = torch.cat([scale * log_weights for scale in (0.1, 1.0, 10.0)], 1)
+    excess = objective.bound(log_weights) - log_mean_exp(log_weights)
+    return bool((excess <= 1e-9).all())
+
+
+@torch.no_grad()
+def _mode_matters(
+    model: Callable, guide: Callable, args: tuple[Tensor, ...], pair: Pair, modules: Sequence[nn.Module]
+) -> bool:
+    training = [module for module in modules if module.training]
+    if not training:
+        return False
+    latents = {name: site["value"] for name, site in pair.guide_sites.items()}
+    found = []
+    try:
+        for mode in (True, False):
+            for module in training:
+                module.training = mode
+            with local_seed(0):
+                found.append(pair_at(model, guide, latents, *args).terms().log_weights)
+    finally:
+        for module in training:
+            module.training = True
+    return not torch.allclose(*found, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)

@@ -1,0 +1,1 @@
+"""Networks, distributions, and the VAEs that are made of them."""

@@ -1,0 +1,69 @@
+"""Gradients through the density q(z|x) and not through its draws: for discrete and any other latents."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrovae.common.errors import require, require_choice
+from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
+from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives.iwae import IWAE
+
+BASELINES = ("none", "leave_one_out")
+
+
+@dataclass(frozen=True)
+class ScoreFunction(Objective):
+    """The ELBO; the guide's gradient is 1/K sum_k (log w_k - b_k) d log q(z_k|x), b_k = 0 or the others' mean.
+
+    Williams 1992 (REINFORCE); with `baseline="leave_one_out"`, b_k = 1/(K-1) sum_{j != k} log w_j, Kool et al. 2019.
+    """
+
+    baseline: str = "none"
+
+    reference = ELBO
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("baseline", self.baseline, BASELINES)
+        alone = self.baseline == "leave_one_out" and self.num_particles < 2
+        require(not alone, f"num_particles must be >= 2 with baseline leave_one_out, got {self.num_particles}")
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        return log_weights.mean(0)
+
+    def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
+        count = len(log_weights)
+        others = 0.0 if self.baseline == "none" else (log_weights.sum(0) - log_weights) / (count - 1)
+        return Coefficients(torch.full_like(log_weights, 1 / count), score=(log_weights - others) / count)
+
+
+@dataclass(frozen=True)
+class VIMCO(Objective):
+    """IWAE's bound L; the guide's gradient is sum_k (L - L_-k - beta w~_k) d log q(z_k|x).
+
+    Mnih and Rezende 2016, arXiv:1602.06725, for beta = 1. L_-k is L with w_k replaced by the geometric mean of the
+    other weights. Where that is 0 for all of them the baseline says nothing, and the draw has no part in the gradient.
+    """
+
+    num_particles: int = 2
+    min_particles = 2
+    reference = IWAE
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        return log_mean_exp(log_weights)
+
+    def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
+        count, weights = len(log_weights), log_weights.softmax(0)
+        is_zero = log_weights == -math.inf
+        known = torch.where(is_zero, 0.0, log_weights)
+        others = (known.sum(0) - known) / (count - 1)
+        others = torch.where(is_zero.sum(0) > is_zero.long(), -math.inf, others)
+        # Row k of the matrix are the weights with the k-th replaced.
+        replaced = log_weights.expand(count, *log_weights.shape).clone()
+        index = torch.arange(count)
+        replaced[index, index] = others
+        without = replaced.logsumexp(1) - math.log(count)
+        return Coefficients(weights, score=log_mean_exp(log_weights) - without - beta * weights)

@@ -1,0 +1,136 @@
+"""Guides to draw importance samples from, made of the one that was trained: wider, or mixed with the prior.
+
+An amortised Gaussian that was trained by the ELBO is too narrow more often than too wide, and a proposal with thinner
+tails than the posterior has importance weights of infinite variance (Pareto k > 0.5). Each of these is a guide for
+`log_marginal(model, proposal, x)` and keeps the contract if `guide` does.
+"""
+
+from collections.abc import Callable
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.transforms import AffineTransform
+
+from pyrovae.common.errors import InputError, require, require_number
+from pyrovae.programs.pair import has_real_support
+from pyrovae.programs.supports import EitherOf, contains, log_density
+
+
+def widened(guide: Callable, factor: float) -> Callable:
+    """`guide` with every draw pushed from the mean of its distribution by `factor`: z' = E[z] + factor (z - E[z]).
+
+    Of Gaussians (diagonal or not) the standard deviations are multiplied by it. Latents must be real vectors, and the
+    means of their distributions known.
+    """
+    require_number("factor", factor, above=0)
+
+    class Widen(Messenger):
+        def _pyro_sample(self, msg: dict) -> None:
+            if _is_latent(msg):
+                fn = msg["fn"]
+                rule = f'widened needs latents of real numbers, got {fn.support} at site "{msg["name"]}"'
+                require(has_real_support(fn), rule)
+                try:
+                    msg["fn"] = _Widened(fn, factor)
+                except NotImplementedError as error:
+                    why = f'widened needs distributions whose mean is known, got {fn} at site "{msg["name"]}"'
+                    raise InputError(why) from error
+
+    return _under(Widen, guide)
+
+
+def defensive(model: Callable, guide: Callable, prior_weight: float = 0.1) -> Callable:
+    """The mixture (1 - prior_weight) q(z|x) + prior_weight p(z), of a pair with one latent site.
+
+    Its weights are bounded by p(x|z) / prior_weight (Hesterberg 1995), so that their variance is finite wherever the
+    likelihood is bounded.
+    """
+    require_number("prior_weight", prior_weight, above=0, below=1)
+
+    def proposal(*args, **kwargs) -> None:
+        with poutine.block(), torch.no_grad():  # its prior, one for all particles
+            trace = poutine.trace(model).get_trace(*args, **kwargs)
+        priors = {name: site["fn"] for name, site in trace.nodes.items() if _is_latent(site)}
+        require(len(priors) == 1, f"defensive needs a pair with one latent site, got {sorted(priors)}")
+
+        class Mix(Messenger):
+            def _pyro_sample(self, msg: dict) -> None:
+                if _is_latent(msg):
+                    if msg["name"] not in priors:
+                        raise InputError(f'defensive needs the prior of site "{msg["name"]}", and the model has none')
+                    msg["fn"] = _Defensive(msg["fn"], priors[msg["name"]], prior_weight)
+
+        with Mix():
+            guide(*args, **kwargs)
+
+    return proposal
+
+
+class _Widened(dist.TransformedDistribution):
+    """The distribution of mean + factor (z - mean)."""
+
+    def __init__(self, fn: TorchDistribution, factor: float) -> None:
+        self.fn, self.factor = fn, factor
+        super().__init__(fn, [AffineTransform((1 - factor) * fn.mean, factor, event_dim=fn.event_dim)])
+
+    @property
+    def mean(self) -> Tensor:
+        return self.fn.mean
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_Widened":
+        return _Widened(self.fn.expand(batch_shape), self.factor)
+
+
+class _Defensive(TorchDistribution):
+    """(1 - weight) q + weight p, p of a batch shape that q's extends to the left."""
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, q: TorchDistribution, p: TorchDistribution, weight: float) -> None:
+        self.q, self.p, self.weight = q, p, weight
+        super().__init__(q.batch_shape, q.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of either: every value of both is drawn."""
+        supports = self.p.support, self.q.support
+        for one, other in (supports, supports[::-1]):
+            if contains(one, other):
+                return one
+        return EitherOf(*supports)
+
+    @property
+    def mean(self) -> Tensor:
+        return (1 - self.weight) * self.q.mean + self.weight * self.p.mean
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_Defensive":
+        return _Defensive(self.q.expand(batch_shape), self.p, self.weight)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = torch.Size(sample_shape) + self.batch_shape
+        own, prior = self.q.sample(sample_shape), self.p.expand(self.batch_shape).sample(sample_shape)
+        from_prior = torch.rand(shape, device=own.device) < self.weight
+        return torch.where(from_prior.reshape(shape + (1,) * self.event_dim), prior, own)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        q, p = log_density(self.q, value), log_density(self.p.expand(self.batch_shape), value)
+        log_weight, log_rest = (q.new_tensor(part).log() for part in (self.weight, 1 - self.weight))
+        return torch.logaddexp(q + log_rest, p + log_weight)
+
+
+def _is_latent(site: dict) -> bool:
+    return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+
+
+def _under(messenger: type[Messenger], program: Callable) -> Callable:
+    def inner(*args, **kwargs) -> None:
+        with messenger():
+            program(*args, **kwargs)
+
+    return inner

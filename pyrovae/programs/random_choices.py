@@ -1,0 +1,188 @@
+"""A program that is run twice makes the same random choices: dropout, subsample indices, whatever it draws by itself.
+
+Path derivatives run a pair again at the latents of its first run, and chunks run it again for other latents. What a
+program draws besides its latents must then be as it was, or the second run is another program's.
+"""
+
+import ctypes
+import random
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrovae.common.errors import require
+from pyrovae.common.rng import generator_states, set_generator_states
+
+
+def is_traced() -> bool:
+    """Returns whether the operations are being recorded as a graph, where no value can be looked at."""
+    return get_proxy_mode() is not None
+
+
+class Choices:
+    """The random choices of one run of a pair, for runs that must make them again.
+
+    `first` is the context of the first run. `again(run)` gives `run(redraw)`: with `redraw` the latents must be drawn,
+    too, and the draws thrown away, so that every other draw finds the generators as it did in the first run. That is
+    done only for programs that draw more than latents. While a graph is recorded, generators cannot be set back, and
+    the random numbers of the first run are taken again instead.
+    """
+
+    def __init__(self, model: Callable, guide: Callable) -> None:
+        self.programs = model, guide
+        self.draws_more = _draw_more(self.programs)
+        self._start: tuple | None = None
+        self._tape: list | None = None
+
+    def remember(self) -> None:
+        """The programs draw more than their latents, and are known to from now on."""
+        self.draws_more = True
+        for program in self.programs:
+            with suppress(TypeError):  # cannot be hashed, or not be referred to weakly
+                _known.add(owner_of(program))
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        if not is_traced():
+            self._start, before = states(), random_mark()[1:]
+            yield
+            if random_mark()[1:] != before:  # NumPy's second normal number of two moves nothing
+                self.remember()
+        elif self.draws_more:
+            self._tape = []
+            with _Recording(self._tape):
+                yield
+        else:
+            yield
+
+    def again(self, run: Callable[[bool], Any]) -> Any:
+        if is_traced():
+            if self._tape is None:
+                return run(False)
+            with Playback(self._tape):
+                return run(True)
+        if not self.draws_more:
+            before = random_mark()
+            result = run(False)
+            if random_mark() == before:
+                return result
+            self.remember()
+        set_states(self._start)
+        return run(True)  # which leaves the generators where the first run did
+
+
+class Redrawn(Messenger):
+    """Latents are drawn as ever, so that generators move, and then take the values given for them."""
+
+    def __init__(self, latents: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.latents = latents
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if msg["name"] in self.latents and not msg["is_observed"]:
+            msg["value"] = self.latents[msg["name"]]
+
+
+def common_choices(run: Callable[[int], object]) -> list[list[Tensor] | None]:
+    """Returns what `run(num_particles)` draws for all particles at once, for `Playback`, and None for what each draws.
+
+    A draw whose shape goes with the number of particles is one of each.
+    """
+    start, tapes = states(), []
+    for num_particles in (1, 2):
+        set_states(start)
+        tapes.append([])
+        with _Recording(tapes[-1]):
+            run(num_particles)
+    one, two = tapes
+    rule = "chunk_size needs programs that draw as often for one particle as for two"
+    require(len(one) == len(two), f"{rule}, got {len(one)} and {len(two)} draws")
+    pairs = zip(one, two, strict=True)
+    return [twice if [t.shape for t in once] == [t.shape for t in twice] else None for once, twice in pairs]
+
+
+# Generators ----------------------------------------------------------------------------------------------------------
+
+
+def states() -> tuple:
+    """Returns the states of torch's, Python's and NumPy's generators."""
+    return generator_states(), random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
+
+
+def set_states(all_states: tuple) -> None:
+    set_generator_states(all_states[0])
+    random.setstate(all_states[1])
+    np.random.set_state(all_states[2])  # noqa: NPY002
+
+
+def random_mark() -> tuple:
+    """Returns what any draw changes, which is read faster than the states of all generators."""
+    torchs = [bytes(state.numpy()) for state in generator_states()]
+    numpy = np.random.mtrand._rand._bit_generator.ctypes.state_address
+    return torchs, random.getstate(), ctypes.string_at(numpy, 2_500)  # of 624 words and the place among them
+
+
+# Programs that draw more than latents --------------------------------------------------------------------------------
+
+_known: weakref.WeakSet = weakref.WeakSet()
+
+
+def owner_of(program: Callable) -> object:
+    """Returns what a program belongs to: of a bound method its object, of a function itself."""
+    return getattr(program, "__self__", program)
+
+
+def _draw_more(programs: tuple[Callable, Callable]) -> bool:
+    try:
+        return any(owner_of(program) in _known for program in programs)
+    except TypeError:  # cannot be hashed, or not be referred to weakly
+        return False
+
+
+# Graphs --------------------------------------------------------------------------------------------------------------
+
+
+def _is_random(func: object) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+class _Recording(TorchDispatchMode):
+    """Keeps what random operations give."""
+
+    def __init__(self, tape: list) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if _is_random(func):
+            # A copy: the program may write into what it was given.
+            self.tape.append([r.clone() for r in (result if isinstance(result, tuple) else (result,))])
+        return result
+
+
+class Playback(TorchDispatchMode):
+    """Gives what random operations gave before, in their order; a new draw where the tape has None."""
+
+    def __init__(self, tape: list) -> None:
+        super().__init__()
+        self.tape = iter(tape)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not _is_random(func):
+            return func(*args, **(kwargs or {}))
+        results = next(self.tape)
+        if results is None:
+            return func(*args, **(kwargs or {}))
+        if func._schema.is_mutable:
+            return args[0].copy_(results[0])
+        copies = [result.clone() for result in results]
+        return tuple(copies) if len(func._schema.returns) > 1 else copies[0]

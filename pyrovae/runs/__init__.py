@@ -1,0 +1,1 @@
+"""A configured run and its folder: config, model, training, measures, report."""

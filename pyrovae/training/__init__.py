@@ -1,0 +1,1 @@
+"""Trains a pair: fit, CompiledSVI, checkpoints, schedules. Imports no model."""

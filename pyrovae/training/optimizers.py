@@ -1,0 +1,139 @@
+"""From what the caller names as optimiser and schedule to torch's, checked before a step is taken."""
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from torch import Tensor
+
+from pyrovae.common.errors import InputError, first_line, require, require_choice, require_number, shown
+from pyrovae.common.rng import kept_generators
+
+LR_SCHEDULES = ("constant", "cosine")
+ADAM = partial(torch.optim.Adam, fused=True)
+LR = 1e-3
+_UNUSABLE = (TypeError, ValueError, AttributeError, KeyError, AssertionError)
+
+
+def check_optimizer(optimizer: object, lr: float | None) -> None:
+    """Raises `InputError` where `make_optimizer` cannot use them, as far as it shows without parameters."""
+    if lr is not None:
+        require_number("lr", lr, above=0)
+    if isinstance(optimizer, PyroOptim):
+        name = getattr(optimizer.pt_optim_constructor, "__name__", type(optimizer).__name__)
+        scheduled = isinstance(optimizer, PyroLRScheduler)
+        require(not scheduled, f"optimizer must not be one of Pyro's schedulers: say schedule beside optimizer {name}")
+        require(type(optimizer) is PyroOptim, f"optimizer must be a plain one of Pyro, got {type(optimizer).__name__}")
+        same = isinstance(optimizer.pt_optim_args, dict)
+        require(
+            same, f"optimizer {name} must have a dict of arguments, the same for all parameters, and has a function"
+        )
+        rule = f"optimizer {name} must have no clip_args, which clip parameter by parameter: say max_grad_norm"
+        require(not optimizer.pt_clip_args, rule)
+        _check_said_once(name, optimizer.pt_optim_args, lr)
+        return
+    if isinstance(optimizer, partial):
+        _check_said_once(getattr(optimizer.func, "__name__", "given"), optimizer.keywords, lr)
+    made = isinstance(optimizer, torch.optim.Optimizer)
+    rule = "optimizer must be a function of parameters and lr, as torch.optim.Adam is, or one of pyro.optim"
+    require(callable(optimizer) and not made, f"{rule}, got {type(optimizer).__name__ if made else shown(optimizer)}")
+
+
+def make_optimizer(
+    optimizer: Callable[..., torch.optim.Optimizer] | PyroOptim, parameters: list[Tensor], lr: float | None
+) -> torch.optim.Optimizer:
+    """Returns torch's optimiser of all `parameters`; `lr` None is Pyro's own, or 0.001.
+
+    Of Pyro's, which have an optimiser for each parameter, it is the same one over all: their steps do not depend on
+    each other. Raises `InputError` where what comes is not one that can be stepped.
+    """
+    check_optimizer(optimizer, lr)
+    if isinstance(optimizer, PyroOptim):
+        optimizer = partial(optimizer.pt_optim_constructor, **optimizer.pt_optim_args)
+        rate = {} if lr is None else {"lr": lr}
+    elif isinstance(optimizer, partial) and "lr" in optimizer.keywords:
+        rate = {}
+    else:
+        rate = {"lr": LR if lr is None else lr}
+    made = _made("optimizer", "parameters and lr", optimizer, parameters, **rate)
+    kind = type(made).__name__
+    rule = "optimizer must make a torch.optim.Optimizer of parameters and lr"
+    require(isinstance(made, torch.optim.Optimizer), f"{rule}, got {shown(made)}")
+    require(not _needs_arguments(made.step), f"optimizer must step without a closure, and {kind} does not")
+    require(
+        all("lr" in group for group in made.param_groups),
+        f"optimizer must have a learning rate lr, and {kind} has none",
+    )
+    held = {id(parameter) for group in made.param_groups for parameter in group["params"]}
+    rule = "optimizer must step the parameters that it is given"
+    require(any(id(parameter) in held for parameter in parameters), f"{rule}, and {kind} holds others")
+    return made
+
+
+def unusual_settings(optimizer: torch.optim.Optimizer) -> str:
+    """Returns the plain settings that are not its kind's usual ones, of which other versions of torch have others."""
+    usual = {name: p.default for name, p in inspect.signature(type(optimizer)).parameters.items()}
+    plain = (bool, int, float, str, tuple, type(None))
+    given = {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain) and name != "lr"}
+    return str({name: value for name, value in given.items() if name in usual and usual[name] != value})
+
+
+def make_schedule(
+    schedule: str | Callable[[torch.optim.Optimizer], Any], optimizer: torch.optim.Optimizer, epochs: int
+):
+    """Returns what sets the optimiser's learning rate after each epoch, by `step()`."""
+    if schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
+    if schedule == "constant":  # in which an optimiser's own decay is left as it is
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    made = _made("schedule", "an optimiser", schedule, optimizer)
+    needed = ("step", "state_dict", "load_state_dict")
+    rule = "schedule must make one of torch.optim.lr_scheduler of an optimiser"
+    require(all(callable(getattr(made, name, None)) for name in needed), f"{rule}, got {shown(made)}")
+    metric = _needs_arguments(made.step)
+    require(not metric, f"schedule must be stepped without a metric, and {type(made).__name__} is not")
+    return made
+
+
+def check_schedule(schedule: object) -> None:
+    if not callable(schedule):
+        require_choice("schedule", schedule, LR_SCHEDULES)
+
+
+def check_factors(beta_factor: Callable[[float], object]) -> None:
+    """Raises `InputError` where a beta schedule gives what is no factor at the start or in the middle."""
+    with kept_generators():
+        for share in (0.0, 0.5):  # the last step comes before 1
+            check_factor(share, beta_factor(share))
+
+
+def check_factor(share: float, factor: object) -> float:
+    """Returns `factor`, if it is one that a beta schedule may give after so much of the training."""
+    number = isinstance(factor, int | float) and not isinstance(factor, bool) and math.isfinite(factor)
+    rule = f"beta_schedule must give a finite number > 0 after {share:g} of the training"
+    require(number and factor > 0, f"{rule}, got {shown(factor)}")
+    return factor
+
+
+def _check_said_once(name: str, settings: dict[str, object], lr: float | None) -> None:
+    own = settings.get("lr")
+    require(own is None or lr is None, f"lr must be said once, got {own} in optimizer {name} and {lr} beside it")
+
+
+def _made(name: str, of: str, function: Callable, *args, **kwargs) -> object:
+    try:
+        return function(*args, **kwargs)
+    except InputError:
+        raise
+    except _UNUSABLE as error:
+        raise InputError(f"{name} must be a function of {of}: {first_line(error)}") from error
+
+
+def _needs_arguments(function: Callable) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
