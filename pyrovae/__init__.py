@@ -1,43 +1,49 @@
 """Variational autoencoders as Pyro programs."""
 
 from pyrovae import objectives, plots
-from pyrovae.common.errors import InputError
-from pyrovae.data.dataset import Dataset, load
-from pyrovae.evaluation import diagnostics
-from pyrovae.evaluation.annealed_importance_sampling import AnnealedEstimate, annealed_log_marginal, bidirectional_gap
-from pyrovae.evaluation.calibration import simulation_based_calibration
-from pyrovae.evaluation.elbo_decomposition import elbo_surgery
-from pyrovae.evaluation.evaluation import Evaluation, evaluate
-from pyrovae.evaluation.exact import enumerated_log_marginal, quadrature_log_marginal
-from pyrovae.evaluation.importance_sampling import Estimate, MarginalLikelihood, importance_bound, log_marginal
-from pyrovae.evaluation.inference_gap import inference_gaps
-from pyrovae.lab.comparison import Comparison, compare
-from pyrovae.lab.race_result import Race, RaceRun
-from pyrovae.lab.racing import race
-from pyrovae.models import posteriors, priors
-from pyrovae.models.conditions import Condition, Embedding, OneHot
-from pyrovae.models.likelihoods import (
+from pyrovae.common import InputError
+from pyrovae.data import Dataset, load
+from pyrovae.evaluation import (
+    AnnealedEstimate,
+    Estimate,
+    Evaluation,
+    MarginalLikelihood,
+    annealed_log_marginal,
+    bidirectional_gap,
+    diagnostics,
+    elbo_surgery,
+    enumerated_log_marginal,
+    evaluate,
+    importance_bound,
+    inference_gaps,
+    log_marginal,
+    quadrature_log_marginal,
+    simulation_based_calibration,
+)
+from pyrovae.lab import Comparison, Race, RaceRun, compare, race
+from pyrovae.models import (
+    MLP,
+    VAE,
+    VQVAE,
     Bernoulli,
     Categorical,
+    Condition,
     ContinuousBernoulli,
+    ConvDecoder,
+    ConvEncoder,
     DiscretizedLogistic,
+    Embedding,
     Gaussian,
     HeteroscedasticGaussian,
     Likelihood,
+    LinearGaussianVAE,
+    OneHot,
+    posteriors,
+    priors,
 )
-from pyrovae.models.linear_gaussian import LinearGaussianVAE
-from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
-from pyrovae.models.vae import VAE
-from pyrovae.models.vqvae import VQVAE
-from pyrovae.programs import proposals
-from pyrovae.programs.weights import log_weights
-from pyrovae.runs.config import RunConfig
-from pyrovae.runs.run import Run, load_run
-from pyrovae.training import schedules
-from pyrovae.training.checkpoints import Checkpoints
-from pyrovae.training.compiled_svi import CompiledSVI
-from pyrovae.training.fitting import fit
-from pyrovae.training.history import History
+from pyrovae.programs import log_weights, proposals
+from pyrovae.runs import Run, RunConfig, load_run
+from pyrovae.training import Checkpoints, CompiledSVI, History, fit, schedules
 
 __all__ = [
     "Dataset",

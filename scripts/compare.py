@@ -13,10 +13,11 @@ from pyro.infer import ELBO as PyroELBO
 
 import pyrovae as pv
 from pyrovae.cli.command_line import run_script
+from pyrovae.common import check_unwritten
 from pyrovae.common.errors import require
 from pyrovae.lab.reports import COMPARISON, write_comparison
 from pyrovae.objectives.registry import OBJECTIVES, from_text
-from pyrovae.runs.report import check_not_evaluated, first_data
+from pyrovae.runs.report import first_data
 from pyrovae.training.fitting import choose_device
 
 
@@ -47,7 +48,7 @@ def main(
         overwrite: replace an earlier comparison
     """
     run = pv.load_run(folder, data_root)
-    check_not_evaluated(run.folder, overwrite, COMPARISON)
+    check_unwritten(run.folder, overwrite, COMPARISON)
     run.vae.to(choose_device(device))
     args = first_data(run.vae, run.data, num_data)
     comparison = pv.compare(

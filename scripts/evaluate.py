@@ -12,11 +12,11 @@ import tyro
 
 import pyrovae as pv
 from pyrovae.cli.command_line import run_script
+from pyrovae.common import check_unwritten
 from pyrovae.common.workers import Workers, device_of_worker
 from pyrovae.runs.report import (
     ESTIMATES,
     EVALUATION,
-    check_not_evaluated,
     first_data,
     measures,
     results_table,
@@ -51,7 +51,7 @@ def main(
     """
     run, first = pv.load_run(folder, data_root), Workers().is_first
     if first:
-        check_not_evaluated(run.folder, overwrite, ESTIMATES if methods else EVALUATION)
+        check_unwritten(run.folder, overwrite, ESTIMATES if methods else EVALUATION)
     run.vae.to(choose_device(device_of_worker(device)))
     if methods:
         args = first_data(run.vae, run.data, num_data)

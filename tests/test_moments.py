@@ -6,7 +6,8 @@ import pytest
 import scipy.stats
 import torch
 
-from pyrovae.lab.gradient_moments import Moments, fitted_slope, mean_absolute_t
+from pyrovae.lab.gradient_moments import Moments, mean_absolute_t
+from pyrovae.plots import fitted_slope
 
 
 def moments_of(vectors, planned=None):

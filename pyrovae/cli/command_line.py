@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import torch
 import tyro
 
-from pyrovae.common.errors import InputError, is_out_of_memory, require_count
-from pyrovae.common.workers import process_group
+from pyrovae.common import InputError, is_out_of_memory, process_group, require_count
 
 
 def run_script(main: Callable[..., None]) -> None:

@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,3 +86,9 @@ def flush_names(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def check_unwritten(folder: Path, overwrite: bool, files: Sequence[str]) -> None:
+    """Refuses a folder that holds one of `files`, unless they may be overwritten."""
+    written = [name for name in files if (folder / name).exists()]
+    require(overwrite or not written, f"{folder / written[0] if written else ''} exists; say --overwrite to replace it")

@@ -1,1 +1,8 @@
 """Traces a function once and replays it as machine code. Knows neither a loss nor a VAE."""
+
+from pyrovae.compilation.replay import Outcome, Replay
+
+__all__ = [
+    "Outcome",
+    "Replay",
+]

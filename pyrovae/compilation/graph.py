@@ -21,8 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from pyrovae.common.errors import first_line, warn
-from pyrovae.common.rng import generator_states, set_generator_states
+from pyrovae.common import first_line, generator_states, set_generator_states, warn
 from pyrovae.compilation.matmul import rewrite_products
 
 aten = torch.ops.aten

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common.captured_state import Watch
-from pyrovae.common.rng import generator_states, set_generator_states
+from pyrovae.common import Watch, generator_states, set_generator_states
 from pyrovae.compilation.graph import CannotTrace, Graph
 
 Outcome = tuple[Tensor | None, ...]

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pyrovae.common.errors import InputError, require, require_finite, unscaled
-from pyrovae.common.rng import fixed_generators
-from pyrovae.common.workers import Workers
+from pyrovae.common import InputError, Workers, fixed_generators, require, require_finite, unscaled
 from pyrovae.data.dataset import Dataset
 
 VALIDATION_CHUNK = 1_024

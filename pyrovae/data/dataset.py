@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from pyrovae.common.errors import InputError, require, require_choice, require_count, require_seed
-from pyrovae.common.rng import derived_seed
+from pyrovae.common import InputError, derived_seed, require, require_choice, require_count, require_seed
 
 IMAGE_SETS = {
     "mnist": torchvision.datasets.MNIST,

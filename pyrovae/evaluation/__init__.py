@@ -1,1 +1,42 @@
 """Estimates of log p(x) with their errors, and diagnoses of a trained pair."""
+
+from pyrovae.evaluation import diagnostics
+from pyrovae.evaluation.annealed_importance_sampling import AnnealedEstimate, annealed_log_marginal, bidirectional_gap
+from pyrovae.evaluation.calibration import simulation_based_calibration
+from pyrovae.evaluation.diagnostics import active_units, has_kl_per_dimension, latent_use
+from pyrovae.evaluation.elbo_decomposition import elbo_surgery
+from pyrovae.evaluation.evaluation import ELBO_DRAWS, Evaluation, evaluate
+from pyrovae.evaluation.exact import enumerated_log_marginal, quadrature_log_marginal
+from pyrovae.evaluation.importance_sampling import (
+    Estimate,
+    MarginalLikelihood,
+    check_args,
+    device_of,
+    importance_bound,
+    log_marginal,
+)
+from pyrovae.evaluation.inference_gap import inference_gaps
+
+__all__ = [
+    "AnnealedEstimate",
+    "ELBO_DRAWS",
+    "Estimate",
+    "Evaluation",
+    "MarginalLikelihood",
+    "active_units",
+    "annealed_log_marginal",
+    "bidirectional_gap",
+    "check_args",
+    "device_of",
+    "diagnostics",
+    "elbo_surgery",
+    "enumerated_log_marginal",
+    "evaluate",
+    "has_kl_per_dimension",
+    "importance_bound",
+    "inference_gaps",
+    "latent_use",
+    "log_marginal",
+    "quadrature_log_marginal",
+    "simulation_based_calibration",
+]

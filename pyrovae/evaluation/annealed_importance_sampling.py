@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common.errors import require_choice, require_count
-from pyrovae.common.modes import evaluates
-from pyrovae.common.rng import local_seed
-from pyrovae.common.workers import Workers, hides_progress
+from pyrovae.common import Workers, evaluates, hides_progress, local_seed, require_choice, require_count
 from pyrovae.evaluation.hmc import Path, unconstrained
 from pyrovae.evaluation.importance_sampling import Estimate, check_args, device_of, pairs_at_a_time
 from pyrovae.evaluation.importance_weights import influences, log_mean
-from pyrovae.programs.pair import simulated
+from pyrovae.programs import simulated
 
 SCHEDULES = ("sigmoid", "linear")
 SIGMOID_DELTA = 4.0

@@ -10,13 +10,9 @@ from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common.errors import InputError, require, require_count
-from pyrovae.common.modes import evaluates
-from pyrovae.common.rng import local_seed
-from pyrovae.common.workers import hides_progress
+from pyrovae.common import InputError, evaluates, hides_progress, local_seed, require, require_count
 from pyrovae.evaluation.importance_sampling import check_args, device_of
-from pyrovae.programs import gate
-from pyrovae.programs.pair import PARTICLES, is_masked, sample_sites
+from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites
 
 LEVEL = 0.01
 TAIL = 0.1

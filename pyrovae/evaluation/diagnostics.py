@@ -7,13 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.common.errors import require, require_count
-from pyrovae.common.modes import evaluates
-from pyrovae.models.posteriors import Diagonal
-from pyrovae.models.priors import Standard
-from pyrovae.models.vae import VAE
-from pyrovae.programs import gate
-from pyrovae.programs.pair import PairTerms, run_pair
+from pyrovae.common import evaluates, require, require_count
+from pyrovae.models import VAE, Diagonal, Standard
+from pyrovae.programs import PairTerms, gate, run_pair
 
 ACTIVE_VARIANCE = 0.01
 DRAWS, CHUNK = 32, 256

@@ -9,13 +9,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common.errors import require, require_count
-from pyrovae.common.modes import evaluates
-from pyrovae.common.rng import local_seed
-from pyrovae.common.workers import hides_progress
+from pyrovae.common import evaluates, hides_progress, local_seed, require, require_count
 from pyrovae.evaluation.importance_sampling import CHUNK, Estimate, check_args, device_of, pairs_at_a_time
-from pyrovae.programs import gate
-from pyrovae.programs.pair import Pair, log_joint, pair_at, run_pair
+from pyrovae.programs import Pair, gate, log_joint, pair_at, run_pair
 
 # A guide's density is a few numbers for each latent, where a decoding is a few for each pixel.
 DENSITIES_PER_DECODING = 64

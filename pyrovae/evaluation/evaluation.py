@@ -12,9 +12,7 @@ from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribu
 from tabulate import tabulate
 from torch import Tensor
 
-from pyrovae.common.errors import InputError, require, require_count, require_seed
-from pyrovae.common.modes import evaluates
-from pyrovae.common.rng import derived_seed, local_seed
+from pyrovae.common import InputError, derived_seed, evaluates, local_seed, require, require_count, require_seed
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal
 from pyrovae.evaluation.importance_sampling import (
     Estimate,
@@ -25,8 +23,7 @@ from pyrovae.evaluation.importance_sampling import (
     importance_bound,
     log_marginal,
 )
-from pyrovae.programs.gate import Weights
-from pyrovae.programs.pair import Pair
+from pyrovae.programs import Pair, Weights
 
 ELBO_DRAWS = 100
 IWAE_REPEATS = 10

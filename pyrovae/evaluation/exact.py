@@ -8,13 +8,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.common.errors import require, require_number
-from pyrovae.common.modes import evaluates
-from pyrovae.common.rng import local_seed
+from pyrovae.common import evaluates, local_seed, require, require_number
 from pyrovae.evaluation.cubature import VANISHED, log_integral
 from pyrovae.evaluation.importance_sampling import CHUNK, CHUNK_OUTPUTS, DATA_CHUNK, check_args, device_of
-from pyrovae.objectives.enumerated_elbo import states
-from pyrovae.programs.pair import PARTICLES, Pair, has_real_support, log_joint, sample_sites
+from pyrovae.objectives import states
+from pyrovae.programs import PARTICLES, Pair, has_real_support, log_joint, sample_sites
 
 TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 

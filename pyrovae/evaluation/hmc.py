@@ -10,12 +10,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
-from pyrovae.common.errors import InputError, require, require_choice, require_count, warn
-from pyrovae.common.rng import local_seed
-from pyrovae.compilation.replay import Replay
+from pyrovae.common import InputError, local_seed, require, require_choice, require_count, warn
+from pyrovae.compilation import Replay
 from pyrovae.evaluation.importance_sampling import COMPILE_PAIRS
-from pyrovae.programs import gate
-from pyrovae.programs.pair import PARTICLES, Pair, sample_sites
+from pyrovae.programs import PARTICLES, Pair, gate, sample_sites
 
 STARTS = ("prior", "guide")
 COMPILE_STEPS = 5_000  # leapfrog steps of one shape, after which a graph has paid for its compilation

@@ -10,11 +10,20 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common.errors import is_out_of_memory, require, require_count, require_finite, warn
-from pyrovae.common.modes import evaluates
-from pyrovae.common.rng import generator_states, local_seed, set_generator_states
-from pyrovae.common.workers import Workers, hides_progress
-from pyrovae.compilation.replay import Replay
+from pyrovae.common import (
+    Workers,
+    evaluates,
+    generator_states,
+    hides_progress,
+    is_out_of_memory,
+    local_seed,
+    require,
+    require_count,
+    require_finite,
+    set_generator_states,
+    warn,
+)
+from pyrovae.compilation import Replay
 from pyrovae.evaluation.importance_weights import (
     bound_sizes,
     bounds,
@@ -24,8 +33,7 @@ from pyrovae.evaluation.importance_weights import (
     log_mean,
     pareto_smoothed,
 )
-from pyrovae.programs import gate
-from pyrovae.programs.pair import Pair, guide_draws, pair_at, run_pair
+from pyrovae.programs import Pair, gate, guide_draws, pair_at, run_pair
 
 DATA_CHUNK = 128
 CHUNK = 8_192

@@ -6,7 +6,7 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
-from pyrovae.common.errors import InputError
+from pyrovae.common import InputError
 
 MIN_TAIL = 5
 GROUPS = 50

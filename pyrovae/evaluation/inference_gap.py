@@ -10,10 +10,17 @@ from pyro.distributions import Normal
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common.errors import InputError, require, require_count, require_finite, require_number, warn
-from pyrovae.common.modes import evaluates
-from pyrovae.common.rng import local_seed
-from pyrovae.common.workers import hides_progress
+from pyrovae.common import (
+    InputError,
+    evaluates,
+    hides_progress,
+    local_seed,
+    require,
+    require_count,
+    require_finite,
+    require_number,
+    warn,
+)
 from pyrovae.evaluation.importance_sampling import (
     DATA_CHUNK,
     Estimate,
@@ -22,8 +29,7 @@ from pyrovae.evaluation.importance_sampling import (
     log_marginal,
     pairs_at_a_time,
 )
-from pyrovae.programs import gate
-from pyrovae.programs.pair import base_of, log_joint
+from pyrovae.programs import base_of, gate, log_joint
 
 ROUND = 25  # steps between two looks at the ELBO
 HALVINGS = 8

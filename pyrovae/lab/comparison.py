@@ -12,8 +12,11 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common.errors import (
+from pyrovae.common import (
     InputError,
+    derived_seed,
+    hides_progress,
+    local_seed,
     require,
     require_choice,
     require_count,
@@ -21,17 +24,14 @@ from pyrovae.common.errors import (
     require_seed,
     shown,
 )
-from pyrovae.common.rng import derived_seed, local_seed
-from pyrovae.common.workers import hides_progress
-from pyrovae.evaluation.importance_sampling import Estimate, check_args, device_of, log_marginal
+from pyrovae.evaluation import Estimate, check_args, device_of, log_marginal
 from pyrovae.lab.costs import clock, compiled_seconds, median, saved_bytes
 from pyrovae.lab.gap_to_log_px import is_bound, no_log_px, not_its_bound
 from pyrovae.lab.gradient_moments import Gradient, Moments
 from pyrovae.lab.sides import SIDES, sides_of
 from pyrovae.lab.untouched import untouched
-from pyrovae.objectives.registry import OBJECTIVES, check_objective
-from pyrovae.programs import gate
-from pyrovae.programs.pair import Pair, base_of
+from pyrovae.objectives import OBJECTIVES, check_objective
+from pyrovae.programs import Pair, base_of, gate
 
 FLOORED = ("snr", "dsnr", "bias")
 

@@ -8,7 +8,7 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
-from pyrovae.training.compiled_svi import CompiledLoss
+from pyrovae.training import CompiledLoss
 
 TIMED = 10
 

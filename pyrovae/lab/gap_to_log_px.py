@@ -7,12 +7,9 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from pyrovae.common.errors import InputError
-from pyrovae.common.rng import local_seed
-from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
-from pyrovae.objectives.base import Objective, log_mean_exp
-from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
-from pyrovae.programs.pair import Pair, pair_at
+from pyrovae.common import InputError, local_seed
+from pyrovae.objectives import AnalyticKLELBO, EnumeratedELBO, Objective, log_mean_exp
+from pyrovae.programs import Pair, pair_at
 
 TOLERANCE = 1e-3
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pyrovae.common.files import write_text
-from pyrovae.common.rng import derived_seed, local_seed
-from pyrovae.evaluation.importance_sampling import log_marginal
-from pyrovae.training.history import History
+from pyrovae.common import derived_seed, local_seed, write_text
+from pyrovae.evaluation import log_marginal
+from pyrovae.training import History
 
 POINTS, DATA, SAMPLES = 12, 500, 100
 

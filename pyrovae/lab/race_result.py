@@ -10,9 +10,9 @@ from scipy.stats import t as student_t
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from pyrovae.common.errors import require, require_choice
-from pyrovae.evaluation.importance_sampling import Estimate
-from pyrovae.training.checkpoints import Checkpoints
+from pyrovae.common import require, require_choice
+from pyrovae.evaluation import Estimate
+from pyrovae.training import Checkpoints
 
 
 @dataclass(frozen=True)

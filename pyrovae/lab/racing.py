@@ -15,23 +15,38 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pyrovae.common.errors import InputError, require, require_choice, require_count, require_seeds
-from pyrovae.common.files import Taken, atomically, check_folder, held, write_text
-from pyrovae.common.rng import derived_seed, local_seed
-from pyrovae.common.workers import hides_progress
-from pyrovae.data.batches import batches_of
-from pyrovae.data.dataset import Dataset
-from pyrovae.evaluation.diagnostics import active_units
-from pyrovae.evaluation.importance_sampling import Estimate, check_args, device_of, log_marginal
+from pyrovae.common import (
+    InputError,
+    Taken,
+    atomically,
+    check_folder,
+    derived_seed,
+    held,
+    hides_progress,
+    local_seed,
+    require,
+    require_choice,
+    require_count,
+    require_seeds,
+    write_text,
+)
+from pyrovae.data import Dataset, batches_of
+from pyrovae.evaluation import Estimate, active_units, check_args, device_of, log_marginal
 from pyrovae.lab.learning_curve import LearningCurve, read_curve
 from pyrovae.lab.race_result import Race, RaceRun
-from pyrovae.objectives.registry import resolve
+from pyrovae.objectives import resolve
 from pyrovae.programs import gate
-from pyrovae.training.checkpoints import Checkpoints
-from pyrovae.training.fingerprint import digest
-from pyrovae.training.fitting import choose_device, compiles, fit, gradients_of, trained_parameters
-from pyrovae.training.history import History
-from pyrovae.training.optimizers import make_optimizer
+from pyrovae.training import (
+    Checkpoints,
+    History,
+    choose_device,
+    compiles,
+    digest,
+    fit,
+    gradients_of,
+    make_optimizer,
+    trained_parameters,
+)
 
 BUDGETS = ("epochs", "seconds")
 TIMED_ROUNDS = 30

@@ -7,11 +7,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import pyrovae.plots as plots
-from pyrovae.common.files import write_text
+from pyrovae.common import check_unwritten, write_text
 from pyrovae.lab.comparison import Comparison, Row
 from pyrovae.lab.race_result import Race
 from pyrovae.lab.sides import SIDES
-from pyrovae.runs.report import check_not_evaluated, figure_row
 
 COMPARISON = ("comparison.json", "comparison.md")
 
@@ -31,7 +30,7 @@ OF = {"model": "the model's gradient", "guide": "the guide's gradient", "shared"
 
 def write_comparison(folder: Path, comparison: Comparison, overwrite: bool = False) -> None:
     """comparison.json, comparison.md and figures/comparison_*.png: bounds, signal to noise, bias and variance."""
-    check_not_evaluated(folder, overwrite, COMPARISON)
+    check_unwritten(folder, overwrite, COMPARISON)
     log_px = _log_px(comparison) or (None, None)
     content = {"rows": comparison.to_dict(), "log_px": log_px[0], "log_px_standard_error": log_px[1]}
     content |= {name: getattr(comparison, name) for name in ("complete", "no_gap", "unreached")}
@@ -56,7 +55,7 @@ def _draw_comparison(comparison: Comparison) -> dict[str, Figure]:
         rows.setdefault(row.objective, []).append(row)
     colors = {name: f"C{index}" for index, name in enumerate(rows)}
     figures = {}
-    figures["bounds"], (axes,) = figure_row(1, width=5.0, height=4.4)
+    figures["bounds"], (axes,) = plots.figure_row(1, width=5.0, height=4.4)
     has_gaps = any(row.gap is not None for row in comparison.rows)
     bounded = {name: [row for row in of if row.gap is not None or not has_gaps] for name, of in rows.items()}
     bounds = {
@@ -69,7 +68,7 @@ def _draw_comparison(comparison: Comparison) -> dict[str, Figure]:
         curves = {side: comparison.curves(side, quantity) for side in SIDES}
         curves = {side: of_side for side, of_side in curves.items() if of_side}
         if curves:
-            figures[quantity], columns = figure_row(len(curves), width=5.0, height=5.0)
+            figures[quantity], columns = plots.figure_row(len(curves), width=5.0, height=5.0)
             for axes, (side, of_side) in zip(columns, curves.items(), strict=True):
                 label = f"{quantity.upper()} of {OF[side]}"
                 plots.against_size(of_side, ylabel=label, colors=colors, axes=axes)
@@ -86,7 +85,7 @@ def _draw_comparison(comparison: Comparison) -> dict[str, Figure]:
         }
     cost = {what: curves for what, curves in cost.items() if curves}
     if cost:
-        figures["cost"], columns = figure_row(len(cost), width=5.5, height=4.0)
+        figures["cost"], columns = plots.figure_row(len(cost), width=5.5, height=4.0)
         for axes, (what, curves) in zip(columns, cost.items(), strict=True):
             plots.against_seconds(curves, what, colors, axes)
     return figures
@@ -112,7 +111,7 @@ Importance sampling is a lower bound, low where many data have Pareto k > 0.7.
 
 def save_race_figure(race: Race, folder: Path, name: str = "race.png") -> Path:
     """The learning curves, against epochs and against seconds."""
-    figure, axes = figure_row(2, width=5.0, height=4.0)
+    figure, axes = plots.figure_row(2, width=5.0, height=4.0)
     for ax, against in zip(axes, ("epochs", "seconds"), strict=True):
         plots.race_curves(race.curves(against), against, ax)
     figure.savefig(folder / name, dpi=120)

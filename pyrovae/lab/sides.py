@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.programs.pair import pair_at, run_pair
+from pyrovae.programs import pair_at, run_pair
 
 SIDES = ("model", "guide", "shared")
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from pyrovae.common.captured_state import Watch
-from pyrovae.common.rng import all_states, set_all_states
+from pyrovae.common import Watch, all_states, set_all_states
 
 
 @contextmanager

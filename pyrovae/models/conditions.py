@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common.errors import InputError, require, require_count, require_finite
+from pyrovae.common import InputError, require, require_count, require_finite
 from pyrovae.models.modules import Module
 from pyrovae.models.networks import MLP
 

@@ -14,7 +14,7 @@ from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from pyrovae.common.errors import require, require_count
+from pyrovae.common import require, require_count
 from pyrovae.models.modules import Module
 from pyrovae.models.networks import MLP
 from pyrovae.models.splines import rational_quadratic, slope_one

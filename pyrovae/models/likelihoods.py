@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyrovae.common.errors import InputError, require_number
+from pyrovae.common import InputError, require_number
 from pyrovae.models import distributions as families
 from pyrovae.models.modules import Module
 

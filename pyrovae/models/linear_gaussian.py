@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common.errors import require, require_finite, require_number
+from pyrovae.common import require, require_finite, require_number
 from pyrovae.models.modules import Module, unique_name
 
 

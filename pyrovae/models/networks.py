@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common.errors import require, require_choice, require_count
+from pyrovae.common import require, require_choice, require_count
 from pyrovae.models.modules import Module
 
 ACTIVATIONS = {

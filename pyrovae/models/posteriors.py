@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform
 
-from pyrovae.common.errors import require_choice, require_count, require_number
+from pyrovae.common import require_choice, require_count, require_number
 from pyrovae.models import priors
 from pyrovae.models.distributions import (
     LogitRelaxedBernoulli,

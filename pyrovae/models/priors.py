@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraint_registry import biject_to
 
-from pyrovae.common.errors import InputError, require, require_choice, require_count, require_number
+from pyrovae.common import InputError, require, require_choice, require_count, require_number
 from pyrovae.models.distributions import (
     IsotropicNormal,
     LogitRelaxedBernoulli,

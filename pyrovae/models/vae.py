@@ -11,9 +11,16 @@ from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-from pyrovae.common.errors import require, require_batch, require_choice, require_count, require_finite, require_number
-from pyrovae.common.modes import evaluates
-from pyrovae.common.rng import local_seed
+from pyrovae.common import (
+    evaluates,
+    local_seed,
+    require,
+    require_batch,
+    require_choice,
+    require_count,
+    require_finite,
+    require_number,
+)
 from pyrovae.models.conditions import Condition, Features
 from pyrovae.models.likelihoods import Likelihood
 from pyrovae.models.modules import Module, unique_name

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import one_hot, rms_norm
 
-from pyrovae.common.errors import require, require_batch, require_choice, require_count, require_finite, require_number
-from pyrovae.common.modes import evaluates
-from pyrovae.common.workers import Workers
+from pyrovae.common import (
+    Workers,
+    evaluates,
+    require,
+    require_batch,
+    require_choice,
+    require_count,
+    require_finite,
+    require_number,
+)
 from pyrovae.models.likelihoods import Likelihood
 from pyrovae.models.modules import Module, unique_name
 from pyrovae.models.networks import NETWORKS

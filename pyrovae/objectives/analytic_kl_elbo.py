@@ -6,11 +6,10 @@ from pyro.distributions import Independent
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.common.errors import InputError, require, require_count, require_number
+from pyrovae.common import InputError, require, require_count, require_number
 from pyrovae.objectives.base import DifferentiableELBO, Program, weighted_terms
 from pyrovae.objectives.elbo import ELBO
-from pyrovae.programs.gate import check_no_zero_weights, warn_of_never_drawn
-from pyrovae.programs.pair import Pair, check_masks
+from pyrovae.programs import Pair, check_masks, check_no_zero_weights, warn_of_never_drawn
 
 
 @dataclass(frozen=True)

@@ -30,16 +30,20 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pyrovae.common.errors import InputError, require, require_count
-from pyrovae.common.rng import generator_states, kept_generators
-from pyrovae.programs import gate
-from pyrovae.programs.pair import Pair, base_of, check_masks, outside_support, pair_at, run_pair
-from pyrovae.programs.random_choices import (
+from pyrovae.common import InputError, generator_states, kept_generators, require, require_count
+from pyrovae.programs import (
     Choices,
+    Pair,
     Playback,
+    base_of,
+    check_masks,
     common_choices,
+    gate,
     is_traced,
+    outside_support,
+    pair_at,
     random_mark,
+    run_pair,
     set_states,
     states,
 )

@@ -7,10 +7,17 @@ import torch
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
-from pyrovae.common.errors import InputError, require
+from pyrovae.common import InputError, require
 from pyrovae.objectives.base import DifferentiableELBO, Program, WeightedTerms, weighted_terms
-from pyrovae.programs.gate import check_no_zero_weights, warn_of_never_drawn
-from pyrovae.programs.pair import Pair, at_every_datum, base_of, check_masks, pair_at
+from pyrovae.programs import (
+    Pair,
+    at_every_datum,
+    base_of,
+    check_masks,
+    check_no_zero_weights,
+    pair_at,
+    warn_of_never_drawn,
+)
 
 MAX_STATES = 2**16
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.common.errors import require, require_count, require_number
+from pyrovae.common import require, require_count, require_number
 from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
 
 

@@ -9,7 +9,7 @@ from pyro.infer import RenyiELBO, TraceMeanField_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer import ReweightedWakeSleep as PyroReweightedWakeSleep
 from torch import Tensor
 
-from pyrovae.common.errors import InputError, require, require_choice
+from pyrovae.common import InputError, require, require_choice
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
@@ -20,8 +20,7 @@ from pyrovae.objectives.renyi import Renyi
 from pyrovae.objectives.score_function import VIMCO, ScoreFunction
 from pyrovae.objectives.thermodynamic import ThermodynamicVO
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
-from pyrovae.programs import gate
-from pyrovae.programs.pair import Pair, is_masked
+from pyrovae.programs import Pair, gate, is_masked
 
 OBJECTIVES: dict[str, type[PyroELBO]] = {
     "elbo": ELBO,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.common.errors import require, require_choice
+from pyrovae.common import require, require_choice
 from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.iwae import IWAE

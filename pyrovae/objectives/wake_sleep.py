@@ -6,9 +6,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.common.errors import require, require_number
+from pyrovae.common import require, require_number
 from pyrovae.objectives.base import Coefficients, Objective, Program, log_mean_exp
-from pyrovae.programs.pair import sample_sites, simulated
+from pyrovae.programs import sample_sites, simulated
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Figures: arrays (and Axes) in, Axes out. Nothing here calls a model or saves a file."""
 
+from pyrovae.plots.axes import figure_row
 from pyrovae.plots.estimators import (
     against_seconds,
     against_size,
@@ -20,9 +21,12 @@ from pyrovae.plots.images import (
     reconstructions,
     traversal,
 )
+from pyrovae.plots.slope import fitted_slope
 from pyrovae.plots.terms import elbo_terms, gaussian_kl, rate_distortion, training_curve
 
 __all__ = [
+    "figure_row",
+    "fitted_slope",
     "points",
     "latent_space",
     "image_grid",

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-from pyrovae.lab.gradient_moments import fitted_slope
 from pyrovae.plots.axes import Array, as_numpy, axes_or_new
+from pyrovae.plots.slope import fitted_slope
 
 # name -> (K or seconds, values, and the floors below which a value is nothing but noise; None of what has no floor)
 Curves = Mapping[str, tuple[Sequence[float], Array, Array | None]]
@@ -99,7 +99,7 @@ def against_size(
 ) -> Axes:
     """Each objective's signal-to-noise ratio, or bias, against K, its floor dotted; `Comparison.curves` has them.
 
-    In the legend the slope that `moments.fitted_slope` finds (its standard error in brackets), beside that of
+    In the legend the slope that `fitted_slope` finds (its standard error in brackets), beside that of
     `theory` where it names the objective. It is fitted to the filled points alone: those more than three times their
     floor, of these the ones within a factor of 16 of the largest K.
     """

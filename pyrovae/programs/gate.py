@@ -18,10 +18,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.nn.modules.batchnorm import _NormBase
 
-from pyrovae.common.captured_state import Watch
-from pyrovae.common.errors import InputError, require, warn
-from pyrovae.common.modes import evaluation_mode
-from pyrovae.common.rng import kept_generators
+from pyrovae.common import InputError, Watch, evaluation_mode, kept_generators, require, warn
 from pyrovae.programs.pair import PARTICLES, Pair, base_of, check_pair, is_masked, sample_sites
 from pyrovae.programs.random_choices import Redrawn, is_traced, owner_of
 from pyrovae.programs.supports import contains, described

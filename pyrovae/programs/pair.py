@@ -20,7 +20,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.common.errors import InputError, first_line, is_out_of_memory, require_count
+from pyrovae.common import InputError, first_line, is_out_of_memory, require_count
 from pyrovae.programs.random_choices import Redrawn, random_mark
 from pyrovae.programs.supports import base_support, bounds, contains, described, log_density
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import AffineTransform
 
-from pyrovae.common.errors import InputError, require, require_number
+from pyrovae.common import InputError, require, require_number
 from pyrovae.programs.pair import has_real_support
 from pyrovae.programs.supports import EitherOf, contains, log_density
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae.common.errors import require
-from pyrovae.common.rng import generator_states, set_generator_states
+from pyrovae.common import generator_states, require, set_generator_states
 
 
 def is_traced() -> bool:

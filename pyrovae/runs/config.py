@@ -6,17 +6,11 @@ from pathlib import Path
 
 import torch
 
-from pyrovae.common.errors import InputError, require, require_choice, require_count, require_number, require_seed
-from pyrovae.common.files import write_text
-from pyrovae.data.dataset import BINARIZE, DATASETS, IMAGE_SETS
-from pyrovae.models.networks import ACTIVATIONS, NETWORKS
-from pyrovae.models.posteriors import POSTERIORS
-from pyrovae.models.priors import PRIORS
-from pyrovae.objectives.enumerated_elbo import MAX_STATES
-from pyrovae.objectives.registry import ABOUT_MANY, OBJECTIVES, resolve
-from pyrovae.training.loop import NONFINITE
-from pyrovae.training.optimizers import LR_SCHEDULES
-from pyrovae.training.schedules import SCHEDULES
+from pyrovae.common import InputError, require, require_choice, require_count, require_number, require_seed, write_text
+from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
+from pyrovae.models import ACTIVATIONS, NETWORKS, POSTERIORS, PRIORS
+from pyrovae.objectives import ABOUT_MANY, MAX_STATES, OBJECTIVES, resolve
+from pyrovae.training import LR_SCHEDULES, NONFINITE, SCHEDULES
 
 LARGEST = float(torch.finfo(torch.float32).max)
 # Which likelihoods are for which data: by dataset and binarize.

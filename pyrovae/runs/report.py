@@ -11,18 +11,25 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 import pyrovae.plots as plots
-from pyrovae.common.errors import require, require_count
-from pyrovae.common.rng import local_seed
-from pyrovae.data.dataset import Dataset
-from pyrovae.evaluation.diagnostics import active_units, has_kl_per_dimension, latent_use
-from pyrovae.evaluation.evaluation import ELBO_DRAWS, Evaluation, evaluate
-from pyrovae.evaluation.exact import enumerated_log_marginal, quadrature_log_marginal
-from pyrovae.evaluation.importance_sampling import Estimate, MarginalLikelihood, importance_bound
-from pyrovae.models import priors
-from pyrovae.models.vae import VAE, mean_of
-from pyrovae.objectives.enumerated_elbo import MAX_STATES
+from pyrovae.common import check_unwritten, local_seed, require, require_count
+from pyrovae.data import Dataset
+from pyrovae.evaluation import (
+    ELBO_DRAWS,
+    Estimate,
+    Evaluation,
+    MarginalLikelihood,
+    active_units,
+    enumerated_log_marginal,
+    evaluate,
+    has_kl_per_dimension,
+    importance_bound,
+    latent_use,
+    quadrature_log_marginal,
+)
+from pyrovae.models import VAE, mean_of, priors
+from pyrovae.objectives import MAX_STATES
 from pyrovae.runs.run import Run
-from pyrovae.training.history import History
+from pyrovae.training import History
 
 IWAE_PARTICLES = 50
 MAX_POINTS = 5_000
@@ -183,7 +190,7 @@ An autoencoder: the number above is log p(x|z) at its code, higher is better, an
 
 def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> None:
     """evaluation.json, report.md and figures/*.png into the run's folder."""
-    check_not_evaluated(run.folder, overwrite)
+    check_unwritten(run.folder, overwrite, EVALUATION)
     table = results_table({"value": evaluation}, "github")
     figures = save_figures(run)
     note = NO_DENSITY.get(evaluation["measure"], NOTES)
@@ -200,7 +207,7 @@ def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> 
 
 def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False) -> None:
     """estimates.json, estimates.md and, where importance sampling is among them, figures/estimates.png."""
-    check_not_evaluated(folder, overwrite, ESTIMATES)
+    check_unwritten(folder, overwrite, ESTIMATES)
     content = {"estimates": estimates.rows(), "verdict": estimates.verdict}
     (folder / "estimates.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     sampled = [one for one in estimates.measured if isinstance(one.estimate, MarginalLikelihood)]
@@ -212,7 +219,7 @@ def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False
             for one in estimates.measured
             if one.method.startswith("ais_")
         }
-        figure, axes = figure_row(1 + (len(estimates.measured) > 1), width=4.5)
+        figure, axes = plots.figure_row(1 + (len(estimates.measured) > 1), width=4.5)
         errors = largest.bounds_error.square().sum(1).sqrt() / len(largest.value)
         plots.bounds(largest.bound_sizes, largest.bounds.mean(1), errors, annealed, axes[0])
         if len(axes) > 1:
@@ -228,11 +235,6 @@ def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False
 
 
 EVALUATION, ESTIMATES = ("evaluation.json", "report.md"), ("estimates.json", "estimates.md")
-
-
-def check_not_evaluated(folder: Path, overwrite: bool, files: tuple[str, ...] = EVALUATION) -> None:
-    written = [name for name in files if (folder / name).exists()]
-    require(overwrite or not written, f"{folder / written[0] if written else ''} exists; say --overwrite to replace it")
 
 
 # Figures ------------------------------------------------------------------------------------------------------------
@@ -255,14 +257,9 @@ def save_figures(run: Run) -> list[Path]:
     return paths
 
 
-def figure_row(columns: int, width: float = 4.0, height: float = 3.6) -> tuple[Figure, list]:
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
-
-
 def _draw_training(run: Run) -> Figure:
     history, validated = run.history, None not in run.history.elbo
-    figure, axes = figure_row(3 if validated else 1)
+    figure, axes = plots.figure_row(3 if validated else 1)
     loss = {"training loss": history.loss}
     if validated:
         loss["minus validation ELBO"] = [-elbo for elbo in history.elbo]
@@ -276,7 +273,7 @@ def _draw_training(run: Run) -> Figure:
 def draw_samples(run: Run) -> Figure:
     """Test data beside samples of the model."""
     data, vae = run.data, run.vae
-    figure, axes = figure_row(2)
+    figure, axes = plots.figure_row(2)
     if len(vae.event_shape) == 3:
         args = _on_device(vae, tuple(arg[:64] for arg in held_out_arguments(vae, data)))
         plots.image_grid(args[0], 8, "test data", axes[0])
@@ -295,7 +292,7 @@ def _draw_latent(run: Run) -> Figure:
     means = mean_of(run.vae.encode(*_on_device(run.vae, args)))
     # Of many dimensions the two whose posterior means vary the most: the ones that say most about x.
     busiest = means.var(0).argsort(descending=True)[:2].tolist()
-    figure, axes = figure_row(1)
+    figure, axes = plots.figure_row(1)
     if len(busiest) == 1:
         means, busiest = torch.cat((means, torch.randn_like(means)), 1), [0, 1]
     plots.latent_space(means[:, busiest], run.data.test_y[:MAX_POINTS], "posterior means, test data", axes[0])
@@ -305,7 +302,7 @@ def _draw_latent(run: Run) -> Figure:
 
 def _draw_reconstructions(run: Run) -> Figure:
     args = _on_device(run.vae, tuple(arg[:12] for arg in held_out_arguments(run.vae, run.data)))
-    figure, axes = figure_row(1, width=9.0, height=2.0)
+    figure, axes = plots.figure_row(1, width=9.0, height=2.0)
     plots.reconstructions(args[0], run.vae.reconstruct(*args), axes=axes[0])
     return figure
 

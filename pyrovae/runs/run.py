@@ -8,14 +8,21 @@ from pathlib import Path
 
 import torch
 
-from pyrovae.common.errors import InputError, require, require_finite
-from pyrovae.common.files import check_folder, write_text
-from pyrovae.common.rng import derived_seed, local_seed
-from pyrovae.common.workers import Workers, alone, device_of_worker
-from pyrovae.data.dataset import IMAGE_SETS, NUM_CLASSES, Dataset, load
-from pyrovae.models import posteriors, priors
-from pyrovae.models.conditions import OneHot
-from pyrovae.models.likelihoods import (
+from pyrovae.common import (
+    InputError,
+    Workers,
+    alone,
+    check_folder,
+    derived_seed,
+    device_of_worker,
+    local_seed,
+    require,
+    require_finite,
+    write_text,
+)
+from pyrovae.data import IMAGE_SETS, NUM_CLASSES, Dataset, load
+from pyrovae.models import (
+    VAE,
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
@@ -23,13 +30,12 @@ from pyrovae.models.likelihoods import (
     Gaussian,
     HeteroscedasticGaussian,
     Likelihood,
+    OneHot,
+    posteriors,
+    priors,
 )
-from pyrovae.models.vae import VAE
 from pyrovae.runs.config import RunConfig
-from pyrovae.training.checkpoints import LOCK, Checkpoints
-from pyrovae.training.fitting import fit
-from pyrovae.training.history import History
-from pyrovae.training.state import check_fits
+from pyrovae.training import LOCK, Checkpoints, History, check_fits, fit
 
 
 def load_data(config: RunConfig) -> Dataset:

@@ -2,8 +2,7 @@
 
 import math
 
-from pyrovae.common.errors import InputError
-from pyrovae.common.rng import local_seed
+from pyrovae.common import InputError, local_seed
 from pyrovae.runs.report import draw_samples
 from pyrovae.runs.run import Run
 

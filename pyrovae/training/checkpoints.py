@@ -10,8 +10,7 @@ from pathlib import Path
 import pyro
 import torch
 
-from pyrovae.common.errors import InputError, require, require_count, require_number, warn
-from pyrovae.common.files import existing_part, flush_names, held
+from pyrovae.common import InputError, existing_part, flush_names, held, require, require_count, require_number, warn
 
 FORMAT = 1
 LOCK = ".lock"

@@ -12,12 +12,10 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from pyrovae.common.errors import InputError, first_line, is_validation_error, require, unscaled, warn
-from pyrovae.compilation.replay import Outcome, Replay
-from pyrovae.objectives.base import Objective
-from pyrovae.objectives.elbo import ELBO
-from pyrovae.programs import gate
-from pyrovae.programs.pair import not_finite
+from pyrovae.common import InputError, first_line, is_validation_error, require, unscaled, warn
+from pyrovae.compilation import Outcome, Replay
+from pyrovae.objectives import ELBO, Objective
+from pyrovae.programs import gate, not_finite
 
 MANY = 8
 

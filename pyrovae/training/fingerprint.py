@@ -9,9 +9,8 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyrovae.common.errors import is_validation_error, require
-from pyrovae.common.rng import fixed_generators
-from pyrovae.data.dataset import Dataset
+from pyrovae.common import fixed_generators, is_validation_error, require
+from pyrovae.data import Dataset
 from pyrovae.training.state import buffers_of, in_training_mode, kept_values
 
 SEED = 0

@@ -14,9 +14,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from pyrovae.common.errors import (
+from pyrovae.common import (
     InputError,
+    Workers,
+    check_folder,
+    derived_seed,
+    hides_progress,
     is_validation_error,
+    kept_generators,
+    local_seed,
     require,
     require_choice,
     require_count,
@@ -24,13 +30,8 @@ from pyrovae.common.errors import (
     require_seed,
     shown,
 )
-from pyrovae.common.files import check_folder
-from pyrovae.common.rng import derived_seed, kept_generators, local_seed
-from pyrovae.common.workers import Workers, hides_progress
-from pyrovae.data.batches import Batch, batches_of, first_batch, generators_of, unscaled_in
-from pyrovae.data.dataset import Dataset
-from pyrovae.objectives.base import DifferentiableELBO
-from pyrovae.objectives.registry import check_objective, resolve
+from pyrovae.data import Batch, Dataset, batches_of, first_batch, generators_of, unscaled_in
+from pyrovae.objectives import DifferentiableELBO, check_objective, resolve
 from pyrovae.training import schedules
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.compiled_svi import CompiledLoss

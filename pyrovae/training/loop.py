@@ -10,11 +10,21 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pyrovae.common.errors import InputError, first_line, is_validation_error, require, warn
-from pyrovae.common.rng import all_states, fixed_generators, kept_generators, local_seed, set_all_states
-from pyrovae.common.workers import Workers
-from pyrovae.data.batches import VALIDATION_CHUNK, Batch, Batches, generators_of, unscaled_in
-from pyrovae.programs.pair import not_finite, run_pair
+from pyrovae.common import (
+    InputError,
+    Workers,
+    all_states,
+    first_line,
+    fixed_generators,
+    is_validation_error,
+    kept_generators,
+    local_seed,
+    require,
+    set_all_states,
+    warn,
+)
+from pyrovae.data import VALIDATION_CHUNK, Batch, Batches, generators_of, unscaled_in
+from pyrovae.programs import not_finite, run_pair
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.fingerprint import Identity
 from pyrovae.training.history import History, Position

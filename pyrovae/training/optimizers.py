@@ -11,8 +11,7 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
-from pyrovae.common.errors import InputError, first_line, require, require_choice, require_number, shown
-from pyrovae.common.rng import kept_generators
+from pyrovae.common import InputError, first_line, kept_generators, require, require_choice, require_number, shown
 
 LR_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)

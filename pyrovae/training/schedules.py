@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from pyrovae.common.errors import require_choice
+from pyrovae.common import require_choice
 
 # Pyro refuses to scale a site by 0, and a weight this small is none.
 SMALLEST = 1e-6

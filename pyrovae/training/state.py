@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common.captured_state import Watch
-from pyrovae.common.errors import InputError, require, warn
-from pyrovae.common.rng import all_states, derived_seed, set_all_states
+from pyrovae.common import InputError, Watch, all_states, derived_seed, require, set_all_states, warn
 from pyrovae.training.checkpoints import check_versions
 from pyrovae.training.history import Position
 
