@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -97,6 +98,29 @@ class HalfPrior(dist.TorchDistribution):
 
     def log_prob(self, value):
         return torch.logaddexp(self.q.log_prob(value), self.prior.log_prob(value)) - math.log(2)
+
+
+class Pair:
+    """A model and a guide as `fit` takes them."""
+
+    def __init__(self, model, guide):
+        self.model, self.guide = model, guide
+
+
+def discrete_pair():
+    logits = torch.zeros(3, requires_grad=True)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(logits=torch.zeros(3)).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        free = pyro.param("logits", logits)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Bernoulli(logits=free.expand(len(x), 3)).to_event(1))
+
+    return Pair(model, guide)
 
 
 def doubles(*shape: int) -> Tensor:

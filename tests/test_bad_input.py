@@ -22,8 +22,17 @@ import pytest
 import torch
 import torchvision
 from broken_pairs import ON_PAIRS, PAIRS
-from helpers import IMAGE_FILES, LABEL_FILES, NUM_TRAIN, load_fake, parameters_of, refusal, small_vae, tree
-from test_objectives import discrete_pair
+from helpers import (
+    IMAGE_FILES,
+    LABEL_FILES,
+    NUM_TRAIN,
+    discrete_pair,
+    load_fake,
+    parameters_of,
+    refusal,
+    small_vae,
+    tree,
+)
 
 import pyrovae as pv
 from pyrovae import RunConfig

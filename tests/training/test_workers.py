@@ -12,7 +12,7 @@ from several_processes import evaluate, train
 import pyrovae as pv
 from pyrovae.common.workers import Workers, alone, hides_progress, process_group
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def together(folder, *arguments, processes=2, restarts=0, program=HERE / "several_processes.py"):

@@ -23,7 +23,7 @@ import pyrovae as pv
 from pyrovae.training import checkpoints
 from pyrovae.training.checkpoints import CURRENT, LOCK, PREVIOUS, Checkpoints
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ENDED = "had ended: it was loaded, and nothing was trained"
 
 

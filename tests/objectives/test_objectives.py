@@ -6,19 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, draw, linear_gaussian, suite_seed
+from helpers import Pair, assert_within_standard_errors, discrete_pair, draw, linear_gaussian, suite_seed
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 import pyrovae as pv
 from pyrovae.objectives.registry import check_objective, from_name, resolve
-
-
-class Pair:
-    """A model and a guide as `fit` takes them."""
-
-    def __init__(self, model, guide):
-        self.model, self.guide = model, guide
 
 
 def losses(objective, vae, x, num=4_000):
@@ -102,22 +95,6 @@ def test_any_pyro_elbo_is_taken_as_it_is_and_nothing_else_is():
 
 
 # Traps: each of these trains to a wrong bound, or not at all, if it is let through ------------------------------------
-
-
-def discrete_pair():
-    logits = torch.zeros(3, requires_grad=True)
-
-    def model(x):
-        with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample("z", dist.Bernoulli(logits=torch.zeros(3)).to_event(1))
-            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
-
-    def guide(x):
-        free = pyro.param("logits", logits)
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Bernoulli(logits=free.expand(len(x), 3)).to_event(1))
-
-    return Pair(model, guide)
 
 
 def test_pyro_itself_gives_no_gradient_to_a_discrete_guide_under_iwae():

@@ -1,0 +1,31 @@
+"""The examples in docstrings (`>>>`) run, and print what they say they print."""
+
+import doctest
+import importlib
+
+import pyro
+import pytest
+import torch
+from test_rooms import FILES, module_of
+
+import pyrovae as pv
+
+MODULES = [".".join(module_of(path)) for path in FILES]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if ">>>" in importlib.import_module(name).__loader__.get_source(name)]
+)
+def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch):
+    """Each starts from seed 0, an empty folder and an empty param store, with `pv`, `torch` and `pyro` imported."""
+    monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    module, said = importlib.import_module(name), []
+    for example in doctest.DocTestFinder(exclude_empty=True).find(
+        module, globs={"pv": pv, "torch": torch, "pyro": pyro}
+    ):
+        if example.examples:
+            torch.manual_seed(0)
+            pyro.clear_param_store()
+            runner.run(example, out=said.append)
+    assert not runner.failures, "".join(said)
