@@ -34,7 +34,7 @@ from pyrovae.cli.command_line import run_script
 from pyrovae.common.errors import require, require_count
 from pyrovae.evaluation.importance_sampling import _log_weights
 from pyrovae.evaluation.importance_weights import bounds, jackknifed, log_mean, pareto_smoothed
-from pyrovae.models.modules import unique_name
+from pyrovae.models.param_store import unique_name
 from pyrovae.programs.gate import Weights
 from pyrovae.runs.run import require_new
 from pyrovae.training.fitting import choose_device

@@ -61,6 +61,14 @@ def _same_start_and_no_trace_left():
     assert not changed, f"the test changed global state: {changed}"
 
 
+@pytest.fixture
+def float64():
+    """Float64 as the default dtype during the test."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
     root = Path(os.environ.get("PYROVAE_DATA", "data"))

@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -61,6 +62,29 @@ def small_vae(event_shape=(2,), *, seed: int | None = 3, **settings) -> pv.VAE:
     if seed is not None:
         torch.manual_seed(suite_seed(seed))
     return pv.VAE(event_shape, **{**defaults, **settings})
+
+
+def conditional_vae(condition, event_shape=(3,), **settings) -> pv.VAE:
+    """A small VAE with a condition or several, whose initial parameters come from the test's own generator."""
+    settings = {"likelihood": pv.Gaussian(0.5), **settings}
+    return small_vae(event_shape, seed=None, condition=condition, **settings)
+
+
+def perturbed(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Moves the parameters of `module` a little, for example off those that make a flow the identity; returns it."""
+    generator = torch.Generator().manual_seed(suite_seed(seed))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return module
+
+
+def every_objective() -> dict[str, pyro.infer.ELBO]:
+    """All objectives by name, with two particles."""
+    return {
+        name: pv.objectives.from_name(name, **({} if name == "elbo_enumerated" else {"num_particles": 2}))
+        for name in sorted(pv.objectives.OBJECTIVES)
+    }
 
 
 def parameters_of(vae: nn.Module) -> Tensor:
@@ -125,6 +149,16 @@ def discrete_pair():
 
 def doubles(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
+
+
+GREY_LEVELS = torch.arange(256, dtype=torch.float64) / 255
+
+
+def unit_quadrature(panels: int = 64, order: int = 40) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of Gauss-Legendre on each of the `panels` of [0, 1], in float64."""
+    nodes, weights = (torch.from_numpy(values) for values in leggauss(order))
+    left = torch.arange(panels, dtype=torch.float64)[:, None]
+    return ((left + (nodes + 1) / 2) / panels).flatten(), (weights / (2 * panels)).repeat(panels)
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

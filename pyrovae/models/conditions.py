@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.common import InputError, require, require_count, require_finite
-from pyrovae.models.modules import Module
 from pyrovae.models.networks import MLP
+from pyrovae.models.param_store import Module
 
 
 class Condition(Module):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from pyrovae.common import require, require_count
-from pyrovae.models.modules import Module
 from pyrovae.models.networks import MLP
+from pyrovae.models.param_store import Module
 from pyrovae.models.splines import rational_quadratic, slope_one
 
 NUM_BINS = 8

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyrovae.common import InputError, require_number
-from pyrovae.models import distributions as families
-from pyrovae.models.modules import Module
+from pyrovae.models import pixel_distributions
+from pyrovae.models.gaussian_distributions import IsotropicNormal
+from pyrovae.models.param_store import Module
 
 
 class Likelihood(Module):
@@ -69,10 +70,10 @@ class ContinuousBernoulli(Likelihood):
     """x_i in [0, 1] with density proportional to exp(x_i outputs_i) (Loaiza-Ganem and Cunningham 2019)."""
 
     def output_bias(self, mean: Tensor) -> Tensor:
-        return _invert(lambda logits: families.ContinuousBernoulli(logits).mean, mean.clamp(0.001, 0.999))
+        return _invert(lambda logits: pixel_distributions.ContinuousBernoulli(logits).mean, mean.clamp(0.001, 0.999))
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
-        return families.ContinuousBernoulli(outputs).to_event(event_dim)
+        return pixel_distributions.ContinuousBernoulli(outputs).to_event(event_dim)
 
     def check(self, x: Tensor) -> None:
         _require_all((x >= 0) & (x <= 1), x, "x must lie in [0, 1]")
@@ -101,7 +102,7 @@ class Gaussian(Likelihood):
         return mean
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
-        return families.IsotropicNormal(outputs, self.log_scale).to_event(event_dim)
+        return IsotropicNormal(outputs, self.log_scale).to_event(event_dim)
 
 
 class HeteroscedasticGaussian(Likelihood):
@@ -138,11 +139,13 @@ class Categorical(Likelihood):
     def output_bias(self, mean: Tensor) -> Tensor:
         # The masses exp(t k) that have the mean: of all such masses the ones with the most entropy.
         levels = torch.linspace(0, 1, self.num_levels, dtype=torch.float64).to(mean)
-        tilt = _invert(lambda t: families.CategoricalLevels(t.unsqueeze(-1) * levels).mean, mean.clamp(0.001, 0.999))
+        tilt = _invert(
+            lambda t: pixel_distributions.CategoricalLevels(t.unsqueeze(-1) * levels).mean, mean.clamp(0.001, 0.999)
+        )
         return (tilt.unsqueeze(-1) * levels).movedim(-1, 0)
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
-        return families.CategoricalLevels(outputs.movedim(-event_dim - 1, -1)).to_event(event_dim)
+        return pixel_distributions.CategoricalLevels(outputs.movedim(-event_dim - 1, -1)).to_event(event_dim)
 
     def check(self, x: Tensor) -> None:
         _require_levels(x)
@@ -163,7 +166,7 @@ class DiscretizedLogistic(Likelihood):
         return mean
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
-        return families.DiscretizedLogistic(outputs, self.log_scale).to_event(event_dim)
+        return pixel_distributions.DiscretizedLogistic(outputs, self.log_scale).to_event(event_dim)
 
     def check(self, x: Tensor) -> None:
         _require_levels(x)
@@ -176,7 +179,7 @@ def _require_all(good: Tensor, x: Tensor, rule: str, hint: str = "") -> None:
 
 
 def _require_levels(x: Tensor) -> None:
-    good = families.CategoricalLevels(torch.zeros(256, device=x.device)).support.check(x)
+    good = pixel_distributions.CategoricalLevels(torch.zeros(256, device=x.device)).support.check(x)
     _require_all(good, x, "x must be one of the 256 grey levels k / 255")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.common import require, require_finite, require_number
-from pyrovae.models.modules import Module, unique_name
+from pyrovae.models.param_store import Module, unique_name
 
 
 class LinearGaussianVAE(Module):

@@ -1,4 +1,4 @@
-"""Neural networks from tensors to tensors, for any number of leading batch dimensions. No Pyro here."""
+"""Neural networks from tensors to tensors, for any number of leading batch dimensions; they know nothing of Pyro."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.common import require, require_choice, require_count
-from pyrovae.models.modules import Module
+from pyrovae.models.param_store import Module
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -22,10 +22,10 @@ ACTIVATIONS = {
 
 
 class Network(Module):
-    """A map `(..., *in_shape)`, and `(..., num_features)` of a condition, to `(..., *out_shape)`.
+    """The base class of networks: maps `(..., *in_shape)` and features `(..., num_features)` to `(..., *out_shape)`.
 
-    Leading dimensions are any number, those of input and features broadcast against each other. `output_bias`, of
-    shape `out_shape`, is added to a linear output layer.
+    Input and features may have any leading dimensions, which broadcast against each other. `output_bias`, with as many
+    elements as `out_shape`, is added to a linear output layer.
     """
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], num_features: int) -> None:
@@ -40,16 +40,39 @@ class Network(Module):
 
     @torch.no_grad()
     def set_output_bias(self, bias: Tensor) -> None:
-        """Starts the output at `bias`, shape `out_shape` (Burda et al. 2016 start a decoder from the data's mean)."""
+        """Makes the output start at `bias`, of shape `out_shape`.
+
+        Burda et al. 2016 (arXiv:1509.00519) start a decoder from the mean of the data in this way.
+        """
         require(bias.shape == self.out_shape, f"bias must have shape {self.out_shape}, got {tuple(bias.shape)}")
         self.output_bias.copy_(bias.reshape(self.output_bias.shape))
 
 
 class MLP(Network):
-    """A multilayer perceptron with `hidden` units and one activation between; features are joined to its input.
+    """A multilayer perceptron: linear layers with an activation between them.
 
-    `MLP((1, 28, 28), (2, 20), hidden=(400,))` is the encoder of the 784-400-20 VAE, `MLP((20,), (1, 28, 28), (400,))`
-    its decoder.
+    It maps `x` `(..., *in_shape)` to `(..., *out_shape)`. Features of a condition, `(..., num_features)`, are joined to
+    the flattened input.
+
+    Args:
+        in_shape: The shape of an input without leading dimensions.
+        out_shape: The shape of its output.
+        hidden: The units of each hidden layer; none makes the network linear.
+        activation: One of relu, tanh, softplus, elu, gelu, silu, leaky_relu.
+        num_features: The number of features that `forward` is given beside x.
+
+    Raises:
+        InputError: If `activation` is unknown, or a number of units is not a whole number >= 1.
+
+    Example:
+        The encoder and the decoder of a 784-400-20 VAE:
+
+        >>> encoder = pv.MLP((1, 28, 28), (2, 20), hidden=(400,))
+        >>> decoder = pv.MLP((20,), (1, 28, 28), hidden=(400,))
+        >>> encoder(torch.zeros(7, 1, 28, 28)).shape
+        torch.Size([7, 2, 20])
+        >>> decoder(torch.zeros(50, 7, 20)).shape
+        torch.Size([50, 7, 1, 28, 28])
     """
 
     def __init__(
@@ -61,7 +84,7 @@ class MLP(Network):
         num_features: int = 0,
     ) -> None:
         super().__init__(in_shape, out_shape, num_features)
-        _check(hidden, activation)
+        _check_layers(hidden, activation)
         sizes = [math.prod(self.in_shape) + num_features, *hidden]
         layers = []
         for size_in, size_out in itertools.pairwise(sizes):
@@ -74,15 +97,30 @@ class MLP(Network):
         return self.output.bias
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        joined = join(x.reshape(*self._leading(x), -1), features)
+        joined = _join(x.reshape(*self._leading(x), -1), features)
         return self.output(self.layers(joined)).reshape(*joined.shape[:-1], *self.out_shape)
 
 
 class ConvEncoder(Network):
-    """Images `(channels, height, width)` through convolutions of stride 2, then, with the features, a linear layer.
+    """A convolutional encoder: convolutions of stride 2, then a linear layer that also takes the features.
 
-    `hidden` are the channels after each: (32, 64) takes 1 x 28 x 28 to 64 x 7 x 7. Any size that can be halved that
-    often and any number of channels will do.
+    It takes images of any number of channels and any size that can be halved once per convolution. The default takes
+    1 x 28 x 28 to 64 x 7 x 7 before the linear layer.
+
+    Args:
+        in_shape: The shape of an image, `(channels, height, width)`.
+        out_shape: The shape of its output.
+        hidden: The channels after each convolution.
+        activation: As in `MLP`.
+        num_features: The number of features that `forward` is given beside the images.
+
+    Raises:
+        InputError: If `in_shape` is not that of an image or too small, or `hidden` or `activation` is not valid.
+
+    Example:
+        >>> encoder = pv.ConvEncoder((1, 28, 28), (2, 20))
+        >>> encoder(torch.zeros(7, 1, 28, 28)).shape
+        torch.Size([7, 2, 20])
     """
 
     def __init__(
@@ -94,8 +132,8 @@ class ConvEncoder(Network):
         num_features: int = 0,
     ) -> None:
         super().__init__(in_shape, out_shape, num_features)
-        _check(hidden, activation)
-        sizes = halved(self.in_shape, len(hidden))
+        _check_layers(hidden, activation)
+        sizes = halved_sizes(self.in_shape, len(hidden))
         layers = []
         for channels_in, channels_out in itertools.pairwise((self.in_shape[0], *hidden)):
             layers += [nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1), ACTIVATIONS[activation]()]
@@ -110,15 +148,30 @@ class ConvEncoder(Network):
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         maps = self.layers(_channels_last(x.reshape(-1, *self.in_shape)))
-        joined = join(maps.reshape(*self._leading(x), -1), features)
+        joined = _join(maps.reshape(*self._leading(x), -1), features)
         return self.output(joined).reshape(*joined.shape[:-1], *self.out_shape)
 
 
 class ConvDecoder(Network):
     """The mirror of `ConvEncoder`: a linear layer of input and features, then transposed convolutions of stride 2.
 
-    `out_shape` is `(channels, height, width)`, or `(k, channels, height, width)` for k outputs per pixel. The output
-    bias is one per pixel and not one per channel, so that a decoder can start from the data's mean image.
+    The output bias has one element per pixel and not one per channel, so that the decoder can start from the mean image
+    of the data.
+
+    Args:
+        in_shape: The shape of an input, for example `(latent_dim,)`.
+        out_shape: `(channels, height, width)`, or `(k, channels, height, width)` for k outputs per pixel.
+        hidden: The channels before each transposed convolution: the encoder's, reversed.
+        activation: As in `MLP`.
+        num_features: The number of features that `forward` is given beside the input.
+
+    Raises:
+        InputError: If `out_shape` is not that of an image or too small, or `hidden` or `activation` is not valid.
+
+    Example:
+        >>> decoder = pv.ConvDecoder((20,), (1, 28, 28))
+        >>> decoder(torch.zeros(50, 7, 20)).shape
+        torch.Size([50, 7, 1, 28, 28])
     """
 
     def __init__(
@@ -130,11 +183,10 @@ class ConvDecoder(Network):
         num_features: int = 0,
     ) -> None:
         super().__init__(in_shape, out_shape, num_features)
-        _check(hidden, activation)
-        require(
-            len(hidden) > 0, "hidden must have at least one number of channels for a convolutional decoder, got none"
-        )
-        sizes = halved(self.out_shape[-3:], len(hidden))[::-1]
+        _check_layers(hidden, activation)
+        rule = "hidden must have at least one number of channels for a convolutional decoder, got none"
+        require(len(hidden) > 0, rule)
+        sizes = halved_sizes(self.out_shape[-3:], len(hidden))[::-1]
         self.first_shape = (hidden[0], *sizes[0])
         self.input = nn.Linear(math.prod(self.in_shape) + num_features, math.prod(self.first_shape))
         layers = [ACTIVATIONS[activation]()]
@@ -151,7 +203,7 @@ class ConvDecoder(Network):
         _he_initialise(self)
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        joined = join(x.reshape(*self._leading(x), -1), features)
+        joined = _join(x.reshape(*self._leading(x), -1), features)
         maps = self.layers(_channels_last(self.input(joined).reshape(-1, *self.first_shape)))
         return maps.reshape(*joined.shape[:-1], *self.out_shape) + self.output_bias
 
@@ -160,46 +212,49 @@ class ConvDecoder(Network):
 NETWORKS = {"mlp": (MLP, MLP), "conv": (ConvEncoder, ConvDecoder)}
 
 
-def join(x: Tensor, features: Tensor | None) -> Tensor:
-    """`(..., n)` and `(..., m)` to `(..., n + m)`, leading dimensions broadcast."""
+def halved_sizes(shape: Sequence[int], times: int) -> list[tuple[int, int]]:
+    """Returns (height, width) of an image `(channels, height, width)`, and after each of `times` halvings.
+
+    Halves are rounded down. Raises `InputError` if `shape` is not that of an image, or nothing would be left of it.
+    """
+    require(len(shape) == 3, f"convolutions take images (channels, height, width), got events of shape {tuple(shape)}")
+    height, width = shape[1:]
+    most = min(height, width).bit_length() - 1
+    require(times <= most, f"hidden must have at most {most} layers for images of {height} x {width}, got {times}")
+    return [(height >> k, width >> k) for k in range(times + 1)]
+
+
+def _join(x: Tensor, features: Tensor | None) -> Tensor:
+    """Returns inputs `(..., n)` and features `(..., m)` side by side, `(..., n + m)`; leading dimensions broadcast."""
     if features is None:
         return x
     leading = torch.broadcast_shapes(x.shape[:-1], features.shape[:-1])
     return torch.cat((x.expand(*leading, -1), features.expand(*leading, -1)), -1)
 
 
-def halved(shape: Sequence[int], times: int) -> list[tuple[int, int]]:
-    """(height, width) of `(channels, height, width)`, and after each of so many halvings (rounded down)."""
-    require(len(shape) == 3, f"convolutions take images (channels, height, width), got events of shape {tuple(shape)}")
-    sizes = [(shape[1] >> k, shape[2] >> k) for k in range(times + 1)]
-    require(
-        min(sizes[-1]) > 0, f"hidden must be at most as often as {shape[1]} x {shape[2]} can be halved, got {times}"
-    )
-    return sizes
-
-
 def _channels_last(maps: Tensor) -> Tensor:
-    """The same maps as convolutions are fastest with, and then lay out what comes after: nearly twice on a CPU."""
+    """Returns the same maps in the memory format in which convolutions are nearly twice as fast on a CPU."""
     return maps.to(memory_format=torch.channels_last)
 
 
 def _he_initialise(network: nn.Module) -> None:
-    """Weights ~ N(0, 2 / fan_in), He et al. 2015 (arXiv:1502.01852), biases 0.
+    """Draws weights from N(0, 2 / fan_in) and sets biases to 0, as He et al. 2015 (arXiv:1502.01852).
 
-    At PyTorch's default, a sixth of that variance, several convolutional layers let so little of z through that a
-    decoder which starts from the mean image never uses it: MNIST's 32 latents all collapse (-205 nats for -104).
+    PyTorch's default has a sixth of that variance. With several convolutional layers so little of z then reaches the
+    output that a decoder which starts from the mean image never learns to use z: on MNIST all 32 latents collapse, at
+    -205 nats instead of -104.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             fan_in = layer.weight[0].numel()
-            if isinstance(layer, nn.ConvTranspose2d):  # of kernel 4 and stride 2, a pixel sees a quarter
+            if isinstance(layer, nn.ConvTranspose2d):  # with kernel 4 and stride 2, a pixel sees a quarter of it
                 fan_in = layer.weight.shape[0] * layer.weight[0, 0].numel() / 4
             nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
 
-def _check(hidden: Sequence[int], activation: str) -> None:
+def _check_layers(hidden: Sequence[int], activation: str) -> None:
     require_choice("activation", activation, ACTIVATIONS)
     for units in hidden:
         require_count("hidden", units)

@@ -23,8 +23,8 @@ from pyrovae.common import (
 )
 from pyrovae.models.conditions import Condition, Features
 from pyrovae.models.likelihoods import Likelihood
-from pyrovae.models.modules import Module, unique_name
 from pyrovae.models.networks import NETWORKS
+from pyrovae.models.param_store import Module, unique_name
 from pyrovae.models.posteriors import POSTERIORS, Posterior
 from pyrovae.models.priors import PRIORS, Prior
 
@@ -110,7 +110,7 @@ class VAE(Module):
 
         with local_seed(0), poutine.block(), torch.no_grad():
             z = tuple(self.prior_family.sample(self._encode_alone).shape)
-        rule = f"prior must be of z of shape {posterior.latent_shape}, as the posterior is, got {z}"
+        rule = f"prior must have z of shape {posterior.latent_shape}, as the posterior has, got {z}"
         require(z == posterior.latent_shape, rule)
 
     def set_beta(self, beta: float) -> None:

@@ -7,10 +7,8 @@ from typing import NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
-from torch.nn.functional import one_hot, rms_norm
+from torch.nn.functional import rms_norm
 
 from pyrovae.common import (
     Workers,
@@ -22,47 +20,10 @@ from pyrovae.common import (
     require_finite,
     require_number,
 )
+from pyrovae.models.code_distributions import NearestCode
 from pyrovae.models.likelihoods import Likelihood
-from pyrovae.models.modules import Module, unique_name
 from pyrovae.models.networks import NETWORKS
-
-
-class NearestCode(TorchDistribution):
-    """All mass on the one-hot of the code nearest to each token: log q is 0 there and -inf elsewhere.
-
-    `encoded` are `(batch, num_tokens, code_dim)`, `codebook` `(num_codes, code_dim)`; events `(num_tokens, num_codes)`.
-    A draw has no noise, and as a step function of `encoded` no slope either: `rsample` is exact, with gradient 0.
-    """
-
-    arg_constraints = {}  # noqa: RUF012
-    support = constraints.independent(constraints.one_hot, 1)
-    has_rsample = True
-
-    def __init__(self, encoded: Tensor, codebook: Tensor) -> None:
-        encoded, codebook = encoded.detach(), codebook.detach()
-        distance = codebook.square().sum(-1) - 2 * encoded @ codebook.mT  # squared, less |encoded|^2
-        self.code = one_hot(distance.argmin(-1), len(codebook)).to(codebook.dtype)
-        super().__init__(self.code.shape[:-2], self.code.shape[-2:])
-
-    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TorchDistribution:
-        new = self._get_checked_instance(NearestCode, _instance)
-        new.code = self.code.expand(*batch_shape, *self.event_shape)
-        super(NearestCode, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> Tensor:
-        return self.code
-
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        return self.code.expand(*sample_shape, *self.code.shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        same = (value == self.code).all(-1).all(-1)
-        return torch.zeros_like(value[..., 0, 0]).masked_fill(~same, -torch.inf)
+from pyrovae.models.param_store import Module, unique_name
 
 
 class CodebookUse(NamedTuple):

@@ -11,7 +11,7 @@ from helpers import assert_within_standard_errors, correlated, draw, linear_gaus
 
 import pyrovae as pv
 from pyrovae.evaluation.inference_gap import inference_gaps
-from pyrovae.models.distributions import IsotropicNormal
+from pyrovae.models.gaussian_distributions import IsotropicNormal
 
 SLACK = 2e-3  # nats that q* may lack: the optimisation stops at steps of a finite size
 EXACT = {"rtol": 0, "atol": 1e-10}

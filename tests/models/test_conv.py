@@ -10,7 +10,7 @@ from helpers import assert_within_standard_errors, refusal
 from pyro import poutine
 
 import pyrovae as pv
-from pyrovae.models.networks import halved
+from pyrovae.models.networks import halved_sizes
 from pyrovae.programs.pair import run_pair
 
 # name: (event shape, channels): the tutorials' 28 -> 14 -> 7, odd sizes, one that is not square, colour, one halving
@@ -34,7 +34,7 @@ SHAPES = {
     ],
 )
 def test_a_stride_of_2_halves_and_rounds_down(shape, times, sizes):
-    assert halved(shape, times) == sizes
+    assert halved_sizes(shape, times) == sizes
 
 
 def test_the_encoder_of_mnist_is_1_32_64_channels_down_to_7_by_7():
@@ -149,10 +149,10 @@ def test_a_vae_of_any_size_and_number_of_channels_takes_and_gives_images_of_it(h
 @pytest.mark.parametrize(
     ("event_shape", "hidden", "message"),
     [
-        ((1, 3, 28), (2, 2), "hidden must be at most as often as 3 x 28 can be halved, got 2"),
-        ((1, 28, 3), (2, 2), "hidden must be at most as often as 28 x 3 can be halved, got 2"),
-        ((1, 28, 28), (2,) * 5, "hidden must be at most as often as 28 x 28 can be halved, got 5"),
-        ((1, 1, 1), (2,), "hidden must be at most as often as 1 x 1 can be halved, got 1"),
+        ((1, 3, 28), (2, 2), "hidden must have at most 1 layers for images of 3 x 28, got 2"),
+        ((1, 28, 3), (2, 2), "hidden must have at most 1 layers for images of 28 x 3, got 2"),
+        ((1, 28, 28), (2,) * 5, "hidden must have at most 4 layers for images of 28 x 28, got 5"),
+        ((1, 1, 1), (2,), "hidden must have at most 0 layers for images of 1 x 1, got 1"),
         ((784,), (2,), "convolutions take images (channels, height, width), got events of shape (784,)"),
         ((28, 28), (2,), "convolutions take images (channels, height, width), got events of shape (28, 28)"),
         ((1, 8, 8), (), "hidden must have at least one number of channels for a convolutional decoder, got none"),

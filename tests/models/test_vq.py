@@ -10,7 +10,7 @@ from helpers import parameters_of, refusal, suite_seed
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.models.vqvae import NearestCode
+from pyrovae.models.code_distributions import NearestCode
 from pyrovae.training.compiled_svi import CompiledLoss
 
 SIZES = {"num_tokens": 3, "num_codes": 5, "code_dim": 2, "hidden": (7,)}

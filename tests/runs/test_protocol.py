@@ -288,7 +288,7 @@ def test_every_other_combination_is_refused_by_the_field_in_one_line(name, data_
 @pytest.mark.parametrize(
     ("hidden", "message"),
     [
-        ((2, 2, 2), "hidden must be at most as often as 6 x 5 can be halved, got 3"),
+        ((2, 2, 2), "hidden must have at most 2 layers for images of 6 x 5, got 3"),
         ((), "hidden must have at least one number of channels for a convolutional decoder, got none"),
     ],
 )

@@ -1,0 +1,158 @@
+"""Distributions of pixel values in [0, 1] that PyTorch lacks or normalises only approximately."""
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn.functional import logsigmoid
+
+
+class _Univariate(TorchDistribution):
+    """A distribution of one number whose parameters, named in `arg_constraints`, all have the batch shape."""
+
+    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TorchDistribution:
+        new = self._get_checked_instance(type(self), _instance)
+        for name in self.arg_constraints:
+            setattr(new, name, getattr(self, name).expand(batch_shape))
+        super(type(self), new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+
+class ContinuousBernoulli(_Univariate):
+    """p(x) = exp(x l) l / (exp(l) - 1) on [0, 1], with logits l.
+
+    PyTorch's class computes the normaliser from probabilities clipped to [1e-7, 1 - 1e-7]. For |l| > 16, which decoders
+    of images reach, its density does not integrate to 1. This one is exact for every l.
+
+    Source: Loaiza-Ganem and Cunningham 2019, arXiv:1907.06845.
+    """
+
+    arg_constraints = {"logits": constraints.real}  # noqa: RUF012
+    support = constraints.unit_interval
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        # log of the integral of exp(x l) = l / 2 + log(sinh(a) / a) with a = |l| / 2; a series where a is small.
+        # Each branch gets only values that it can take, so that the gradient of the branch not taken is finite.
+        a = 0.5 * self.logits.abs()
+        small = a < 0.05
+        near, far = torch.where(small, a, torch.zeros_like(a)), torch.where(small, torch.ones_like(a), a)
+        series = near.square() / 6 - near.pow(4) / 180 + near.pow(6) / 2835
+        log_sinhc = torch.where(small, series, far + torch.log1p(-(-2 * far).exp()) - (2 * far).log())
+        return (value - 0.5) * self.logits - log_sinhc
+
+    @property
+    def mean(self) -> Tensor:
+        a = 0.5 * self.logits
+        small = a.abs() < 0.05
+        near, far = torch.where(small, a, torch.zeros_like(a)), torch.where(small, torch.ones_like(a), a)
+        series = near / 3 - near.pow(3) / 45 + 2 * near.pow(5) / 945
+        return 0.5 + 0.5 * torch.where(small, series, 1 / far.tanh() - 1 / far)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        uniform = torch.rand(self._extended_shape(sample_shape)).to(self.logits)
+        # The inverse distribution function at -|l|, where nothing overflows, then mirrored; near 0 it is linear in l.
+        slope, small = -self.logits.abs(), self.logits.abs() < 1e-4
+        safe = torch.where(small, torch.full_like(slope, -1.0), slope)
+        x = torch.log1p(uniform * torch.expm1(safe)) / safe
+        x = torch.where(self.logits > 0, 1 - x, x)
+        return torch.where(small, uniform + 0.5 * self.logits * uniform * (1 - uniform), x)
+
+
+class _Levels(constraints.Constraint):
+    """The values 0, 1 / (num - 1), ..., 1."""
+
+    is_discrete = True
+
+    def __init__(self, num: int) -> None:
+        self.num = num
+
+    def check(self, value: Tensor) -> Tensor:
+        index = value * (self.num - 1)
+        return (value >= 0) & (value <= 1) & ((index - index.round()).abs() < 1e-3)
+
+
+class DiscretizedLogistic(_Univariate):
+    """The mass that a logistic distribution gives to each of 256 levels in [0, 1].
+
+        P(x = k / 255) = F((k + 1/2) / 255) - F((k - 1/2) / 255)
+
+    F is the logistic distribution function with location `loc` and scale exp(`log_scale`). The first and the last level
+    take the tails, so that the masses sum to 1.
+
+    Source: Kingma et al. 2016, arXiv:1606.04934.
+    """
+
+    arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # noqa: RUF012
+    support = _Levels(256)
+
+    def __init__(self, loc: Tensor, log_scale: Tensor, validate_args: bool | None = None) -> None:
+        self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale)
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        inverse_scale, half = (-self.log_scale).exp(), 0.5 / 255
+        below, above = (value - half - self.loc) * inverse_scale, (value + half - self.loc) * inverse_scale
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), without cancellation
+        to_above, from_below = logsigmoid(above), logsigmoid(-below)
+        inside = to_above + from_below + torch.log(-torch.expm1(-2 * half * inverse_scale))
+        return torch.where(value < half, to_above, torch.where(value > 1 - half, from_below, inside))
+
+    @property
+    def mean(self) -> Tensor:
+        """The location clipped to [0, 1], a grey level for pictures; near 0 and 1 it is not the exact mean."""
+        return self.loc.clamp(0, 1)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            uniform = torch.rand(self._extended_shape(sample_shape)).to(self.loc).clamp(1e-7, 1 - 1e-7)
+            x = self.loc + self.log_scale.exp() * torch.logit(uniform)
+            return (x * 255).round().clamp(0, 255) / 255
+
+
+class CategoricalLevels(TorchDistribution):
+    """P(x = k / (K - 1)) = softmax(logits)_k: K levels in [0, 1], each with its own mass; `logits` is `(..., K)`."""
+
+    arg_constraints = {"logits": constraints.independent(constraints.real, 1)}  # noqa: RUF012
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-1], validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return _Levels(self.logits.shape[-1])
+
+    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TorchDistribution:
+        new = self._get_checked_instance(CategoricalLevels, _instance)
+        new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
+        super(CategoricalLevels, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        level = (value * (self.logits.shape[-1] - 1)).round().long()
+        level, logits = torch.broadcast_tensors(level.unsqueeze(-1), self.logits[..., :1])[0], self.logits
+        chosen = logits.expand(*level.shape[:-1], logits.shape[-1]).gather(-1, level).squeeze(-1)
+        return chosen - logits.logsumexp(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        levels = torch.linspace(0, 1, self.logits.shape[-1], dtype=torch.float64).to(self.logits)
+        return self.logits.softmax(-1) @ levels
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        level = dist.Categorical(logits=self.logits).sample(sample_shape)
+        return level.to(self.logits) / (self.logits.shape[-1] - 1)
