@@ -1,4 +1,4 @@
-"""Networks, distributions, and the VAEs that are made of them."""
+"""Networks, distributions, likelihoods, priors and posteriors, and the VAEs that are built from them."""
 
 from pyrovae.models import posteriors, priors
 from pyrovae.models.conditions import Condition, Embedding, OneHot

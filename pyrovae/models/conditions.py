@@ -1,4 +1,4 @@
-"""What a conditional VAE is conditioned on: from the values y to the features that its networks take beside x or z."""
+"""Conditions y of a conditional VAE, from their values to the features that its networks take beside x or z."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,50 @@ from pyrovae.models.param_store import Module
 
 
 class Condition(Module):
-    """One condition y. `condition(y)` are its features, `(..., num_features)`."""
+    """The base class of conditions: a subclass defines `forward`, from values y to features, and `check`.
+
+    Example:
+        >>> class Angle(pv.Condition):
+        ...     num_features = 2
+        ...     def forward(self, y):
+        ...         return torch.stack((y.cos(), y.sin()), -1)
+        ...     def check(self, y, num_data):
+        ...         if y.shape != (num_data,):
+        ...             raise pv.InputError(f"y must have shape ({num_data},), got {tuple(y.shape)}")
+        >>> vae = pv.VAE((3,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5), condition=Angle())
+        >>> vae.sample(5, torch.zeros(5)).shape
+        torch.Size([5, 3])
+    """
 
     num_features: int
+    """The length of the features, `(..., num_features)`."""
 
     def forward(self, y: Tensor) -> Tensor:
         raise NotImplementedError
 
     def check(self, y: Tensor, num_data: int) -> None:
-        """Raises `InputError` unless `y` has a value, of the right kind and shape, for each of `num_data` data."""
+        """Raises `InputError` unless `y` has a value of the right kind and shape for each of `num_data` data."""
         raise NotImplementedError
 
 
 class OneHot(Condition):
-    """Labels 0 ... num_classes - 1, `(batch,)` integers, as one-hot vectors."""
+    """A condition on labels 0 ... num_classes - 1, integers `(batch,)`, as one-hot vectors.
+
+    Args:
+        num_classes: The number of labels, which is also the number of features.
+
+    Raises:
+        InputError: If `num_classes` is not a whole number >= 2.
+
+    Example:
+        >>> pv.OneHot(3)(torch.tensor([2, 0]))
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+        >>> settings = {"latent_dim": 2, "hidden": (8,), "likelihood": pv.Gaussian(0.5)}
+        >>> vae = pv.VAE((4,), **settings, condition=pv.OneHot(3))
+        >>> vae.sample(5, y=torch.tensor([0, 1, 2, 0, 1])).shape
+        torch.Size([5, 4])
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -35,8 +65,8 @@ class OneHot(Condition):
         return nn.functional.one_hot(y.long(), self.num_features).to(torch.get_default_dtype())
 
     def check(self, y: Tensor, num_data: int) -> None:
-        whole = isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex() and y.dtype != torch.bool
-        require(whole, f"y must be a tensor of integer labels, got {getattr(y, 'dtype', type(y).__name__)}")
+        is_whole = isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex() and y.dtype != torch.bool
+        require(is_whole, f"y must be a tensor of integer labels, got {getattr(y, 'dtype', type(y).__name__)}")
         require(y.shape == (num_data,), f"y must have shape ({num_data},), a label per datum, got {tuple(y.shape)}")
         bad = (y < 0) | (y >= self.num_features)
         if bad.any():
@@ -45,9 +75,24 @@ class OneHot(Condition):
 
 
 class Embedding(Condition):
-    """Continuous values of `shape`, `(batch, *shape)` floats, through a network of their own (by default 1-16-16).
+    """A condition on continuous values, floats `(batch, *shape)`, through an `MLP`, by default one of 1-16-16 units.
 
-    Encoder and decoder each have a copy with parameters of its own. An image is a condition of shape (1, 28, 28).
+    The encoder and the decoder of a VAE each have a copy with its own parameters.
+
+    Args:
+        shape: The shape of one value; that of an image is `(1, 28, 28)`, for example.
+        hidden: The units of each hidden layer.
+        num_features: The number of features.
+        activation: As in `MLP`.
+
+    Raises:
+        InputError: If a size is not a whole number >= 1, or `activation` is unknown.
+
+    Example:
+        >>> settings = {"latent_dim": 2, "hidden": (8,), "likelihood": pv.Gaussian(0.5)}
+        >>> vae = pv.VAE((4,), **settings, condition=pv.Embedding())
+        >>> vae.sample(5, y=torch.linspace(-1, 1, 5)[:, None]).shape
+        torch.Size([5, 4])
     """
 
     def __init__(
@@ -68,8 +113,8 @@ class Embedding(Condition):
         return self.network(y)
 
     def check(self, y: Tensor, num_data: int) -> None:
-        floats = isinstance(y, Tensor) and y.is_floating_point()
-        require(floats, f"y must be a floating-point tensor, got {getattr(y, 'dtype', type(y).__name__)}")
+        is_float = isinstance(y, Tensor) and y.is_floating_point()
+        require(is_float, f"y must be a floating-point tensor, got {getattr(y, 'dtype', type(y).__name__)}")
         dtype = next(self.parameters()).dtype
         require(y.dtype == dtype, f"y must be of {dtype}, as the parameters are, got {y.dtype}")
         expected = (num_data, *self.shape)
@@ -78,7 +123,7 @@ class Embedding(Condition):
 
 
 class Features(Module):
-    """Several conditions side by side: `(y_1, y_2, ...)` to `(..., num_features)`, their features joined."""
+    """Joins the features of several conditions: maps `(y_1, y_2, ...)` to `(..., num_features)`, or () to None."""
 
     def __init__(self, conditions: Sequence[Condition]) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Normalising flows of R^L whose layers are conditioned on features: lists of Pyro transforms, built at each call.
 
-A TransformedDistribution asks its transforms for the inverse of what it has just drawn; all here remember it, so that
-a draw's density costs nothing more. That of any other point costs one pass of a coupling, and L of an autoregressive
-layer.
+A `TransformedDistribution` asks its transforms to invert the value that it has just drawn. All transforms here remember
+that value, so that the density of a draw costs nothing more. The density of any other point takes one pass through a
+coupling layer's network, and L passes through an autoregressive layer's.
 """
 
 from collections.abc import Sequence
@@ -17,31 +17,41 @@ from torch.distributions import Transform, constraints
 from pyrovae.common import require, require_count
 from pyrovae.models.networks import MLP
 from pyrovae.models.param_store import Module
-from pyrovae.models.splines import rational_quadratic, slope_one
+from pyrovae.models.splines import parameter_of_slope_one, rational_quadratic
 
-NUM_BINS = 8
-BOUND = 4.0
+NUM_BINS = 8  # of each spline
+BOUND = 4.0  # splines are the identity beyond [-BOUND, BOUND]
 
 
 class Flow(Module):
-    """`flow(features)` are the transforms for features `(..., num_features)`, from noise to z, `(..., dim)` each."""
+    """The base class of flows: `forward` returns the transforms from noise to z, both `(..., dim)`.
+
+    Features have the shape `(..., num_features)`.
+    """
 
     def forward(self, features: Tensor) -> list[Transform]:
         raise NotImplementedError
 
 
 class FlowDistribution(dist.TransformedDistribution):
-    """Its `sample` is a tensor that the transforms do not remember: what they remember of it has no gradient."""
+    """A `TransformedDistribution` whose `sample` returns a tensor that its transforms do not remember.
+
+    They would remember it without a gradient, and a density computed from what they remember would have none either.
+    """
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         return super().sample(sample_shape).clone()
 
 
 class CouplingFlow(Flow):
-    """Rational-quadratic spline couplings (Durkan et al. 2019, arXiv:1906.04032), each on the half that the last kept.
+    """Rational-quadratic spline couplings; each transforms the half of the coordinates that the one before it kept.
 
-    y_a = x_a, y_b = s(x_b; net(x_a, features)) with s an increasing spline of 8 bins within [-4, 4]^2 and the identity
-    beyond, the identity everywhere to start with. In one dimension there is no x_a.
+        y_a = x_a,  y_b = s(x_b; net(x_a, features))
+
+    s is an increasing spline of 8 bins within [-4, 4]^2 and the identity beyond. It starts as the identity everywhere.
+    In one dimension there is no x_a.
+
+    Source: Durkan et al. 2019, arXiv:1906.04032.
     """
 
     def __init__(self, dim: int, num_features: int, num_transforms: int = 4, hidden: Sequence[int] = (64,)) -> None:
@@ -57,7 +67,7 @@ class CouplingFlow(Flow):
             for net in self.nets:
                 net.output.weight.zero_()
                 net.output_bias.zero_()
-                net.output_bias.view(net.out_shape)[:, 2 * NUM_BINS :] = slope_one()
+                net.output_bias.view(net.out_shape)[:, 2 * NUM_BINS :] = parameter_of_slope_one()
 
     def forward(self, features: Tensor) -> list[Transform]:
         return [
@@ -67,7 +77,7 @@ class CouplingFlow(Flow):
 
 
 class SplineCoupling(Transform):
-    """One coupling; `first` says that it is the first coordinates that stay as they are."""
+    """One coupling layer, which keeps the first `kept` coordinates if `first` is True, and else the last."""
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
@@ -79,13 +89,13 @@ class SplineCoupling(Transform):
         self._log_slope: Tensor | None = None
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # By split, whose gradient is a cat: that of slices is a sum of padded ones, and compiling it takes minutes.
+        # The gradient of a split is a cat. That of slices is a sum of padded tensors, which takes minutes to compile.
         moved = x.shape[-1] - self.kept
         if self.first:
             return x.split((self.kept, moved), -1)
         return x.split((moved, self.kept), -1)[::-1]
 
-    def _through(self, x: Tensor, inverse: bool) -> Tensor:
+    def _transformed(self, x: Tensor, inverse: bool) -> Tensor:
         kept, moved = self._split(x)
         outputs = self.net(kept, self.features)
         moved, log_slope = rational_quadratic(moved, outputs, BOUND, inverse)
@@ -93,13 +103,13 @@ class SplineCoupling(Transform):
         return torch.cat((kept, moved) if self.first else (moved, kept), -1)
 
     def _call(self, x: Tensor) -> Tensor:
-        return self._through(x, inverse=False)
+        return self._transformed(x, inverse=False)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self._through(y, inverse=True)
+        return self._transformed(y, inverse=True)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """`(...)`, of the call that the transform remembers, or of one more."""
+        """Returns log |det dy/dx|, `(...)`, from the remembered call if it was this one, and else from another call."""
         known_x, known_y = self._cached_x_y
         if x is not known_x or y is not known_y:
             self(x)
@@ -107,10 +117,11 @@ class SplineCoupling(Transform):
 
 
 class AutoregressiveFlow(Flow):
-    """Inverse autoregressive layers: y_i = m_i + s_i x_i with m_i and s_i of x_1 ... x_i-1 and the features.
+    """Inverse autoregressive layers, y_i = m_i + s_i x_i, where m_i and s_i depend on x_1 ... x_i-1 and the features.
 
-    Kingma et al. 2016, arXiv:1606.04934. The order of the coordinates is turned round from one layer to the next. The
-    density of a point that was not just drawn takes one pass of the network for each dimension.
+    The order of the coordinates is reversed before each layer.
+
+    Source: Kingma et al. 2016, arXiv:1606.04934.
     """
 
     def __init__(self, dim: int, num_features: int, num_transforms: int = 2, hidden: Sequence[int] = (64,)) -> None:
@@ -125,7 +136,7 @@ class AutoregressiveFlow(Flow):
         )
         self.register_buffer("turned", order.flip(0))
         with torch.no_grad():
-            for net in self.nets:  # the identity to start with
+            for net in self.nets:  # starts as the identity
                 net.layers[-1].weight.zero_()
                 net.layers[-1].bias.zero_()
 

@@ -1,4 +1,4 @@
-"""Families of p(x|z): from a decoder's output to a Pyro distribution over events."""
+"""Families of likelihoods p(x|z), from a decoder's output to a Pyro distribution over events."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,32 +15,54 @@ from pyrovae.models.param_store import Module
 
 
 class Likelihood(Module):
-    """One family. `likelihood(outputs, event_dim)` is p(x|z), with `event_dim` rightmost dimensions in an event."""
+    """The base class of likelihoods: a subclass defines `forward`, from the decoder's output to p(x|z).
+
+    `likelihood(outputs, event_dim)` returns a distribution whose `event_dim` rightmost dimensions are an event. A VAE
+    started from the mean of the data also needs `output_bias`.
+
+    Example:
+        >>> class Laplace(pv.Likelihood):
+        ...     def forward(self, outputs, event_dim):
+        ...         return pyro.distributions.Laplace(outputs, 0.5).to_event(event_dim)
+        >>> vae = pv.VAE((3,), latent_dim=2, hidden=(8,), likelihood=Laplace())
+        >>> vae.sample(5).shape
+        torch.Size([5, 3])
+    """
 
     def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape that the decoder must put out for one event."""
+        """Returns the shape of the decoder's output for one event of shape `event_shape`."""
         return tuple(event_shape)
 
     def output_bias(self, mean: Tensor) -> Tensor:
-        """The decoder output, `output_shape`, at which p(x|z) has the mean `mean`, `event_shape`."""
+        """Returns the decoder's output, `output_shape`, for which p(x|z) has the mean `mean`, `event_shape`."""
         raise NotImplementedError
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
         raise NotImplementedError
 
     def check(self, x: Tensor) -> None:
-        """Raises `InputError` unless every (finite) element of `x` is one that this family can be trained on."""
+        """Raises `InputError` unless this family can be trained on every element of `x`; all of them are finite."""
 
     def has_density(self, x: Tensor) -> bool:
-        """Whether p(x|z) is a density, or a mass, at this `x`: without one there is no log p(x)."""
+        """Returns whether p(x|z) is a density or a mass at this `x`; if it is neither, there is no log p(x)."""
         return True
 
 
 class Bernoulli(Likelihood):
-    """x_i ~ Bernoulli(sigmoid(outputs_i)) for pixels in {0, 1}.
+    """The Bernoulli likelihood, x_i ~ Bernoulli(sigmoid(outputs_i)), for pixels that are 0 or 1.
 
-    `allow_grey=True` also takes levels in [0, 1]. What is then called the log-likelihood is minus a cross-entropy,
-    x log p + (1 - x) log(1 - p): a loss to train with, but no density, and so `log_marginal` refuses it.
+    Args:
+        allow_grey: True also accepts levels in [0, 1]. The log-likelihood is then minus a cross-entropy,
+            x log p + (1 - x) log(1 - p). It is a loss to train with but not a density, and `log_marginal` refuses it.
+
+    Example:
+        >>> p = pv.Bernoulli()(torch.zeros(3), event_dim=1)
+        >>> p.mean
+        tensor([0.5000, 0.5000, 0.5000])
+        >>> pv.Bernoulli().check(torch.tensor([0.0, 0.5]))
+        Traceback (most recent call last):
+        pyrovae...InputError: x must be 0 or 1 under Bernoulli, got 0.5 at index (1,); binarize it, or say
+        Bernoulli(allow_grey=True)
     """
 
     def __init__(self, allow_grey: bool = False) -> None:
@@ -48,7 +70,7 @@ class Bernoulli(Likelihood):
         self.allow_grey = allow_grey
 
     def output_bias(self, mean: Tensor) -> Tensor:
-        # A pixel that is never on would start at minus infinity; the clip is the one of Burda et al.'s code.
+        # A pixel that is never on would start at minus infinity. Burda et al.'s code clips in the same way.
         return torch.logit(mean.clamp(0.001, 0.999))
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
@@ -67,7 +89,18 @@ class Bernoulli(Likelihood):
 
 
 class ContinuousBernoulli(Likelihood):
-    """x_i in [0, 1] with density proportional to exp(x_i outputs_i) (Loaiza-Ganem and Cunningham 2019)."""
+    """The continuous Bernoulli likelihood, for x_i in [0, 1], with a density proportional to exp(x_i outputs_i).
+
+    Example:
+        >>> p = pv.ContinuousBernoulli()(torch.zeros(3), event_dim=1)  # uniform at outputs of 0
+        >>> p.mean
+        tensor([0.5000, 0.5000, 0.5000])
+        >>> torch.equal(p.log_prob(torch.rand(3)), torch.tensor(0.0))
+        True
+
+    Source:
+        Loaiza-Ganem and Cunningham 2019, arXiv:1907.06845.
+    """
 
     def output_bias(self, mean: Tensor) -> Tensor:
         return _invert(lambda logits: pixel_distributions.ContinuousBernoulli(logits).mean, mean.clamp(0.001, 0.999))
@@ -80,9 +113,19 @@ class ContinuousBernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """x_i ~ N(outputs_i, scale^2) with one standard deviation for all coordinates, fixed or learned.
+    """The Gaussian likelihood, x_i ~ N(outputs_i, scale^2), with one standard deviation for all coordinates.
 
-    A learned scale starts at `scale`; what is learned is its logarithm.
+    Args:
+        scale: The standard deviation, in the units of x.
+        learn_scale: True makes the logarithm of the scale a parameter, which starts at log(`scale`).
+
+    Raises:
+        InputError: If `scale` is not a positive number.
+
+    Example:
+        >>> p = pv.Gaussian(0.5)(torch.tensor([1.0, 2.0]), event_dim=1)
+        >>> p.mean, p.stddev
+        (tensor([1., 2.]), tensor([0.5000, 0.5000]))
     """
 
     def __init__(self, scale: float, learn_scale: bool = False) -> None:
@@ -106,10 +149,27 @@ class Gaussian(Likelihood):
 
 
 class HeteroscedasticGaussian(Likelihood):
-    """x_i ~ N(loc_i, scale_i^2), both predicted: scale = min_scale + softplus(.) of the decoder's second output.
+    """The Gaussian likelihood with a predicted scale, x_i ~ N(loc_i, scale_i^2).
 
-    The floor is needed: where a coordinate is constant in the data (the border of an image) the density at a vanishing
-    scale has no bound, and neither has the ELBO.
+        scale_i = min_scale + softplus(raw_scale_i)
+
+    The decoder's output is `(loc, raw_scale)`, `(2, *event_shape)`. The floor is necessary: if a coordinate is constant
+    in the data, as on the border of an image, the density grows without bound as the scale vanishes, and so does the
+    ELBO.
+
+    Args:
+        min_scale: The floor of the standard deviation, in the units of x.
+
+    Raises:
+        InputError: If `min_scale` is not a positive number.
+
+    Example:
+        >>> likelihood = pv.HeteroscedasticGaussian(min_scale=0.1)
+        >>> likelihood.output_shape((1, 28, 28))
+        (2, 1, 28, 28)
+        >>> p = likelihood(torch.tensor([[1.0, 2.0], [-1e3, -1e3]]), event_dim=1)
+        >>> p.mean, p.stddev
+        (tensor([1., 2.]), tensor([0.1000, 0.1000]))
     """
 
     def __init__(self, min_scale: float) -> None:
@@ -129,7 +189,18 @@ class HeteroscedasticGaussian(Likelihood):
 
 
 class Categorical(Likelihood):
-    """x_i = k / 255 with probability softmax(outputs_i)_k, k = 0 ... 255: grey levels as classes, a cross-entropy."""
+    """The categorical likelihood of grey levels: x_i = k / 255 with probability softmax(outputs_i)_k, k = 0 ... 255.
+
+    Its negative logarithm is the cross-entropy of 256 classes. The decoder's output has shape `(256, *event_shape)`.
+
+    Example:
+        >>> likelihood = pv.Categorical()
+        >>> likelihood.output_shape((1, 28, 28))
+        (256, 1, 28, 28)
+        >>> p = likelihood(torch.zeros(256, 1), event_dim=1)  # all levels equally probable
+        >>> torch.allclose(p.log_prob(torch.tensor([7 / 255])).exp(), torch.tensor(1 / 256))
+        True
+    """
 
     num_levels = 256
 
@@ -137,7 +208,7 @@ class Categorical(Likelihood):
         return (self.num_levels, *event_shape)
 
     def output_bias(self, mean: Tensor) -> Tensor:
-        # The masses exp(t k) that have the mean: of all such masses the ones with the most entropy.
+        # Masses proportional to exp(t k) have the largest entropy of all masses with this mean.
         levels = torch.linspace(0, 1, self.num_levels, dtype=torch.float64).to(mean)
         tilt = _invert(
             lambda t: pixel_distributions.CategoricalLevels(t.unsqueeze(-1) * levels).mean, mean.clamp(0.001, 0.999)
@@ -152,9 +223,27 @@ class Categorical(Likelihood):
 
 
 class DiscretizedLogistic(Likelihood):
-    """The mass of a logistic around each of 256 grey levels, its location the decoder's output, its scale learned.
+    """The discretized logistic likelihood: the mass of a logistic distribution around each of 256 grey levels k / 255.
 
-    Kingma et al. 2016, arXiv:1606.04934; the scale, one for all pixels, starts at `scale`.
+        P(x_i = k / 255) = F((k + 1/2) / 255) - F((k - 1/2) / 255)
+
+    F is the logistic distribution function whose location is the decoder's output. The first and the last level take
+    the tails. One learned scale serves all pixels.
+
+    Args:
+        scale: The value that the scale starts from.
+
+    Raises:
+        InputError: If `scale` is not a positive number.
+
+    Example:
+        >>> p = pv.DiscretizedLogistic()(torch.tensor([0.4]), event_dim=1)
+        >>> masses = p.log_prob(torch.arange(256.0)[:, None] / 255).exp()
+        >>> torch.allclose(masses.sum(), torch.tensor(1.0))
+        True
+
+    Source:
+        Kingma et al. 2016, arXiv:1606.04934.
     """
 
     def __init__(self, scale: float = 0.1) -> None:
@@ -173,6 +262,7 @@ class DiscretizedLogistic(Likelihood):
 
 
 def _require_all(good: Tensor, x: Tensor, rule: str, hint: str = "") -> None:
+    """Raises `InputError` with the first element of `x` that is not `good`, and its index."""
     if not good.all():
         index = tuple((~good).nonzero()[0].tolist())
         raise InputError(f"{rule}, got {x[index].item():g} at index {index}{hint}")
@@ -184,7 +274,7 @@ def _require_levels(x: Tensor) -> None:
 
 
 def _invert(increasing: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
-    """Where an increasing elementwise function has the values `target`, by bisection."""
+    """Returns the arguments for which an increasing elementwise function has the values `target`, by bisection."""
     low, high = torch.full_like(target, -2_000.0), torch.full_like(target, 2_000.0)
     for _ in range(60):
         middle = (low + high) / 2

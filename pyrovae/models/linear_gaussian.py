@@ -1,4 +1,4 @@
-"""The VAE that is solvable in closed form: what every estimator here is tested against."""
+"""The VAE with a closed form, which every estimator is tested against."""
 
 import math
 
@@ -12,12 +12,36 @@ from pyrovae.models.param_store import Module, unique_name
 
 
 class LinearGaussianVAE(Module):
-    """z ~ N(prior_mean, I), x|z ~ N(W z + b, scale^2 I), and a guide q(z|x) = N(A x + c, diag(exp(2 log_scale))).
+    """A linear Gaussian VAE, whose log p(x), posterior and ELBO have closed forms: probabilistic PCA.
 
-    `weight` W is `(D, L)`, `bias` b `(D,)`, `scale` a positive number, `prior_mean` a number or `(L,)`. It keeps the
-    dtype of `weight`. The marginal is x ~ N(W prior_mean + b, W W^T + scale^2 I) and the posterior N(m(x), P^-1) with
-    precision P = I + W^T W / scale^2 (Tipping and Bishop 1999). The guide starts at the diagonal Gaussian that is
-    closest to that posterior in KL(q || p): A x + c = m(x), variances 1 / diag(P).
+        z ~ N(prior_mean, I),  x|z ~ N(W z + b, scale^2 I),  q(z|x) = N(A x + c, diag(exp(2 log_scale)))
+        p(x) = N(W prior_mean + b, W W^T + scale^2 I)
+        p(z|x) = N(m(x), P^-1)  with P = I + W^T W / scale^2
+
+    All of these are parameters and can be trained. The guide starts at the diagonal Gaussian that is closest to the
+    posterior in KL(q || p): A x + c = m(x), with variances 1 / diag(P).
+
+    Args:
+        weight: W, `(D, L)`. The model keeps its dtype.
+        bias: b, `(D,)`.
+        scale: The standard deviation of x|z, a positive number.
+        prior_mean: A number or `(L,)`.
+
+    Raises:
+        InputError: If a shape does not fit, or `scale` is not a positive number.
+
+    Example:
+        >>> weight = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+        >>> vae = pv.LinearGaussianVAE(weight, torch.zeros(2, dtype=torch.float64), scale=0.5)
+        >>> x = torch.randn(10, 2, dtype=torch.float64)
+        >>> weights = pv.log_weights(vae.model, vae.exact_guide, x, num_particles=3)
+        >>> torch.allclose(weights, vae.log_px(x).expand(3, 10))  # the exact posterior has constant weights
+        True
+        >>> torch.allclose(vae.elbo(x), vae.log_px(x))  # for one latent the best diagonal Gaussian is the posterior
+        True
+
+    Source:
+        Tipping and Bishop 1999, Probabilistic Principal Component Analysis.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, scale: float, prior_mean: float | Tensor = 0.0) -> None:
@@ -27,21 +51,22 @@ class LinearGaussianVAE(Module):
         require(bias.shape == shape[:1], f"bias must have shape {shape[:1]}, got {tuple(bias.shape)}")
         require_number("scale", scale, above=0)
         self.event_shape, self.latent_dim = shape[:1], shape[1]
-        self.weight, self.bias = _parameter(weight), _parameter(bias)
+        self.weight, self.bias = _contiguous_parameter(weight), _contiguous_parameter(bias)
         prior_mean = torch.as_tensor(prior_mean, dtype=weight.dtype, device=weight.device)
-        self.prior_mean = _parameter(prior_mean.expand(shape[1]))
+        self.prior_mean = _contiguous_parameter(prior_mean.expand(shape[1]))
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale), dtype=weight.dtype, device=weight.device))
         with torch.no_grad():
             slope, mean_at_zero, precision = self._posterior_parts()
-        self.guide_weight, self.guide_bias = _parameter(slope), _parameter(mean_at_zero)
+        self.guide_weight, self.guide_bias = _contiguous_parameter(slope), _contiguous_parameter(mean_at_zero)
         self.guide_log_scale = nn.Parameter(-0.5 * precision.diagonal().log())
 
     @property
     def scale(self) -> Tensor:
+        """The standard deviation of x|z, `()`."""
         return self.log_scale.exp()
 
     def model(self, x: Tensor) -> None:
-        """p(x, z) for `x` `(batch, D)`."""
+        """Runs p(x, z), with `x` `(batch, D)` observed."""
         parameters = {
             "weight": self.weight,
             "bias": self.bias,
@@ -54,60 +79,61 @@ class LinearGaussianVAE(Module):
             pyro.sample("x", self.decode(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """q(z|x) for `x` `(batch, D)`."""
+        """Runs q(z|x) for `x` `(batch, D)`."""
         parameters = {"guide_weight": self.guide_weight, "guide_bias": self.guide_bias}
         self._register({**parameters, "guide_log_scale": self.guide_log_scale})
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", self.encode(x))
 
     def exact_guide(self, x: Tensor) -> None:
-        """p(z|x): under this guide every log importance weight is log p(x)."""
+        """Runs p(z|x): under this guide every log importance weight is log p(x)."""
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", self.posterior(x))
 
     @property
     def prior(self) -> dist.TorchDistribution:
+        """p(z), with event shape `(L,)`."""
         return dist.Normal(self.prior_mean, torch.ones_like(self.prior_mean)).to_event(1)
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z|x), batch shape `(batch,)`, event shape `(L,)`."""
+        """Returns q(z|x), with batch shape `(batch,)` and event shape `(L,)`."""
         return dist.Normal(x @ self.guide_weight.T + self.guide_bias, self.guide_log_scale.exp()).to_event(1)
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x|z) for `z` `(..., L)`."""
+        """Returns p(x|z) for `z` `(..., L)`."""
         return dist.Normal(z @ self.weight.T + self.bias, self.scale).to_event(1)
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
-        """p(z|x), batch shape `(batch,)`, event shape `(L,)`."""
+        """Returns p(z|x), with batch shape `(batch,)` and event shape `(L,)`."""
         slope, mean_at_zero, precision = self._posterior_parts()
         return dist.MultivariateNormal(x @ slope.T + mean_at_zero, precision_matrix=precision)
 
     def log_px(self, x: Tensor) -> Tensor:
-        """log p(x) in nats, `(batch,)`."""
+        """Returns log p(x) in nats, `(batch,)`."""
         identity = torch.eye(len(self.bias)).to(self.weight)
         covariance = self.weight @ self.weight.T + self.scale**2 * identity
         mean = self.weight @ self.prior_mean + self.bias
         return dist.MultivariateNormal(mean, covariance_matrix=covariance).log_prob(x)
 
     def elbo(self, x: Tensor) -> Tensor:
-        """The ELBO of `guide` in nats, `(batch,)`: E_q[log p(x|z)] - KL(q(z|x) || p(z)), both in closed form."""
+        """Returns the ELBO of `guide` in nats, `(batch,)`: E_q[log p(x|z)] - KL(q(z|x) || p(z)), in closed form."""
         q = self.encode(x)
         # E |x - Wz - b|^2 under q = |x - W E[z] - b|^2 + tr(W Var[z] W^T)
-        squares = (x - q.mean @ self.weight.T - self.bias).square().sum(-1) + (self.weight.square() @ q.variance.T).sum(
-            0
-        )
+        squares = (x - q.mean @ self.weight.T - self.bias).square().sum(-1)
+        squares = squares + (self.weight.square() @ q.variance.T).sum(0)
         size = len(self.bias)
         reconstruction = -0.5 * squares / self.scale**2 - size * (self.log_scale + 0.5 * math.log(2 * math.pi))
         shift = (q.mean - self.prior_mean).square()
         return reconstruction - 0.5 * (q.variance + shift - 1 - q.variance.log()).sum(-1)
 
     def check_data(self, x: Tensor) -> None:
+        """Raises `InputError` unless `x` has shape `(batch, D)` and is finite."""
         size = len(self.bias)
         require(x.dim() == 2 and x.shape[1] == size, f"x must have shape (batch, {size}), got {tuple(x.shape)}")
         require_finite("x", x)
 
     def _posterior_parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(slope, mean at x = 0, precision) of p(z|x) = N(slope x + mean_at_zero, precision^-1)."""
+        """Returns (slope, mean_at_zero, precision) of p(z|x) = N(slope x + mean_at_zero, precision^-1)."""
         precision = torch.eye(self.latent_dim).to(self.weight) + self.weight.T @ self.weight / self.scale**2
         slope = torch.linalg.solve(precision, self.weight.T / self.scale**2)
         mean_at_zero = torch.linalg.solve(precision, self.prior_mean) - slope @ self.bias
@@ -115,10 +141,10 @@ class LinearGaussianVAE(Module):
 
     def _register(self, parameters: dict[str, Tensor]) -> None:
         for name, parameter in parameters.items():
-            if parameter.requires_grad:  # as pyro.module has it: the param store would thaw one that is frozen
+            if parameter.requires_grad:  # as pyro.module does: the store would switch a frozen parameter on again
                 pyro.param(f"{unique_name(self)}.{name}", parameter)
 
 
-def _parameter(value: Tensor) -> nn.Parameter:
-    # Of a tensor that is not contiguous Pyro's param store keeps a copy, and SVI would train the copy alone.
+def _contiguous_parameter(value: Tensor) -> nn.Parameter:
+    # Pyro's parameter store keeps a copy of a tensor that is not contiguous, and SVI would train only the copy.
     return nn.Parameter(value.detach().clone(memory_format=torch.contiguous_format))

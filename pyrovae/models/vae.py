@@ -1,4 +1,4 @@
-"""The variational autoencoder (Kingma and Welling 2014, arXiv:1312.6114) as a Pyro model and guide."""
+"""The variational autoencoder as a Pyro model and guide."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -30,25 +30,46 @@ from pyrovae.models.priors import PRIORS, Prior
 
 
 class VAE(Module):
-    """p(z) = N(0, I), p(x|z) = likelihood(decoder(z)), q(z|x) = N(loc(x), diag(exp(log_variance(x)))).
+    """A variational autoencoder: a model p(x, z) and a guide q(z|x), as Pyro programs.
 
-    `model` and `guide` are Pyro programs with the sites `"z"`, `(batch, latent_dim)`, and `"x"`, `(batch,
-    *event_shape)`, in one plate `"data"` at dim -1.
+        p(z) = N(0, I),  p(x|z) = likelihood(decoder(z)),  q(z|x) = N(loc(x), diag(exp(log_variance(x))))
 
-    - `hidden`: units of the encoder's layers, or channels with `network="conv"`; the decoder mirrors them.
-    - `likelihood`, `posterior` and `prior` are copied, so that one instance given to two VAEs is not shared by them.
-    - `condition`: one `Condition` or several make it p(x|z, y) p(z), q(z|x, y) (Sohn et al. 2015): every method that
-      takes x takes as many y after it. Encoder and decoder each have a copy, with parameters of its own.
-    - `posterior` is q(z|x), one of `posteriors` or by name: `diagonal`, `full_covariance`, `flow`, `bernoulli`,
-      `relaxed_bernoulli`, or `delta`, the plain autoencoder, z = loc(x), which has no KL and no log p(x). `prior` is
-      p(z), one of `priors` or by name: `standard`, `mixture`, `flow`; by default the posterior's own, N(0, I) for z of
-      real numbers and uniform for codes.
-    - `beta` weighs the KL term (Higgins et al. 2017) by scaling the latent site in model *and* guide; it is a 0-dim
-      buffer, to be changed with `set_beta`.
-    - `data_mean`, of shape `event_shape`, sets the decoder's output bias to start from: give it `data.train_mean`
-      with `network="mlp"`. A convolutional decoder that has the mean image for nothing tends to leave z unused.
+    These are the defaults; `prior` and `posterior` replace p(z) and q(z|x). `model(x)` and `guide(x)` have the sites
+    `"z"`, `(batch, latent_dim)`, and `"x"`, `(batch, *event_shape)`, in one plate `"data"` at dim -1. With conditions y
+    they are p(x, z|y) = p(x|z, y) p(z) and q(z|x, y), and every method that takes x takes all y after it.
 
-    Raises `InputError` on a bad size, and from every method on an `x` or `y` of the wrong shape or dtype.
+    Args:
+        event_shape: The shape of one datum, for example `(2,)` or `(1, 28, 28)`.
+        latent_dim: The number of elements of z, L.
+        hidden: The units of the encoder's hidden layers, or their channels with `network="conv"`. The decoder mirrors
+            them.
+        likelihood: The family of p(x|z). The VAE copies it, and `posterior`, `prior` and `condition`, so that nothing
+            is shared by two VAEs.
+        activation: One of relu, tanh, softplus, elu, gelu, silu, leaky_relu.
+        network: `"mlp"`, or `"conv"` for images.
+        condition: A `Condition` or a sequence of them. Encoder and decoder each have a copy with its own parameters.
+        posterior: One of `pv.posteriors`, or a name: diagonal, full_covariance, flow, bernoulli, relaxed_bernoulli, or
+            delta. The last is the plain autoencoder z = loc(x), which has no KL and no log p(x).
+        prior: One of `pv.priors`, or a name: standard, mixture, flow. By default it is the posterior's own: N(0, I) for
+            real z, uniform for codes.
+        beta: The weight of the KL term in training. It scales the latent site in model and guide, and is a buffer that
+            `set_beta` changes.
+        data_mean: A mean, `event_shape`, that the decoder's output bias starts from. Pass `data.train_mean` with
+            `network="mlp"`. A convolutional decoder that starts from the mean image tends to leave z unused.
+
+    Raises:
+        InputError: If a size, a name or a part does not fit; and, from every method, if an `x` or `y` has the wrong
+            shape or dtype.
+
+    Example:
+        >>> vae = pv.VAE((2,), latent_dim=1, hidden=(16,), likelihood=pv.Gaussian(0.3))
+        >>> x = torch.randn(100, 2)
+        >>> history = pv.fit(vae, x, epochs=2)
+        >>> vae.reconstruct(x).shape, vae.sample(5).shape
+        (torch.Size([100, 2]), torch.Size([5, 2]))
+
+    Source:
+        Kingma and Welling 2014, arXiv:1312.6114; conditions: Sohn et al. 2015; beta: Higgins et al. 2017.
     """
 
     def __init__(
@@ -72,20 +93,9 @@ class VAE(Module):
         require_count("latent_dim", latent_dim)
         require(isinstance(likelihood, Likelihood), f"likelihood must be a pyrovae likelihood, got {likelihood!r}")
         require_choice("network", network, NETWORKS)
-        if not isinstance(posterior, Posterior):
-            require_choice("posterior", posterior, POSTERIORS)
-            posterior = POSTERIORS[posterior](latent_dim)
-        rule = f"posterior must be of latent_dim, {latent_dim}, got one of {posterior.latent_dim}"
-        require(posterior.latent_dim == latent_dim, rule)
-        if prior is None:
-            prior = posterior.usual_prior()
-        elif not isinstance(prior, Prior):
-            require_choice("prior", prior, PRIORS)
-            require(prior != "vamp", "prior vamp needs its pseudo-inputs: priors.Vamp(data.train_x[:500])")
-            prior = PRIORS[prior](latent_dim)
-        conditions = list(condition) if isinstance(condition, list | tuple) else [condition]
-        for one in conditions:
-            require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
+        posterior = _posterior_of(posterior, latent_dim)
+        prior = _prior_of(prior, posterior)
+        conditions = _conditions_of(condition)
         self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
         self.posterior_family, self.prior_family = copy.deepcopy(posterior), copy.deepcopy(prior)
         self.num_conditions = len(conditions)
@@ -109,29 +119,30 @@ class VAE(Module):
             self.decoder.set_output_bias(likelihood.output_bias(data_mean))
 
         with local_seed(0), poutine.block(), torch.no_grad():
-            z = tuple(self.prior_family.sample(self._encode_alone).shape)
+            z = tuple(self.prior_family.sample(self._encode_unconditionally).shape)
         rule = f"prior must have z of shape {posterior.latent_shape}, as the posterior has, got {z}"
         require(z == posterior.latent_shape, rule)
 
     def set_beta(self, beta: float) -> None:
-        # In place: Pyro's scale handler refuses 0, and a compiled step reads this very tensor.
+        """Sets the weight of the KL term, a positive number."""
+        # Pyro's scale handler refuses 0. The buffer changes in place because a compiled step reads this very tensor.
         require_number("beta", beta, above=0)
         self.beta.fill_(beta)
 
     def model(self, x: Tensor, *y: Tensor) -> None:
-        """p(x, z | y) for `x` `(batch, *event_shape)`."""
+        """Runs p(x, z|y), with `x` `(batch, *event_shape)` observed."""
         self._check_shape(x)
-        self._check_condition(y, len(x))
+        self._check_conditions(y, len(x))
         name = unique_name(self)
         for part in ("decoder", "decoder_features", "likelihood", "prior_family"):
             pyro.module(f"{name}.{part}", getattr(self, part))
         with pyro.plate("data", len(x), dim=-1):
             with self._latent_handlers():
-                z = self.prior_family.sample(self._encode_alone)
+                z = self.prior_family.sample(self._encode_unconditionally)
             pyro.sample("x", self.decode(z, *y), obs=x)
 
     def guide(self, x: Tensor, *y: Tensor) -> None:
-        """q(z | x, y), amortised, for `x` `(batch, *event_shape)`."""
+        """Runs the amortised q(z|x, y) for `x` `(batch, *event_shape)`."""
         self._check_shape(x)
         name = unique_name(self)
         for part in ("encoder", "encoder_features", "posterior_family"):
@@ -141,7 +152,7 @@ class VAE(Module):
 
     @contextmanager
     def _latent_handlers(self) -> Iterator[None]:
-        """Around the latent site of both programs: beta, and for an autoencoder no KL at all."""
+        """Scales the latent site of a program by beta, or masks it in an autoencoder, which has no KL."""
         with poutine.scale(scale=self.beta):
             if self.posterior_family.has_density:
                 yield
@@ -151,74 +162,107 @@ class VAE(Module):
 
     @property
     def prior(self) -> dist.TorchDistribution:
-        """p(z), event shape `(latent_dim,)`; of several layers there is none, only a program."""
-        return self.prior_family(self._encode_alone)
+        """p(z), with event shape `(latent_dim,)`. Raises `InputError` for a prior of several layers, only a program."""
+        return self.prior_family(self._encode_unconditionally)
 
     def encode(self, x: Tensor, *y: Tensor) -> dist.TorchDistribution:
-        """q(z | x, y), batch shape `(batch,)`, event shape `(latent_dim,)`; of several layers q(z1 | x, y)."""
+        """Returns q(z|x, y), with batch shape `(batch,)` and event shape `(latent_dim,)`; with layers, q(z_1|x, y)."""
         self._check_shape(x)
-        self._check_condition(y, len(x))
+        self._check_conditions(y, len(x))
         return self.posterior_family(self.encoder(x, self.encoder_features(y)))
 
-    def _encode_alone(self, x: Tensor) -> dist.TorchDistribution:
+    def _encode_unconditionally(self, x: Tensor) -> dist.TorchDistribution:
         require(self.num_conditions == 0, "a prior that is made of posteriors needs a VAE without conditions")
         return self.encode(x)
 
     def decode(self, z: Tensor, *y: Tensor) -> dist.TorchDistribution:
-        """p(x | z, y) for `z` `(..., latent_dim)`: batch shape `(...)`, event shape `event_shape`.
+        """Returns p(x|z, y) for `z` `(..., latent_dim)`, with batch shape `(...)` and event shape `event_shape`.
 
-        z is a value of the latent site; the decoder is given what the prior's `decoded` makes of it. `y` has a value
-        for each z along the last of the leading dimensions.
+        `z` is a value of the latent site, and the decoder takes `prior_family.decoded(z)`. Each y has as many values as
+        there are z along the last leading dimension.
         """
-        require(len(y) == self.num_conditions, f"y must hold {self.num_conditions} conditions, got {len(y)}")
+        self._check_number_of(y)
         outputs = self.decoder(self.prior_family.decoded(z), self.decoder_features(y))
         return self.likelihood(outputs, event_dim=len(self.event_shape))
 
     @evaluates
     @torch.no_grad()
     def sample(self, num_samples: int, y: Tensor | Sequence[Tensor] = (), mean: bool = False) -> Tensor:
-        """`num_samples` draws of x ~ p(x|y), `(num_samples, *event_shape)`; with `mean`, of E[x|z, y] for z ~ p(z).
+        """Returns draws of x ~ p(x|y), or with `mean` of E[x|z, y] for z ~ p(z), `(num_samples, *event_shape)`.
 
-        `y` has a value for each sample; several conditions are a sequence. Modules run in `eval()` mode: these are
-        draws from the model that log p(x) is of.
+        `y` has a value for each sample; several conditions are passed as a sequence. Modules run in `eval()` mode, as
+        in every estimate of log p(x).
         """
         require_count("num_samples", num_samples)
         y = tuple(y) if isinstance(y, list | tuple) else (y,)
-        self._check_condition(y, num_samples)
+        self._check_conditions(y, num_samples)
         with pyro.plate("samples", num_samples, dim=-1):
-            z = self.prior_family.sample(self._encode_alone)
+            z = self.prior_family.sample(self._encode_unconditionally)
         x_given_z = self.decode(z, *y)
         return x_given_z.mean if mean else x_given_z.sample()
 
     @evaluates
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *y: Tensor) -> Tensor:
-        """E[x|z, y] at the posterior mean z = E_q[z|x, y]: a picture of what the code keeps, not a term of the ELBO.
+        """Returns E[x|z, y] at the posterior mean z = E_q[z|x, y], `(batch, *event_shape)`.
 
-        Where q has no mean in closed form it is that of 64 draws.
+        It shows what z keeps of x, and is not a term of the ELBO. If q has no mean in closed form, z is the mean of 64
+        draws.
         """
         return self.decode(mean_of(self.encode(x, *y)), *y).mean
 
     def check_data(self, x: Tensor, *y: Tensor) -> None:
-        """Raises `InputError` unless this is a batch to train on: shape, dtype, finite, support, conditions."""
+        """Raises `InputError` if the VAE cannot be trained on this batch.
+
+        Checks shape, dtype, finiteness, the likelihood's support, and the conditions.
+        """
         self._check_shape(x)
         require_finite("x", x)
         self.likelihood.check(x)
-        self._check_condition(y, len(x))
+        self._check_conditions(y, len(x))
 
     def _check_shape(self, x: Tensor) -> None:
         require_batch(x, self.event_shape, next(self.parameters()).dtype)
 
-    def _check_condition(self, y: Sequence[Tensor], num_data: int) -> None:
+    def _check_number_of(self, y: Sequence[Tensor]) -> None:
         require(len(y) == self.num_conditions, f"y must hold {self.num_conditions} conditions, got {len(y)}")
-        if is_validation_enabled():  # a traced step cannot look at values, and was validated before
+
+    def _check_conditions(self, y: Sequence[Tensor], num_data: int) -> None:
+        self._check_number_of(y)
+        if is_validation_enabled():  # a traced step cannot read values, and was validated before it was traced
             for condition, value in zip(self.encoder_features.conditions, y, strict=True):
                 condition.check(value, num_data)
 
 
 def mean_of(q: dist.TorchDistribution, num_draws: int = 64) -> Tensor:
-    """E_q[z], in closed form or as the mean of draws."""
+    """Returns E_q[z], in closed form if there is one, and otherwise as the mean of `num_draws` draws."""
     try:
         return q.mean
     except NotImplementedError:
         return q.sample((num_draws,)).mean(0)
+
+
+def _posterior_of(posterior: Posterior | str, latent_dim: int) -> Posterior:
+    if not isinstance(posterior, Posterior):
+        require_choice("posterior", posterior, POSTERIORS)
+        posterior = POSTERIORS[posterior](latent_dim)
+    rule = f"posterior must be of latent_dim, {latent_dim}, got one of {posterior.latent_dim}"
+    require(posterior.latent_dim == latent_dim, rule)
+    return posterior
+
+
+def _prior_of(prior: Prior | str | None, posterior: Posterior) -> Prior:
+    if prior is None:
+        return posterior.usual_prior()
+    if isinstance(prior, Prior):
+        return prior
+    require_choice("prior", prior, PRIORS)
+    require(prior != "vamp", "prior vamp needs its pseudo-inputs: priors.Vamp(data.train_x[:500])")
+    return PRIORS[prior](posterior.latent_dim)
+
+
+def _conditions_of(condition: Condition | Sequence[Condition]) -> list[Condition]:
+    conditions = list(condition) if isinstance(condition, list | tuple) else [condition]
+    for one in conditions:
+        require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
+    return conditions

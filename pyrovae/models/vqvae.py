@@ -1,4 +1,4 @@
-"""The VQ-VAE, whose latents are codes of a codebook (van den Oord et al. 2017, arXiv:1711.00937)."""
+"""The VQ-VAE, whose latents are codes of a codebook."""
 
 import copy
 from collections.abc import Sequence
@@ -27,35 +27,65 @@ from pyrovae.models.param_store import Module, unique_name
 
 
 class CodebookUse(NamedTuple):
+    """The use that some data make of a codebook."""
+
     share: float
-    """Of the codes, those that some token has."""
+    """The share of the codes that at least one token uses."""
     perplexity: float
-    """exp(entropy of how often each code is used): from 1, one code for all, to `num_codes`."""
+    """exp(entropy of the frequencies of the codes): from 1, one code for all tokens, to `num_codes`."""
 
 
 class VQVAE(Module):
-    """z: `num_tokens` codes of `num_codes`; p(z) uniform, p(x|z) = likelihood(decoder(e_z)), q(z|x) the nearest codes.
+    """A vector-quantised VAE: z is `num_tokens` codes out of `num_codes`, as one-hot vectors.
 
-    `model` and `guide` are Pyro programs with the sites `"z"`, one-hot `(batch, num_tokens, num_codes)`, and `"x"`,
-    `(batch, *event_shape)`, in one plate `"data"` at dim -1: `fit` and what measures take it as they take a `VAE`. With
-    no entropy in q,
+        p(z) uniform,  p(x|z) = likelihood(decoder(e_z)),  q(z|x) all mass on the codes nearest to encoder(x)
 
-        log w = log p(x|z) - num_tokens log num_codes    nats, the same at every draw
+    `model` and `guide` are Pyro programs with the sites `"z"`, `(batch, num_tokens, num_codes)`, and `"x"`,
+    `(batch, *event_shape)`, in one plate `"data"` at dim -1. `fit` and all measures take it as they take a `VAE`. q has
+    no entropy, and so
 
-    is a lower bound on log p(x), not an estimate of it: more particles or samples, which are all alike, leave it as it
-    is, and an importance estimate's standard error of 0 does not say how far below log p(x) it is.
+        log w = log p(x|z) - num_tokens log num_codes    nats, the same in every draw
 
-    In training mode, and there alone, the model has what the paper trains with: the decoder's gradient goes to the
-    encoder's output z_e as if it were the code e (straight through), and a factor
-    -(|sg(z_e) - e|^2 + `commitment` |z_e - sg(e)|^2), sg without gradient, moves each to the other. The codebook learns
-    from the factor alone. Not as in the paper, tokens of z_e are normalised, and the factor is their sum, not mean.
-    To measure, `eval()` first, as `fit` leaves it: the factor is no density, and `log_marginal` refuses it.
+    is a lower bound on log p(x) and not an estimate of it. More particles or samples are all alike and change nothing.
+    The standard error of an importance estimate is 0, which does not say how far below log p(x) it is.
 
-    - `hidden`: units of the encoder's layers, or channels with `network="conv"`; the decoder mirrors them.
-    - `likelihood` is copied, so that one instance given to two models is not shared between them.
-    - Codes that no token is near get no gradient: `restart_unused` before training and between epochs.
+    In training mode the model also has the terms that the paper trains with. The decoder's gradient goes to the
+    encoder's output z_e as if z_e were the code e (straight through). A factor
 
-    Raises `InputError` on a bad size, and from every method on an `x` of the wrong shape or dtype.
+        -(|sg(z_e) - e|^2 + commitment |z_e - sg(e)|^2)    with sg(.) treated as a constant
+
+    moves each towards the other; the codebook learns from this factor alone. Unlike in the paper, the tokens of z_e are
+    normalised, and the factor sums over them instead of averaging. It is not a density: `log_marginal` refuses it, so
+    call `eval()` before measuring, as `fit` does when it returns.
+
+    Codes that are nearest to no token get no gradient: call `restart_unused` before training and between epochs.
+
+    Args:
+        event_shape: The shape of one datum.
+        num_tokens: The number of codes that represent one datum.
+        num_codes: The number of codes in the codebook.
+        code_dim: The length of a code vector e.
+        hidden: The units of the encoder's hidden layers, or their channels with `network="conv"`. The decoder mirrors
+            them.
+        likelihood: The family of p(x|z). The VQ-VAE copies it.
+        activation: One of relu, tanh, softplus, elu, gelu, silu, leaky_relu.
+        network: `"mlp"`, or `"conv"` for images.
+        commitment: The weight of the term that moves the encoder towards the codes, a positive number.
+
+    Raises:
+        InputError: If a size, a name or the likelihood does not fit; and, from every method, if an `x` has the wrong
+            shape or dtype.
+
+    Example:
+        >>> sizes = {"num_tokens": 2, "num_codes": 8, "code_dim": 3, "hidden": (16,)}
+        >>> vae, x = pv.VQVAE((4,), **sizes, likelihood=pv.Gaussian(0.3)), torch.randn(100, 4)
+        >>> restarted = vae.restart_unused(x)
+        >>> history = pv.fit(vae, x, epochs=2)
+        >>> vae.encode(x).code.shape, vae.reconstruct(x).shape
+        (torch.Size([100, 2, 8]), torch.Size([100, 4]))
+
+    Source:
+        Van den Oord et al. 2017, arXiv:1711.00937.
     """
 
     def __init__(
@@ -91,12 +121,12 @@ class VQVAE(Module):
 
     @property
     def prior(self) -> dist.TorchDistribution:
-        """p(z), event shape `(num_tokens, num_codes)`."""
+        """p(z), with event shape `(num_tokens, num_codes)`."""
         logits = self.codebook.new_zeros(self.num_tokens, self.num_codes)
         return dist.OneHotCategorical(logits=logits).to_event(1)
 
     def model(self, x: Tensor) -> None:
-        """p(x, z) for `x` `(batch, *event_shape)`."""
+        """Runs p(x, z), with `x` `(batch, *event_shape)` observed."""
         self._check_shape(x)
         pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x), dim=-1):
@@ -108,29 +138,29 @@ class VQVAE(Module):
             to_encoded = (encoded.detach() - codes).square().sum((-2, -1))
             to_codes = (encoded - codes.detach()).square().sum((-2, -1))
             pyro.factor("codebook_loss", -(to_encoded + self.commitment * to_codes))
-            # In value the codes, to the bit; z stays in the graph for objectives that differentiate by it.
+            # The value is that of the codes, to the bit. z stays in the graph for objectives that differentiate by it.
             straight_through = z @ self.codebook.detach() + (encoded - encoded.detach())
             pyro.sample("x", self._likelihood(straight_through), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """q(z|x), the nearest codes, for `x` `(batch, *event_shape)`."""
+        """Runs q(z|x), the nearest codes, for `x` `(batch, *event_shape)`."""
         q = self.encode(x)
         pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", q)
 
     def encode(self, x: Tensor) -> NearestCode:
-        """q(z|x), batch shape `(batch,)`, event shape `(num_tokens, num_codes)`."""
+        """Returns q(z|x), with batch shape `(batch,)` and event shape `(num_tokens, num_codes)`."""
         return NearestCode(self.encoded(x), self.codebook)
 
     def encoded(self, x: Tensor) -> Tensor:
-        """z_e, `(batch, num_tokens, code_dim)`, each token of mean square 1."""
+        """Returns z_e, `(batch, num_tokens, code_dim)`, where each token has a mean square of 1."""
         self._check_shape(x)
-        # Free in scale it runs away from the codes, which Adam moves no faster than by its learning rate.
+        # With a free scale z_e runs away from the codes, which Adam moves by no more than its learning rate a step.
         return rms_norm(self.encoder(x), self.codebook.shape[1:])
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x|z) for one-hot `z` `(..., num_tokens, num_codes)`: batch shape `(...)`, event shape `event_shape`."""
+        """Returns p(x|z) for one-hot `z` `(..., num_tokens, num_codes)`, with batch shape `(...)`."""
         return self._likelihood(z @ self.codebook)
 
     def _likelihood(self, codes: Tensor) -> dist.TorchDistribution:
@@ -139,7 +169,7 @@ class VQVAE(Module):
     @evaluates
     @torch.no_grad()
     def sample(self, num_samples: int, mean: bool = False) -> Tensor:
-        """`num_samples` draws of x ~ p(x), `(num_samples, *event_shape)`; with `mean`, of E[x|z] for z ~ p(z)."""
+        """Returns draws of x ~ p(x), or with `mean` of E[x|z] for z ~ p(z), `(num_samples, *event_shape)`."""
         require_count("num_samples", num_samples)
         x_given_z = self.decode(self.prior.sample((num_samples,)))
         return x_given_z.mean if mean else x_given_z.sample()
@@ -147,7 +177,7 @@ class VQVAE(Module):
     @evaluates
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """E[x|z] at the nearest codes z."""
+        """Returns E[x|z] at the nearest codes z, `(batch, *event_shape)`."""
         return self.decode(self.encode(x).code).mean
 
     # The codebook -----------------------------------------------------------------------------------------------------
@@ -155,17 +185,23 @@ class VQVAE(Module):
     @evaluates
     @torch.no_grad()
     def codebook_use(self, x: Tensor) -> CodebookUse:
-        """How many of the codes the tokens of `x` use, and how evenly."""
+        """Returns the share of the codes that the tokens of `x` use, and their perplexity."""
         counts = self.encode(x).code.sum((0, 1), dtype=torch.float64)
         frequency = counts / counts.sum()
         return CodebookUse((counts > 0).double().mean().item(), torch.special.entr(frequency).sum().exp().item())
 
     @torch.no_grad()
     def restart_unused(self, x: Tensor) -> int:
-        """Codes that no token of `x` is nearest to become encoded tokens of `x`, drawn at random; how many they were.
+        """Replaces codes that are nearest to no token of `x` by encoded tokens of `x` drawn at random.
 
         Call it on a few hundred training data before training, and from `on_epoch`, but not after the last epoch: the
         decoder has yet to learn what a new code stands for.
+
+        Returns:
+            The number of codes that were replaced.
+
+        Raises:
+            InputError: If `x` has fewer tokens than there are unused codes.
         """
         unused = self.encode(x).code.sum((0, 1)) == 0
         encoded, count = self.encoded(x).flatten(0, 1), int(unused.sum())
@@ -176,7 +212,7 @@ class VQVAE(Module):
         return count
 
     def check_data(self, x: Tensor) -> None:
-        """Raises `InputError` unless this is a batch to train on: shape, dtype, finite, support."""
+        """Raises `InputError` if the model cannot be trained on `x`: shape, dtype, finiteness, support."""
         self._check_shape(x)
         require_finite("x", x)
         self.likelihood.check(x)
