@@ -60,7 +60,7 @@ def test_a_bad_condition_is_refused_in_one_line(name, method):
 
 @pytest.mark.parametrize("name", [name for name in BAD if "nan" not in name and "infinite" not in name])
 def test_the_model_refuses_a_bad_condition_as_the_guide_does(name):
-    """It is called by itself: by quadrature, by a predictive, by a guide of the caller's own."""
+    """Quadrature, a predictive and a guide of the caller's own call the model without our guide."""
     make, y, message = BAD[name]
     assert refusal(conditional_vae(make()).model, torch.zeros(BATCH, 3), y) == message
 
@@ -81,15 +81,15 @@ ESTIMATORS = {
 def test_a_bad_condition_is_refused_by_every_estimator(name, estimator):
     make, y, message = BAD[name]
     found = refusal(ESTIMATORS[estimator], conditional_vae(make()), torch.zeros(BATCH, 3), y)
-    # What is not finite is found before the pair is run, as of any argument; quadrature tries the first datum alone,
-    # and so speaks of another number of data.
+    # Values that are not finite are found before the pair runs, as in any argument. Quadrature tries the first datum
+    # alone, and so its message names another number of data.
     rule = message.partition("(")[0]
     assert found.startswith(rule) or "must be finite, got" in found
 
 
 @pytest.mark.parametrize("estimator", ["importance_bound", "elbo_terms"])
-def test_what_an_estimator_says_of_a_bad_condition_is_the_rule_and_the_value_and_no_more(estimator):
-    """Not followed by the shapes of the trace, which Pyro appends to every error within a program."""
+def test_an_estimator_refuses_a_bad_condition_with_the_rule_and_the_value_alone(estimator):
+    """The shapes of the trace, which Pyro appends to every error within a program, do not follow."""
     make, y, message = BAD["label, too large"]
     assert refusal(ESTIMATORS[estimator], conditional_vae(make()), torch.zeros(BATCH, 3), y) == message
 
@@ -113,7 +113,7 @@ def test_too_few_and_too_many_conditions_are_refused_by_number():
 
 
 @pytest.mark.parametrize("y", [2, None, "two"])
-def test_a_y_to_sample_from_that_is_no_tensor_is_refused(y):
+def test_sample_refuses_a_y_that_is_not_a_tensor(y):
     message = refusal(conditional_vae(pv.OneHot(3)).sample, BATCH, y)
     assert message.startswith("y must ")
 

@@ -37,7 +37,7 @@ def test_the_logit_of_a_relaxed_bit_has_pytorchs_density_and_does_not_overflow(t
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.5])
-def test_the_logits_of_a_relaxed_category_are_the_gumbel_softmax_in_other_coordinates(temperature):
+def test_the_logits_of_a_relaxed_class_are_the_gumbel_softmax_in_other_coordinates(temperature):
     logits = doubles(4)
     ours = LogitRelaxedOneHot(logits, temperature)
     theirs = dist.RelaxedOneHotCategorical(torch.tensor(temperature, dtype=torch.float64), logits=logits)
@@ -59,7 +59,7 @@ def test_the_logits_of_a_relaxed_category_are_the_gumbel_softmax_in_other_coordi
     assert_within_standard_errors(draws.mean(0), ours.mean.expand(2, 3), draws.std(0) / math.sqrt(20_000))
     squares = (draws - ours.mean).square()
     assert_within_standard_errors(squares.mean(0), ours.variance.expand(2, 3), squares.std(0) / math.sqrt(20_000))
-    # The largest is of each class as often as a categorical of these logits is.
+    # The largest element falls on each class as often as a categorical with these logits does.
     first = torch.cat((draws, draws.new_zeros(20_000, 2, 1)), -1).argmax(-1).flatten()
     shares, expected = first.bincount(minlength=4) / len(first), logits.softmax(0)
     assert_within_standard_errors(shares.double(), expected, (expected * (1 - expected) / len(first)).sqrt())

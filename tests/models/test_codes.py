@@ -67,7 +67,7 @@ def test_log_px_of_codes_is_the_sum_over_all_of_them(kind, temperature):
 
 
 @pytest.mark.parametrize("kind", ["bits", "classes"])
-def test_straight_through_draws_are_hard_with_the_masses_and_the_soft_gradient(kind, float64):
+def test_straight_through_draws_are_hard_and_have_the_right_masses_and_the_soft_gradient(kind, float64):
     vae, codes = coded(kind, 0.7).double(), codes_of(kind).double()
     q = vae.encode(torch.randn(1, 4))
     z = q.rsample((40_000,))
@@ -111,7 +111,7 @@ def test_codes_with_a_temperature_go_with_every_objective_or_are_refused(kind):
 
 
 @pytest.mark.parametrize(("hard", "relaxed"), [("bits", "relaxed bits"), ("classes", "relaxed classes")])
-def test_cold_relaxed_codes_are_the_codes_that_their_networks_are_given_to(hard, relaxed):
+def test_relaxed_codes_at_a_low_temperature_agree_with_hard_codes_of_the_same_networks(hard, relaxed):
     codes, cold = coded(hard), coded(relaxed, 0.02)
     codes.load_state_dict(cold.state_dict())
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_cold_relaxed_codes_are_the_codes_that_their_networks_are_given_to(hard,
     found = pv.log_marginal(cold.model, cold.guide, x, num_samples=20_000)
     assert_within_standard_errors(found.log_px, pv.enumerated_log_marginal(codes.model, x), found.standard_error + 0.01)
     warm = pv.log_marginal(*(getattr(coded(relaxed, 2.0), name) for name in ("model", "guide")), x, num_samples=20_000)
-    assert (warm.log_px - found.log_px).abs().max() > 0.05  # another model
+    assert (warm.log_px - found.log_px).abs().max() > 0.05  # a different model
     with torch.no_grad():
         assert cold.reconstruct(x).shape == cold.sample(6).shape == x.shape
         z = cold.encode(x).sample()
@@ -161,7 +161,7 @@ def test_codes_under_a_condition_are_enumerated_label_by_label():
             assert found[i].item() == pytest.approx(log_p.logsumexp(0).item(), abs=1e-5)
             total += (log_q.exp() * (log_p - log_q)).sum().item()
     assert elbo.item() == pytest.approx(total, abs=1e-4)
-    assert (found - pv.enumerated_log_marginal(vae.model, x, y.roll(1))).abs().max() > 0.01  # y is heard
+    assert (found - pv.enumerated_log_marginal(vae.model, x, y.roll(1))).abs().max() > 0.01  # y matters
 
 
 def test_codes_without_a_temperature_need_a_score_function_and_a_prior_of_their_kind():

@@ -50,12 +50,12 @@ def vae_of(name, likelihood=None, event_shape=(3,), num_conditions=0, seed=0):
     return vae
 
 
-GRIDS = {"relaxed bits": (40.0, 401)}  # a logistic's tails are long
+GRIDS = {"relaxed bits": (40.0, 401)}  # a logistic has long tails
 
 
 @pytest.mark.parametrize("name", [name for name in combinations() if name != "layers"])
-def test_importance_sampling_is_quadrature(name):
-    """Draws and densities of the posterior and of the prior, against the density of the prior on a grid."""
+def test_importance_sampling_agrees_with_quadrature(name):
+    """Compares draws and densities of posterior and prior with the density of the prior on a grid."""
     vae = vae_of(name)
     with torch.no_grad():
         x = vae.sample(4)
@@ -71,10 +71,10 @@ def test_importance_sampling_is_quadrature(name):
     assert_within_standard_errors(sampled.log_px, exact, sampled.standard_error + error)
     assert sampled.standard_error.max() < 0.1
     own = pv.log_weights(vae.model, vae.guide, x, num_particles=2_000).logsumexp(0) - math.log(2_000)
-    assert (own < exact + 1).all()  # the guide by itself: E[w] = p(x), so that above e p(x) it is once in three at most
+    assert (own < exact + 1).all()  # E[w] = p(x): the mean exceeds e p(x) at most one time in three
 
 
-# From the guide its density at any point is asked for, from the prior that of the prior.
+# A start from the guide needs its density at every point; a start from the prior needs that of the prior.
 @pytest.mark.parametrize(
     ("name", "start"),
     [("autoregressive, standard", "guide"), ("diagonal, mixture", "prior"),

@@ -26,7 +26,7 @@ def labelled(seed=3, **settings):
     return conditional_vae(pv.OneHot(8), (2,), **settings)
 
 
-def test_a_step_on_a_data_set_is_svi_s_step_on_x_and_its_labels():
+def test_a_step_on_a_data_set_is_the_step_of_svi_on_x_and_its_labels():
     data, ours, theirs = ring(), labelled(), labelled()
     settings = {"epochs": 1, "batch_size": 60, "optimizer": torch.optim.SGD, "lr": 0.1, "seed": suite_seed(5)}
     pv.fit(ours, data, **settings)
@@ -39,10 +39,10 @@ def test_a_step_on_a_data_set_is_svi_s_step_on_x_and_its_labels():
 
 def test_a_data_set_a_loader_and_batches_train_alike():
     x, y = ring().train_x, ring().train_y
-    # A generator of its own: the loader draws a seed for its workers, here from no stream that training uses.
+    # The loader draws a seed for its workers, here from its own generator and not from a stream that training uses.
     loader = DataLoader(TensorDataset(x, y), batch_size=25, generator=torch.Generator())
     batches = list(zip(x.split(25), y.split(25), strict=True))
-    extended = [(*batch, torch.zeros(len(batch[0]))) for batch in batches]  # more than the VAE is conditioned on
+    extended = [(*batch, torch.zeros(len(batch[0]))) for batch in batches]  # more values than the VAE has conditions
     found = []
     for data in (loader, batches, extended):
         vae = labelled()
@@ -53,7 +53,7 @@ def test_a_data_set_a_loader_and_batches_train_alike():
         assert elbo == found[0][1]
 
 
-def test_validation_is_of_each_datum_under_its_own_label():
+def test_validation_takes_each_datum_under_its_own_label():
     data, vae = ring(), labelled()
     history = pv.fit(vae, data, epochs=1)
     with torch.random.fork_rng(), torch.no_grad():
@@ -70,7 +70,7 @@ def test_validation_is_of_each_datum_under_its_own_label():
         (pv.OneHot(2), lambda x, y: y % 2),
     ],
 )
-def test_what_with_conditions_makes_of_a_data_set_is_trained_on(condition, of_the_data):
+def test_a_vae_is_trained_on_the_conditions_that_with_conditions_adds(condition, of_the_data):
     data = ring().with_conditions(of_the_data)
     made = of_the_data(ring().test_x, ring().test_y)
     for found, expected in zip(data.arguments("test")[1:], made if isinstance(made, tuple) else (made,), strict=True):

@@ -21,7 +21,7 @@ from pyrovae.models.conditions import Features
 BATCH = 5
 
 
-# Name to (condition or conditions, a draw of so many y).
+# Maps a name to a function that makes the conditions, and one that draws so many y.
 CONDITIONS = {
     "label": (lambda: pv.OneHot(3), lambda n: (torch.randint(3, (n,)),)),
     "value": (lambda: pv.Embedding(), lambda n: (torch.randn(n, 1),)),
@@ -40,7 +40,7 @@ CONDITIONS = {
 
 @pytest.fixture(params=CONDITIONS)
 def case(request):
-    """A conditional VAE, x, and its y."""
+    """Returns a conditional VAE, x, and its y."""
     make, draw = CONDITIONS[request.param]
     return conditional_vae(make()), torch.randn(BATCH, 3), draw(BATCH)
 
@@ -81,7 +81,7 @@ def test_encoder_and_decoder_join_the_features_to_their_input(case):
 
 
 def log_densities(vae, x, *y, z):
-    """log p(x|z, y) and log q(z|x, y) at `z`, each `(batch,)`."""
+    """Returns log p(x|z, y) and log q(z|x, y) at `z`, each `(batch,)`."""
     nodes = []
     for program in (vae.model, vae.guide):
         trace = poutine.trace(poutine.condition(program, {"z": z})).get_trace(x, *y)
@@ -90,7 +90,7 @@ def log_densities(vae, x, *y, z):
     return nodes[0]["x"]["log_prob"], nodes[1]["z"]["log_prob"]
 
 
-def test_model_and_guide_really_depend_on_every_condition(case):
+def test_model_and_guide_depend_on_every_condition(case):
     vae, x, y = case
     z = torch.randn(BATCH, 2)
     before = log_densities(vae, x, *y, z=z)
@@ -156,7 +156,7 @@ def test_without_a_condition_nothing_is_registered_for_it():
 
 
 def conditional_of_two_latents():
-    """A random VAE in float64 whose decoder leans on y, with x and y."""
+    """Returns a random VAE in float64 whose decoder depends strongly on y, with x and y."""
     vae = conditional_vae((pv.OneHot(3), pv.Embedding()), hidden=(6,), activation="tanh").double()
     with torch.no_grad():
         for parameter in vae.decoder.parameters():
@@ -176,13 +176,13 @@ def test_log_marginal_is_log_p_of_x_given_y_by_quadrature():
 
     found = pv.log_marginal(vae.model, guide, x, *y, num_samples=20_000)
     assert_within_standard_errors(found.log_px, truth, found.standard_error + error, note=f"ESS {found.ess.min():.0f}")
-    # Of other y it is another number, by many standard errors: the test above can fail.
+    # Other y give another number, many standard errors away: the claim above can fail.
     other, _ = pv.quadrature_log_marginal(vae.model, x, y[0].roll(1), y[1], num_points=201)
     assert ((other - truth).abs() > 20 * found.standard_error).any()
 
 
-def test_log_p_of_x_given_y_by_quadrature_is_the_plain_vaes_whose_first_bias_y_has_moved():
-    """Features of one label are a constant: they can be folded into the bias of the first layer."""
+def test_log_p_of_x_given_y_by_quadrature_is_that_of_a_plain_vae_whose_first_bias_takes_up_y():
+    """The features of one label are constant, so the bias of the first layer can take them up."""
     vae, x, _ = conditional_of_two_latents()
     vae = conditional_vae(pv.OneHot(3), activation="tanh").double()
     plain = conditional_vae((), activation="tanh").double()

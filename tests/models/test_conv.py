@@ -13,7 +13,7 @@ import pyrovae as pv
 from pyrovae.models.networks import halved_sizes
 from pyrovae.programs.pair import run_pair
 
-# name: (event shape, channels): the tutorials' 28 -> 14 -> 7, odd sizes, one that is not square, colour, one halving
+# (event shape, channels): the tutorials' 28 -> 14 -> 7, odd sizes, colour and not square, a single halving
 SHAPES = {
     "mnist": ((1, 28, 28), (3, 4)),
     "odd": ((1, 7, 7), (3, 4)),
@@ -82,7 +82,7 @@ def test_only_the_last_layer_of_a_decoder_has_no_bias_of_its_own(channels):
 
 
 def test_several_outputs_per_pixel_are_the_channels_of_one_convolution():
-    """As `HeteroscedasticGaussian` and `Categorical` need; the k outputs of a pixel lie along the first dimension."""
+    """`HeteroscedasticGaussian` and `Categorical` need k outputs per pixel, along the first dimension."""
     many, one = pv.ConvDecoder((2,), (5, 3, 6, 6), (4,)).double(), pv.ConvDecoder((2,), (3, 6, 6), (4,)).double()
     one.input.load_state_dict(many.input.state_dict())
     z = torch.randn(7, 2, dtype=torch.float64)
@@ -243,7 +243,7 @@ def test_the_log_weights_are_the_same_with_particles_vectorised_as_in_a_loop(con
 def test_log_marginal_of_a_conv_vae_does_not_depend_on_how_its_particles_are_chunked():
     vae = pv.VAE((1, 6, 6), latent_dim=2, hidden=(4,), network="conv", likelihood=pv.Bernoulli()).double()
     with torch.no_grad():
-        for parameter in vae.parameters():  # a tame posterior, that the untrained guide covers
+        for parameter in vae.parameters():  # so that the untrained guide covers the posterior
             parameter.mul_(0.4)
     x = (torch.rand(3, 1, 6, 6, dtype=torch.float64) > 0.5).double()
     truth, _ = pv.quadrature_log_marginal(vae.model, x, num_points=61)
@@ -252,8 +252,8 @@ def test_log_marginal_of_a_conv_vae_does_not_depend_on_how_its_particles_are_chu
         assert_within_standard_errors(found.log_px, truth, found.standard_error)
 
 
-def test_a_plain_module_that_takes_one_leading_dimension_only_is_what_the_refusal_is_for():
-    """Trap 9: what `ConvEncoder` flattens by itself makes a network of torch's fail under particles, by name."""
+def test_a_plain_module_that_takes_only_one_leading_dimension_is_refused_by_name():
+    """Trap 9: torch's own layers fail on the particle dimension that `ConvEncoder` flattens; the refusal says so."""
     decoder = torch.nn.Sequential(torch.nn.Unflatten(1, (2, 1, 1)), torch.nn.ConvTranspose2d(2, 1, 4))
 
     def model(x):

@@ -19,7 +19,7 @@ from pyrovae.models.pixel_distributions import CategoricalLevels, ContinuousBern
 
 
 def families(shape: tuple[int, ...], dtype=torch.float64) -> dict[str, tuple]:
-    """Name to (constructor, parameters of batch shape `shape`, a value of that shape)."""
+    """Maps a name to a constructor, parameters of batch shape `shape`, and a value of that shape."""
     parameter = torch.randn(shape, dtype=dtype)
     level = (255 * torch.rand(shape)).round().to(dtype) / 255
     return {
@@ -72,7 +72,7 @@ def test_log_prob_broadcasts_leading_particle_dimensions_of_parameters_and_value
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_expanded_family_is_the_family_at_every_place(name):
+def test_an_expanded_family_is_the_same_family_in_every_place(name):
     make, parameters, value = families((2, 3))[name]
     family = make(*parameters)
     for wide in (family.expand((4, 2, 3)).to_event(1), family.to_event(1).expand(torch.Size((4, 2)))):

@@ -99,7 +99,7 @@ def test_the_floor_of_heteroscedastic_gaussian_bounds_the_density_of_a_constant_
     ("make", "field"),
     [(pv.HeteroscedasticGaussian, "min_scale"), (pv.DiscretizedLogistic, "scale"), (pv.Gaussian, "scale")],
 )
-def test_a_scale_that_is_no_positive_number_is_refused(make, field, value):
+def test_a_scale_that_is_not_a_positive_number_is_refused(make, field, value):
     assert refusal(make, value) == f"{field} must be a finite number > 0, got {value!r}"
 
 
@@ -138,7 +138,7 @@ def test_only_grey_pixels_under_a_bernoulli_have_no_density():
 
 @pytest.mark.parametrize("name", ["discretized_logistic", "gaussian, learned"])
 def test_a_learned_scale_goes_to_that_of_the_data(name):
-    """Data of one known spread about a mean that stays where it is: the best scale is that spread."""
+    """The data have a known spread about a mean that stays fixed: the best scale is that spread."""
     x = (torch.full((2_000, 1), 0.5) + 0.06 * torch.randn(2_000, 1)).mul(255).round() / 255
     vae = pv.VAE((1,), latent_dim=1, hidden=(), likelihood=LIKELIHOODS[name](), data_mean=torch.tensor([0.5]))
     with torch.no_grad():

@@ -41,14 +41,14 @@ def test_the_kl_to_and_from_an_isotropic_normal_is_the_closed_form():
 
 
 def gaussians(*batch, dtype=torch.float64, locs=2.0, narrowest=0.01):
-    """Weights of seven components and what they are of: locations far apart in their own widths."""
+    """Returns weights, locations and scales of seven components, which lie many of their widths apart."""
     weights = dist.Categorical(logits=torch.randn(*batch, 7, dtype=dtype))
     loc, scale = locs * torch.randn(*batch, 7, 5, dtype=dtype), narrowest + torch.rand(*batch, 7, 5, dtype=dtype)
     return weights, loc, scale
 
 
 @pytest.mark.parametrize("locs", [0.5, 3.0, 300.0])
-def test_a_mixture_of_gaussians_by_one_product_is_the_mixture_in_float32_as_precisely_as_pytorchs(locs):
+def test_a_mixture_of_gaussians_by_one_product_is_as_precise_in_float32_as_that_of_pytorch(locs):
     weights, loc, scale = gaussians(locs=locs, dtype=torch.float32)
     z = (loc[:, None] + scale[:, None] * torch.randn(7, 30, 5)).flatten(0, 1)
     exact = dist.MixtureSameFamily(
@@ -78,7 +78,7 @@ def test_a_mixture_of_gaussians_has_pytorchs_gradients_shapes_and_draws():
 
     p = mixture_of(weights, dist.Normal(loc.detach(), scale.detach()).to_event(1))
     wide = p.expand((3, 1)).expand((3, 2))
-    assert wide.log_prob(z[0, 0]).shape == (3, 2)  # broadcast, as any distribution's
+    assert wide.log_prob(z[0, 0]).shape == (3, 2)  # broadcasts, as for any distribution
     draws = p.sample((20_000,)).detach()
     assert_within_standard_errors(draws.mean(0), p.mean, draws.std(0) / math.sqrt(len(draws)))
     with pytest.raises(ValueError, match="support"):
@@ -88,12 +88,12 @@ def test_a_mixture_of_gaussians_has_pytorchs_gradients_shapes_and_draws():
 def test_mixtures_of_anything_else_are_pytorchs():
     weights, loc, scale = gaussians(3, dtype=torch.float32)
 
-    class HalfNormal(dist.Normal):  # of another density
+    class HalfNormal(dist.Normal):  # with another density
         pass
 
     for components in (
-        dist.Normal(loc, scale).to_event(1),  # a mixture for each of a batch
-        dist.Normal(loc[0].double(), scale[0].double()).to_event(1),  # whose rounding is nothing to be saved at
+        dist.Normal(loc, scale).to_event(1),  # a batch of mixtures
+        dist.Normal(loc[0].double(), scale[0].double()).to_event(1),  # nothing is gained in float64
         HalfNormal(loc[0], scale[0]).to_event(1),
         dist.MultivariateNormal(loc, scale_tril=torch.diag_embed(scale)),
         dist.Laplace(loc, scale).to_event(1),

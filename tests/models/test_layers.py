@@ -42,7 +42,7 @@ def test_two_layers_weigh_as_their_chain_rule_says(float64):
     assert (z1.shape, z2.shape) == ((2, 5, 3), (2, 5, 2))
 
 
-def test_draws_of_two_layers_are_those_of_the_ancestors():
+def test_draws_of_two_layers_are_those_of_ancestral_sampling():
     vae = layered()
     z2 = torch.randn(40_000, 2)
     with torch.no_grad():
@@ -54,6 +54,6 @@ def test_draws_of_two_layers_are_those_of_the_ancestors():
     assert_within_standard_errors(found.square().mean(0), expected.square().mean(0), 3 * error)
 
 
-def test_the_sites_of_layers_without_their_prior_are_named():
+def test_layers_without_their_prior_are_refused_by_their_sites():
     vae = small_vae((3,), posterior=posteriors.Layered((2, 2), ((4,),)), prior=priors.Standard(2))
     assert "the same latent sites" in refusal(pv.fit, vae, torch.randn(4, 3), epochs=1)

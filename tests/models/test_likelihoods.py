@@ -1,3 +1,5 @@
+"""The Bernoulli and the Gaussian likelihood: formulas, draws, supports, refusals."""
+
 import itertools
 import math
 
@@ -109,7 +111,7 @@ def test_gaussian_log_prob_is_that_of_scipy(learn_scale):
 
 @pytest.mark.parametrize("learn_scale", [False, True])
 def test_an_expanded_gaussian_is_the_same_gaussian(learn_scale):
-    """What Pyro does to it within a plate."""
+    """Pyro expands a distribution in this way within a plate."""
     likelihood, outputs, x = pv.Gaussian(0.7, learn_scale).double(), doubles(1, 3), doubles(4, 5, 3)
     for event_dim in (0, 1):
         narrow = likelihood(outputs, event_dim)

@@ -1,4 +1,4 @@
-"""The oracle itself is checked against formulas that it does not use."""
+"""The closed forms of `LinearGaussianVAE`, checked against formulas that it does not use."""
 
 import math
 

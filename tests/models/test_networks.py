@@ -1,3 +1,5 @@
+"""Multilayer perceptrons: their layers by hand, leading dimensions, the output bias, refusals."""
+
 import itertools
 import math
 from functools import partial

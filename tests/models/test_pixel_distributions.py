@@ -16,7 +16,7 @@ from helpers import (
 
 from pyrovae.models.pixel_distributions import CategoricalLevels, ContinuousBernoulli, DiscretizedLogistic
 
-DTYPES = {torch.float32: 5e-5, torch.float64: 1e-10}  # with what a total or a mean may be off by
+DTYPES = {torch.float32: 5e-5, torch.float64: 1e-10}  # the largest error of a total or a mean
 
 LOGITS = (-500.0, -100.0, -30.0, -5.0, -0.1001, -0.1, -0.0999, -1e-5, 0.0, 1e-4, 0.0999, 0.1, 0.1001, 2.0, 30.0, 500.0)
 
@@ -29,7 +29,7 @@ def test_continuous_bernoulli_integrates_to_one_and_has_the_mean_it_says(logits,
     density = family.log_prob(x.to(dtype)).double().exp()
     total, mean = (density @ weights).item(), ((density * x) @ weights).item()
     assert total == pytest.approx(1, abs=DTYPES[dtype])
-    # The mean's own series stops at a^3: what is left out is 3e-10 where it is left.
+    # The series of the mean has an error of 3e-10 at the end of its range.
     assert family.mean.item() == pytest.approx(mean / total, abs=5 * DTYPES[dtype])
 
 
@@ -37,7 +37,7 @@ def test_continuous_bernoulli_integrates_to_one_and_has_the_mean_it_says(logits,
     ("logits", "dtype"), [(30.0, torch.float32), (-30.0, torch.float32), (50.0, torch.float64), (-50.0, torch.float64)]
 )
 def test_torchs_continuous_bernoulli_does_not_integrate_to_one(logits, dtype):
-    """Why ours is there: torch's clips the probability in its normaliser. If this fails, torch has changed."""
+    """Torch clips the probability in its normaliser, which is why we have our own. If this fails, torch has changed."""
     x, weights = unit_quadrature()
     theirs = torch.distributions.ContinuousBernoulli(logits=torch.tensor(logits, dtype=dtype), validate_args=False)
     assert abs(theirs.log_prob(x.to(dtype)).double().exp() @ weights - 1) > 0.25
@@ -63,7 +63,7 @@ def test_continuous_bernoulli_stays_finite_with_its_gradient_far_out():
 def test_draws_of_continuous_bernoulli_follow_its_distribution_function(logits):
     draws = ContinuousBernoulli(torch.tensor(logits, dtype=torch.float64)).sample((20_000,))
     exact = scipy.stats.uniform() if logits == 0 else scipy.stats.truncexpon(b=abs(logits), scale=1 / abs(logits))
-    # truncexpon falls on [0, 1]: for a rising density the draws are mirrored.
+    # The density of truncexpon falls on [0, 1]; draws from a rising density are mirrored.
     assert scipy.stats.kstest((1 - draws if logits > 0 else draws).numpy(), exact.cdf).pvalue > CHANCE
 
 
@@ -121,7 +121,7 @@ def test_discretized_logistic_is_the_difference_of_the_distribution_function():
 
 
 def test_discretized_logistic_falls_linearly_in_the_far_tails_and_not_to_minus_infinity():
-    """log F(x) ~ x for x far below: the mass of level 128 seen from so many scales away is that many nats down."""
+    """log F(x) ~ x for x far below: seen from n scales away, the mass of level 128 is n nats lower."""
     scale = 1e-3
     loc = torch.tensor([-1.0, -3.0, 4.0, 6.0], requires_grad=True)
     log_scale = torch.tensor(math.log(scale), requires_grad=True)
@@ -176,7 +176,7 @@ def test_draws_of_a_mass_have_its_frequencies(name):
     expected = num * family.log_prob(GREY_LEVELS.float()).exp().double().numpy()
     rare = expected < 20
     observed, expected = ([*v[~rare], *([v[rare].sum()] if rare.any() else [])] for v in (counts.numpy(), expected))
-    expected = [value * num / sum(expected) for value in expected]  # the same total, to rounding
+    expected = [value * num / sum(expected) for value in expected]  # the same total up to rounding
     assert scipy.stats.chisquare(observed, expected).pvalue > CHANCE
 
 

@@ -38,7 +38,7 @@ def test_full_covariance_has_the_covariance_of_its_outputs(float64):
 
 
 class LinearPair(nn.Module):
-    """The model of a `LinearGaussianVAE` with one of our posteriors on a linear encoder."""
+    """The model of a `LinearGaussianVAE`, with one of our posteriors on a linear encoder as its guide."""
 
     def __init__(self, vae, posterior):
         super().__init__()
@@ -77,7 +77,7 @@ def test_full_covariance_reaches_log_px_exactly_and_diagonal_misses_by_its_close
     exact_full(vae, pair)
     weights = pv.log_weights(pair.model, pair.guide, x, num_particles=3)
     torch.testing.assert_close(weights, vae.log_px(x).expand(3, -1), atol=1e-10, rtol=0)
-    # The best diagonal Gaussian has the variances 1 / P_jj: its KL to the posterior is half of this, whatever x.
+    # The best diagonal Gaussian has the variances 1 / P_jj. Its KL to the posterior does not depend on x.
     precision = vae.posterior(x[:1]).precision_matrix[0]
     gap = 0.5 * (precision.diagonal().log().sum() - precision.logdet()).item()
     assert exact - vae.elbo(x).mean().item() == pytest.approx(gap)

@@ -1,4 +1,4 @@
-"""Priors: their densities, and what a VAE makes of one that is given by name, by class or by you."""
+"""Priors: their densities, and the priors and posteriors that a VAE accepts and refuses."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Models that Pyro has registered are saved, sent and copied: what comes back is the same, and trains on its own."""
+"""Models that Pyro has registered can be saved, pickled and copied; the copy is equal, and trains on its own."""
 
 import copy
 import io
@@ -81,12 +81,12 @@ def test_a_model_that_was_trained_comes_back_the_same_and_trains_on_its_own(name
     assert all(torch.equal(value, state[key]) for key, value in found.state_dict().items())
     moved = trained(found, batch)
     assert all(torch.equal(value, state[key]) for key, value in vae.state_dict().items())  # the first did not move
-    assert torch.equal(trained(vae, batch), moved)  # and goes on as if it had never been saved
+    assert torch.equal(trained(vae, batch), moved)  # and the first goes on as if it had never been saved
     found.load_state_dict(state)
     assert torch.equal(trained(found, batch), moved)
 
 
-def test_a_part_is_saved_by_itself():
+def test_a_part_can_be_saved_by_itself():
     for name, (make, batch) in MODELS.items():
         vae = make()
         trained(vae, batch)
@@ -96,7 +96,7 @@ def test_a_part_is_saved_by_itself():
             assert all(torch.equal(a, b) for a, b in pairs), (name, part_name)
 
 
-def test_a_model_is_saved_in_the_midst_of_a_training_and_the_training_does_not_notice(monkeypatch):
+def test_saving_a_model_during_training_does_not_change_the_training(monkeypatch):
     monkeypatch.setattr(pv.training.fitting, "CompiledLoss", partial(pv.training.fitting.CompiledLoss, inductor=False))
     results = []
     for save in (False, True):
@@ -109,7 +109,7 @@ def test_a_model_is_saved_in_the_midst_of_a_training_and_the_training_does_not_n
     assert torch.equal(parameters_of(kept[-1]), parameters_of(vae))
 
 
-def test_a_model_is_saved_after_plain_svi_and_compiled_steps():
+def test_a_model_can_be_saved_after_plain_svi_and_compiled_steps():
     for make in (pyro.infer.SVI, lambda *args: pv.CompiledSVI(*args, inductor=False)):
         vae = small_vae()
         svi = make(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), pv.objectives.ELBO())

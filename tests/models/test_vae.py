@@ -1,3 +1,5 @@
+"""The VAE: its programs, names in Pyro's parameter store, samples and refusals."""
+
 import copy
 import math
 from functools import partial
@@ -68,7 +70,7 @@ def svi_steps(vae, x, steps=3):
 
 
 def test_two_vaes_trained_in_turn_under_plain_svi_both_move():
-    """Trap 8: under a name that the param store holds already, the second model would silently never train."""
+    """Trap 8: under a name that the parameter store already holds, the second model would silently never train."""
     x = torch.randn(20, 3)
     learned = {"likelihood": pv.Gaussian(0.5, learn_scale=True)}
     assert all(svi_steps(small_vae(**learned), x))
@@ -83,7 +85,7 @@ def test_a_deep_copy_trains_apart_from_its_original():
     assert all(torch.equal(a, b) for a, b in zip(kept, parameters_of(vae), strict=True))
 
 
-def test_a_name_is_never_given_again_when_a_vae_is_gone():
+def test_a_name_is_never_used_again_when_a_vae_is_gone():
     names = set()
     for _ in range(20):
         vae = small_vae()
@@ -102,7 +104,7 @@ def test_a_likelihood_given_to_two_vaes_is_not_shared():
 
 
 def test_training_moves_with_the_module_when_it_changes_dtype():
-    """Pyro's param store holds the very tensors of the module, also after `.double()`."""
+    """Pyro's parameter store holds the module's own tensors, also after `.double()`."""
     vae = small_vae()
     svi_steps(vae, torch.randn(20, 3))
     assert all(svi_steps(vae.double(), torch.randn(20, 3, dtype=torch.float64)))

@@ -178,7 +178,7 @@ SOME = {
 }
 
 
-# Parts as a config says them; what goes with what is test_parts.py's.
+# Parts as a config says them; test_combinations.py tests which parts go together.
 PARTS = {
     "full covariance, mixture": {"posterior": "full_covariance", "prior": "mixture", "num_components": 3},
     "flow, vamp": {"posterior": "flow", "prior": "vamp", "num_components": 4},

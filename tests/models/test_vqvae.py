@@ -22,7 +22,7 @@ def small_vq(**settings) -> pv.VQVAE:
 
 
 def every_code(num_tokens: int, num_codes: int, **kwargs) -> torch.Tensor:
-    """All values that z can have, `(num_codes ** num_tokens, num_tokens, num_codes)`."""
+    """Returns all values that z can have, `(num_codes ** num_tokens, num_tokens, num_codes)`."""
     one_hots = torch.eye(num_codes, **kwargs)
     index = torch.cartesian_prod(*[torch.arange(num_codes)] * num_tokens)
     return one_hots[index]
@@ -54,7 +54,7 @@ def test_the_prior_is_uniform_and_sums_to_one():
     torch.testing.assert_close(densities, torch.full((125,), -3 * math.log(5)))
 
 
-def test_the_bound_is_the_likelihood_at_the_nearest_codes_less_log_of_how_many_there_are():
+def test_the_bound_is_the_likelihood_at_the_nearest_codes_minus_the_log_of_their_number():
     vae, x = small_vq().double().eval(), torch.randn(20, 4, dtype=torch.float64)
     vae.restart_unused(x)
     with torch.no_grad():
@@ -83,7 +83,9 @@ def test_in_training_the_factor_is_there_and_in_evaluation_it_is_not():
         distance = (vae.encoded(x) - vae.encode(x).code @ vae.codebook).square().sum((-2, -1))
     assert distance.min() > 0.01
     torch.testing.assert_close(clean - trained, 1.3 * distance.unsqueeze(0))
-    found = pv.log_marginal(vae.model, vae.guide, x, num_samples=5)  # in evaluation, whatever the VAE's own mode
+    found = pv.log_marginal(
+        vae.model, vae.guide, x, num_samples=5
+    )  # in evaluation mode, although the VAE is in training mode
     torch.testing.assert_close(found.log_px, clean[0].double())
     assert vae.training
 
@@ -92,7 +94,7 @@ def test_in_training_the_factor_is_there_and_in_evaluation_it_is_not():
 
 
 def gradients_by_hand(vae: pv.VQVAE, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Of the loss, summed over the data: the decoder's by autograd at the codes as leaves, the rest as written down."""
+    """Returns the gradients of the summed loss: the decoder's by autograd at the codes, the rest by their formulas."""
     encoded = vae.encoded(x)
     index = vae.encode(x).code.argmax(-1)
     codes = vae.codebook.detach()[index].requires_grad_()
@@ -101,7 +103,7 @@ def gradients_by_hand(vae: pv.VQVAE, x: torch.Tensor) -> dict[str, torch.Tensor]
     decoder = dict(vae.decoder.named_parameters())
     slopes = torch.autograd.grad(-log_px, [codes, *decoder.values()])
     codes = codes.detach()
-    # d/d z_e: the decoder's at the code, as it is, and commitment's; d/d e_c: 2 (e_c - z_e), over the tokens of c.
+    # d/d z_e: that of the decoder at the code, plus the commitment's; d/d e_c: 2 (e_c - z_e), summed over c's tokens.
     at_encoded = slopes[0] + 2 * vae.commitment * (encoded.detach() - codes)
     encoder = dict(vae.encoder.named_parameters())
     through = torch.autograd.grad(encoded, list(encoder.values()), at_encoded)
@@ -119,7 +121,7 @@ OBJECTIVES = ("elbo", "iwae", "dreg", "sticking_the_landing", "reweighted_wake_s
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_gradient_is_straight_through(objective):
-    """Of any objective: particles are all alike."""
+    """All particles are alike, so this holds for every objective."""
     vae, x = small_vq(commitment=0.3).double().train(), torch.randn(12, 4, dtype=torch.float64)
     vae.restart_unused(x)
     expected = gradients_by_hand(vae, x)
@@ -136,8 +138,8 @@ def test_the_gradient_is_straight_through(objective):
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_compiled_training_is_the_eager_one(monkeypatch):
-    """Traced, without machine code: a replayed step must see codes that are restarted between epochs."""
+def test_compiled_training_is_eager_training(monkeypatch):
+    """Traces without compiling machine code: a replayed step must see codes that are restarted between epochs."""
     monkeypatch.setattr(pv.training.fitting, "CompiledLoss", partial(CompiledLoss, inductor=False))
     x, results = torch.randn(48, 4), []
     for compile in (False, True):
@@ -173,7 +175,7 @@ def test_codebook_use_is_the_share_and_the_exponential_of_the_entropy():
     x = torch.tensor([[2.0, 2.0], [3.0, 3.0], [1.0, -1.0], [-2.0, 2.0]]).unsqueeze(1)
     use = vae.codebook_use(x)
     assert use.share == 0.75
-    assert use.perplexity == pytest.approx(math.exp(1.5 * math.log(2)))  # of frequencies 1/2, 1/4, 1/4
+    assert use.perplexity == pytest.approx(math.exp(1.5 * math.log(2)))  # the frequencies are 1/2, 1/4, 1/4
     assert vae.codebook_use(x[:2]) == (0.25, pytest.approx(1))
 
 
@@ -194,7 +196,7 @@ def test_real_digits_are_coded_by_many_codes(mnist_root):
         bound = pv.log_weights(vae.model, vae.guide, x, num_particles=1).mean().item()
         error = (vae.reconstruct(x) - x).square().mean().item()
     mean_image = (data.train_mean - x).square().mean().item()
-    assert bound > -170, bound  # -206 of the mean image by itself
+    assert bound > -170, bound  # the mean image alone gives -206
     assert error < 0.75 * mean_image, (error, mean_image)
     assert vae.codebook_use(x).perplexity > 16
 
