@@ -1,6 +1,7 @@
 """Distributions of discrete codes and of their relaxations, with gradients for draws."""
 
 import math
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
@@ -30,8 +31,7 @@ class StraightThroughBernoulli(dist.Bernoulli):
         return StraightThroughBernoulli(self.logits.expand(batch_shape), self.temperature, self._validate_args)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
-        noisy = self.logits + _inside_unit_interval(uniform).logit()
+        noisy = self.logits + _uniform(self._extended_shape(sample_shape), self.logits).logit()
         soft = (noisy / self.temperature).sigmoid()
         return (noisy > 0).to(soft) + (soft - soft.detach())
 
@@ -56,8 +56,7 @@ class StraightThroughOneHot(dist.OneHotCategorical):
         return StraightThroughOneHot(logits, self.temperature, self._validate_args)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
-        noisy = self.logits - (-_inside_unit_interval(uniform).log()).log()
+        noisy = self.logits - (-_uniform(self._extended_shape(sample_shape), self.logits).log()).log()
         soft = (noisy / self.temperature).softmax(-1)
         hard = one_hot(noisy.argmax(-1), noisy.shape[-1]).to(soft)
         return hard + (soft - soft.detach())
@@ -74,7 +73,7 @@ class LogitRelaxedBernoulli(TorchDistribution):
 
         p(z) = T s(m) s(-m),  m = logits - T z,  with s the sigmoid and T the temperature
 
-    The bit itself comes so close to 0 and 1 that float32 cannot tell the difference, and its logit does not. PyTorch's
+    Float32 rounds a bit that is close to 0 or 1 to that value, whereas its logit keeps all of its digits. PyTorch's
     density of the logit overflows where |m| > 88; this one does not.
 
     Source: Maddison et al. 2017, arXiv:1611.00712.
@@ -106,9 +105,8 @@ class LogitRelaxedBernoulli(TorchDistribution):
         return torch.full_like(self.logits, (math.pi / self.temperature) ** 2 / 3)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
-        uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
-        return (self.logits + _inside_unit_interval(uniform).logit()) / self.temperature
+        noise = _uniform(self._extended_shape(sample_shape), self.logits).logit()
+        return (self.logits + noise) / self.temperature
 
 
 class LogitRelaxedOneHot(TorchDistribution):
@@ -151,9 +149,7 @@ class LogitRelaxedOneHot(TorchDistribution):
         return torch.full_like(self.mean, (math.pi / self.temperature) ** 2 / 3)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        shape = (*sample_shape, *self.logits.shape)
-        uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
-        noisy = self.logits - (-_inside_unit_interval(uniform).log()).log()
+        noisy = self.logits - (-_uniform((*sample_shape, *self.logits.shape), self.logits).log()).log()
         return (noisy[..., :-1] - noisy[..., -1:]) / self.temperature
 
 
@@ -196,7 +192,7 @@ class NearestCode(TorchDistribution):
         return torch.zeros_like(value[..., 0, 0]).masked_fill(~same, -torch.inf)
 
 
-def _inside_unit_interval(uniform: Tensor) -> Tensor:
-    """Returns `uniform` moved off 0 and 1, where the logit and the logarithm are infinite."""
-    tiny = torch.finfo(uniform.dtype).tiny
-    return uniform.clamp(tiny, 1 - torch.finfo(uniform.dtype).eps)
+def _uniform(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Returns uniform draws with the dtype and device of `like`, kept off 0 and 1, where logit and log are infinite."""
+    limits = torch.finfo(like.dtype)
+    return torch.rand(shape, dtype=like.dtype, device=like.device).clamp(limits.tiny, 1 - limits.eps)

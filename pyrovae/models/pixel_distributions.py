@@ -41,19 +41,14 @@ class ContinuousBernoulli(_Univariate):
         if self._validate_args:
             self._validate_sample(value)
         # log of the integral of exp(x l) = l / 2 + log(sinh(a) / a) with a = |l| / 2; a series where a is small.
-        # Each branch gets only values that it can take, so that the gradient of the branch not taken is finite.
-        a = 0.5 * self.logits.abs()
-        small = a < 0.05
-        near, far = torch.where(small, a, torch.zeros_like(a)), torch.where(small, torch.ones_like(a), a)
+        small, near, far = _near_and_far(0.5 * self.logits.abs())
         series = near.square() / 6 - near.pow(4) / 180 + near.pow(6) / 2835
         log_sinhc = torch.where(small, series, far + torch.log1p(-(-2 * far).exp()) - (2 * far).log())
         return (value - 0.5) * self.logits - log_sinhc
 
     @property
     def mean(self) -> Tensor:
-        a = 0.5 * self.logits
-        small = a.abs() < 0.05
-        near, far = torch.where(small, a, torch.zeros_like(a)), torch.where(small, torch.ones_like(a), a)
+        small, near, far = _near_and_far(0.5 * self.logits)
         series = near / 3 - near.pow(3) / 45 + 2 * near.pow(5) / 945
         return 0.5 + 0.5 * torch.where(small, series, 1 / far.tanh() - 1 / far)
 
@@ -65,6 +60,15 @@ class ContinuousBernoulli(_Univariate):
         x = torch.log1p(uniform * torch.expm1(safe)) / safe
         x = torch.where(self.logits > 0, 1 - x, x)
         return torch.where(small, uniform + 0.5 * self.logits * uniform * (1 - uniform), x)
+
+
+def _near_and_far(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns where `a` is so small that a series is needed, and the arguments of the series and of the closed form.
+
+    Each gets only values that it can take, so that the gradient of the branch not taken is finite.
+    """
+    small = a.abs() < 0.05
+    return small, torch.where(small, a, torch.zeros_like(a)), torch.where(small, torch.ones_like(a), a)
 
 
 class _Levels(constraints.Constraint):
