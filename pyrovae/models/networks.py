@@ -195,7 +195,7 @@ class ConvDecoder(Network):
             itertools.pairwise(channels), itertools.pairwise(sizes), strict=True
         ):
             extra = tuple(after - 2 * before for before, after in zip(size_in, size_out, strict=True))
-            last = channels_out is channels[-1] and len(layers) == 2 * len(hidden) - 1
+            last = len(layers) == 2 * len(hidden) - 1
             layers.append(nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1, output_padding=extra, bias=not last))
             layers.append(ACTIVATIONS[activation]())
         self.layers = nn.Sequential(*layers[:-1])

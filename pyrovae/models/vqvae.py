@@ -55,8 +55,8 @@ class VQVAE(Module):
         -(|sg(z_e) - e|^2 + commitment |z_e - sg(e)|^2)    with sg(.) treated as a constant
 
     moves each towards the other; the codebook learns from this factor alone. Unlike in the paper, the tokens of z_e are
-    normalised, and the factor sums over them instead of averaging. It is not a density: `log_marginal` refuses it, so
-    call `eval()` before measuring, as `fit` does when it returns.
+    normalised, and the factor sums over them instead of averaging. The factor is not a density. It is absent in
+    evaluation mode, in which `fit` leaves the model and `log_marginal` runs it; `log_weights` runs it as it is.
 
     Codes that are nearest to no token get no gradient: call `restart_unused` before training and between epochs.
 
