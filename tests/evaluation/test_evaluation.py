@@ -7,8 +7,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from evaluation_pairs import scaled_guide
 from helpers import assert_within_standard_errors, draw, linear_gaussian, suite_seed
-from test_marginal import scaled_guide
 
 import pyrovae as pv
 from pyrovae.common.rng import derived_seed, local_seed
@@ -140,8 +140,8 @@ def differences():
 
     shared, apart = [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.evaluation.annealed_importance_sampling.PILOT_TRANSITIONS", 6)
-        patch.setattr("pyrovae.evaluation.annealed_importance_sampling.PILOT_WARMUP", 4)
+        patch.setattr("pyrovae.evaluation.annealed_chains.PILOT_TRANSITIONS", 6)
+        patch.setattr("pyrovae.evaluation.annealed_chains.PILOT_WARMUP", 4)
         for seed in range(40):
             ours, same, another = (
                 estimates(*p) for p in ((vae.model, seed), (other.model, seed), (other.model, 40 + seed))

@@ -229,7 +229,7 @@ def test_an_elbo_that_is_not_a_number_is_refused():
 
 @pytest.mark.parametrize("chunk_size", [30, 100, 8_192])
 def test_each_datum_has_its_own_gap_also_where_chunks_do_not_divide(chunk_size, monkeypatch):
-    monkeypatch.setattr("pyrovae.evaluation.inference_gap.DATA_CHUNK", 2)
+    monkeypatch.setattr("pyrovae.evaluation.inference_gap.DATA_PER_CHUNK", 2)
     vae = perturbed(linear_gaussian(0), shift=0.5)
     x = draw(vae, 3) * torch.tensor([[1.0], [3.0], [0.2]], dtype=torch.float64)
     log_px, best, own = truth(vae, x)

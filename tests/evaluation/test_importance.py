@@ -8,9 +8,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from evaluation_pairs import scaled_guide
 from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, suite_seed
 from scipy import stats
-from test_marginal import scaled_guide
 
 import pyrovae as pv
 from pyrovae.evaluation.importance_weights import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed

@@ -9,7 +9,7 @@ import torch
 from helpers import draw, linear_gaussian, refusal
 
 import pyrovae as pv
-from pyrovae.evaluation import cubature
+from pyrovae.evaluation import adaptive_cells
 from pyrovae.evaluation.cubature import log_integral
 
 LIMIT = 7.0
@@ -226,7 +226,7 @@ def test_a_narrow_prior_is_seen_or_told_to_be_missing():
 
 
 def test_what_cannot_be_afforded_is_unknown(monkeypatch):
-    monkeypatch.setattr(cubature, "BUDGET", 2_000)
+    monkeypatch.setattr(adaptive_cells, "POINTS_PER_DATUM", 2_000)
     scale, x = posteriors_at(0.01, 101, 2)
     model = normal_pair(lambda z: dist.Normal(z, scale).to_event(1), 2)
     truth = dist.Normal(double(0.0), (1 + scale**2).sqrt()).log_prob(x).sum(-1)
@@ -260,3 +260,66 @@ def test_the_model_runs_on_as_many_data_as_it_was_given():
 def test_more_than_two_latent_dimensions_are_refused():
     vae = linear_gaussian(8, latent_dim=3)
     assert "one or two dimensions" in refusal(pv.quadrature_log_marginal, vae.model, draw(vae, 2))
+
+
+# Exact values, refusals ----------------------------------------------------------------------------------------------
+
+
+def test_quadrature_is_exact_log_px_in_one_and_two_dimensions():
+    for latent_dim in (1, 2):
+        vae = linear_gaussian(7, latent_dim=latent_dim)
+        x = draw(vae, 40)
+        log_px, error = pv.quadrature_log_marginal(vae.model, x, limit=8.0)
+        torch.testing.assert_close(log_px, vae.log_px(x).detach(), atol=1e-9, rtol=0)
+        assert error.max() < 1e-9
+
+
+def quadrature_pair(prior, offset=0.0):
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(z + offset, 1.0).to_event(1), obs=x)
+
+    return model
+
+
+def test_quadrature_refuses_latents_that_are_not_real_and_tells_of_mass_beyond_its_limits():
+    x = torch.zeros(3, 1, dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    for prior in (dist.Exponential(one).to_event(1), dist.Bernoulli(0.5 * one).to_event(1)):
+        with pytest.raises(pv.InputError, match="quadrature needs a latent of real numbers"):
+            pv.quadrature_log_marginal(quadrature_pair(prior), x)
+    with pytest.raises(pv.InputError, match='site "z" is latent and masked'):
+        pv.quadrature_log_marginal(quadrature_pair(dist.Normal(0 * one, 1.0).to_event(1).mask(False)), x)
+    _, error = pv.quadrature_log_marginal(quadrature_pair(dist.Normal(9 * one, 1.0).to_event(1)), x + 9)
+    assert (error == math.inf).all()
+
+
+def test_quadrature_sees_that_a_mode_of_the_prior_is_beyond_its_limits():
+    x = torch.full((3, 1), 15.0, dtype=torch.float64)
+    loc = torch.tensor([[0.0], [15.0]], dtype=torch.float64)
+    weights = dist.Categorical(torch.tensor([0.5, 0.5], dtype=torch.float64))
+    prior = dist.MixtureSameFamily(weights, dist.Normal(loc, 0.5).to_event(1))
+    _, error = pv.quadrature_log_marginal(quadrature_pair(prior), x)
+    assert (error == math.inf).all()
+    log_px, error = pv.quadrature_log_marginal(quadrature_pair(prior), x, limit=25.0, num_points=2_001)
+    assert error.max() < 1e-6
+    exact = dist.MixtureSameFamily(weights, dist.Normal(loc, math.sqrt(1.25)).to_event(1)).log_prob(x)
+    torch.testing.assert_close(log_px, exact)
+
+
+def test_quadrature_judges_its_limits_by_the_prior_of_each_datum():
+    x, loc = torch.zeros(3, 1, dtype=torch.float64), torch.tensor([[0.0], [12.0], [-1.0]], dtype=torch.float64)
+    _, error = pv.quadrature_log_marginal(quadrature_pair(dist.Normal(loc, 0.7).to_event(1)), x, limit=8.0)
+    assert (error == math.inf).tolist() == [False, True, False]
+
+
+def test_the_callers_generator_is_left_alone_where_no_draw_is_asked_for():
+    vae = linear_gaussian(0)
+    state = torch.get_rng_state()
+    pv.quadrature_log_marginal(vae.model, draw_nothing(vae))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def draw_nothing(vae):
+    return torch.zeros(3, 5, dtype=torch.float64)
