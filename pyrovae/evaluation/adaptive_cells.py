@@ -75,8 +75,14 @@ def _product_rules(dim: int, device: torch.device) -> tuple[Tensor, Tensor, Tens
     return nodes, kronrod, gauss
 
 
+def _entries(column: Tensor, index: Tensor) -> Tensor:
+    """Returns the entries of a column at `index` `(some, data)`."""
+    index = index.reshape(index.shape + (1,) * (column.dim() - 2))
+    return column.gather(0, index.expand(-1, -1, *column.shape[2:]))
+
+
 class AdaptiveCells:
-    """Integrates over the cells of the data at the indices `bad`, each of which has cells of its own.
+    """Integrates over the cells of the data at the indices `rows`, each of which has cells of its own.
 
     A column of the cells is `(cells, data)`, or `(cells, data, dim)` for the centres. Cells are cut where the errors
     are.
@@ -84,16 +90,17 @@ class AdaptiveCells:
 
     def __init__(
         self,
-        at: LogDensity,
+        log_density: LogDensity,
         like: Tensor,
         num_data: int,
-        bad: Tensor,
+        rows: Tensor,
         limit: float,
         num_points: int,
         chunk_size: int,
         tolerance: float,
     ) -> None:
-        self.at, self.num_data, self.bad, self.limit, self.chunk_size = at, num_data, bad, limit, chunk_size
+        self.log_density, self.num_data, self.rows = log_density, num_data, rows
+        self.limit, self.chunk_size = limit, chunk_size
         self.dim, device = like.shape[-1], like.device
 
         self.nodes, self.log_kronrod, self.log_gauss = _product_rules(self.dim, device)
@@ -113,19 +120,20 @@ class AdaptiveCells:
 
     def integral(self) -> LogIntegral:
         """Returns the integrals of the data, once their cells are good enough or the budget is spent."""
-        places, parts = torch.arange(len(self.bad), device=self.bad.device), []
-        while len(self.bad):
-            wanted, able = self._wanted()
+        places, parts = torch.arange(len(self.rows), device=self.rows.device), []
+        while len(self.rows):
+            wanted, divisible = self._cells_to_cut()
             budget = (min(POINTS_PER_DATUM, PAIRS_IN_ALL // len(places)) - self.used) // (
                 len(self.corners) * len(self.nodes)
             )
-            done = ~wanted.any(0) if budget > 0 else wanted.new_ones(len(self.bad))
+            done = ~wanted.any(0) if budget > 0 else wanted.new_ones(len(self.rows))
             if done.any():
                 parts.append((places[done], self._result(done)))
-                places, self.bad, wanted, able = places[~done], self.bad[~done], wanted[:, ~done], able[:, ~done]
+                places, self.rows = places[~done], self.rows[~done]
+                wanted, divisible = wanted[:, ~done], divisible[:, ~done]
                 self.columns = {name: column[:, ~done] for name, column in self.columns.items()}
-            if len(self.bad):
-                self._cut(able.topk(min(int(wanted.sum(0).max()), budget), 0).indices)
+            if len(self.rows):
+                self._cut(divisible.topk(min(int(wanted.sum(0).max()), budget), 0).indices)
         order = torch.cat([place for place, _ in parts]).argsort()
         found = [result for _, result in parts]
         return LogIntegral(
@@ -133,6 +141,7 @@ class AdaptiveCells:
         )
 
     def _result(self, done: Tensor) -> LogIntegral:
+        """Returns the integrals of the data that are `done`, with SAFETY times the errors of their cells."""
         total, _, share = (part[..., done] for part in self._state())
         share = SAFETY * share
         error = torch.where(share < 1, -torch.log1p(-share.clamp(max=1)), math.inf)
@@ -143,46 +152,41 @@ class AdaptiveCells:
         total, error = self.columns["mass"].logsumexp(0), self.columns["error"]
         return total, error, (error.logsumexp(0) - total).exp().nan_to_num(nan=math.inf)
 
-    def _wanted(self) -> tuple[Tensor, Tensor]:
+    def _cells_to_cut(self) -> tuple[Tensor, Tensor]:
         """Returns which cells have to be cut, `(cells, data)`, and the log-errors of those that can be, else -inf."""
         total, error, share = self._state()
         tolerance = (4 * self.eps * self.columns["peak"].amax(0).abs()).clamp(min=self.tolerance)
-        able = torch.where(self.columns["half"] > self.smallest, error, -math.inf)
+        divisible = torch.where(self.columns["half"] > self.smallest, error, -math.inf)
         # The cells that matter, and among these the worst, down to e^-7 of the largest error. As long as nothing but
         # errors is known, these are all cells.
-        worst = torch.minimum(able.amax(0) - 7, total)
+        worst = torch.minimum(divisible.amax(0) - 7, total)
         smallest_error = torch.maximum(total + tolerance.log() - math.log(len(error)), worst)
-        return (able > smallest_error) & (share > tolerance), able
+        return (divisible > smallest_error) & (share > tolerance), divisible
 
     def _cut(self, index: Tensor) -> None:
         """Cuts the cells at `index` `(some, data)` in half along each dimension."""
         num = len(index)
         self.used += num * len(self.corners) * len(self.nodes)
-        centre, half = (self._gathered(self.columns[name], index) for name in ("centre", "half"))
+        centre, half = (_entries(self.columns[name], index) for name in ("centre", "half"))
         half = half / 2
         children = centre.unsqueeze(1) + 2 * half[:, None, :, None] * self.corners[:, None]
         new = self._columns(children.flatten(0, 1), half.repeat_interleave(len(self.corners), 0))
         # Two rules may agree by chance where the density has a kink. The whole cell was off by at most its distance
         # from the sum of its parts, and the parts together are better than that.
         parts = new["mass"].unflatten(0, (num, len(self.corners))).logsumexp(1)
-        off = _log_distance(parts, self._gathered(self.columns["mass"], index)) - math.log(len(self.corners))
+        off = _log_distance(parts, _entries(self.columns["mass"], index)) - math.log(len(self.corners))
         new["error"] = torch.maximum(new["error"], off.repeat_interleave(len(self.corners), 0))
         for name, column in self.columns.items():
             first, *others = new[name].unflatten(0, (num, len(self.corners))).unbind(1)
             where = index.reshape(index.shape + (1,) * (column.dim() - 2)).expand_as(first)
             self.columns[name] = torch.cat((column.scatter(0, where, first), *others))
 
-    @staticmethod
-    def _gathered(column: Tensor, index: Tensor) -> Tensor:
-        index = index.reshape(index.shape + (1,) * (column.dim() - 2))
-        return column.gather(0, index.expand(-1, -1, *column.shape[2:]))
-
     def _columns(self, centre: Tensor, half: Tensor) -> dict[str, Tensor]:
         """Returns the columns of cells at `centre` `(cells, data or 1, dim)` that reach `half` to either side.
 
         These are the logs of mass and error, and the largest log-density in the cell and at the limits.
         """
-        num = len(self.bad)
+        num = len(self.rows)
         step = max(1, self.chunk_size // (num * len(self.nodes)))
         parts = [self._evaluated(c, h) for c, h in zip(centre.split(step), half.split(step), strict=True)]
         return {
@@ -192,9 +196,10 @@ class AdaptiveCells:
         }
 
     def _evaluated(self, centre: Tensor, half: Tensor) -> dict[str, Tensor]:
+        """Returns the columns of these cells that take the log-density: mass, error, edge and peak."""
         z = centre.unsqueeze(1) + half[:, None, :, None] * self.nodes[:, None]  # (cells, nodes, data or 1, dim)
         points = z.flatten(0, 1)
-        values = self.at(points)[:, self.bad] if z.shape[2] < len(self.bad) else self._at_own(points)
+        values = self.log_density(points)[:, self.rows] if z.shape[2] < len(self.rows) else self._at_own_points(points)
         values = values.unflatten(0, z.shape[:2]).double()
         log_half, rises = half.log(), []
         shaped = values.unflatten(1, [len(_NODES) * 2 - 1] * self.dim)
@@ -213,16 +218,16 @@ class AdaptiveCells:
             "peak": values.amax(1),
         }
 
-    def _at_own(self, points: Tensor) -> Tensor:
-        """Returns the log-density of these data alone at points of their own, `(points, bad)`.
+    def _at_own_points(self, points: Tensor) -> Tensor:
+        """Returns the log-density of these data alone at points of their own, `(points, rows)`.
 
         The model needs as many data as it was given, so that the data and their points fill the batch in turns.
         """
-        num = len(self.bad)
+        num = len(self.rows)
         turns = self.num_data // num
         rounds = math.ceil(len(points) / turns)
         filled = points.new_zeros(rounds, self.num_data, self.dim)
         padded = torch.cat((points, points.new_zeros(rounds * turns - len(points), num, self.dim)))
         filled[:, : turns * num] = padded.reshape(rounds, turns * num, self.dim)
-        rows = self.bad[torch.arange(self.num_data, device=self.bad.device) % num]
-        return self.at(filled, rows)[:, : turns * num].reshape(rounds * turns, num)[: len(points)]
+        repeated = self.rows[torch.arange(self.num_data, device=self.rows.device) % num]
+        return self.log_density(filled, repeated)[:, : turns * num].reshape(rounds * turns, num)[: len(points)]

@@ -44,7 +44,10 @@ def fit_best_gaussian(
     lr: float,
     chunk_size: int,
 ) -> tuple[BestGaussian, bool]:
-    """Finds the best diagonal Gaussian of each of some data, and returns it, with True if the search has converged."""
+    """Finds the best diagonal Gaussian of each of some data, as `inference_gaps` says.
+
+    Returns it, and True if the search has converged.
+    """
     name, loc, scale = guide_gaussian(model, guide, data)
 
     def draw(num: int) -> Tensor:

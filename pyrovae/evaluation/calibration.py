@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.common import InputError, evaluates, hides_progress, local_seed, require, require_count
-from pyrovae.evaluation.chunks import check_args, device_of
+from pyrovae.evaluation.chunks import check_args, device_of, in_chunks
 from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites
 
 SIGNIFICANCE = 0.01
@@ -168,9 +168,9 @@ def simulation_based_calibration(
     device, home = device_of(model, args), args[0].device
     args = tuple(arg.to(device) for arg in args)
     size = max(1, chunk_size // num_draws)
-    for data in zip(*(arg.split(size) for arg in args), strict=True):
+    for data in in_chunks(args, size):
         with local_seed(0):
-            observed, latents = _check(model, guide, list(data))
+            observed, latents = _check_pair(model, guide, list(data))
     names = tuple(
         f"{j + 1}" if len(latents) == 1 else f"{j + 1} of {name}"
         for name, width in latents.items()
@@ -178,7 +178,7 @@ def simulation_based_calibration(
     )
     ranks, disable = [], hides_progress(progress)
     with tqdm(total=num_data, unit="datum", desc="calibration", disable=disable, leave=False) as bar:
-        for x, *y in zip(*(arg.split(size) for arg in args), strict=True):
+        for x, *y in in_chunks(args, size):
             drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(x, *y))
             with pyro.plate(PARTICLES, num_draws, dim=-2):
                 guessed = sample_sites(poutine.trace(guide).get_trace(drawn[observed]["value"], *y))
@@ -198,7 +198,7 @@ def _ranks(value: Tensor, draws: Tensor) -> Tensor:
     return below + (torch.rand(equal.shape, dtype=torch.float64, device=equal.device) * (equal + 1)).long()
 
 
-def _check(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[str, dict[str, int]]:
+def _check_pair(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[str, dict[str, int]]:
     """Checks the pair; returns the name of its observed site and the number of dimensions of each latent one."""
     x, *y = data
     drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*data))

@@ -1,6 +1,6 @@
 """Data cut into chunks that fit into memory: checks of the data, sizes of chunks, checks of the pair on each chunk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ def device_of(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
     owner = getattr(model, "__self__", model)
     parameter = next(owner.parameters(), None) if isinstance(owner, torch.nn.Module) else None
     return args[0].device if parameter is None else parameter.device
+
+
+def in_chunks(args: tuple[Tensor, ...], size: int) -> Iterable[tuple[Tensor, ...]]:
+    """Cuts `args` into chunks of `size` data, of which the last may be smaller."""
+    return zip(*(arg.split(size) for arg in args), strict=True)
 
 
 def pairs_at_a_time(model: Callable, guide: Callable, args: tuple[Tensor, ...], chunk_size: int | None) -> int:

@@ -36,33 +36,35 @@ def log_integral(
     narrower than the spacing, on a smooth shoulder.
     """
 
-    def at(points: Tensor, rows: Tensor | None = None) -> Tensor:
+    def log_density_at(points: Tensor, rows: Tensor | None = None) -> Tensor:
         parts = points.to(like).split(max(1, chunk_size // num_data))
         return torch.cat([log_density(part, rows).expand(-1, num_data) for part in parts])
 
     while True:
-        grid = _SharedGrid(at, like, num_data, limit, num_points, chunk_size)
+        grid = _SharedGrid(log_density_at, like, num_data, limit, num_points, chunk_size)
         found = grid.integral()
         # A density that visibly reaches beyond the limits is not worth a finer grid.
         beyond = ~(found.edge < found.peak - VANISHED)
         found = replace(found, error=torch.where(beyond & ~grid.resolved, math.inf, found.error))
-        bad = (~beyond & ~(grid.resolved & (found.error < tolerance))).nonzero().flatten()
-        if len(bad) == 0:
+        unresolved = (~beyond & ~(grid.resolved & (found.error < tolerance))).nonzero().flatten()
+        if len(unresolved) == 0:
             return found
         finer, dim = 2 * num_points - 1, like.shape[-1]
-        if finer**dim * num_data > SHARED_POINTS**dim * len(bad):
+        if finer**dim * num_data > SHARED_POINTS**dim * len(unresolved):
             break
         num_points = finer
-    refined = AdaptiveCells(at, like, num_data, bad, limit, num_points, chunk_size, tolerance / SAFETY).integral()
+    refined = AdaptiveCells(
+        log_density_at, like, num_data, unresolved, limit, num_points, chunk_size, tolerance / SAFETY
+    ).integral()
     pairs = [(getattr(found, field.name), getattr(refined, field.name)) for field in fields(found)]
-    return LogIntegral(*(whole.index_copy(0, bad, part) for whole, part in pairs))
+    return LogIntegral(*(whole.index_copy(0, unresolved, part) for whole, part in pairs))
 
 
 class _SharedGrid:
     """Integrates by the trapezoidal rule on a grid that all data share, and judges the result."""
 
     def __init__(
-        self, at: LogDensity, like: Tensor, num_data: int, limit: float, num_points: int, chunk_size: int
+        self, log_density_at: LogDensity, like: Tensor, num_data: int, limit: float, num_points: int, chunk_size: int
     ) -> None:
         dim, device = like.shape[-1], like.device
         self.dim, self.spacing = dim, 2 * limit / (num_points - 1)
@@ -79,7 +81,7 @@ class _SharedGrid:
         step = max(1, chunk_size // num_data)
         parts = (part.split(step) for part in (points, index, place, on_edge))
         for z, where, grid, border in zip(*parts, strict=True):
-            values = at(z)
+            values = log_density_at(z)
             peak = torch.maximum(self.peak, values.amax(0))
             shift = torch.where(peak == -math.inf, 0.0, peak)
             sums = (sums * (self.peak - shift).exp()).index_add(0, grid, (values - shift.to(values)).exp().double())
@@ -109,6 +111,7 @@ class _SharedGrid:
         return LogIntegral(self._on_all_points(), error, self.edge, self.peak)
 
     def _on_all_points(self) -> Tensor:
+        """Returns the log of the integral by the rule on all points, `(data,)`."""
         return self.totals.logsumexp(0) + self.dim * math.log(self.spacing)
 
     def _spread(self, every: int) -> Tensor:

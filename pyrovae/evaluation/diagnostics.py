@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.common import evaluates, require, require_count
+from pyrovae.evaluation.chunks import in_chunks
 from pyrovae.models import VAE, Diagonal, Standard
 from pyrovae.programs import PairTerms, gate, run_pair
 
@@ -179,7 +180,7 @@ def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
     require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
     means, noise = [], 0.0
     num_draws = DRAWS_PER_DATUM if len(args[0]) >= MANY_DATA else 16 * DRAWS_PER_DATUM
-    for chunk in zip(*(arg.split(DATA_PER_CHUNK) for arg in args), strict=True):
+    for chunk in in_chunks(args, DATA_PER_CHUNK):
         pair = run_pair(model, guide, *chunk, num_particles=num_draws)
         gate.check_once(model, guide, None, pair, chunk, {})
         sites = pair.guide_sites.values()

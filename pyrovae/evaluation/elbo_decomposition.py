@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.common import evaluates, hides_progress, local_seed, require, require_count
-from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, check_args, device_of, pairs_at_a_time
-from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, check_args, device_of, in_chunks, pairs_at_a_time
+from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.programs import Pair, gate, log_joint, pair_at, run_pair
 
 # A guide's density takes a few numbers for each latent, a decoding a few for each pixel.
@@ -70,8 +70,7 @@ class ElboSurgery:
             f"mutual information (<= {self.ceiling:.2f})": self.mutual_information,
             "KL(q(z) || p(z))": self.marginal_kl,
         }
-        lines = [f"{name:30s} {term.mean:12.4f} ± {term.monte_carlo_error:.2g}" for name, term in rows.items()]
-        return "\n".join((f"{f'nats per datum, {len(self.elbo.value)} data':30s}", *lines, self.bias))
+        return "\n".join((f"{f'nats per datum, {len(self.elbo.value)} data':30s}", *estimate_lines(rows), self.bias))
 
 
 @evaluates
@@ -130,11 +129,11 @@ def elbo_surgery(
     args = tuple(arg.to(device) for arg in args)
     size = min(num_data, max(1, chunk_size // num_draws))
     with local_seed(0):
-        _check(model, guide, [list(data) for data in zip(*(arg.split(size) for arg in args), strict=True)])
+        _check_pair(model, guide, [list(data) for data in in_chunks(args, size)])
     terms, draws = [], []
     disable = hides_progress(progress)
     with tqdm(total=2 * num_data, unit="datum", desc="ELBO surgery", disable=disable, leave=False) as bar:
-        for data in zip(*(arg.split(size) for arg in args), strict=True):
+        for data in in_chunks(args, size):
             pair = run_pair(model, guide, *data, num_particles=num_draws)
             draws.append({name: site["value"] for name, site in pair.guide_sites.items()})
             found = pair.terms()
@@ -166,7 +165,7 @@ def _log_aggregated(guide: Callable, args: tuple[Tensor, ...], latents: dict, ch
     draw_size = min(num_draws * num_data, chunk_size)
     data_size = max(1, chunk_size // draw_size)
     total = torch.full((num_draws * num_data,), -math.inf, dtype=torch.float64, device=args[0].device)
-    for data in zip(*(arg.split(data_size) for arg in args), strict=True):
+    for data in in_chunks(args, data_size):
         for start in range(0, len(total), draw_size):
             # A guide whose sites depend on each other may need all values in one shape.
             z = {name: v[start : start + draw_size].expand(-1, len(data[0]), *v.shape[2:]) for name, v in flat.items()}
@@ -178,7 +177,7 @@ def _log_aggregated(guide: Callable, args: tuple[Tensor, ...], latents: dict, ch
     return total.unflatten(0, (num_draws, num_data)) - math.log(num_data)
 
 
-def _check(model: Callable, guide: Callable, chunks: list[list[Tensor]]) -> None:
+def _check_pair(model: Callable, guide: Callable, chunks: list[list[Tensor]]) -> None:
     """Checks that the pair keeps the contract, the guide has densities, and p(z) is the same for all data."""
     log_prior, first = [], {}
     for data in chunks:

@@ -75,6 +75,11 @@ class Estimate:
         return Estimate(value, variance.sqrt(), influences=paired)
 
 
+def estimate_lines(estimates: dict[str, Estimate]) -> list[str]:
+    """Returns a line for each estimate: its name, its mean over the data and the Monte Carlo error of that."""
+    return [f"{name:30s} {term.mean:12.4f} ± {term.monte_carlo_error:.2g}" for name, term in estimates.items()]
+
+
 @dataclass(frozen=True)
 class MarginalLikelihood(Estimate):
     """Holds log p(x) by importance sampling, as `log_marginal` returns it.

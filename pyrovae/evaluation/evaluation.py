@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.common import derived_seed, evaluates, local_seed, require, require_count, require_seed
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal
-from pyrovae.evaluation.chunks import check_args, check_in_parts, device_of
+from pyrovae.evaluation.chunks import check_args, check_in_parts, device_of, in_chunks
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evaluation_table import Evaluation, Measured
 from pyrovae.evaluation.importance_sampling import importance_bound, log_marginal
@@ -88,7 +88,7 @@ def evaluate(
         discrete.append(all(site["fn"].support.is_discrete for site in pair.observed.values()))
 
     # All data are checked: one grey image makes the "ELBO" under a Bernoulli a cross-entropy, which has no bits.
-    for data in zip(*(arg.split(DATA_PER_CHECK) for arg in args), strict=True):
+    for data in in_chunks(args, DATA_PER_CHECK):
         check_in_parts(model, guide, [part.to(device) for part in data], needs, inspect)
     size = torch.cat(sizes).double().mean().item()
     offset = 0.0 if all(discrete) else 8.0 if dequantised else None

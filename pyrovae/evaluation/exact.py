@@ -9,7 +9,14 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.common import evaluates, local_seed, require, require_number
-from pyrovae.evaluation.chunks import DATA_PER_CHUNK, OUTPUTS_PER_CHUNK, PAIRS_PER_CHUNK, check_args, device_of
+from pyrovae.evaluation.chunks import (
+    DATA_PER_CHUNK,
+    OUTPUTS_PER_CHUNK,
+    PAIRS_PER_CHUNK,
+    check_args,
+    device_of,
+    in_chunks,
+)
 from pyrovae.evaluation.cubature import VANISHED, log_integral
 from pyrovae.objectives import states
 from pyrovae.programs import PARTICLES, Pair, has_real_support, log_joint, sample_sites
@@ -115,7 +122,7 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
     data_size = min(len(args[0]), DATA_PER_CHUNK)
     step = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // outputs) // data_size)
     parts = []
-    for data in zip(*(arg.split(data_size) for arg in args), strict=True):
+    for data in in_chunks(args, data_size):
         total = torch.full((len(data[0]),), -math.inf, dtype=torch.float64, device=data[0].device)
         for start in range(0, num_states, step):
             some = {name: value[start : start + step] for name, value in values.items()}

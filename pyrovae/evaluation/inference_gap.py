@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 
 from pyrovae.common import evaluates, hides_progress, require, require_count, require_finite, require_number, warn
 from pyrovae.evaluation.best_gaussian import STEPS_PER_ROUND, BestGaussian, fit_best_gaussian, guide_gaussian
-from pyrovae.evaluation.chunks import DATA_PER_CHUNK, check_args, device_of, pairs_at_a_time
-from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.chunks import DATA_PER_CHUNK, check_args, device_of, in_chunks, pairs_at_a_time
+from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.evaluation.importance_sampling import log_marginal
 
 NOT_CONVERGED = (
@@ -58,9 +58,8 @@ class InferenceGaps:
             "approximation gap": self.approximation,
             "amortisation gap": self.amortisation,
         }
-        lines = [f"{name:30s} {term.mean:12.4f} ± {term.monte_carlo_error:.2g}" for name, term in rows.items()]
         head = f"nats per datum, {len(self.total.value)} data"
-        return "\n".join((head, *lines, *(() if self.converged else (NOT_CONVERGED,))))
+        return "\n".join((head, *estimate_lines(rows), *(() if self.converged else (NOT_CONVERGED,))))
 
 
 @evaluates
@@ -146,7 +145,7 @@ def inference_gaps(
     parts, converged = [], True
     disable = hides_progress(progress)
     with tqdm(total=len(args[0]), unit="datum", desc="inference gaps", disable=disable, leave=False) as bar:
-        for data in zip(*(arg.split(size) for arg in args), strict=True):
+        for data in in_chunks(args, size):
             part, done = fit_best_gaussian(
                 model, guide, [d.to(device) for d in data], chunk_size=chunk_size, **settings
             )
