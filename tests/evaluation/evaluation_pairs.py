@@ -13,7 +13,7 @@ FEW = {"num_distributions": 4, "num_chains": 8, "num_leapfrog": 2}
 
 
 def annealer(model, guide, num_distributions=3, num_chains=8, start="prior", schedule="sigmoid", num_leapfrog=2):
-    """Chains without a pilot. An "uneven" schedule tells apart what symmetric ones hide."""
+    """Returns chains without a pilot. An "uneven" schedule shows mistakes that symmetric ones hide."""
     known = "linear" if schedule == "uneven" else schedule
     hmc_steps = AnnealedHMC(model, guide, start, num_leapfrog, num_distributions, False)
     chains = AnnealedChains(hmc_steps, num_distributions, num_chains, known)
@@ -32,7 +32,7 @@ def mean_truth_and_error(draws, truth):
 
 
 def guide_of(vae, factor):
-    """The exact posterior, `factor` times as wide."""
+    """Returns the exact posterior as a guide, `factor` times as wide."""
     slope, mean_at_zero, precision = (part.detach() for part in vae._posterior_parts())
     scale_tril = factor * torch.linalg.cholesky(torch.linalg.inv(precision))
 
@@ -44,7 +44,7 @@ def guide_of(vae, factor):
 
 
 def scaled_guide(vae, factors):
-    """The exact posterior, its covariance scaled along its own axes: standard deviations times `factors`."""
+    """Returns the exact posterior as a guide, with its standard deviations along its own axes times `factors`."""
     factors = torch.as_tensor(factors, dtype=torch.float64)
 
     def guide(x):
@@ -57,7 +57,7 @@ def scaled_guide(vae, factors):
 
 
 def one_site(prior, guide_at, decode, scale):
-    """z ~ prior, x ~ N(decode(z), scale^2), guide q = guide_at."""
+    """Returns the model z ~ prior, x ~ N(decode(z), scale^2), and the guide that draws z from `guide_at`."""
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -83,7 +83,7 @@ def two_site_model(x):
 
 
 def two_site_guide(x):
-    """In the other order, z1 depending on z2."""
+    """Draws the sites in the other order, z1 given z2."""
     with pyro.plate("data", len(x), dim=-1):
         z2 = pyro.sample("z2", dist.LogNormal(0.2 * x, 0.7))
         pyro.sample("z1", dist.Normal((0.5 * (x - z2)).unsqueeze(-1), 1.0).to_event(1))

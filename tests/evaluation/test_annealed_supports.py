@@ -15,12 +15,12 @@ from pyrovae.programs import sample_sites
 
 
 def integral(log_density, points):
-    """log of the integral over a fine grid, for each column."""
+    """Returns the log of the integral over a fine grid, for each column."""
     return torch.trapezoid(log_density.exp(), points, dim=0).log()
 
 
 MIXTURE = dist.MixtureSameFamily(dist.Categorical(number([0.3, 0.7])), dist.Normal(number([-1.0, 1.5]), number(0.5)))
-# Name to (prior, guide, what x is about, standard deviation, a grid over the support).
+# Maps a name to (prior, guide, mean of x given z, ends of a grid over the support).
 SUPPORTS = {
     "positive": (dist.LogNormal(number(0.0), 1.0), dist.LogNormal(number(0.3), 0.8), lambda z: z, (1e-7, 80.0)),
     "interval": (dist.Beta(number(2.0), number(3.0)), dist.Beta(number(2.5), number(2.0)), lambda z: 3 * z, (0.0, 1.0)),
@@ -44,7 +44,7 @@ def test_latents_on_other_supports_give_log_px_by_quadrature(name, start, short_
 
 
 def test_a_simplex_of_two_is_a_beta(short_pilot):
-    # It has one unconstrained number for two constrained ones.
+    # A simplex of two numbers has one unconstrained number.
     concentration = number([2.0, 3.0])
     model, guide = one_site(dist.Dirichlet(concentration), dist.Dirichlet(concentration), lambda z: 3 * z[..., 0], 0.4)
     x, z = number([0.3, 1.0, 2.0]), torch.linspace(0, 1, 100_001, dtype=torch.float64).unsqueeze(-1)[1:-1]
@@ -74,7 +74,7 @@ def test_a_pair_with_two_latent_sites_of_other_supports(start, short_pilot):
 
 
 def test_the_order_in_which_sites_are_drawn_does_not_matter():
-    # The model's exact draws are placed by the layout that was learnt of the guide.
+    # The layout is learnt from the guide's draws, and the model's exact draws are placed by it.
     sites = sample_sites(poutine.trace(two_site_model).get_trace(X5))
     latent = [(name, sites[name]) for name in ("z1", "z2")]
     (u, layout), (other_u, other_layout) = unconstrained(dict(latent)), unconstrained(dict(latent[::-1]))
@@ -133,7 +133,7 @@ def test_a_conditional_pair_keeps_its_labels(short_pilot):
 def test_a_conditional_vae_runs_and_its_bounds_are_in_order(short_pilot):
     vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(), condition=pv.OneHot(3))
     y = torch.arange(40) % 3
-    settings = {"num_distributions": 20, "num_leapfrog": 3, "num_chains": 64}  # so many that their errors are known
+    settings = {"num_distributions": 20, "num_leapfrog": 3, "num_chains": 64}  # enough chains for a reliable error
     result = bidirectional_gap(vae.model, vae.guide, torch.zeros(40, 4), y, **settings)
     assert set(result.args[0].unique().tolist()) == {0.0, 1.0}
     assert -5 * result.gap.data_error < result.gap.mean < 0.5

@@ -14,7 +14,7 @@ from pyrovae.evaluation.hmc import STARTS
 
 
 def by_hand(vae, x, t, steps, num_chains, num_leapfrog):
-    """AIS from the prior with its gradient by hand, on the random numbers in the order in which they are drawn."""
+    """Runs AIS from the prior with a gradient by hand, and draws the same random numbers in the same order."""
     mean, w, variance = vae.prior_mean, vae.weight, vae.scale**2
     shape = (num_chains, len(x))
 
@@ -74,7 +74,7 @@ def test_the_schedules_go_from_0_to_1_and_the_sigmoid_is_that_of_the_paper():
 
 
 def assert_unbiased(ratios):
-    """E[w / p(x)] = 1 for `ratios` `(draws, cases)`: case by case, and for all together, in standard errors."""
+    """Asserts E[w / p(x)] = 1 for `ratios` `(draws, cases)`, in standard errors: for each case and for their mean."""
     mean, error = mean_and_error(ratios)
     assert_within_standard_errors(mean, torch.ones(()), error)
     assert_within_standard_errors(mean.mean(), 1.0, error.square().sum().sqrt() / len(mean), note="all cases together")
@@ -101,7 +101,7 @@ def test_weights_have_mean_px_for_50_random_models_whatever_the_step_sizes(start
 @pytest.mark.parametrize("schedule", ["sigmoid", "uneven"])
 @pytest.mark.parametrize("start", STARTS)
 def test_reverse_weights_have_mean_one_over_px_for_50_random_models_whatever_the_step_sizes(start, schedule):
-    # Of a guide wider than the posterior, or a posterior far narrower than the prior, their variance is infinite.
+    # Their variance is infinite if the guide is wider than the posterior, or the posterior far narrower than the prior.
     ratios = []
     for vae, x in random_models(scale=2.0):
         steps = 10 ** (1.5 * torch.rand(3, 1, dtype=torch.float64) - 1.2)
@@ -119,7 +119,7 @@ def test_hmc_leaves_the_posterior_invariant():
     x = draw(vae, 3)
     posterior = vae.posterior(x)
     chains = annealer(vae.model, vae.guide, num_leapfrog=3)
-    # So long that a third of the proposals is refused, and that chains do move: leapfrog is unstable beyond twice this.
+    # Long enough that a third of the proposals is refused and that chains move; leapfrog is unstable beyond twice this.
     narrowest = torch.linalg.eigvalsh(posterior.covariance_matrix).min().sqrt().detach()
     step_size = (1.7 * narrowest).expand(3)
     with torch.no_grad():

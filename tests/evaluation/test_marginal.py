@@ -35,7 +35,7 @@ def test_a_wider_guide_is_within_five_standard_errors_for_100_random_models():
         result = pv.log_marginal(vae.model, scaled_guide(vae, [1.4] * vae.latent_dim), x, num_samples=10_000)
         assert_within_standard_errors(result.log_px, vae.log_px(x), result.standard_error, note=f"model {seed}")
         scores.append((result.log_px - vae.log_px(x).detach()) / result.standard_error)
-    # Wide errors would pass the line above for ever: the z-scores must also be as large as they should be.
+    # Errors that are too wide would always pass the line above: the z-scores must also be large enough.
     variance = torch.cat(scores).var().item()
     assert stats.chi2.ppf(1e-6, 199) < 199 * variance < stats.chi2.ppf(1 - 1e-6, 199), (
         f"variance of z-scores {variance}"
@@ -135,7 +135,7 @@ def test_log_marginal_is_at_beta_one_whatever_training_used():
 
 
 def test_a_common_scale_does_not_enter_the_log_weights():
-    """Trap 2: inside the logsumexp, a subsampled plate's N / B gives a number that is no bound on log p(x)."""
+    """Trap 2: inside the logsumexp, the N / B of a subsampled plate gives a number that is no bound on log p(x)."""
     vae = linear_gaussian(9)
     x = draw(vae, 5)
     truth = vae.log_px(x).detach()

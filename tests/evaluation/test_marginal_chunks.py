@@ -13,7 +13,7 @@ import pyrovae as pv
 
 
 class FixedNoise:
-    """A guide whose draws for particle k and datum n are fixed, so that chunks can be compared to the whole."""
+    """Holds a guide whose draw for particle k and datum n is fixed, so that chunks can be compared with the whole."""
 
     def __init__(self, vae, x, num_samples):
         self.vae, self.x = vae, x
@@ -79,7 +79,7 @@ def test_chunked_equals_unchunked_on_the_same_draws_also_where_the_count_does_no
 
 @pytest.mark.parametrize("likelihood", [pv.Categorical(), pv.Bernoulli(), pv.HeteroscedasticGaussian(0.01)])
 def test_a_chunk_holds_as_many_outputs_of_a_decoder_whatever_their_number_per_pixel(likelihood, monkeypatch):
-    """256 outputs for each pixel took 256 times the memory."""
+    """With 256 outputs for each pixel, a chunk took 256 times the memory."""
     monkeypatch.setattr(pv.evaluation.chunks, "OUTPUTS_PER_CHUNK", 40_000)
     vae = pv.VAE((1, 4, 4), latent_dim=2, hidden=(3,), likelihood=likelihood)
     decoded, decoder = [], vae.decoder.forward
@@ -99,7 +99,7 @@ def test_a_chunk_holds_as_many_outputs_of_a_decoder_whatever_their_number_per_pi
 
 
 def with_little_memory(vae, monkeypatch, rows, error):
-    """Its decoder fails for more than so many rows; returns the sizes that it was asked for."""
+    """Makes the decoder fail for more than `rows` rows, and returns the list of sizes that it was asked for."""
     asked, decode = [], vae.decode
 
     def decode_some(z, *args):
@@ -133,14 +133,14 @@ def test_out_of_memory_takes_smaller_pieces_and_gives_the_same_answer(rows, erro
     torch.testing.assert_close(in_pieces.log_px, whole.log_px, atol=1e-10, rtol=0)
     torch.testing.assert_close(in_pieces.pareto_k, whole.pareto_k, atol=1e-6, rtol=0)
     failed = [size for size in asked if size > rows]
-    assert 1 <= len(failed) <= 8  # found out once, and kept to
+    assert 1 <= len(failed) <= 8  # found once and then kept
     assert max(size for size in asked if size <= rows) > rows / 4
 
 
 def test_out_of_memory_of_a_single_datum_is_an_error(monkeypatch):
     vae = linear_gaussian(2)
     x = draw(vae, 3)
-    with_little_memory(vae, monkeypatch, 6, OUT_OF_MEMORY[1])  # enough for the first look at the pair
+    with_little_memory(vae, monkeypatch, 6, OUT_OF_MEMORY[1])  # enough for the check of the pair
     decode = vae.decode
     monkeypatch.setattr(vae, "decode", lambda z: decode(z.expand(7, *z.shape) if z.shape[0] != 2 else z))
     with pytest.raises(RuntimeError, match="allocate memory"):
@@ -148,7 +148,7 @@ def test_out_of_memory_of_a_single_datum_is_an_error(monkeypatch):
 
 
 def test_importance_bound_on_given_draws_is_the_mean_over_repeats_of_the_log_mean_over_particles():
-    # M != K, so that swapped axes are seen.
+    # M != K, so that swapped axes would show.
     vae = linear_gaussian(4)
     x = draw(vae, 6)
     noise = FixedNoise(vae, x, num_samples=12)
