@@ -32,9 +32,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 import pyrovae as pv
 from pyrovae.cli.command_line import run_script
 from pyrovae.common.errors import require, require_count
-from pyrovae.evaluation.importance_sampling import _log_weights
 from pyrovae.evaluation.importance_weights import bounds, jackknifed, log_mean, pareto_smoothed
 from pyrovae.models.param_store import unique_name
+from pyrovae.evaluation.sampled_weights import sampled_log_weights
 from pyrovae.programs.gate import Weights
 from pyrovae.runs.run import require_new
 from pyrovae.training.fitting import choose_device
@@ -458,7 +458,7 @@ def time_log_px(row: Row, num_data: int, num_samples: int, device: torch.device)
     def ours(compile: bool) -> Iterator[float]:
         """A rate for each run of data after the first, in which the graph is compiled."""
         started = None
-        for log_w in _log_weights(vae.model, vae.guide, (x,), num_samples, 64 * size, compile, False, Weights()):
+        for log_w in sampled_log_weights(vae.model, vae.guide, (x,), num_samples, 64 * size, compile, False, Weights()):
             count = len(log_mean(log_w)[0])
             pareto_smoothed(log_w), jackknifed(log_w), bounds(log_w)  # as log_marginal does
             if started is not None:

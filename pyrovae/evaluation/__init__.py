@@ -1,20 +1,17 @@
 """Estimates of log p(x) with their errors, and diagnoses of a trained pair."""
 
 from pyrovae.evaluation import diagnostics
-from pyrovae.evaluation.annealed_importance_sampling import AnnealedEstimate, annealed_log_marginal, bidirectional_gap
+from pyrovae.evaluation.annealed_chains import AnnealedEstimate
+from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal, bidirectional_gap
 from pyrovae.evaluation.calibration import simulation_based_calibration
+from pyrovae.evaluation.chunks import check_args, device_of
 from pyrovae.evaluation.diagnostics import active_units, has_kl_per_dimension, latent_use
 from pyrovae.evaluation.elbo_decomposition import elbo_surgery
-from pyrovae.evaluation.evaluation import ELBO_DRAWS, Evaluation, evaluate
+from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
+from pyrovae.evaluation.evaluation import ELBO_DRAWS, evaluate
+from pyrovae.evaluation.evaluation_table import Evaluation
 from pyrovae.evaluation.exact import enumerated_log_marginal, quadrature_log_marginal
-from pyrovae.evaluation.importance_sampling import (
-    Estimate,
-    MarginalLikelihood,
-    check_args,
-    device_of,
-    importance_bound,
-    log_marginal,
-)
+from pyrovae.evaluation.importance_sampling import importance_bound, log_marginal
 from pyrovae.evaluation.inference_gap import inference_gaps
 
 __all__ = [

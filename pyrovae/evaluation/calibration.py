@@ -1,4 +1,4 @@
-"""Simulation-based calibration: is the guide the posterior of the model, on the model's own data?"""
+"""Simulation-based calibration: tests on the model's own data whether the guide is the posterior."""
 
 import math
 from collections.abc import Callable
@@ -11,19 +11,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.common import InputError, evaluates, hides_progress, local_seed, require, require_count
-from pyrovae.evaluation.importance_sampling import check_args, device_of
+from pyrovae.evaluation.chunks import check_args, device_of, in_chunks
 from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites
 
-LEVEL = 0.01
-TAIL = 0.1
+SIGNIFICANCE = 0.01
+TAIL_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `simulation_based_calibration` returns.
+    """Holds the ranks of simulation-based calibration and tests them, as `simulation_based_calibration` returns it.
 
-    `ranks` `(num_data, latent_dim)` are whole numbers in 0 ... `num_draws`; `names` has one name for each of the
-    latent dimensions, which are counted from 1: "2", or where there are several sites "2 of z1".
+    Args:
+        ranks: The ranks, whole numbers in 0 ... `num_draws`, `(num_data, latent_dim)`.
+        num_draws: The number of the guide's draws for each datum.
+        num_bins: The number of bins of the histograms; it divides `num_draws` + 1.
+        names: A name for each latent dimension, counted from 1: "2", or "2 of z1" if there are several sites.
     """
 
     ranks: Tensor
@@ -33,13 +36,16 @@ class Calibration:
 
     @property
     def counts(self) -> Tensor:
-        """How many ranks fall into each of `num_bins` bins of as many ranks each, `(latent_dim, num_bins)`."""
+        """The number of ranks in each of `num_bins` bins of equal width, `(latent_dim, num_bins)`."""
         bins = self.ranks * self.num_bins // (self.num_draws + 1)
         return (bins.unsqueeze(-1) == torch.arange(self.num_bins, device=bins.device)).sum(0)
 
     @property
     def p_values(self) -> Tensor:
-        """Of the chi-square test of `counts` against a uniform distribution, `(latent_dim,)`, not corrected."""
+        """The p-values of the chi-square test of `counts` against a uniform distribution, `(latent_dim,)`.
+
+        They are not corrected for the number of dimensions.
+        """
         expected = len(self.ranks) / self.num_bins
         chi_square = ((self.counts.double() - expected) ** 2 / expected).sum(-1)
         degrees = torch.full_like(chi_square, self.num_bins - 1)
@@ -47,14 +53,17 @@ class Calibration:
 
     @property
     def rejected(self) -> Tensor:
-        """Where p < 0.01 / latent_dim (Bonferroni): a right guide has any such dimension in 1 of 100 runs or fewer."""
-        return self.p_values < LEVEL / len(self.names)
+        """True where p < 0.01 / latent_dim (Bonferroni), `(latent_dim,)`.
+
+        For an exact guide this happens, in any dimension, in at most 1 of 100 runs.
+        """
+        return self.p_values < SIGNIFICANCE / len(self.names)
 
     @property
     def misfits(self) -> dict[str, str]:
-        """For each dimension that is rejected how the guide is off there, by the shape of the histogram of ranks.
+        """For each rejected dimension, by name, what is wrong with the guide, read from the histogram of ranks.
 
-        "too low": what the guide draws lies below the latents that made the data.
+        "too low" means that the guide's draws lie below the latents that made the data.
         """
         return {
             self.names[j]: self._misfit(self.ranks[:, j].double()) for j in self.rejected.nonzero().flatten().tolist()
@@ -62,21 +71,23 @@ class Calibration:
 
     @property
     def verdict(self) -> str:
-        """In words, with the dimensions that are off by name."""
+        """A sentence that says if the guide is calibrated, and names the dimensions in which it is not."""
         found, num = self.misfits, len(self.names)
         if not found:
             return (
                 f"calibrated as far as {len(self.ranks)} data tell: the ranks of no latent dimension of {num} are "
-                f"rejected as uniform (smallest p {self.p_values.min().item():.2g}, limit {LEVEL:g} / {num})"
+                f"rejected as uniform (smallest p {self.p_values.min().item():.2g}, limit {SIGNIFICANCE:g} / {num})"
             )
         kinds = {kind: [name for name, its in found.items() if its == kind] for kind in found.values()}
         text = "; ".join(f"{', '.join(names)} {kind}" for kind, names in kinds.items())
-        return f"not calibrated in {len(found)} of {num} latent dimensions (p < {LEVEL:g} / {num}): {text}"
+        return f"not calibrated in {len(found)} of {num} latent dimensions (p < {SIGNIFICANCE:g} / {num}): {text}"
 
     def _misfit(self, ranks: Tensor) -> str:
+        """Returns in words what the ranks of one dimension say about the guide."""
         num, top = len(ranks), self.num_draws
-        # Both ends of the histogram, and not its variance, say how wide q is: a mere shift empties one and fills one.
-        width = max(1, round(TAIL * (top + 1)))
+        # The two ends of the histogram, and not its variance, tell the width of q: a mere shift empties one end and
+        # fills the other.
+        width = max(1, round(TAIL_SHARE * (top + 1)))
         share = width / (top + 1)
         error = math.sqrt(share * (1 - share) / num)
         low, high = ((tail.double().mean().item() - share) / error for tail in (ranks < width, ranks > top - width))
@@ -86,7 +97,7 @@ class Calibration:
             kinds.append("too narrow (U-shape)")
         if max(low, high) < -2:
             kinds.append("too wide (dome)")
-        if abs(off) > 3.5 * deviation:  # by chance in 1 of 2,000: as rare as LEVEL asks among 20 dimensions
+        if abs(off) > 3.5 * deviation:  # by chance in 1 of 2,000: as rare as SIGNIFICANCE asks among 20 dimensions
             kinds.append("shifted, too low (slope up)" if off > 0 else "shifted, too high (slope down)")
         return " and ".join(kinds) or "neither too narrow, too wide nor shifted, but of another shape"
 
@@ -102,23 +113,44 @@ def simulation_based_calibration(
     chunk_size: int = 8_192,
     progress: bool | None = None,
 ) -> Calibration:
-    """Ranks of the model's own latents among the guide's draws (Talts et al. 2018, arXiv:1804.06788), at beta = 1.
+    """Ranks the latents that the model draws among the guide's draws, to test if q(z|x) = p(z|x), at beta = 1.
 
-    (z, x) ~ p(z) p(x|z), z_1 ... z_L ~ q(z|x), rank_j = #{l: z_lj < z_j}, with L = `num_draws`: uniform on 0 ... L for
-    every latent dimension j if q(z|x) = p(z|x). U-shaped where q is too narrow, a dome where it is too wide, sloped
-    where it is shifted. Draws equal to z_j, to which values near a bound are rounded, are put below or above it at
-    random. `Calibration` has the test and the verdict.
+        (z, x) ~ p(z) p(x|z),    z_1 ... z_L ~ q(z|x),    rank_j = #{l: z_lj < z_j}
 
-    One set for each datum: `args` are what model and guide take, tensors of one length, the data first. Of the data
-    only number, shape and dtype are used (zeros will do), the rest (labels) is what the model is conditioned on.
-    `num_bins` must divide `num_draws` + 1, and hold 5 data each in expectation. `chunk_size` draws of the guide are
-    made at a time. `progress=None` shows a bar on a terminal.
+    If q(z|x) = p(z|x), the ranks are uniform on 0 ... L for every latent dimension j. Their histogram has the shape of
+    a U if q is too narrow, of a dome if it is too wide, and a slope if it is shifted. Draws that equal z_j, as rounding
+    makes them near a bound, count as below or above it at random.
 
-    What passes is not proved right: the test is of one dimension at a time, on data of the model's and not on real
-    ones, and averaged over x: a guide that gives the prior for every x passes, too.
+    A guide that passes is not proved right. The test looks at one dimension at a time, at data of the model and not at
+    real ones, and averages over x: a guide that gives the prior for every x passes, too.
 
-    Raises `InputError` if the pair breaks the contract, the model has not one observed site (or masks it), or a latent
-    is discrete or has no density.
+    Args:
+        model: The model of any pair that keeps the contract, with one observed site.
+        guide: Its guide.
+        *args: The tensors that model and guide take, of one length, the data first. Only the number, shape and dtype of
+            the data are used (zeros will do). The model is conditioned on the others (labels). One set of latents is
+            drawn for each datum.
+        num_draws: The number L of the guide's draws for each datum.
+        num_bins: The number of bins of the histograms. It must divide `num_draws` + 1, and each bin must hold 5 data in
+            expectation.
+        chunk_size: The number of the guide's draws that are made at a time.
+        progress: True shows a progress bar, False none, None one on a terminal.
+
+    Returns:
+        A `Calibration` with the ranks, the test and the verdict.
+
+    Raises:
+        InputError: If the pair breaks the contract, the model does not have exactly one observed site or masks it, or a
+            latent is discrete or has no density.
+
+    Example:
+        >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+        >>> result = pv.simulation_based_calibration(vae.model, vae.exact_guide, torch.zeros(200, 3))
+        >>> result.counts.shape, result.counts.sum(1)
+        (torch.Size([2, 20]), tensor([200, 200]))
+
+    Source:
+        Talts, Betancourt, Simpson, Vehtari and Gelman 2018, arXiv:1804.06788.
     """
     require_count("num_draws", num_draws)
     require_count("num_bins", num_bins, 2)
@@ -136,9 +168,9 @@ def simulation_based_calibration(
     device, home = device_of(model, args), args[0].device
     args = tuple(arg.to(device) for arg in args)
     size = max(1, chunk_size // num_draws)
-    for data in zip(*(arg.split(size) for arg in args), strict=True):
+    for data in in_chunks(args, size):
         with local_seed(0):
-            observed, latents = _check(model, guide, list(data))
+            observed, latents = _check_pair(model, guide, list(data))
     names = tuple(
         f"{j + 1}" if len(latents) == 1 else f"{j + 1} of {name}"
         for name, width in latents.items()
@@ -146,7 +178,7 @@ def simulation_based_calibration(
     )
     ranks, disable = [], hides_progress(progress)
     with tqdm(total=num_data, unit="datum", desc="calibration", disable=disable, leave=False) as bar:
-        for x, *y in zip(*(arg.split(size) for arg in args), strict=True):
+        for x, *y in in_chunks(args, size):
             drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(x, *y))
             with pyro.plate(PARTICLES, num_draws, dim=-2):
                 guessed = sample_sites(poutine.trace(guide).get_trace(drawn[observed]["value"], *y))
@@ -157,16 +189,17 @@ def simulation_based_calibration(
 
 
 def _ranks(value: Tensor, draws: Tensor) -> Tensor:
-    """How many of the draws, along their first dimension, are below the value; of those equal to it a random number.
+    """Returns how many of the draws, along their first dimension, lie below the value.
 
-    Rounding makes equals of what is continuous: in float32 half of the draws of Beta(0.1, 0.1) above 1/2 are 1.
+    A random number of those that equal it is added. Rounding makes continuous values equal: in float32, half of the
+    draws of Beta(0.1, 0.1) above 1/2 are 1.
     """
     below, equal = (draws < value).sum(0), (draws == value).sum(0)
     return below + (torch.rand(equal.shape, dtype=torch.float64, device=equal.device) * (equal + 1)).long()
 
 
-def _check(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[str, dict[str, int]]:
-    """The name of the one observed site, and the number of dimensions of each latent one, after all checks."""
+def _check_pair(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[str, dict[str, int]]:
+    """Checks the pair; returns the name of its observed site and the number of dimensions of each latent one."""
     x, *y = data
     drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*data))
     observed = [name for name, site in drawn.items() if site["infer"].get("was_observed")]

@@ -1,4 +1,4 @@
-"""What the latent space does: ELBO terms per datum, KL per dimension, active units, posterior collapse, diversity."""
+"""Diagnoses of the latent space: ELBO terms per datum, KL per dimension, active units, collapse, sample diversity."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,19 +8,41 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.common import evaluates, require, require_count
+from pyrovae.evaluation.chunks import in_chunks
 from pyrovae.models import VAE, Diagonal, Standard
 from pyrovae.programs import PairTerms, gate, run_pair
 
 ACTIVE_VARIANCE = 0.01
-DRAWS, CHUNK = 32, 256
+DRAWS_PER_DATUM = 32
+MANY_DATA = 200  # with fewer data, 16 times as many draws
+DATA_PER_CHUNK = 256
 
 
 @evaluates
 @torch.no_grad()
 def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: int = 1) -> dict[str, Tensor]:
-    """`elbo`, `reconstruction` and `kl` for each datum, `(batch,)`, in nats, at beta = 1: elbo = reconstruction - kl.
+    """Estimates the terms of the ELBO for each datum, at beta = 1.
 
-    reconstruction = E_q[log p(x|z)] and kl = E_q[log q(z|x) - log p(z)], Monte Carlo means over `num_particles` draws.
+        elbo = reconstruction - kl
+        reconstruction = E_q[log p(x|z)],    kl = E_q[log q(z|x) - log p(z)]
+
+    Args:
+        model: The model of any pair that keeps the contract.
+        guide: Its guide.
+        *args: The tensors that model and guide take, of one length, the data first.
+        num_particles: The number of draws for each datum, over which the means are taken.
+
+    Returns:
+        A dict of `elbo`, `reconstruction` and `kl`, each `(batch,)`, in nats.
+
+    Raises:
+        InputError: If the pair breaks the contract.
+
+    Example:
+        >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+        >>> terms = pv.diagnostics.elbo_terms(vae.model, vae.exact_guide, torch.zeros(4, 3), num_particles=10)
+        >>> torch.allclose(terms["elbo"], terms["reconstruction"] - terms["kl"])
+        True
     """
     pair = run_pair(model, guide, *args, num_particles=num_particles)
     gate.check_once(model, guide, None, pair, args, {})
@@ -32,21 +54,48 @@ def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: i
 @evaluates
 @torch.no_grad()
 def kl_per_dimension(vae: VAE, *args: Tensor) -> Tensor:
-    """KL(q(z_j|x) || p(z_j)) in closed form, `(batch, latent_dim)`, in nats, of a diagonal posterior and prior."""
+    """Returns KL(q(z_j|x) || p(z_j)) for each datum and latent dimension, in closed form.
+
+    Args:
+        vae: A VAE with the posterior "diagonal" and the prior "standard".
+        *args: The data `(batch, *event_shape)`, and the conditions if it has any.
+
+    Returns:
+        The KL, `(batch, latent_dim)`, in nats.
+
+    Raises:
+        InputError: If the posterior or the prior is another one.
+
+    Example:
+        >>> vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli())
+        >>> pv.diagnostics.kl_per_dimension(vae, torch.ones(5, 4)).shape
+        torch.Size([5, 2])
+    """
     require(has_kl_per_dimension(vae), "a KL per dimension needs posterior diagonal and prior standard")
     return kl_divergence(vae.encode(*args).base_dist, vae.prior.base_dist)
 
 
 def has_kl_per_dimension(vae: VAE) -> bool:
+    """Returns True if `kl_per_dimension` is known in closed form for this VAE."""
     return isinstance(vae.posterior_family, Diagonal) and isinstance(vae.prior_family, Standard)
 
 
 @dataclass(frozen=True)
 class LatentUse:
-    """What each latent dimension says about the data, `(latent_dim,)`.
+    """Holds what each latent dimension says about the data, as `latent_use` returns it.
 
-    `variance` is Cov_x(E_q[z_j|x]), the variance over data of the posterior mean; `kl` the mean over data of
-    KL(q(z_j|x) || p(z_j)) in nats. A unit is active where `variance` > 0.01 (Burda et al. 2016, arXiv:1509.00519).
+    A unit is active if its `variance` is above 0.01 (Burda et al. 2016, arXiv:1509.00519).
+
+    Args:
+        variance: Cov_x(E_q[z_j|x]), the variance over the data of the posterior mean, `(latent_dim,)`.
+        kl: The mean over the data of KL(q(z_j|x) || p(z_j)), `(latent_dim,)`, in nats.
+
+    Example:
+        >>> use = pv.diagnostics.LatentUse(torch.tensor([0.9, 0.0]), torch.tensor([1.5, 0.0]))
+        >>> use.num_active
+        1
+        >>> use.warning
+        'posterior collapse: latent dimensions 2 (1 of 2) say nothing about the data ...'
     """
 
     variance: Tensor
@@ -54,15 +103,17 @@ class LatentUse:
 
     @property
     def active(self) -> Tensor:
+        """True for each active dimension, `(latent_dim,)`."""
         return self.variance > ACTIVE_VARIANCE
 
     @property
     def num_active(self) -> int:
+        """The number of active dimensions."""
         return int(self.active.sum())
 
     @property
     def warning(self) -> str | None:
-        """Names the dimensions that have collapsed to the prior, counted from 1; None where all are active."""
+        """A sentence that names the dimensions that have collapsed to the prior, counted from 1; None if none has."""
         collapsed = (~self.active).nonzero().flatten()
         if len(collapsed) == 0:
             return None
@@ -77,7 +128,24 @@ class LatentUse:
 @evaluates
 @torch.no_grad()
 def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
-    """The use of each latent dimension over these data (all of them at once: it is a variance over data)."""
+    """Measures what each latent dimension says about the data.
+
+    Args:
+        vae: A VAE with the posterior "diagonal" and the prior "standard".
+        *args: All the data at once, `(batch, *event_shape)`, at least 2 (the result is a variance over data), and the
+            conditions if it has any.
+
+    Returns:
+        A `LatentUse`.
+
+    Raises:
+        InputError: If there are fewer than 2 data, or as `kl_per_dimension` does.
+
+    Example:
+        >>> vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli())
+        >>> pv.diagnostics.latent_use(vae, torch.eye(4)).variance.shape
+        torch.Size([2])
+    """
     require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
     return LatentUse(vae.encode(*args).mean.var(0), kl_per_dimension(vae, *args).mean(0))
 
@@ -85,15 +153,34 @@ def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
 @evaluates
 @torch.no_grad()
 def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
-    """The number of latent coordinates, over all sites, with Cov_x(E_q[z_j|x]) > 0.01, for any pair.
+    """Counts the latent coordinates, over all sites, with Cov_x(E_q[z_j|x]) > 0.01, for any pair.
 
-    The variance over data of the guide's mean (Burda et al. 2016, arXiv:1509.00519). Where a site's distribution has no
-    mean, or depends on another draw, E_q is the average of 32 draws (of fewer than 200 data, 512), and what they add to
-    the variance is taken off.
+    If the distribution of a site has no mean, or depends on another draw, E_q is the average of 32 draws (of 512 with
+    fewer than 200 data), and the variance that the draws add is subtracted.
+
+    Args:
+        model: The model of any pair that keeps the contract.
+        guide: Its guide.
+        *args: The tensors that model and guide take, of one length, the data first; at least 2 data.
+
+    Returns:
+        The number of active units.
+
+    Raises:
+        InputError: If there are fewer than 2 data, or the pair breaks the contract.
+
+    Example:
+        >>> vae = pv.LinearGaussianVAE(torch.eye(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+        >>> pv.diagnostics.active_units(vae.model, vae.exact_guide, torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]]))
+        1
+
+    Source:
+        Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519.
     """
     require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
-    means, noise, num_draws = [], 0.0, DRAWS if len(args[0]) >= 200 else 16 * DRAWS
-    for chunk in zip(*(arg.split(CHUNK) for arg in args), strict=True):
+    means, noise = [], 0.0
+    num_draws = DRAWS_PER_DATUM if len(args[0]) >= MANY_DATA else 16 * DRAWS_PER_DATUM
+    for chunk in in_chunks(args, DATA_PER_CHUNK):
         pair = run_pair(model, guide, *chunk, num_particles=num_draws)
         gate.check_once(model, guide, None, pair, chunk, {})
         sites = pair.guide_sites.values()
@@ -104,7 +191,7 @@ def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
 
 
 def _mean_or_draw(site: dict) -> Tensor:
-    """`(particles, batch, coordinates)`."""
+    """Returns the mean of a site's distribution, or its draws if it has no mean: `(particles, batch, coordinates)`."""
     value = site["value"]
     try:
         mean = site["fn"].mean
@@ -116,6 +203,25 @@ def _mean_or_draw(site: dict) -> Tensor:
 
 @evaluates
 def sample_diversity(vae: VAE, num_samples: int, y: Tensor | tuple[Tensor, ...] = ()) -> float:
-    """Mean over coordinates of the variance of E[x|z, y] over z ~ p(z) (and over the given y): 0 where all are one."""
+    """Returns the mean over coordinates of the variance of E[x|z, y] over z ~ p(z), and over `y` if it is given.
+
+    It is 0 if all samples are the same.
+
+    Args:
+        vae: The VAE.
+        num_samples: The number of samples, at least 2.
+        y: The conditions of the samples, `(num_samples, ...)`; none by default.
+
+    Returns:
+        The diversity, in squared units of x.
+
+    Raises:
+        InputError: If there are fewer than 2 samples.
+
+    Example:
+        >>> vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli())
+        >>> pv.diagnostics.sample_diversity(vae, 10) > 0
+        True
+    """
     require_count("num_samples", num_samples, 2)
     return vae.sample(num_samples, y, mean=True).var(0).mean().item()

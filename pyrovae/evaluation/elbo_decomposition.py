@@ -1,4 +1,4 @@
-"""ELBO surgery: what the KL term of a data set pays for, information about the data or distance from the prior."""
+"""ELBO surgery: splits the KL of a data set into information about the data and distance from the prior."""
 
 import math
 from collections.abc import Callable
@@ -10,21 +10,30 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.common import evaluates, hides_progress, local_seed, require, require_count
-from pyrovae.evaluation.importance_sampling import CHUNK, Estimate, check_args, device_of, pairs_at_a_time
+from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, check_args, device_of, in_chunks, pairs_at_a_time
+from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.programs import Pair, gate, log_joint, pair_at, run_pair
 
-# A guide's density is a few numbers for each latent, where a decoding is a few for each pixel.
+# A guide's density takes a few numbers for each latent, a decoding a few for each pixel.
 DENSITIES_PER_DECODING = 64
-SATURATED = 0.9
+SATURATED = 0.9  # share of its ceiling, above which the mutual information says little
 
 
 @dataclass(frozen=True)
 class ElboSurgery:
-    """What `elbo_surgery` returns: the terms of the mean ELBO over the data, each an `Estimate` in nats.
+    """Holds the terms of the mean ELBO over the data, as `elbo_surgery` returns them; prints as a table.
 
-    The terms are the means over data, `elbo.mean`, with `elbo.monte_carlo_error`; they satisfy
-    elbo = reconstruction - kl and kl = mutual_information + marginal_kl, datum by datum on the same draws. Of one datum
-    `mutual_information.value` is KL(q(z|x_n) || q(z)); the other half of its KL may be negative.
+        elbo = reconstruction - kl,    kl = mutual_information + marginal_kl
+
+    Each term is an `Estimate` in nats; its `mean` is the term, with `monte_carlo_error`. Both equations hold datum by
+    datum, on the same draws.
+
+    Args:
+        elbo: The ELBO.
+        reconstruction: E[log p(x|z)].
+        kl: KL(q(z|x) || p(z)).
+        mutual_information: I_q(x; z). Its value for one datum is KL(q(z|x_n) || q(z)).
+        marginal_kl: KL(q(z) || p(z)). Its value for one datum may be negative.
     """
 
     elbo: Estimate
@@ -35,12 +44,12 @@ class ElboSurgery:
 
     @property
     def ceiling(self) -> float:
-        """log N, which the mutual information of N data and their latents cannot exceed."""
+        """log N, in nats, which the mutual information of N data and their latents cannot exceed."""
         return math.log(len(self.elbo.value))
 
     @property
     def bias(self) -> str:
-        """Which estimate is off, and to which side, in words."""
+        """A few sentences that say which estimates are biased, and to which side."""
         text = (
             "For these data no term is biased: q(z) is summed over all of them. As estimates for the population the "
             "mutual information is low in expectation and the marginal KL high by as much, less so the more data; "
@@ -61,8 +70,7 @@ class ElboSurgery:
             f"mutual information (<= {self.ceiling:.2f})": self.mutual_information,
             "KL(q(z) || p(z))": self.marginal_kl,
         }
-        lines = [f"{name:30s} {term.mean:12.4f} ± {term.monte_carlo_error:.2g}" for name, term in rows.items()]
-        return "\n".join((f"{f'nats per datum, {len(self.elbo.value)} data':30s}", *lines, self.bias))
+        return "\n".join((f"{f'nats per datum, {len(self.elbo.value)} data':30s}", *estimate_lines(rows), self.bias))
 
 
 @evaluates
@@ -75,36 +83,57 @@ def elbo_surgery(
     chunk_size: int | None = None,
     progress: bool | None = None,
 ) -> ElboSurgery:
-    """The mean ELBO over a data set, taken apart (Hoffman and Johnson 2016, "ELBO surgery"), at beta = 1:
+    """Splits the mean ELBO over a data set into reconstruction, mutual information and marginal KL, at beta = 1.
 
-    1/N sum_n ELBO(x_n) = E[log p(x|z)] - I_q(x; z) - KL(q(z) || p(z)),    q(z) = 1/N sum_n q(z|x_n),
+        1/N sum_n ELBO(x_n) = E[log p(x|z)] - I_q(x; z) - KL(q(z) || p(z))
+        q(z) = 1/N sum_n q(z|x_n),    I_q(x; z) = 1/N sum_n KL(q(z|x_n) || q(z)) <= log N
 
-    the aggregated posterior over *all* the data given, and I_q(x; z) = 1/N sum_n KL(q(z|x_n) || q(z)) <= log N the
-    information that z has about which of the data it came from. Means over `num_draws` (2 or more) z ~ q(z|x_n) for
-    each datum; every draw's log q(z) is the exact sum over N components, so that time goes with N^2 `num_draws`.
-    The Monte Carlo errors are for these data; `ElboSurgery.bias` says what the terms are worth for others.
+    q(z) is the aggregated posterior over *all* the data given. I_q is the information that z has about which of the
+    data it came from. log q(z) of every draw is the exact sum over N components, so that the time grows with N^2
+    `num_draws`. The Monte Carlo errors are for these data; `ElboSurgery.bias` says what the terms are worth for the
+    population.
 
-    `model` and `guide` are any pair that keeps the contract and whose prior is the same for every datum, `args` what
-    they take: tensors of one length, the data first. Grey pixels are allowed, and the reconstruction is then minus a
-    cross-entropy. `chunk_size` pairs of a draw and a datum are decoded at a time (None is as in `log_marginal`), and
-    64 times as many densities of the guide evaluated. `progress=None` shows a bar on a terminal.
+    Args:
+        model: The model of any pair that keeps the contract and whose prior is the same for every datum.
+        guide: Its guide.
+        *args: The tensors that model and guide take, of one length, the data first. Grey pixels are allowed; the
+            reconstruction is then minus a cross-entropy.
+        num_draws: The number of draws z ~ q(z|x_n) for each datum, at least 2.
+        chunk_size: The number of pairs of a draw and a datum that are decoded at a time. None is as in `log_marginal`.
+            The densities of the guide are evaluated 64 times as many at a time.
+        progress: True shows a progress bar, False none, None one on a terminal.
 
-    Raises `InputError` if the pair breaks the contract, a latent of the guide has no density (a Delta, masked), or
-    p(z) differs between data.
+    Returns:
+        An `ElboSurgery`.
+
+    Raises:
+        InputError: If the pair breaks the contract, a latent of the guide has no density (a Delta, or masked), or p(z)
+            differs between data.
+
+    Example:
+        >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+        >>> terms = pv.elbo_surgery(vae.model, vae.guide, torch.randn(5, 3))
+        >>> torch.allclose(terms.kl.value, terms.mutual_information.value + terms.marginal_kl.value)
+        True
+        >>> round(terms.ceiling, 4)  # log 5
+        1.6094
+
+    Source:
+        Hoffman and Johnson 2016, "ELBO surgery", NIPS workshop on Advances in Approximate Bayesian Inference.
     """
     require_count("num_draws", num_draws, 2)
     check_args(args)
-    densities = DENSITIES_PER_DECODING * (chunk_size or CHUNK)
+    densities = DENSITIES_PER_DECODING * (chunk_size or PAIRS_PER_CHUNK)
     chunk_size = pairs_at_a_time(model, guide, args, chunk_size)
     device, home, num_data = device_of(model, args), args[0].device, len(args[0])
     args = tuple(arg.to(device) for arg in args)
     size = min(num_data, max(1, chunk_size // num_draws))
     with local_seed(0):
-        _check(model, guide, [list(data) for data in zip(*(arg.split(size) for arg in args), strict=True)])
+        _check_pair(model, guide, [list(data) for data in in_chunks(args, size)])
     terms, draws = [], []
     disable = hides_progress(progress)
     with tqdm(total=2 * num_data, unit="datum", desc="ELBO surgery", disable=disable, leave=False) as bar:
-        for data in zip(*(arg.split(size) for arg in args), strict=True):
+        for data in in_chunks(args, size):
             pair = run_pair(model, guide, *data, num_particles=num_draws)
             draws.append({name: site["value"] for name, site in pair.guide_sites.items()})
             found = pair.terms()
@@ -127,19 +156,18 @@ def elbo_surgery(
 
 
 def _log_aggregated(guide: Callable, args: tuple[Tensor, ...], latents: dict, chunk_size: int, bar: tqdm) -> Tensor:
-    """log q(z) = log 1/N sum_n q(z|x_n) at latents `(num_draws, N, *event)`: `(num_draws, N)`, float64.
+    """Returns log q(z) = log 1/N sum_n q(z|x_n) at latents `(num_draws, N, *event)`: `(num_draws, N)`, float64.
 
-    All draws, as far as a chunk holds them, under a few data at a time, and not the other way round: each datum then
-    goes through the encoder once.
+    A chunk holds as many draws as it can, under few data: each datum then goes through the encoder once.
     """
     num_draws, num_data = next(iter(latents.values())).shape[:2]
     flat = {name: z.flatten(0, 1).unsqueeze(1) for name, z in latents.items()}
     draw_size = min(num_draws * num_data, chunk_size)
     data_size = max(1, chunk_size // draw_size)
     total = torch.full((num_draws * num_data,), -math.inf, dtype=torch.float64, device=args[0].device)
-    for data in zip(*(arg.split(data_size) for arg in args), strict=True):
+    for data in in_chunks(args, data_size):
         for start in range(0, len(total), draw_size):
-            # A guide whose sites depend on each other may need all its values at one shape.
+            # A guide whose sites depend on each other may need all values in one shape.
             z = {name: v[start : start + draw_size].expand(-1, len(data[0]), *v.shape[2:]) for name, v in flat.items()}
             with pyro.validation_enabled(False):  # the draws are the guide's own
                 log_q = log_joint(guide, z, *data)
@@ -149,13 +177,13 @@ def _log_aggregated(guide: Callable, args: tuple[Tensor, ...], latents: dict, ch
     return total.unflatten(0, (num_draws, num_data)) - math.log(num_data)
 
 
-def _check(model: Callable, guide: Callable, chunks: list[list[Tensor]]) -> None:
-    """The pair keeps the contract, the guide's latents have densities, and p(z) is one for the data of all chunks."""
+def _check_pair(model: Callable, guide: Callable, chunks: list[list[Tensor]]) -> None:
+    """Checks that the pair keeps the contract, the guide has densities, and p(z) is the same for all data."""
     log_prior, first = [], {}
     for data in chunks:
         pair = gate.check(model, guide, None, *data)
         gate.check_no_zero_weights(pair)
-        # Without what is observed: the likelihood's own density does not matter here.
+        # Without the observed sites: the density of the likelihood does not matter here.
         Pair(pair.latent, pair.guide_sites, pair.batch_shape).check_densities()
         first = first or {name: site["value"][:1, :1] for name, site in pair.guide_sites.items()}
         here = {name: z.expand(1, len(data[0]), *z.shape[2:]) for name, z in first.items()}

@@ -1,140 +1,25 @@
-"""One front for all estimates of log p(x): method by method, with errors and times, and models compared in pairs."""
+"""One door to all estimates of log p(x): several methods on the same data, each with its errors and its time."""
 
-import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
-from tabulate import tabulate
 from torch import Tensor
 
-from pyrovae.common import InputError, derived_seed, evaluates, local_seed, require, require_count, require_seed
+from pyrovae.common import derived_seed, evaluates, local_seed, require, require_count, require_seed
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal
-from pyrovae.evaluation.importance_sampling import (
-    Estimate,
-    MarginalLikelihood,
-    check_args,
-    check_in_parts,
-    device_of,
-    importance_bound,
-    log_marginal,
-)
+from pyrovae.evaluation.chunks import check_args, check_in_parts, device_of, in_chunks
+from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.evaluation_table import Evaluation, Measured
+from pyrovae.evaluation.importance_sampling import importance_bound, log_marginal
 from pyrovae.programs import Pair, Weights
 
 ELBO_DRAWS = 100
 IWAE_REPEATS = 10
-CHECKED = 1_024
+DATA_PER_CHECK = 1_024
 METHODS = "elbo, iwae_K, is_S, ais_T or ais_prior_T (K particles, S samples, T distributions)"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One method's estimate, in nats per datum, and the seconds that it took."""
-
-    method: str
-    estimate: Estimate
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` returns; prints as a table.
-
-    Bits per dimension are -sum_n log p(x_n) / (log 2 sum_n D_n) + `bits_offset`, with D_n the dimensions of datum n
-    that are observed: those that a mask leaves out have no part in log p(x_n), and do not count. `event_size` is the
-    mean of D_n; `bits_offset` is 0 for discrete data, 8 for pixels of 256 levels dequantised to [0, 1], and None where
-    there is no such number, or nothing is observed.
-    """
-
-    measured: tuple[Measured, ...]
-    event_size: float
-    bits_offset: float | None
-
-    def __getitem__(self, method: str) -> Measured:
-        for one in self.measured:
-            if one.method == method:
-                return one
-        raise InputError(f"method must be one of {', '.join(m.method for m in self.measured)}; got {method!r}")
-
-    def bits_per_dimension(self, nats: float) -> float | None:
-        if self.bits_offset is None:
-            return None
-        return self.bits_offset - nats / (self.event_size * math.log(2))
-
-    @cached_property
-    def best(self) -> Measured:
-        """The largest mean: all are stochastic lower bounds on log p(x), so that the largest is the nearest."""
-        return max(self.measured, key=lambda one: one.estimate.mean)
-
-    @property
-    def verdict(self) -> str:
-        """What to make of the table, in a sentence or two."""
-        text = f"all are lower bounds in expectation, and the best is {self.best.method}"
-        importance = [m for m in self.measured if isinstance(m.estimate, MarginalLikelihood)]
-        if importance:
-            largest = max(importance, key=lambda one: one.estimate.num_samples)
-            text += f"; {largest.method}: {largest.estimate.verdict}"
-        return text
-
-    def difference(self, other: "Evaluation", method: str) -> Estimate:
-        """This model's estimate minus the other's on the same data, datum by datum: `.data_error` is the paired one.
-
-        So is the Monte Carlo error (see `Estimate.minus`): from one seed, the default, two models share their draws,
-        and near-equal ones are told apart by far less than either's error.
-        """
-        one, two = self[method].estimate, other[method].estimate
-        require(
-            len(one.value) == len(two.value),
-            f"both must be of the same data, got {len(one.value)} and {len(two.value)}",
-        )
-        return one.minus(two)
-
-    def rows(self) -> list[dict[str, float | str | None]]:
-        """A dict for each method, of plain numbers; what is not known is None."""
-
-        def known(value: float | None) -> float | None:
-            return value if value is not None and math.isfinite(value) else None
-
-        return [
-            {
-                "method": one.method,
-                "nats": one.estimate.mean,
-                "monte_carlo_error": known(one.estimate.monte_carlo_error),
-                "data_error": known(one.estimate.data_error) if len(one.estimate.value) > 1 else None,
-                "bits_per_dimension": self.bits_per_dimension(one.estimate.mean),
-                "seconds": one.seconds,
-            }
-            for one in self.measured
-        ]
-
-    def table(self, tablefmt: str = "simple") -> str:
-        """As text, or `tablefmt="github"`."""
-
-        def text(value: float | None, form: str) -> str:
-            return "" if value is None else format(value, form)
-
-        lines = [
-            [
-                row["method"], f"{row['nats']:.3f}", text(row["monte_carlo_error"], ".2g"),
-                text(row["data_error"], ".2g"), text(row["bits_per_dimension"], ".4f"), f"{row['seconds']:.1f}",
-            ]
-            for row in self.rows()
-        ]  # fmt: skip
-        header = ["method", "nats", "Monte Carlo error", "data error", "bits/dim", "seconds"]
-        if self.bits_offset is None:
-            header, lines = header[:4] + header[5:], [line[:4] + line[5:] for line in lines]
-        columns = ("left", *("right",) * (len(header) - 1))
-        return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=columns)
-
-    def __str__(self) -> str:
-        return f"{self.table()}\n{self.verdict}"
-
-    def _repr_html_(self) -> str:
-        return self.table("html")
 
 
 @evaluates
@@ -148,19 +33,42 @@ def evaluate(
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evaluation:
-    """Estimates of log p(x) for the same data by several methods, at beta = 1 whatever training used.
+    """Estimates log p(x) of the same data by several methods, at beta = 1 whatever beta training used.
 
-    - `"elbo"`: the mean of 100 draws per datum; `"iwae_50"`: L_50, the mean of 10 (see `importance_bound`);
-    - `"is_5000"`: importance sampling with so many samples (see `log_marginal`);
-    - `"ais_1000"`: annealed importance sampling over so many distributions with `num_chains` chains, from the guide
-      (see `annealed_log_marginal`), and `"ais_prior_1000"` from the prior: it needs more distributions, and finds modes
-      of the posterior that the guide has missed, of which no other method here can tell.
+        "elbo"            the ELBO: the mean of 100 draws per datum
+        "iwae_50"         the bound L_50: the mean of 10 sets of 50 draws (see `importance_bound`)
+        "is_5000"         importance sampling with 5,000 draws (see `log_marginal`)
+        "ais_1000"        annealed importance sampling over 1,000 distributions, from the guide (see
+                          `annealed_log_marginal`)
+        "ais_prior_1000"  the same from the prior; it needs more distributions, and finds modes of the posterior that
+                          the guide has missed, which no other method here can
 
-    `dequantised` says that the data are pixels of 256 levels with noise added, on [0, 1]: only then have continuous
-    data bits per dimension. Each method has random numbers of its own, fixed by `seed`. As in every evaluation,
-    modules run in `eval()` mode, and are in their own again afterwards (see `modes`).
+    The numbers may be others. Each method has random numbers of its own, fixed by `seed`. Modules run in `eval()` mode
+    and are in their own mode again afterwards.
 
-    Raises `InputError` on an unknown method before any of them runs, and as they do.
+    Args:
+        model: The model of any pair that keeps the contract.
+        guide: Its guide.
+        *args: The tensors that model and guide take, of one length, the data first.
+        methods: The names of the methods.
+        num_chains: The number of chains of annealed importance sampling for each datum.
+        dequantised: True says that the data are pixels of 256 levels with noise added, on [0, 1]. Only then do
+            continuous data have bits per dimension.
+        seed: The seed of all methods, a whole number.
+        progress: True shows a progress bar, False none, None one on a terminal.
+
+    Returns:
+        An `Evaluation`, which prints as a table.
+
+    Raises:
+        InputError: If a method is unknown, before any of them runs, and as the methods themselves do.
+
+    Example:
+        >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+        >>> x = torch.zeros(4, 3)
+        >>> evaluation = pv.evaluate(vae.model, vae.exact_guide, x, methods=("elbo", "iwae_5", "is_100"))
+        >>> all(abs(one.estimate.mean - vae.log_px(x).mean().item()) < 1e-4 for one in evaluation.measured)
+        True
     """
     require(
         isinstance(methods, Sequence) and not isinstance(methods, str),
@@ -171,17 +79,17 @@ def evaluate(
     runs = [_parse(method, num_chains) for method in methods]
     check_args(args)
     device = device_of(model, args)
-    # No zero weights under the ELBO, and a guide that reaches all of the prior under importance sampling.
+    # The ELBO refuses weights of zero, and importance sampling a guide that does not reach all of the prior.
     needs = Weights(zeros="elbo" not in methods, everywhere=any(str(method).startswith("is_") for method in methods))
     sizes, discrete = [], []
 
-    def look(pair: Pair) -> None:
+    def inspect(pair: Pair) -> None:
         sizes.append(_observed_dimensions(pair))
         discrete.append(all(site["fn"].support.is_discrete for site in pair.observed.values()))
 
-    # All the data: of one grey image under a Bernoulli the "ELBO" is a cross-entropy, and its bits are none.
-    for data in zip(*(arg.split(CHECKED) for arg in args), strict=True):
-        check_in_parts(model, guide, [part.to(device) for part in data], needs, look)
+    # All data are checked: one grey image makes the "ELBO" under a Bernoulli a cross-entropy, which has no bits.
+    for data in in_chunks(args, DATA_PER_CHECK):
+        check_in_parts(model, guide, [part.to(device) for part in data], needs, inspect)
     size = torch.cat(sizes).double().mean().item()
     offset = 0.0 if all(discrete) else 8.0 if dequantised else None
     measured = []
@@ -194,7 +102,7 @@ def evaluate(
 
 
 def _observed_dimensions(pair: Pair) -> Tensor:
-    """How many numbers are observed of each datum, without those that are masked, `(batch,)`."""
+    """Returns the number of observed dimensions of each datum, without those that are masked, `(batch,)`."""
     total = torch.zeros(pair.batch_shape)
     for site in pair.observed.values():
         mask = True if site["mask"] is None else site["mask"]
@@ -203,7 +111,7 @@ def _observed_dimensions(pair: Pair) -> Tensor:
 
 
 def _dimensions(fn: TorchDistribution) -> Tensor:
-    """How many numbers each element of a batch is made of, without those that are masked, of its batch shape."""
+    """Returns the number of dimensions of each element of a batch, without those that are masked, in batch shape."""
     match fn:
         case Independent():
             inner, num = _dimensions(fn.base_dist), fn.reinterpreted_batch_ndims
@@ -216,6 +124,7 @@ def _dimensions(fn: TorchDistribution) -> Tensor:
 
 
 def _parse(method: str, num_chains: int) -> Callable[..., Estimate]:
+    """Returns the function that estimates log p(x) by the method of this name."""
     match = re.fullmatch(r"(elbo)|(iwae|is|ais|ais_prior)_(\d+)", str(method))
     require(match is not None, f"methods must be {METHODS}, got {method!r}")
     kind, count = match[1] or match[2], int(match[3] or 1)

@@ -1,4 +1,4 @@
-"""log p(x) per datum without draws, where the latents are few: by quadrature, and of discrete ones by enumeration."""
+"""log p(x) per datum without draws: by quadrature for one or two latents, by enumeration for discrete ones."""
 
 import math
 from collections.abc import Callable
@@ -9,12 +9,19 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.common import evaluates, local_seed, require, require_number
+from pyrovae.evaluation.chunks import (
+    DATA_PER_CHUNK,
+    OUTPUTS_PER_CHUNK,
+    PAIRS_PER_CHUNK,
+    check_args,
+    device_of,
+    in_chunks,
+)
 from pyrovae.evaluation.cubature import VANISHED, log_integral
-from pyrovae.evaluation.importance_sampling import CHUNK, CHUNK_OUTPUTS, DATA_CHUNK, check_args, device_of
 from pyrovae.objectives import states
 from pyrovae.programs import PARTICLES, Pair, has_real_support, log_joint, sample_sites
 
-TOLERANCE = 1e-2  # nats: a grid that is worse is refined
+GRID_TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 
 
 @evaluates
@@ -22,17 +29,35 @@ TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 def quadrature_log_marginal(
     model: Callable, *args: Tensor, limit: float = 7.0, num_points: int = 401, chunk_size: int = 2**20
 ) -> tuple[Tensor, Tensor]:
-    """log p(x) = log of the integral of p(x, z) over z, without draws: `(log_px, error)`, each `(batch,)`.
+    """Integrates p(x, z) over z without draws: log p(x) for a model with one or two latent dimensions.
 
-    For a model with one latent site of one or two dimensions, by the trapezoidal rule on a grid of `num_points` (odd) a
-    dimension over [-limit, limit], and where that has not converged for a datum, by cells that are refined where its
-    posterior is, however narrow (see `cubature`). `error` bounds the error in nats, but for rounding. It is infinite
-    where it is not known: the integrand does not vanish at the limits (there it is more than exp(-10) of its largest
-    value), a hundredth or more of the prior is beyond them, as of a learned one may be (a mode that is not on the grid
-    leaves no other trace), or the integral has not been resolved.
+        log p(x) = log of the integral of p(x, z) dz over [-limit, limit]^dim
 
-    `chunk_size` pairs of a point and a datum are taken at a time. Raises `InputError` where the latent is not a real
-    vector, or no density exists.
+    The trapezoidal rule runs on a grid. If it has not converged for a datum, it is replaced by cells that are refined
+    where the posterior of that datum is, however narrow it is.
+
+    Args:
+        model: A model with one latent site of one or two real dimensions.
+        *args: The tensors that the model takes, of one length, the data first.
+        limit: The grid covers [-limit, limit] in each dimension.
+        num_points: The number of points of the grid in each dimension: odd, and at least 3.
+        chunk_size: The number of pairs of a point and a datum that are taken at a time.
+
+    Returns:
+        `(log_px, error)`, each `(batch,)`, in nats. `error` bounds the error, but for rounding. It is infinite where
+        the error is not known, for one of these reasons: the integrand does not vanish at the limits (it is more than
+        exp(-10) of its largest value there); a hundredth or more of the prior lies beyond the limits, as may happen
+        with a learned one (a mode that is not on the grid leaves no other trace); the integral has not been resolved.
+
+    Raises:
+        InputError: If the latent is not a real vector of one or two dimensions, or no density exists.
+
+    Example:
+        >>> vae = pv.LinearGaussianVAE(torch.ones(3, 1), torch.zeros(3), 0.5, torch.zeros(1))
+        >>> x = torch.zeros(4, 3)
+        >>> log_px, error = pv.quadrature_log_marginal(vae.model, x)
+        >>> torch.allclose(log_px, vae.log_px(x).double(), atol=1e-4)
+        True
     """
     require_number("limit", limit, above=0)
     require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
@@ -55,11 +80,11 @@ def quadrature_log_marginal(
 
     settings = {"like": latents[name], "num_data": len(args[0]), "limit": limit, "chunk_size": chunk_size}
     with pyro.validation_enabled(False):
-        joint = log_integral(log_joint_at, num_points=num_points, tolerance=TOLERANCE, **settings)
-        mass = log_integral(log_prior_at, num_points=(num_points + 1) // 2, tolerance=TOLERANCE, **settings)
+        joint = log_integral(log_joint_at, num_points=num_points, tolerance=GRID_TOLERANCE, **settings)
+        mass = log_integral(log_prior_at, num_points=(num_points + 1) // 2, tolerance=GRID_TOLERANCE, **settings)
     known = (joint.edge <= joint.peak - VANISHED) & (mass.value >= math.log(0.99)) & mass.error.isfinite()
-    # What is beyond the limits: no more than if the density there were that of the border in all of the square, as a
-    # tail falls by 10 nats or more on the way.
+    # The integral beyond the limits is at most what it would be if the density at the border held in all of the square:
+    # a tail falls by 10 nats or more on its way to the border.
     beyond = (joint.edge + shape[0] * math.log(2 * limit) - joint.value).exp()
     return joint.value.to(home), torch.where(known, joint.error + beyond, math.inf).to(home)
 
@@ -67,19 +92,37 @@ def quadrature_log_marginal(
 @evaluates
 @torch.no_grad()
 def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
-    """log p(x) = log sum_z p(x, z) over every value of all latents, `(batch,)`: exact to rounding.
+    """Sums p(x, z) over every value of all latents: log p(x) for a model with discrete latents, exact to rounding.
 
-    For a model whose latent sites are discrete and can be enumerated, as for `objectives.EnumeratedELBO`, with at most
-    65,536 values in all. Raises `InputError` where they are not, or no density exists.
+        log p(x) = log sum_z p(x, z)
+
+    Args:
+        model: A model whose latent sites are discrete and can be enumerated, as for `pv.objectives.EnumeratedELBO`,
+            with at most 65,536 values in all.
+        *args: The tensors that the model takes, of one length, the data first.
+
+    Returns:
+        log p(x), `(batch,)`, in nats, float64.
+
+    Raises:
+        InputError: If the latents cannot be enumerated, have too many values, or no density exists.
+
+    Example:
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x), dim=-1):
+        ...         z = pyro.sample("z", pyro.distributions.Bernoulli(torch.tensor([0.25])).to_event(1))
+        ...         pyro.sample("x", pyro.distributions.Bernoulli(0.2 + 0.6 * z).to_event(1), obs=x)
+        >>> pv.enumerated_log_marginal(model, torch.ones(2, 1)).exp()  # 0.75 * 0.2 + 0.25 * 0.8
+        tensor([0.3500, 0.3500], dtype=torch.float64)
     """
     args, sites, home = _sites(model, args)
     values = states({name: site for name, site in sites.items() if not site["is_observed"]})
     num_states = len(next(iter(values.values())))
     outputs = Pair(sites, {}, torch.Size((1, len(args[0])))).outputs
-    data_size = min(len(args[0]), DATA_CHUNK)
-    step = max(1, min(CHUNK, CHUNK_OUTPUTS // outputs) // data_size)
+    data_size = min(len(args[0]), DATA_PER_CHUNK)
+    step = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // outputs) // data_size)
     parts = []
-    for data in zip(*(arg.split(data_size) for arg in args), strict=True):
+    for data in in_chunks(args, data_size):
         total = torch.full((len(data[0]),), -math.inf, dtype=torch.float64, device=data[0].device)
         for start in range(0, num_states, step):
             some = {name: value[start : start + step] for name, value in values.items()}
@@ -91,14 +134,18 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
 
 
 def _sites(model: Callable, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], dict[str, dict], torch.device]:
-    """The data where the model is, its sites in a run on them, with their densities checked, and the data's device."""
+    """Returns the data on the model's device, the sites of a run on them, and the data's own device.
+
+    It checks that the sites have densities.
+    """
     check_args(args)
     home, device = args[0].device, device_of(model, args)
     args = tuple(arg.to(device) for arg in args)
     with local_seed(0):  # for names and shapes, and to validate the arguments once
         sites = sample_sites(poutine.trace(model).get_trace(*args))
     require(any(not site["is_observed"] for site in sites.values()), "model must have a latent site, and has none")
-    with local_seed(0), pyro.plate(PARTICLES, 2, dim=-2):  # two, which tell whether the data's support moves with them
+    # Two particles show whether the support of the data moves with the latents.
+    with local_seed(0), pyro.plate(PARTICLES, 2, dim=-2):
         twice = sample_sites(poutine.trace(model).get_trace(*args))
     Pair(twice, {}, torch.Size((2, len(args[0])))).check_densities()
     return args, sites, home

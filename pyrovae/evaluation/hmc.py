@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo on the latents of a pair, between a start q_0(z) and the joint p(x, z)."""
+"""Hamiltonian Monte Carlo on the latents of a pair, for distributions between a start q_0(z) and the joint p(x, z)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -12,17 +12,20 @@ from torch.distributions import Transform, biject_to, constraints
 
 from pyrovae.common import InputError, local_seed, require, require_choice, require_count, warn
 from pyrovae.compilation import Replay
-from pyrovae.evaluation.importance_sampling import COMPILE_PAIRS
+from pyrovae.evaluation.chunks import COMPILE_PAIRS, check_compile
 from pyrovae.programs import PARTICLES, Pair, gate, sample_sites
 
 STARTS = ("prior", "guide")
 COMPILE_STEPS = 5_000  # leapfrog steps of one shape, after which a graph has paid for its compilation
-JITTER = 0.2
+STEP_JITTER = 0.2
 
 
 @dataclass(frozen=True)
-class State:
-    """Chains at `u` `(chains, data, dim)`, where log pi~_t = base + t * ratio, `(chains, data)`, and the gradients."""
+class ChainState:
+    """Holds chains at unconstrained latents `u` `(chains, data, dim)`, with log-densities and their gradients there.
+
+    log pi~_t = base + t * ratio, each `(chains, data)`; pi~ is not normalised.
+    """
 
     u: Tensor
     base: Tensor
@@ -36,17 +39,21 @@ class State:
     def gradient(self, t: float) -> Tensor:
         return self.base_gradient + t * self.ratio_gradient
 
-    def moved(self, accepted: Tensor, to: "State") -> "State":
-        """Where `accepted` `(chains, data)` the other state, else this one."""
+    def moved(self, accepted: Tensor, to: "ChainState") -> "ChainState":
+        """Returns the state `to` for the chains that are `accepted` `(chains, data)`, and this one for the others."""
         pairs = [(getattr(to, field.name), getattr(self, field.name)) for field in fields(self)]
-        return State(*(torch.where(accepted.reshape(*accepted.shape, *[1] * (a.dim() - 2)), a, b) for a, b in pairs))
+        return ChainState(
+            *(torch.where(accepted.reshape(*accepted.shape, *[1] * (a.dim() - 2)), a, b) for a, b in pairs)
+        )
 
 
-class Path:
-    """pi_t(z), proportional to q_0(z)^(1 - t) p(x, z)^t, and HMC along it, for chains by data at a time.
+class AnnealedHMC:
+    """Takes HMC steps on the annealed distributions of a pair, for all chains and data of a chunk at a time.
 
-    q_0 is the model's prior or the guide's q(z|x), as `start` says. `num_transitions` is how many of them are to be
-    expected of a chain: it decides what `compile="auto"` does. All of it runs without gradients but for `_densities`.
+        pi_t(z) proportional to q_0(z)^(1 - t) p(x, z)^t
+
+    q_0 is the model's prior or the guide's q(z|x), as `start` says. `num_transitions` is the number of transitions
+    that each chain is expected to take; `compile="auto"` decides by it. Only `_densities` runs with gradients.
     """
 
     def __init__(
@@ -60,14 +67,14 @@ class Path:
     ) -> None:
         require_count("num_leapfrog", num_leapfrog)
         require_choice("start", start, STARTS)
-        require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
+        check_compile(compile)
         self.model, self.guide, self.start = model, guide, start
         self.num_leapfrog, self.num_transitions, self.compile = num_leapfrog, num_transitions, compile
         self.layout: list[tuple[str, torch.Size]] = []
         self._replays: dict[tuple, Replay] = {}
 
     def check(self, data: list[Tensor]) -> None:
-        """One validated run, of which the caller's generators know nothing: all others are not validated."""
+        """Checks the pair in one validated run that leaves the caller's generators alone; no other run is validated."""
         with local_seed(0):
             pair = gate.check(self.model, self.guide, None, *data)
         require(len(pair.latent) > 0, "the model must have a latent site, and has none")
@@ -83,34 +90,37 @@ class Path:
                     f"got {ours} in the model and {theirs} in the guide"
                 )
 
-    def first(self, data: list[Tensor], num_chains: int) -> State:
-        """Chains at draws from q_0."""
+    def first(self, data: list[Tensor], num_chains: int) -> ChainState:
+        """Returns chains at draws from q_0."""
         program = self.model if self.start == "prior" else self.guide
         with pyro.validation_enabled(False), pyro.plate(PARTICLES, num_chains, dim=-2):
             sites = sample_sites(poutine.trace(program).get_trace(*data))
         u, self.layout = unconstrained({name: site for name, site in sites.items() if not site["is_observed"]})
         return self.state(u, data)
 
-    def state(self, u: Tensor, data: list[Tensor]) -> State:
-        """Chains at `u`, `(chains, data, dim)`."""
+    def state(self, u: Tensor, data: list[Tensor]) -> ChainState:
+        """Returns chains at `u`, `(chains, data, dim)`."""
         shape, args = tuple(u.shape), [u, *data]
         if shape in self._replays:
-            return State(u, *self._replays[shape](*args))
+            return ChainState(u, *self._replays[shape](*args))
         num_steps = self.num_transitions * self.num_leapfrog
         pays = num_steps >= COMPILE_STEPS or num_steps * shape[0] * shape[1] >= COMPILE_PAIRS
         if not (self.compile is True or (self.compile == "auto" and pays)):
-            return State(u, *self._densities(*args))
+            return ChainState(u, *self._densities(*args))
         replay = Replay(self._densities, args, lambda: self._densities(*args), (self.model, self.guide))
         if replay.graph is None:
             warn(f"chains run eagerly, as the program cannot be replayed: {replay.why}")
             self.compile = False
         else:
             self._replays[shape] = replay
-        return State(u, *replay.outcome)
+        return ChainState(u, *replay.outcome)
 
-    def transition(self, state: State, t: float, step: Tensor, data: list[Tensor]) -> tuple[State, Tensor]:
-        """HMC that leaves pi_t invariant with `step` `(data,)`: where it goes, and its probabilities of acceptance."""
-        size = (step * (1 - JITTER + 2 * JITTER * torch.rand_like(state.base))).unsqueeze(-1)
+    def transition(self, state: ChainState, t: float, step: Tensor, data: list[Tensor]) -> tuple[ChainState, Tensor]:
+        """Takes one HMC step that leaves pi_t invariant, with step sizes `step` `(data,)`.
+
+        Returns the new state and the probabilities of acceptance, `(chains, data)`.
+        """
+        size = (step * (1 - STEP_JITTER + 2 * STEP_JITTER * torch.rand_like(state.base))).unsqueeze(-1)
         first = torch.randn_like(state.u)
         momentum, new = first + 0.5 * size * state.gradient(t), state
         for index in range(self.num_leapfrog):
@@ -119,20 +129,22 @@ class Path:
             momentum = momentum + (0.5 if last else 1.0) * size * new.gradient(t)
         kinetic = 0.5 * (momentum.square() - first.square()).sum(-1)
         change = new.log_density(t) - state.log_density(t) - kinetic
-        # Where there is no finite density, rounding has gone out of the support: as good as none.
+        # A density that is not finite means that rounding has left the support: the proposal is refused.
         possible = new.log_density(t).isfinite() & ~change.isnan()
         probability = torch.where(possible, change.clamp(max=0).exp(), 0.0)
         return state.moved(torch.rand_like(probability) < probability, new), probability
 
     def _densities(self, u: Tensor, *data: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(base, ratio, and the gradient of each) at `u` `(chains, data, dim)`, of which nothing keeps a graph.
+        """Returns (base, ratio, gradient of base, gradient of ratio) at `u` `(chains, data, dim)`, without a graph.
 
-        base = log q_0(z) + log |det dz/du| and ratio = log p(x, z) - log q_0(z), the log-likelihood from the prior.
+        base = log q_0(z) + log |det dz/du|, ratio = log p(x, z) - log q_0(z): the log-likelihood if q_0 is the prior.
         """
         with torch.enable_grad(), pyro.validation_enabled(False), pyro.plate(PARTICLES, len(u), dim=-2):
             u = u.detach().requires_grad_()
             parts = u.split([shape.numel() for _, shape in self.layout], -1)
-            placed = _Placed({n: p.reshape(*u.shape[:2], *s) for (n, s), p in zip(self.layout, parts, strict=True)})
+            placed = _PlacedLatents(
+                {n: p.reshape(*u.shape[:2], *s) for (n, s), p in zip(self.layout, parts, strict=True)}
+            )
             trace = poutine.trace(placed(self.model)).get_trace(*data)
             guide_sites = {}
             if self.start == "guide":
@@ -147,7 +159,7 @@ class Path:
 
 
 def _gradient(value: Tensor, u: Tensor) -> Tensor:
-    if not value.requires_grad:  # a likelihood, say, without latents and parameters
+    if not value.requires_grad:  # as of a likelihood without latents and parameters
         return torch.zeros_like(u)
     return torch.autograd.grad(value.sum(), u, retain_graph=True, materialize_grads=True)[0]
 
@@ -156,7 +168,7 @@ def _gradient(value: Tensor, u: Tensor) -> Tensor:
 
 
 def _bijection(site: dict) -> Transform:
-    """From real vectors to the support of a latent site."""
+    """Returns the bijection from real vectors to the support of a latent site."""
     support = site["fn"].support
     if isinstance(support, constraints.MixtureSameFamilyConstraint):
         support = support.base_constraint
@@ -170,7 +182,7 @@ def _bijection(site: dict) -> Transform:
 
 
 def unconstrained(sites: dict[str, dict]) -> tuple[Tensor, list[tuple[str, torch.Size]]]:
-    """The sites' values before their bijections, side by side: `(..., dim)`, and each one's name and event shape."""
+    """Returns the unconstrained values of all sites side by side, `(..., dim)`, and each one's name and event shape."""
     parts, layout = [], []
     for name, site in sorted(sites.items()):  # model and guide may draw in different orders
         batch_dim = site["value"].dim() - site["fn"].event_dim
@@ -180,14 +192,14 @@ def unconstrained(sites: dict[str, dict]) -> tuple[Tensor, list[tuple[str, torch
     return torch.cat(parts, -1), layout
 
 
-class _Placed(Messenger):
-    """Latent sites take the value that the bijection to their support makes of given real ones."""
+class _PlacedLatents(Messenger):
+    """Gives latent sites the values to which the bijections to their supports take given real vectors `u`."""
 
     def __init__(self, u: dict[str, Tensor]) -> None:
         super().__init__()
         self.u = u
         self.log_jacobian: Tensor | float = 0.0
-        """log |det dz/du| of all of them, `(chains, data)`."""
+        """log |det dz/du| of all sites together, `(chains, data)`."""
 
     def _pyro_sample(self, msg: dict) -> None:
         if msg["name"] in self.u and not msg["is_observed"]:

@@ -1,4 +1,4 @@
-"""What the importance weights of each datum say: log p(x), how far off it may be, and the bounds along the way."""
+"""Statistics of the importance weights of each datum: log p(x), its error and its reliability, bounds from blocks."""
 
 import math
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from pyrovae.common import InputError
 
-MIN_TAIL = 5
-GROUPS = 50
-ROUNDING = 32  # units in the last place of a log-weight: what a sum of some hundred terms loses
+MIN_TAIL = 5  # weights, of which fewer do not determine a Pareto distribution
+NUM_GROUPS = 50
+ROUNDING = 32  # units in the last place of a log-weight, which a sum of some hundred terms loses
 
 
 def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(log 1/S sum_s w_s, its standard error by the delta method, ESS), each `(data,)`, of `(S, data)`."""
+    """Returns (log 1/S sum_s w_s, its standard error by the delta method, ESS), each `(data,)`, for `(S, data)`."""
     count, log_sum = len(log_weights), log_weights.logsumexp(0)
     ess = (2 * log_sum - (2 * log_weights).logsumexp(0)).exp()
     if bool(ess.isnan().any()):
@@ -25,44 +25,56 @@ def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def influences(log_weights: Tensor) -> Tensor:
-    """By how much each group of draws moves log 1/S sum_s w_s, to first order: `grouped`, of w_s / mean(w) - 1."""
+    """Returns by how much each group of draws moves log 1/S sum_s w_s, to first order, `(groups, data)`."""
     return grouped(len(log_weights) * log_weights.softmax(0) - 1)
 
 
 def grouped(deviations: Tensor) -> Tensor:
-    """1/S of the sum of the deviations of S draws from their mean, `(S, data)`, over each of 50 groups or fewer.
+    """Returns 1/S times the sum of `deviations` over each of at most 50 groups of draws, `(groups, data)`.
 
-    `(groups, data)`: they sum to 0, and G/(G - 1) times the sum of the squares of G groups is the variance of the mean.
+    `deviations` are those of S draws from their mean, `(S, data)`. The G results sum to 0, and G/(G - 1) times the sum
+    of their squares is the variance of the mean.
     """
-    groups = deviations.tensor_split(min(GROUPS, len(deviations)))
+    groups = deviations.tensor_split(min(NUM_GROUPS, len(deviations)))
     return torch.stack([group.sum(0) for group in groups]) / len(deviations)
 
 
 def jackknifed(log_weights: Tensor) -> Tensor:
-    """S L_S - (S - 1) mean_i L_{S-1} without draw i: the bias of L_S, of order 1/S, goes to one of order 1/S^2.
+    """Returns the jackknife variational estimate of log p(x) of order 1, `(data,)`, for `(S, data)`.
 
-    The jackknife variational estimate of order 1 (Nowozin 2018, ICLR), `(data,)`; not a lower bound in expectation.
+        S L_S - (S - 1) mean_i L_{S-1} without draw i
+
+    It lowers the bias of L_S from order 1/S to order 1/S^2, and is not a lower bound in expectation.
+
+    Source:
+        Nowozin 2018, ICLR.
     """
     count = len(log_weights)
     if count < 2:
         return torch.full_like(log_weights[0], math.nan)
     log_sum, largest = log_weights.logsumexp(0), log_weights.argmax(0)
     without = log_sum + torch.log1p(-(log_weights - log_sum).exp())
-    # Where one draw outweighs the others, their sum is lost in the difference.
+    # If one draw outweighs the others, their sum is lost in the difference.
     others = log_weights.scatter(0, largest[None], -math.inf).logsumexp(0)
     without = without.scatter(0, largest[None], others[None])
     return count * (log_sum - math.log(count)) - (count - 1) * (without.mean(0) - math.log(count - 1))
 
 
 def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """(k, log of the mean of the smoothed weights), each `(data,)`: Vehtari et al. 2024, arXiv:1507.02646.
+    """Returns (k, log of the mean of the smoothed weights), each `(data,)`, for log-weights `(S, data)`.
 
-    A generalised Pareto is fitted to what the largest M = min(S / 5, 3 sqrt(S)) weights, rounded up, exceed the next
-    one by; k is its shape, and they are replaced by its quantiles at (m - 1/2) / M, at most the largest weight: less
-    variance, for k > 0.5 at the price of a bias downwards. Nothing is replaced where k is -inf: the M weights are equal
-    but for rounding, as all are at the exact posterior, or at least five draws share the largest, as many do where the
-    latents are codes; where it is inf: fewer than five exceed the next one, or one outweighs all others; and where it
-    is nan: M is below five, of 20 draws or fewer, which are too few to tell.
+    The tail is the largest M = min(S / 5, 3 sqrt(S)) weights, M rounded up. A generalised Pareto distribution is fitted
+    to the amounts by which they exceed the next weight; k is its shape. The tail is replaced by its quantiles at
+    (m - 1/2) / M, capped at the largest weight. This lowers the variance, at the price of a bias downwards if k > 0.5.
+
+    Nothing is replaced if k is
+        -inf: the tail is equal but for rounding, as at the exact posterior, or at least five draws share the largest
+            weight, as many do if the latents are codes;
+        inf: fewer than five weights exceed the next one, or one outweighs all others;
+        nan: M is below five, because there are 20 draws or fewer: too few to tell.
+
+    Source:
+        Vehtari, Simpson, Gelman, Yao and Gabry 2024, arXiv:1507.02646.
     """
     count = len(log_weights)
     num_tail = math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
@@ -70,17 +82,18 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     if num_tail < MIN_TAIL:
         return torch.full_like(log_sum, math.nan), log_sum - math.log(count)
     top = log_weights.topk(num_tail + 1, dim=0).values.cpu()
-    # Relative to the largest weight: the tail itself, and what it exceeds the next one by.
+    # Relative to the largest weight: the tail itself, and the amounts by which it exceeds the next weight.
     relative = (top - top[0]).exp()
     excess = relative[:-1] - relative[-1]
     flat = ROUNDING * _eps(top) * top[0].abs().clamp(min=1)
     shapes, sums = [], []
     points = 1 - (torch.arange(num_tail, dtype=torch.float64) + 0.5) / num_tail
-    for column, cut, tail, least in zip(excess.T, relative[-1], relative[:-1].T, flat, strict=True):
-        if column[0] <= least or column[0] - column[MIN_TAIL - 1] <= 1e-12:  # of codes: there the fit divides 0 by 0
+    for column, cut, tail, rounding in zip(excess.T, relative[-1], relative[:-1].T, flat, strict=True):
+        # Ties, as codes have them, would make the fit divide 0 by 0.
+        if column[0] <= rounding or column[0] - column[MIN_TAIL - 1] <= 1e-12:
             shape, smooth = -math.inf, tail
         else:
-            # As many exceedances as the fit needs to be distinct from 0: fewer, and one weight outweighs all others.
+            # The fit needs this many exceedances that are distinct from 0; with fewer, one weight outweighs all others.
             distinct = column[column > 1e-15]
             if len(distinct) < MIN_TAIL:
                 shape, smooth = math.inf, tail
@@ -93,20 +106,20 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
         shapes.append(shape)
         sums.append(smooth.sum() - tail.sum())
     changed = torch.stack(sums).to(log_sum)
-    # The sum of all weights, relative to the largest, with the tail's replaced.
+    # The sum of all weights, relative to the largest, with the tail replaced.
     total = (log_sum - top[0].to(log_sum)).exp() + changed
     smoothed = top[0].to(log_sum) + total.log() - math.log(count)
     return torch.tensor(shapes, dtype=torch.float64, device=log_sum.device), smoothed
 
 
 def _eps(log_weights: Tensor) -> float:
-    """The rounding of the dtype in which the weights were computed: their sums are float64, whatever the pair is in."""
+    """Returns the epsilon of the dtype that the pair computed in, which the dtype of the weights, float64, hides."""
     single = bool((log_weights == log_weights.float()).all())
     return torch.finfo(torch.float32 if single else log_weights.dtype).eps
 
 
 def bound_sizes(num_samples: int) -> list[int]:
-    """1, 5, 10, 50, 100, 500, ... up to `num_samples`: each divides the next."""
+    """Returns 1, 5, 10, 50, 100, 500, ... up to `num_samples`: each divides the next."""
     sizes, factor = [1], 5
     while sizes[-1] * factor <= num_samples:
         sizes.append(sizes[-1] * factor)
@@ -115,10 +128,10 @@ def bound_sizes(num_samples: int) -> list[int]:
 
 
 def bounds(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """L_K = E[log 1/K sum_k w_k] at each K of `bound_sizes`, and standard errors: `(sizes, data)` each.
+    """Returns L_K = E[log 1/K sum_k w_k] at each K of `bound_sizes`, and its standard error, each `(sizes, data)`.
 
-    Averaged over S / K disjoint blocks, which has a variance S / K times smaller than the first K draws alone. The
-    error is nan where there is one block.
+    L_K is averaged over S / K disjoint blocks, which makes its variance S / K times smaller than that of the first K
+    draws alone. The error is nan if there is one block.
     """
     values, errors, sums, size = [], [], log_weights, 1
     for wanted in bound_sizes(len(log_weights)):

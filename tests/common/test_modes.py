@@ -10,7 +10,7 @@ from helpers import refusal, small_vae
 from torch import nn
 
 import pyrovae as pv
-import pyrovae.evaluation.annealed_importance_sampling
+import pyrovae.evaluation.annealed_chains
 from pyrovae.common.modes import evaluation_mode
 from pyrovae.evaluation import diagnostics
 
@@ -122,8 +122,8 @@ def assert_the_same(found, expected, note=""):
 
 @pytest.fixture
 def short_pilot(monkeypatch):
-    monkeypatch.setattr(pyrovae.evaluation.annealed_importance_sampling, "PILOT_TRANSITIONS", 6)
-    monkeypatch.setattr(pyrovae.evaluation.annealed_importance_sampling, "PILOT_WARMUP", 2)
+    monkeypatch.setattr(pyrovae.evaluation.annealed_chains, "PILOT_TRANSITIONS", 6)
+    monkeypatch.setattr(pyrovae.evaluation.annealed_chains, "PILOT_WARMUP", 2)
 
 
 @pytest.mark.usefixtures("short_pilot")

@@ -1,4 +1,4 @@
-"""Simulation-based calibration: ranks, the test of them, and guides that are wrong on purpose."""
+"""Simulation-based calibration: ranks, the test of their uniformity, and guides that are wrong on purpose."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ def of_ranks(ranks, num_draws, num_bins):
 
 
 def diagonal(latent_dim=3, scale=0.5):
-    """A linear Gaussian VAE of orthogonal weights: the posterior is diagonal, and its guide exact."""
+    """Returns a linear Gaussian VAE with orthogonal weights: its posterior is diagonal and its guide exact."""
     generator = torch.Generator().manual_seed(suite_seed(0))
     weight = torch.linalg.qr(torch.randn(5, latent_dim, generator=generator, dtype=torch.float64)).Q
     return pv.LinearGaussianVAE(weight, torch.randn(5, generator=generator, dtype=torch.float64), scale)
@@ -33,7 +33,7 @@ def zeros(num_data=500):
 
 
 def test_the_p_values_of_the_exact_posterior_are_uniform_and_it_is_not_rejected():
-    """40 seeds of 2 dimensions: at a level of 0.01 a run is rejected 0.4 times in expectation."""
+    """Runs 40 seeds with 2 dimensions each: at a level of 0.01, 0.4 of the runs are rejected in expectation."""
     p_values, rejected = [], 0
     for seed in range(40):
         vae = linear_gaussian(seed)
@@ -60,7 +60,7 @@ def test_the_ranks_of_the_exact_posterior_have_the_moments_of_a_uniform_distribu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("concentration", [0.02, 0.1, 0.5, 2.0])
 def test_values_that_rounding_makes_equal_are_ranked_at_random(concentration, dtype):
-    """z ~ Beta(0.1, 0.1), its posterior exact: p was 1e-20, as many a draw is 1 in float32, and none was below it."""
+    """z ~ Beta(0.1, 0.1) with the exact posterior: p was 1e-20, as many float32 draws equal z = 1 and none counted."""
     alpha = torch.full((1,), concentration, dtype=dtype)
 
     def model(x):
@@ -94,7 +94,7 @@ def test_ranks_are_those_below_and_a_random_number_of_those_equal():
 
 @pytest.mark.parametrize("where", [0, 350])
 def test_every_datum_is_checked_and_not_the_first_of_them_alone(where):
-    """A condition may change the pair: here from one value on its latent is masked."""
+    """A condition may change the pair: here its latent is masked from one value on."""
 
     def model(x, y):
         with pyro.plate("data", len(x), dim=-1):
@@ -127,7 +127,7 @@ def test_bins_and_p_values_are_those_of_scipy():
 
 
 def test_the_limit_is_divided_by_the_number_of_dimensions():
-    """Counts of a p-value between 0.01 / 4 and 0.01: off alone, and not among four."""
+    """The p-value lies between 0.01 / 4 and 0.01: rejected as the only dimension, and not as one of four."""
     counts = torch.full((10,), 100)
     counts[0], counts[1] = 134, 66
     column = torch.arange(10).repeat_interleave(counts).unsqueeze(1)
@@ -141,7 +141,7 @@ def test_the_limit_is_divided_by_the_number_of_dimensions():
 
 
 def wrong(dim, log_scale=0.0, shift=0.0):
-    """The guide of `diagonal`, but for one dimension: its log-scale, and its mean in posterior scales."""
+    """Returns the guide of `diagonal` with one dimension changed: its log-scale, and its mean in posterior scales."""
     vae = diagonal()
     with torch.no_grad():
         vae.guide_bias[dim] += shift * vae.guide_log_scale[dim].exp()
@@ -186,7 +186,7 @@ def test_several_misfits_are_each_named():
 
 
 def test_a_misfit_of_another_shape_is_not_given_a_wrong_name():
-    """Two symmetric humps: the ends hold their share, and the mean is right."""
+    """Ranks with two symmetric humps: the ends hold their share, and the mean is right."""
     inner = torch.cat((torch.arange(10, 30), torch.arange(70, 90)))
     ranks = torch.cat((torch.arange(0, 10), inner, inner, torch.arange(90, 100))).repeat(10).unsqueeze(1)
     assert of_ranks(ranks, 99, 20).misfits == {"1": "neither too narrow, too wide nor shifted, but of another shape"}
@@ -194,7 +194,7 @@ def test_a_misfit_of_another_shape_is_not_given_a_wrong_name():
 
 @pytest.mark.parametrize("piles", [{5: 395, 89: 445}, {94: 395, 10: 445}])
 def test_a_tail_is_the_outer_tenth_and_not_one_rank_more(piles):
-    """One pile in a tail, the other next to the other tail, with the mean where it should be."""
+    """One pile of ranks lies in a tail and one next to the other tail; the mean is where it should be."""
     ranks = torch.cat((torch.arange(100).repeat(40), *(torch.full((n,), rank) for rank, n in piles.items())))
     found = of_ranks(ranks.unsqueeze(1), 99, 20).misfits
     assert found == {"1": "neither too narrow, too wide nor shifted, but of another shape"}
@@ -242,7 +242,7 @@ def test_chunks_that_do_not_divide_lose_no_data(chunk_size):
 
 
 def test_a_conditional_vae_is_calibrated_under_its_labels():
-    """q(z|x, y) is exact where it uses the label, and shifted where it gets another one."""
+    """q(z|x, y) is exact if it gets the right label, and shifted if it gets another one."""
 
     def model(x, y):
         with pyro.plate("data", len(x), dim=-1):

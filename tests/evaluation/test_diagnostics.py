@@ -1,4 +1,4 @@
-"""What the latents do: ELBO terms, KL per dimension, active units, collapse, diversity; and the plain autoencoder."""
+"""Diagnoses of the latents: ELBO terms, KL per dimension, active units, collapse, diversity; the plain autoencoder."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from pyrovae.runs.report import measures, results_table
 
 
 def linear_vae(loc, log_variance=(0.0, 0.0, 0.0), decoder=None, **settings):
-    """A VAE of linear networks: E[z|x] = x `loc`^T with `loc` `(latent, data)`, and the log-variances given."""
+    """Returns a VAE with linear networks: E[z|x] = x `loc`^T with `loc` `(latent, data)`, and given log-variances."""
     loc = torch.as_tensor(loc)
     vae = pv.VAE(
         (loc.shape[1],),
@@ -129,7 +129,7 @@ def test_every_collapsed_dimension_is_named_and_no_other():
 
 @pytest.mark.parametrize(("variance", "active"), [(0.0099, False), (0.0101, True), (0.01, False)])
 def test_a_unit_is_active_above_a_variance_of_one_hundredth(variance, active):
-    """The variance of E[z|x] over data, and not E[Var], nor the KL: here a dimension with a large KL is not active."""
+    """The variance of E[z|x] over the data decides, not E[Var] and not the KL: one with a large KL is not active."""
     x = torch.randn(400, 1, dtype=torch.float64)
     x = (x - x.mean()) / x.std()
     vae = linear_vae([[math.sqrt(variance)]], (-8.0,)).double()
@@ -162,7 +162,7 @@ def test_a_posterior_that_says_nothing_is_found_by_the_evaluation_and_the_report
 
 
 def test_a_vae_with_nothing_to_say_collapses_in_training_and_is_told_so():
-    """Points of one isotropic Gaussian under a wider decoder: the optimum has no use for the latents."""
+    """The data come from one isotropic Gaussian, and the decoder is wider: the optimum has no use for the latents."""
     torch.manual_seed(suite_seed(0))
     x = 0.7 * torch.randn(300, 2)
     vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(1.0))
@@ -216,7 +216,7 @@ def autoencoder(seed=0, **settings):
 
 
 def minus_log_likelihood(vae, x):
-    """-log p(x|z) at z = the code of x, by hand for a Gaussian of scale 0.5, `(batch,)`."""
+    """Returns -log p(x|z) at z = the code of x, `(batch,)`, by hand for a Gaussian of scale 0.5."""
     means = vae.decoder(vae.encoder(x).squeeze(-2))
     return ((x - means) ** 2 / (2 * 0.25) + math.log(0.5) + 0.5 * math.log(2 * math.pi)).sum(-1)
 

@@ -1,4 +1,4 @@
-"""The front of all estimates: each is its method's own, with errors, times and bits, and models compared in pairs."""
+"""The evaluation by several methods: every estimate is its method's own, with error, time and bits; models in pairs."""
 
 import json
 import math
@@ -7,8 +7,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from evaluation_pairs import scaled_guide
 from helpers import assert_within_standard_errors, draw, linear_gaussian, suite_seed
-from test_marginal import scaled_guide
 
 import pyrovae as pv
 from pyrovae.common.rng import derived_seed, local_seed
@@ -35,7 +35,7 @@ def test_every_method_is_within_its_errors_of_the_truth(linear):
 
 
 def test_a_mode_that_the_guide_has_missed_is_found_by_annealing_from_the_prior_alone():
-    """Importance sampling and annealing from the guide agree, and are both low by log 2, with small k and errors."""
+    """Importance sampling and annealing from the guide agree, yet both are low by log 2, with small k and errors."""
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -115,7 +115,7 @@ def test_two_models_on_the_same_data_are_compared_datum_by_datum():
 
 
 def near(vae, step):
-    """The same model and guide, a little off."""
+    """Returns the model with weights that differ by `step`, and one guide for both models."""
     other = pv.LinearGaussianVAE(vae.weight.detach() * (1 + step), vae.bias.detach(), 0.7, vae.prior_mean)
     return other, scaled_guide(vae, [1.2, 1.2])
 
@@ -125,7 +125,7 @@ PAIRED = ("elbo", "iwae_5", "is_500", "ais")
 
 @pytest.fixture(scope="module")
 def differences():
-    """Of two near-equal models, for 40 seeds: from one seed for both, and from two."""
+    """Returns the differences of two nearly equal models for 40 seeds: with one seed for both, and with two."""
     vae = linear_gaussian(0)
     with local_seed(1):
         x = draw(vae, 20)
@@ -140,8 +140,8 @@ def differences():
 
     shared, apart = [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.evaluation.annealed_importance_sampling.PILOT_TRANSITIONS", 6)
-        patch.setattr("pyrovae.evaluation.annealed_importance_sampling.PILOT_WARMUP", 4)
+        patch.setattr("pyrovae.evaluation.annealed_chains.PILOT_TRANSITIONS", 6)
+        patch.setattr("pyrovae.evaluation.annealed_chains.PILOT_WARMUP", 4)
         for seed in range(40):
             ours, same, another = (
                 estimates(*p) for p in ((vae.model, seed), (other.model, seed), (other.model, 40 + seed))
@@ -154,11 +154,11 @@ def differences():
 @pytest.mark.parametrize("method", PAIRED)
 @pytest.mark.parametrize("kind", ["one seed", "two seeds"])
 def test_the_error_of_a_difference_is_that_of_repetitions_whether_or_not_draws_are_shared(differences, method, kind):
-    """From one seed it was that of two independent estimates: 180 times too large."""
+    """With one seed, the error was that of two independent estimates: 180 times too large."""
     found = differences[kind == "two seeds"][method]
     means = torch.tensor([difference.mean for difference in found])
     stated = torch.tensor([difference.monte_carlo_error for difference in found])
-    assert 0.7 < means.std() / stated.square().mean().sqrt() < 1.5  # of 40 repetitions: 11%
+    assert 0.7 < means.std() / stated.square().mean().sqrt() < 1.5  # 40 repetitions have an error of 11%
     of_data = torch.stack([difference.value for difference in found]).var(0).mean()
     stated = torch.stack([difference.standard_error for difference in found]).square().mean()
     assert 0.8 < (of_data / stated).sqrt() < 1.25
@@ -167,7 +167,7 @@ def test_the_error_of_a_difference_is_that_of_repetitions_whether_or_not_draws_a
 @pytest.mark.parametrize("method", PAIRED)
 def test_shared_draws_tell_near_equal_models_apart(differences, method):
     shared, apart = (torch.tensor([d.monte_carlo_error for d in kind[method]]).mean() for kind in differences)
-    assert apart > 20 * shared  # of AIS 46, since a proposal may be accepted of one model alone
+    assert apart > 20 * shared  # 46 for AIS: a proposal may be accepted for one model alone
 
 
 def test_a_difference_of_differences_is_paired_and_without_groups_independent():
@@ -212,7 +212,7 @@ MASKS = {
 @pytest.mark.parametrize("where", ["of the distribution", "of a handler"])
 @pytest.mark.parametrize("name", MASKS)
 def test_bits_are_per_dimension_that_is_observed(name, where):
-    """A coin is a bit, whatever a mask leaves out: of half the pixels it was 0.5."""
+    """A fair coin is one bit whatever a mask leaves out; with half of the pixels masked it was 0.5."""
     masked, num_observed = MASKS[name]
 
     def model(x):

@@ -1,4 +1,4 @@
-"""Inference gaps against their closed forms, what is refused, and what is said where q* was not found."""
+"""Inference gaps against their closed forms, refusals, and warnings if q* was not found."""
 
 import math
 from functools import partial
@@ -27,21 +27,21 @@ def perturbed(vae, shift=0.3, slope=0.1, narrower=0.3):
 
 @torch.no_grad()
 def truth(vae, x):
-    """(log p(x), ELBO of the best diagonal Gaussian, ELBO of the guide): the best is what a new instance starts at."""
+    """Returns log p(x), the ELBO of the best diagonal Gaussian and that of the guide; a new instance has the best."""
     best = pv.LinearGaussianVAE(vae.weight, vae.bias, vae.scale.item(), vae.prior_mean)
     return vae.log_px(x), best.elbo(x), vae.elbo(x)
 
 
 @torch.no_grad()
 def exact_elbo(vae, x, loc, scale):
-    """log p(x) - KL(N(loc, scale^2) || p(z|x)), by the formula for two Gaussians."""
+    """Returns log p(x) - KL(N(loc, scale^2) || p(z|x)), by the formula for two Gaussians."""
     p = vae.posterior(x)
     mine = dist.MultivariateNormal(loc, covariance_matrix=scale.square().diag_embed())
     return vae.log_px(x) - torch.distributions.kl_divergence(mine, p)
 
 
 def assert_close_to(found, expected, slack=SLACK, note=""):
-    """Each datum's, and their mean's, within five standard errors and the slack."""
+    """Asserts that each datum's estimate, and their mean, is right within five standard errors and the slack."""
     assert_within_standard_errors(found.value, expected, found.standard_error + slack / 5, note=note)
     assert_within_standard_errors(found.mean, expected.mean(), found.monte_carlo_error + slack / 5, note=note)
 
@@ -139,7 +139,7 @@ def test_a_posterior_that_is_no_gaussian_against_a_search_by_quadrature():
 
 
 def test_the_stated_errors_are_those_of_repetitions():
-    """The data of a chunk share no draws: one datum 60 times over is 60 repetitions."""
+    """The data of a chunk share no draws: 60 copies of one datum are 60 repetitions."""
     vae = perturbed(linear_gaussian(0))
     x = draw(vae, 1).expand(60, -1)
     log_px = pv.Estimate(vae.log_px(x).detach(), torch.full((60,), 0.2, dtype=torch.float64))
@@ -187,7 +187,7 @@ def test_a_search_that_makes_it_worse_keeps_the_guides_own():
 
 
 def test_a_small_gap_is_not_taken_for_none():
-    """A gain of 0.02 nats, as large as the noise of the look that decides whether q* is worse than the guide's own."""
+    """The gain is 0.02 nats, as large as the noise of the test that decides if q* is worse than the guide's own."""
     vae = linear_gaussian(0)
     with torch.no_grad():
         vae.guide_bias[0] += 0.2 * vae.guide_log_scale[0].exp()
@@ -229,7 +229,7 @@ def test_an_elbo_that_is_not_a_number_is_refused():
 
 @pytest.mark.parametrize("chunk_size", [30, 100, 8_192])
 def test_each_datum_has_its_own_gap_also_where_chunks_do_not_divide(chunk_size, monkeypatch):
-    monkeypatch.setattr("pyrovae.evaluation.inference_gap.DATA_CHUNK", 2)
+    monkeypatch.setattr("pyrovae.evaluation.inference_gap.DATA_PER_CHUNK", 2)
     vae = perturbed(linear_gaussian(0), shift=0.5)
     x = draw(vae, 3) * torch.tensor([[1.0], [3.0], [0.2]], dtype=torch.float64)
     log_px, best, own = truth(vae, x)
@@ -289,7 +289,7 @@ def test_a_guide_that_is_no_diagonal_gaussian_is_refused_before_log_px_is_estima
 
 
 def latents(event_dims):
-    """Standard normal sites, of two numbers each where they are vectors."""
+    """Returns a pair with standard normal sites, which hold two numbers each if they are vectors."""
     normals = {name: dist.Normal(torch.zeros([2] * dims), 1.0).to_event(dims) for name, dims in event_dims.items()}
     return [pyro.sample(name, normal) for name, normal in normals.items()]
 

@@ -1,4 +1,4 @@
-"""What is made of importance weights, against their definitions and against closed forms; and other proposals."""
+"""Statistics of importance weights against their definitions and against closed forms; other proposals."""
 
 import math
 import re
@@ -8,9 +8,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from evaluation_pairs import scaled_guide
 from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, suite_seed
 from scipy import stats
-from test_marginal import scaled_guide
 
 import pyrovae as pv
 from pyrovae.evaluation.importance_weights import bound_sizes, bounds, jackknifed, log_mean, pareto_smoothed
@@ -51,7 +51,7 @@ def test_the_jackknife_has_less_bias_than_the_estimate_itself():
 
 
 def smoothed_by_numpy(log_w):
-    """The paper's algorithm with SciPy's quantiles, given the same fit."""
+    """Runs the paper's algorithm with SciPy's quantiles, given the same fit."""
     from pyro.ops.stats import fit_generalized_pareto
 
     count = len(log_w)
@@ -91,7 +91,7 @@ def test_bounds_are_means_over_disjoint_blocks():
     assert bound_sizes(57) == [1, 5, 10, 50]
     values, errors = bounds(log_w)
     for row, size in enumerate(bound_sizes(57)):
-        num_blocks = {1: 57, 5: 11, 10: 5, 50: 1}[size]  # what is left over at a size is left out of the next
+        num_blocks = {1: 57, 5: 11, 10: 5, 50: 1}[size]  # draws left over at one size are left out of the next
         blocks = [log_w[i * size : (i + 1) * size].logsumexp(0) - math.log(size) for i in range(num_blocks)]
         torch.testing.assert_close(values[row], torch.stack(blocks).mean(0), atol=1e-12, rtol=0)
         if num_blocks > 1:
@@ -134,7 +134,7 @@ def test_every_estimate_is_within_five_standard_errors_for_50_random_models(name
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_weights_that_are_equal_but_for_rounding_have_no_tail_whatever_their_dtype(dtype):
-    """At the exact posterior float32 leaves some ties in the last bits, which are not one weight above all others."""
+    """At the exact posterior, float32 leaves differences in the last bits: no weight is above all others."""
     vae = linear_gaussian(0).to(dtype)
     with torch.no_grad():
         x = vae.decode(vae.prior.sample((50,))).sample()
@@ -184,7 +184,7 @@ def test_the_verdict_names_what_is_not_to_be_believed():
 
 @pytest.mark.parametrize("num_lone", [1, 3, 4])
 def test_the_verdict_is_in_numbers_that_are_ones_where_a_single_draw_has_all_the_weight(num_lone):
-    """One finite weight of 100: the estimate without that draw is log 0, and the verdict was "low by inf nats"."""
+    """One of 100 weights is not 0: without that draw the estimate is log 0, and the verdict was "low by inf nats"."""
     log_w = normal_weights(100, 4, deviation=0.1)
     log_w[1:, :num_lone] = -math.inf
     value, error, ess = log_mean(log_w)

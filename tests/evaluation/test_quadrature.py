@@ -1,4 +1,4 @@
-"""log p(x) by quadrature: the error that it gives bounds the true one, or is infinite, however narrow the posterior."""
+"""log p(x) by quadrature: its error bounds the true one, or is infinite, however narrow the posterior is."""
 
 import math
 
@@ -9,7 +9,7 @@ import torch
 from helpers import draw, linear_gaussian, refusal
 
 import pyrovae as pv
-from pyrovae.evaluation import cubature
+from pyrovae.evaluation import adaptive_cells
 from pyrovae.evaluation.cubature import log_integral
 
 LIMIT = 7.0
@@ -39,7 +39,7 @@ def assert_bounded(found, truth, rounding=1e-10):
 
 
 def posteriors_at(width, num_points, dim):
-    """A scale of the likelihood for posteriors of so many spacings, and data whose modes are all over the cells."""
+    """Returns the likelihood's scale for posteriors `width` spacings wide, and data with modes all over the cells."""
     spacing = 2 * LIMIT / (num_points - 1)
     places = (torch.linspace(-2, 2, 9, dtype=torch.float64) / spacing).round() + OFFSETS
     x = torch.stack([places * spacing, places.flip(0) * spacing], -1)[:, :dim]
@@ -52,7 +52,7 @@ def posteriors_at(width, num_points, dim):
 @pytest.mark.parametrize(("dim", "num_points"), [(1, 401), (1, 41), (2, 101), (2, 41)])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_error_bounds_that_of_posteriors_of_every_width_and_offset(width, dim, num_points):
-    """x ~ N(z, 0.008) was off by 1.14 nats with an error of 0.003: half-way between points both rules agree."""
+    """x ~ N(z, 0.008) was off by 1.14 nats with an error of 0.003: both rules agree half-way between points."""
     scale, x = posteriors_at(width, num_points, dim)
     model = normal_pair(lambda z: dist.Normal(z, scale).to_event(1), dim)
     truth = dist.Normal(double(0.0), (1 + scale**2).sqrt()).log_prob(x).sum(-1)
@@ -72,7 +72,7 @@ def test_the_line_that_was_reported():
 
 @pytest.mark.parametrize("scale", [0.5, 0.1, 0.02, 0.004])
 def test_posteriors_that_are_narrow_in_one_direction_alone(scale):
-    """A random linear map from two latents to one number: z is known along a line, and as before across it."""
+    """x is a random linear map of two latents to one number: it determines z in one direction and not in the other."""
     for seed in range(3):
         vae = linear_gaussian(seed, data_dim=1, scale=scale)
         x = draw(vae, 5)
@@ -88,7 +88,7 @@ def test_a_grid_that_is_too_coarse_is_refined():
 
 
 def test_a_datum_is_refined_by_itself_whatever_the_others_are():
-    """Noise that depends on the datum: one in 20 has a narrow posterior."""
+    """The noise depends on the datum: one in 20 has a narrow posterior."""
     scale = torch.full((20, 1), 0.7, dtype=torch.float64)
     scale[13] = 0.003
 
@@ -113,7 +113,7 @@ def test_a_datum_is_refined_by_itself_whatever_the_others_are():
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("ratio", [1.0, 4.0])
 def test_every_one_of_several_modes_is_found(width, ratio, num_points):
-    """x is z or z + d, at noise of two sizes: two posterior modes at any offset from the grid, of like mass."""
+    """x is z or z + d, with noise of two sizes: two posterior modes of similar mass, at any offset from the grid."""
     scale, x = posteriors_at(width, num_points, 1)
     scales = torch.stack((scale, ratio * scale))
     for distance in (2.0, 1.03, 3 * scale.item()):
@@ -152,14 +152,14 @@ def test_a_density_with_a_kink(width, num_points):
     tails = [0.5 / scale**2 + sign * x / scale + torch.special.log_ndtr(-sign * x - 1 / scale) for sign in (-1, 1)]
     truth = (torch.logaddexp(*tails) - (2 * scale).log())[:, 0]
     found = pv.quadrature_log_marginal(model, x, num_points=num_points)
-    # The closed form takes the difference of terms of the order of 1 / (2 scale^2), of which this is the rounding.
+    # The rounding of the closed form, a difference of terms of the order of 1 / (2 scale^2).
     assert assert_bounded(found, truth, 1e-9 + 1e-15 / scale.item() ** 2).max() < 0.02
 
 
 @pytest.mark.parametrize("num_points", [401, 41])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_density_with_jumps_is_bounded_or_unknown(width, num_points):
-    """1 / (2 s) where |z - x| < s: between points there may be no trace of it, and then the error is infinite."""
+    """The density is 1 / (2 s) for |z - x| < s. It may leave no trace between points; the error is then infinite."""
     scale, x = posteriors_at(width, num_points, 1)
 
     def log_density(z, rows):
@@ -209,7 +209,7 @@ def test_a_posterior_at_the_limits_is_unknown_or_bounded(place, scale):
 
 
 def test_a_narrow_prior_is_seen_or_told_to_be_missing():
-    """A component of the prior so narrow that no point of the grid is in it: half of the mass is not found."""
+    """A component of the prior is so narrow that no point of the grid lies in it: half of the mass is not found."""
     weights = dist.Categorical(double([0.5, 0.5]))
     scales = double([[1.0], [0.0003]])
     prior = dist.MixtureSameFamily(weights, dist.Normal(double([[0.0], [0.5175]]), scales).to_event(1))
@@ -226,7 +226,7 @@ def test_a_narrow_prior_is_seen_or_told_to_be_missing():
 
 
 def test_what_cannot_be_afforded_is_unknown(monkeypatch):
-    monkeypatch.setattr(cubature, "BUDGET", 2_000)
+    monkeypatch.setattr(adaptive_cells, "POINTS_PER_DATUM", 2_000)
     scale, x = posteriors_at(0.01, 101, 2)
     model = normal_pair(lambda z: dist.Normal(z, scale).to_event(1), 2)
     truth = dist.Normal(double(0.0), (1 + scale**2).sqrt()).log_prob(x).sum(-1)
@@ -260,3 +260,66 @@ def test_the_model_runs_on_as_many_data_as_it_was_given():
 def test_more_than_two_latent_dimensions_are_refused():
     vae = linear_gaussian(8, latent_dim=3)
     assert "one or two dimensions" in refusal(pv.quadrature_log_marginal, vae.model, draw(vae, 2))
+
+
+# Exact values, refusals ----------------------------------------------------------------------------------------------
+
+
+def test_quadrature_is_exact_log_px_in_one_and_two_dimensions():
+    for latent_dim in (1, 2):
+        vae = linear_gaussian(7, latent_dim=latent_dim)
+        x = draw(vae, 40)
+        log_px, error = pv.quadrature_log_marginal(vae.model, x, limit=8.0)
+        torch.testing.assert_close(log_px, vae.log_px(x).detach(), atol=1e-9, rtol=0)
+        assert error.max() < 1e-9
+
+
+def quadrature_pair(prior, offset=0.0):
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(z + offset, 1.0).to_event(1), obs=x)
+
+    return model
+
+
+def test_quadrature_refuses_latents_that_are_not_real_and_tells_of_mass_beyond_its_limits():
+    x = torch.zeros(3, 1, dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    for prior in (dist.Exponential(one).to_event(1), dist.Bernoulli(0.5 * one).to_event(1)):
+        with pytest.raises(pv.InputError, match="quadrature needs a latent of real numbers"):
+            pv.quadrature_log_marginal(quadrature_pair(prior), x)
+    with pytest.raises(pv.InputError, match='site "z" is latent and masked'):
+        pv.quadrature_log_marginal(quadrature_pair(dist.Normal(0 * one, 1.0).to_event(1).mask(False)), x)
+    _, error = pv.quadrature_log_marginal(quadrature_pair(dist.Normal(9 * one, 1.0).to_event(1)), x + 9)
+    assert (error == math.inf).all()
+
+
+def test_quadrature_sees_that_a_mode_of_the_prior_is_beyond_its_limits():
+    x = torch.full((3, 1), 15.0, dtype=torch.float64)
+    loc = torch.tensor([[0.0], [15.0]], dtype=torch.float64)
+    weights = dist.Categorical(torch.tensor([0.5, 0.5], dtype=torch.float64))
+    prior = dist.MixtureSameFamily(weights, dist.Normal(loc, 0.5).to_event(1))
+    _, error = pv.quadrature_log_marginal(quadrature_pair(prior), x)
+    assert (error == math.inf).all()
+    log_px, error = pv.quadrature_log_marginal(quadrature_pair(prior), x, limit=25.0, num_points=2_001)
+    assert error.max() < 1e-6
+    exact = dist.MixtureSameFamily(weights, dist.Normal(loc, math.sqrt(1.25)).to_event(1)).log_prob(x)
+    torch.testing.assert_close(log_px, exact)
+
+
+def test_quadrature_judges_its_limits_by_the_prior_of_each_datum():
+    x, loc = torch.zeros(3, 1, dtype=torch.float64), torch.tensor([[0.0], [12.0], [-1.0]], dtype=torch.float64)
+    _, error = pv.quadrature_log_marginal(quadrature_pair(dist.Normal(loc, 0.7).to_event(1)), x, limit=8.0)
+    assert (error == math.inf).tolist() == [False, True, False]
+
+
+def test_the_callers_generator_is_left_alone_where_no_draw_is_asked_for():
+    vae = linear_gaussian(0)
+    state = torch.get_rng_state()
+    pv.quadrature_log_marginal(vae.model, draw_nothing(vae))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def draw_nothing(vae):
+    return torch.zeros(3, 5, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""ELBO surgery: the identity, each term against quadrature and closed form, what it says about its own bias."""
+"""ELBO surgery: the identity, each term against quadrature and closed form, its words about its own bias."""
 
 import math
 from functools import partial
@@ -24,7 +24,7 @@ def off_its_posterior(seed=0, **settings):
 
 
 def with_guide(vae, loc, scale):
-    """The guide N(loc(x), scale^2)."""
+    """Returns the guide N(loc(x), scale^2)."""
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -34,7 +34,7 @@ def with_guide(vae, loc, scale):
 
 
 class KnownNoise(dist.Normal):
-    """A Gaussian whose k-th particle is a known function of its parameters, whatever batch it is drawn in."""
+    """Draws particle k of a Gaussian as a known function of its parameters, whatever batch it is drawn in."""
 
     def rsample(self, sample_shape=()):
         k = torch.arange(self.batch_shape[0], dtype=self.loc.dtype).view(-1, *[1] * (self.loc.dim() - 1))
@@ -61,7 +61,7 @@ def test_every_term_of_every_datum_is_that_of_quadrature_over_the_mixture(num_da
     vae = off_its_posterior(latent_dim=latent_dim)
     x = draw(vae, num_data)
     with torch.no_grad():
-        vae.guide_log_scale.add_(0.7)  # so that no component is so far from the rest that its overlap is never drawn
+        vae.guide_log_scale.add_(0.7)  # or the overlap of a component far from the rest would never be drawn
         q = vae.encode(x)
         axis = torch.linspace(-9, 9, 2_001 if latent_dim == 1 else 361, dtype=torch.float64)
         spacing = (axis[1] - axis[0]) ** latent_dim
@@ -188,7 +188,7 @@ def test_the_bias_is_said_in_words_and_every_term_printed_with_its_error():
 
 
 def test_latent_sites_that_depend_on_each_other_are_one_latent():
-    """z2 | z1 in model and guide, with a guide that needs z1 at the shape of x."""
+    """Model and guide draw z2 given z1, and the guide needs z1 in the shape of x."""
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -238,7 +238,7 @@ def test_every_datum_has_its_own_label_in_its_elbo_and_in_the_mixture():
         z = q.sample((2_000,))
         information, error = mean_and_error(q.log_prob(z) - q.log_prob(z.unsqueeze(2)).logsumexp(-1) + math.log(10))
         reconstruction, its_error = mean_and_error(vae.decode(z, y.expand(2_000, 10, 1)).log_prob(x))
-    assert information.std() > 8 * error.mean()  # data that differ, so that to take one for another shows
+    assert information.std() > 8 * error.mean()  # the data differ, so that a mix-up would show
     for found, truth, other in (
         (result.kl, pv.diagnostics.kl_per_dimension(vae, x, y).sum(-1), 0.0),
         (result.mutual_information, information, error),
@@ -252,7 +252,7 @@ refused = partial(refusal, elbo_surgery)
 
 @pytest.mark.parametrize("first", [1, 5, 2_500, 5_999])
 def test_a_prior_that_depends_on_the_label_is_refused_wherever_the_label_changes(first):
-    """Of 6,000 data sorted by label the first 2,048 share their prior: KL(q(z) || p(z)) was -0.53."""
+    """The first 2,048 of 6,000 data sorted by label share their prior: KL(q(z) || p(z)) was -0.53."""
 
     def model(x, y):
         with pyro.plate("data", len(x), dim=-1):

@@ -82,7 +82,7 @@ def data_root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pv.data.dataset, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
         # The evaluation's own numbers of draws are for numbers to be read: here it only has to run.
-        for module in (pv.report, pv.evaluation):
+        for module in (pv.runs.report, pv.evaluation.evaluation):
             patch.setattr(module, "ELBO_DRAWS", 3)
         patch.setattr(pv.runs.report, "IWAE_PARTICLES", 2)
         patch.setattr(pv.evaluation.evaluation, "IWAE_REPEATS", 2)

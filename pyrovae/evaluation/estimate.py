@@ -1,0 +1,162 @@
+"""Estimates in nats with one value per datum, and the errors of their means."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pyrovae.evaluation.importance_weights import bound_sizes
+
+RELIABLE_PARETO_K = 0.7
+DATA_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Holds an estimate of a quantity for each datum, in nats, with its Monte Carlo errors.
+
+    Args:
+        value: The estimates, `(batch,)`, in nats.
+        standard_error: Their Monte Carlo standard errors, `(batch,)`, in nats.
+        influences: By how much each independent group of draws moves `value`, to first order, `(groups, batch)`. None
+            where this is not known. It lets `minus` take account of draws that two estimates share.
+
+    Example:
+        >>> estimate = pv.Estimate(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0.3, 0.0, 0.4]))
+        >>> estimate.mean
+        3.0
+        >>> round(estimate.monte_carlo_error, 3), round(estimate.data_error, 3)
+        (0.167, 1.528)
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    influences: Tensor | None = field(default=None, kw_only=True, repr=False)
+
+    @property
+    def mean(self) -> float:
+        """The mean over the data, in nats."""
+        return self.value.mean().item()
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Standard error of `mean` for these very data: how far the draws of another run would move it."""
+        return self.standard_error.square().sum().sqrt().item() / len(self.value)
+
+    @property
+    def data_error(self) -> float:
+        """Standard error of `mean` as an estimate for the population that the data come from."""
+        return self.value.std().item() / math.sqrt(len(self.value))
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """Returns this estimate minus another of the same data, with the standard error of the difference.
+
+        If both have the same number of `influences`, they are subtracted group by group. The error then holds whether
+        or not the two estimates share their draws, as they do when they start from one seed. Otherwise the two must be
+        independent.
+
+        Args:
+            other: The estimate to subtract, of the same data in the same order.
+
+        Example:
+            >>> one = pv.Estimate(torch.tensor([1.0, 2.0]), torch.tensor([0.3, 0.3]))
+            >>> two = pv.Estimate(torch.tensor([0.5, 1.0]), torch.tensor([0.4, 0.4]))
+            >>> one.minus(two).value
+            tensor([0.5000, 1.0000])
+            >>> one.minus(two).standard_error
+            tensor([0.5000, 0.5000])
+        """
+        value, ours, theirs = self.value - other.value, self.influences, other.influences
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            return Estimate(value, (self.standard_error.square() + other.standard_error.square()).sqrt())
+        paired, num = ours - theirs, len(ours)
+        variance = paired.square().sum(0) * (num / (num - 1) if num > 1 else math.nan)
+        return Estimate(value, variance.sqrt(), influences=paired)
+
+
+def estimate_lines(estimates: dict[str, Estimate]) -> list[str]:
+    """Returns a line for each estimate: its name, its mean over the data and the Monte Carlo error of that."""
+    return [f"{name:30s} {term.mean:12.4f} ± {term.monte_carlo_error:.2g}" for name, term in estimates.items()]
+
+
+@dataclass(frozen=True)
+class MarginalLikelihood(Estimate):
+    """Holds log p(x) by importance sampling, as `log_marginal` returns it.
+
+    Every tensor is `(batch,)` unless another shape is given, and in nats unless it has no unit.
+
+    Args:
+        value: log p(x), also called `log_px`.
+        standard_error: Its standard error by the delta method.
+        influences: See `Estimate`.
+        ess: The effective sample size, between 1 and `num_samples`.
+        pareto_k: The shape of the tail of the weights; nan if the samples are too few to tell.
+        jackknife: log p(x) with less bias; not a lower bound in expectation.
+        smoothed: log p(x) from Pareto-smoothed weights: less variance, and lower where tails are heavy.
+        bounds: The bounds L_K at each K of `bound_sizes`, from the same draws, `(sizes, batch)`.
+        bounds_error: Their standard errors, `(sizes, batch)`.
+        num_samples: The number of draws for each datum.
+
+    Example:
+        >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+        >>> result = pv.log_marginal(vae.model, vae.exact_guide, torch.zeros(4, 3), num_samples=100)
+        >>> result.bound_sizes, result.bounds.shape
+        ([1, 5, 10, 50, 100], torch.Size([5, 4]))
+        >>> result.share_unreliable
+        0.0
+    """
+
+    ess: Tensor
+    pareto_k: Tensor
+    jackknife: Tensor
+    smoothed: Tensor
+    bounds: Tensor
+    bounds_error: Tensor
+    num_samples: int
+
+    @property
+    def bound_sizes(self) -> list[int]:
+        """The numbers of particles K at which `bounds` are given."""
+        return bound_sizes(self.num_samples)
+
+    @property
+    def log_px(self) -> Tensor:
+        """log p(x) for each datum, `(batch,)`, in nats: another name for `value`."""
+        return self.value
+
+    @property
+    def share_unreliable(self) -> float:
+        """The share of data with Pareto k > 0.7, or nan if the samples are too few to tell.
+
+        Neither the estimate nor the standard error of such a datum can be trusted.
+        """
+        return torch.where(self.pareto_k.isnan(), torch.nan, self.is_unreliable.double()).mean().item()
+
+    @property
+    def is_unreliable(self) -> Tensor:
+        """True for each datum whose Pareto k is above 0.7, `(batch,)`."""
+        return self.pareto_k > RELIABLE_PARETO_K
+
+    @property
+    def verdict(self) -> str:
+        """A sentence that says how far to believe `mean`."""
+        bad, count = self.is_unreliable.nonzero().flatten().tolist(), len(self.value)
+        if bool(self.pareto_k.isnan().all()):
+            return f"{self.num_samples} samples are too few to tell whether the estimates are reliable"
+        low = self.jackknife - self.value
+        known = low[low.isfinite()]  # it is infinite where all weights but one are 0
+        by = f"by {max(known.mean().item(), 0):.2g} nats" if len(known) else "by an amount that no draw tells"
+        if not bad:
+            return (
+                f"all {count:,} data have Pareto k <= 0.7; by the jackknife the mean is low {by}, if the "
+                "proposal reaches all of the posterior, which its own draws cannot tell"
+            )
+        shown = ", ".join(map(str, bad[:DATA_NAMED])) + (", ..." if len(bad) > DATA_NAMED else "")
+        alone = count - len(known)
+        lone = f" (without the {alone:,} data of which one draw alone has a weight that is not 0)" if alone else ""
+        return (
+            f"{1 - len(bad) / count:.1%} of {count:,} data have Pareto k <= 0.7, and not the {len(bad):,} others (at "
+            f"{shown}): the proposal is too narrow or its draws too few; the mean is low, by the jackknife {by}{lone} "
+            "and perhaps by far more, and the standard errors say little, also where k is small: it is an estimate, too"
+        )
