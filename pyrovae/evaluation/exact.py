@@ -11,8 +11,7 @@ from torch import Tensor
 from pyrovae.common import evaluates, local_seed, require, require_number
 from pyrovae.evaluation.cubature import VANISHED, log_integral
 from pyrovae.evaluation.importance_sampling import CHUNK, CHUNK_OUTPUTS, DATA_CHUNK, check_args, device_of
-from pyrovae.objectives import states
-from pyrovae.programs import PARTICLES, Pair, has_real_support, log_joint, sample_sites
+from pyrovae.programs import PARTICLES, Pair, enumerated_states, has_real_support, log_joint, sample_sites
 
 TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 
@@ -73,7 +72,7 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
     65,536 values in all. Raises `InputError` where they are not, or no density exists.
     """
     args, sites, home = _sites(model, args)
-    values = states({name: site for name, site in sites.items() if not site["is_observed"]})
+    values = enumerated_states({name: site for name, site in sites.items() if not site["is_observed"]})
     num_states = len(next(iter(values.values())))
     outputs = Pair(sites, {}, torch.Size((1, len(args[0])))).outputs
     data_size = min(len(args[0]), DATA_CHUNK)

@@ -22,7 +22,7 @@ from pyrovae.evaluation.annealed_importance_sampling import (
     temperatures,
 )
 from pyrovae.evaluation.hmc import STARTS, Path, unconstrained
-from pyrovae.programs.pair import sample_sites
+from pyrovae.programs import sample_sites
 
 FEW = {"num_distributions": 4, "num_chains": 8, "num_leapfrog": 2}
 

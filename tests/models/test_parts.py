@@ -327,9 +327,9 @@ def test_codes_with_a_temperature_go_with_every_objective_or_are_refused(kind):
             "elbo_enumerated": "enumeration needs discrete latents" if "relaxed" in kind else None,
         }.get(name)
         if refused:
-            assert refused in refusal(pv.objectives.registry.check_objective, objective, vae.model, vae.guide, x)
+            assert refused in refusal(pv.objectives.check_objective, objective, vae.model, vae.guide, x)
             continue
-        pv.objectives.registry.check_objective(objective, vae.model, vae.guide, x)
+        pv.objectives.check_objective(objective, vae.model, vae.guide, x)
         objective.differentiable_loss(vae.model, vae.guide, x).backward()
         assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in vae.parameters()), name
 
@@ -540,9 +540,9 @@ def test_every_part_goes_with_every_objective_and_condition_or_is_refused_by_nam
         refused = "objective elbo_analytic_kl needs" if name != "diagonal, standard" else None
         refused = {"elbo_analytic_kl": refused, "elbo_enumerated": "enumeration needs discrete"}.get(objective_name)
         if refused:
-            assert refused in refusal(pv.objectives.registry.check_objective, objective, vae.model, vae.guide, *args)
+            assert refused in refusal(pv.objectives.check_objective, objective, vae.model, vae.guide, *args)
             continue
-        pv.objectives.registry.check_objective(objective, vae.model, vae.guide, *args)
+        pv.objectives.check_objective(objective, vae.model, vae.guide, *args)
         loss = objective.differentiable_loss(vae.model, vae.guide, *args)
         loss.backward()
         assert loss.isfinite()
@@ -568,7 +568,7 @@ def test_every_part_goes_with_every_likelihood(likelihood):
     for name in combinations():
         vae = vae_of(name, make())
         vae.check_data(x)
-        pair = pv.programs.pair.check_pair(vae.model, vae.guide, x)
+        pair = pv.programs.particles.check_pair(vae.model, vae.guide, x)
         pair.check_densities()
         loss = pv.objectives.IWAE(3).differentiable_loss(vae.model, vae.guide, x)
         loss.backward()

@@ -107,7 +107,7 @@ def captured(vae, x, objective, seed=3):
     torch.manual_seed(suite_seed(seed))
     q = vae.encode(x)
     with torch.no_grad():
-        z = pv.programs.pair.run_pair(vae.model, vae.guide, x, num_particles=objective.num_draws)
+        z = pv.programs.run_pair(vae.model, vae.guide, x, num_particles=objective.num_draws)
     z = z.guide_sites["z"]["value"]
     return ((z - q.mean) / q.stddev).detach()
 
@@ -253,7 +253,7 @@ def test_the_naive_path_derivative_of_iwae_is_biased_and_dreg_is_not(vae):
     class Naive(IWAE):
         def coefficients(self, log_weights, beta):
             weights = log_weights.softmax(0)
-            return pv.objectives.base.Coefficients(weights, path=weights)
+            return pv.objectives.Coefficients(weights, path=weights)
 
     x = draw(vae, 2).repeat(64, 1)
     iwae, dreg, naive = (gradient_draws(o, vae, x, PAIRS)[:, :10] for o in (IWAE(4), DReG(4), Naive(4)))
@@ -469,7 +469,7 @@ def test_particles_in_chunks_give_the_same_loss(objective, vae):
         draws.clear()
         found = chunked.loss(vae.model, guide, x)
         z = torch.cat(draws[2:])  # after a look at what else the programs draw
-        expected = pv.programs.pair.pair_at(vae.model, vae.guide, {"z": z}, x).terms().log_weights
+        expected = pv.programs.pair_at(vae.model, vae.guide, {"z": z}, x).terms().log_weights
     assert len(z.flatten().unique()) == z.numel()
     assert found == pytest.approx(-objective.bound(expected).sum().item(), abs=1e-10)
 
@@ -497,7 +497,7 @@ def test_beta_weighs_the_latent_terms_of_the_weights(objective):
     vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5), beta=3.0).double()
     x = torch.randn(5, 2, dtype=torch.float64)
     torch.manual_seed(suite_seed(1))
-    terms = pv.programs.pair.run_pair(vae.model, vae.guide, x, num_particles=3).terms()
+    terms = pv.programs.run_pair(vae.model, vae.guide, x, num_particles=3).terms()
     expected = objective.bound(terms.log_likelihood + 3.0 * (terms.log_prior - terms.log_posterior)).sum()
     torch.manual_seed(suite_seed(1))
     assert -objective.loss(vae.model, vae.guide, x) == pytest.approx(expected.item(), abs=1e-10)

@@ -305,7 +305,7 @@ def test_enumeration_of_impossible_values_keywords_and_networks_that_want_the_wh
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("x", dist.Normal(means[0], 1.0), obs=x)
 
-    pair = pv.programs.pair.run_pair(nothing, lambda x: None, x)
+    pair = pv.programs.run_pair(nothing, lambda x: None, x)
     assert refusal(EnumeratedELBO().check, pair) == "enumeration needs a latent site, and there is none"
 
 

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 import pyrovae as pv
-from pyrovae.objectives.registry import check_objective, from_name, resolve
+from pyrovae.objectives import check_objective, from_name, resolve
 
 
 def losses(objective, vae, x, num=4_000):

@@ -9,7 +9,7 @@ from helpers import draw, linear_gaussian
 from pyro import poutine
 
 import pyrovae as pv
-from pyrovae.programs.pair import log_joint, run_pair
+from pyrovae.programs import log_joint, run_pair
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ZERO, ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)

@@ -136,11 +136,11 @@ def test_the_second_run_has_the_log_weights_of_the_first_and_leaves_the_generato
     for _ in range(2):  # the second time it is known to draw more than its latents
         choices = Choices(model, guide)
         with choices.first():
-            first = pv.programs.pair.run_pair(model, guide, num_particles=3)
+            first = pv.programs.run_pair(model, guide, num_particles=3)
         states = torch.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
         latents = {"z": first.guide_sites["z"]["value"].detach()}
         second = choices.again(
-            lambda redraw, latents=latents: pv.programs.pair.pair_at(model, guide, latents, redraw=redraw)
+            lambda redraw, latents=latents: pv.programs.pair_at(model, guide, latents, redraw=redraw)
         )
         assert torch.equal(first.terms().log_weights, second.terms().log_weights)
         assert torch.equal(torch.get_rng_state(), states[0])
