@@ -147,7 +147,6 @@ class Objective(DifferentiableELBO):
             f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)",
         )
         terms_of_gradient = coefficients_at_equal_weights(self)
-        auxiliary = any(name not in pair.model_sites for name in pair.guide_sites)
         for site_name, site in pair.guide_sites.items():
             if terms_of_gradient.path is not None:
                 require(
@@ -155,7 +154,7 @@ class Objective(DifferentiableELBO):
                     f'{name} needs a reparameterised guide, and site "{site_name}" has no rsample: use '
                     f"score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
                 )
-            if isinstance(base_of(site["fn"]), Delta) and not auxiliary:
+            if isinstance(base_of(site["fn"]), Delta) and not pair.guide_only:
                 require(
                     self.takes_masked,
                     f'{name} needs a guide with a density, and site "{site_name}" is a point (Delta): use elbo, whose '

@@ -15,6 +15,7 @@ from pyrovae.objectives.score_function import VIMCO, ScoreFunction
 from pyrovae.objectives.thermodynamic import ThermodynamicVO
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
+# The names that `fit`, `compare` and the command line take.
 OBJECTIVES: dict[str, type[PyroELBO]] = {
     "elbo": ELBO,
     "elbo_analytic_kl": AnalyticKLELBO,

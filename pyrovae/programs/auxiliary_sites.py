@@ -28,8 +28,7 @@ def check_auxiliary(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> N
 
     The Jacobian is checked at one draw.
     """
-    alone = {name: site for name, site in pair.guide_sites.items() if name not in pair.model_sites}
-    auxiliary = {name: site for name, site in alone.items() if not isinstance(base_of(site["fn"]), Unit)}
+    auxiliary = {name: site for name, site in pair.guide_only.items() if not isinstance(base_of(site["fn"]), Unit)}
     if not auxiliary:
         return
     names = ", ".join(f'"{name}"' for name in auxiliary)

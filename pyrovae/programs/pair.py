@@ -69,6 +69,11 @@ class Pair:
         return {name: site for name, site in self.model_sites.items() if not site["is_observed"]}
 
     @property
+    def guide_only(self) -> dict[str, dict]:
+        """The sites of the guide that the model does not have."""
+        return {name: site for name, site in self.guide_sites.items() if name not in self.model_sites}
+
+    @property
     def outputs(self) -> int:
         """How many numbers the largest parameter of a site has for one particle and one datum."""
         fns = [base_of(site["fn"]) for site in self.model_sites.values()]
@@ -151,9 +156,9 @@ class Pair:
             found = outside_support(site)
             if found and not self.has_moving_support(site):
                 refuse(name, f"has data outside its support, {found} (grey pixels under a Bernoulli: a cross-entropy)")
-        alone = [name for name in self.guide_sites if name not in self.model_sites]
+        alone = self.guide_only
         if alone and not auxiliary:
-            refuse(alone[0], "is in the guide alone (auxiliary), and the weights would lack its density")
+            refuse(next(iter(alone)), "is in the guide alone (auxiliary), and the weights would lack its density")
         for name, site in self.guide_sites.items():
             if isinstance(base_of(site["fn"]), Delta) and not alone:
                 refuse(name, "is a point (Delta) in the guide: it has no density to weigh by")
