@@ -34,9 +34,9 @@ from pyrovae.programs import Pair, is_traced, restore_generators, saved_generato
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Holds what multiplies each gradient term of each particle: `(num_particles, batch)`, no gradient, None for 0.
+    """Holds the factor of each gradient term for each particle: `(num_particles, batch)`, no gradient, None for 0.
 
-    `is_total` says that they are those of plain autograd through sum_k model_k log w_k, so that one run is enough.
+    With `is_total` they are those of plain autograd through sum_k model_k log w_k, so that one run is enough.
 
     Args:
         model: Multiplies the gradient of log p(x, z_k) in the model's parameters.
@@ -58,16 +58,16 @@ class Coefficients:
 
     @classmethod
     def total(cls, weights: Tensor, beta: Tensor | float) -> "Coefficients":
-        """Returns those of sum_k weights_k log w_k, differentiated through everything, as plain autograd does."""
+        """Returns the coefficients of sum_k weights_k log w_k, differentiated through everything by plain autograd."""
         return cls(weights, weights, -beta * weights, is_total=True)
 
     def finite(self) -> "Coefficients":
-        """Returns them with 0 in place of what is not a finite number, which log-weights of -inf can give."""
+        """Returns the coefficients with 0 in place of what is not finite, which log-weights of -inf can give."""
         parts = (part if part is None else _zero_where_infinite(part) for part in (self.model, self.path, self.score))
         return Coefficients(*parts, is_total=self.is_total)
 
     def rows(self, start: int, stop: int) -> "Coefficients":
-        """Returns those of the particles from `start` to before `stop`."""
+        """Returns the coefficients of the particles from `start` to before `stop`."""
         parts = (None if part is None else part[start:stop] for part in (self.model, self.path, self.score))
         return Coefficients(*parts, is_total=self.is_total)
 
@@ -162,7 +162,7 @@ def _surrogate(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients: C
         return _weighted_sum(model, terms.log_weights)  # the total derivative: the graph of the one run has it all
     draws = {name: site["value"] for name, site in pair.guide_sites.items()}
     leaves = {name: z.detach().requires_grad_(path is not None) for name, z in draws.items()}
-    at = weighted_terms(call.at(leaves))
+    at = weighted_terms(call.run_at(leaves))
     surrogate = _weighted_sum(model, at.log_p)
     if score is not None:
         surrogate = surrogate + _weighted_sum(score, at.score)

@@ -44,13 +44,13 @@ class PairCall:
         self.choices = Choices(self.model, self.guide)
 
     def run(self, num_particles: int, once: bool = False) -> Pair:
-        """Runs the pair; with `once` this is the only run, and `at` does not follow."""
+        """Runs the pair; with `once` this is the only run, and `run_at` does not follow."""
         with nullcontext() if once else self.choices.first():
             pair = self._run(num_particles)
         gate.check_once(self.model, self.guide, self.needs, pair, self.args, self.kwargs)
         return pair
 
-    def at(self, latents: dict[str, Tensor]) -> Pair:
+    def run_at(self, latents: dict[str, Tensor]) -> Pair:
         """Runs the pair at given latents, with all other random choices those of the last run."""
 
         def run(redraw: bool) -> Pair:
@@ -91,7 +91,7 @@ class PairCall:
                 pair_at(self.model, self.guide, drawn, *self.args, **self.kwargs)
                 draws_more = self.choices.draws_more or random_mark() != before
             if draws_more:
-                self.choices.remember()
+                self.choices.mark_as_drawing_more()
                 self.other_generators = saved_generators()[1:]
                 self.shared_draws = common_choices(self._run)
 

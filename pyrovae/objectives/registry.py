@@ -32,7 +32,7 @@ OBJECTIVES: dict[str, type[PyroELBO]] = {
     "score_function": ScoreFunction,
     "thermodynamic": ThermodynamicVO,
 }
-# With one particle these are the ELBO, which nobody means who asks for them by name.
+# With one particle these are the ELBO, and whoever names one of them wants more.
 NEED_NUM_PARTICLES = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
 
 

@@ -12,7 +12,7 @@ from pyrovae.programs import Pair
 
 @dataclass(frozen=True)
 class WeightedTerms:
-    """Holds log w = log_p - log_q with beta on the latents, and the scale common to all sites apart from it.
+    """Holds log w = log_p - log_q with beta on the latents, and apart from it the scale common to all sites.
 
     `log_p`, `log_q` and `score` (log q without beta) are `(num_particles, batch)`; `scale` multiplies the whole
     objective, outside any logsumexp; `beta` is the one of all latents.

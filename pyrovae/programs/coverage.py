@@ -16,7 +16,7 @@ PRIOR_DRAWS = 100  # for each particle and datum, where constraints do not tell 
 def check_no_zero_weights(pair: Pair) -> None:
     """Raises `InputError` if the guide draws what the prior cannot give: the weight is 0, and the ELBO is -inf."""
     for name, site, prior, proposal in _supports(pair):
-        inside = contains(prior, proposal, look=True)
+        inside = contains(prior, proposal, compare_tensors=True)
         if inside is None:
             inside = bool(prior.check(site["value"]).all())
         require(
@@ -27,12 +27,12 @@ def check_no_zero_weights(pair: Pair) -> None:
 
 
 def never_drawn(pair: Pair) -> str | None:
-    """Describes where the prior gives what the guide never draws, which no number of draws can find; None if nowhere.
+    """Describes the part of the prior that the guide never draws, or returns None if there is none.
 
-    An estimate of log p(x) then converges too low.
+    However many draws are made, an estimate of log p(x) then converges too low.
     """
     for name, site, prior, proposal in _supports(pair):
-        covered = contains(proposal, prior, look=True)
+        covered = contains(proposal, prior, compare_tensors=True)
         if covered is None:
             covered = bool(proposal.check(site["fn"].sample((PRIOR_DRAWS,))).all())
         if not covered:

@@ -44,7 +44,7 @@ def _elements(name: str, fn: TorchDistribution) -> tuple[Tensor, torch.Size]:
         base = base_of(base.component_distribution)
     try:
         values = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
-    except NotImplementedError as error:  # of real numbers, say, or a Binomial of several counts
+    except NotImplementedError as error:  # for example real numbers, or a Binomial of several counts
         rule = "enumeration needs discrete latents of the same finitely many values"
         raise InputError(f'{rule}, got {type(base).__name__} at site "{name}"') from error
     return values, fn.event_shape[: fn.event_dim - base.event_dim]

@@ -1,4 +1,4 @@
-"""One gate for every entrance: checks whether a pair can be trained or measured by what is asked of it.
+"""One gate for every entrance: checks that a pair can give what is asked of it, in training or in measuring.
 
 An objective's loss, `fit`, `CompiledSVI`, `compare`, `race` and all estimates of log p(x) come through here. A check
 takes several runs of the pair, and is done once for each structure: the pair's programs, the kinds of its sites, and

@@ -75,7 +75,7 @@ class Pair:
 
     @property
     def outputs(self) -> int:
-        """How many numbers the largest parameter of a site has for one particle and one datum."""
+        """The number of values in the largest parameter of a site, for one particle and one datum."""
         fns = [base_of(site["fn"]) for site in self.model_sites.values()]
         sizes = [value.numel() for fn in fns for value in vars(fn).values() if isinstance(value, Tensor)]
         return max(1, max(sizes, default=1) // self.batch_shape.numel())

@@ -18,7 +18,7 @@ from pyrovae.programs.running import run_pair, traces_of
 from pyrovae.programs.sites import sample_sites
 
 ALLOWED_NATS = 1e-3
-ALLOWED_ROUNDINGS = 100  # how many times the effect of a few roundings of the latents two runs may differ by
+ALLOWED_ROUNDINGS = 100  # two runs may differ by this many times the effect of a few roundings of the latents
 
 
 def check_pair(model: Callable, guide: Callable, *args, **kwargs) -> Pair:
@@ -30,7 +30,7 @@ def check_pair(model: Callable, guide: Callable, *args, **kwargs) -> Pair:
         return _checked(model, guide, args, kwargs)
     except InputError:
         raise
-    except ValueError as error:  # of Pyro's validation, over many lines: a value outside a support, for one
+    except ValueError as error:  # Pyro's validation, in many lines, for example on a value outside a support
         raise InputError(f"the pair does not run: {first_line(error)}") from error
 
 

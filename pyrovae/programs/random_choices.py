@@ -41,7 +41,7 @@ class Choices:
         self._start: tuple | None = None
         self._tape: list | None = None
 
-    def remember(self) -> None:
+    def mark_as_drawing_more(self) -> None:
         """Marks the programs as ones that draw more than their latents, from now on."""
         self.draws_more = True
         for program in self.programs:
@@ -54,8 +54,9 @@ class Choices:
         if not is_traced():
             self._start, before = saved_generators(), random_mark()[1:]
             yield
-            if random_mark()[1:] != before:  # NumPy's second normal number of two moves nothing
-                self.remember()
+            # NumPy makes normal numbers in pairs, and the second leaves no mark: the first run is watched, too.
+            if random_mark()[1:] != before:
+                self.mark_as_drawing_more()
         elif self.draws_more:
             self._tape = []
             with _Recording(self._tape):
@@ -75,7 +76,7 @@ class Choices:
             result = run(False)
             if random_mark() == before:
                 return result
-            self.remember()
+            self.mark_as_drawing_more()
         restore_generators(self._start)
         return run(True)  # which leaves the generators where the first run did
 
@@ -129,7 +130,7 @@ def random_mark() -> tuple:
     """Returns what any draw changes; it is read faster than the states of all generators."""
     torchs = [bytes(state.numpy()) for state in generator_states()]
     numpy = np.random.mtrand._rand._bit_generator.ctypes.state_address
-    return torchs, random.getstate(), ctypes.string_at(numpy, 2_500)  # of 624 words and the place among them
+    return torchs, random.getstate(), ctypes.string_at(numpy, 2_500)  # 624 words and a position
 
 
 # Programs that draw more than latents --------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def guide_draws(guide: Callable, *args, num_particles: int) -> dict[str, Tensor]
 def not_finite(model: Callable, guide: Callable, *args, num_particles: int = 1, **kwargs) -> str:
     """Runs the pair once more, and describes which site has a value or a log-density that is not finite."""
     try:
-        with pyro.validation_enabled(False):  # which says that a parameter of some distribution is not finite
+        with pyro.validation_enabled(False):  # it would say that some parameter is not finite, and no site
             pair = run_pair(model, guide, *args, num_particles=num_particles, **kwargs)
             for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
                 for name, site in sites.items():
