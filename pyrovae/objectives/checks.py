@@ -19,7 +19,23 @@ JOINT_OVER_BATCH = (PyroReweightedWakeSleep, TraceTailAdaptive_ELBO)  # Pyro's w
 def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args: Tensor) -> Pair:
     """Returns two particles of the pair, after a check that `fit` and `compare` can train it through `objective`.
 
-    Raises `InputError` if training would go to a silently wrong gradient or bound.
+    Args:
+        objective: One of ours, or any `pyro.infer.ELBO`.
+        model: A Pyro program that observes the data.
+        guide: A Pyro program that draws the model's latent sites.
+        *args: What both programs take, the data `(batch, *event)` first.
+
+    Returns:
+        The run of the pair that was checked.
+
+    Raises:
+        InputError: Training would silently go to a wrong gradient or bound.
+
+    Example:
+        >>> vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5))
+        >>> pair = pv.objectives.check_objective(pv.objectives.ELBO(), vae.model, vae.guide, torch.zeros(4, 2))
+        >>> pair.batch_shape
+        torch.Size([2, 4])
     """
     name = type(objective).__name__
     require(

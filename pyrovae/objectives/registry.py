@@ -100,7 +100,22 @@ def from_text(text: str, **defaults: object) -> PyroELBO:
 
 
 def resolve(objective: str | PyroELBO, settings: dict[str, object]) -> PyroELBO:
-    """Returns the objective itself, or the one of a name with those settings that are not None."""
+    """Returns an objective as it is, or the one of a name with its settings.
+
+    Args:
+        objective: A name of `OBJECTIVES`, or any `pyro.infer.ELBO`.
+        settings: The arguments of the named class; those that are None are left out.
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: `from_name` refuses the name or a setting, or an object comes with settings.
+
+    Example:
+        >>> pv.objectives.resolve("iwae", {"num_particles": 8, "alpha": None})
+        IWAE(num_particles=8, chunk_size=None)
+    """
     given = {name: value for name, value in settings.items() if value is not None}
     if isinstance(objective, str):
         return from_name(objective, **given)
