@@ -33,8 +33,8 @@ import pyrovae as pv
 from pyrovae.cli.command_line import run_script
 from pyrovae.common.errors import require, require_count
 from pyrovae.evaluation.importance_weights import bounds, jackknifed, log_mean, pareto_smoothed
-from pyrovae.models.param_store import unique_name
 from pyrovae.evaluation.sampled_weights import sampled_log_weights
+from pyrovae.models.param_store import unique_name
 from pyrovae.programs.gate import Weights
 from pyrovae.runs.run import require_new
 from pyrovae.training.fitting import choose_device

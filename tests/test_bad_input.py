@@ -36,7 +36,7 @@ from helpers import (
 
 import pyrovae as pv
 from pyrovae import RunConfig
-from pyrovae.objectives.registry import ABOUT_MANY, from_text
+from pyrovae.objectives.registry import NEED_NUM_PARTICLES, from_text
 from pyrovae.runs.run import build_vae, train_run
 from pyrovae.training.checkpoints import Checkpoints
 
@@ -237,7 +237,7 @@ add("config file: a folder", r"\. is not a readable config \(.+\)", RunConfig.lo
 
 # Objectives by name ---------------------------------------------------------------------------------------------------
 
-for objective in ABOUT_MANY:
+for objective in NEED_NUM_PARTICLES:
     said = f"num_particles must be given with objective {objective}: with one it is the elbo"
     more = {"num_batches": 4} if objective in ("miwae", "piwae") else {}
     settings = "".join(f":{name}={value}" for name, value in more.items())
@@ -687,7 +687,7 @@ for objective in (*pv.objectives.OBJECTIVES, pyro.infer.RenyiELBO(alpha=0, num_p
     if objective in ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic", "elbo_enumerated"):
         continue  # which train it
     said = r'.+ needs a reparameterised guide, and site "z" has no rsample: use .+'
-    many = {"num_particles": 5} if objective in ABOUT_MANY else {}
+    many = {"num_particles": 5} if objective in NEED_NUM_PARTICLES else {}
     call = partial(pv.fit, discrete_pair(), torch.ones(6, 3), epochs=1, objective=objective, **many)
     add(f"pair: discrete guide, {objective if isinstance(objective, str) else 'RenyiELBO'}", said, call)
 

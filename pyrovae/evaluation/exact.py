@@ -18,8 +18,7 @@ from pyrovae.evaluation.chunks import (
     in_chunks,
 )
 from pyrovae.evaluation.cubature import VANISHED, log_integral
-from pyrovae.objectives import states
-from pyrovae.programs import PARTICLES, Pair, has_real_support, log_joint, sample_sites
+from pyrovae.programs import PARTICLES, Pair, enumerated_states, has_real_support, log_joint, sample_sites
 
 GRID_TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 
@@ -116,7 +115,7 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
         tensor([0.3500, 0.3500], dtype=torch.float64)
     """
     args, sites, home = _sites(model, args)
-    values = states({name: site for name, site in sites.items() if not site["is_observed"]})
+    values = enumerated_states({name: site for name, site in sites.items() if not site["is_observed"]})
     num_states = len(next(iter(values.values())))
     outputs = Pair(sites, {}, torch.Size((1, len(args[0])))).outputs
     data_size = min(len(args[0]), DATA_PER_CHUNK)

@@ -8,8 +8,8 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, T
 from torch import Tensor, nn
 
 from pyrovae.common import InputError, local_seed
-from pyrovae.objectives import AnalyticKLELBO, EnumeratedELBO, Objective, log_mean_exp
-from pyrovae.programs import Pair, pair_at
+from pyrovae.objectives import AnalyticKLELBO, EnumeratedELBO, Objective
+from pyrovae.programs import Pair, log_mean_exp, pair_at
 
 TOLERANCE = 1e-3
 

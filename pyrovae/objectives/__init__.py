@@ -1,20 +1,24 @@
 """Objectives: estimators of log p(x) and of its gradient, each a Pyro ELBO and a small frozen value."""
 
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
-from pyrovae.objectives.base import DifferentiableELBO, Objective, log_mean_exp
+from pyrovae.objectives.base import DifferentiableELBO, Objective
+from pyrovae.objectives.checks import check_objective
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
-from pyrovae.objectives.enumerated_elbo import MAX_STATES, EnumeratedELBO, states
+from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
+from pyrovae.objectives.estimator import Coefficients
 from pyrovae.objectives.iwae import IWAE, DReG
 from pyrovae.objectives.miwae import CIWAE, MIWAE, PIWAE
-from pyrovae.objectives.registry import ABOUT_MANY, OBJECTIVES, check_objective, from_name, resolve
+from pyrovae.objectives.registry import NEED_NUM_PARTICLES, OBJECTIVES, from_name, from_text, resolve
 from pyrovae.objectives.renyi import Renyi
 from pyrovae.objectives.score_function import VIMCO, ScoreFunction
 from pyrovae.objectives.thermodynamic import ThermodynamicVO
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
-from pyrovae.programs import log_weights
+from pyrovae.programs import MAX_STATES, log_weights
 
 __all__ = [
     "Objective",
+    "DifferentiableELBO",
+    "Coefficients",
     "ELBO",
     "AnalyticKLELBO",
     "EnumeratedELBO",
@@ -30,13 +34,11 @@ __all__ = [
     "ScoreFunction",
     "ThermodynamicVO",
     "OBJECTIVES",
-    "ABOUT_MANY",
     "MAX_STATES",
-    "DifferentiableELBO",
+    "NEED_NUM_PARTICLES",
     "check_objective",
-    "log_mean_exp",
-    "resolve",
-    "states",
     "from_name",
+    "from_text",
+    "resolve",
     "log_weights",
 ]

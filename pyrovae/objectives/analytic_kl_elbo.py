@@ -1,4 +1,4 @@
-"""The ELBO with its KL in closed form, and with a floor under it."""
+"""The ELBO with its KL in closed form, 1/K sum_k log p(x|z_k) - KL(q(z|x) || p(z)), and with a floor under the KL."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,44 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.common import InputError, require, require_count, require_number
-from pyrovae.objectives.base import DifferentiableELBO, Program, weighted_terms
+from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.elbo import ELBO
-from pyrovae.programs import Pair, check_masks, check_no_zero_weights, warn_of_never_drawn
+from pyrovae.objectives.pair_call import PairCall
+from pyrovae.objectives.scales import weighted_terms
+from pyrovae.programs import Pair, check_no_zero_weights, warn_of_never_drawn
 
 
 @dataclass(frozen=True)
 class AnalyticKLELBO(DifferentiableELBO):
-    """1/K sum_k log p(x|z_k) - KL(q(z|x) || p(z)), the KL as PyTorch has it in closed form.
+    """Estimates the ELBO with the KL in closed form.
 
-    Of several latent sites, in one order in model and guide, the conditional KLs are taken at the draws of the sites
-    before them. Where no closed form is registered the pair is refused: there is no silent sampling. A beta on the
-    latents multiplies the KL.
+        1/K sum_k log p(x|z_k) - KL(q(z|x) || p(z)),  z_k ~ q(z|x)
 
-    With `free_bits`, lambda nats per latent dimension, the KL of a minibatch of B data is
-    B sum_j max(lambda, 1/B sum_b KL_j(q(z_j|x_b) || p(z_j))) (Kingma et al. 2016, arXiv:1606.04934, equation 15): a
-    dimension below the floor costs lambda and has no KL gradient. That is no bound on log p(x) but lies below the ELBO.
-    It needs latents whose dimensions are independent in model and guide.
+    Several latent sites must come in one order in model and guide: the conditional KLs are taken at the draws of the
+    sites before them. A pair for which PyTorch has no closed form is refused: there is no silent sampling. A beta on
+    the latents multiplies the KL.
+
+    With `free_bits` = lambda the KL of a minibatch of B data is
+
+        B sum_j max(lambda, 1/B sum_b KL_j(q(z_j|x_b) || p(z_j)))
+
+    A dimension below the floor costs lambda and has no KL gradient. Minus that loss lies below the ELBO. The latents'
+    dimensions must then be independent in model and guide.
+
+    Args:
+        num_particles: K, the draws of z per datum.
+        free_bits: The floor under the KL of each latent dimension, in nats, > 0; None for no floor.
+
+    Raises:
+        InputError: A setting is out of its range.
+
+    Example:
+        >>> vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5))
+        >>> floored = pv.objectives.AnalyticKLELBO(free_bits=10.0)  # above any KL here: 2 x 10 nats a datum
+        >>> floored.loss(vae.model, vae.guide, torch.zeros(8, 2)) > 8 * 20
+        True
+
+    Source: Kingma and Welling 2014, arXiv:1312.6114; free bits: Kingma et al. 2016, arXiv:1606.04934, equation 15.
     """
 
     num_particles: int = 1
@@ -31,6 +52,7 @@ class AnalyticKLELBO(DifferentiableELBO):
 
     @property
     def reference(self) -> type[ELBO] | None:
+        """The objective whose gradient has the same mean; None with `free_bits`."""
         return ELBO if self.free_bits is None else None
 
     def __post_init__(self) -> None:
@@ -38,8 +60,8 @@ class AnalyticKLELBO(DifferentiableELBO):
         if self.free_bits is not None:
             require_number("free_bits", self.free_bits, above=0)
 
-    def _differentiable_loss(self, program: Program) -> Tensor:
-        pair = program.run(self.num_particles, once=True)
+    def _differentiable_loss(self, call: PairCall) -> Tensor:
+        pair = call.run(self.num_particles, once=True)
         terms = weighted_terms(pair)
         loss = -pair.terms().log_likelihood.mean(0).sum()
         for name in pair.latent:
@@ -47,7 +69,7 @@ class AnalyticKLELBO(DifferentiableELBO):
         return terms.scale * loss
 
     def _kl(self, pair: Pair, name: str) -> Tensor:
-        """The KL of one site, summed over the data."""
+        """Returns the KL of one site, summed over the data."""
         q, p = pair.guide_sites[name]["fn"], pair.latent[name]["fn"]
         if self.free_bits is None:
             return kl_divergence(q, p).expand(pair.batch_shape).mean(0).sum()
@@ -56,9 +78,9 @@ class AnalyticKLELBO(DifferentiableELBO):
         return len(per_dimension) * per_dimension.mean(0).clamp(min=self.free_bits).sum()
 
     def check(self, pair: Pair) -> None:
-        """Raises `InputError` where the KL is not to be had, or the sum of its parts is not the KL."""
+        """Raises `InputError` if there is no closed form, or if the sum of the sites' KLs is not the KL."""
         weighted_terms(pair)
-        check_masks(pair, False, "objective elbo_analytic_kl needs latents without a mask")
+        pair.check_masks(False, "objective elbo_analytic_kl needs latents without a mask")
         if self.free_bits is not None:
             for name, site in pair.guide_sites.items():
                 for fn in (site["fn"], pair.latent[name]["fn"]):

@@ -1,18 +1,38 @@
-"""The evidence lower bound, its path-derivative gradient, and its closed-form KL."""
+"""The evidence lower bound: 1/K sum_k log w_k, with its total and with its path-derivative gradient."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pyrovae.objectives.base import Coefficients, Objective
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.estimator import Coefficients
 
 
 @dataclass(frozen=True)
 class ELBO(Objective):
-    """1/K sum_k log w_k, z_k ~ q(z|x), by the reparameterised total derivative.
+    """Estimates the evidence lower bound by a mean over draws, with the reparameterised total derivative.
 
-    Kingma and Welling 2014, arXiv:1312.6114. The Monte Carlo mean of `num_particles` draws.
+        1/K sum_k log w_k,  z_k ~ q(z|x)
+
+    It takes points (`Delta`) in the guide too, and then gives the maximum a posteriori.
+
+    Args:
+        num_particles: K, the draws of z per datum; more of them lower the variance and leave the bound as it is.
+        chunk_size: How many particles are run at a time; None runs all at once.
+
+    Example:
+        >>> pv.objectives.ELBO(2).bound(torch.tensor([[1.0], [3.0]]).log())
+        tensor([0.5493])
+
+        It is a loss for Pyro's SVI as it is:
+
+        >>> vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5))
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), pv.objectives.ELBO())
+        >>> svi.step(torch.zeros(8, 2)) > 0
+        True
+
+    Source: Kingma and Welling 2014, arXiv:1312.6114.
     """
 
     takes_masked = True
@@ -26,10 +46,22 @@ class ELBO(Objective):
 
 @dataclass(frozen=True)
 class StickingTheLanding(ELBO):
-    """The ELBO with the path derivative only: the guide's gradient is E[d log w/dz dz/dphi], its score term left out.
+    """Estimates the ELBO with the path derivative only: the guide's gradient has no score term.
 
-    Roeder et al. 2017, arXiv:1703.09194. Unbiased, for that term has mean 0, and without variance where q(z|x) is the
-    exact posterior.
+        1/K sum_k d log w_k/dz_k  dz_k/dphi
+
+    The gradient is unbiased, as the mean of the score term is 0, and has no variance if q(z|x) is the exact posterior.
+
+    Args:
+        num_particles: K, the draws of z per datum.
+        chunk_size: How many particles are run at a time; None runs all at once.
+
+    Example:
+        >>> gradient = pv.objectives.StickingTheLanding(2).coefficients(torch.zeros(2, 1), torch.ones(()))
+        >>> gradient.path.flatten(), gradient.score
+        (tensor([0.5000, 0.5000]), None)
+
+    Source: Roeder, Wu and Duvenaud 2017, arXiv:1703.09194.
     """
 
     takes_masked = False

@@ -1,18 +1,32 @@
-"""The importance-weighted bound, with the total and with the doubly reparameterised gradient."""
+"""The importance-weighted bound: log 1/K sum_k w_k, with its total and with its doubly reparameterised gradient."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.estimator import Coefficients
+from pyrovae.programs import log_mean_exp
 
 
 @dataclass(frozen=True)
 class IWAE(Objective):
-    """log 1/K sum_k w_k, z_k ~ q(z|x): a lower bound on log p(x) that rises with K = `num_particles`.
+    """Estimates the importance-weighted bound, a lower bound on log p(x) that rises with K.
 
-    Burda et al. 2016, arXiv:1509.00519. Its gradient is sum_k w~_k d log w_k, w~ the normalised weights; the guide's
-    part loses its signal as K^-1/2 (Rainforth et al. 2018): see `DReG`.
+        log 1/K sum_k w_k,  z_k ~ q(z|x)
+
+    Its gradient is sum_k w~_k d log w_k, with the normalised weights w~. The guide's part loses its signal as K^-1/2
+    (Rainforth et al. 2018): see `DReG`.
+
+    Args:
+        num_particles: K, the draws of z per datum.
+        chunk_size: How many particles are run at a time; None runs all at once.
+
+    Example:
+        >>> pv.objectives.IWAE(2).bound(torch.tensor([[1.0], [3.0]]).log())
+        tensor([0.6931])
+
+    Source: Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519.
     """
 
     def bound(self, log_weights: Tensor) -> Tensor:
@@ -24,12 +38,25 @@ class IWAE(Objective):
 
 @dataclass(frozen=True)
 class DReG(IWAE):
-    """IWAE's bound; the guide's gradient is sum_k w~_k^2 d log w_k/dz_k dz_k/dphi, doubly reparameterised.
+    """Estimates IWAE's bound with a doubly reparameterised gradient of the guide.
 
-    Tucker et al. 2019, arXiv:1810.04152. The same mean as IWAE's, without its score term: the signal-to-noise ratio
-    rises with K, and at the exact posterior the gradient is 0 without variance. Under a beta on the latents the
-    coefficient is w~_k ((1 - beta) + beta w~_k): of IWAE's score term -beta w~_k d log q, reparameterisation gives
+        sum_k w~_k^2 d log w_k/dz_k  dz_k/dphi
+
+    It has the mean of IWAE's, without its score term: the signal-to-noise ratio rises with K, and at the exact
+    posterior the gradient is 0 without variance. Under a beta on the latents the coefficient is
+    w~_k ((1 - beta) + beta w~_k): reparameterisation turns IWAE's score term -beta w~_k d log q into
     -beta w~_k (1 - w~_k) d log w_k/dz_k.
+
+    Args:
+        num_particles: K, the draws of z per datum.
+        chunk_size: How many particles are run at a time; None runs all at once.
+
+    Example:
+        >>> log_w = torch.tensor([[1.0], [3.0]]).log()
+        >>> pv.objectives.DReG(2).coefficients(log_w, torch.ones(())).path.flatten()
+        tensor([0.0625, 0.5625])
+
+    Source: Tucker, Lawson, Gu and Maddison 2019, arXiv:1810.04152.
     """
 
     reference = IWAE

@@ -1,4 +1,8 @@
-"""Bounds that combine ELBO and IWAE, so that the guide keeps its signal: MIWAE, PIWAE, CIWAE.
+"""Bounds that combine ELBO and IWAE, so that the guide keeps its signal.
+
+    MIWAE  1/M sum_m log 1/K sum_k w_mk
+    PIWAE  the model under log 1/(M K) sum_mk w_mk, the guide under MIWAE
+    CIWAE  c 1/K sum_k log w_k + (1 - c) log 1/K sum_k w_k
 
 Rainforth et al. 2018, arXiv:1802.04537.
 """
@@ -9,14 +13,33 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import require, require_count, require_number
-from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.estimator import Coefficients
+from pyrovae.programs import log_mean_exp
 
 
 @dataclass(frozen=True)
 class MIWAE(Objective):
-    """1/M sum_m log 1/K sum_k w_mk: the mean of M = `num_batches` IWAE bounds of K = `num_particles` draws each.
+    """Estimates the mean of M IWAE bounds of K draws each.
 
-    MIWAE(M, 1) is the ELBO of M draws, MIWAE(1, K) is IWAE(K). Draws are ordered batch by batch.
+        1/M sum_m log 1/K sum_k w_mk
+
+    With K = 1 it is the ELBO of M draws, with M = 1 it is IWAE. Draws are ordered batch by batch.
+
+    Args:
+        num_particles: K, the draws of z in each batch.
+        chunk_size: How many particles are run at a time; None runs all at once.
+        num_batches: M, the number of batches; M K draws of z are made per datum.
+
+    Raises:
+        InputError: A setting is not a whole number >= 1.
+
+    Example:
+        >>> log_w = torch.tensor([[1.0], [3.0], [4.0], [4.0]]).log()
+        >>> pv.objectives.MIWAE(2, num_batches=2).bound(log_w)  # (log 2 + log 4) / 2
+        tensor([1.0397])
+
+    Source: Rainforth et al. 2018, arXiv:1802.04537.
     """
 
     num_batches: int = 1
@@ -43,10 +66,29 @@ class MIWAE(Objective):
 
 @dataclass(frozen=True)
 class PIWAE(MIWAE):
-    """The model under IWAE(M K), the guide under MIWAE(M, K), from the same draws. `bound` is the model's.
+    """Trains the model under IWAE of M K draws and the guide under MIWAE, from the same draws.
 
-    A parameter that both share gets the sum of its gradient under the one as the model's and under the other as the
-    guide's.
+        model  log 1/(M K) sum_mk w_mk
+        guide  1/M sum_m log 1/K sum_k w_mk
+
+    `bound` is the model's. A parameter that both share gets the sum of its gradient as the model's under the one and as
+    the guide's under the other.
+
+    Args:
+        num_particles: K, the draws of z in each batch.
+        chunk_size: How many particles are run at a time; None runs all at once.
+        num_batches: M, the number of batches; M K draws of z are made per datum.
+
+    Raises:
+        InputError: A setting is not a whole number >= 1.
+
+    Example:
+        >>> log_w = torch.tensor([[1.0], [3.0], [4.0], [4.0]]).log()
+        >>> gradient = pv.objectives.PIWAE(2, num_batches=2).coefficients(log_w, torch.ones(()))
+        >>> gradient.model.flatten(), gradient.path.flatten()
+        (tensor([0.0833, 0.2500, 0.3333, 0.3333]), tensor([0.1250, 0.3750, 0.2500, 0.2500]))
+
+    Source: Rainforth et al. 2018, arXiv:1802.04537.
     """
 
     def bound(self, log_weights: Tensor) -> Tensor:
@@ -59,7 +101,24 @@ class PIWAE(MIWAE):
 
 @dataclass(frozen=True)
 class CIWAE(Objective):
-    """c 1/K sum_k log w_k + (1 - c) log 1/K sum_k w_k, c = `elbo_weight` in [0, 1]: the ELBO at 1, IWAE at 0."""
+    """Estimates a weighted mean of the ELBO and IWAE.
+
+        c 1/K sum_k log w_k + (1 - c) log 1/K sum_k w_k
+
+    Args:
+        num_particles: K, the draws of z per datum.
+        chunk_size: How many particles are run at a time; None runs all at once.
+        elbo_weight: c in [0, 1]: the ELBO at 1, IWAE at 0.
+
+    Raises:
+        InputError: `elbo_weight` lies outside [0, 1].
+
+    Example:
+        >>> pv.objectives.CIWAE(2, elbo_weight=0.5).bound(torch.tensor([[1.0], [3.0]]).log())
+        tensor([0.6212])
+
+    Source: Rainforth et al. 2018, arXiv:1802.04537.
+    """
 
     elbo_weight: float = 0.5
 

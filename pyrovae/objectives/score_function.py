@@ -1,4 +1,8 @@
-"""Gradients through the density q(z|x) and not through its draws: for discrete and any other latents."""
+"""Gradients through the density q(z|x) and not through its draws, for discrete and any other latents.
+
+ScoreFunction  1/K sum_k (log w_k - b_k) d log q(z_k|x)
+VIMCO          sum_k (L - L_-k - beta w~_k) d log q(z_k|x)
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,18 +11,36 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import require, require_choice
-from pyrovae.objectives.base import Coefficients, Objective, log_mean_exp
+from pyrovae.objectives.base import Objective
 from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives.estimator import Coefficients
 from pyrovae.objectives.iwae import IWAE
+from pyrovae.programs import log_mean_exp
 
 BASELINES = ("none", "leave_one_out")
 
 
 @dataclass(frozen=True)
 class ScoreFunction(Objective):
-    """The ELBO; the guide's gradient is 1/K sum_k (log w_k - b_k) d log q(z_k|x), b_k = 0 or the others' mean.
+    """Estimates the ELBO with a score-function gradient of the guide (REINFORCE).
 
-    Williams 1992 (REINFORCE); with `baseline="leave_one_out"`, b_k = 1/(K-1) sum_{j != k} log w_j, Kool et al. 2019.
+        1/K sum_k (log w_k - b_k) d log q(z_k|x)
+
+    Args:
+        num_particles: K, the draws of z per datum; with a baseline at least 2.
+        chunk_size: How many particles are run at a time; None runs all at once.
+        baseline: "none" for b_k = 0, or "leave_one_out" for the mean of the other particles,
+            b_k = 1/(K-1) sum_{j != k} log w_j, which lowers the variance.
+
+    Raises:
+        InputError: The baseline is unknown, or needs more particles.
+
+    Example:
+        >>> objective = pv.objectives.ScoreFunction(2, baseline="leave_one_out")
+        >>> objective.coefficients(torch.tensor([[1.0], [3.0]]), torch.ones(())).score.flatten()
+        tensor([-1.,  1.])
+
+    Source: Williams 1992; the baseline: Kool, van Hoof and Welling 2019.
     """
 
     baseline: str = "none"
@@ -42,10 +64,26 @@ class ScoreFunction(Objective):
 
 @dataclass(frozen=True)
 class VIMCO(Objective):
-    """IWAE's bound L; the guide's gradient is sum_k (L - L_-k - beta w~_k) d log q(z_k|x).
+    """Estimates IWAE's bound L with a score-function gradient of the guide that has a baseline per particle.
 
-    Mnih and Rezende 2016, arXiv:1602.06725, for beta = 1. L_-k is L with w_k replaced by the geometric mean of the
-    other weights. Where that is 0 for all of them the baseline says nothing, and the draw has no part in the gradient.
+        sum_k (L - L_-k - beta w~_k) d log q(z_k|x)
+
+    L_-k is L with w_k replaced by the geometric mean of the other weights. If all others are 0, it says nothing, and
+    the draw has no part in the gradient.
+
+    Args:
+        num_particles: K >= 2, the draws of z per datum.
+        chunk_size: How many particles are run at a time; None runs all at once.
+
+    Raises:
+        InputError: There are fewer than two particles.
+
+    Example:
+        >>> objective = pv.objectives.VIMCO(2)
+        >>> objective.bound(torch.tensor([[1.0], [3.0]]).log())
+        tensor([0.6931])
+
+    Source: Mnih and Rezende 2016, arXiv:1602.06725, for beta = 1.
     """
 
     num_particles: int = 2
@@ -61,7 +99,7 @@ class VIMCO(Objective):
         known = torch.where(is_zero, 0.0, log_weights)
         others = (known.sum(0) - known) / (count - 1)
         others = torch.where(is_zero.sum(0) > is_zero.long(), -math.inf, others)
-        # Row k of the matrix are the weights with the k-th replaced.
+        # Row k of the matrix has the weights with the k-th replaced.
         replaced = log_weights.expand(count, *log_weights.shape).clone()
         index = torch.arange(count)
         replaced[index, index] = others

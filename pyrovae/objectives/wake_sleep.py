@@ -1,4 +1,8 @@
-"""Reweighted wake-sleep: the guide learns by matching the posterior's weights, and not by a bound's gradient."""
+"""Reweighted wake-sleep: the guide learns by matching the posterior's weights, and not by a bound's gradient.
+
+model  sum_k w~_k d log p(x, z_k)
+guide  sum_k w~_k d log q(z_k|x),  or d log q(z|x) at draws (x, z) of the model
+"""
 
 from dataclasses import dataclass
 
@@ -7,19 +11,37 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.common import require, require_number
-from pyrovae.objectives.base import Coefficients, Objective, Program, log_mean_exp
-from pyrovae.programs import sample_sites, simulated
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.estimator import Coefficients
+from pyrovae.objectives.pair_call import PairCall
+from pyrovae.programs import log_mean_exp, sample_sites, simulated
 
 
 @dataclass(frozen=True)
 class ReweightedWakeSleep(Objective):
-    """Model: IWAE's gradient. Guide: wake-phi sum_k w~_k d log q(z_k|x), mixed with sleep-phi d log q(z|x) at draws
-    (x, z) of the model.
+    """Trains the model by IWAE's gradient, and the guide to match the posterior.
 
-    Bornschein and Bengio 2015, arXiv:1406.2751; Le et al. 2019, arXiv:1805.10469. The guide goes down
-    KL(p(z|x) || q(z|x)), estimated with normalised weights per datum (Pyro's are joint over the minibatch).
-    `sleep_weight` in [0, 1] is the share of sleep-phi, for which every observed site must observe an argument as it is:
-    the guide is then given what the model drew in the place of each.
+        wake-phi   sum_k w~_k d log q(z_k|x),  z_k ~ q(z|x)
+        sleep-phi  d log q(z|x),               (x, z) ~ p(x, z)
+
+    Wake-phi goes down KL(p(z|x) || q(z|x)), estimated with normalised weights per datum (Pyro's are joint over the
+    minibatch). It is not defined for a beta on the latents.
+
+    Args:
+        num_particles: K >= 2, the draws of z per datum.
+        chunk_size: How many particles are run at a time; None runs all at once.
+        sleep_weight: The share of sleep-phi in the guide's gradient, in [0, 1]; the rest is wake-phi. Above 0 every
+            observed site must observe an argument as it is: the guide is given what the model drew in its place.
+
+    Raises:
+        InputError: There are fewer than two particles, or `sleep_weight` lies outside [0, 1].
+
+    Example:
+        >>> objective = pv.objectives.ReweightedWakeSleep(2)
+        >>> objective.coefficients(torch.tensor([[1.0], [3.0]]).log(), torch.ones(())).score.flatten()
+        tensor([0.2500, 0.7500])
+
+    Source: Bornschein and Bengio 2015, arXiv:1406.2751; Le et al. 2019, arXiv:1805.10469.
     """
 
     num_particles: int = 2
@@ -40,15 +62,15 @@ class ReweightedWakeSleep(Objective):
         weights = log_weights.softmax(0)
         return Coefficients(weights, score=(1 - self.sleep_weight) * weights)
 
-    def _differentiable_loss(self, program: Program) -> Tensor:
-        loss = super()._differentiable_loss(program)
+    def _differentiable_loss(self, call: PairCall) -> Tensor:
+        loss = super()._differentiable_loss(call)
         if self.sleep_weight == 0 or not torch.is_grad_enabled():
             return loss
-        with torch.no_grad(), program.kept_statistics():
-            args, kwargs, dream = simulated(program.model, program.args, program.kwargs)
+        with torch.no_grad(), call.kept_statistics():
+            args, kwargs, dream = simulated(call.model, call.args, call.kwargs)
         drawn = {name: site["value"] for name, site in dream.items()}
-        with program.kept_statistics():
-            asleep = poutine.trace(poutine.condition(program.guide, data=drawn)).get_trace(*args, **kwargs)
+        with call.kept_statistics():
+            asleep = poutine.trace(poutine.condition(call.guide, data=drawn)).get_trace(*args, **kwargs)
         log_q = sum(site["fn"].log_prob(site["value"]).sum() for site in sample_sites(asleep).values())
         scale = next(site["scale"] for site in dream.values() if site["infer"].get("was_observed"))
         surrogate = -self.sleep_weight * scale * log_q

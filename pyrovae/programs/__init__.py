@@ -1,64 +1,56 @@
 """A (model, guide) pair: runs it, reads its sites, checks it and returns its log-weights. Knows no VAE."""
 
 from pyrovae.programs import gate, proposals
-from pyrovae.programs.gate import Weights, check_no_zero_weights, warn_of_never_drawn
-from pyrovae.programs.pair import (
-    PARTICLES,
-    Pair,
-    PairTerms,
-    at_every_datum,
-    base_of,
-    check_masks,
-    guide_draws,
-    has_real_support,
-    is_masked,
-    log_joint,
-    not_finite,
-    outside_support,
-    pair_at,
-    run_pair,
-    sample_sites,
-    simulated,
-)
+from pyrovae.programs.contract import PARTICLES
+from pyrovae.programs.coverage import check_no_zero_weights, warn_of_never_drawn
+from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
+from pyrovae.programs.gate import Needs, Weights
+from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (
     Choices,
     Playback,
     common_choices,
     is_traced,
     random_mark,
-    set_states,
-    states,
+    restore_generators,
+    saved_generators,
 )
-from pyrovae.programs.weights import log_weights
+from pyrovae.programs.running import at_every_datum, guide_draws, log_joint, not_finite, pair_at, run_pair, simulated
+from pyrovae.programs.sites import base_of, has_real_support, is_masked, outside_support, sample_sites
+from pyrovae.programs.weights import log_mean_exp, log_weights
 
 __all__ = [
     "Choices",
+    "MAX_STATES",
+    "Needs",
     "PARTICLES",
     "Pair",
     "PairTerms",
     "Playback",
+    "ProgramPair",
     "Weights",
     "at_every_datum",
     "base_of",
-    "check_masks",
     "check_no_zero_weights",
     "common_choices",
+    "enumerated_states",
     "gate",
     "guide_draws",
     "has_real_support",
     "is_masked",
     "is_traced",
     "log_joint",
+    "log_mean_exp",
     "log_weights",
     "not_finite",
     "outside_support",
     "pair_at",
     "proposals",
     "random_mark",
+    "restore_generators",
     "run_pair",
     "sample_sites",
-    "set_states",
+    "saved_generators",
     "simulated",
-    "states",
     "warn_of_never_drawn",
 ]

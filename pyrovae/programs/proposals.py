@@ -1,8 +1,8 @@
-"""Guides to draw importance samples from, made of the one that was trained: wider, or mixed with the prior.
+"""Makes guides to draw importance samples from, out of one that was trained: wider, or mixed with the prior.
 
 An amortised Gaussian that was trained by the ELBO is too narrow more often than too wide, and a proposal with thinner
-tails than the posterior has importance weights of infinite variance (Pareto k > 0.5). Each of these is a guide for
-`log_marginal(model, proposal, x)` and keeps the contract if `guide` does.
+tails than the posterior has importance weights of infinite variance (Pareto k > 0.5). Each proposal is a guide for
+`log_marginal(model, proposal, x)` and keeps the contract if the trained guide does.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,32 @@ from torch.distributions import constraints
 from torch.distributions.transforms import AffineTransform
 
 from pyrovae.common import InputError, require, require_number
-from pyrovae.programs.pair import has_real_support
+from pyrovae.programs.sites import has_real_support
 from pyrovae.programs.supports import EitherOf, contains, log_density
 
 
 def widened(guide: Callable, factor: float) -> Callable:
-    """`guide` with every draw pushed from the mean of its distribution by `factor`: z' = E[z] + factor (z - E[z]).
+    """Returns a guide that moves every draw of `guide` away from the mean of its distribution.
 
-    Of Gaussians (diagonal or not) the standard deviations are multiplied by it. Latents must be real vectors, and the
-    means of their distributions known.
+        z' = E[z] + factor (z - E[z])
+
+    The standard deviations of a Gaussian (diagonal or not) are multiplied by `factor`.
+
+    Args:
+        guide: A guide whose latents are real vectors, drawn from distributions with a known mean.
+        factor: A number > 0; above 1 it widens the guide.
+
+    Returns:
+        A guide with the arguments and sites of `guide`.
+
+    Raises:
+        InputError: `factor` is no such number, or, when the new guide runs, a latent is not real or has no known mean.
+
+    Example:
+        >>> vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5))
+        >>> wide = pv.proposals.widened(vae.guide, 1.2)
+        >>> pv.log_marginal(vae.model, wide, torch.zeros(4, 2), num_samples=50).log_px.shape
+        torch.Size([4])
     """
     require_number("factor", factor, above=0)
 
@@ -46,10 +63,31 @@ def widened(guide: Callable, factor: float) -> Callable:
 
 
 def defensive(model: Callable, guide: Callable, prior_weight: float = 0.1) -> Callable:
-    """The mixture (1 - prior_weight) q(z|x) + prior_weight p(z), of a pair with one latent site.
+    """Returns a guide that draws from a mixture of `guide` and the prior.
 
-    Its weights are bounded by p(x|z) / prior_weight (Hesterberg 1995), so that their variance is finite wherever the
-    likelihood is bounded.
+        q'(z|x) = (1 - prior_weight) q(z|x) + prior_weight p(z)
+
+    Its weights are bounded by p(x|z) / prior_weight, so that their variance is finite if the likelihood is bounded.
+
+    Args:
+        model: The model whose prior p(z) is mixed in, with one latent site.
+        guide: The guide q(z|x).
+        prior_weight: A number between 0 and 1, exclusive.
+
+    Returns:
+        A guide with the arguments and the site of `guide`.
+
+    Raises:
+        InputError: `prior_weight` is no such number, or, when the new guide runs, the model does not have one latent
+            site, that of the guide.
+
+    Example:
+        >>> vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5))
+        >>> safe = pv.proposals.defensive(vae.model, vae.guide, prior_weight=0.1)
+        >>> pv.log_marginal(vae.model, safe, torch.zeros(4, 2), num_samples=50).log_px.shape
+        torch.Size([4])
+
+    Source: Hesterberg 1995, "Weighted average importance sampling and defensive mixture distributions".
     """
     require_number("prior_weight", prior_weight, above=0, below=1)
 
@@ -73,7 +111,7 @@ def defensive(model: Callable, guide: Callable, prior_weight: float = 0.1) -> Ca
 
 
 class _Widened(dist.TransformedDistribution):
-    """The distribution of mean + factor (z - mean)."""
+    """Represents the distribution of mean + factor (z - mean)."""
 
     def __init__(self, fn: TorchDistribution, factor: float) -> None:
         self.fn, self.factor = fn, factor
@@ -88,7 +126,7 @@ class _Widened(dist.TransformedDistribution):
 
 
 class _Defensive(TorchDistribution):
-    """(1 - weight) q + weight p, p of a batch shape that q's extends to the left."""
+    """Represents the mixture (1 - weight) q + weight p; q's batch shape extends p's to the left."""
 
     arg_constraints = {}  # noqa: RUF012
 
@@ -98,7 +136,7 @@ class _Defensive(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of either: every value of both is drawn."""
+        """The values of either: those of both are drawn."""
         supports = self.p.support, self.q.support
         for one, other in (supports, supports[::-1]):
             if contains(one, other):

@@ -1,7 +1,7 @@
-"""A program that is run twice makes the same random choices: dropout, subsample indices, whatever it draws by itself.
+"""Repeats the random choices of a program that is run twice: dropout, subsample indices, whatever else it draws.
 
 Path derivatives run a pair again at the latents of its first run, and chunks run it again for other latents. What a
-program draws besides its latents must then be as it was, or the second run is another program's.
+program draws besides its latents must then be as it was, or the second run is that of another program.
 """
 
 import ctypes
@@ -22,17 +22,17 @@ from pyrovae.common import generator_states, require, set_generator_states
 
 
 def is_traced() -> bool:
-    """Returns whether the operations are being recorded as a graph, where no value can be looked at."""
+    """Returns True while operations are recorded as a graph, where no value can be looked at."""
     return get_proxy_mode() is not None
 
 
 class Choices:
-    """The random choices of one run of a pair, for runs that must make them again.
+    """Keeps the random choices of one run of a pair, for runs that must make them again.
 
-    `first` is the context of the first run. `again(run)` gives `run(redraw)`: with `redraw` the latents must be drawn,
-    too, and the draws thrown away, so that every other draw finds the generators as it did in the first run. That is
-    done only for programs that draw more than latents. While a graph is recorded, generators cannot be set back, and
-    the random numbers of the first run are taken again instead.
+    `first` is the context of the first run. `again(run)` returns `run(redraw)`: with `redraw` the latents must be
+    drawn, too, and the draws discarded, so that every other draw finds the generators as it did in the first run. That
+    is done only for programs that draw more than latents. While a graph is recorded, generators cannot be set back, and
+    the random numbers of the first run are used again instead.
     """
 
     def __init__(self, model: Callable, guide: Callable) -> None:
@@ -41,20 +41,22 @@ class Choices:
         self._start: tuple | None = None
         self._tape: list | None = None
 
-    def remember(self) -> None:
-        """The programs draw more than their latents, and are known to from now on."""
+    def mark_as_drawing_more(self) -> None:
+        """Marks the programs as ones that draw more than their latents, from now on."""
         self.draws_more = True
         for program in self.programs:
             with suppress(TypeError):  # cannot be hashed, or not be referred to weakly
-                _known.add(owner_of(program))
+                _programs_that_draw_more.add(owner_of(program))
 
     @contextmanager
     def first(self) -> Iterator[None]:
+        """Keeps what a second run needs: where the generators start, or what was drawn while a graph is recorded."""
         if not is_traced():
-            self._start, before = states(), random_mark()[1:]
+            self._start, before = saved_generators(), random_mark()[1:]
             yield
-            if random_mark()[1:] != before:  # NumPy's second normal number of two moves nothing
-                self.remember()
+            # NumPy makes normal numbers in pairs, and the second leaves no mark: the first run is watched, too.
+            if random_mark()[1:] != before:
+                self.mark_as_drawing_more()
         elif self.draws_more:
             self._tape = []
             with _Recording(self._tape):
@@ -63,6 +65,7 @@ class Choices:
             yield
 
     def again(self, run: Callable[[bool], Any]) -> Any:
+        """Returns `run(redraw)`, a second run with the random choices of the first."""
         if is_traced():
             if self._tape is None:
                 return run(False)
@@ -73,13 +76,13 @@ class Choices:
             result = run(False)
             if random_mark() == before:
                 return result
-            self.remember()
-        set_states(self._start)
+            self.mark_as_drawing_more()
+        restore_generators(self._start)
         return run(True)  # which leaves the generators where the first run did
 
 
 class Redrawn(Messenger):
-    """Latents are drawn as ever, so that generators move, and then take the values given for them."""
+    """Lets latents be drawn, so that generators move, and then gives them the values held here."""
 
     def __init__(self, latents: dict[str, Tensor]) -> None:
         super().__init__()
@@ -91,13 +94,13 @@ class Redrawn(Messenger):
 
 
 def common_choices(run: Callable[[int], object]) -> list[list[Tensor] | None]:
-    """Returns what `run(num_particles)` draws for all particles at once, for `Playback`, and None for what each draws.
+    """Returns what `run(num_particles)` draws for all particles at once, for `Playback`.
 
-    A draw whose shape goes with the number of particles is one of each.
+    The list has None for a draw whose shape goes with the number of particles: each particle has one of its own.
     """
-    start, tapes = states(), []
+    start, tapes = saved_generators(), []
     for num_particles in (1, 2):
-        set_states(start)
+        restore_generators(start)
         tapes.append([])
         with _Recording(tapes[-1]):
             run(num_particles)
@@ -111,37 +114,38 @@ def common_choices(run: Callable[[int], object]) -> list[list[Tensor] | None]:
 # Generators ----------------------------------------------------------------------------------------------------------
 
 
-def states() -> tuple:
+def saved_generators() -> tuple:
     """Returns the states of torch's, Python's and NumPy's generators."""
     return generator_states(), random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
 
 
-def set_states(all_states: tuple) -> None:
-    set_generator_states(all_states[0])
-    random.setstate(all_states[1])
-    np.random.set_state(all_states[2])  # noqa: NPY002
+def restore_generators(saved: tuple) -> None:
+    """Sets the generators back to what `saved_generators` returned."""
+    set_generator_states(saved[0])
+    random.setstate(saved[1])
+    np.random.set_state(saved[2])  # noqa: NPY002
 
 
 def random_mark() -> tuple:
-    """Returns what any draw changes, which is read faster than the states of all generators."""
+    """Returns what any draw changes; it is read faster than the states of all generators."""
     torchs = [bytes(state.numpy()) for state in generator_states()]
     numpy = np.random.mtrand._rand._bit_generator.ctypes.state_address
-    return torchs, random.getstate(), ctypes.string_at(numpy, 2_500)  # of 624 words and the place among them
+    return torchs, random.getstate(), ctypes.string_at(numpy, 2_500)  # 624 words and a position
 
 
 # Programs that draw more than latents --------------------------------------------------------------------------------
 
-_known: weakref.WeakSet = weakref.WeakSet()
+_programs_that_draw_more: weakref.WeakSet = weakref.WeakSet()
 
 
 def owner_of(program: Callable) -> object:
-    """Returns what a program belongs to: of a bound method its object, of a function itself."""
+    """Returns the object that a program belongs to: that of a bound method, or the function itself."""
     return getattr(program, "__self__", program)
 
 
 def _draw_more(programs: tuple[Callable, Callable]) -> bool:
     try:
-        return any(owner_of(program) in _known for program in programs)
+        return any(owner_of(program) in _programs_that_draw_more for program in programs)
     except TypeError:  # cannot be hashed, or not be referred to weakly
         return False
 
@@ -154,7 +158,7 @@ def _is_random(func: object) -> bool:
 
 
 class _Recording(TorchDispatchMode):
-    """Keeps what random operations give."""
+    """Keeps the results of random operations."""
 
     def __init__(self, tape: list) -> None:
         super().__init__()
@@ -169,7 +173,7 @@ class _Recording(TorchDispatchMode):
 
 
 class Playback(TorchDispatchMode):
-    """Gives what random operations gave before, in their order; a new draw where the tape has None."""
+    """Repeats kept results of random operations, in their order, and draws anew where the tape has None."""
 
     def __init__(self, tape: list) -> None:
         super().__init__()

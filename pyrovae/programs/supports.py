@@ -1,4 +1,4 @@
-"""Supports of distributions: whether one holds another, and log-densities of values that may lie outside."""
+"""Compares the supports of distributions, and takes log-densities of values that may lie outside."""
 
 import math
 
@@ -28,44 +28,46 @@ _BOUNDS = ("lower_bound", "upper_bound")
 
 
 def base_support(support: constraints.Constraint) -> constraints.Constraint:
-    """Returns the constraint on the elements, under those of events and of a mixture's components."""
+    """Returns the constraint on single elements, without those of events and of a mixture's components."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
 
 
 def bounds(support: constraints.Constraint) -> list[Tensor]:
-    """Returns the bounds of a support that are tensors, as those are that may depend on a latent."""
+    """Returns the bounds of a support that are tensors: only those may depend on a latent."""
     return [bound for bound in vars(base_support(support)).values() if isinstance(bound, Tensor)]
 
 
-def contains(outer: constraints.Constraint, inner: constraints.Constraint, look: bool = False) -> bool | None:
-    """Returns whether almost every value of `inner` lies in `outer`; None where the constraints alone cannot tell.
+def contains(
+    outer: constraints.Constraint, inner: constraints.Constraint, compare_tensors: bool = False
+) -> bool | None:
+    """Returns True if almost every value of `inner` lies in `outer`, False if some do not, None if unknown.
 
-    Bounds that are tensors are compared with `look` alone: it waits for a GPU, and a graph cannot.
+    Bounds that are tensors are compared only with `compare_tensors`: it waits for a GPU, and a graph cannot.
     """
     if isinstance(outer, EitherOf):
-        found = [contains(part, inner, look) for part in outer.parts]
+        found = [contains(part, inner, compare_tensors) for part in outer.parts]
         return True if True in found else None
     outer, inner = base_support(outer), base_support(inner)
     kinds = _kind(outer), _kind(inner)
     if kinds == ("interval", "interval") or kinds == ("integers", "integers"):
-        (low, high), (least, most) = _range(outer), _range(inner)
+        (low, high), (inner_low, inner_high) = _range(outer), _range(inner)
         if _is_everything(outer):
             return True
-        if not any(isinstance(end, Tensor) for end in (low, high, least, most)):
-            return low <= least and most <= high
-        if not look:
+        if not any(isinstance(end, Tensor) for end in (low, high, inner_low, inner_high)):
+            return low <= inner_low and inner_high <= high
+        if not compare_tensors:
             return None
-        low, high, least, most = (torch.as_tensor(end) for end in (low, high, least, most))
-        return bool((low <= least).all() and (most <= high).all())
+        low, high, inner_low, inner_high = (torch.as_tensor(end) for end in (low, high, inner_low, inner_high))
+        return bool((low <= inner_low).all() and (inner_high <= high).all())
     if kinds[0] == "interval" and _is_everything(outer) and not _is_discrete(inner):
         return True
     return True if type(outer) is type(inner) and not vars(outer) and not vars(inner) else None
 
 
 def interior(support: constraints.Constraint, value: Tensor) -> Tensor | None:
-    """Returns values inside the support, of a shape that `value` broadcasts to; None where none can be given."""
+    """Returns values inside the support, of a shape that `value` broadcasts to, or None if none can be given."""
     base = base_support(support)
     if _kind(base) == "integers":
         low, high = _given_range(base)
@@ -76,13 +78,13 @@ def interior(support: constraints.Constraint, value: Tensor) -> Tensor | None:
     try:
         found = transform_to(base)(torch.zeros_like(value))
         fits = torch.broadcast_shapes(found.shape, value.shape) == found.shape
-    except (NotImplementedError, RuntimeError, IndexError):  # of a Cholesky factor, say, which is made of fewer numbers
+    except (NotImplementedError, RuntimeError, IndexError):  # for example a Cholesky factor, made of fewer numbers
         return None
     return found if fits else None
 
 
 def described(support: constraints.Constraint) -> str:
-    """Returns the support in a few words: without the numbers of bounds that are tensors."""
+    """Returns the support in a few words, without bounds that are tensors of several numbers."""
     base = base_support(support)
     numbers = {name: bound for name, bound in vars(base).items() if not isinstance(bound, Tensor) or bound.numel() == 1}
     kind = type(base).__name__.strip("_")
@@ -95,7 +97,7 @@ def described(support: constraints.Constraint) -> str:
 def log_density(fn: TorchDistribution, value: Tensor) -> Tensor:
     """Returns log fn(value): -inf without a gradient outside the support, and 0 where a mask of fn excludes it.
 
-    PyTorch's own formulas may go on outside (the Exponential's below 0), or give nan.
+    PyTorch's own formulas may be finite outside (the Exponential's below 0), or nan.
     """
     if isinstance(fn, MaskedDistribution):
         log_prob = log_density(fn.base_dist, value)
@@ -110,12 +112,12 @@ def log_density(fn: TorchDistribution, value: Tensor) -> Tensor:
         return fn.log_prob(value)
     elements = inside.reshape(inside.shape + (1,) * fn.support.event_dim)
     log_prob = fn.log_prob(torch.where(elements, value, point))
-    extra = fn.event_dim - fn.support.event_dim  # of a constraint on the elements of an event
+    extra = fn.event_dim - fn.support.event_dim  # above 0 if the constraint is on elements of an event
     return torch.where(inside.flatten(-extra).all(-1) if extra > 0 else inside, log_prob, -math.inf)
 
 
 class EitherOf(constraints.Constraint):
-    """The values of either of two constraints, of one event dimension."""
+    """Holds for the values of either of two constraints with equal event dimensions."""
 
     def __init__(self, *parts: constraints.Constraint) -> None:
         self.parts = parts
@@ -145,12 +147,12 @@ def _is_discrete(support: constraints.Constraint) -> bool:
 
 
 def _given_range(support: constraints.Constraint) -> tuple[object, object]:
-    """Lower and upper bound, None where there is none."""
+    """Returns the lower and the upper bound, None for one that is missing."""
     return (0, 1) if isinstance(support, constraints._Boolean) else tuple(vars(support).get(name) for name in _BOUNDS)
 
 
 def _range(support: constraints.Constraint) -> tuple[object, object]:
-    """Lower and upper bound, numbers or tensors."""
+    """Returns the lower and the upper bound as numbers or tensors, infinite if missing."""
     low, high = _given_range(support)
     return -math.inf if low is None else low, math.inf if high is None else high
 

@@ -1,19 +1,46 @@
-"""The log importance weights of a pair."""
+"""The log importance weights of a pair, and the logarithm of their mean."""
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
 
 from pyrovae.programs import gate
-from pyrovae.programs.pair import run_pair
+from pyrovae.programs.running import run_pair
 
 
 def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **kwargs) -> Tensor:
-    """log w_k = log p(x, z_k) - log q(z_k|x) for z_k ~ q(z|x): `(num_particles, batch)`, in nats, with gradients.
+    """Returns log importance weights of draws from the guide, with gradients.
 
-    For any pair that keeps the contract, and always at beta = 1: scales are left out, masks of observed sites are
-    kept. Raises `InputError` where the pair breaks the contract.
+        log w_k = log p(x, z_k) - log q(z_k|x),  z_k ~ q(z|x)
+
+    Their mean is the ELBO, and the logarithm of the mean of w_k estimates log p(x). They are always those at beta = 1:
+    scales are left out, masks of observed sites are kept.
+
+    Args:
+        model: A Pyro program that observes `args`.
+        guide: A Pyro program that draws every latent site of the model.
+        *args: What both programs take, the data `(batch, *event)` first.
+        num_particles: K, how many times z is drawn for each datum.
+        **kwargs: Further arguments of both programs.
+
+    Returns:
+        The log-weights, `(num_particles, batch)`, in nats.
+
+    Raises:
+        InputError: The pair breaks the contract.
+
+    Example:
+        >>> vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5))
+        >>> log_w = pv.log_weights(vae.model, vae.guide, torch.zeros(4, 2), num_particles=10)
+        >>> log_w.shape
+        torch.Size([10, 4])
     """
     pair = run_pair(model, guide, *args, num_particles=num_particles, **kwargs)
     gate.check_once(model, guide, None, pair, args, kwargs)
     return pair.terms().log_weights
+
+
+def log_mean_exp(log_weights: Tensor) -> Tensor:
+    """Returns log 1/K sum_k w_k along the first dimension."""
+    return log_weights.logsumexp(0) - math.log(len(log_weights))

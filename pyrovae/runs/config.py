@@ -9,7 +9,7 @@ import torch
 from pyrovae.common import InputError, require, require_choice, require_count, require_number, require_seed, write_text
 from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
 from pyrovae.models import ACTIVATIONS, NETWORKS, POSTERIORS, PRIORS
-from pyrovae.objectives import ABOUT_MANY, MAX_STATES, OBJECTIVES, resolve
+from pyrovae.objectives import MAX_STATES, NEED_NUM_PARTICLES, OBJECTIVES, resolve
 from pyrovae.training import LR_SCHEDULES, NONFINITE, SCHEDULES
 
 LARGEST = float(torch.finfo(torch.float32).max)
@@ -145,7 +145,7 @@ class RunConfig:
         require_choice("nonfinite", self.nonfinite, NONFINITE)
         require_choice("beta_schedule", self.beta_schedule, SCHEDULES)
         require_choice("objective", self.objective, OBJECTIVES)
-        if self.objective not in ABOUT_MANY:
+        if self.objective not in NEED_NUM_PARTICLES:
             defaults = {field.name: field.default for field in fields(OBJECTIVES[self.objective])}
             self._default(num_particles=defaults.get("num_particles", 1))
         if self.num_particles is not None:

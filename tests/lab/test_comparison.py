@@ -17,8 +17,18 @@ import pyrovae as pv
 from pyrovae.common.rng import derived_seed
 from pyrovae.lab.comparison import _reference, compare
 from pyrovae.lab.reports import _draw_comparison
-from pyrovae.objectives import ELBO, IWAE, MIWAE, VIMCO, AnalyticKLELBO, DReG, Renyi, ScoreFunction
-from pyrovae.objectives.base import Coefficients, DifferentiableELBO
+from pyrovae.objectives import (
+    ELBO,
+    IWAE,
+    MIWAE,
+    VIMCO,
+    AnalyticKLELBO,
+    Coefficients,
+    DifferentiableELBO,
+    DReG,
+    Renyi,
+    ScoreFunction,
+)
 
 FEW = {"repeats": 6, "compile": False, "progress": False}
 GUIDE = ("guide_weight", "guide_bias", "guide_log_scale")

@@ -20,7 +20,7 @@ from pyrovae.models.code_distributions import (
     StraightThroughBernoulli,
     StraightThroughOneHot,
 )
-from pyrovae.objectives.registry import check_objective
+from pyrovae.objectives import check_objective
 
 CODES = {
     "bits": lambda temperature: posteriors.Bernoulli(3, temperature),

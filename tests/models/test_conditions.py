@@ -140,7 +140,7 @@ def test_a_condition_given_to_two_vaes_is_not_shared_and_stays_as_it_is():
 def test_a_conditional_pair_gives_each_particle_the_weights_it_has_alone(case):
     vae, x, y = case
     vae, y = vae.double(), tuple(v.double() if v.is_floating_point() else v for v in y)
-    pair = pv.programs.pair.run_pair(vae.model, vae.guide, x.double(), *y, num_particles=4)
+    pair = pv.programs.run_pair(vae.model, vae.guide, x.double(), *y, num_particles=4)
     terms, z = pair.terms(), pair.guide_sites["z"]["value"]
     for k in range(4):
         log_likelihood, log_posterior = log_densities(vae, x.double(), *y, z=z[k])

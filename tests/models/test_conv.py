@@ -11,7 +11,7 @@ from pyro import poutine
 
 import pyrovae as pv
 from pyrovae.models.networks import halved_sizes
-from pyrovae.programs.pair import run_pair
+from pyrovae.programs import run_pair
 
 # (event shape, channels): the tutorials' 28 -> 14 -> 7, odd sizes, colour and not square, a single halving
 SHAPES = {

@@ -23,7 +23,7 @@ def free_bits(floor):
 
 
 def known_vae(**settings):
-    """A VAE in float64 with a linear encoder whose q(z|x) can be had by hand, and x: those that `FLOORS` are for."""
+    """Returns the VAE and data that `FLOORS` are for: in float64, a linear encoder whose q(z|x) is known by hand."""
     torch.manual_seed(2)  # of every base seed
     defaults = {"latent_dim": LATENT, "hidden": (), "likelihood": pv.Gaussian(0.5)}
     vae = pv.VAE((4,), **{**defaults, **settings}).double()
@@ -33,7 +33,7 @@ def known_vae(**settings):
 
 
 def kl_by_hand(vae, x):
-    """KL_j(q(z_j|x_b) || N(0, 1)), `(batch, latent_dim)`."""
+    """Returns KL_j(q(z_j|x_b) || N(0, 1)), `(batch, latent_dim)`."""
     net = vae.encoder.output
     loc, log_variance = (x @ net.weight.T + net.bias).reshape(len(x), 2, LATENT).unbind(1)
     return 0.5 * (log_variance.exp() + loc**2 - 1 - log_variance)
@@ -47,7 +47,7 @@ def loss_and_gradients(objective, vae, x, seed=7):
 
 
 def minus_log_likelihood(vae, x, seed=7):
-    """-log p(x_b|z_b) at the draw that the seed gives, `(batch,)`."""
+    """Returns -log p(x_b|z_b) at the draw that the seed gives, `(batch,)`."""
     torch.manual_seed(suite_seed(seed))
     z = poutine.trace(vae.guide).get_trace(x).nodes["z"]["value"]
     trace = poutine.trace(poutine.condition(vae.model, {"z": z})).get_trace(x)
@@ -78,7 +78,7 @@ def test_the_floors_of_these_tests_hold_for_none_for_some_and_for_all_dimensions
 
 
 def test_the_floor_is_under_the_mean_over_the_minibatch_and_not_under_each_datum():
-    """Data whose KL lies on either side of the floor: the mean is above it, so that nothing is floored."""
+    """The data have KLs on both sides of the floor: the mean is above it, so that nothing is floored."""
     vae, _ = known_vae()
     with torch.no_grad():
         vae.encoder.output.weight.zero_()
@@ -123,7 +123,7 @@ def test_where_the_floor_holds_the_loss_lies_above_minus_the_elbo():
 
 
 def test_the_kl_gives_a_floored_dimension_exactly_no_gradient():
-    """With a decoder that does not look at z, what reaches the encoder is the KL alone."""
+    """The decoder does not look at z, so that only the KL reaches the encoder."""
     vae, x = known_vae()
     with torch.no_grad():
         vae.decoder.output.weight.zero_()
@@ -179,7 +179,7 @@ def test_a_step_of_fit_is_the_gradient_of_the_loss_per_datum():
 
 
 def test_a_floor_keeps_latents_in_use_that_would_collapse_without_it():
-    """Data of pure noise under a decoder that may be as wide: nothing to say, so that the ELBO says nothing."""
+    """The data are pure noise that the decoder alone explains, so that the ELBO leaves the latents unused."""
     torch.manual_seed(suite_seed(0))
     x = torch.randn(400, 2)
     use = {}
@@ -193,7 +193,7 @@ def test_a_floor_keeps_latents_in_use_that_would_collapse_without_it():
 
 
 def test_the_objective_has_no_noise_but_that_of_the_reconstruction():
-    """Over draws its mean is the closed form: E_q |x - Wz - b|^2 is a trace, and the floored KL has no noise."""
+    """The mean over draws is the closed form: E_q |x - Wz - b|^2 is a trace, and the floored KL has no noise."""
     vae, x = known_vae()
     q, decoder = vae.encode(x), vae.decoder.output
     mean = q.mean @ decoder.weight.T + decoder.bias
@@ -229,7 +229,7 @@ def test_a_floor_beside_an_objective_that_has_settings_of_its_own_is_refused():
 
 
 def program(prior, posterior):
-    """A model and a guide with these distributions of z."""
+    """Returns a model and a guide with these distributions of z."""
 
     class Programs:
         @staticmethod

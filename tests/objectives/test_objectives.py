@@ -1,17 +1,19 @@
-"""Objectives by name, and the traps that they are kept out of."""
+"""Objectives as small values and by name, and the traps that they are kept out of."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from gradient_checks import EVERY
 from helpers import Pair, assert_within_standard_errors, discrete_pair, draw, linear_gaussian, suite_seed
 from pyro import poutine
-from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 import pyrovae as pv
-from pyrovae.objectives.registry import check_objective, from_name, resolve
+from pyrovae.objectives import IWAE, DReG, check_objective, from_name, resolve
 
 
 def losses(objective, vae, x, num=4_000):
@@ -94,11 +96,48 @@ def test_any_pyro_elbo_is_taken_as_it_is_and_nothing_else_is():
         resolve(Trace_ELBO, {})
 
 
+# The interface -------------------------------------------------------------------------------------------------------
+
+
+def test_an_objective_is_a_small_value():
+    assert IWAE(50) == IWAE(num_particles=50) == from_name("iwae", num_particles=50)
+    assert IWAE(50) != IWAE(49)
+    assert IWAE(50) != DReG(50)
+    assert len({IWAE(50), IWAE(50), DReG(50)}) == 2
+    assert "num_particles=50" in repr(IWAE(50))
+    with pytest.raises(FrozenInstanceError):
+        IWAE(50).num_particles = 3
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=str)
+def test_an_objective_serves_svi_a_torch_module_and_fit(objective):
+    x = torch.randn(8, 2)
+
+    def make():
+        torch.manual_seed(suite_seed(0))
+        return pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
+
+    def flat(vae):
+        return torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+    by_svi, by_hand = make(), make()
+    torch.manual_seed(suite_seed(1))
+    loss = SVI(by_svi.model, by_svi.guide, pyro.optim.SGD({"lr": 0.01}), objective).step(x)
+    torch.manual_seed(suite_seed(1))
+    module_loss = objective.differentiable_loss(by_hand.model, by_hand.guide, x)
+    module_loss.backward()
+    torch.optim.SGD(by_hand.parameters(), lr=0.01).step()
+    assert module_loss.item() == pytest.approx(loss, rel=1e-6)
+    torch.testing.assert_close(flat(by_svi), flat(by_hand))
+    assert not torch.equal(flat(by_svi), flat(make()))
+    assert math.isfinite(pv.fit(make(), x, epochs=1, objective=objective).loss[0])
+
+
 # Traps: each of these trains to a wrong bound, or not at all, if it is let through ------------------------------------
 
 
 def test_pyro_itself_gives_no_gradient_to_a_discrete_guide_under_iwae():
-    """Trap 5 as it stands in Pyro: why the refusal below is there. If this fails, Pyro has changed."""
+    """Trap 5 as it stands in Pyro, the reason for a refusal in ours. If this fails, Pyro has changed."""
     pair = discrete_pair()
     RenyiELBO(alpha=0, num_particles=5).loss_and_grads(pair.model, pair.guide, torch.ones(4, 3))
     gradient = pyro.get_param_store()["logits"].grad
@@ -120,8 +159,10 @@ def scaled(vae, scale):
 
 
 def test_pyro_itself_gives_no_bound_under_a_scale():
-    """Trap 2 as it stands in Pyro: the scaled bound, divided by its scale, is not log p(x) at the exact posterior's
-    side of it. If this fails, Pyro has changed."""
+    """Trap 2 as it stands in Pyro: the scaled bound, divided by its scale, is above log p(x).
+
+    If this fails, Pyro has changed.
+    """
     vae = linear_gaussian(2)
     with torch.no_grad():
         vae.guide_log_scale.add_(0.5)
@@ -173,7 +214,7 @@ def test_a_site_outside_the_plate_is_never_trained_through():
 
 
 def test_an_analytic_kl_that_pyro_does_not_have_is_refused_and_not_sampled_in_silence():
-    """Trap 4."""
+    """Trap 4: Pyro samples the KL silently."""
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):

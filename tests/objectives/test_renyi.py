@@ -16,7 +16,7 @@ NEAR_ONE = [1 + sign * 10.0**-digits for digits in (1, 2, 4, 6, 8, 12, 15) for s
 @pytest.mark.parametrize("alpha", [-3.0, -0.5, 0.0, 0.5, *NEAR_ONE, 1.0, 1.5, 4.0])
 @pytest.mark.parametrize("level", [0.0, -100.0, -3e4])
 def test_float32_is_float64_to_rounding_at_every_alpha(alpha, level):
-    """At 1 - 1e-6 it was -99.66 for -99.92: the difference of two numbers near 1, divided by 1e-6."""
+    """The plain formula gives -99.66 for -99.92 at 1 - 1e-6: a difference of two numbers near 1, divided by 1e-6."""
     log_weights = level + 3 * torch.randn(50, 6)
     objective = Renyi(50, alpha=alpha)
     exact = objective.bound(log_weights.double())
@@ -66,14 +66,14 @@ def test_a_weight_of_zero_counts_as_zero_below_one_and_decides_alone_from_one_on
 
 
 def log_weights(num_particles: int, num: int) -> torch.Tensor:
-    """z ~ N(0, 1), x = 1.5 ~ N(z, 0.7), q = N(0.7, 0.8), whose weights have all moments used here."""
+    """Returns log-weights of z ~ N(0, 1), x = 1.5 ~ N(z, 0.7), q = N(0.7, 0.8), which have all moments used here."""
     z = 0.7 + 0.8 * torch.randn(num_particles, num, dtype=torch.float64)
     x = torch.tensor(1.5, dtype=torch.float64)
     return Normal(0.0, 1.0).log_prob(z) + Normal(z, 0.7).log_prob(x) - Normal(0.7, 0.8).log_prob(z)
 
 
 def limit(alpha: float) -> float:
-    """1/(1 - alpha) log E_q[w^(1 - alpha)], by quadrature."""
+    """Returns 1/(1 - alpha) log E_q[w^(1 - alpha)], by quadrature."""
     z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
     q, x = Normal(0.7, 0.8).log_prob(z), torch.tensor(1.5, dtype=torch.float64)
     log_w = Normal(0.0, 1.0).log_prob(z) + Normal(z, 0.7).log_prob(x) - q
@@ -82,7 +82,7 @@ def limit(alpha: float) -> float:
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.2, 1.4])
 def test_with_k_the_mean_goes_from_the_elbo_to_its_limit(alpha):
-    """As the docstring has it: upwards below alpha = 1 and downwards above it, where it said that it went upwards."""
+    """The mean moves upwards below alpha = 1 and downwards above it, as the docstring says."""
     log_px, sizes = Normal(0.0, math.sqrt(1.49)).log_prob(torch.tensor(1.5)).item(), (1, 4, 16, 64)
     means, errors = zip(
         *(mean_and_error(Renyi(size, alpha=alpha).bound(log_weights(size, 20_000))) for size in sizes), strict=True

@@ -9,7 +9,7 @@ from helpers import draw, linear_gaussian
 from pyro import poutine
 
 import pyrovae as pv
-from pyrovae.programs.pair import log_joint, run_pair
+from pyrovae.programs import log_joint, run_pair
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ZERO, ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
@@ -161,22 +161,6 @@ def test_a_forgotten_to_event_is_refused_also_where_particles_and_data_are_as_ma
 
     with pytest.raises(pv.InputError, match=r"got shape \(5, 1\) \(is a to_event missing\?\)"):
         pv.log_weights(model, guide, torch.zeros(5, 1, dtype=torch.float64), num_particles=5)
-
-
-def test_a_network_that_works_across_leading_dimensions_is_refused():
-    """It runs with particles, and normalises over the batch in place of the features."""
-
-    def model(x):
-        with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample("z", normal((3,)))
-            pyro.sample("x", dist.Normal(3 * z.softmax(1), 0.1).to_event(1), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Normal(x, 0.5).to_event(1))
-
-    with pytest.raises(pv.InputError, match="the model must give each particle the density that it has alone"):
-        pv.log_marginal(model, guide, X, num_samples=10)
 
 
 def test_deterministic_sites_are_no_latents():

@@ -1,0 +1,102 @@
+"""Runs a pair for an objective: once, again at the same random choices, or in chunks of particles."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pyrovae.common import generator_states, kept_generators
+from pyrovae.programs import (
+    Choices,
+    Needs,
+    Pair,
+    Playback,
+    common_choices,
+    gate,
+    pair_at,
+    random_mark,
+    restore_generators,
+    run_pair,
+    saved_generators,
+)
+
+
+@dataclass
+class PairCall:
+    """Holds a pair, the arguments of one call of it, and the objective that it must fit.
+
+    Two fields are for chunks of particles: `shared_draws` is what the programs draw for all particles of all chunks, if
+    they draw more than latents, and `other_generators` are the states of Python's and NumPy's generators at the start
+    of every chunk.
+    """
+
+    model: Callable
+    guide: Callable
+    args: tuple
+    kwargs: dict
+    needs: Needs
+    choices: Choices = field(init=False)
+    shared_draws: list | None = None
+    other_generators: tuple | None = None
+
+    def __post_init__(self) -> None:
+        self.choices = Choices(self.model, self.guide)
+
+    def run(self, num_particles: int, once: bool = False) -> Pair:
+        """Runs the pair; with `once` this is the only run, and `run_at` does not follow."""
+        with nullcontext() if once else self.choices.first():
+            pair = self._run(num_particles)
+        gate.check_once(self.model, self.guide, self.needs, pair, self.args, self.kwargs)
+        return pair
+
+    def run_at(self, latents: dict[str, Tensor]) -> Pair:
+        """Runs the pair at given latents, with all other random choices those of the last run."""
+
+        def run(redraw: bool) -> Pair:
+            with self._repeating():
+                return pair_at(self.model, self.guide, latents, *self.args, redraw=redraw, **self.kwargs)
+
+        with self.kept_statistics():
+            return self.choices.again(run)
+
+    def _run(self, num_particles: int) -> Pair:
+        with self._repeating():
+            return run_pair(self.model, self.guide, *self.args, num_particles=num_particles, **self.kwargs)
+
+    def _repeating(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.shared_draws is None else Playback(self.shared_draws)
+
+    @contextmanager
+    def kept_statistics(self) -> Iterator[None]:
+        """Lets copies of the running statistics move within the block: their own move once a step, in the first run."""
+        places = gate.running_statistics(self.model, self.guide)
+        own = [container[name] for container, name in places]
+        for (container, name), tensor in zip(places, own, strict=True):
+            container[name] = tensor.clone()
+        try:
+            yield
+        finally:
+            for (container, name), tensor in zip(places, own, strict=True):
+                container[name] = tensor
+
+    # Chunks of particles ----------------------------------------------------------------------------------------------
+
+    def draw_for_all_chunks(self) -> None:
+        """Draws once what the programs draw for all particles, if they draw more than latents."""
+        with self.kept_statistics():
+            with kept_generators():
+                drawn = {name: site["value"] for name, site in self._run(1).guide_sites.items()}
+                before = random_mark()
+                pair_at(self.model, self.guide, drawn, *self.args, **self.kwargs)
+                draws_more = self.choices.draws_more or random_mark() != before
+            if draws_more:
+                self.choices.mark_as_drawing_more()
+                self.other_generators = saved_generators()[1:]
+                self.shared_draws = common_choices(self._run)
+
+    def start_of_chunk(self) -> tuple:
+        """Returns the states of the generators from which a chunk is run, and run again."""
+        if self.other_generators is not None:
+            restore_generators((generator_states(), *self.other_generators))
+        return saved_generators()

@@ -1,0 +1,61 @@
+"""Compares the supports of prior and guide: draws of weight 0, and values of the prior that are never drawn."""
+
+from collections.abc import Iterator
+
+from pyro.distributions import Delta
+from torch.distributions import constraints
+
+from pyrovae.common import require, warn
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.sites import base_of, is_masked
+from pyrovae.programs.supports import contains, described
+
+PRIOR_DRAWS = 100  # for each particle and datum, where constraints do not tell what the guide never draws
+
+
+def check_no_zero_weights(pair: Pair) -> None:
+    """Raises `InputError` if the guide draws what the prior cannot give: the weight is 0, and the ELBO is -inf."""
+    for name, site, prior, proposal in _supports(pair):
+        inside = contains(prior, proposal, compare_tensors=True)
+        if inside is None:
+            inside = bool(prior.check(site["value"]).all())
+        require(
+            inside,
+            f'the guide must draw what the prior can give at site "{name}", {described(prior)}, got a guide on '
+            f"{described(proposal)}: the ELBO is then -inf; log p(x) and bounds of several particles are defined",
+        )
+
+
+def never_drawn(pair: Pair) -> str | None:
+    """Describes the part of the prior that the guide never draws, or returns None if there is none.
+
+    However many draws are made, an estimate of log p(x) then converges too low.
+    """
+    for name, site, prior, proposal in _supports(pair):
+        covered = contains(proposal, prior, compare_tensors=True)
+        if covered is None:
+            covered = bool(proposal.check(site["fn"].sample((PRIOR_DRAWS,))).all())
+        if not covered:
+            return (
+                f'the guide never draws a part of what the prior gives at site "{name}": the prior is on '
+                f"{described(prior)}, the guide on {described(proposal)}"
+            )
+    return None
+
+
+def warn_of_never_drawn(pair: Pair) -> None:
+    """Warns if the prior gives what the guide never draws: a training bound stays valid but never gets tight."""
+    missing = never_drawn(pair)
+    if missing is not None:
+        warn(f"{missing}: the bound is valid but never tight")
+
+
+def _supports(pair: Pair) -> Iterator[tuple[str, dict, constraints.Constraint, constraints.Constraint]]:
+    """Yields name, site, and the supports of prior and guide, for each latent that is drawn."""
+    for name, site in pair.latent.items():
+        proposal = pair.guide_sites[name]["fn"]
+        if not (isinstance(base_of(proposal), Delta) or is_masked(site)):
+            try:
+                yield name, site, site["fn"].support, proposal.support
+            except NotImplementedError:  # a distribution that does not declare its support
+                continue

@@ -1,0 +1,81 @@
+"""Reads the sample sites of a trace: which there are, their families, supports and masks."""
+
+import torch
+from pyro import poutine
+from pyro.distributions import Delta, ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyrovae.programs.supports import base_support, described
+
+
+def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
+    """Returns the sample sites of a trace by name, without those of plates and of `pyro.deterministic`."""
+    return {
+        name: site
+        for name, site in prune_subsample_sites(trace).nodes.items()
+        if site["type"] == "sample" and not site["infer"].get("_deterministic")
+    }
+
+
+def base_of(fn: TorchDistribution) -> TorchDistribution:
+    """Returns the family of a distribution, without its `to_event`, `mask` and `expand`."""
+    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def has_real_support(fn: TorchDistribution) -> bool:
+    """Returns True if the values of a distribution are tensors of unconstrained real numbers."""
+    return isinstance(base_support(fn.support), type(constraints.real))
+
+
+def is_discrete(fn: TorchDistribution) -> bool | None:
+    """Returns True for a mass and False for a density.
+
+    Returns None for a point, which goes with either, and for a distribution that does not declare its support.
+    """
+    base = base_of(fn)
+    try:
+        return None if isinstance(base, Delta) else base.support.is_discrete
+    except NotImplementedError:
+        return None
+
+
+def outside_support(site: dict) -> str | None:
+    """Describes the first element of a site's value that lies outside the support and that no mask excludes.
+
+    Returns None if there is no such element.
+    """
+    fn = site["fn"]
+    support = base_of(fn).support
+    inside = support.check(site["value"])
+    for mask, depth in masks_of(site):
+        mask = torch.as_tensor(mask)
+        inside = inside | ~mask.reshape(mask.shape + (1,) * (depth if mask.dim() else 0))
+    if bool(inside.all()):
+        return None
+    index = tuple((~inside).nonzero()[0].tolist())
+    value = site["value"].expand(inside.shape + site["value"].shape[site["value"].dim() - support.event_dim :])
+    return f"{str(value[index].tolist())[:80]} at index {index} is outside {described(support)}"
+
+
+def masks_of(site: dict) -> list[tuple[Tensor | bool, int]]:
+    """Returns the masks of a site, from handlers and from its distribution, each with a number of dimensions.
+
+    The number is how many dimensions an element of the value has to the right of the mask's own.
+    """
+    fn, found, depth = site["fn"], [(site["mask"], 0)], 0
+    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+        if isinstance(fn, MaskedDistribution):
+            found.append((fn._mask, depth))
+        if isinstance(fn, Independent):
+            depth += fn.reinterpreted_batch_ndims
+        fn = fn.base_dist
+    return [(mask, depth - outside) for mask, outside in found if mask is not None and mask is not True]
+
+
+def is_masked(site: dict) -> bool:
+    """Returns True if a handler or the distribution itself masks the site."""
+    return len(masks_of(site)) > 0

@@ -1,0 +1,74 @@
+"""Auxiliary sites of a guide: an autoguide's bijection is taken, with its gradient, and any other is refused."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from helpers import assert_within_standard_errors, mean_and_error
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from scalar_pairs import Pair, X, at, double, pair, plain, quadrature
+
+import pyrovae as pv
+from pyrovae.objectives import ELBO, IWAE, DReG, StickingTheLanding
+
+
+def autoguided() -> Pair:
+    model = pair(lambda: dist.Exponential(double(1.0)), None).model
+
+    def create_plates(x):
+        return pyro.plate("data", len(x), dim=-1)
+
+    return Pair(model, AutoNormal(model, create_plates=create_plates))
+
+
+def near_the_posterior(auto: Pair, x: torch.Tensor) -> Pair:
+    ELBO().loss(*auto, x)  # it makes its parameters at its first use
+    store = pyro.get_param_store()
+    store["AutoNormal.locs.z"] = torch.full_like(store["AutoNormal.locs.z"], 0.85)
+    store["AutoNormal.scales.z"] = torch.full_like(store["AutoNormal.scales.z"], 0.35)
+    ELBO().loss(*auto, x)  # and takes over what the store holds at the next
+    return auto
+
+
+def gradient(objective, auto: Pair, x: torch.Tensor) -> torch.Tensor:
+    parameters = [value.unconstrained() for value in pyro.get_param_store().values()]
+    for parameter in parameters:
+        parameter.grad = None
+    objective.loss_and_grads(*auto, x)
+    return torch.cat([parameter.grad for parameter in parameters], -1)
+
+
+def test_an_autoguide_whose_latents_are_a_bijection_of_its_auxiliary_site_is_taken():
+    x = at(3.0, 20)
+    auto = near_the_posterior(autoguided(), x)
+    truth = quadrature(lambda z: -z + dist.Normal(z, 0.7).log_prob(double(3.0)), 0.0, 20.0)
+    found = pv.log_marginal(*auto, x, num_samples=5_000)
+    assert_within_standard_errors(found.value, truth, found.standard_error)
+    bound = pv.importance_bound(*auto, x, num_particles=1, num_repeats=200)
+    assert truth - 0.2 < bound.mean < truth
+    results = []
+    for objective in (ELBO(), Trace_ELBO()):
+        torch.manual_seed(2)
+        results.append((objective.loss(*auto, x), gradient(objective, auto, x)))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-12)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("objective", "plain"), [(StickingTheLanding(2), ELBO(2)), (DReG(4), IWAE(4))], ids=str)
+def test_path_derivatives_go_through_an_autoguides_bijection(objective, plain):
+    x = at(3.0, 2_000)
+    auto = near_the_posterior(autoguided(), x)
+    means, errors = zip(*(mean_and_error(gradient(one, auto, x)) for one in (objective, plain)), strict=True)
+    assert_within_standard_errors(means[0] - means[1], torch.zeros(2), (errors[0] ** 2 + errors[1] ** 2).sqrt())
+
+
+def test_a_point_whose_density_is_not_its_jacobians_is_refused():
+    def guide(x):
+        loc = pyro.param("loc", double(0.2))
+        with pyro.plate("data", len(x), dim=-1):
+            a = pyro.sample("a", dist.Normal(loc, 1.0).expand([1]).to_event(1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(2 * a, log_density=-a.sum(-1), event_dim=1))
+
+    with pytest.raises(pv.InputError, match=r"log_density = -log \|det J\|, -0.6931 at a draw, got"):
+        ELBO().loss(plain().model, guide, X)
