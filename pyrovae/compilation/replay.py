@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import Watch, generator_states, set_generator_states
+from pyrovae.common import CapturedState, generator_states, set_generator_states
 from pyrovae.compilation.graph import CannotTrace, Graph
 
 Outcome = tuple[Tensor | None, ...]
@@ -44,9 +44,9 @@ class Replay:
         self.graph: Graph | None = None
         self.why: str | None = None
         self._uses = 0
-        before, start = _values(Watch(programs).tensors()), generator_states()
+        before, start = _values(CapturedState(programs).tensors()), generator_states()
         self.outcome = eager()
-        self.watch = Watch(programs, names())
+        self.watch = CapturedState(programs, names())
         self._buffers = self.watch.buffers
         end, after = generator_states(), _values(self.watch.tensors())
         try:

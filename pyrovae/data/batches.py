@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, Workers, fixed_generators, require, require_finite, unscaled
+from pyrovae.common import InputError, Workers, fixed_generators, require, require_finite, scale_hint
 from pyrovae.data.dataset import Dataset
 
 VALIDATION_CHUNK = 1_024
@@ -22,10 +22,10 @@ def generators_of(source: object) -> list[torch.Generator]:
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
-def unscaled_in(source: object, batch: Batch) -> str:
+def scale_hint_of(source: object, batch: Batch) -> str:
     """Returns what to say first when a run on `source` fails: that its data, or those of the batch, are too large."""
     whole = source.arguments("train") if isinstance(source, Dataset) else (source,)
-    return unscaled(*whole) or unscaled(*batch)
+    return scale_hint(*whole) or scale_hint(*batch)
 
 
 class Epoch:

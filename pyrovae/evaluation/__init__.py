@@ -11,7 +11,6 @@ from pyrovae.evaluation.importance_sampling import (
     Estimate,
     MarginalLikelihood,
     check_args,
-    device_of,
     importance_bound,
     log_marginal,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "annealed_log_marginal",
     "bidirectional_gap",
     "check_args",
-    "device_of",
     "diagnostics",
     "elbo_surgery",
     "enumerated_log_marginal",

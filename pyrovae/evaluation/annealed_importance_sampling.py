@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import Workers, evaluates, hides_progress, local_seed, require_choice, require_count
+from pyrovae.common import Workers, device_of, evaluates, hides_progress, local_seed, require_choice, require_count
 from pyrovae.evaluation.hmc import Path, unconstrained
-from pyrovae.evaluation.importance_sampling import Estimate, check_args, device_of, pairs_at_a_time
+from pyrovae.evaluation.importance_sampling import Estimate, check_args, pairs_at_a_time
 from pyrovae.evaluation.importance_weights import influences, log_mean
 from pyrovae.programs import simulated
 

@@ -10,8 +10,8 @@ from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import InputError, evaluates, hides_progress, local_seed, require, require_count
-from pyrovae.evaluation.importance_sampling import check_args, device_of
+from pyrovae.common import InputError, device_of, evaluates, hides_progress, local_seed, require, require_count
+from pyrovae.evaluation.importance_sampling import check_args
 from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites
 
 LEVEL = 0.01

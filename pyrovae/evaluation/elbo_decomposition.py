@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import evaluates, hides_progress, local_seed, require, require_count
-from pyrovae.evaluation.importance_sampling import CHUNK, Estimate, check_args, device_of, pairs_at_a_time
+from pyrovae.common import device_of, evaluates, hides_progress, local_seed, require, require_count
+from pyrovae.evaluation.importance_sampling import CHUNK, Estimate, check_args, pairs_at_a_time
 from pyrovae.programs import Pair, gate, log_joint, pair_at, run_pair
 
 # A guide's density is a few numbers for each latent, where a decoding is a few for each pixel.

@@ -12,14 +12,22 @@ from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribu
 from tabulate import tabulate
 from torch import Tensor
 
-from pyrovae.common import InputError, derived_seed, evaluates, local_seed, require, require_count, require_seed
+from pyrovae.common import (
+    InputError,
+    derived_seed,
+    device_of,
+    evaluates,
+    local_seed,
+    require,
+    require_count,
+    require_seed,
+)
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal
 from pyrovae.evaluation.importance_sampling import (
     Estimate,
     MarginalLikelihood,
     check_args,
     check_in_parts,
-    device_of,
     importance_bound,
     log_marginal,
 )

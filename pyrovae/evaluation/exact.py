@@ -8,9 +8,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.common import evaluates, local_seed, require, require_number
+from pyrovae.common import device_of, evaluates, local_seed, require, require_number
 from pyrovae.evaluation.cubature import VANISHED, log_integral
-from pyrovae.evaluation.importance_sampling import CHUNK, CHUNK_OUTPUTS, DATA_CHUNK, check_args, device_of
+from pyrovae.evaluation.importance_sampling import CHUNK, CHUNK_OUTPUTS, DATA_CHUNK, check_args
 from pyrovae.objectives import states
 from pyrovae.programs import PARTICLES, Pair, has_real_support, log_joint, sample_sites
 

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.common import (
     Workers,
+    device_of,
     evaluates,
     generator_states,
     hides_progress,
@@ -229,13 +230,6 @@ def check_args(args: tuple[Tensor, ...]) -> None:
             require_finite(name, arg)
     require(len({len(arg) for arg in args}) == 1, f"arguments must have one length, got {[len(arg) for arg in args]}")
     require(len(args[0]) > 0, "x must hold at least one datum, got 0")
-
-
-def device_of(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
-    """Where the model's parameters lie, if it is a module or a module's method; else where the data lie."""
-    owner = getattr(model, "__self__", model)
-    parameter = next(owner.parameters(), None) if isinstance(owner, torch.nn.Module) else None
-    return args[0].device if parameter is None else parameter.device
 
 
 def pairs_at_a_time(model: Callable, guide: Callable, args: tuple[Tensor, ...], chunk_size: int | None) -> int:

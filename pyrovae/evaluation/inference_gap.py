@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.common import (
     InputError,
+    device_of,
     evaluates,
     hides_progress,
     local_seed,
@@ -25,7 +26,6 @@ from pyrovae.evaluation.importance_sampling import (
     DATA_CHUNK,
     Estimate,
     check_args,
-    device_of,
     log_marginal,
     pairs_at_a_time,
 )

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.nn.modules.batchnorm import _NormBase
 
-from pyrovae.common import InputError, Watch, evaluation_mode, kept_generators, require, warn
+from pyrovae.common import CapturedState, InputError, evaluation_mode, kept_generators, require, warn
 from pyrovae.programs.pair import PARTICLES, Pair, base_of, check_pair, is_masked, sample_sites
 from pyrovae.programs.random_choices import Redrawn, is_traced, owner_of
 from pyrovae.programs.supports import contains, described
@@ -130,7 +130,7 @@ def running_statistics(model: Callable, guide: Callable) -> list[tuple[dict, str
     except TypeError:
         known = {}
     if "statistics" not in known:
-        modules = [module for module in Watch((model, guide)).modules if isinstance(module, _NormBase)]
+        modules = [module for module in CapturedState((model, guide)).modules if isinstance(module, _NormBase)]
         names = ((module._buffers, name) for module in modules for name in module._buffers)
         known["statistics"] = [(container, name) for container, name in names if container[name] is not None]
     return known["statistics"]

@@ -23,7 +23,7 @@ from pyrovae.common import (
     set_all_states,
     warn,
 )
-from pyrovae.data import VALIDATION_CHUNK, Batch, Batches, generators_of, unscaled_in
+from pyrovae.data import VALIDATION_CHUNK, Batch, Batches, generators_of, scale_hint_of
 from pyrovae.programs import not_finite, run_pair
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.fingerprint import Identity
@@ -145,7 +145,7 @@ class Loop:
                 self._write()
         self._read()
         if position.count == 0:
-            large = unscaled_in(self.source, batch)
+            large = scale_hint_of(self.source, batch)
             raise InputError(f"{large}every step of epoch {position.epoch} was skipped: none had a finite gradient")
         lr = self.optimizer.param_groups[0]["lr"]
         self.scheduler.step()
@@ -275,7 +275,7 @@ class Loop:
 
     def _diverged(self, step: int, batch: Batch, detail: str) -> str:
         where = f"loss or gradient is not finite at epoch {self.position.epoch}, step {step} ({detail})"
-        return f"{unscaled_in(self.source, batch)}training diverged: {where}"
+        return f"{scale_hint_of(self.source, batch)}training diverged: {where}"
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float | None]:
@@ -300,7 +300,7 @@ class Loop:
             if isinstance(error, InputError) or not is_validation_error(error):
                 raise
             what = f"training diverged in epoch {self.position.epoch} ({first_line(error)})"
-            raise FloatingPointError(f"{unscaled_in(self.source, chunk)}{what}") from error
+            raise FloatingPointError(f"{scale_hint_of(self.source, chunk)}{what}") from error
         kl = terms.log_posterior - terms.log_prior
         return torch.tensor([terms.log_likelihood.sum().item(), kl.sum().item(), len(chunk[0])], dtype=torch.float64)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, Watch, all_states, derived_seed, require, set_all_states, warn
+from pyrovae.common import CapturedState, InputError, all_states, derived_seed, require, set_all_states, warn
 from pyrovae.training.checkpoints import check_versions
 from pyrovae.training.history import Position
 
@@ -91,14 +91,14 @@ def buffers_of(vae: object) -> dict[str, Tensor]:
     """All buffers, also those that a state_dict leaves out, and those of the modules that a plain pair is made from."""
     if isinstance(vae, nn.Module):
         return dict(vae.named_buffers())
-    return {f"{i} {name}": place[name] for i, (place, name) in enumerate(Watch((vae.model, vae.guide)).buffers)}
+    return {f"{i} {name}": place[name] for i, (place, name) in enumerate(CapturedState((vae.model, vae.guide)).buffers)}
 
 
 def modules_of(vae: object) -> list[nn.Module]:
     """Returns those that the pair is made from."""
     if isinstance(vae, nn.Module):
         return list(vae.modules())
-    return [thing for thing in Watch((vae.model, vae.guide))._seen.values() if isinstance(thing, nn.Module)]
+    return [thing for thing in CapturedState((vae.model, vae.guide)).objects if isinstance(thing, nn.Module)]
 
 
 @contextmanager
