@@ -61,7 +61,7 @@ def is_validation_error(error: BaseException) -> bool:
 
 
 def scale_hint(*args: object) -> str:
-    """Returns a hint to standardise data so large that networks overflow, to begin an error with; else an empty text."""
+    """Returns a hint to standardise data so large that networks overflow, for the start of an error; else no text."""
     for name, value in zip(("x", *"y" * len(args)), args, strict=False):
         if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() > 0:
             largest = value.detach().abs().max().item()
