@@ -26,7 +26,7 @@ class Workers:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and shows progress."""
+        """True for the one process that writes files and shows progress."""
         return self.rank == 0
 
     def share(self, rows: Tensor) -> Tensor:
@@ -84,6 +84,9 @@ def process_group() -> Iterator[Workers]:
     All of them must make the same calls with the same data. `fit` gives each process its rows of every batch;
     `evaluate` and the estimates of log p(x) give each its share of the data. All processes get the whole result. They
     communicate through gloo, and on GPUs through NCCL. Without torchrun, this process works alone.
+
+    Yields:
+        This process's `Workers`, with its `rank` and the number of processes, `size`.
 
     Example:
         >>> with pv.workers.process_group() as workers:

@@ -83,7 +83,7 @@ class Replay:
 
     @property
     def is_due(self) -> bool:
-        """Whether the next use must compare graph and program again: uses 16, 32, 64 and so on."""
+        """True if the next use must compare graph and program again, which uses 16, 32, 64 and so on must."""
         return self._uses + 1 >= RECHECK_FROM and (self._uses + 1) & self._uses == 0
 
     def compare(self, eager: Callable[[], Outcome], args: Sequence[Tensor]) -> tuple[Outcome, str | None]:

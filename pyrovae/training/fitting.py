@@ -174,7 +174,7 @@ def fit(
                 if is_validation_error(error) and scale_hint_of(data, first):
                     raise InputError(f"{scale_hint_of(data, first)}{error}") from error
                 raise
-            if one_epoch.smallest == 1:
+            if one_epoch.smallest_share == 1:
                 _check_batch_of_one(vae, elbos[1], first, batch_size)
         if compile == "auto":
             compile = all(compiles(elbo, epochs * (one_epoch.num_batches or 0)) for elbo in elbos.values())
