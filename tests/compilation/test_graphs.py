@@ -125,7 +125,7 @@ def python_random(x):
 
 
 def moving(function):
-    """A function of x and of how often it was called."""
+    """Returns a function of x and of the number of calls so far."""
     calls = []
 
     def moved(x):
@@ -178,7 +178,7 @@ def test_the_line_is_the_users():
 
 
 class Moving(nn.Module):
-    """A module whose value hangs on a buffer that it moves, and on draws."""
+    """A module whose value depends on a buffer that it moves, and on random draws."""
 
     def __init__(self):
         super().__init__()

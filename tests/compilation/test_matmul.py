@@ -21,7 +21,7 @@ PRODUCTS = {
 
 
 def test_products_rewritten_for_the_cpu_are_right_to_float32():
-    """All shapes in one compilation, with a bias and without, and of transposed factors."""
+    """One compilation has products of all shapes, with and without a bias, and of transposed factors."""
     factors = [(torch.randn(r, i), torch.randn(i, c), torch.randn(c)) for r, i, c in PRODUCTS.values()]
     transposed = [(left.t().contiguous().t(), right.t().contiguous().t(), bias) for left, right, bias in factors]
 
@@ -42,7 +42,7 @@ def test_products_rewritten_for_the_cpu_are_right_to_float32():
 
 
 def test_the_sizes_tested_reach_every_way_of_a_product():
-    """Which of the products above become loops, and which calls of oneDNN."""
+    """Some of the products above become loops, some calls of oneDNN, and some stay as they are."""
     found = {}
     for name, (rows, inner, columns) in PRODUCTS.items():
         left, right = torch.randn(rows, inner), torch.randn(inner, columns)

@@ -1,4 +1,4 @@
-"""What the tests of data share."""
+"""Fixtures that several tests of data share."""
 
 import pytest
 import torch

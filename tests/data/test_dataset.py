@@ -12,7 +12,7 @@ import pyrovae as pv
 
 
 def order_of(data: pv.Dataset, batches: list[tuple[Tensor, Tensor]]) -> list[int]:
-    """The index in `train_x` of each point of the batches, in turn."""
+    """Returns the index in `train_x` of each point of the batches, in turn."""
     index = {tuple(row): i for i, row in enumerate(data.train_x.tolist())}
     assert len(index) == len(data.train_x)
     return [index[tuple(row)] for x, _ in batches for row in x.tolist()]

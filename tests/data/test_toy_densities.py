@@ -28,7 +28,7 @@ import pyrovae as pv
 
 
 def log_density(name: str, x: Tensor) -> Tensor:
-    """In chunks that stay in the processor's cache."""
+    """Returns the log-density, computed in chunks that stay in the processor's cache."""
     density = pv.load(name, num_train=1, num_validation=0, num_test=1).log_density
     return torch.cat([density(chunk) for chunk in x.split(100 if name == "pinwheel" else 20_000)])
 
@@ -40,9 +40,9 @@ def gauss_legendre(low: float, high: float, num: int) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def quadrature(name: str) -> tuple[Tensor, Tensor]:
-    """Log-densities at the nodes of a rule for the plane, and the rule's weights.
+    """Returns the log-densities at the nodes of a quadrature rule for the plane, and the rule's weights.
 
-    Trapezoids on a square for the rings. The pinwheel's arms are thinner than a square grid can see at the outside:
+    The rings take trapezoids on a square. The pinwheel's outer arms are too thin for a square grid, so it takes
     trapezoids in the angle, over the turn after which it repeats (tested below), and Gauss-Legendre in the radius.
     """
     if name == "pinwheel":
@@ -84,14 +84,14 @@ def test_a_ring_has_the_log_density_of_the_mixture_written_by_hand(name):
 
 
 def pinwheel_map(u: Tensor, arm: Tensor) -> Tensor:
-    """x = R(angle) u, as the pinwheel is drawn; one point."""
+    """Returns x = R(angle) u for one point, as the pinwheel is drawn."""
     angle = 2 * math.pi * arm / NUM_ARMS + RATE * u[0].exp()
     rotation = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos())).reshape(2, 2)
     return rotation @ u
 
 
 def test_the_pinwheel_follows_the_change_of_variables_where_one_arm_dominates():
-    """By autograd's Jacobian, where the other preimages (the next is u_1 < 0, across the centre) count below 1e-7."""
+    """Autograd gives the Jacobian. Other preimages (the next has u_1 < 0, across the centre) count below 1e-7."""
     along, across = torch.linspace(0.9, 1.9, 16), torch.linspace(-0.13, 0.13, 9)
     u = torch.cartesian_prod(along, across).double()
     arm = torch.arange(len(u), dtype=torch.float64) % NUM_ARMS
@@ -108,7 +108,7 @@ def test_the_pinwheel_follows_the_change_of_variables_where_one_arm_dominates():
 
 @pytest.mark.parametrize("radius", [0.02, 0.1, 0.3, 0.7, 1.0, 1.5, 2.0, 2.4])
 def test_the_pinwheel_has_the_density_that_its_fourier_series_gives(radius):
-    """All preimages at once and no root is looked for: at a fixed radius, c_n = E[exp(-i n angle)] for u on that
+    """The series has all preimages at once and needs no root: at a fixed radius, c_n = E[exp(-i n angle)] for u on that
     circle, and the arms leave only every fifth n. This also covers the centre, where all the arms overlap.
     """
     a = torch.arange(4096, dtype=torch.float64) * (2 * math.pi / 4096)
@@ -125,8 +125,8 @@ def test_the_pinwheel_has_the_density_that_its_fourier_series_gives(radius):
 
 @pytest.mark.parametrize("radius", [1.8, 2.6, 3.4, 4.5, 6.0])
 def test_the_pinwheel_has_the_density_of_all_preimages_far_out(radius):
-    """Where the arms fold over themselves a point has many preimages, and the map turns back between them. Here they
-    are where sin of half the mismatch changes its sign, on a grid twenty times finer.
+    """A point has many preimages where the arms fold over themselves, and the map turns back between them. This test
+    finds them where the sine of half the mismatch changes its sign, on a grid twenty times finer.
     """
     a = np.linspace(-math.pi, math.pi, 20_481)
     angles = np.linspace(-3.0, 3.0, 8)
@@ -154,8 +154,8 @@ def test_the_pinwheel_has_the_density_of_all_preimages_far_out(radius):
 
 
 def test_a_histogram_of_pinwheel_draws_fits_the_density():
-    """Pearson's statistic over polar bins, against its mean and standard deviation. With the arms balanced to one,
-    the strata's four degrees of freedom are gone too.
+    """Pearson's statistic over polar bins has its mean and standard deviation. The arms are balanced to one point, so
+    the strata's four degrees of freedom are gone, too.
     """
     num_draws, num_sectors = 200_000, 8 * NUM_ARMS
     r_edges = torch.linspace(0.4, 1.8, 15, dtype=torch.float64)

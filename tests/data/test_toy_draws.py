@@ -59,7 +59,7 @@ def test_ring_draws_have_the_modes_frequencies_radius_and_spread(name):
 
 
 def unbend(x: Tensor, arm: Tensor) -> Tensor:
-    """u from x on a known arm. The iteration contracts where |u_2| rate exp(u_1) < 1, which is where the data are."""
+    """Returns u for x on a known arm. The iteration contracts if |u_2| rate exp(u_1) < 1, which holds for the data."""
     radius, angle = x.norm(dim=-1), torch.atan2(x[:, 1], x[:, 0]) - 2 * math.pi * arm / NUM_ARMS
     along = radius
     for _ in range(60):
