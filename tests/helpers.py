@@ -28,6 +28,26 @@ def suite_seed(number: int = 0) -> int:
     return number + 1_000 * BASE_SEED
 
 
+# Toy sets -------------------------------------------------------------------------------------------------------------
+
+# The toy sets' parameters, written out once more, so that a changed default is seen.
+RINGS = {"ring": (8, 3.0, 0.25), "four_clusters": (4, 1.0, 0.2)}  # number of modes, radius, standard deviation
+TOYS = (*RINGS, "pinwheel")
+NUM_ARMS, RADIAL_STD, TANGENTIAL_STD, RATE = 5, 0.3, 0.05, 0.25
+
+
+def centres(name: str) -> Tensor:
+    """The means of a ring's Gaussians, `(num_modes, 2)`."""
+    num_modes, radius, _ = RINGS[name]
+    angles = [2 * math.pi * k / num_modes for k in range(num_modes)]
+    return torch.tensor([[radius * math.cos(a), radius * math.sin(a)] for a in angles], dtype=torch.float64)
+
+
+def polar(radius: Tensor, angle: Tensor) -> Tensor:
+    """Points at this radius and angle, `(..., 2)`."""
+    return torch.stack((radius * angle.cos(), radius * angle.sin()), -1)
+
+
 # Models and data ------------------------------------------------------------------------------------------------------
 
 
@@ -125,26 +145,6 @@ def discrete_pair():
 
 def doubles(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
-
-
-# Toy sets -------------------------------------------------------------------------------------------------------------
-
-# The toy sets' parameters, written out once more, so that a changed default is seen.
-RINGS = {"ring": (8, 3.0, 0.25), "four_clusters": (4, 1.0, 0.2)}  # number of modes, radius, standard deviation
-TOYS = (*RINGS, "pinwheel")
-NUM_ARMS, RADIAL_STD, TANGENTIAL_STD, RATE = 5, 0.3, 0.05, 0.25
-
-
-def centres(name: str) -> Tensor:
-    """The means of a ring's Gaussians, `(num_modes, 2)`."""
-    num_modes, radius, _ = RINGS[name]
-    angles = [2 * math.pi * k / num_modes for k in range(num_modes)]
-    return torch.tensor([[radius * math.cos(a), radius * math.sin(a)] for a in angles], dtype=torch.float64)
-
-
-def polar(radius: Tensor, angle: Tensor) -> Tensor:
-    """Points at this radius and angle, `(..., 2)`."""
-    return torch.stack((radius * angle.cos(), radius * angle.sin()), -1)
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
