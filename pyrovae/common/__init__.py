@@ -33,13 +33,13 @@ from pyrovae.common.files import (
 from pyrovae.common.modes import evaluates, evaluation_mode
 from pyrovae.common.progress import hides_progress, progress_bar
 from pyrovae.common.rng import (
-    all_states,
+    all_generator_states,
     derived_seed,
     fixed_generators,
     generator_states,
     kept_generators,
     local_seed,
-    set_all_states,
+    set_all_generator_states,
     set_generator_states,
 )
 from pyrovae.common.workers import Workers, alone, process_group
@@ -49,7 +49,7 @@ __all__ = [
     "FolderInUse",
     "InputError",
     "Workers",
-    "all_states",
+    "all_generator_states",
     "alone",
     "check_folder",
     "check_unwritten",
@@ -81,7 +81,7 @@ __all__ = [
     "require_seed",
     "require_seeds",
     "scale_hint",
-    "set_all_states",
+    "set_all_generator_states",
     "set_generator_states",
     "shown",
     "warn",

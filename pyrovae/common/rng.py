@@ -41,7 +41,7 @@ def set_generator_states(states: list[Tensor]) -> None:
         torch.cuda.set_rng_state_all(states[1:])
 
 
-def all_states(generators: Sequence[torch.Generator] = ()) -> dict[str, object]:
+def all_generator_states(generators: Sequence[torch.Generator] = ()) -> dict[str, object]:
     """Returns the states of torch's, Python's and NumPy's generators and `generators`, as tensors and plain values."""
     name, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
@@ -52,8 +52,8 @@ def all_states(generators: Sequence[torch.Generator] = ()) -> dict[str, object]:
     }
 
 
-def set_all_states(states: dict[str, object], generators: Sequence[torch.Generator] = ()) -> None:
-    """Sets all generators to what `all_states` returned."""
+def set_all_generator_states(states: dict[str, object], generators: Sequence[torch.Generator] = ()) -> None:
+    """Sets all generators to what `all_generator_states` returned."""
     set_generator_states(states["torch"])
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -66,11 +66,11 @@ def set_all_states(states: dict[str, object], generators: Sequence[torch.Generat
 @contextmanager
 def kept_generators(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
     """After the block torch's, Python's and NumPy's generators, and `generators`, are as they were before it."""
-    states = all_states(generators)
+    states = all_generator_states(generators)
     try:
         yield
     finally:
-        set_all_states(states, generators)
+        set_all_generator_states(states, generators)
 
 
 @contextmanager

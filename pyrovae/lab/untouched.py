@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from pyrovae.common import CapturedState, all_states, set_all_states
+from pyrovae.common import CapturedState, all_generator_states, set_all_generator_states
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def untouched(*programs: Callable) -> Iterator[CapturedState]:
     those of closures and plain objects), modes, attributes. Parameters that are trained are not copied: the block must
     not step.
     """
-    watch, store, states = CapturedState(programs), pyro.get_param_store(), all_states()
+    watch, store, states = CapturedState(programs), pyro.get_param_store(), all_generator_states()
     values = [(tensor, tensor.detach().clone()) for tensor in watch.tensors() if not is_lazy(tensor)]
     leaves = [*watch.parameters(), *watch.tensors()]  # which pyro.param may set to take a gradient
     leaves += [value.unconstrained() for value in dict(store.items()).values()]
@@ -37,7 +37,7 @@ def untouched(*programs: Callable) -> Iterator[CapturedState]:
             for tensor, value in values:
                 if not _are_equal(tensor, value):  # what never moves (an expanded tensor, say) is not written
                     tensor.copy_(value)
-        set_all_states(states)
+        set_all_generator_states(states)
 
 
 def _are_equal(one: Tensor, other: Tensor) -> bool:

@@ -13,14 +13,14 @@ from tqdm.auto import tqdm
 from pyrovae.common import (
     InputError,
     Workers,
-    all_states,
+    all_generator_states,
     first_line,
     fixed_generators,
     is_validation_error,
     kept_generators,
     local_seed,
     require,
-    set_all_states,
+    set_all_generator_states,
     warn,
 )
 from pyrovae.data import VALIDATION_CHUNK, Batch, Batches, generators_of, scale_hint_of
@@ -183,10 +183,10 @@ class Loop:
         """The batches of this epoch that are left."""
         now = None
         if self.epoch_start is None:
-            self.epoch_start = all_states(self.generators)
+            self.epoch_start = all_generator_states(self.generators)
         else:  # an epoch that is gone on with has the same order, and what its batches drew moved the generators
-            now = all_states(self.generators)
-            set_all_states(self.epoch_start, self.generators)
+            now = all_generator_states(self.generators)
+            set_all_generator_states(self.epoch_start, self.generators)
         if isinstance(self.vae, nn.Module):
             self.vae.train()
         epoch = self.train()
@@ -195,7 +195,7 @@ class Loop:
         for _ in range(self.position.step):
             require(next(batches, None) is not None, "the data must be those of the checkpoint, and have fewer batches")
         if now is not None:
-            set_all_states(now, self.generators)
+            set_all_generator_states(now, self.generators)
         return batches
 
     def _step(self, index: int, batch: Batch) -> None:
@@ -347,7 +347,7 @@ class Loop:
     def write_checkpoint(self) -> None:
         if self.checkpoints is None:
             return
-        generators = self.workers.gathered((all_states(self.generators), self.epoch_start))
+        generators = self.workers.gathered((all_generator_states(self.generators), self.epoch_start))
         if self.workers.is_first:
             self.checkpoints.save({**state_of(self), "generators": generators})
 

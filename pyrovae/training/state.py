@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import CapturedState, InputError, all_states, derived_seed, require, set_all_states, warn
+from pyrovae.common import (
+    CapturedState,
+    InputError,
+    all_generator_states,
+    derived_seed,
+    require,
+    set_all_generator_states,
+    warn,
+)
 from pyrovae.training.checkpoints import check_versions
 from pyrovae.training.history import Position
 
@@ -72,9 +80,9 @@ def restore(loop: "Loop", state: dict) -> None:
 
 def _restore_generators(loop: "Loop", generators: list) -> None:
     now, start = generators[loop.workers.rank] if len(generators) == loop.workers.size else (None, None)
-    here = all_states(loop.generators)
+    here = all_generator_states(loop.generators)
     if now is not None and all(len(now[kind]) == len(here[kind]) for kind in ("torch", "own")):
-        set_all_states(now, loop.generators)
+        set_all_generator_states(now, loop.generators)
         loop.epoch_start = start
         return
     then = f"{len(generators)} processes with {len(generators[0][0]['torch'])} of torch's generators"
