@@ -1,7 +1,7 @@
 """Variational autoencoders as Pyro programs."""
 
 from pyrovae import objectives, plots
-from pyrovae.common import InputError
+from pyrovae.common import InputError, workers
 from pyrovae.data import Dataset, load
 from pyrovae.evaluation import (
     AnnealedEstimate,
@@ -99,4 +99,5 @@ __all__ = [
     "Run",
     "load_run",
     "InputError",
+    "workers",
 ]

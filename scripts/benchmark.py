@@ -31,13 +31,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyrovae as pv
 from pyrovae.cli.command_line import run_script
+from pyrovae.common import choose_device
 from pyrovae.common.errors import require, require_count
 from pyrovae.evaluation.importance_weights import bounds, jackknifed, log_mean, pareto_smoothed
 from pyrovae.evaluation.sampled_weights import sampled_log_weights
 from pyrovae.models.param_store import unique_name
 from pyrovae.programs.gate import Weights
 from pyrovae.runs.run import require_new
-from pyrovae.training.fitting import choose_device
 
 try:
     import jax

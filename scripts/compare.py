@@ -13,12 +13,11 @@ from pyro.infer import ELBO as PyroELBO
 
 import pyrovae as pv
 from pyrovae.cli.command_line import run_script
-from pyrovae.common import check_unwritten
+from pyrovae.common import check_unwritten, choose_device
 from pyrovae.common.errors import require
 from pyrovae.lab.reports import COMPARISON, write_comparison
 from pyrovae.objectives.registry import OBJECTIVES, from_text
 from pyrovae.runs.report import first_data
-from pyrovae.training.fitting import choose_device
 
 
 def main(

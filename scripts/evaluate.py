@@ -12,8 +12,8 @@ import tyro
 
 import pyrovae as pv
 from pyrovae.cli.command_line import run_script
-from pyrovae.common import check_unwritten
-from pyrovae.common.workers import Workers, device_of_worker
+from pyrovae.common import check_unwritten, choose_device, device_of_worker
+from pyrovae.common.workers import Workers
 from pyrovae.runs.report import (
     ESTIMATES,
     EVALUATION,
@@ -23,7 +23,6 @@ from pyrovae.runs.report import (
     write_estimates,
     write_evaluation,
 )
-from pyrovae.training.fitting import choose_device
 
 
 def main(

@@ -29,6 +29,26 @@ def suite_seed(number: int = 0) -> int:
     return number + 1_000 * BASE_SEED
 
 
+# Toy sets -------------------------------------------------------------------------------------------------------------
+
+# The toy sets' parameters, written out once more, so that a changed default is seen.
+RINGS = {"ring": (8, 3.0, 0.25), "four_clusters": (4, 1.0, 0.2)}  # number of modes, radius, standard deviation
+TOYS = (*RINGS, "pinwheel")
+NUM_ARMS, RADIAL_STD, TANGENTIAL_STD, RATE = 5, 0.3, 0.05, 0.25
+
+
+def centres(name: str) -> Tensor:
+    """The means of a ring's Gaussians, `(num_modes, 2)`."""
+    num_modes, radius, _ = RINGS[name]
+    angles = [2 * math.pi * k / num_modes for k in range(num_modes)]
+    return torch.tensor([[radius * math.cos(a), radius * math.sin(a)] for a in angles], dtype=torch.float64)
+
+
+def polar(radius: Tensor, angle: Tensor) -> Tensor:
+    """Points at this radius and angle, `(..., 2)`."""
+    return torch.stack((radius * angle.cos(), radius * angle.sin()), -1)
+
+
 # Models and data ------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +201,16 @@ def fake_images(num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     images = generator.integers(30, 226, size=(num, HEIGHT * WIDTH))
     images[:, :INDEX_BITS] = 255 * (np.arange(num)[:, None] // 2 ** np.arange(INDEX_BITS) % 2)
     return images.reshape(num, HEIGHT, WIDTH), generator.integers(0, 10, size=num)
+
+
+def grey_of(num: int, seed: int = 0) -> Tensor:
+    """The grey levels in the file, `(num, 1, HEIGHT, WIDTH)`."""
+    return torch.from_numpy(fake_images(num, seed)[0]).unsqueeze(1)
+
+
+def indices(x: Tensor) -> list[int]:
+    """The index that each fake image spells, which no binarisation changes."""
+    return (x.flatten(1)[:, :INDEX_BITS].long() * 2 ** torch.arange(INDEX_BITS)).sum(-1).tolist()
 
 
 def write_images(root: Path, name: str = "MNIST", seed: int = 0, nums: tuple[int, int] = (NUM_TRAIN, NUM_TEST)) -> Path:

@@ -1,7 +1,8 @@
-"""The ground of every other room: errors, random numbers, files, modes, worker processes."""
+"""Serves every other room: errors, random numbers, files, devices, worker processes, and the state of programs."""
 
 from pyrovae.common import workers
-from pyrovae.common.captured_state import Watch
+from pyrovae.common.captured_state import CapturedState
+from pyrovae.common.devices import choose_device, device_of, device_of_worker
 from pyrovae.common.errors import (
     InputError,
     first_line,
@@ -15,59 +16,62 @@ from pyrovae.common.errors import (
     require_number,
     require_seed,
     require_seeds,
+    scale_hint,
     shown,
-    unscaled,
     warn,
 )
 from pyrovae.common.files import (
-    Taken,
-    atomically,
+    FolderInUse,
     check_folder,
     check_unwritten,
+    exclusive_lock,
     existing_part,
-    flush_names,
-    held,
+    flush_renames,
+    write_atomically,
     write_text,
 )
 from pyrovae.common.modes import evaluates, evaluation_mode
+from pyrovae.common.progress import hides_progress, progress_bar
 from pyrovae.common.rng import (
-    all_states,
+    all_generator_states,
     derived_seed,
     fixed_generators,
     generator_states,
     kept_generators,
     local_seed,
-    set_all_states,
+    set_all_generator_states,
     set_generator_states,
 )
-from pyrovae.common.workers import Workers, alone, device_of_worker, hides_progress, process_group
+from pyrovae.common.workers import Workers, alone, process_group
 
 __all__ = [
-    "check_unwritten",
+    "CapturedState",
+    "FolderInUse",
     "InputError",
-    "Taken",
-    "Watch",
     "Workers",
-    "all_states",
+    "all_generator_states",
     "alone",
-    "atomically",
     "check_folder",
+    "check_unwritten",
+    "choose_device",
     "derived_seed",
+    "device_of",
     "device_of_worker",
     "evaluates",
     "evaluation_mode",
+    "exclusive_lock",
     "existing_part",
     "first_line",
     "fixed_generators",
-    "flush_names",
+    "flush_renames",
     "generator_states",
-    "held",
     "hides_progress",
     "is_out_of_memory",
     "is_validation_error",
     "kept_generators",
     "local_seed",
     "process_group",
+    "progress_bar",
     "require",
     "require_batch",
     "require_choice",
@@ -76,11 +80,12 @@ __all__ = [
     "require_number",
     "require_seed",
     "require_seeds",
-    "set_all_states",
+    "scale_hint",
+    "set_all_generator_states",
     "set_generator_states",
     "shown",
-    "unscaled",
     "warn",
     "workers",
+    "write_atomically",
     "write_text",
 ]

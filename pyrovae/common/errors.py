@@ -1,4 +1,4 @@
-"""Bad input is refused in one line that names the field, the rule and the value found."""
+"""Refuses bad input in one line that names the field, the rule and the value found, and reads the errors of others."""
 
 import math
 import re
@@ -12,34 +12,46 @@ import pyro.distributions
 import torch
 
 _DISTRIBUTIONS = tuple(str(Path(package.__file__).parent) for package in (torch.distributions, pyro.distributions))
-LARGE = 50.0  # beyond about a hundred the usual initial weights overflow, and well scaled data do not reach it
+# Beyond about a hundred the usual initial weights overflow, and data that are scaled well do not reach fifty.
+MAX_SCALED_VALUE = 50.0
 
 
 class InputError(ValueError):
-    """What the caller gave cannot be used; the message is one line. Scripts print it and exit with 2."""
+    """Says in one line why what the caller gave cannot be used. Scripts print the line and exit with 2.
+
+    Args:
+        message: The field, the rule and the value found. Line breaks become spaces.
+
+    Example:
+        >>> try:
+        ...     pv.load("spiral")
+        ... except pv.InputError as error:
+        ...     print(error)
+        dataset must be one of ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist; got 'spiral'
+    """
 
     def __init__(self, message: str) -> None:
-        # Pyro glues the shapes of a trace to whatever is raised inside a program; a value may hold line breaks.
+        # Pyro appends the shapes of a trace to any error raised inside a program, and a value may hold line breaks.
         super().__init__(" ".join(re.split(r"\s*\n\s*Trace Shapes:", message)[0].splitlines()))
 
 
 def first_line(error: Exception) -> str:
-    """What the error says, in one line; Pyro names the site in a first line that ends in a colon."""
+    """Returns the error's message in one line. Two lines are joined if the first ends in a colon, as Pyro's do."""
     lines = (str(error).strip() or type(error).__name__).splitlines()
     text = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
     return re.sub(r", but found invalid values:.*$", "", text.rstrip())[:300]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was no memory for a tensor, on a GPU or, of which torch makes a RuntimeError, on the CPU."""
+    """Returns whether there was no memory for a tensor, on a GPU or on the CPU, where torch raises a RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def is_validation_error(error: BaseException) -> bool:
     """Returns whether the error began with a distribution that refused the values of a parameter or of a draw.
 
-    That is how a training that has diverged shows. Any other error of a program, of a distribution that it gave wrong
-    shapes for one, is the program's own.
+    This is how a diverged training shows itself. Any other error of a program, such as a wrong shape that it gave to a
+    distribution, is the program's own.
     """
     while error.__cause__ is not None:
         error = error.__cause__
@@ -48,18 +60,18 @@ def is_validation_error(error: BaseException) -> bool:
     return within and isinstance(error, ValueError) and "invalid values" in str(error)
 
 
-def unscaled(*args: object) -> str:
-    """Returns what to say first when a run fails on data so large that networks overflow; of other data nothing."""
+def scale_hint(*args: object) -> str:
+    """Returns a hint to standardise data so large that networks overflow, for the start of an error; else no text."""
     for name, value in zip(("x", *"y" * len(args)), args, strict=False):
         if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() > 0:
             largest = value.detach().abs().max().item()
-            if largest > LARGE:
+            if largest > MAX_SCALED_VALUE:
                 return f"{name} reaches {largest:.3g}: standardise it; "
     return ""
 
 
 def warn(message: str) -> None:
-    """A UserWarning at the line of the user's own code that led here."""
+    """Gives a UserWarning that points at the line of the user's own code that led here."""
     packages, level, frame = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)), 1, sys._getframe()
     while frame is not None and frame.f_code.co_filename.startswith((*packages, "<")):
         frame, level = frame.f_back, level + 1
@@ -67,21 +79,22 @@ def warn(message: str) -> None:
 
 
 def require(condition: bool, message: str) -> None:
+    """Raises `InputError` unless the condition holds."""
     if not condition:
         raise InputError(message)
 
 
 def require_count(name: str, value: object, minimum: int = 1) -> None:
-    """`value` is a whole number and at least `minimum`."""
+    """Raises `InputError` unless `value` is a whole number of at least `minimum`, and below 2^63."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (whole and value >= minimum):
         raise InputError(f"{name} must be a whole number >= {minimum}, got {shown(value)}")
-    if value >= 2**63:  # beyond what torch takes
+    if value >= 2**63:  # torch takes no larger number
         raise InputError(f"{name} must be < 2^63, got {shown(value)}")
 
 
 def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """`x` is `(batch, *event_shape)` of the parameters' dtype, and not empty."""
+    """Raises `InputError` unless `x` is a tensor `(batch, *event_shape)` of the parameters' dtype, and not empty."""
     if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
         raise InputError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     require(x.dtype == dtype, f"x must be of {dtype}, as the parameters are, got {x.dtype}")
@@ -92,12 +105,12 @@ def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype) -
 
 
 def require_seed(seed: object) -> None:
-    """`seed` is one that torch's generators take."""
+    """Raises `InputError` unless torch's generators take `seed`."""
     require_count("seed", seed, 0)
 
 
 def require_seeds(seeds: Collection[object]) -> None:
-    """`seeds` are one or more, each another."""
+    """Raises `InputError` unless `seeds` holds one seed or more, all different."""
     require(len(seeds) > 0, "seeds must hold at least one, got none")
     for seed in seeds:
         require_seed(seed)
@@ -105,19 +118,19 @@ def require_seeds(seeds: Collection[object]) -> None:
 
 
 def shown(value: object) -> str:
-    """The value as an error shows it, in one short line."""
+    """Returns the value as an error shows it, in one short line."""
     try:
         text = repr(value)
-    except ValueError:  # a whole number of more digits than Python prints
+    except ValueError:  # a whole number with more digits than Python prints
         text = f"a whole number of more than {sys.get_int_max_str_digits()} digits"
     return " ".join(text.split())[:200]
 
 
 def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
-    """`value` is a finite number strictly between `above` and `below`."""
+    """Raises `InputError` unless `value` is a finite number strictly between `above` and `below`."""
     try:
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond the floats
+    except OverflowError:  # a whole number too large for a float
         number = False
     rule = (
         "a finite number"
@@ -128,11 +141,12 @@ def require_number(name: str, value: object, above: float = -math.inf, below: fl
 
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raises `InputError` unless `value` is one of `choices`."""
     require(isinstance(value, str) and value in choices, f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
 def require_finite(name: str, value: torch.Tensor) -> None:
-    """Every element of the floating-point tensor `value` is finite; the first that is not is named by its index."""
+    """Raises `InputError` unless every element of the tensor `value` is finite, and names the first that is not."""
     require(value.layout == torch.strided, f"{name} must be dense, got {value.layout}")
     finite = torch.isfinite(value)
     if not finite.all():

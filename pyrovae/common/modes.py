@@ -1,4 +1,4 @@
-"""Evaluation in `eval()` mode: dropout off, running statistics untouched, and every module's mode as it was after."""
+"""Evaluation in `eval()` mode: dropout off, running statistics untouched, and every module's mode restored after."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from torch import Tensor
 
-from pyrovae.common.captured_state import Watch
+from pyrovae.common.captured_state import CapturedState
 
 Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
 
@@ -15,8 +15,8 @@ Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
 def evaluates(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Makes `function` run with the modules that its arguments are made from in `eval()` mode.
 
-    A program need not be a module: modules are found in bound methods, partials, closures, attributes and globals, as
-    `watch.Watch` says. Each is in its own mode again when the function returns or raises.
+    A program need not be a module: `CapturedState` finds modules in bound methods, partials, closures, attributes and
+    globals. Each is in its own mode again when the function returns or raises.
     """
 
     @wraps(function)
@@ -31,14 +31,15 @@ def evaluates(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
 @contextmanager
 def evaluation_mode(*programs: object) -> Iterator[None]:
     """Within the block every module that the programs are made from is in `eval()` mode."""
-    modes = [(module, module.training) for module in Watch(programs).modules]
+    modes = [(module, module.training) for module in CapturedState(programs).modules]
     try:
         for module, training in modes:
             if training:
                 module.eval()
         yield
     finally:
-        # By `train`, which a module may have of its own, and then one by one: `train` sets the parts of a module, too.
+        # `train` is called because a module may define its own. It also sets the module's parts, so that afterwards
+        # each mode is set by itself.
         for module, training in modes:
             if training is not module.training:
                 module.train(training)

@@ -1,4 +1,4 @@
-"""Randomness that is local to a block: the caller's generators are as they were after it."""
+"""Seeds, and random numbers that are local to a block: afterwards the caller's generators are as they were before."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,10 @@ from torch import Tensor
 
 @contextmanager
 def local_seed(seed: int | None) -> Iterator[None]:
-    """Within the block torch's generators start from `seed`; with None they go on as they are, and stay advanced."""
+    """Within the block torch's generators start from `seed`, and afterwards they are as they were before.
+
+    With None they go on from where they are, and stay advanced.
+    """
     if seed is None:
         yield
         return
@@ -22,23 +25,24 @@ def local_seed(seed: int | None) -> Iterator[None]:
 
 
 def derived_seed(seed: int, purpose: str) -> int:
-    """A seed for one purpose, whose stream is not that of another purpose, another seed, or of `seed` itself."""
+    """Returns a seed for one purpose, whose stream is not that of another purpose, another seed, or `seed` itself."""
     return random.Random(f"pyrovae {seed} {purpose}").getrandbits(63)
 
 
 def generator_states() -> list[Tensor]:
-    """The states of torch's generators, on the CPU and on every GPU."""
+    """Returns the states of torch's generators, on the CPU and on every GPU."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
 def set_generator_states(states: list[Tensor]) -> None:
+    """Sets torch's generators to what `generator_states` returned."""
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state_all(states[1:])
 
 
-def all_states(generators: Sequence[torch.Generator] = ()) -> dict[str, object]:
-    """The states of torch's, Python's and NumPy's generators, and of these, as tensors and plain values."""
+def all_generator_states(generators: Sequence[torch.Generator] = ()) -> dict[str, object]:
+    """Returns the states of torch's, Python's and NumPy's generators and `generators`, as tensors and plain values."""
     name, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
         "torch": generator_states(),
@@ -48,7 +52,8 @@ def all_states(generators: Sequence[torch.Generator] = ()) -> dict[str, object]:
     }
 
 
-def set_all_states(states: dict[str, object], generators: Sequence[torch.Generator] = ()) -> None:
+def set_all_generator_states(states: dict[str, object], generators: Sequence[torch.Generator] = ()) -> None:
+    """Sets all generators to what `all_generator_states` returned."""
     set_generator_states(states["torch"])
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -60,17 +65,17 @@ def set_all_states(states: dict[str, object], generators: Sequence[torch.Generat
 
 @contextmanager
 def kept_generators(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
-    """What the block draws leaves torch's, Python's and NumPy's generators, and these, as they were before it."""
-    states = all_states(generators)
+    """After the block torch's, Python's and NumPy's generators, and `generators`, are as they were before it."""
+    states = all_generator_states(generators)
     try:
         yield
     finally:
-        set_all_states(states, generators)
+        set_all_generator_states(states, generators)
 
 
 @contextmanager
 def fixed_generators(seed: int, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
-    """Within the block all of them start from `seed`; after it they are as they were before."""
+    """Within the block all generators start from `seed`; after it they are as they were before."""
     with kept_generators(generators):
         torch.manual_seed(seed)
         random.seed(seed)

@@ -1,4 +1,4 @@
-"""Traces a function once and replays it as machine code. Knows neither a loss nor a VAE."""
+"""Traces a function of tensors once and replays it as machine code. Knows neither a loss nor a VAE."""
 
 from pyrovae.compilation.replay import Outcome, Replay
 

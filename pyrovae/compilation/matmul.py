@@ -1,4 +1,4 @@
-"""Matrix products of a graph as they are fastest on a CPU (measured in docs/performance.md)."""
+"""Rewrites the matrix products of a graph as they are fastest on a CPU (measured in docs/performance.md)."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,19 @@ from torch import fx
 
 aten = torch.ops.aten
 
-# Below these, in multiply-adds, a product costs less as a loop fused with its neighbours than as a call of a library.
-SKINNY, SKINNY_WORK = 4, 2**18
-ONEDNN_WORK = 4_000_000
+# A product with a dimension of at most MAX_LOOP_DIM, and of at most MAX_LOOP_WORK multiply-adds, costs less as a loop
+# that is fused with its neighbours than as a call of a library. From MIN_ONEDNN_WORK multiply-adds, oneDNN is fastest.
+MAX_LOOP_DIM, MAX_LOOP_WORK = 4, 2**18
+MIN_ONEDNN_WORK = 4_000_000
 
 
 def rewrite_products(module: fx.GraphModule) -> None:
-    """Matrix products as is fastest on a CPU (see docs/performance.md): a bias apart, where it is fused with what comes
-    next; thin ones as loops, which are fused too; large ones of a row-major left factor by oneDNN in strict float32."""
+    """Rewrites the matrix products of `module` in place.
+
+    - A bias is added apart from the product, so that the addition is fused with what comes next.
+    - A thin product becomes a loop, which is fused, too.
+    - A large product whose left factor is row-major is computed by oneDNN in strict float32.
+    """
     graph = module.graph
     for node in list(graph.nodes):
         if node.target is aten.addmm.default and not node.kwargs:
@@ -31,9 +36,9 @@ def rewrite_products(module: fx.GraphModule) -> None:
             (rows, inner), columns = left.shape, right.shape[1]
             work = rows * inner * columns
             with graph.inserting_before(node):
-                if 0 < min(rows, inner, columns) <= SKINNY and work <= SKINNY_WORK:
+                if 0 < min(rows, inner, columns) <= MAX_LOOP_DIM and work <= MAX_LOOP_WORK:
                     new = _as_loop(graph, *node.args, rows, inner, columns)
-                elif work >= ONEDNN_WORK and left.is_contiguous() and left.dtype is torch.float32 and _has_onednn():
+                elif work >= MIN_ONEDNN_WORK and left.is_contiguous() and left.dtype is torch.float32 and _has_onednn():
                     new = graph.call_function(torch.ops.pyrovae.matmul.default, node.args)
                 else:
                     continue
@@ -45,7 +50,7 @@ def rewrite_products(module: fx.GraphModule) -> None:
 
 
 def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: int, columns: int) -> fx.Node:
-    """The product as multiplications and a sum, over the dimension that keeps the long one innermost."""
+    """Returns the product as multiplications and a sum, with the loop over the long dimension innermost."""
 
     def call(target: Callable, *args: object) -> fx.Node:
         return graph.call_function(target, args)

@@ -1,4 +1,4 @@
-"""A program traced once and replayed, after it has been seen to do the same."""
+"""Replays a program that was traced once, after a check that the graph does what the program does."""
 
 import math
 import random
@@ -9,27 +9,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import Watch, generator_states, set_generator_states
-from pyrovae.compilation.graph import CannotTrace, Graph
+from pyrovae.common import CapturedState, generator_states, set_generator_states
+from pyrovae.compilation.graph import Graph
+from pyrovae.compilation.tracing import CannotTrace
 
 Outcome = tuple[Tensor | None, ...]
-RECHECK_FROM = 16
+RECHECK_FROM = 16  # the first use of a graph at which it is compared with the program again
 
-# How far a replay may be off, relatively: machine code rounds otherwise.
+# The relative difference that is allowed between a replay and the program, since machine code rounds differently.
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 
 class Replay:
-    """`function(*args)`, a program of tensors, as a graph that has been compared with it.
+    """Holds a program of tensors as a graph that has been compared with the eager program.
 
-    `eager()` runs the program on the very `args`; `programs` are what it is made from (a model, a guide), of which
-    module buffers are the graph's inputs, so that what moves them moves the real ones. The graph, run on the same
-    random numbers and from the same buffers, must give the same as the eager run to rounding: the first tensor in norm,
-    all others (gradients, of which many may be 0 but for rounding) in norm together, and every buffer. Else, and where
-    the program cannot be traced, `why` says so and `graph` is None.
+    The graph runs on the same random numbers and from the same buffers as the eager run, and must give the same to
+    rounding: the first tensor in norm, all others (gradients, many of which may be 0 but for rounding) in norm
+    together, and every buffer. If it does not, or if the program cannot be traced, `graph` is None and `why` says why.
 
-    `outcome` is what the graph gave, so that it does not matter to the bit at which steps it is compared (a run that
-    is resumed is compared at others); where there is no graph, it is what the eager run gave.
+    `outcome` is the result of the graph. It therefore does not matter to the bit at which steps the two are compared (a
+    resumed run compares them at other steps). Without a graph, `outcome` is the result of the eager run.
+
+    Args:
+        function: The program: takes tensors and returns a tuple of tensors and None.
+        args: The tensors to trace it with, and to compare the two runs on.
+        eager: Runs the program eagerly on the same `args`.
+        programs: What the program is made from (a model, a guide). The buffers of their modules are inputs of the
+            graph, so that a replay moves the real buffers.
+        names: Returns the names in Pyro's param store that the program uses, and is called after the eager run.
+        inductor: Whether the graph is compiled to machine code.
     """
 
     def __init__(
@@ -44,15 +52,15 @@ class Replay:
         self.graph: Graph | None = None
         self.why: str | None = None
         self._uses = 0
-        before, start = _values(Watch(programs).tensors()), generator_states()
+        before, start = _values(CapturedState(programs).tensors()), generator_states()
         self.outcome = eager()
-        self.watch = Watch(programs, names())
-        self._buffers = self.watch.buffers
-        end, after = generator_states(), _values(self.watch.tensors())
+        self._state = CapturedState(programs, names())
+        self._buffers = self._state.buffers
+        end, after = generator_states(), _values(self._state.tensors())
         try:
             graph = self._trace(function, args, before, inductor)
             after += _values([t for t in graph.outside if not (t.requires_grad or any(t is a for a, _ in after))])
-            _put(before)
+            _write(before)
             set_generator_states(start)
             replayed = graph(*args, *self._current_buffers())
             self.why = self._difference(replayed, end, after)
@@ -62,7 +70,7 @@ class Replay:
             self.why = str(error)
         finally:
             if self.graph is None:
-                _put(after)
+                _write(after)
                 set_generator_states(end)
 
     def __call__(self, *args: Tensor) -> Outcome:
@@ -70,30 +78,30 @@ class Replay:
         return self.graph(*args, *self._current_buffers())
 
     def change(self) -> str | None:
-        """What of the program has been replaced since the trace, or None."""
-        return self.watch.change() or (None if self.graph.fits() else "the memory layout of a parameter")
+        """Returns the name of a part of the program that has been replaced since the trace, or None."""
+        return self._state.change() or (None if self.graph.fits() else "the memory layout of a parameter")
 
     @property
     def is_due(self) -> bool:
-        """Whether another look at the eager program is due: at every power of two of uses, from 16 on."""
+        """True if the next use must compare graph and program again, which uses 16, 32, 64 and so on must."""
         return self._uses + 1 >= RECHECK_FROM and (self._uses + 1) & self._uses == 0
 
     def compare(self, eager: Callable[[], Outcome], args: Sequence[Tensor]) -> tuple[Outcome, str | None]:
-        """The outcome on `args`, and why the graph is no longer the same program as `eager()`, or None."""
+        """Returns the outcome on `args`, and why the graph is no longer the same program as `eager()`, or None."""
         self._uses += 1
-        tensors = self.watch.tensors()
+        tensors = self._state.tensors()
         before, start = _values(tensors), generator_states()
         self.outcome = eager()
         end, after = generator_states(), _values(tensors)
         why = "its graph failed"
         try:
-            _put(before)
+            _write(before)
             set_generator_states(start)
             replayed = self.graph(*args, *self._current_buffers())
             why = self._difference(replayed, end, after)
         finally:
             if why is not None:
-                _put(after)
+                _write(after)
                 set_generator_states(end)
         return (replayed if why is None else self.outcome), why
 
@@ -106,16 +114,16 @@ class Replay:
         python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
 
         def with_buffers(*values: Tensor) -> Outcome:
-            with _swapped(self._buffers, values[len(args) :]):
+            with _buffers_replaced(self._buffers, values[len(args) :]):
                 return function(*values[: len(args)])
 
         try:
-            _put(before)
+            _write(before)
             graph = Graph(with_buffers, [*args, *self._current_buffers()], inductor, len(self._buffers))
         finally:
-            change = self.watch.change()
+            change = self._state.change()
             if change is not None:
-                self.watch.restore()
+                self._state.restore()
             drew = random.getstate() != python or str(np.random.get_state()) != str(numpy)  # noqa: NPY002
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
@@ -126,7 +134,7 @@ class Replay:
         return graph
 
     def _difference(self, replayed: Outcome, end: list[Tensor], after: list[tuple[Tensor, Tensor]]) -> str | None:
-        """What differs beyond rounding, in words."""
+        """Returns what differs beyond rounding, in words, or None."""
         expected = self.outcome
         if not all(torch.equal(a, b) for a, b in zip(generator_states(), end, strict=True)):
             return "it draws other random numbers when it is replayed"
@@ -135,7 +143,7 @@ class Replay:
         tolerance = _TOLERANCES.get(expected[0].dtype, 0.1)
         size, off = _norms(expected[:1], replayed[:1])
         if not math.isfinite(size):
-            return None  # the eager run itself went wrong, and the caller will say so
+            return None  # the eager run itself failed, which the caller reports
         if not off <= tolerance * (1 + size):
             return f"its value is off by {off:.3g} of {size:.3g} when it is replayed"
         norm, off = _norms(expected[1:], replayed[1:])
@@ -143,12 +151,12 @@ class Replay:
             return f"its gradient is off by {off:.3g} of {norm:.3g} when it is replayed"
         for moved, value in after:
             if not torch.allclose(moved.double(), value.double(), rtol=tolerance, atol=tolerance, equal_nan=True):
-                return "it moves a buffer or another tensor otherwise when it is replayed"
+                return "it moves a buffer or another tensor differently when it is replayed"
         return None
 
 
 def _norms(expected: Outcome, replayed: Outcome) -> tuple[float, float]:
-    """The norm of all that was expected, and of its distance to what came."""
+    """Returns the norm of all expected tensors together, and that of their difference from the replayed ones."""
     pairs = [(a.double(), b.double()) for a, b in zip(expected, replayed, strict=True) if a is not None]
     norm = math.sqrt(sum(a.square().sum().item() for a, _ in pairs))
     return norm, math.sqrt(sum((a - b).square().sum().item() for a, b in pairs))
@@ -156,19 +164,24 @@ def _norms(expected: Outcome, replayed: Outcome) -> tuple[float, float]:
 
 @torch.no_grad()
 def _values(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Returns each tensor with a copy of it."""
     return [(tensor, tensor.detach().clone()) for tensor in tensors]
 
 
 @torch.no_grad()
-def _put(values: list[tuple[Tensor, Tensor]]) -> None:
+def _write(values: list[tuple[Tensor, Tensor]]) -> None:
+    """Gives each tensor the value that `_values` kept of it."""
     for tensor, value in values:
-        if not torch.equal(tensor, value):  # what never moves (an expanded tensor, say) is not written
+        if not torch.equal(tensor, value):  # a tensor that never moves (an expanded one, say) must not be written to
             tensor.copy_(value)
 
 
 @contextmanager
-def _swapped(places: list[tuple[dict, str]], values: Sequence[Tensor]):
-    """Module buffers replaced by `values`. A program that puts a new tensor in a buffer's place is refused."""
+def _buffers_replaced(places: list[tuple[dict, str]], values: Sequence[Tensor]):
+    """Within the block `values` replace module buffers.
+
+    Raises `CannotTrace` if the program puts a new tensor in the place of a buffer.
+    """
     kept = [container[name] for container, name in places]
     for (container, name), value in zip(places, values, strict=True):
         container[name] = value

@@ -1,7 +1,10 @@
-"""Data sets and their batches."""
+"""Data sets in memory, and the batches of an epoch."""
 
-from pyrovae.data.batches import VALIDATION_CHUNK, Batch, Batches, batches_of, first_batch, generators_of, unscaled_in
-from pyrovae.data.dataset import BINARIZE, DATASETS, IMAGE_SETS, NUM_CLASSES, Dataset, load
+from pyrovae.data.batches import VALIDATION_CHUNK, Batch, Batches, batches_of, first_batch, generators_of, scale_hint_of
+from pyrovae.data.dataset import Dataset
+from pyrovae.data.image_files import IMAGE_SETS
+from pyrovae.data.loading import DATASETS, NUM_CLASSES, load
+from pyrovae.data.pixels import BINARIZE
 
 __all__ = [
     "BINARIZE",
@@ -16,5 +19,5 @@ __all__ = [
     "first_batch",
     "generators_of",
     "load",
-    "unscaled_in",
+    "scale_hint_of",
 ]

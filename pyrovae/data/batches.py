@@ -1,55 +1,72 @@
-"""Where batches come from: a data set, a tensor or an iterable of the caller's, checked and on the device."""
+"""Makes the batches of an epoch from a data set, a tensor or an iterable: checked, and on the device."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, Workers, fixed_generators, require, require_finite, unscaled
+from pyrovae.common import InputError, Workers, fixed_generators, require, require_finite, scale_hint
 from pyrovae.data.dataset import Dataset
 
 VALIDATION_CHUNK = 1_024
-FIRST_SEED = 0
+FIRST_BATCH_SEED = 0
 
-Batch = tuple[Tensor, ...]  # x, and what a conditional VAE is conditioned on
+Batch = tuple[Tensor, ...]  # x, and the conditions of a conditional VAE
 
 
 def generators_of(source: object) -> list[torch.Generator]:
-    """Those of its own from which a DataLoader, or its sampler, draws."""
+    """Returns the generators that a DataLoader or its samplers own and draw from."""
     sampler, batch_sampler = getattr(source, "sampler", None), getattr(source, "batch_sampler", None)
     owners = (source, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
     found = (getattr(owner, "generator", None) for owner in owners)
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
-def unscaled_in(source: object, batch: Batch) -> str:
-    """Returns what to say first when a run on `source` fails: that its data, or those of the batch, are too large."""
+def scale_hint_of(source: object, batch: Batch) -> str:
+    """Returns the `scale_hint` of the data that a run on `source` failed on, or that of the batch."""
     whole = source.arguments("train") if isinstance(source, Dataset) else (source,)
-    return unscaled(*whole) or unscaled(*batch)
+    return scale_hint(*whole) or scale_hint(*batch)
 
 
 class Epoch:
-    """One epoch's batches; where it is known, how many there are, and the fewest data that this process has of one."""
+    """Yields the batches of one epoch.
 
-    def __init__(self, batches: Iterator[Batch], num_batches: int | None, smallest: int | None = None) -> None:
-        self.batches, self.num_batches, self.smallest = batches, num_batches, smallest
+    Args:
+        batches: The batches.
+        num_batches: The number of batches, or None if it is unknown.
+        smallest_share: The smallest number of data that this process has of a batch, or None if it is unknown.
+    """
+
+    def __init__(self, batches: Iterator[Batch], num_batches: int | None, smallest_share: int | None = None) -> None:
+        self.batches, self.num_batches, self.smallest_share = batches, num_batches, smallest_share
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches
 
 
-Batches = Callable[[], Epoch]
+Batches = Callable[[], Epoch]  # starts a new epoch
 
 
 def first_batch(batches: Batches, generators: Sequence[torch.Generator]) -> tuple[Epoch, Batch]:
-    """Returns an epoch and its first batch, the same at every call unless the data draw from elsewhere."""
-    with fixed_generators(FIRST_SEED, generators):
+    """Returns an epoch and its first batch, the same at every call unless the data draw from other generators."""
+    with fixed_generators(FIRST_BATCH_SEED, generators):
         epoch = batches()
         return epoch, next(iter(epoch))
 
 
 def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> tuple[Batches, Batches | None]:
-    """What yields the batches of an epoch, on the device and checked: for training, and for validation or None."""
+    """Returns the batches for training and those for validation, or None, checked and on the device.
+
+    Args:
+        vae: The pair. Its `num_conditions` says how many conditions a batch has, and its `check_data` checks a batch.
+        data: A `Dataset`, a tensor or an iterable of batches.
+        validation: A tensor or an iterable of batches; None stands for the validation data of a `Dataset`.
+        batch_size: The number of data in a training batch, which an iterable of batches decides itself.
+        device: The device that batches are moved to.
+
+    Raises:
+        InputError: If data cannot be used. Batches of an iterable are checked when they come.
+    """
     num_args = 1 + getattr(vae, "num_conditions", 0)
     if isinstance(data, Dataset):
         for split in ("train", "validation"):
@@ -68,8 +85,9 @@ def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> 
 
 
 def _batches(
-    vae, name: str, source: Tensor | Iterable, num_args: int, batch_size: int, device, shuffle: bool
+    vae, name: str, source: Tensor | Iterable, num_args: int, batch_size: int, device: torch.device, shuffle: bool
 ) -> Batches:
+    """Returns the batches of a tensor or an iterable; `name` is that of the argument, for errors."""
     if isinstance(source, Tensor):
         _check_data(vae, (source,))
         Workers().check_same(name, [source])
@@ -97,13 +115,13 @@ def _batches(
 
     try:
         num_batches = len(source)
-    except TypeError:  # also of a DataLoader, if its data have no length
+    except TypeError:  # a DataLoader has a `__len__`, and raises this if its data have no length
         num_batches = None
     return lambda: Epoch(checked(), num_batches)
 
 
 def _shuffled(take: Callable[[Tensor], Batch], num_data: int, batch_size: int) -> Batches:
-    """`take(rows)` of this process's rows of every batch, in an order that all processes share."""
+    """Returns batches in a random order that all processes share; `take` gets this process's rows of each batch."""
     workers = Workers()
     smallest = min(batch_size, num_data)
     require(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import Workers, evaluates, hides_progress, local_seed
+from pyrovae.common import Workers, device_of, evaluates, hides_progress, local_seed
 from pyrovae.evaluation.annealed_chains import AnnealedChains, AnnealedEstimate
-from pyrovae.evaluation.chunks import check_args, device_of, pairs_at_a_time
+from pyrovae.evaluation.chunks import check_args, pairs_at_a_time
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.hmc import AnnealedHMC, unconstrained
 from pyrovae.programs import simulated

@@ -10,8 +10,8 @@ from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import InputError, evaluates, hides_progress, local_seed, require, require_count
-from pyrovae.evaluation.chunks import check_args, device_of, in_chunks
+from pyrovae.common import InputError, device_of, evaluates, hides_progress, local_seed, require, require_count
+from pyrovae.evaluation.chunks import check_args, in_chunks
 from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites
 
 SIGNIFICANCE = 0.01

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-import torch
 from torch import Tensor
 
-from pyrovae.common import is_out_of_memory, local_seed, require, require_count, require_finite
+from pyrovae.common import device_of, is_out_of_memory, local_seed, require, require_count, require_finite
 from pyrovae.programs import Pair, gate
 
 DATA_PER_CHUNK = 128
@@ -30,13 +29,6 @@ def check_args(args: tuple[Tensor, ...]) -> None:
 def check_compile(compile: bool | str) -> None:
     """Raises `InputError` unless `compile` is True, False or "auto"."""
     require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
-
-
-def device_of(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
-    """Returns the device of the model's parameters if it is a module or a module's method, else that of the data."""
-    owner = getattr(model, "__self__", model)
-    parameter = next(owner.parameters(), None) if isinstance(owner, torch.nn.Module) else None
-    return args[0].device if parameter is None else parameter.device
 
 
 def in_chunks(args: tuple[Tensor, ...], size: int) -> Iterable[tuple[Tensor, ...]]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import evaluates, hides_progress, local_seed, require, require_count
-from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, check_args, device_of, in_chunks, pairs_at_a_time
+from pyrovae.common import device_of, evaluates, hides_progress, local_seed, require, require_count
+from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, check_args, in_chunks, pairs_at_a_time
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.programs import Pair, gate, log_joint, pair_at, run_pair
 

@@ -8,9 +8,9 @@ import torch
 from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
 from torch import Tensor
 
-from pyrovae.common import derived_seed, evaluates, local_seed, require, require_count, require_seed
+from pyrovae.common import derived_seed, device_of, evaluates, local_seed, require, require_count, require_seed
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal
-from pyrovae.evaluation.chunks import check_args, check_in_parts, device_of, in_chunks
+from pyrovae.evaluation.chunks import check_args, check_in_parts, in_chunks
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evaluation_table import Evaluation, Measured
 from pyrovae.evaluation.importance_sampling import importance_bound, log_marginal

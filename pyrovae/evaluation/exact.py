@@ -8,15 +8,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.common import evaluates, local_seed, require, require_number
-from pyrovae.evaluation.chunks import (
-    DATA_PER_CHUNK,
-    OUTPUTS_PER_CHUNK,
-    PAIRS_PER_CHUNK,
-    check_args,
-    device_of,
-    in_chunks,
-)
+from pyrovae.common import device_of, evaluates, local_seed, require, require_number
+from pyrovae.evaluation.chunks import DATA_PER_CHUNK, OUTPUTS_PER_CHUNK, PAIRS_PER_CHUNK, check_args, in_chunks
 from pyrovae.evaluation.cubature import VANISHED, log_integral
 from pyrovae.programs import PARTICLES, Pair, enumerated_states, has_real_support, log_joint, sample_sites
 

@@ -7,9 +7,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import evaluates, hides_progress, require, require_count, require_finite, require_number, warn
+from pyrovae.common import (
+    device_of,
+    evaluates,
+    hides_progress,
+    require,
+    require_count,
+    require_finite,
+    require_number,
+    warn,
+)
 from pyrovae.evaluation.best_gaussian import STEPS_PER_ROUND, BestGaussian, fit_best_gaussian, guide_gaussian
-from pyrovae.evaluation.chunks import DATA_PER_CHUNK, check_args, device_of, in_chunks, pairs_at_a_time
+from pyrovae.evaluation.chunks import DATA_PER_CHUNK, check_args, in_chunks, pairs_at_a_time
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.evaluation.importance_sampling import log_marginal
 

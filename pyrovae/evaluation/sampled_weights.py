@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.common import (
     Workers,
+    device_of,
     generator_states,
     hides_progress,
     is_out_of_memory,
@@ -25,7 +26,6 @@ from pyrovae.evaluation.chunks import (
     check_args,
     check_compile,
     check_in_parts,
-    device_of,
     pairs_at_a_time,
 )
 from pyrovae.programs import gate, guide_draws, pair_at, run_pair

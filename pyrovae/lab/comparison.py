@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from pyrovae.common import (
     InputError,
     derived_seed,
+    device_of,
     hides_progress,
     local_seed,
     require,
@@ -24,7 +25,7 @@ from pyrovae.common import (
     require_seed,
     shown,
 )
-from pyrovae.evaluation import Estimate, check_args, device_of, log_marginal
+from pyrovae.evaluation import Estimate, check_args, log_marginal
 from pyrovae.lab.costs import clock, compiled_seconds, median, saved_bytes
 from pyrovae.lab.gap_to_log_px import is_bound, no_log_px, not_its_bound
 from pyrovae.lab.gradient_moments import Gradient, Moments

@@ -16,22 +16,24 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyrovae.common import (
+    FolderInUse,
     InputError,
-    Taken,
-    atomically,
     check_folder,
+    choose_device,
     derived_seed,
-    held,
+    device_of,
+    exclusive_lock,
     hides_progress,
     local_seed,
     require,
     require_choice,
     require_count,
     require_seeds,
+    write_atomically,
     write_text,
 )
 from pyrovae.data import Dataset, batches_of
-from pyrovae.evaluation import Estimate, active_units, check_args, device_of, log_marginal
+from pyrovae.evaluation import Estimate, active_units, check_args, log_marginal
 from pyrovae.lab.learning_curve import LearningCurve, read_curve
 from pyrovae.lab.race_result import Race, RaceRun
 from pyrovae.objectives import resolve
@@ -39,7 +41,6 @@ from pyrovae.programs import gate
 from pyrovae.training import (
     Checkpoints,
     History,
-    choose_device,
     compiles,
     digest,
     fit,
@@ -144,7 +145,7 @@ class _Racer:
                 for key in list(left):
                     try:
                         done[key] = self._run(*key)
-                    except Taken:
+                    except FolderInUse:
                         continue
                     left.remove(key)
                     bar.update()
@@ -168,7 +169,7 @@ class _Racer:
         whether it was another model's or had other settings."""
         folder = self.folder / f"{_slug(name)}-seed{seed}-{epochs}epochs"
         result = folder / f"log_px_{len(self.held_out[0])}x{self.num_samples}.pt"
-        with held(folder / "race.lock"), self._start(name, seed) as vae:
+        with exclusive_lock(folder / "race.lock"), self._start(name, seed) as vae:
             curve = LearningCurve(folder / "curve.jsonl", vae, self.held_out, epochs, seed)
             history = fit(
                 vae,
@@ -184,7 +185,7 @@ class _Racer:
             )
             if not result.exists():
                 content = self._measured(vae, seed) | {"seconds": sum(history.seconds), "data": self.fingerprint}
-                atomically(result, lambda path: torch.save(content, path))
+                write_atomically(result, lambda path: torch.save(content, path))
         return self._read(name, seed, epochs, folder, result)
 
     def _compiles(self, name: str) -> bool:
@@ -233,12 +234,12 @@ class _Racer:
         path, seconds = self.folder / "step_seconds.json", None
         while seconds is None:
             try:
-                with held(self.folder / "step_seconds.lock"):
+                with exclusive_lock(self.folder / "step_seconds.lock"):
                     seconds = self._known_seconds(path)
                     if any(key not in seconds for key in self.timed):
                         seconds = self._step_seconds(seconds)
                         write_text(path, json.dumps(seconds, indent=2) + "\n")
-            except Taken:
+            except FolderInUse:
                 time.sleep(WAIT)
         of_each = dict(zip(self.objectives, (seconds[key] for key in self.timed), strict=True))
         first = next(iter(of_each.values()))

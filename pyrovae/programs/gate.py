@@ -13,7 +13,7 @@ from typing import Protocol
 import pyro
 from torch.nn.modules.batchnorm import _NormBase
 
-from pyrovae.common import Watch, evaluation_mode, kept_generators, require
+from pyrovae.common import CapturedState, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
 from pyrovae.programs.coverage import check_no_zero_weights, never_drawn
 from pyrovae.programs.pair import Pair
@@ -127,7 +127,7 @@ def running_statistics(model: Callable, guide: Callable) -> list[tuple[dict, str
     except TypeError:
         known = {}
     if "statistics" not in known:
-        modules = [module for module in Watch((model, guide)).modules if isinstance(module, _NormBase)]
+        modules = [module for module in CapturedState((model, guide)).modules if isinstance(module, _NormBase)]
         names = ((module._buffers, name) for module in modules for name in module._buffers)
         known["statistics"] = [(container, name) for container, name in names if container[name] is not None]
     return known["statistics"]

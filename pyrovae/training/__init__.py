@@ -4,7 +4,7 @@ from pyrovae.training import schedules
 from pyrovae.training.checkpoints import LOCK, Checkpoints
 from pyrovae.training.compiled_svi import CompiledLoss, CompiledSVI
 from pyrovae.training.fingerprint import digest
-from pyrovae.training.fitting import choose_device, compiles, fit, gradients_of, trained_parameters
+from pyrovae.training.fitting import compiles, fit, gradients_of, trained_parameters
 from pyrovae.training.history import History
 from pyrovae.training.loop import NONFINITE
 from pyrovae.training.optimizers import LR_SCHEDULES, make_optimizer
@@ -21,7 +21,6 @@ __all__ = [
     "NONFINITE",
     "SCHEDULES",
     "check_fits",
-    "choose_device",
     "compiles",
     "digest",
     "fit",

@@ -10,7 +10,16 @@ from pathlib import Path
 import pyro
 import torch
 
-from pyrovae.common import InputError, existing_part, flush_names, held, require, require_count, require_number, warn
+from pyrovae.common import (
+    InputError,
+    exclusive_lock,
+    existing_part,
+    flush_renames,
+    require,
+    require_count,
+    require_number,
+    warn,
+)
 
 FORMAT = 1
 LOCK = ".lock"
@@ -63,8 +72,8 @@ class Checkpoints:
         return [path for path in (self.folder / CURRENT, self.folder / PREVIOUS) if path.exists()]
 
     def held(self) -> AbstractContextManager[None]:
-        """Within the block no other training may write to the folder. Raises `Taken` where one does already."""
-        return held(self.folder / LOCK)
+        """Within the block no other training may write to the folder. Raises `FolderInUse` where one does already."""
+        return exclusive_lock(self.folder / LOCK)
 
     def is_due(self) -> bool:
         return time.monotonic() - self._written >= self.seconds
@@ -90,7 +99,7 @@ class Checkpoints:
             self._keep(current)
         self._damaged.clear()
         os.replace(temporary, current)
-        flush_names(self.folder)
+        flush_renames(self.folder)
         self._written = time.monotonic()
 
     def _keep(self, current: Path) -> None:

@@ -12,7 +12,7 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, first_line, is_validation_error, require, unscaled, warn
+from pyrovae.common import InputError, first_line, is_validation_error, require, scale_hint, warn
 from pyrovae.compilation import Outcome, Replay
 from pyrovae.objectives import ELBO, Objective
 from pyrovae.programs import gate, not_finite
@@ -36,7 +36,7 @@ class CompiledLoss:
     - The first batch of each shape runs eagerly, validated, and so does every step whose number is a power of two, from
       16 on; the graph on the same random numbers must give the same loss, gradients and buffers (see `Replay`).
     - When the pair changes (a parameter replaced or frozen, `train()`, a number in an attribute, a closure or a global:
-      see `Watch`), it is traced again.
+      see `CapturedState`), it is traced again.
     - What cannot be traced (control flow on values, Python's random numbers, attributes that it assigns), and all ELBOs
       of Pyro's own, go on eagerly, with one warning that says why; so do calls within Pyro's handlers, without one.
     - Values that a graph cannot see are not validated: data after the first batch are trusted.
@@ -223,7 +223,7 @@ class CompiledSVI:
             loss = self.compiled.loss_and_grads(*args, **kwargs)[0].item()
         except ValueError as error:
             # A distribution refuses its parameters in the steps that Pyro runs; other errors are the program's own.
-            large = unscaled(*args) if is_validation_error(error) else ""
+            large = scale_hint(*args) if is_validation_error(error) else ""
             if large and isinstance(error, InputError):
                 raise InputError(f"{large}{error}") from error
             finite = all(bool(parameter.isfinite().all()) for parameter in self.compiled.parameters)

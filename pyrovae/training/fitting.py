@@ -18,6 +18,7 @@ from pyrovae.common import (
     InputError,
     Workers,
     check_folder,
+    choose_device,
     derived_seed,
     hides_progress,
     is_validation_error,
@@ -30,7 +31,7 @@ from pyrovae.common import (
     require_seed,
     shown,
 )
-from pyrovae.data import Batch, Dataset, batches_of, first_batch, generators_of, unscaled_in
+from pyrovae.data import Batch, Dataset, batches_of, first_batch, generators_of, scale_hint_of
 from pyrovae.objectives import DifferentiableELBO, check_objective, resolve
 from pyrovae.training import schedules
 from pyrovae.training.checkpoints import Checkpoints
@@ -170,10 +171,10 @@ def fit(
                 for elbo in elbos.values():
                     parameters = trained_parameters(vae, elbo, first)
             except InputError as error:
-                if is_validation_error(error) and unscaled_in(data, first):
-                    raise InputError(f"{unscaled_in(data, first)}{error}") from error
+                if is_validation_error(error) and scale_hint_of(data, first):
+                    raise InputError(f"{scale_hint_of(data, first)}{error}") from error
                 raise
-            if one_epoch.smallest == 1:
+            if one_epoch.smallest_share == 1:
                 _check_batch_of_one(vae, elbos[1], first, batch_size)
         if compile == "auto":
             compile = all(compiles(elbo, epochs * (one_epoch.num_batches or 0)) for elbo in elbos.values())
@@ -318,17 +319,6 @@ def _by_first_epoch(objective, settings: dict[str, object], epochs: int) -> dict
 def _shown(epoch: int, elbo: ELBO) -> str:
     text = repr(elbo) if isinstance(elbo, DifferentiableELBO) else type(elbo).__name__
     return text if epoch == 1 else f"{text} from epoch {epoch}"
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """The device by name; `"auto"` is a GPU where there is one. Raises `InputError` on one that is not here."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=torch.device(device)).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise InputError(f"device must be auto or one that torch can use here, got {device!r}") from error
-    return torch.device(device)
 
 
 def trained_parameters(vae, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:

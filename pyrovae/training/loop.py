@@ -13,17 +13,17 @@ from tqdm.auto import tqdm
 from pyrovae.common import (
     InputError,
     Workers,
-    all_states,
+    all_generator_states,
     first_line,
     fixed_generators,
     is_validation_error,
     kept_generators,
     local_seed,
     require,
-    set_all_states,
+    set_all_generator_states,
     warn,
 )
-from pyrovae.data import VALIDATION_CHUNK, Batch, Batches, generators_of, unscaled_in
+from pyrovae.data import VALIDATION_CHUNK, Batch, Batches, generators_of, scale_hint_of
 from pyrovae.programs import not_finite, run_pair
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.fingerprint import Identity
@@ -145,7 +145,7 @@ class Loop:
                 self._write()
         self._read()
         if position.count == 0:
-            large = unscaled_in(self.source, batch)
+            large = scale_hint_of(self.source, batch)
             raise InputError(f"{large}every step of epoch {position.epoch} was skipped: none had a finite gradient")
         lr = self.optimizer.param_groups[0]["lr"]
         self.scheduler.step()
@@ -183,10 +183,10 @@ class Loop:
         """The batches of this epoch that are left."""
         now = None
         if self.epoch_start is None:
-            self.epoch_start = all_states(self.generators)
+            self.epoch_start = all_generator_states(self.generators)
         else:  # an epoch that is gone on with has the same order, and what its batches drew moved the generators
-            now = all_states(self.generators)
-            set_all_states(self.epoch_start, self.generators)
+            now = all_generator_states(self.generators)
+            set_all_generator_states(self.epoch_start, self.generators)
         if isinstance(self.vae, nn.Module):
             self.vae.train()
         epoch = self.train()
@@ -195,7 +195,7 @@ class Loop:
         for _ in range(self.position.step):
             require(next(batches, None) is not None, "the data must be those of the checkpoint, and have fewer batches")
         if now is not None:
-            set_all_states(now, self.generators)
+            set_all_generator_states(now, self.generators)
         return batches
 
     def _step(self, index: int, batch: Batch) -> None:
@@ -275,7 +275,7 @@ class Loop:
 
     def _diverged(self, step: int, batch: Batch, detail: str) -> str:
         where = f"loss or gradient is not finite at epoch {self.position.epoch}, step {step} ({detail})"
-        return f"{unscaled_in(self.source, batch)}training diverged: {where}"
+        return f"{scale_hint_of(self.source, batch)}training diverged: {where}"
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float | None]:
@@ -300,7 +300,7 @@ class Loop:
             if isinstance(error, InputError) or not is_validation_error(error):
                 raise
             what = f"training diverged in epoch {self.position.epoch} ({first_line(error)})"
-            raise FloatingPointError(f"{unscaled_in(self.source, chunk)}{what}") from error
+            raise FloatingPointError(f"{scale_hint_of(self.source, chunk)}{what}") from error
         kl = terms.log_posterior - terms.log_prior
         return torch.tensor([terms.log_likelihood.sum().item(), kl.sum().item(), len(chunk[0])], dtype=torch.float64)
 
@@ -347,7 +347,7 @@ class Loop:
     def write_checkpoint(self) -> None:
         if self.checkpoints is None:
             return
-        generators = self.workers.gathered((all_states(self.generators), self.epoch_start))
+        generators = self.workers.gathered((all_generator_states(self.generators), self.epoch_start))
         if self.workers.is_first:
             self.checkpoints.save({**state_of(self), "generators": generators})
 

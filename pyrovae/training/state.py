@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, Watch, all_states, derived_seed, require, set_all_states, warn
+from pyrovae.common import (
+    CapturedState,
+    InputError,
+    all_generator_states,
+    derived_seed,
+    require,
+    set_all_generator_states,
+    warn,
+)
 from pyrovae.training.checkpoints import check_versions
 from pyrovae.training.history import Position
 
@@ -72,9 +80,9 @@ def restore(loop: "Loop", state: dict) -> None:
 
 def _restore_generators(loop: "Loop", generators: list) -> None:
     now, start = generators[loop.workers.rank] if len(generators) == loop.workers.size else (None, None)
-    here = all_states(loop.generators)
+    here = all_generator_states(loop.generators)
     if now is not None and all(len(now[kind]) == len(here[kind]) for kind in ("torch", "own")):
-        set_all_states(now, loop.generators)
+        set_all_generator_states(now, loop.generators)
         loop.epoch_start = start
         return
     then = f"{len(generators)} processes with {len(generators[0][0]['torch'])} of torch's generators"
@@ -91,14 +99,14 @@ def buffers_of(vae: object) -> dict[str, Tensor]:
     """All buffers, also those that a state_dict leaves out, and those of the modules that a plain pair is made from."""
     if isinstance(vae, nn.Module):
         return dict(vae.named_buffers())
-    return {f"{i} {name}": place[name] for i, (place, name) in enumerate(Watch((vae.model, vae.guide)).buffers)}
+    return {f"{i} {name}": place[name] for i, (place, name) in enumerate(CapturedState((vae.model, vae.guide)).buffers)}
 
 
 def modules_of(vae: object) -> list[nn.Module]:
     """Returns those that the pair is made from."""
     if isinstance(vae, nn.Module):
         return list(vae.modules())
-    return [thing for thing in Watch((vae.model, vae.guide))._seen.values() if isinstance(thing, nn.Module)]
+    return [thing for thing in CapturedState((vae.model, vae.guide)).objects if isinstance(thing, nn.Module)]
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Noisy(nn.Module):
 
 
 def noisy_vae(latent_dim=1):
-    """Its running statistics are not those that it started with, nor those of `X`."""
+    """A VAE whose running statistics are neither its initial ones nor those of `X`."""
     vae = small_vae(latent_dim=latent_dim, likelihood=pv.Gaussian(0.5))
     vae.encoder = Noisy(vae.encoder, 2, normalised=True)
     vae.decoder = Noisy(vae.decoder, latent_dim, normalised=False)
@@ -91,7 +91,7 @@ MODES = {
 
 
 def flat(result):
-    """Every tensor and number in a result, in order."""
+    """Returns every tensor and number in a result, in order."""
     if isinstance(result, torch.Tensor):
         return [result]
     if isinstance(result, float | int):
@@ -103,7 +103,7 @@ def flat(result):
 
 
 def run(evaluator, modules, mode):
-    """The result from one seed, once it is clear that no mode and no buffer has changed."""
+    """Returns the result from one seed, and asserts that no mode and no buffer has changed."""
     MODES[mode](modules)
     modes = [module.training for module in modules.modules()]
     buffers = [buffer.clone() for buffer in modules.buffers()]
@@ -155,7 +155,7 @@ def test_a_codebook_is_looked_at_in_eval_mode():
 
 
 class Plain:
-    """Not a module, but made of two; its guide is a partial of a function."""
+    """A pair that is not a module but is made of two, and whose guide is a partial of a function."""
 
     def __init__(self, vae):
         self.parts = {"model": vae, "guide": [vae]}
@@ -201,7 +201,7 @@ class Broken(pv.Gaussian):
 
 def test_a_module_with_a_train_of_its_own_has_it_called():
     class Merged(nn.Module):
-        """Keeps one part in eval mode for good, and sees in which mode it is."""
+        """A module that keeps one part in eval mode for good, and records the modes that it is put in."""
 
         def __init__(self):
             super().__init__()
@@ -221,7 +221,7 @@ def test_a_module_with_a_train_of_its_own_has_it_called():
 
 
 def test_the_mode_is_not_blamed_on_leading_dimensions():
-    """In training mode dropout gives each particle another density; the pair is fine, and is not refused."""
+    """In training mode dropout gives each particle a different density. The pair is fine, and is not refused."""
     vae = noisy_vae().train()
     assert pv.log_marginal(vae.model, vae.guide, X, num_samples=5).log_px.isfinite().all()
     bad = noisy_vae(latent_dim=2)

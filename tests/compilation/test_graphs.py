@@ -1,4 +1,4 @@
-"""A traced function against the function itself: what is read afresh, drawn, refused and rewritten."""
+"""A traced function against the function itself: what is read again, drawn and refused."""
 
 import random
 
@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyrovae.compilation import matmul as products
-from pyrovae.compilation.graph import CannotTrace, Graph
+from pyrovae.compilation.graph import Graph
 from pyrovae.compilation.replay import Replay
+from pyrovae.compilation.tracing import CannotTrace
 
 NO_INDUCTOR = {"inductor": False}
 
@@ -125,7 +125,7 @@ def python_random(x):
 
 
 def moving(function):
-    """A function of x and of how often it was called."""
+    """Returns a function of x and of the number of calls so far."""
     calls = []
 
     def moved(x):
@@ -178,7 +178,7 @@ def test_the_line_is_the_users():
 
 
 class Moving(nn.Module):
-    """A module whose value hangs on a buffer that it moves, and on draws."""
+    """A module whose value depends on a buffer that it moves, and on random draws."""
 
     def __init__(self):
         super().__init__()
@@ -242,57 +242,6 @@ def test_a_function_that_reads_a_list_which_it_moves_is_refused():
 
 
 # Machine code ---------------------------------------------------------------------------------------------------------
-
-# Name: rows, inner, columns, and the share of the work that they are to show: a loop, oneDNN, or neither.
-PRODUCTS = {
-    "inner 1": (6, 1, 7),
-    "inner 3": (40, 3, 25),
-    "columns 2": (30, 50, 2),
-    "column and row 1": (1, 50, 1),
-    "rows 3": (3, 50, 40),
-    "square": (20, 30, 25),
-    "thin but large": (4, 400, 300),
-    "large": (130, 160, 200),
-}
-
-
-def test_products_rewritten_for_the_cpu_are_right_to_float32():
-    """All shapes in one compilation, with a bias and without, and of transposed factors."""
-    factors = [(torch.randn(r, i), torch.randn(i, c), torch.randn(c)) for r, i, c in PRODUCTS.values()]
-    transposed = [(left.t().contiguous().t(), right.t().contiguous().t(), bias) for left, right, bias in factors]
-
-    def function(x):
-        with_bias = [F.linear(left * x, right.t(), bias) for left, right, bias in factors]
-        return (*with_bias, *(left @ right for left, right, _ in factors), *((a * x) @ b for a, b, _ in transposed))
-
-    one = torch.ones(())
-    graph = Graph(function, [one])
-    assert graph.inductor
-    for number, (ours, torchs) in enumerate(zip(graph(one), function(one), strict=True)):
-        left, right, bias = (factor.double() for factor in factors[number % len(factors)])
-        truth = left @ right + (bias if number < len(factors) else 0)
-        size = (left.abs() @ right.abs()).norm()
-        error, expected = ((result - truth).norm() / size for result in (ours, torchs))
-        name = list(PRODUCTS)[number % len(factors)]
-        assert error <= 2 * expected + 1e-7, f"{name}, {number}: {error:.3g} against torch's {expected:.3g}"
-
-
-def test_the_sizes_tested_reach_every_way_of_a_product(monkeypatch):
-    """Which of the products above become loops, and which calls of oneDNN."""
-    found = {}
-    for name, (rows, inner, columns) in PRODUCTS.items():
-        left, right = torch.randn(rows, inner), torch.randn(inner, columns)
-        graph = Graph(lambda a, b: (a @ b,), [left, right], **NO_INDUCTOR)
-        module = graph._run
-        products.rewrite_products(module)
-        targets = {str(node.target) for node in module.graph.nodes if node.op == "call_function"}
-        found[name] = (
-            "mm" if "aten.mm.default" in targets else "onednn" if any("pyrovae" in t for t in targets) else "loop"
-        )
-        torch.testing.assert_close(module(left, right)[0], left @ right)
-    assert set(found.values()) == ({"mm", "loop", "onednn"} if products._has_onednn() else {"mm", "loop"})
-    assert found["thin but large"] == "mm"
-    assert found["large"] == ("onednn" if products._has_onednn() else "mm")
 
 
 def test_without_a_compiler_one_line_says_so_and_the_numbers_are_right():

@@ -16,7 +16,7 @@ from helpers import draw, linear_gaussian, parameters_of, refusal, ring, small_v
 from pyro.infer import Trace_ELBO
 
 import pyrovae as pv
-from pyrovae.common.files import held
+from pyrovae.common.files import exclusive_lock
 from pyrovae.common.rng import derived_seed, local_seed
 from pyrovae.evaluation.diagnostics import active_units, latent_use
 from pyrovae.lab import racing
@@ -223,7 +223,7 @@ def test_a_run_that_another_process_has_is_waited_for(whole, tmp_path, monkeypat
     race, folder = whole
     name = race.runs[0].folder.name
     waits = []
-    lock = held(tmp_path / name / "race.lock")
+    lock = exclusive_lock(tmp_path / name / "race.lock")
     lock.__enter__()
 
     def wait(_):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyrovae.common.captured_state import Watch
+from pyrovae.common.captured_state import CapturedState
 from pyrovae.lab.comparison import compare
 from pyrovae.lab.untouched import untouched
 
@@ -132,7 +132,7 @@ def test_it_is_as_it_was_also_where_the_comparison_fails():
 def test_a_module_that_got_a_new_attribute_still_runs_when_that_is_taken_back():
     encoder = Normalised()
     names = sorted(vars(encoder))
-    watch = Watch([encoder])
+    watch = CapturedState([encoder])
     encoder(torch.ones(2, 3))
     watch.restore()
     assert sorted(vars(encoder)) == names
@@ -145,7 +145,7 @@ def test_a_tensor_that_is_thawed_is_frozen_again():
     def program():
         return pyro.param("frozen", frozen)
 
-    watch = Watch([program])
+    watch = CapturedState([program])
     program()
     assert frozen.requires_grad
     watch.restore()

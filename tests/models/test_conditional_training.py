@@ -96,7 +96,7 @@ def test_batches_keep_each_condition_with_its_datum():
 
 def test_training_moves_the_samples_of_a_label_to_its_mode():
     data = pv.load("ring", num_train=800, num_validation=0)
-    centres = pv.data.dataset.TOY_DENSITIES["ring"][0].centres.float()
+    centres = pv.data.toy.TOY_DENSITIES["ring"][0].centres.float()
     vae, y = labelled(hidden=(32,), likelihood=pv.Gaussian(0.3)), torch.arange(8).repeat_interleave(50)
 
     def distance(vae):

@@ -10,7 +10,7 @@ import torch
 from helpers import idx
 
 import pyrovae as pv
-from pyrovae.data.dataset import BINARIZE
+from pyrovae.data.pixels import BINARIZE
 from pyrovae.models.networks import NETWORKS
 from pyrovae.models.posteriors import POSTERIORS
 from pyrovae.models.priors import PRIORS
@@ -80,7 +80,7 @@ def data_root(tmp_path_factory):
         array = generator.integers(0, 256 if len(shape) == 3 else 10, size=shape, dtype=np.uint8)
         (raw / name).write_bytes(idx(array))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pv.data.dataset, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
+        patch.setattr(pv.data.loading, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
         # The evaluation's own numbers of draws are for numbers to be read: here it only has to run.
         for module in (pv.runs.report, pv.evaluation.evaluation):
             patch.setattr(module, "ELBO_DRAWS", 3)

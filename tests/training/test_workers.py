@@ -10,7 +10,8 @@ import torch
 from several_processes import evaluate, train
 
 import pyrovae as pv
-from pyrovae.common.workers import Workers, alone, hides_progress, process_group
+from pyrovae.common.progress import hides_progress
+from pyrovae.common.workers import Workers, alone, process_group
 
 HERE = Path(__file__).parents[1]
 

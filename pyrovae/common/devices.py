@@ -1,0 +1,40 @@
+"""The device that work runs on: chosen by name, of this worker process, or of a model's parameters."""
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyrovae.common.errors import InputError
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """Returns the device of this name; `"auto"` is a GPU if there is one, else the CPU.
+
+    Raises `InputError` if torch cannot use the device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=torch.device(device)).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise InputError(f"device must be auto or one that torch can use here, got {device!r}") from error
+    return torch.device(device)
+
+
+def device_of_worker(device: str) -> str:
+    """Returns the name of this process's own GPU if `device` is `"auto"` under torchrun, else `device`.
+
+    Without it all processes on one machine would take the first GPU.
+    """
+    if device == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return device
+
+
+def device_of(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
+    """Returns the device of the model's parameters if it is a module or a module's method, else that of the data."""
+    owner = getattr(model, "__self__", model)
+    parameter = next(owner.parameters(), None) if isinstance(owner, torch.nn.Module) else None
+    return args[0].device if parameter is None else parameter.device

@@ -1,0 +1,168 @@
+"""Finds what programs can see besides their arguments: parameters, attributes, closures and globals."""
+
+import dis
+import functools
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+_LIBRARIES = ("torch", "pyro", "pyrovae", "numpy", "builtins")
+_PLAIN_MODULE = frozenset(vars(nn.Module())) - {
+    "training", "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks",
+}  # fmt: skip
+_MAX_LENGTH = 1_000  # a longer container is taken for data, and is not searched
+MISSING = object()  # the value of an attribute or a name that does not exist
+
+
+class ProgramSearch:
+    """Collects everything that is reached from the things given to `visit`, and where it was found.
+
+    The search goes through bound methods, partials, modules, plain objects and the functions of their classes, lists,
+    tuples, sets and dicts, closures, defaults, and the globals that code names. From code of a library it looks only at
+    closures and at the attributes of callable objects.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[dict, object, object]] = []
+        """`(dict, key, value)` of attributes, globals and items of dicts."""
+        self.sizes: list[tuple[dict | set, int]] = []
+        """Dicts and sets, with their lengths."""
+        self.names: list[tuple[dict, frozenset]] = []
+        """Dicts, with their keys."""
+        self.lists: list[tuple[list, tuple]] = []
+        """Lists, with their items."""
+        self.attributes: list[tuple[object, str, object]] = []
+        """`(owner, name, value)` of cells of closures and of defaults of functions."""
+        self.flags: list[tuple[Tensor, bool]] = []
+        """Tensors, with their `requires_grad`."""
+        self.buffers: list[tuple[dict, str]] = []
+        """The `_buffers` of modules and the names in them that hold a tensor."""
+        self.modules: list[nn.Module] = []
+        """Modules; as a rule the parts of a module come before it."""
+        self.seen: dict[int, object] = {}
+        """Everything that was reached, by its id, in the order in which it was."""
+
+    def visit(self, thing: object) -> None:
+        """Adds `thing` and everything that is reached from it."""
+        if thing is None or isinstance(thing, int | float | str | bytes) or id(thing) in self.seen:
+            return
+        self.seen[id(thing)] = thing  # kept alive, so that no other object gets its id
+        match thing:
+            case Tensor():
+                self.flags.append((thing, thing.requires_grad))
+            case functools.partial():
+                self.visit((thing.func, thing.args, thing.keywords))
+            case types.MethodType():
+                self.visit((thing.__self__, thing.__func__))
+            case types.FunctionType():
+                self._visit_function(thing)
+            case nn.Module():
+                own = {name: value for name, value in vars(thing).items() if name not in _PLAIN_MODULE}
+                self._add_entries(vars(thing), own)
+                self.modules.append(thing)
+                self.buffers += [(thing._buffers, name) for name, value in thing._buffers.items() if value is not None]
+                self._visit_class(type(thing))
+            case dict():
+                self._add_entries(thing, thing)
+            case list():
+                if len(thing) <= _MAX_LENGTH:
+                    self.lists.append((thing, tuple(thing)))
+                    for value in thing:
+                        self.visit(value)
+            case tuple() | set() | frozenset():
+                if isinstance(thing, set):
+                    self.sizes.append((thing, len(thing)))
+                if len(thing) <= _MAX_LENGTH:
+                    for value in thing:
+                        self.visit(value)
+            case type():
+                self._visit_class(thing)
+            case types.ModuleType():
+                pass  # `_visit_function` looks up the names that a function uses of it
+            case _ if not _is_library(type(thing).__module__):
+                if hasattr(thing, "__dict__"):
+                    self._add_entries(vars(thing), vars(thing))
+                self._visit_class(type(thing))
+            case _ if callable(thing) and hasattr(thing, "__dict__"):  # a handler around a program, say
+                for value in list(vars(thing).values()):
+                    self.visit(value)
+
+    def _add_entries(self, container: dict, entries: dict) -> None:
+        if len(container) > _MAX_LENGTH:
+            return
+        self.sizes.append((container, len(container)))
+        self.names.append((container, frozenset(container)))
+        for name, value in list(entries.items()):
+            self.entries.append((container, name, value))
+            self.visit(value)
+
+    def _visit_class(self, cls: type) -> None:
+        for base in cls.__mro__:
+            if _is_library(base.__module__) or (id(base) in self.seen and base is not cls):
+                continue
+            self.seen[id(base)] = base
+            for name, value in vars(base).items():
+                if not name.startswith("__") or isinstance(value, types.FunctionType):
+                    self.entries.append((vars(base), name, value))
+                    self.visit(value.fget if isinstance(value, property) else value)
+
+    def _visit_function(self, function: types.FunctionType) -> None:
+        for cell in function.__closure__ or ():
+            self.attributes.append((cell, "cell_contents", attribute(cell, "cell_contents")))
+            self.visit(attribute(cell, "cell_contents"))
+        if _is_library(function.__module__):
+            return
+        for name in ("__defaults__", "__kwdefaults__"):
+            self.attributes.append((function, name, getattr(function, name)))
+            self.visit(getattr(function, name))
+        for name in _global_names(function.__code__):
+            if name not in function.__globals__:
+                continue
+            value = function.__globals__[name]
+            self.entries.append((function.__globals__, name, value))
+            if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
+                used = {part: vars(value)[part] for part in _all_names(function.__code__) if part in vars(value)}
+                for part, part_value in used.items():
+                    self.entries.append((vars(value), part, part_value))
+                    self.visit(part_value)
+            else:
+                self.visit(value)
+
+
+def attribute(owner: object, name: str) -> object:
+    """Returns the attribute, or `MISSING`."""
+    try:
+        return getattr(owner, name)
+    except (AttributeError, ValueError):  # an empty cell of a closure
+        return MISSING
+
+
+@functools.cache
+def _is_library(module: str | None) -> bool:
+    """Returns whether this module is not the user's own. Installed code does not change between two steps."""
+    root = (module or "").partition(".")[0]
+    if root in _LIBRARIES or (root in sys.stdlib_module_names and root != "__main__"):
+        return True
+    file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
+    return file.startswith((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    """Yields the names of the global variables that a function reads, and those that functions within it read."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
+
+
+def _all_names(code: types.CodeType) -> Iterator[str]:
+    """Yields the names of globals and attributes that a function and the functions within it use."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _all_names(constant)

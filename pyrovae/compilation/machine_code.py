@@ -1,0 +1,86 @@
+"""Makes machine code of a traced graph: TorchInductor, and on a GPU one CUDA graph."""
+
+import logging
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx
+
+from pyrovae.common import generator_states, set_generator_states
+from pyrovae.compilation.matmul import rewrite_products
+
+INDUCTOR_OPTIONS = {
+    "fallback_random": True,  # draws PyTorch's own random numbers
+    # By default the splines of a flow become one kernel of 30,000 lines, which takes gcc minutes and runs slower.
+    "realize_opcount_threshold": 16,
+}
+
+
+def compile_graph(module: fx.GraphModule, args: list[Tensor]) -> Callable:
+    """Returns the graph compiled by TorchInductor."""
+    with _errors_only("torch.utils.cpp_extension"):  # its logger reports that CUDA is missing
+        from torch._inductor import compile as inductor  # seconds of imports
+
+    if args[0].device.type == "cpu":
+        rewrite_products(module)
+    for node in module.graph.nodes:
+        node.meta.clear()  # Inductor makes fake tensors of its own
+    with torch.no_grad(), warnings.catch_warnings(), _errors_only("torch.utils.cpp_extension"):
+        warnings.simplefilter("ignore")
+        compiled = inductor(module, args, options=INDUCTOR_OPTIONS)
+    return lambda *args: compiled(*args)
+
+
+def capture_cuda_graph(run: Callable, args: Sequence[Tensor], outside: list[Tensor], num_moved: int) -> Callable:
+    """Returns `run` as one CUDA graph, which needs one launch per call whatever the number of its kernels."""
+    inputs, states = [arg.clone() for arg in args], generator_states()
+    kept = [tensor.detach().clone() for tensor in outside]  # the warm-up moves buffers
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad():
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                run(*inputs, *outside)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = run(*inputs, *outside)
+        for tensor, value in zip(outside, kept, strict=True):
+            tensor.copy_(value)
+    set_generator_states(states)
+
+    def replay(*values: Tensor) -> tuple[Tensor | None, ...]:
+        for place, value in zip(inputs, values, strict=False):  # tensors outside stay where they are
+            place.copy_(value)
+        graph.replay()
+        for place, value in list(zip(inputs, values, strict=False))[len(inputs) - num_moved :]:
+            value.copy_(place)
+        return tuple(None if output is None else output.clone() for output in outputs)
+
+    return replay
+
+
+@contextmanager
+def _errors_only(name: str) -> Iterator[None]:
+    """Within the block the logger of this name reports errors only."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def has_cpp_compiler() -> bool:
+    """Returns whether Inductor finds a C++ compiler that starts."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        subprocess.run([get_cpp_compiler(), "--version"], check=True, capture_output=True)
+    except Exception:  # Inductor raises its own error if it finds none; one that is found may not start
+        return False
+    return True

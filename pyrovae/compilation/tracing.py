@@ -1,0 +1,133 @@
+"""Traces a function of tensors into a straight line of tensor operations.
+
+`make_fx` works below autograd and below Pyro's handlers. It sees what a model, a guide and a gradient do to tensors,
+and nothing of how they were written. It runs on fake tensors, so nothing is computed, no random number is drawn and no
+buffer is moved. A fake tensor has no values to look at, so control flow on values is refused and not frozen.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyro
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+
+from pyrovae.common import first_line
+
+aten = torch.ops.aten
+
+
+class CannotTrace(Exception):
+    """Says why a program is not a straight line of tensor operations."""
+
+
+def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, list[Tensor]]:
+    """Returns the function as operations on `args` and on the tensors outside that it reads, and those tensors.
+
+    The function is traced twice. What differs between the traces (Python's or NumPy's random numbers, a counter) would
+    stand still in a replay, and is refused.
+
+    Raises `CannotTrace` if the function is not a straight line of tensor operations.
+    """
+    traces = []
+    for _ in range(2):
+        try:
+            with pyro.validation_enabled(False), torch.random.fork_rng(_cuda_devices(args)), _NoValues():
+                traces.append(make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*args))
+        except CannotTrace:
+            raise
+        except Exception as error:
+            what = first_line(error)
+            if any(sign in f"{type(error).__name__} {what}" for sign in ("DataDependent", "data-dependent", "u0")):
+                what = "it looks at the value of a tensor"
+            raise CannotTrace(f"{what}{_line_of(error)}") from error
+    (module, outside), (again, outside_again) = map(_lift_held_tensors, traces)
+    if any(isinstance(tensor, FakeTensor) for tensor in (*outside, *outside_again)):
+        raise CannotTrace("it keeps a tensor of one run for the next")
+    same = module.code == again.code and len(outside) == len(outside_again)
+    if not same or not all(a is b or _are_equal(a, b) for a, b in zip(outside, outside_again, strict=True)):
+        raise CannotTrace("it does other operations, or holds other constants, each time that it runs")
+    return module, outside
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+class _NoValues(TorchFunctionMode):
+    """Refuses to look at the value of any tensor. Tensors that are not fake, such as parameters, do have values."""
+
+    names = frozenset((
+        "item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__complex__", "__array__",
+        "is_nonzero", "equal", "allclose",
+    ))  # fmt: skip
+
+    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        if getattr(func, "__name__", "") in self.names:
+            raise CannotTrace(f"it looks at the value of a tensor{_line_being_run()}")
+        return func(*args, **(kwargs or {}))
+
+
+def _lift_held_tensors(module: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
+    """Makes the tensors that a trace holds inputs after its own inputs, each once, and 0-dim constants numbers."""
+    graph, lifted = module.graph, {}
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            value = getattr(module, node.target)
+            made_here = all(user.target is aten.lift_fresh_copy.default for user in node.users)
+            if made_here and value.dim() == 0:
+                settings = {"dtype": value.dtype, "device": value.device}
+                for user in list(node.users):
+                    with graph.inserting_before(user):
+                        user.replace_all_uses_with(graph.call_function(aten.full.default, ([], value.item()), settings))
+                    graph.erase_node(user)
+            else:
+                if id(value) not in lifted:
+                    with graph.inserting_after(last):
+                        last = graph.placeholder(f"outside_{len(lifted)}")
+                    last.meta["val"] = value
+                    lifted[id(value)] = last, value
+                node.replace_all_uses_with(lifted[id(value)][0])
+            graph.erase_node(node)
+        elif node.target in (aten.alias.default, aten.detach.default):
+            # These are other names for the same memory. Once they are gone, Inductor sees that the two runs of a pair,
+            # which path derivatives need, share their work.
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    graph.lint()
+    clean = fx.GraphModule({}, graph)
+    return clean, [value for _, value in lifted.values()]
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+def _cuda_devices(args: Sequence[Tensor]) -> list[torch.device]:
+    return list({arg.device for arg in args if arg.device.type == "cuda"})
+
+
+def _line_being_run() -> str:
+    """Returns the line of the user's code that is being run, in brackets."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        frame = frame.f_back
+    return "" if frame is None else f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})"
+
+
+def _line_of(error: Exception) -> str:
+    """Returns the last line of the user's code on the way to the error, in brackets."""
+    place, traceback = "", error.__traceback__
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if not file.startswith(_LIBRARIES):
+            place = f" ({Path(file).name}, line {traceback.tb_lineno})"
+        traceback = traceback.tb_next
+    return place
+
+
+_LIBRARIES = ("<", __file__, *(str(Path(module.__file__).parent) for module in (torch, pyro)))

@@ -1,0 +1,59 @@
+"""Matrix products that are rewritten for the CPU are as right as PyTorch's own."""
+
+import torch
+import torch.nn.functional as F
+
+from pyrovae.compilation import matmul
+from pyrovae.compilation.graph import Graph
+from pyrovae.compilation.matmul import rewrite_products
+
+# Rows, inner dimension and columns of each product. Together they reach a loop, oneDNN, and neither.
+PRODUCTS = {
+    "inner 1": (6, 1, 7),
+    "inner 3": (40, 3, 25),
+    "columns 2": (30, 50, 2),
+    "column and row 1": (1, 50, 1),
+    "rows 3": (3, 50, 40),
+    "square": (20, 30, 25),
+    "thin but large": (4, 400, 300),
+    "large": (130, 160, 200),
+}
+
+
+def test_products_rewritten_for_the_cpu_are_right_to_float32():
+    """One compilation has products of all shapes, with and without a bias, and of transposed factors."""
+    factors = [(torch.randn(r, i), torch.randn(i, c), torch.randn(c)) for r, i, c in PRODUCTS.values()]
+    transposed = [(left.t().contiguous().t(), right.t().contiguous().t(), bias) for left, right, bias in factors]
+
+    def function(x):
+        with_bias = [F.linear(left * x, right.t(), bias) for left, right, bias in factors]
+        return (*with_bias, *(left @ right for left, right, _ in factors), *((a * x) @ b for a, b, _ in transposed))
+
+    one = torch.ones(())
+    graph = Graph(function, [one])
+    assert graph.inductor
+    for number, (ours, torchs) in enumerate(zip(graph(one), function(one), strict=True)):
+        left, right, bias = (factor.double() for factor in factors[number % len(factors)])
+        truth = left @ right + (bias if number < len(factors) else 0)
+        size = (left.abs() @ right.abs()).norm()
+        error, expected = ((result - truth).norm() / size for result in (ours, torchs))
+        name = list(PRODUCTS)[number % len(factors)]
+        assert error <= 2 * expected + 1e-7, f"{name}, {number}: {error:.3g} against torch's {expected:.3g}"
+
+
+def test_the_sizes_tested_reach_every_way_of_a_product():
+    """Some of the products above become loops, some calls of oneDNN, and some stay as they are."""
+    found = {}
+    for name, (rows, inner, columns) in PRODUCTS.items():
+        left, right = torch.randn(rows, inner), torch.randn(inner, columns)
+        graph = Graph(lambda a, b: (a @ b,), [left, right], inductor=False)
+        module = graph._run
+        rewrite_products(module)
+        targets = {str(node.target) for node in module.graph.nodes if node.op == "call_function"}
+        found[name] = (
+            "mm" if "aten.mm.default" in targets else "onednn" if any("pyrovae" in t for t in targets) else "loop"
+        )
+        torch.testing.assert_close(module(left, right)[0], left @ right)
+    assert set(found.values()) == ({"mm", "loop", "onednn"} if matmul._has_onednn() else {"mm", "loop"})
+    assert found["thin but large"] == "mm"
+    assert found["large"] == ("onednn" if matmul._has_onednn() else "mm")
