@@ -15,8 +15,9 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 
 import pyrovae as pv
 from pyrovae.common.rng import derived_seed
-from pyrovae.lab.comparison import _reference, compare
-from pyrovae.lab.reports import _draw_comparison
+from pyrovae.lab.comparing import compare
+from pyrovae.lab.comparison_report import draw_comparison
+from pyrovae.lab.repeats import reference_of
 from pyrovae.objectives import ELBO, IWAE, MIWAE, VIMCO, AnalyticKLELBO, DReG, Renyi, ScoreFunction
 from pyrovae.objectives.base import Coefficients, DifferentiableELBO
 
@@ -185,14 +186,14 @@ class BesidePyrosRenyi(NaiveRenyi):
     ],
 )
 def test_the_reference_has_what_it_shares_of_the_objects_own_settings(objective, expected):
-    assert _reference(objective) == expected
+    assert reference_of(objective) == expected
 
 
 def test_a_reference_of_pyros_has_them_too_and_is_found_again():
     for objective in (BesidePyro(8), BesidePyrosRenyi(8, alpha=2.0)):
-        assert _reference(objective).num_particles == 8
-    assert _reference(BesidePyrosRenyi(8, alpha=2.0)).alpha == 2
-    assert _reference(AnalyticKLELBO(free_bits=0.1)) is _reference(IWAE(8)) is None
+        assert reference_of(objective).num_particles == 8
+    assert reference_of(BesidePyrosRenyi(8, alpha=2.0)).alpha == 2
+    assert reference_of(AnalyticKLELBO(free_bits=0.1)) is reference_of(IWAE(8)) is None
     vae = off()
     found = compare(vae.model, vae.guide, draw(vae, 5), objectives=[BesidePyro], num_particles=[2], **FEW)
     assert found["BesidePyro", 2].reference == "Trace_ELBO"
@@ -272,10 +273,10 @@ def test_an_exact_gradient_has_no_noise_and_is_shown_and_drawn_as_such():
     assert row.count("no noise") == 4
     assert "inf" not in str(found)
     assert set(found.curves("guide", "snr")) == {"score_function"}
-    names = {text.get_text() for text in _draw_comparison(found)["cost"].axes[0].texts}
+    names = {text.get_text() for text in draw_comparison(found)["cost"].axes[0].texts}
     assert "score_function" in names
     alone = compare(vae.model, vae.guide, torch.randn(6, 2), **{**settings, "objectives": ["elbo_enumerated"]})
-    assert "bounds" in _draw_comparison(alone)
+    assert "bounds" in draw_comparison(alone)
 
 
 def dead_model(x):
@@ -305,7 +306,7 @@ def test_a_gradient_that_is_always_zero_has_an_empty_ratio_and_not_an_infinite_o
     assert found.to_dict()[0]["model_snr"] is None
     assert found.curves("model", "snr") == {}
     assert "inf" not in str(found)
-    assert "bounds" in _draw_comparison(found)
+    assert "bounds" in draw_comparison(found)
 
 
 def test_where_a_gradient_is_not_finite_its_ratio_is_not_known():

@@ -10,9 +10,9 @@ from helpers import small_vae
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyrovae.lab.comparison import compare
+from pyrovae.lab.comparing import compare
+from pyrovae.lab.comparison_report import draw_comparison
 from pyrovae.lab.costs import saved_bytes
-from pyrovae.lab.reports import _draw_comparison
 from pyrovae.objectives import IWAE
 
 SETTINGS = {"num_particles": [2], "repeats": 4, "progress": False}
@@ -81,6 +81,6 @@ def test_variance_times_seconds_is_of_compiled_steps_where_all_are_and_else_of_e
     assert [row.compiled_seconds is None for row in found.rows] == [False, True]
     for row in found.rows:
         assert row.variance_seconds == row.guide.variance * row.seconds
-    (axes, *_) = _draw_comparison(found)["cost"].axes
+    (axes, *_) = draw_comparison(found)["cost"].axes
     assert {text.xy[0] for text in axes.texts} == {row.seconds for row in found.rows}
     assert replace(found.rows[0], guide=None).variance_seconds is None

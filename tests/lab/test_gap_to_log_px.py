@@ -14,9 +14,9 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, T
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.lab.comparison import compare
+from pyrovae.lab.comparing import compare
+from pyrovae.lab.comparison_report import draw_comparison, write_comparison
 from pyrovae.lab.gap_to_log_px import is_bound
-from pyrovae.lab.reports import _draw_comparison, write_comparison
 from pyrovae.objectives import (
     CIWAE,
     ELBO,
@@ -101,7 +101,7 @@ def test_a_row_without_a_bound_has_no_gap_and_the_others_theirs(tmp_path):
     lines = found.to_markdown().splitlines()
     columns = [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
     assert [line[columns[0].index("gap")] for line in columns] == ["gap", f"{gaps_of(found)['iwae']:.3f}", "", ""]
-    (axes,) = _draw_comparison(found)["bounds"].axes
+    (axes,) = draw_comparison(found)["bounds"].axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["log p(x)", "iwae"]
     write_comparison(tmp_path, found)
     assert json.loads((tmp_path / "comparison.json").read_text())["rows"][1]["gap"] is None
@@ -130,7 +130,7 @@ def test_under_a_beta_no_objective_has_a_gap_and_the_figure_has_no_log_px(beta):
         )
         assert set(gaps_of(found).values()) == {None}
         assert f'no gap: under the scale (beta) {beta:g} at site "z" an objective is no bound on log p(x)' in str(found)
-        (axes,) = _draw_comparison(found)["bounds"].axes
+        (axes,) = draw_comparison(found)["bounds"].axes
         assert "log p(x)" not in [text.get_text() for text in axes.get_legend().get_texts()]
         assert len(axes.containers) == 4
     assert f"log p(x) {exact.mean:.3f} nats" in str(found)

@@ -19,7 +19,9 @@ import pyrovae as pv
 from pyrovae.common.files import held
 from pyrovae.common.rng import derived_seed, local_seed
 from pyrovae.evaluation.diagnostics import active_units, latent_use
-from pyrovae.lab import racing
+from pyrovae.lab import entrants, racing, step_timing
+from pyrovae.lab.entrants import TrainingPlan, entrants_of
+from pyrovae.lab.learning_curve import LearningCurve
 
 SETTINGS = {"epochs": 3, "batch_size": 25, "lr": 0.01, "num_samples": 20, "progress": False}
 OBJECTIVES = {"ELBO": "elbo", "IWAE": pv.objectives.IWAE(4)}
@@ -80,7 +82,7 @@ def test_objectives_start_from_the_same_parameters_and_seeds_from_others(whole, 
         return real(vae, *args, **kwargs)
 
     monkeypatch.setattr(racing, "fit", fit)
-    monkeypatch.setattr(racing, "_check", lambda *args: None)
+    monkeypatch.setattr(entrants, "check_training", lambda *args: None)
     run()
     assert all(torch.equal(one, two) for one, two in starts.values())
     assert not torch.equal(starts[0][0], starts[1][0])
@@ -92,7 +94,7 @@ def test_a_race_that_was_broken_off_ends_as_one_that_was_not(whole, tmp_path, mo
     class Killed(BaseException):
         pass
 
-    real_add, calls = racing.LearningCurve.add, []
+    real_add, calls = LearningCurve.add, []
 
     def add(self, record):
         real_add(self, record)
@@ -100,7 +102,7 @@ def test_a_race_that_was_broken_off_ends_as_one_that_was_not(whole, tmp_path, mo
         if len(calls) in (2, 5, 8):  # in the midst of a run, after a point of its curve
             raise Killed
 
-    monkeypatch.setattr(racing.LearningCurve, "add", add)
+    monkeypatch.setattr(LearningCurve, "add", add)
     for _ in range(3):
         with pytest.raises(Killed):
             run(tmp_path)
@@ -207,16 +209,14 @@ def test_where_draws_are_too_few_to_tell_k_is_unknown():
 def test_steps_are_timed_as_they_are_trained(monkeypatch):
     monkeypatch.setattr(pv.training.fitting, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
     compiled = []
-    real = racing.gradients_of
-    monkeypatch.setattr(racing, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3])))
-    racer = racing._Racer(
-        make, ring(), OBJECTIVES, (0,), 3, racing.Path("."), None, None, 10, False, {"batch_size": 25}
-    )
-    racer._step_seconds({})
+    real = step_timing.gradients_of
+    monkeypatch.setattr(step_timing, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3])))
+    elbo, iwae = entrants_of(make, OBJECTIVES)
+    plan = TrainingPlan(ring(), 3, {"batch_size": 25})
+    step_timing.step_seconds((elbo, iwae), plan, 0, {})
     assert compiled == [True, True]
-    assert racer._compiles("IWAE")
-    racer.epochs = 2
-    assert not racer._compiles("IWAE")
+    assert plan.compiles(iwae)
+    assert not dataclasses.replace(plan, epochs=2).compiles(iwae)
 
 
 def test_a_run_that_another_process_has_is_waited_for(whole, tmp_path, monkeypatch):
@@ -297,17 +297,17 @@ def test_the_table_and_json_have_the_numbers(whole):
 
 
 def seconds_of(*of_each):
-    """In the place of `_step_seconds`: these, of the objectives in their order."""
-    return lambda self, known: dict(zip(self.timed, of_each, strict=True))
+    """Stands in for `step_seconds` and gives these seconds to the entrants in their order."""
+    return lambda entrants, plan, seed, known: dict(zip(step_timing.step_names(entrants, plan), of_each, strict=True))
 
 
 def test_equal_seconds_are_those_of_the_first_objective_by_the_times_of_steps(tmp_path, monkeypatch):
     settings = {"budget": "seconds", "epochs": 5, "seeds": (0,)}
-    monkeypatch.setattr(racing._Racer, "_step_seconds", seconds_of(0.01, 0.0205))
+    monkeypatch.setattr(step_timing, "step_seconds", seconds_of(0.01, 0.0205))
     race = run(tmp_path, **settings)
     assert [r.epochs for r in race.runs] == [5, 2]
     assert [len(r.curve) for r in race.runs] == [5, 2]
-    monkeypatch.setattr(racing._Racer, "_step_seconds", None)  # they are kept
+    monkeypatch.setattr(step_timing, "step_seconds", None)  # they are kept
     assert numbers(run(tmp_path, **settings)) == numbers(race)
     both = run(tmp_path, **{**settings, "budget": "epochs"})
     assert numbers(both)[0] == numbers(race)[0]
@@ -329,11 +329,9 @@ def test_equal_seconds_are_those_of_the_first_objective_by_the_times_of_steps(tm
 ])  # fmt: skip
 def test_the_times_of_steps_are_those_of_steps(objectives, settings):
     def timed(**more):
-        racer = racing._Racer(
-            lambda: pv.VAE((2,), latent_dim=2, hidden=(64,), likelihood=pv.Gaussian(0.5)), ring(num_train=2_000),
-            objectives, (0,), 2, racing.Path("."), None, None, 10, False, {"batch_size": 500, **more},
-        )  # fmt: skip
-        return list(racer._step_seconds({}).items())
+        make_vae = functools.partial(pv.VAE, (2,), latent_dim=2, hidden=(64,), likelihood=pv.Gaussian(0.5))
+        plan = TrainingPlan(ring(num_train=2_000), 2, {"batch_size": 500, **more})
+        return list(step_timing.step_seconds(entrants_of(make_vae, objectives), plan, 0, {}).items())
 
     (one, first), (many, second) = timed(**settings)
     if not settings:

@@ -12,8 +12,8 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.lab.comparison import compare
-from pyrovae.lab.reports import _draw_comparison
+from pyrovae.lab.comparing import compare
+from pyrovae.lab.comparison_report import draw_comparison
 from pyrovae.lab.sides import sides_of
 
 SETTINGS = {"num_particles": [1, 8], "repeats": 12, "compile": False, "progress": False}
@@ -159,7 +159,7 @@ def test_the_encoder_of_a_vamp_prior_is_shared():
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))[-1]["shared_bias"] == row.shared.bias
     sizes, values, _ = found.curves("shared", "snr")["dreg"]
     assert (sizes, values[1]) == ([1, 8], row.shared.snr)
-    figures = _draw_comparison(found)
+    figures = draw_comparison(found)
     labels = [axes.get_ylabel() for axes in figures["snr"].axes]
     assert labels == ["SNR of the model's gradient", "SNR of the gradient of what both share"]
     assert [axes.get_ylabel() for axes in figures["cost"].axes] == [

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyrovae.common.captured_state import Watch
-from pyrovae.lab.comparison import compare
+from pyrovae.lab.comparing import compare
 from pyrovae.lab.untouched import untouched
 
 DECODER = nn.Linear(2, 3)
