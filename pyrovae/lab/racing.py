@@ -97,11 +97,11 @@ def race(
         >>> data = pv.load("ring", num_train=40, num_validation=10, num_test=20)
         >>> def make_vae():
         ...     return pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
-        >>> race = pv.race(make_vae, data, ["elbo", "sticking_the_landing"], seeds=(0, 1), epochs=1, num_samples=10)
+        >>> race = pv.race(make_vae, data, ["elbo", "sticking_the_landing"], seeds=(0,), epochs=1, num_samples=10)
         >>> race.objectives
         ['elbo', 'sticking_the_landing']
         >>> [(run.seed, run.epochs, tuple(run.log_px.value.shape)) for run in race["elbo"]]
-        [(0, 1, (20,)), (1, 1, (20,))]
+        [(0, 1, (20,))]
         >>> race.difference("elbo")["value"]
         0.0
     """
