@@ -9,8 +9,8 @@ FEW = {"repeats": 6, "compile": False, "progress": False}
 GUIDE = ("guide_weight", "guide_bias", "guide_log_scale")
 
 
-def off(seed=0):
-    """A closed-form pair whose guide is off."""
+def poorly_guided(seed=0):
+    """Returns a closed-form pair whose guide is not the posterior."""
     vae = linear_gaussian(seed, data_dim=3)
     with torch.no_grad():
         vae.guide_log_scale.add_(0.4)

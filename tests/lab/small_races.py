@@ -17,7 +17,7 @@ def run(folder=None, objectives=OBJECTIVES, seeds=(0, 1), data=None, **settings)
 
 
 def numbers(race):
-    """All but the times."""
+    """Returns everything but the times."""
     return [
         (r.objective, r.seed, r.epochs, r.log_px.value.tolist(), r.active_units, [(p[0], *p[2:]) for p in r.curve])
         for r in race.runs

@@ -1,4 +1,4 @@
-"""compare: what it measures agrees with gradients that are kept and with closed forms, and it leaves no trace."""
+"""compare agrees with stored gradients and with closed forms, and leaves no trace."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import math
 import pyro
 import pytest
 import torch
-from compared_pairs import GUIDE, off
+from compared_pairs import GUIDE, poorly_guided
 from helpers import assert_within_standard_errors, draw, linear_gaussian, suite_seed
 
 import pyrovae as pv
@@ -15,8 +15,8 @@ from pyrovae.lab.comparing import compare
 from pyrovae.objectives import IWAE
 
 
-def kept(vae, x, objective, seeds):
-    """`(repeats, parameters)` gradients of the loss per datum, of the guide."""
+def stored_gradients(vae, x, objective, seeds):
+    """Returns the guide's gradients of the loss per datum, `(repeats, parameters)`."""
     rows = []
     for seed in seeds:
         vae.zero_grad()
@@ -27,13 +27,13 @@ def kept(vae, x, objective, seeds):
     return torch.stack(rows)
 
 
-def test_the_moments_are_those_of_the_gradients_that_were_not_kept():
-    vae, x, repeats = off(), None, 40
+def test_the_moments_agree_with_gradients_that_are_stored():
+    vae, x, repeats = poorly_guided(), None, 40
     x = draw(vae, 6)
     found = compare(vae.model, vae.guide, x, objectives=["iwae"], num_particles=[4], repeats=repeats, compile=False)
     row = found["iwae", 4]
     seeds = [derived_seed(0, f"iwae 4 {repeat}") for repeat in range(repeats)]
-    gradients = kept(vae, x, IWAE(4), seeds)
+    gradients = stored_gradients(vae, x, IWAE(4), seeds)
     mean, deviation = gradients.mean(0), gradients.std(0)
     assert row.guide.norm == pytest.approx(mean.norm().item())
     assert row.guide.variance == pytest.approx(deviation.square().sum().item())
@@ -49,8 +49,8 @@ def test_the_moments_are_those_of_the_gradients_that_were_not_kept():
     assert row.guide.dsnr_floor == pytest.approx((along / across).mean().item())
 
 
-def test_bounds_are_the_exact_ones_within_their_errors_and_gaps_are_to_log_px():
-    vae = off()
+def test_bounds_are_exact_within_their_errors_and_gaps_are_measured_from_log_px():
+    vae = poorly_guided()
     x = draw(vae, 20)
     exact = pv.Estimate(vae.log_px(x).detach(), torch.zeros(20))
     found = compare(
@@ -71,11 +71,12 @@ def test_bounds_are_the_exact_ones_within_their_errors_and_gaps_are_to_log_px():
 
 
 def exact_variance(vae, x, sticking):
-    """Of the guide's gradient of the ELBO of one draw, summed over its parameters, in closed form.
+    """Returns the variance of the guide's gradient of the ELBO of one draw, summed over its parameters, in closed form.
 
-    d log w / dz = a + G s e with the draw z = c + s e; of the bias' gradient, a + G s e, each coordinate's variance is
-    sum_k (G_jk s_k)^2; of the log-scale's, (a + G s e)_j s_j e_j (+ 1),
-    s_j^2 (a_j^2 + sum_k (1 + [k = j]) (G_jk s_k)^2).
+    With the draw z = c + s e, the derivative d log w / dz is a + G s e. The gradient and the variance of coordinate j are
+
+        of the bias        (a + G s e)_j                  sum_k (G_jk s_k)^2
+        of the log-scale   (a + G s e)_j s_j e_j (+ 1)    s_j^2 (a_j^2 + sum_k (1 + [k = j]) (G_jk s_k)^2)
     """
     q, p = vae.encode(x), vae.posterior(x)
     scales, precision = vae.guide_log_scale.exp(), p.precision_matrix[0]
@@ -89,7 +90,7 @@ def exact_variance(vae, x, sticking):
 
 
 def test_variances_agree_with_their_closed_form():
-    vae, names, numbers = off(), ("elbo", "sticking_the_landing"), (1, 4)
+    vae, names, numbers = poorly_guided(), ("elbo", "sticking_the_landing"), (1, 4)
     x, known = draw(vae, 5), pv.Estimate(torch.zeros(5), torch.zeros(5))
     settings = {"objectives": names, "num_particles": numbers, "repeats": 50, "log_px": known, "compile": False}
     tables = [compare(vae.model, vae.guide, x, **settings, seed=suite_seed(seed)) for seed in range(10)]
@@ -101,8 +102,8 @@ def test_variances_agree_with_their_closed_form():
     assert exact[1, 0] < 0.5 * exact[0, 0]
 
 
-def test_the_mean_gradient_of_the_model_is_that_of_the_exact_bound():
-    vae = off()
+def test_the_mean_gradient_of_the_model_is_the_gradient_of_the_exact_bound():
+    vae = poorly_guided()
     x = draw(vae, 20)
     settings = {"objectives": ["elbo"], "num_particles": [1], "repeats": 400, "compile": False}
     found = compare(vae.model, vae.guide, x, **settings, seed=suite_seed())["elbo", 1].model
@@ -113,9 +114,9 @@ def test_the_mean_gradient_of_the_model_is_that_of_the_exact_bound():
     assert error < 0.1 * found.norm
 
 
-def test_more_particles_bring_iwaes_guide_less_signal_and_dregs_not():
-    vae = off()
-    x = draw(vae, 1).repeat(100, 1)  # of which the gradient is a mean
+def test_more_particles_reduce_the_signal_of_iwae_for_the_guide_but_not_that_of_dreg():
+    vae = poorly_guided()
+    x = draw(vae, 1).repeat(100, 1)  # the gradient is a mean over the repeated datum
     settings = {"num_particles": [2, 200], "repeats": 80, "compile": False}
     found = compare(vae.model, vae.guide, x, objectives=["iwae", "dreg"], **settings)
     assert found["iwae", 200].guide.dsnr < 0.4 * found["iwae", 2].guide.dsnr
@@ -123,8 +124,8 @@ def test_more_particles_bring_iwaes_guide_less_signal_and_dregs_not():
     assert found["iwae", 200].model.dsnr > 2 * found["iwae", 2].model.dsnr
 
 
-def test_at_the_exact_posterior_sticking_the_landing_has_a_gradient_without_variance():
-    vae = linear_gaussian(3, data_dim=2, latent_dim=1)  # whose exact posterior is in the guide's family
+def test_sticking_the_landing_has_no_variance_at_the_exact_posterior():
+    vae = linear_gaussian(3, data_dim=2, latent_dim=1)  # its exact posterior is in the family of the guide
     x = draw(vae, 4)
     found = compare(vae.model, vae.guide, x, objectives=["sticking_the_landing"], num_particles=[2], repeats=8)
     row = found["sticking_the_landing", 2]
@@ -134,7 +135,7 @@ def test_at_the_exact_posterior_sticking_the_landing_has_a_gradient_without_vari
     assert "sticking_the_landing" in str(found)
 
 
-def test_parameters_gradients_buffers_store_and_generators_are_as_they_were():
+def test_parameters_gradients_buffers_store_and_generators_are_unchanged():
     vae = pv.VAE((3,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5, learn_scale=True))
     vae.encoder.register_buffer("seen", torch.zeros(()))
     forward = vae.encoder.forward
@@ -156,8 +157,8 @@ def test_parameters_gradients_buffers_store_and_generators_are_as_they_were():
     assert [row.bound for row in one.rows] == [row.bound for row in again.rows]
 
 
-def test_when_the_time_is_over_all_estimators_keep_what_they_have():
-    vae = off()
+def test_all_estimators_have_equally_many_repeats_when_the_time_runs_out():
+    vae = poorly_guided()
     x = draw(vae, 50)
     found = compare(vae.model, vae.guide, x, repeats=10_000, max_seconds=0.3, compile=False)
     counts = {row.repeats for row in found.rows}
@@ -165,7 +166,7 @@ def test_when_the_time_is_over_all_estimators_keep_what_they_have():
     assert 4 <= counts.pop() < 10_000
     assert not found.complete
     assert "the time ran out" in str(found)
-    for row in found.rows:  # by halves of the repeats that there were
+    for row in found.rows:  # taken from halves of the repeats that were made
         assert math.isfinite(row.guide.dsnr)
         assert math.isfinite(row.guide.dsnr_floor)
         assert f"{row.guide.dsnr:.2g} ({row.guide.dsnr_floor:.2g})" in str(found)

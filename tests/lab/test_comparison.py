@@ -1,4 +1,4 @@
-"""A comparison shows its numbers in every form, and leaves a cell empty if there is no number."""
+"""A comparison shows its numbers in every format, and leaves a cell empty if there is no number."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from compared_pairs import FEW, off
+from compared_pairs import FEW, poorly_guided
 from helpers import draw, small_vae
 
 import pyrovae as pv
@@ -22,13 +22,13 @@ def miwae(number):
     return MIWAE(number, num_batches=3)
 
 
-def test_the_draws_stand_beside_k_where_they_are_others():
+def test_the_draws_are_shown_beside_k_if_they_differ():
     vae = small_vae(posterior="bernoulli")
     found = compare(
         vae.model, vae.guide, torch.randn(6, 2), objectives=["elbo_enumerated", "vimco"], num_particles=[4], **FEW
     )
     assert [row.num_draws for row in found.rows] == [0, 4]
-    vae = off()
+    vae = poorly_guided()
     found = compare(vae.model, vae.guide, draw(vae, 5), objectives=["elbo", miwae], num_particles=[4], **FEW)
     assert [row["num_draws"] for row in found.to_dict()] == [4, 12]
     assert str(found).splitlines()[0].split()[:3] == ["objective", "K", "draws"]
@@ -36,7 +36,7 @@ def test_the_draws_stand_beside_k_where_they_are_others():
     assert "draws" not in str(alone)
 
 
-def test_an_exact_gradient_has_no_noise_and_is_shown_and_drawn_as_such():
+def test_an_exact_gradient_is_shown_and_drawn_without_noise():
     vae = small_vae(posterior="bernoulli")
     settings = {"objectives": ["elbo_enumerated", "score_function"], "num_particles": [2], **FEW}
     found = compare(vae.model, vae.guide, torch.randn(6, 2), **settings)
@@ -67,7 +67,7 @@ def normal_guide(x):
         pyro.sample("z", dist.Normal(bias.sum() + x[:, :1], 0.5).to_event(1))
 
 
-def test_a_gradient_that_is_always_zero_has_an_empty_ratio_and_not_an_infinite_one():
+def test_a_gradient_that_is_always_zero_has_an_empty_ratio_instead_of_an_infinite_one():
     found = compare(dead_model, normal_guide, torch.randn(6, 3), objectives=["iwae"], num_particles=[2], **FEW)
     row = found["iwae", 2]
     assert row.model.norm == row.model.variance == 0
@@ -84,8 +84,8 @@ def test_a_gradient_that_is_always_zero_has_an_empty_ratio_and_not_an_infinite_o
     assert "bounds" in draw_comparison(found)
 
 
-def test_where_a_gradient_is_not_finite_its_ratio_is_not_known():
-    """The variance of what is not a number is not above 0: that was shown as infinitely much signal."""
+def test_the_ratio_of_a_gradient_that_is_not_finite_is_unknown():
+    """A variance of nan is not above 0; it was once shown as an infinite signal."""
 
     class Broken(ELBO):
         def bound(self, log_weights):
@@ -94,7 +94,7 @@ def test_where_a_gradient_is_not_finite_its_ratio_is_not_known():
         def coefficients(self, log_weights, beta):
             return Coefficients.total(torch.full_like(log_weights, math.nan), beta)
 
-    vae = off()
+    vae = poorly_guided()
     found = compare(vae.model, vae.guide, draw(vae, 5), objectives=[Broken], num_particles=[2], **FEW)
     assert math.isnan(found["Broken", 2].guide.snr)
     assert "inf" not in str(found)
@@ -110,8 +110,8 @@ def test_an_objective_without_draws_has_one_row_without_noise():
     assert found["elbo_enumerated", 2].bound_error < 1e-6 < 1e-3 < found["vimco", 2].bound_error
 
 
-def test_the_table_has_the_numbers_in_every_form(monkeypatch):
-    vae = off()
+def test_the_table_has_the_numbers_in_every_format(monkeypatch):
+    vae = poorly_guided()
     found = compare(
         vae.model, vae.guide, draw(vae, 5), objectives=["elbo", "dreg"], num_particles=[2], repeats=5, compile=False
     )
@@ -128,8 +128,8 @@ def test_the_table_has_the_numbers_in_every_form(monkeypatch):
         found.to_pandas()
 
 
-def test_the_curves_are_what_the_rows_hold_and_leave_out_what_is_not_known():
-    vae = off()
+def test_the_curves_agree_with_the_rows_and_leave_out_unknown_values():
+    vae = poorly_guided()
     settings = {"objectives": ["iwae", "dreg"], "num_particles": [2, 3], "repeats": 8, "compile": False}
     found = compare(vae.model, vae.guide, draw(vae, 5), **settings)
     for side in ("model", "guide"):

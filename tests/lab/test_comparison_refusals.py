@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from compared_pairs import FEW, off, plain_guide, plain_model
+from compared_pairs import FEW, plain_guide, plain_model, poorly_guided
 from helpers import draw, refusal, small_vae
 
 import pyrovae as pv
@@ -13,14 +13,14 @@ from pyrovae.lab.comparing import compare
 from pyrovae.objectives import ELBO, MIWAE, DReG
 
 
-def test_no_maker_is_asked_for_a_number_that_nobody_asked_for():
+def test_a_function_is_called_only_with_the_numbers_of_particles_that_were_given():
     asked = []
 
     def eighths(number):
         asked.append(number)
         return MIWAE(number // 8, num_batches=8)
 
-    vae = off()
+    vae = poorly_guided()
     compare(vae.model, vae.guide, draw(vae, 5), objectives=[eighths], num_particles=[8, 16], **FEW)
     assert asked == [8, 16]
 
@@ -53,7 +53,7 @@ def test_no_maker_is_asked_for_a_number_that_nobody_asked_for():
     ],
 )
 def test_bad_input_is_refused_in_one_line_before_any_work(settings, message):
-    vae = off()
+    vae = poorly_guided()
 
     def model(x):
         raise AssertionError("the work has begun")

@@ -18,8 +18,8 @@ from pyrovae.lab import racing
 from pyrovae.lab.learning_curve import LearningCurve
 
 
-def test_a_race_that_was_broken_off_ends_as_one_that_was_not(whole, tmp_path, monkeypatch):
-    race, _ = whole
+def test_a_race_that_was_interrupted_ends_with_the_same_numbers(finished_race, tmp_path, monkeypatch):
+    race, _ = finished_race
 
     class Killed(BaseException):
         pass
@@ -29,7 +29,7 @@ def test_a_race_that_was_broken_off_ends_as_one_that_was_not(whole, tmp_path, mo
     def add(self, record):
         real_add(self, record)
         calls.append(record)
-        if len(calls) in (2, 5, 8):  # in the midst of a run, after a point of its curve
+        if len(calls) in (2, 5, 8):  # in the middle of a run, after a point of its curve
             raise Killed
 
     monkeypatch.setattr(LearningCurve, "add", add)
@@ -43,8 +43,8 @@ def test_a_race_that_was_broken_off_ends_as_one_that_was_not(whole, tmp_path, mo
     assert numbers(run(tmp_path)) == numbers(race)
 
 
-def test_a_finished_race_is_read_and_not_run_again(whole, monkeypatch):
-    race, folder = whole
+def test_a_finished_race_is_read_instead_of_run_again(finished_race, monkeypatch):
+    race, folder = finished_race
     before = tree(folder)
     monkeypatch.setattr(racing, "log_marginal", None)
     again = run(folder)
@@ -54,7 +54,7 @@ def test_a_finished_race_is_read_and_not_run_again(whole, monkeypatch):
     assert again.to_dict() == race.to_dict()
 
 
-def test_an_objective_of_pyros_own_has_the_same_folder_in_every_process(tmp_path):
+def test_an_elbo_of_pyro_has_the_same_folder_in_every_process(tmp_path):
     one = run(tmp_path, objectives=[Trace_ELBO()], seeds=(0,))
     assert numbers(run(tmp_path, objectives=[Trace_ELBO()], seeds=(0,))) == numbers(one)
     assert [path.name for path in tmp_path.iterdir()] == ["Trace_ELBO-seed0-3epochs"]
@@ -65,19 +65,19 @@ def in_a_process(folder, results):
     results.put(numbers(run(folder)))
 
 
-def test_two_processes_share_a_race(whole, tmp_path):
+def test_two_processes_share_a_race(finished_race, tmp_path):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     process = context.Process(target=in_a_process, args=(tmp_path, results))
     process.start()
     while not list(tmp_path.glob("*/race.lock")):  # it has begun
         time.sleep(0.05)
-    assert numbers(run(tmp_path)) == results.get(timeout=120) == numbers(whole[0])
+    assert numbers(run(tmp_path)) == results.get(timeout=120) == numbers(finished_race[0])
     process.join()
 
 
-def test_a_run_that_another_process_has_is_waited_for(whole, tmp_path, monkeypatch):
-    race, folder = whole
+def test_a_race_waits_for_a_run_that_another_process_has(finished_race, tmp_path, monkeypatch):
+    race, folder = finished_race
     name = race.runs[0].folder.name
     waits = []
     lock = held(tmp_path / name / "race.lock")
@@ -107,15 +107,15 @@ def with_activation(activation="relu", **settings):
         (with_activation(), {"optimizer": torch.optim.SGD}, "written with optimizer 'Adam', and optimizer is now"),
     ],
 )
-def test_a_run_of_another_model_or_optimiser_is_not_taken_for_this_one(make_vae, settings, message, whole):
-    _, folder = whole
+def test_a_run_of_another_model_or_optimiser_is_refused(make_vae, settings, message, finished_race):
+    _, folder = finished_race
     found = refusal(pv.race, make_vae, ring(), OBJECTIVES, (0, 1), folder=folder, **SETTINGS, **settings)
     assert message in found
 
 
-def test_a_race_of_before_the_checkpoints_said_what_they_are_of_is_read(whole, tmp_path):
-    """Its runs had that in a file of their own."""
-    race, folder = whole
+def test_an_old_race_whose_checkpoints_have_no_identity_is_read(finished_race, tmp_path):
+    """Its runs described their data in a file of their own."""
+    race, folder = finished_race
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("*/checkpoint*.pt"):
         state = torch.load(path)
@@ -125,8 +125,8 @@ def test_a_race_of_before_the_checkpoints_said_what_they_are_of_is_read(whole, t
     assert numbers(run(tmp_path)) == numbers(race)
 
 
-def test_a_folder_of_another_race_is_refused(whole, tmp_path):
-    race, folder = whole
+def test_a_folder_of_another_race_is_refused(finished_race, tmp_path):
+    race, folder = finished_race
     assert "make_vae must return what has a model and a guide, got 3" in refusal(
         pv.race, lambda: 3, ring(), OBJECTIVES, **SETTINGS
     )

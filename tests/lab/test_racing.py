@@ -15,8 +15,8 @@ from pyrovae.evaluation.diagnostics import latent_use
 from pyrovae.lab import entrants, racing
 
 
-def test_a_run_is_fits_from_the_seeds_start_and_measured_by_log_marginal(whole):
-    race, _ = whole
+def test_a_run_is_trained_by_fit_from_its_seed_and_measured_by_log_marginal(finished_race):
+    race, _ = finished_race
     with local_seed(derived_seed(1, "initial parameters")):
         vae = make()
     data = ring()
@@ -38,7 +38,7 @@ def test_a_run_is_fits_from_the_seeds_start_and_measured_by_log_marginal(whole):
     assert one.curve[-1][1] == pytest.approx(one.seconds)
 
 
-def test_objectives_start_from_the_same_parameters_and_seeds_from_others(whole, monkeypatch):
+def test_objectives_start_from_the_same_parameters_and_seeds_from_different_ones(finished_race, monkeypatch):
     starts = {}
     real = racing.fit
 
@@ -54,7 +54,7 @@ def test_objectives_start_from_the_same_parameters_and_seeds_from_others(whole, 
     assert not torch.equal(starts[0][0], starts[1][0])
 
 
-def test_nothing_is_left_of_the_param_store_and_the_generators():
+def test_a_race_leaves_the_param_store_and_the_generators_as_they_were():
     pyro.param("mine", torch.tensor(2.0))
     state = torch.get_rng_state()
     run(objectives=["elbo"], seeds=(0,))
@@ -62,7 +62,7 @@ def test_nothing_is_left_of_the_param_store_and_the_generators():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_pairs_that_share_a_parameter_or_are_one_are_refused():
+def test_pairs_that_share_a_parameter_are_refused():
     one = make()
     assert "must make all parameters anew at each call" in refusal(pv.race, lambda: one, ring(), OBJECTIVES, **SETTINGS)
     net = torch.nn.Linear(2, 2)
@@ -75,8 +75,8 @@ def test_pairs_that_share_a_parameter_or_are_one_are_refused():
     assert "must make all parameters anew at each call" in refusal(pv.race, sharing, ring(), OBJECTIVES, **SETTINGS)
 
 
-def test_models_are_raced_as_objectives_are(whole):
-    race, _ = whole
+def test_models_can_be_raced_like_objectives(finished_race):
+    race, _ = finished_race
     makers = {"same": make, "wider": lambda: small_vae(hidden=(16,), seed=None)}
     models = pv.race(makers, ring(), ["elbo"], (0, 1), **SETTINGS)
     assert models.objectives == ["same", "wider"]
@@ -104,11 +104,11 @@ def test_models_are_raced_as_objectives_are(whole):
         ({"objectives": {"a": {1: "elbo", 2: "vimco"}}, "budget": "seconds"}, "budget seconds is for objectives that"),
         ({"seeds": ()}, "seeds must hold at least one, got none"),
         ({"seeds": (1, 1)}, "seeds must differ, got (1, 1)"),
-        ({"seeds": (-1,)}, "seed must be a whole number >= 0, got -1"),
+        ({"seeds": (-1,)}, "seed must be a finished_race number >= 0, got -1"),
         ({"budget": "nats"}, "budget must be one of epochs, seconds; got 'nats'"),
-        ({"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
+        ({"epochs": 0}, "epochs must be a finished_race number >= 1, got 0"),
         ({"num_data": 31}, "num_data must be <= 30, the number of held-out data; got 31"),
-        ({"num_samples": 1}, "num_samples must be a whole number >= 2, got 1"),
+        ({"num_samples": 1}, "num_samples must be a finished_race number >= 2, got 1"),
         ({"held_out": torch.zeros(1, 2)}, "held_out must hold at least 2 data, got 1"),
         ({"lr": -1.0}, "lr must be a finite number > 0, got -1.0"),
         ({"patience": 3}, "patience must be a keyword of fit that is not the race's own"),

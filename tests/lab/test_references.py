@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyro
 import pytest
 import torch
-from compared_pairs import FEW, off, plain_guide, plain_model
+from compared_pairs import FEW, plain_guide, plain_model, poorly_guided
 from helpers import draw, small_vae
 from pyro.infer import RenyiELBO, Trace_ELBO
 
@@ -16,7 +16,7 @@ from pyrovae.objectives import ELBO, IWAE, MIWAE, VIMCO, AnalyticKLELBO, DReG, R
 from pyrovae.objectives.base import Coefficients, DifferentiableELBO
 
 
-def test_a_biased_estimator_is_seen_beyond_the_floor_and_an_unbiased_one_is_not():
+def test_the_bias_is_above_its_floor_only_for_a_biased_estimator():
     class Naive(IWAE):
         reference = IWAE
 
@@ -24,7 +24,7 @@ def test_a_biased_estimator_is_seen_beyond_the_floor_and_an_unbiased_one_is_not(
             weights = log_weights.softmax(0)
             return Coefficients(weights, path=weights)
 
-    vae = off()
+    vae = poorly_guided()
     x = draw(vae, 2).repeat(64, 1)
     found = compare(vae.model, vae.guide, x, objectives=["dreg", Naive], num_particles=[4], repeats=150, compile=False)
     dreg, naive = found["dreg", 4], found["Naive", 4]
@@ -69,25 +69,25 @@ class BesidePyrosRenyi(NaiveRenyi):
         (NaiveRenyi(8, alpha=2.0), Renyi(8, alpha=2.0)),
     ],
 )
-def test_the_reference_has_what_it_shares_of_the_objects_own_settings(objective, expected):
+def test_the_reference_has_the_settings_that_it_shares_with_the_objective(objective, expected):
     assert reference_of(objective) == expected
 
 
-def test_a_reference_of_pyros_has_them_too_and_is_found_again():
+def test_a_reference_of_pyro_has_the_shared_settings_too():
     for objective in (BesidePyro(8), BesidePyrosRenyi(8, alpha=2.0)):
         assert reference_of(objective).num_particles == 8
     assert reference_of(BesidePyrosRenyi(8, alpha=2.0)).alpha == 2
     assert reference_of(AnalyticKLELBO(free_bits=0.1)) is reference_of(IWAE(8)) is None
-    vae = off()
+    vae = poorly_guided()
     found = compare(vae.model, vae.guide, draw(vae, 5), objectives=[BesidePyro], num_particles=[2], **FEW)
     assert found["BesidePyro", 2].reference == "Trace_ELBO"
     assert found["BesidePyro", 2].guide.bias > 0
 
 
-def test_an_objective_that_makes_another_number_of_draws_is_measured_against_that_number():
-    vae = off()
+def test_the_reference_has_as_many_draws_as_the_objective():
+    vae = poorly_guided()
     with torch.no_grad():
-        vae.guide_log_scale.add_(1.0)  # weights that vary: bounds of other K have other gradients
+        vae.guide_log_scale.add_(1.0)  # the weights now vary, so that the gradient depends on K
     x = draw(vae, 2).repeat(64, 1)
     settings = {"num_particles": [2], "repeats": 100, "compile": False}
     found = compare(vae.model, vae.guide, x, objectives=[twice_dreg, "dreg", "iwae"], **settings)
@@ -97,7 +97,7 @@ def test_an_objective_that_makes_another_number_of_draws_is_measured_against_tha
     assert row.reference == "IWAE"
     assert row.guide.bias < 2 * row.guide.bias_floor
     apart = (row.guide.mean - found["iwae", 2].guide.mean).norm()
-    assert apart > 4 * row.guide.bias_floor  # what was shown as its bias
+    assert apart > 4 * row.guide.bias_floor  # this distance was once shown as the bias
     assert found["dreg", 2].num_draws == 2
 
 
@@ -110,12 +110,12 @@ class Unhashable(DifferentiableELBO):
 
 
 def test_a_users_objective_need_not_be_hashable():
-    vae = off()
+    vae = poorly_guided()
     found = compare(vae.model, vae.guide, draw(vae, 5), objectives=[Unhashable, "dreg"], num_particles=[2], **FEW)
     assert [row.reference for row in found.rows] == [None, "IWAE"]
 
 
-def test_a_plain_pair_with_discrete_latents_has_no_reference_and_vimco_not_one_particle():
+def test_a_pair_with_discrete_latents_has_no_reference_and_vimco_has_no_row_at_one_particle():
     x = torch.randn(6, 3)
     settings = {"num_particles": [1, 3], "repeats": 6, "compile": False}
     found = compare(plain_model, plain_guide, x, objectives=["score_function", "vimco"], **settings)
@@ -126,7 +126,7 @@ def test_a_plain_pair_with_discrete_latents_has_no_reference_and_vimco_not_one_p
     assert not pyro.get_param_store().keys()
 
 
-def test_a_straight_through_gradient_is_no_ones_reference():
+def test_a_straight_through_gradient_is_never_a_reference():
     parts = {"posterior": pv.posteriors.Bernoulli(2, 0.5)}
     vae = small_vae(**parts)
     found = compare(

@@ -37,7 +37,7 @@ def test_equal_seconds_are_those_of_the_first_objective_by_the_times_of_steps(tm
     race = run(tmp_path, **settings)
     assert [r.epochs for r in race.runs] == [5, 2]
     assert [len(r.curve) for r in race.runs] == [5, 2]
-    monkeypatch.setattr(step_timing, "step_seconds", None)  # they are kept
+    monkeypatch.setattr(step_timing, "step_seconds", None)  # the times are kept, and must not be taken again
     assert numbers(run(tmp_path, **settings)) == numbers(race)
     both = run(tmp_path, **{**settings, "budget": "epochs"})
     assert numbers(both)[0] == numbers(race)[0]
@@ -57,7 +57,7 @@ def test_equal_seconds_are_those_of_the_first_objective_by_the_times_of_steps(tm
     ({"one": pv.objectives.IWAE(1), "many": pv.objectives.IWAE(64)}, {}),
     (["iwae", "dreg"], {"num_particles": 64}),
 ])  # fmt: skip
-def test_the_times_of_steps_are_those_of_steps(objectives, settings):
+def test_the_times_of_steps_grow_with_the_particles(objectives, settings):
     def timed(**more):
         make_vae = functools.partial(pv.VAE, (2,), latent_dim=2, hidden=(64,), likelihood=pv.Gaussian(0.5))
         plan = TrainingPlan(ring(num_train=2_000), 2, {"batch_size": 500, **more})
@@ -66,7 +66,7 @@ def test_the_times_of_steps_are_those_of_steps(objectives, settings):
     (one, first), (many, second) = timed(**settings)
     if not settings:
         assert second > 3 * first
-    else:  # the particles are those of the race's settings
+    else:  # the race's settings give the particles
         assert "num_particles=64" in one
         assert "num_particles=64" in many
         assert first > 3 * timed(num_particles=1)[0][1]

@@ -14,5 +14,5 @@ def _no_figure_is_left():
 
 @pytest.fixture
 def axes() -> Axes:
-    """Axes of a figure that pyplot does not know."""
+    """Returns the axes of a figure that pyplot does not know."""
     return Figure().subplots()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-AS = pytest.mark.parametrize("given", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+AS_ARRAY_OR_TENSOR = pytest.mark.parametrize("given", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
 
 
 def random(*shape: int) -> np.ndarray:

@@ -30,7 +30,7 @@ DRAW = {
 
 
 @pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
-def test_a_figure_is_drawn_in_the_axes_given_and_no_other_is_opened(draw, axes):
+def test_a_figure_is_drawn_in_the_given_axes_and_no_other_is_opened(draw, axes):
     assert draw(axes) is axes
     assert plt.get_fignums() == []
     assert axes.figure.axes == [axes]

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from drawn import AS, filled_of, lines_of
+from drawn import AS_ARRAY_OR_TENSOR, filled_of, lines_of
 from matplotlib.figure import Figure
 
 from pyrovae import plots
 
 
 def test_a_variance_of_zero_has_no_place_on_a_log_axis(axes):
-    """An exact gradient's; it was a math domain error after all the work."""
+    """The variance of an exact gradient is 0; drawing it once ended in a math domain error."""
     curves = {"exact": ([0.1], [0.0], None), "some": ([0.1, 0.2, 0.3], [2.0, 0.0, 1.0], [0.1, 0.2, 0.4])}
     plots.against_seconds(curves, "variance", axes=axes)
     assert [text.get_text() for text in axes.texts] == ["some"]
@@ -19,7 +19,7 @@ def test_a_variance_of_zero_has_no_place_on_a_log_axis(axes):
     plots.against_seconds({"exact": ([0.1], [0.0], None)}, "variance", axes=Figure().subplots())
 
 
-def test_names_that_would_lie_upon_each_other_are_moved_apart(axes):
+def test_names_that_would_overlap_are_moved_apart(axes):
     curves = {name: ([0.1], [value], None) for name, value in {"a": 1.0, "b": 1.01, "c": 0.99, "d": 1e-3}.items()}
     plots.against_seconds(curves, "variance", axes=axes)
     heights = {text.get_text(): text.get_position()[1] for text in axes.texts}
@@ -30,8 +30,8 @@ def test_names_that_would_lie_upon_each_other_are_moved_apart(axes):
     assert np.log(heights["a"] / heights["c"]) == pytest.approx(step)
 
 
-@AS
-def test_signal_to_noise_has_values_floors_and_the_slope_of_what_is_above_them(given, axes):
+@AS_ARRAY_OR_TENSOR
+def test_signal_to_noise_is_drawn_with_floors_and_the_slope_of_the_points_above_them(given, axes):
     sizes = [1, 4, 16, 64, 256]
     falling, rising = 2.0 * np.array(sizes) ** -0.5, 0.5 * np.array(sizes) ** 0.25
     curves = {
@@ -50,15 +50,15 @@ def test_signal_to_noise_has_values_floors_and_the_slope_of_what_is_above_them(g
         assert line.get_color() == floor.get_color()
     assert [filled_of(points) for points in axes.collections] == [
         [True, True, True, False, False],
-        [False, False, True, True, True],  # a theory is of large K
+        [False, False, True, True, True],  # a theory holds for large K
         [False] * 5,
     ]
     assert len({line.get_color() for line in solid}) == 3
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 
 
-@AS
-def test_bias_and_variance_stand_against_seconds_with_the_estimators_name_at_its_slowest(given, axes):
+@AS_ARRAY_OR_TENSOR
+def test_bias_and_variance_are_drawn_against_seconds_with_a_name_at_the_slowest_step(given, axes):
     curves = {
         "naive": ([0.2, 0.1], given(np.array([3.0, 4.0])), given(np.array([0.1, 0.3]))),
         "dreg": ([0.3, 0.5], given(np.array([0.19, 0.02])), given(np.array([0.1, 0.02]))),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from drawn import AS, random
+from drawn import AS_ARRAY_OR_TENSOR, random
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -10,13 +10,13 @@ from pyrovae import plots
 
 
 def shown(axes: Axes) -> np.ndarray:
-    """The colours of the one image in `axes`, `(height, width, 4)`, as they reach the screen."""
+    """Returns the colours of the only image in `axes` as they reach the screen, `(height, width, 4)`."""
     (image,) = axes.images
     assert image.origin == "upper"
     return image.to_rgba(image.get_array(), norm=True)
 
 
-@AS
+@AS_ARRAY_OR_TENSOR
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("num", "columns", "rows"), [(6, 3, 2), (5, 3, 2), (7, 3, 3), (4, 1, 4), (4, 4, 1), (2, 4, 1)])
 def test_an_image_grid_has_every_pixel_of_every_image_in_its_place(given, channels, num, columns, rows, axes):
@@ -36,7 +36,7 @@ def test_an_image_grid_has_every_pixel_of_every_image_in_its_place(given, channe
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_places_after_the_last_image_are_left_white(channels, axes):
+def test_the_cells_after_the_last_image_are_white(channels, axes):
     plots.image_grid(np.full((4, channels, 2, 2), 0.5), 3, axes=axes)
     colours = shown(axes)
     assert colours.shape == (4, 6, 4)
@@ -44,8 +44,8 @@ def test_the_places_after_the_last_image_are_left_white(channels, axes):
     assert (colours[:2] != 1.0).any(-1).all()
 
 
-def test_a_grey_image_is_ink_on_paper_with_levels_that_no_other_pixel_moves(axes):
-    """0 is white and 1 is black, also in an image that has neither."""
+def test_a_grey_image_is_ink_on_paper_at_fixed_levels(axes):
+    """0 is white and 1 is black, even in an image that has neither."""
     plots.image_grid(np.array([0.0, 0.5, 1.0]).reshape(1, 1, 1, 3), 1, axes=axes)
     white, half, black = shown(axes)[0]
     assert white == pytest.approx((1, 1, 1, 1))
@@ -61,7 +61,7 @@ def test_a_colour_image_has_its_own_colours(axes):
     assert shown(axes)[..., :3] == pytest.approx(images[0].transpose(1, 2, 0))
 
 
-@AS
+@AS_ARRAY_OR_TENSOR
 @pytest.mark.parametrize("channels", [1, 3])
 def test_reconstructions_are_below_their_data(given, channels, axes):
     data, reconstructed = random(3, channels, 4, 5), 1 - random(3, channels, 4, 5)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from drawn import AS, LABELS, POINTS, random
+from drawn import AS_ARRAY_OR_TENSOR, LABELS, POINTS, random
 from helpers import assert_within_standard_errors
 from matplotlib.colors import to_rgba
 
 from pyrovae import plots
 
 
-@AS
-def test_ranks_are_drawn_beside_what_uniform_ones_would_be(given, axes):
+@AS_ARRAY_OR_TENSOR
+def test_ranks_are_drawn_with_the_band_of_uniform_ones(given, axes):
     counts = np.array([30, 50, 40, 40])
     plots.rank_histogram(given(counts), "z 1", axes)
     bars = [patch for patch in axes.patches if patch.get_height() in counts and patch.get_width() < 0.3]
@@ -27,9 +27,9 @@ def test_ranks_are_drawn_beside_what_uniform_ones_would_be(given, axes):
     assert axes.lines[0].get_ydata() == pytest.approx([40, 40])
 
 
-@AS
+@AS_ARRAY_OR_TENSOR
 @pytest.mark.parametrize("draw", [plots.points, plots.latent_space])
-def test_a_scatter_has_the_points_with_equal_axes(given, draw, axes):
+def test_a_scatter_has_the_points_on_equal_axes(given, draw, axes):
     draw(given(POINTS), title="the points", axes=axes)
     (scatter,) = axes.collections
     assert np.array_equal(scatter.get_offsets(), POINTS)
@@ -37,9 +37,9 @@ def test_a_scatter_has_the_points_with_equal_axes(given, draw, axes):
     assert axes.get_title() == "the points"
 
 
-@AS
+@AS_ARRAY_OR_TENSOR
 @pytest.mark.parametrize("draw", [plots.points, plots.latent_space])
-def test_points_of_one_label_have_one_colour_of_their_own(given, draw, axes):
+def test_each_label_has_a_colour_of_its_own(given, draw, axes):
     draw(given(POINTS), given(LABELS), axes=axes)
     axes.figure.draw_without_rendering()
     colours = [tuple(colour) for colour in axes.collections[0].get_facecolors()]
@@ -50,7 +50,7 @@ def test_points_of_one_label_have_one_colour_of_their_own(given, draw, axes):
 
 
 @pytest.mark.parametrize("draw", [plots.points, plots.latent_space])
-def test_points_without_labels_are_all_of_one_dark_grey(draw, axes):
+def test_points_without_labels_are_dark_grey(draw, axes):
     draw(POINTS, axes=axes)
     axes.figure.draw_without_rendering()
     assert {tuple(colour) for colour in axes.collections[0].get_facecolors()} == {to_rgba("0.25", 0.6)}
@@ -62,7 +62,7 @@ def test_ten_labels_have_the_ten_colours_in_order(axes):
     assert np.allclose(axes.collections[0].get_facecolors()[:, :3], plt.get_cmap("tab10").colors)
 
 
-def test_the_latent_space_says_which_label_has_which_colour(axes):
+def test_the_legend_of_the_latent_space_has_the_colours_of_the_labels(axes):
     plots.latent_space(POINTS, np.array([2, 5, 7] * 4), axes=axes)
     axes.figure.draw_without_rendering()
     legend = axes.get_legend()
@@ -84,7 +84,7 @@ def test_the_circles_of_the_latent_space_hold_50_and_95_percent_of_the_prior(axe
         assert_within_standard_errors(inside, share, math.sqrt(share * (1 - share) / 40_000))
 
 
-def test_the_circles_are_in_view_where_the_posterior_has_collapsed(axes):
+def test_the_circles_are_in_view_if_the_posterior_has_collapsed(axes):
     plots.latent_space(POINTS * 1e-3, axes=axes)
     axes.figure.draw_without_rendering()
     assert axes.get_xlim()[0] < -2.44

@@ -4,19 +4,19 @@ import math
 
 import numpy as np
 import pytest
-from drawn import AS, lines_of
+from drawn import AS_ARRAY_OR_TENSOR, lines_of
 
 from pyrovae import plots
 
 
 def bars_of(container) -> tuple[float, float]:
-    """The lower and the upper end of an error bar."""
+    """Returns the lower and the upper end of an error bar."""
     (segment,) = container.lines[2][0].get_segments()
     return segment[0][1], segment[1][1]
 
 
-@AS
-def test_bounds_have_twice_their_errors_and_other_estimates_lie_across(given, axes):
+@AS_ARRAY_OR_TENSOR
+def test_bounds_are_drawn_with_twice_their_errors_and_other_estimates_across(given, axes):
     plots.bounds([1, 10], given(np.array([-2.0, -1.5])), given(np.array([0.1, 0.2])), {"ais": (-1.4, 0.05)}, axes)
     segments = axes.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose([s[:, 1] for s in segments], [(-2.2, -1.8), (-1.9, -1.1)])
@@ -28,14 +28,14 @@ def test_bounds_have_twice_their_errors_and_other_estimates_lie_across(given, ax
 
 
 def across_of(axes) -> tuple[float, float]:
-    """The lower and the upper end of the one band."""
+    """Returns the lower and the upper end of the only band."""
     (band,) = axes.patches
     box = band.get_extents().transformed(axes.transData.inverted())
     return box.y0, box.y1
 
 
-@AS
-def test_bounds_of_several_objectives_have_their_own_errors_below_log_px(given, axes):
+@AS_ARRAY_OR_TENSOR
+def test_bounds_of_several_objectives_are_drawn_with_their_errors_and_log_px(given, axes):
     curves = {
         "elbo": ([1, 8], given(np.array([-3.0, -2.9])), given(np.array([0.2, 0.1]))),
         "iwae": ([2, 8, 64], given(np.array([-2.5, -2.0, -1.5])), given(np.array([0.1, math.nan, 0.05]))),
@@ -54,17 +54,17 @@ def test_bounds_of_several_objectives_have_their_own_errors_below_log_px(given, 
     assert axes.get_xticks().tolist() == [1, 2, 8, 64]
 
 
-def test_bounds_that_are_none_on_log_px_have_no_log_px_across(axes):
+def test_log_px_can_be_left_out_of_the_bounds(axes):
     plots.compared_bounds({"elbo": ([1, 8], [-3.0, -2.9], [0.2, 0.1])}, None, axes=axes)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["elbo"]
     assert not axes.patches
 
 
-def test_methods_are_drawn_as_far_as_they_lie_below_the_best_with_the_error_of_the_difference(axes):
+def test_methods_are_drawn_below_the_best_with_the_error_of_the_difference(axes):
     measured = {"is": (3.0, -2.0, 0.3), "ais": (60.0, -1.0, 0.4), "near": (9.0, -1.1, math.nan)}
     plots.below_the_best(measured, axes)
     found = {tuple(c.lines[0].get_xydata()[0]): bars_of(c) for c in axes.containers}
-    assert found.pop((3.0, 1.0)) == pytest.approx((0.001, 2.0))  # an error of 2 * 0.5 reaches to nothing
+    assert found.pop((3.0, 1.0)) == pytest.approx((0.001, 2.0))  # an error of 2 * 0.5 reaches down to 0
     ((seconds, gap), (low, high)), *none = found.items()
     assert not none
     assert (seconds, gap) == (9.0, pytest.approx(0.1))

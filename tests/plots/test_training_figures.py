@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from drawn import AS, random
+from drawn import AS_ARRAY_OR_TENSOR, random
 from matplotlib.figure import Figure
 
 from pyrovae import plots
 
 
-@AS
-def test_a_training_curve_is_the_values_at_their_epochs(given, axes):
+@AS_ARRAY_OR_TENSOR
+def test_a_training_curve_has_the_values_at_their_epochs(given, axes):
     epochs, elbo, loss = np.arange(1, 9), random(8), random(8) + 1
     plots.training_curve(given(epochs), {"elbo": given(elbo), "loss": given(loss)}, "nats per datum", axes)
     assert [line.get_label() for line in axes.lines] == ["elbo", "loss"]
@@ -28,13 +28,13 @@ def test_a_training_curve_is_the_values_at_their_epochs(given, axes):
     ],
 )
 def test_the_view_is_the_range_of_the_later_80_percent_and_a_tenth(axes, num, first, low, high):
-    """The values are a plunge in the first 20%, then the epoch plus one."""
+    """The values plunge in the first 20%, and are the epoch plus one after that."""
     values = [1.0 if num == 4 and i == 0 else -1e4 if i < first else i + 2.0 for i in range(num)]
     plots.training_curve(range(1, num + 1), {"elbo": values}, "nats", axes)
     assert axes.get_ylim() == pytest.approx((low, high))
 
 
-def test_the_view_holds_all_curves(axes):
+def test_the_view_contains_all_curves(axes):
     curves = {"low": [0.0, -5.0, -4.0, -3.0, -4.0], "high": [9.0, 2.0, 1.0, 1.0, 1.0]}
     plots.training_curve(range(5), curves, "nats", axes)
     assert axes.get_ylim() == pytest.approx((-5.0 - 0.7, 2.0 + 0.7))
