@@ -53,7 +53,7 @@ class Entrant:
         with pyro.get_param_store().scope(), local_seed(derived_seed(seed, "initial parameters")):
             pair = self.make_vae()
             is_pair = all(callable(getattr(pair, name, None)) for name in ("model", "guide"))
-            require(is_pair, f"make_vae must return what has a model and a guide, got {pair!r}"[:200])
+            require(is_pair, f"make_vae must return a pair with a model and a guide, got {pair!r}"[:200])
             yield pair
 
     @property
@@ -109,8 +109,7 @@ def entrants_of(
     by_name = _by_name(objectives)
     if not isinstance(make_vae, Mapping):
         return tuple(Entrant(name, make_vae, objective) for name, objective in by_name.items())
-    rule = "objectives must be one where make_vae are several"
-    require(len(by_name) == 1, f"{rule}, got {', '.join(by_name)}")
+    require(len(by_name) == 1, f"objectives must hold one if make_vae is a dict, got {', '.join(by_name)}")
     (objective,) = by_name.values()
     makers = zip(_by_name(dict.fromkeys(make_vae, objective)), make_vae.values(), strict=True)
     return tuple(Entrant(name, maker, objective) for name, maker in makers)
@@ -133,7 +132,7 @@ def check_settings(settings: Mapping[str, object]) -> None:
 def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: tuple[Tensor, ...]) -> None:
     """Raises `InputError` if an entrant cannot be trained, or cannot be measured on the held-out data."""
     with entrant.start(seed) as pair, entrant.start(seed) as another:
-        rule = "make_vae must make all parameters anew at each call, and two of its pairs share one"
+        rule = "make_vae must create new parameters at each call, but two of its pairs share one"
         require(not _addresses(pair) & _addresses(another), rule)
         check_training(pair, plan, entrant.objective)
         with local_seed(0):

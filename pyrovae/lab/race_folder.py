@@ -68,7 +68,7 @@ class RunFolder:
             content = {name: content[name] for name in names} | {"curve": read_curve(self.curve)}
         except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
             raise InputError(f"{self.result} is not a readable result ({type(error).__name__}): remove it") from error
-        require(is_same, f"{self.result} is of other data than these: take another folder")
+        require(is_same, f"{self.result} was measured on other data: take another folder")
         return content
 
 

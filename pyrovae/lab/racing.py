@@ -207,11 +207,12 @@ class _Run:
 def _held_out_arguments(pair, data: object, held_out: object, num_data: int | None) -> tuple[Tensor, ...]:
     """Returns the arguments of the pair for the first `num_data` held-out data."""
     if held_out is None:
-        require(isinstance(data, Dataset), f"held_out must be given where data is no Dataset but {type(data).__name__}")
+        kind = type(data).__name__
+        require(isinstance(data, Dataset), f"held_out must be given unless data is a Dataset, got a {kind}")
         held_out = data.arguments("test")[: 1 + getattr(pair, "num_conditions", 0)]
     args = tuple(held_out) if isinstance(held_out, tuple | list) else (held_out,)
     check_args(args)
-    require(len(args[0]) > 1, "held_out must hold at least 2 data, got 1: there is no error over one")
+    require(len(args[0]) > 1, "held_out must hold at least 2 data, got 1: one datum has no standard error")
     getattr(pair, "check_data", lambda *_: None)(*args)
     if num_data is not None:
         require_count("num_data", num_data, 2)

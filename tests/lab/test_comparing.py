@@ -73,7 +73,7 @@ def test_bounds_are_exact_within_their_errors_and_gaps_are_measured_from_log_px(
 def exact_variance(vae, x, sticking):
     """Returns the variance of the guide's gradient of the ELBO of one draw, summed over its parameters, in closed form.
 
-    With the draw z = c + s e, the derivative d log w / dz is a + G s e. The gradient and the variance of coordinate j are
+    With the draw z = c + s e, the derivative d log w / dz is a + G s e. The gradient and the variance of coordinate j:
 
         of the bias        (a + G s e)_j                  sum_k (G_jk s_k)^2
         of the log-scale   (a + G s e)_j s_j e_j (+ 1)    s_j^2 (a_j^2 + sum_k (1 + [k = j]) (G_jk s_k)^2)

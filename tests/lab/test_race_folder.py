@@ -127,7 +127,7 @@ def test_an_old_race_whose_checkpoints_have_no_identity_is_read(finished_race, t
 
 def test_a_folder_of_another_race_is_refused(finished_race, tmp_path):
     race, folder = finished_race
-    assert "make_vae must return what has a model and a guide, got 3" in refusal(
+    assert "make_vae must return a pair with a model and a guide, got 3" in refusal(
         pv.race, lambda: 3, ring(), OBJECTIVES, **SETTINGS
     )
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)

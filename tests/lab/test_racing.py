@@ -64,7 +64,7 @@ def test_a_race_leaves_the_param_store_and_the_generators_as_they_were():
 
 def test_pairs_that_share_a_parameter_are_refused():
     one = make()
-    assert "must make all parameters anew at each call" in refusal(pv.race, lambda: one, ring(), OBJECTIVES, **SETTINGS)
+    assert "must create new parameters at each call" in refusal(pv.race, lambda: one, ring(), OBJECTIVES, **SETTINGS)
     net = torch.nn.Linear(2, 2)
 
     def sharing():
@@ -72,7 +72,7 @@ def test_pairs_that_share_a_parameter_are_refused():
         vae.decoder.layers[0] = net
         return vae
 
-    assert "must make all parameters anew at each call" in refusal(pv.race, sharing, ring(), OBJECTIVES, **SETTINGS)
+    assert "must create new parameters at each call" in refusal(pv.race, sharing, ring(), OBJECTIVES, **SETTINGS)
 
 
 def test_models_can_be_raced_like_objectives(finished_race):
@@ -84,7 +84,7 @@ def test_models_can_be_raced_like_objectives(finished_race):
         assert torch.equal(ours.log_px.value, theirs.log_px.value)
     assert models.difference("wider")["value"] != 0
     both = refusal(pv.race, makers, ring(), ["elbo", "iwae"], **SETTINGS)
-    assert both == "objectives must be one where make_vae are several, got elbo, iwae"
+    assert both == "objectives must hold one if make_vae is a dict, got elbo, iwae"
     assert "make_vae must be a function without arguments, or a dict of them" in refusal(
         pv.race, {}, ring(), ["elbo"], **SETTINGS
     )
@@ -101,7 +101,10 @@ def test_models_can_be_raced_like_objectives(finished_race):
         ({"objectives": {"later": {2: "elbo"}}}, "objective must have one from epoch 1 on"),
         ({"objectives": {"a": {1: "elbo", 2: "iwae"}}}, "num_particles must be given with objective iwae"),
         ({"objectives": ["elbo", "iwae"]}, "num_particles must be given with objective iwae: with one it is the elbo"),
-        ({"objectives": {"a": {1: "elbo", 2: "vimco"}}, "budget": "seconds"}, "budget seconds is for objectives that"),
+        (
+            {"objectives": {"a": {1: "elbo", 2: "vimco"}}, "budget": "seconds"},
+            "budget seconds is for objectives that",
+        ),
         ({"seeds": ()}, "seeds must hold at least one, got none"),
         ({"seeds": (1, 1)}, "seeds must differ, got (1, 1)"),
         ({"seeds": (-1,)}, "seed must be a finished_race number >= 0, got -1"),
@@ -113,7 +116,7 @@ def test_models_can_be_raced_like_objectives(finished_race):
         ({"lr": -1.0}, "lr must be a finite number > 0, got -1.0"),
         ({"patience": 3}, "patience must be a keyword of fit that is not the race's own"),
         ({"objective": "elbo"}, "objective must be a keyword of fit that is not the race's own"),
-        ({"data": torch.randn(9, 2)}, "held_out must be given where data is no Dataset but Tensor"),
+        ({"data": torch.randn(9, 2)}, "held_out must be given unless data is a Dataset, got a Tensor"),
         ({"data": torch.randn(9, 3), "held_out": torch.randn(9, 3)}, "x must have shape (batch, 2)"),
         ({"held_out": torch.randn(9, 3)}, "x must have shape (batch, 2)"),
         ({"held_out": torch.tensor([[math.nan, 0.0]])}, "x must be finite, got nan at index (0, 0)"),

@@ -20,7 +20,7 @@ CALLS = {"model": 0}
 
 
 class Plain:
-    """No module, but an object with a running mean that it replaces, one that it moves, a counter, a list and a module."""
+    """An object with a running mean that it replaces, one that it moves, a counter, a list and a module."""
 
     def __init__(self):
         self.replaced, self.moved, self.calls, self.seen = torch.zeros(3), torch.zeros(3), 0, []
