@@ -160,7 +160,7 @@ class Comparison:
         Args:
             tablefmt: A table format of `tabulate`, for example "simple", "github" or "html".
         """
-        return comparison_table(self.rows, tablefmt)
+        return _comparison_table(self.rows, tablefmt)
 
     def to_markdown(self) -> str:
         """Returns the table as Markdown."""
@@ -185,7 +185,7 @@ class Comparison:
         return self.table("html")
 
 
-def comparison_table(rows: tuple[Row, ...], tablefmt: str) -> str:
+def _comparison_table(rows: tuple[Row, ...], tablefmt: str) -> str:
     """Returns the table of `Comparison.table`."""
     sides = [side for side in SIDES if side != "shared" or any(row.shared for row in rows)]
     biased = [side for side in sides[1:] if any(row.reference and getattr(row, side) for row in rows)]

@@ -152,26 +152,7 @@ class Race:
 
     def rows(self) -> list[dict[str, object]]:
         """Returns a dict of plain numbers for each objective: means over seeds, errors, the difference to the first."""
-        rows = []
-        for name in self.objectives:
-            runs = self[name]
-            log_px = torch.tensor([run.log_px.mean for run in runs], dtype=torch.float64)
-            share = sum(run.share_unreliable for run in runs) / len(runs)  # nan if the draws are too few to tell
-            units = torch.tensor([float(run.active_units) for run in runs])
-            rows.append({
-                "objective": name,
-                "seeds": [run.seed for run in runs],
-                "epochs": runs[0].epochs,
-                "log_px": log_px.mean().item(),
-                "log_px_error": _over_seeds(log_px),
-                "monte_carlo_error": max(run.log_px.monte_carlo_error for run in runs),
-                "data_error": max(run.log_px.data_error for run in runs),
-                **{f"difference_{key}": value for key, value in self.difference(name).items()},
-                "active_units": units.mean().item(),
-                "seconds": sum(run.seconds for run in runs) / len(runs),
-                "share_pareto_k_above_0.7": None if math.isnan(share) else share,
-            })  # fmt: skip
-        return rows
+        return [_row(self, name) for name in self.objectives]
 
     def table(self, tablefmt: str = "simple") -> str:
         """Returns the table as text: log p(x), the paired difference to the first objective, active units, time.
@@ -179,18 +160,7 @@ class Race:
         Args:
             tablefmt: A table format of `tabulate`, for example "simple", "github" or "html".
         """
-        lines = []
-        for row in self.rows():
-            first, share = row["objective"] == self.objectives[0], row["share_pareto_k_above_0.7"]
-            lines.append([
-                row["objective"], str(row["epochs"]), _with_error(row["log_px"], row["log_px_error"]),
-                "" if first else _with_error(row["difference_value"], row["difference_seed_error"]),
-                "" if first else _interval(row["difference_low"], row["difference_high"]),
-                f"{row['active_units']:.3g}", "unknown" if share is None else f"{share:.0%}", f"{row['seconds']:.3g}",
-            ])  # fmt: skip
-        header = ["objective", "epochs", "log p(x)", f"minus {self.objectives[0]}", "95% interval", "active"]
-        columns = ("left", *("right",) * 7)
-        return tabulate(lines, [*header, "k > 0.7", "seconds"], tablefmt, disable_numparse=True, colalign=columns)
+        return _table(self, tablefmt)
 
     @property
     def verdict(self) -> str:
@@ -233,6 +203,43 @@ class Race:
 
     def _repr_html_(self) -> str:
         return self.table("html")
+
+
+def _row(race: Race, objective: str) -> dict[str, object]:
+    """Returns the row of one objective in `Race.rows`."""
+    runs = race[objective]
+    log_px = torch.tensor([run.log_px.mean for run in runs], dtype=torch.float64)
+    share = sum(run.share_unreliable for run in runs) / len(runs)  # nan if the draws are too few to tell
+    units = torch.tensor([float(run.active_units) for run in runs])
+    return {
+        "objective": objective,
+        "seeds": [run.seed for run in runs],
+        "epochs": runs[0].epochs,
+        "log_px": log_px.mean().item(),
+        "log_px_error": _over_seeds(log_px),
+        "monte_carlo_error": max(run.log_px.monte_carlo_error for run in runs),
+        "data_error": max(run.log_px.data_error for run in runs),
+        **{f"difference_{key}": value for key, value in race.difference(objective).items()},
+        "active_units": units.mean().item(),
+        "seconds": sum(run.seconds for run in runs) / len(runs),
+        "share_pareto_k_above_0.7": None if math.isnan(share) else share,
+    }
+
+
+def _table(race: Race, tablefmt: str) -> str:
+    """Returns the text of `Race.table`."""
+    lines = []
+    for row in race.rows():
+        first, share = row["objective"] == race.objectives[0], row["share_pareto_k_above_0.7"]
+        lines.append([
+            row["objective"], str(row["epochs"]), _with_error(row["log_px"], row["log_px_error"]),
+            "" if first else _with_error(row["difference_value"], row["difference_seed_error"]),
+            "" if first else _interval(row["difference_low"], row["difference_high"]),
+            f"{row['active_units']:.3g}", "unknown" if share is None else f"{share:.0%}", f"{row['seconds']:.3g}",
+        ])  # fmt: skip
+    header = ["objective", "epochs", "log p(x)", f"minus {race.objectives[0]}", "95% interval", "active"]
+    columns = ("left", *("right",) * 7)
+    return tabulate(lines, [*header, "k > 0.7", "seconds"], tablefmt, disable_numparse=True, colalign=columns)
 
 
 def _over_seeds(values: Tensor) -> float | None:

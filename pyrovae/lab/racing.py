@@ -127,36 +127,18 @@ def race(
             epochs_of = {entrant.name: epochs for entrant in entrants}
         else:
             epochs_of = epochs_of_equal_seconds(entrants, plan, seeds[0], folder)
-        runs = []
+        trainings = []
         for entrant in entrants:
             for seed in seeds:
                 number = epochs_of[entrant.name]
                 path = folder / f"{entrant.folder_name}-seed{seed}-{number}epochs"
                 run_folder = RunFolder(path, len(held_out[0]), num_samples, fingerprint)
-                runs.append(_Run(entrant, seed, number, plan, held_out, run_folder, progress))
-        return Race(tuple(_all_done(runs, progress)), budget)
-
-
-def _all_done(runs: list["_Run"], progress: bool | None) -> list[RaceRun]:
-    """Trains the runs one after another, leaves those to other processes that they have, and returns all results."""
-    left, done = list(range(len(runs))), {}
-    with tqdm(total=len(left), unit="run", desc="race", disable=hides_progress(progress), leave=False) as bar:
-        while left:
-            for index in left:
-                try:
-                    done[index] = runs[index].result()
-                except Taken:
-                    continue
-                left.remove(index)
-                bar.update()
-                break
-            else:
-                time.sleep(SECONDS_BETWEEN_TRIES)
-    return [done[index] for index in range(len(runs))]
+                trainings.append(_Training(entrant, seed, number, plan, held_out, run_folder, progress))
+        return Race(tuple(_finish(trainings, progress)), budget)
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Training:
     """One training of a race: an entrant from one seed, its epochs, and its folder."""
 
     entrant: Entrant
@@ -167,11 +149,11 @@ class _Run:
     folder: RunFolder
     progress: bool | None
 
-    def result(self) -> RaceRun:
-        """Trains and measures what is not done yet, and returns the result.
+    def finish(self) -> RaceRun:
+        """Trains and measures whatever is not done yet, and returns the result.
 
-        A run that is done goes through `fit` as well, which refuses a folder of another model or other settings.
-        Raises `Taken` if another process has the run.
+        A training that is done goes through `fit` as well, which refuses a folder of another model or other settings.
+        Raises `Taken` if another process has the training.
         """
         folder = self.folder
         with folder.lock(), self.entrant.start(self.seed) as pair:
@@ -202,6 +184,24 @@ class _Run:
             units = active_units(pair.model, pair.guide, *on_device_of(pair, self.held_out))
         estimate = {name: getattr(found, name) for name in ("value", "standard_error", "pareto_k")}
         return {**estimate, "active_units": units, "share_unreliable": found.share_unreliable}
+
+
+def _finish(trainings: list[_Training], progress: bool | None) -> list[RaceRun]:
+    """Finishes the trainings one after another, skipping those that other processes have, and returns all results."""
+    left, done = list(range(len(trainings))), {}
+    with tqdm(total=len(left), unit="run", desc="race", disable=hides_progress(progress), leave=False) as bar:
+        while left:
+            for index in left:
+                try:
+                    done[index] = trainings[index].finish()
+                except Taken:
+                    continue
+                left.remove(index)
+                bar.update()
+                break
+            else:
+                time.sleep(SECONDS_BETWEEN_TRIES)
+    return [done[index] for index in range(len(trainings))]
 
 
 def _held_out_arguments(pair, data: object, held_out: object, num_data: int | None) -> tuple[Tensor, ...]:
