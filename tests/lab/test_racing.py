@@ -205,7 +205,7 @@ def test_where_draws_are_too_few_to_tell_k_is_unknown():
 
 
 def test_steps_are_timed_as_they_are_trained(monkeypatch):
-    monkeypatch.setattr(pv.training.fitting, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
+    monkeypatch.setattr(pv.training.gradients, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
     compiled = []
     real = racing.gradients_of
     monkeypatch.setattr(racing, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3])))
