@@ -3,8 +3,8 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 
 import pyro
 from pyro.infer import ELBO as PyroELBO
@@ -15,7 +15,7 @@ from pyrovae.data import Dataset
 from pyrovae.evaluation import device_of
 from pyrovae.objectives import resolve
 from pyrovae.programs import gate
-from pyrovae.training import History, compiles, fit
+from pyrovae.training import FitSettings, TrainingData, choose_device, compiles, fit, prepare
 
 FIT_PARAMETERS = inspect.signature(fit).parameters
 OBJECTIVE_SETTINGS = ("num_particles", "alpha", "num_batches", "free_bits")
@@ -140,19 +140,21 @@ def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: tup
             gate.check(pair.model, pair.guide, gate.Weights(), *few)
 
 
-class _Enough(Exception):
-    """`fit` has found nothing to refuse."""
-
-
 def check_training(pair, plan: TrainingPlan, objective: object) -> None:
     """Makes all the checks that `fit` makes before its first step, and takes no step."""
-
-    def stop(_: History) -> None:
-        raise _Enough
-
-    with suppress(_Enough):
-        fit(pair, plan.data, **plan.settings, objective=objective, epochs=plan.epochs, seed=0, progress=False,
-            on_start=stop)  # fmt: skip
+    own = {
+        "epochs": plan.epochs,
+        "objective": objective,
+        "objective_settings": {name: plan.setting(name) for name in OBJECTIVE_SETTINGS},
+        "seed": 0,
+    }
+    given = [field.name for field in fields(FitSettings) if field.name not in own]
+    settings = FitSettings(**own, **{name: plan.setting(name) for name in given})
+    settings.check(pair, None)
+    device = choose_device(plan.setting("device"))
+    data = TrainingData(pair, plan.data, plan.setting("validation"), settings, device)
+    with local_seed(settings.seed):
+        prepare(pair, data, settings, None, device)
 
 
 def text_of(objective: object) -> str:

@@ -14,7 +14,7 @@ from pyrovae.lab.entrants import TrainingPlan, entrants_of
 
 
 def test_steps_are_timed_as_they_are_trained(monkeypatch):
-    monkeypatch.setattr(pv.training.fitting, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
+    monkeypatch.setattr(pv.training.gradients, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
     compiled = []
     real = step_timing.gradients_of
     monkeypatch.setattr(step_timing, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3])))

@@ -97,7 +97,9 @@ def test_a_part_is_saved_by_itself():
 
 
 def test_a_model_is_saved_in_the_midst_of_a_training_and_the_training_does_not_notice(monkeypatch):
-    monkeypatch.setattr(pv.training.fitting, "CompiledLoss", partial(pv.training.fitting.CompiledLoss, inductor=False))
+    monkeypatch.setattr(
+        pv.training.gradients, "CompiledLoss", partial(pv.training.gradients.CompiledLoss, inductor=False)
+    )
     results = []
     for save in (False, True):
         vae, kept = small_vae(), []
