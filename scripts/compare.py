@@ -15,7 +15,7 @@ import pyrovae as pv
 from pyrovae.cli.command_line import run_script
 from pyrovae.common import check_unwritten, choose_device
 from pyrovae.common.errors import require
-from pyrovae.lab.reports import COMPARISON, write_comparison
+from pyrovae.lab import COMPARISON_FILES, write_comparison
 from pyrovae.objectives.registry import OBJECTIVES, from_text
 from pyrovae.runs.report import first_data
 
@@ -47,7 +47,7 @@ def main(
         overwrite: replace an earlier comparison
     """
     run = pv.load_run(folder, data_root)
-    check_unwritten(run.folder, overwrite, COMPARISON)
+    check_unwritten(run.folder, overwrite, COMPARISON_FILES)
     run.vae.to(choose_device(device))
     args = first_data(run.vae, run.data, num_data)
     comparison = pv.compare(

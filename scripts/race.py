@@ -13,7 +13,7 @@ import tyro
 import pyrovae as pv
 from pyrovae.cli.command_line import helpers, is_helper, run_script
 from pyrovae.common.errors import require
-from pyrovae.lab.reports import write_race
+from pyrovae.lab import write_race
 from pyrovae.objectives.registry import from_text
 from pyrovae.runs.run import fit_settings, load_data, unseeded_vae
 

@@ -17,7 +17,7 @@ from typing import Literal
 import pyrovae as pv
 from pyrovae.cli.command_line import helpers, is_helper, run_script
 from pyrovae.common.files import write_text
-from pyrovae.lab.reports import save_race_figure
+from pyrovae.lab import save_race_figure
 from pyrovae.runs.run import unseeded_vae
 
 VAMP = {"prior": "vamp"}

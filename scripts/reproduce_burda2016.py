@@ -21,7 +21,7 @@ import pyrovae as pv
 from pyrovae.cli.command_line import helpers, is_helper, run_script
 from pyrovae.common.errors import require, require_count
 from pyrovae.common.files import write_text
-from pyrovae.lab.reports import save_race_figure
+from pyrovae.lab import save_race_figure
 
 # Epochs at the learning rates 1e-3 x 10^(-i / 7).
 SCHEDULES = {"full": tuple(3**i for i in range(8)), "short": (4,) * 8, "smoke": (1, 1)}

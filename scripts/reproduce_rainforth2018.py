@@ -24,8 +24,9 @@ import pyrovae as pv
 from pyrovae.cli.command_line import run_script
 from pyrovae.common.errors import require_count, require_seed
 from pyrovae.common.rng import derived_seed
-from pyrovae.objectives import IWAE, MIWAE, PIWAE, Coefficients
-from pyrovae.plots.slope import Slope, fitted_slope
+from pyrovae.objectives import IWAE, MIWAE, PIWAE
+from pyrovae.objectives.base import Coefficients
+from pyrovae.plots import Slope, fitted_slope
 from pyrovae.runs.run import require_new
 
 DIMENSIONS, NOISE, VARIANCE = 20, 0.01, 2 / 3

@@ -16,7 +16,7 @@ import torch
 from helpers import tree, write_images
 
 import pyrovae as pv
-from pyrovae.lab.reports import _draw_comparison
+from pyrovae.lab import draw_comparison
 from pyrovae.runs.report import ANOTHER_BOUND
 
 ROOT = Path(__file__).parent.parent
@@ -350,7 +350,7 @@ def test_estimators_compared_on_a_run(tmp_path):
         assert f"log p(x) {found['log_px']:.3f} nats" in text
     names = {"comparison_bounds.png", "comparison_snr.png", "comparison_dsnr.png", "comparison_cost.png"}
     assert tree(tmp_path / "out/figures").keys() == names
-    figures, row = _draw_comparison(exact), exact["dreg", 2]
+    figures, row = draw_comparison(exact), exact["dreg", 2]
     (bounds,), snr, cost = (figures[name].axes for name in ("bounds", "snr", "cost"))
     assert bounds.containers[0].lines[0].get_xydata().tolist() == [[2, row.bound]]
     for axes, side in zip(snr, ("model", "guide"), strict=True):

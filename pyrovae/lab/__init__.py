@@ -1,13 +1,21 @@
 """Estimators side by side: compare measures their gradients, race trains with each."""
 
-from pyrovae.lab.comparison import Comparison, compare
+from pyrovae.lab.comparing import compare
+from pyrovae.lab.comparison import Comparison
+from pyrovae.lab.comparison_report import COMPARISON_FILES, draw_comparison, write_comparison
+from pyrovae.lab.race_report import save_race_figure, write_race
 from pyrovae.lab.race_result import Race, RaceRun
 from pyrovae.lab.racing import race
 
 __all__ = [
+    "COMPARISON_FILES",
     "Comparison",
     "Race",
     "RaceRun",
     "compare",
+    "draw_comparison",
     "race",
+    "save_race_figure",
+    "write_comparison",
+    "write_race",
 ]

@@ -1,4 +1,4 @@
-"""Where the distance from a bound to log p(x) is a gap: what must hold of the pair, and of the objective."""
+"""Decides if the distance from a bound to log p(x) is a gap, which depends on the pair and on the objective."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,11 +11,11 @@ from pyrovae.common import InputError, local_seed
 from pyrovae.objectives import AnalyticKLELBO, EnumeratedELBO, Objective
 from pyrovae.programs import Pair, log_mean_exp, pair_at
 
-TOLERANCE = 1e-3
+MODE_TOLERANCE = 1e-3
 
 
 def no_log_px(pair: Pair) -> str | None:
-    """Returns why this pair has no log p(x) that its weights estimate (grey pixels, a Delta guide), or None."""
+    """Returns why this pair has no log p(x) that its weights can estimate (grey pixels, a Delta guide), or None."""
     try:
         pair.check_densities(auxiliary=True)
     except InputError as error:
@@ -26,7 +26,7 @@ def no_log_px(pair: Pair) -> str | None:
 def not_its_bound(
     model: Callable, guide: Callable, args: tuple[Tensor, ...], pair: Pair, modules: Sequence[nn.Module]
 ) -> str | None:
-    """Returns why no objective bounds log p(x) of this pair as it is, scales and modes, or None."""
+    """Returns why no objective bounds log p(x) under the present scales and modes of this pair, or None."""
     for name, site in (*pair.model_sites.items(), *pair.guide_sites.items()):
         scale = torch.as_tensor(site["scale"])
         if not bool((scale == 1).all()):
@@ -38,11 +38,11 @@ def not_its_bound(
 
 
 def is_bound(objective: PyroELBO) -> bool:
-    """Returns whether the mean of minus the loss lies below log p(x), as far as is known.
+    """Returns True if the mean of minus the loss is known to lie below log p(x).
 
-    That holds for every objective of log-weights that on no draws exceeds log 1/K sum_k w_k, whose mean is below
-    log p(x): it is looked at for some draws. Not for Renyi's with alpha < 0; nor for free bits, which are another floor
-    under the ELBO. Of a class unknown here nothing is known.
+    This holds for every objective of log-weights that never exceeds log 1/K sum_k w_k, whose mean is below log p(x);
+    the objective is evaluated on some draws to find out. It does not hold for Renyi's bound with alpha < 0, nor for
+    free bits, which replace small KL terms by a floor. Nothing is known about a class that is not listed here.
     """
     match objective:
         case Objective():
@@ -57,6 +57,7 @@ def is_bound(objective: PyroELBO) -> bool:
 
 
 def _is_below_mean_weight(objective: Objective) -> bool:
+    """Returns True if the objective is at most log 1/K sum_k w_k on log-weights of three different spreads."""
     generator = torch.Generator().manual_seed(0)
     log_weights = torch.randn(objective.num_draws, 64, generator=generator, dtype=torch.float64)
     log_weights = torch.cat([scale * log_weights for scale in (0.1, 1.0, 10.0)], 1)
@@ -68,6 +69,7 @@ def _is_below_mean_weight(objective: Objective) -> bool:
 def _mode_matters(
     model: Callable, guide: Callable, args: tuple[Tensor, ...], pair: Pair, modules: Sequence[nn.Module]
 ) -> bool:
+    """Returns True if the densities at the same latents differ between training mode and evaluation mode."""
     training = [module for module in modules if module.training]
     if not training:
         return False
@@ -82,4 +84,4 @@ def _mode_matters(
     finally:
         for module in training:
             module.training = True
-    return not torch.allclose(*found, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    return not torch.allclose(*found, rtol=MODE_TOLERANCE, atol=MODE_TOLERANCE, equal_nan=True)

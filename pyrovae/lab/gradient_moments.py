@@ -1,4 +1,4 @@
-"""Moments of gradients that are not kept: signal, noise, bias and their floors; and the powers with which they go."""
+"""Moments of gradients that are not stored: signal, noise and bias, each with its floor."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,26 +6,41 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-ROUNDING = 100
-"""Times a gradient's own precision: numbers that differ by less are one number, summed in another order."""
+ROUNDING_UNITS = 100
+"""Numbers that differ by less than this many units in the last place are the same number, summed in another order."""
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """What the gradients of one side's parameters are like, over R independent repeats.
+    """Holds the moments of the gradients of one side's parameters, over R independent repeats.
 
-    With m and v the mean and variance of each coordinate: `norm` = |mean|, `variance` = sum v, `snr` = the mean of
-    |m| / sqrt(v) over the coordinates that vary, and `snr_floor` what that is of pure noise, E|t| / sqrt(R) with
-    Student's t of R - 1 degrees of freedom. `dsnr` is the mean of |g_u| / |g - g_u|, g_u the part of g along u, the
-    mean gradient of an earlier half of the repeats (the directional signal-to-noise ratio of Rainforth et al. 2018);
-    `dsnr_floor` is the same of g less that mean, along a difference of two means: there is no signal in either.
-    `bias` = |mean - mean of the reference|, and `bias_floor` what that is of two estimators with one mean; None where
-    there is no reference. `mean` has the parameters of the side in one row, in the order in which the programs come
-    upon them.
+    m and v are the mean and the variance of one coordinate of the gradient g. A floor is the value that pure noise has.
 
-    A gradient that is the same in every repeat, to rounding, has no noise: `snr` and `dsnr` are infinite. They are nan
-    where there is nothing to be compared: all gradients are exactly 0, or not finite; and `dsnr` where only one
-    coordinate moves, as nothing can lie across it.
+        norm     = |mean g|
+        variance = sum of v over the coordinates
+        snr      = mean of |m| / sqrt(v) over the coordinates that vary
+        dsnr     = mean of |g_u| / |g - g_u|, with g_u the part of g along u
+        bias     = |mean g - mean gradient of the reference|
+
+    A gradient that is the same in every repeat, up to rounding, has no noise, and its `snr` and `dsnr` are infinite.
+    Both are nan if there is nothing to compare, because all gradients are exactly 0 or one is not finite. `dsnr` is
+    also nan if only one coordinate moves: nothing can lie across it.
+
+    Attributes:
+        norm: The length of the mean gradient.
+        variance: The variance, summed over the coordinates.
+        snr: The signal-to-noise ratio.
+        snr_floor: E|t| / sqrt(R), with Student's t of R - 1 degrees of freedom.
+        dsnr: The directional signal-to-noise ratio. The direction u is that of the mean gradient over an earlier part
+            of the repeats.
+        dsnr_floor: The same ratio of g minus that mean, along a difference of two means. There is no signal in either.
+        bias: The distance from the mean gradient of the reference; None if there is no reference.
+        bias_floor: The expected distance for two estimators that have the same mean; None if there is no reference.
+        mean: The mean gradient, `(num_coordinates,)`: the parameters of the side, in the order in which the programs
+            reach them.
+
+    Source:
+        Tom Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537.
     """
 
     norm: float
@@ -39,16 +54,16 @@ class Gradient:
     mean: Tensor = field(repr=False)
 
     def to_dict(self) -> dict[str, float | None]:
-        """The numbers, without `mean`."""
+        """Returns the numbers, without `mean`."""
         return {name: value for name, value in vars(self).items() if name != "mean"}
 
 
 class Moments:
-    """Mean and sum of squared deviations of vectors that are not kept (Welford), and what lies along a direction.
+    """Accumulates the mean and variance of vectors that are not stored (Welford), and their parts along a direction.
 
-    The direction is that of the first half of the `planned` vectors. As they may end early, those of the first 2, 4, 8,
-    ... serve until then, and whatever the end, a third of the vectors or more gave the direction and a third or more
-    were measured along it.
+    The direction is that of the mean of the first half of the `planned` vectors. Because the vectors may end early, the
+    first 2, 4, 8, ... give the direction until then. Wherever they end, at least a third of the vectors gave the
+    direction and at least a third were measured along it.
     """
 
     def __init__(self, planned: int) -> None:
@@ -60,7 +75,8 @@ class Moments:
         self._rounding = 0.0
 
     def add(self, value: Tensor) -> None:
-        self._rounding = ROUNDING * torch.finfo(value.dtype).eps
+        """Takes one more vector into account."""
+        self._rounding = ROUNDING_UNITS * torch.finfo(value.dtype).eps
         value = value.double()
         self.count += 1
         change = value - self.mean
@@ -78,6 +94,7 @@ class Moments:
         self._sums = {size: sum_ for size, sum_ in self._sums.items() if any(size == h // 2 for h in to_come)}
 
     def gradient(self, reference: "Moments | None") -> Gradient:
+        """Returns the moments so far; the bias is taken from the mean of `reference`."""
         variance = self.squares / (self.count - 1)
         dsnr, dsnr_floor = self._splits[0].ratios()
         bias = bias_floor = None
@@ -102,7 +119,7 @@ class Moments:
 
 
 class _Split:
-    """What lies along the mean of the first `size` vectors, and across it, of those that come after them."""
+    """Collects ratios of length along the mean of the first `size` vectors to length across it, of later vectors."""
 
     def __init__(self, quarter: Tensor, half: Tensor, size: int) -> None:
         self.size, self.mean = size, half / size
@@ -121,11 +138,11 @@ class _Split:
             self._noise.append(_along_over_across(rest, self._no_signal, negligible))
 
     def is_enough(self, count: int) -> bool:
-        """Whether, of `count` vectors, a third or more came after."""
+        """Returns True if at least a third of `count` vectors came after the first `size`."""
         return 2 * count >= 3 * self.size
 
     def ratios(self) -> list[float]:
-        """The signal's, and that of noise alone."""
+        """Returns the mean ratio of the vectors, and that of their noise alone."""
         return [sum(ratios) / len(ratios) for ratios in (self._signal, self._noise)]
 
 
@@ -135,14 +152,14 @@ def _unit(direction: Tensor) -> Tensor:
 
 
 def _along_over_across(value: Tensor, unit: Tensor, negligible: float) -> float:
-    """nan where nothing but rounding lies across."""
+    """Returns the length of `value` along `unit` over its length across; nan if only rounding lies across."""
     along, square = (value @ unit).item(), (value @ value).item()
     left = square - along**2
-    across = math.sqrt(left) if left > 1e-6 * square else (value - along * unit).norm().item()  # nothing cancels
+    across = math.sqrt(left) if left > 1e-6 * square else (value - along * unit).norm().item()  # does not cancel
     return abs(along) / across if across > negligible else math.nan
 
 
 def mean_absolute_t(degrees: int) -> float:
-    """E|t| of Student's t: that of a normal, sqrt(2 / pi), for many degrees of freedom."""
+    """Returns E|t| of Student's t. It tends to that of a normal, sqrt(2 / pi), with many degrees of freedom."""
     log_gammas = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)
     return 2 * math.sqrt(degrees / math.pi) * math.exp(log_gammas) / (degrees - 1)

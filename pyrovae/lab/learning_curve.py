@@ -1,4 +1,4 @@
-"""log p(x) of held-out data along a training, in a file that goes on with it."""
+"""The learning curve of a race's run: log p(x) of held-out data along the training."""
 
 import json
 from pathlib import Path
@@ -9,20 +9,33 @@ from pyrovae.common import derived_seed, local_seed, write_text
 from pyrovae.evaluation import log_marginal
 from pyrovae.training import History
 
-POINTS, DATA, SAMPLES = 12, 500, 100
+NUM_POINTS = 12
+NUM_DATA = 500
+NUM_SAMPLES = 100
 
 
 class LearningCurve:
-    """log p(x) along a training, in a file that goes on with it."""
+    """Measures log p(x) at 12 epochs of a training and appends each point to a file.
 
-    def __init__(self, path: Path, vae, held_out: tuple[Tensor, ...], epochs: int, seed: int) -> None:
-        self.path, self.vae, self.seed = path, vae, seed
-        self.held_out = tuple(arg[:DATA] for arg in held_out)
-        self.epochs = {-(-epochs * i // POINTS) for i in range(1, POINTS + 1)}
+    A point is `[epoch, seconds so far, log p(x), Monte Carlo error]`, with log p(x) of the first 500 held-out data by
+    100 draws, in nats per datum.
+
+    Args:
+        path: The file, one JSON list per line.
+        pair: The pair that is trained.
+        held_out: The arguments of the pair, held-out data first.
+        epochs: The number of epochs of the whole training.
+        seed: Fixes the draws, which are the same at every point.
+    """
+
+    def __init__(self, path: Path, pair, held_out: tuple[Tensor, ...], epochs: int, seed: int) -> None:
+        self.path, self.pair, self.seed = path, pair, seed
+        self.held_out = tuple(arg[:NUM_DATA] for arg in held_out)
+        self.epochs = {-(-epochs * i // NUM_POINTS) for i in range(1, NUM_POINTS + 1)}
         self.seconds = 0.0
 
     def start(self, history: History) -> None:
-        """What was measured of epochs that will be trained again is measured again."""
+        """Drops the points of epochs that will be trained again, because they will be measured again, too."""
         self.seconds = sum(history.seconds)
         kept = [point for point in read_curve(self.path) if point[0] <= len(history.epoch)]
         text = "".join(json.dumps(point) + "\n" for point in kept)
@@ -30,23 +43,26 @@ class LearningCurve:
         write_text(self.path, text)
 
     def add(self, record: dict[str, float | None]) -> None:
+        """Measures a point if the epoch of `record`, a record of the history, is one of the 12."""
         self.seconds += record["seconds"]
         if record["epoch"] not in self.epochs:
             return
-        if isinstance(self.vae, nn.Module):
-            self.vae.eval()
+        if isinstance(self.pair, nn.Module):
+            self.pair.eval()
         with local_seed(derived_seed(self.seed, "curve")):
-            found = log_marginal(self.vae.model, self.vae.guide, *self.held_out, num_samples=SAMPLES, progress=False)
+            pair, settings = self.pair, {"num_samples": NUM_SAMPLES, "progress": False}
+            found = log_marginal(pair.model, pair.guide, *self.held_out, **settings)
         with open(self.path, "a") as file:
             file.write(json.dumps([record["epoch"], self.seconds, found.mean, found.monte_carlo_error]) + "\n")
 
 
 def read_curve(path: Path) -> tuple[tuple[int, float, float, float], ...]:
+    """Returns the points of a curve's file by epoch; none if there is no file."""
     points = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             point = json.loads(line)
-        except ValueError:  # the last line of one that was killed
+        except ValueError:  # the last line of a process that was killed
             continue
         points[point[0]] = tuple(point)
     return tuple(points[epoch] for epoch in sorted(points))

@@ -1,4 +1,4 @@
-"""How a race of objectives has ended: log p(x) under each, paired differences and what they are worth."""
+"""The result of a race: log p(x) under each objective, paired differences and their intervals."""
 
 import math
 from dataclasses import dataclass
@@ -17,11 +17,30 @@ from pyrovae.training import Checkpoints
 
 @dataclass(frozen=True)
 class RaceRun:
-    """One training: under `objective` from the start that `seed` gives, for `epochs`, in `folder`.
+    """Holds the result of one training of a race.
 
-    `log_px` is of the held-out data, per datum; `seconds` are those of training; `curve` has, along the training, the
-    epoch, the seconds so far, and log p(x) of the first 500 held-out data by 100 draws, a lower bound, with its Monte
-    Carlo error.
+    Attributes:
+        objective: The name of the objective, or of the model if models are raced.
+        seed: The seed of the initial parameters and of the training.
+        epochs: The number of epochs.
+        log_px: The estimate of log p(x) of the held-out data, in nats per datum.
+        share_unreliable: The share of held-out data with Pareto k > 0.7; nan if the draws are too few to tell.
+        active_units: The number of active latent dimensions.
+        seconds: The seconds of training.
+        curve: The learning curve. Each point is `(epoch, seconds so far, log p(x), Monte Carlo error)`, with log p(x)
+            of the first 500 held-out data by 100 draws, a lower bound.
+        folder: The folder of the run.
+
+    Example:
+        >>> data = pv.load("ring", num_train=40, num_validation=10, num_test=20)
+        >>> def make_vae():
+        ...     return pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
+        >>> race = pv.race(make_vae, data, ["elbo"], seeds=(3,), epochs=1, num_samples=10, folder="race")
+        >>> (run,) = race.runs
+        >>> run.objective, run.seed, run.folder.name
+        ('elbo', 3, 'elbo-seed3-1epochs')
+        >>> vae = make_vae()
+        >>> run.restore(vae)
     """
 
     objective: str
@@ -35,7 +54,14 @@ class RaceRun:
     folder: Path
 
     def restore(self, vae: nn.Module) -> None:
-        """Gives `vae`, which `make_vae` has made, the parameters that the run ended with."""
+        """Loads the parameters that the run ended with.
+
+        Args:
+            vae: A module that `make_vae` has made, which is changed in place.
+
+        Raises:
+            InputError: `vae` is no module, or the race kept no folder.
+        """
         require(isinstance(vae, nn.Module), f"vae must be a module, got {type(vae).__name__}")
         state = Checkpoints(self.folder).load()
         require(state is not None, f"{self.folder} holds no checkpoint: a race without a folder keeps none")
@@ -44,26 +70,56 @@ class RaceRun:
 
 @dataclass(frozen=True)
 class Race:
-    """What `race` returns; prints as a table."""
+    """Holds the result of `race`; prints as a table.
+
+    `race["dreg"]` is the list of an objective's runs, one for each seed. Raises `InputError` if there is no such
+    objective.
+
+    Attributes:
+        runs: The runs, in the order of the objectives and then of the seeds.
+        budget: "epochs" or "seconds", whichever the objectives had an equal number of.
+
+    Example:
+        >>> def run(objective, seed, log_px):
+        ...     estimate = pv.Estimate(torch.tensor(log_px), torch.zeros(2))
+        ...     return pv.RaceRun(objective, seed, 1, estimate, 0.0, 2, 1.0, (), None)
+        >>> runs = [run("elbo", 0, [-3.0, -2.0]), run("elbo", 1, [-3.0, -1.0])]
+        >>> runs += [run("iwae", 0, [-2.5, -1.5]), run("iwae", 1, [-2.5, -0.5])]
+        >>> race = pv.Race(tuple(runs), "epochs")
+        >>> race.difference("iwae")["value"]
+        0.5
+        >>> race.verdict
+        'against elbo, 2 seeds, equal epochs: iwae is better'
+    """
 
     runs: tuple[RaceRun, ...]
     budget: str
 
     @property
     def objectives(self) -> list[str]:
+        """The names of the objectives; the first is the one that the others are compared with."""
         return list(dict.fromkeys(run.objective for run in self.runs))
 
     def __getitem__(self, objective: str) -> list[RaceRun]:
-        """An objective's runs, one for each seed."""
         require_choice("objective", objective, self.objectives)
         return [run for run in self.runs if run.objective == objective]
 
     def difference(self, objective: str, other: str | None = None) -> dict[str, float | None]:
-        """Mean log p(x) under `objective` minus that under `other` (None: the first), seed by seed and datum by datum.
+        """Returns the mean difference of log p(x) between two objectives, paired by seed and by datum.
 
-        `value`, its standard error `seed_error` over seeds (None with one), `data_error` over held-out data, and
-        `low` and `high` of its 95% interval, value -+ sqrt((t seed_error)^2 + (1.96 data_error)^2) with Student's t for
-        the seeds' degrees of freedom; with one seed they are None.
+        The 95% interval combines the error over seeds, with Student's t of their degrees of freedom, with that over
+        data:
+
+            value -+ sqrt((t seed_error)^2 + (1.96 data_error)^2)
+
+        Args:
+            objective: The name of the objective.
+            other: The name of the objective whose log p(x) is subtracted; by default the first.
+
+        Returns:
+            A dict in nats per datum: `value`, its standard error `seed_error` over seeds, its standard error
+            `data_error` over held-out data, and the ends `low` and `high` of the interval. With one seed `seed_error`,
+            `low` and `high` are None.
         """
         ours, theirs = self[objective], self[self.objectives[0] if other is None else other]
         difference = torch.stack(
@@ -78,8 +134,15 @@ class Race:
         return {"value": value, "seed_error": seed_error, "data_error": data_error, "low": low, "high": high}
 
     def curves(self, against: str = "epochs") -> dict[str, tuple[Tensor, Tensor]]:
-        """For each objective the epochs or the seconds (means over seeds), `(points,)`, and log p(x) along the
-        training, `(seeds, points)`."""
+        """Returns the learning curves, as `plots.race_curves` takes them.
+
+        Args:
+            against: "epochs" or "seconds".
+
+        Returns:
+            For each objective the epochs or the seconds, `(points,)`, averaged over seeds, and log p(x) along the
+            training, `(seeds, points)`, in nats per datum.
+        """
         require_choice("against", against, ("epochs", "seconds"))
         column, found = ("epochs", "seconds").index(against), {}
         for name in self.objectives:
@@ -88,52 +151,26 @@ class Race:
         return found
 
     def rows(self) -> list[dict[str, object]]:
-        """A dict for each objective, of plain numbers: means over seeds, errors, the difference to the first."""
-        rows = []
-        for name in self.objectives:
-            runs = self[name]
-            log_px = torch.tensor([run.log_px.mean for run in runs], dtype=torch.float64)
-            share = sum(run.share_unreliable for run in runs) / len(runs)  # nan where draws are too few to tell
-            units = torch.tensor([float(run.active_units) for run in runs])
-            rows.append({
-                "objective": name,
-                "seeds": [run.seed for run in runs],
-                "epochs": runs[0].epochs,
-                "log_px": log_px.mean().item(),
-                "log_px_error": _over_seeds(log_px),
-                "monte_carlo_error": max(run.log_px.monte_carlo_error for run in runs),
-                "data_error": max(run.log_px.data_error for run in runs),
-                **{f"difference_{key}": value for key, value in self.difference(name).items()},
-                "active_units": units.mean().item(),
-                "seconds": sum(run.seconds for run in runs) / len(runs),
-                "share_pareto_k_above_0.7": None if math.isnan(share) else share,
-            })  # fmt: skip
-        return rows
+        """Returns a dict of plain numbers for each objective: means over seeds, errors, the difference to the first."""
+        return [_row(self, name) for name in self.objectives]
 
     def table(self, tablefmt: str = "simple") -> str:
-        """As text: log p(x), the paired difference to the first objective with its 95% interval, units, time."""
-        lines = []
-        for row in self.rows():
-            first, share = row["objective"] == self.objectives[0], row["share_pareto_k_above_0.7"]
-            lines.append([
-                row["objective"], str(row["epochs"]), _with_error(row["log_px"], row["log_px_error"]),
-                "" if first else _with_error(row["difference_value"], row["difference_seed_error"]),
-                "" if first else _interval(row["difference_low"], row["difference_high"]),
-                f"{row['active_units']:.3g}", "unknown" if share is None else f"{share:.0%}", f"{row['seconds']:.3g}",
-            ])  # fmt: skip
-        header = ["objective", "epochs", "log p(x)", f"minus {self.objectives[0]}", "95% interval", "active"]
-        columns = ("left", *("right",) * 7)
-        return tabulate(lines, [*header, "k > 0.7", "seconds"], tablefmt, disable_numparse=True, colalign=columns)
+        """Returns the table as text: log p(x), the paired difference to the first objective, active units, time.
+
+        Args:
+            tablefmt: A table format of `tabulate`, for example "simple", "github" or "html".
+        """
+        return _table(self, tablefmt)
 
     @property
     def verdict(self) -> str:
-        """Which differences to the first objective are told from 0, in a sentence."""
+        """A sentence that says which differences to the first objective are resolved, that is differ from 0."""
         first, *others = self.objectives
         seeds = len(self[first])
         if seeds == 1:
             return "one seed cannot tell a difference from chance"
         differences = {name: self.difference(name) for name in others}
-        told = [
+        resolved = [
             f"{name} is {'better' if d['value'] > 0 else 'worse'}"
             for name, d in differences.items()
             if d["low"] > 0 or d["high"] < 0
@@ -141,12 +178,12 @@ class Race:
         rest = [name for name, d in differences.items() if d["low"] <= 0 <= d["high"]]
         return (
             f"against {first}, {seeds} seeds, equal {self.budget}: "
-            + ("; ".join(told) or "no difference is resolved")
-            + (f"; not resolved: {'; '.join(rest)}" if told and rest else "")
+            + ("; ".join(resolved) or "no difference is resolved")
+            + (f"; not resolved: {'; '.join(rest)}" if resolved and rest else "")
         )
 
     def to_dict(self) -> dict[str, object]:
-        """Plain numbers for JSON: `rows`, and each run with its curve."""
+        """Returns plain numbers for JSON: the budget, the verdict, `rows`, and each run with its curve."""
         runs = [
             {
                 "objective": run.objective, "seed": run.seed, "epochs": run.epochs, "log_px": run.log_px.mean,
@@ -158,6 +195,7 @@ class Race:
         return {"budget": self.budget, "verdict": self.verdict, "rows": self.rows(), "runs": runs}
 
     def to_markdown(self) -> str:
+        """Returns the table as Markdown."""
         return self.table("github")
 
     def __str__(self) -> str:
@@ -167,7 +205,45 @@ class Race:
         return self.table("html")
 
 
+def _row(race: Race, objective: str) -> dict[str, object]:
+    """Returns the row of one objective in `Race.rows`."""
+    runs = race[objective]
+    log_px = torch.tensor([run.log_px.mean for run in runs], dtype=torch.float64)
+    share = sum(run.share_unreliable for run in runs) / len(runs)  # nan if the draws are too few to tell
+    units = torch.tensor([float(run.active_units) for run in runs])
+    return {
+        "objective": objective,
+        "seeds": [run.seed for run in runs],
+        "epochs": runs[0].epochs,
+        "log_px": log_px.mean().item(),
+        "log_px_error": _over_seeds(log_px),
+        "monte_carlo_error": max(run.log_px.monte_carlo_error for run in runs),
+        "data_error": max(run.log_px.data_error for run in runs),
+        **{f"difference_{key}": value for key, value in race.difference(objective).items()},
+        "active_units": units.mean().item(),
+        "seconds": sum(run.seconds for run in runs) / len(runs),
+        "share_pareto_k_above_0.7": None if math.isnan(share) else share,
+    }
+
+
+def _table(race: Race, tablefmt: str) -> str:
+    """Returns the text of `Race.table`."""
+    lines = []
+    for row in race.rows():
+        first, share = row["objective"] == race.objectives[0], row["share_pareto_k_above_0.7"]
+        lines.append([
+            row["objective"], str(row["epochs"]), _with_error(row["log_px"], row["log_px_error"]),
+            "" if first else _with_error(row["difference_value"], row["difference_seed_error"]),
+            "" if first else _interval(row["difference_low"], row["difference_high"]),
+            f"{row['active_units']:.3g}", "unknown" if share is None else f"{share:.0%}", f"{row['seconds']:.3g}",
+        ])  # fmt: skip
+    header = ["objective", "epochs", "log p(x)", f"minus {race.objectives[0]}", "95% interval", "active"]
+    columns = ("left", *("right",) * 7)
+    return tabulate(lines, [*header, "k > 0.7", "seconds"], tablefmt, disable_numparse=True, colalign=columns)
+
+
 def _over_seeds(values: Tensor) -> float | None:
+    """Returns the standard error of the mean over seeds; None with one seed."""
     return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
 
 

@@ -1,4 +1,4 @@
-"""Whose gradient a parameter has, the model's or the guide's, by what depends on it and not by who registers it."""
+"""Sorts parameters into those of the model and of the guide, by what depends on them and not by who registers them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,22 +14,26 @@ SIDES = ("model", "guide", "shared")
 
 @dataclass(frozen=True)
 class Sides:
-    """The parameters of a pair that are trained, by where their gradient comes from."""
+    """Holds the trained parameters of a pair by where their gradient comes from.
+
+    Attributes:
+        model: The parameters that log p(x, z) at held z depends on.
+        guide: The parameters that the draws or log q(z|x) depend on.
+        shared: The parameters that both depend on: an encoder that is also part of a Vamp prior, or weights that are
+            tied between decoder and encoder.
+        unreached: The names of the parameters that neither depends on, so that no gradient reaches them.
+    """
 
     model: list[Tensor]
-    """log p(x, z) at held z depends on them."""
     guide: list[Tensor]
-    """The draws or log q(z|x) depend on them."""
     shared: list[Tensor]
-    """Both do: an encoder that is in a Vamp prior, too, or weights that decoder and encoder tie."""
     unreached: tuple[str, ...]
-    """The names of those that neither depends on, and which no gradient reaches."""
 
 
 def sides_of(model: Callable, guide: Callable, args: tuple[Tensor, ...]) -> Sides:
-    """Returns what autograd finds behind log p at held draws, and behind the draws and log q.
+    """Returns the parameters that autograd finds behind log p at held draws, and behind the draws and log q.
 
-    A gradient that is zero counts as found.
+    A parameter whose gradient is always zero counts as found.
     """
     with torch.enable_grad(), poutine.trace(param_only=True) as capture:
         drawn = run_pair(model, guide, *args)
@@ -51,6 +55,7 @@ def sides_of(model: Callable, guide: Callable, args: tuple[Tensor, ...]) -> Side
 
 
 def _reached(outputs: list[Tensor], parameters: list[Tensor]) -> set[int]:
+    """Returns the ids of the parameters that some output depends on."""
     outputs = [output for output in outputs if output.requires_grad]
     if not outputs or not parameters:
         return set()

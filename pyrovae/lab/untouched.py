@@ -1,4 +1,4 @@
-"""Programs run, and everything that they can see left as it was."""
+"""Runs programs and leaves everything that they can see as it was."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,19 +13,19 @@ from pyrovae.common import CapturedState, all_generator_states, set_all_generato
 
 @contextmanager
 def untouched(*programs: Callable) -> Iterator[CapturedState]:
-    """After the block all that the programs can see is as before it, and so are the param store and the generators.
+    """Restores after the block all that the programs can see, the param store and the random number generators.
 
-    That is what a `CapturedState` finds, which the block is given: gradients, tensors that are not trained (buffers,
-    those of closures and plain objects), modes, attributes. Parameters that are trained are not copied: the block must
-    not step.
+    The programs can see what a `CapturedState` finds, which the block receives: gradients, tensors that are not trained
+    (buffers, tensors of closures and plain objects), modes and attributes. Trained parameters are not copied, so the
+    block must not step.
     """
     watch, store, states = CapturedState(programs), pyro.get_param_store(), all_generator_states()
     values = [(tensor, tensor.detach().clone()) for tensor in watch.tensors() if not is_lazy(tensor)]
-    leaves = [*watch.parameters(), *watch.tensors()]  # which pyro.param may set to take a gradient
+    leaves = [*watch.parameters(), *watch.tensors()]  # pyro.param may switch on their gradients
     leaves += [value.unconstrained() for value in dict(store.items()).values()]
     gradients = [(leaf, leaf.grad) for leaf in leaves]
     for leaf in leaves:
-        leaf.grad = None  # a gradient would be added to the one that is there, in place
+        leaf.grad = None  # otherwise the backward pass would add to the caller's gradient in place
     try:
         with store.scope(store.get_state()):
             yield watch
@@ -35,7 +35,7 @@ def untouched(*programs: Callable) -> Iterator[CapturedState]:
             leaf.grad = gradient
         with torch.no_grad():
             for tensor, value in values:
-                if not _are_equal(tensor, value):  # what never moves (an expanded tensor, say) is not written
+                if not _are_equal(tensor, value):  # one that never moves may not be writable, such as an expanded one
                     tensor.copy_(value)
         set_all_generator_states(states)
 

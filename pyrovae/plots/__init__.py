@@ -1,31 +1,24 @@
 """Figures: arrays (and Axes) in, Axes out. Nothing here calls a model or saves a file."""
 
 from pyrovae.plots.axes import figure_row
-from pyrovae.plots.estimators import (
-    against_seconds,
-    against_size,
-    below_the_best,
-    bounds,
-    compared_bounds,
-    race_curves,
-    rank_histogram,
-)
-from pyrovae.plots.images import (
+from pyrovae.plots.gradients import against_seconds, against_size
+from pyrovae.plots.images import image_grid, latent_plane, reconstructions, traversal
+from pyrovae.plots.latents import (
     decoded_lattice,
-    image_grid,
-    latent_plane,
     latent_space,
     points,
     posterior_contours,
     posterior_ellipses,
-    reconstructions,
-    traversal,
+    rank_histogram,
 )
-from pyrovae.plots.slope import fitted_slope
-from pyrovae.plots.terms import elbo_terms, gaussian_kl, rate_distortion, training_curve
+from pyrovae.plots.log_px import below_the_best, bounds, compared_bounds
+from pyrovae.plots.rate_and_distortion import elbo_terms, gaussian_kl, rate_distortion
+from pyrovae.plots.slope import Slope, fitted_slope
+from pyrovae.plots.training import race_curves, training_curve
 
 __all__ = [
     "figure_row",
+    "Slope",
     "fitted_slope",
     "points",
     "latent_space",

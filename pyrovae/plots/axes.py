@@ -1,12 +1,17 @@
-"""What every figure starts with."""
+"""The ground of every figure: arrays, new axes, ticks, colours and legends."""
+
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from torch import Tensor
 
 Array = np.ndarray | Tensor
+MOST_TICKS = 12
 
 
 def as_numpy(array: Array) -> np.ndarray:
@@ -14,9 +19,54 @@ def as_numpy(array: Array) -> np.ndarray:
 
 
 def axes_or_new(axes: Axes | None) -> Axes:
+    """Returns `axes`, or those of a new figure of pyplot if there are none."""
     return plt.subplots(figsize=(4, 4), layout="constrained")[1] if axes is None else axes
 
 
-def figure_row(columns: int, width: float = 4.0, height: float = 3.6) -> tuple[Figure, list]:
+def figure_row(columns: int, width: float = 4.0, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """Returns a figure with a row of axes, which pyplot does not know and nobody has to close.
+
+    Args:
+        columns: The number of axes.
+        width: The width of each in inches.
+        height: The height of the figure in inches.
+
+    Returns:
+        The figure and the list of its axes.
+
+    Example:
+        >>> figure, axes = pv.plots.figure_row(3)
+        >>> len(axes), figure.get_size_inches().tolist()
+        (3, [12.0, 3.6])
+    """
     figure = Figure(figsize=(width * columns, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def colors_of(curves: Mapping[str, object], colors: Mapping[str, str] | None) -> list[str]:
+    """Returns a colour for each curve: the given one, which it may have in other figures too, or matplotlib's next."""
+    return [f"C{index}" if colors is None else colors[name] for index, name in enumerate(curves)]
+
+
+def ticks_at_sizes(axes: Axes, sizes: Sequence[Sequence[float]]) -> None:
+    """Sets the ticks of the x axis to the sizes themselves, if they are few."""
+    ticks = sorted({size for some in sizes for size in some})
+    if len(ticks) <= MOST_TICKS:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Labels a log axis with 0.1 instead of 10^-1, with ticks at 2 and 5 between the tens.
+
+    The minor ticks are labelled only if the axis, whose range must be set, is short.
+    """
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_minor_formatter("{x:g}" if high < 100 * low else NullFormatter())
+
+
+def legend_below(axes: Axes, columns: int = 1, title: str | None = None) -> None:
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
+    axes.legend(**place, frameon=False, fontsize="small", title=title, title_fontsize="small", ncols=columns)

@@ -1,4 +1,4 @@
-"""The power law that a curve follows on log axes."""
+"""The power law that a curve follows, fitted on log axes."""
 
 import math
 from collections.abc import Sequence
@@ -6,11 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-CLEAR, SPAN = 3, 16
+CLEAR_OF_FLOOR = 3  # times the floor, where noise, which adds in squares, makes up about 5% of a value
+LARGEST_RANGE = 16  # a theory's slope is one of large sizes
 
 
 class Slope(NamedTuple):
-    """d log value / d log size by least squares, its standard error, and which of the points it was fitted to."""
+    """Holds d log value / d log size by least squares.
+
+    Attributes:
+        value: The slope; nan with fewer than two fitted points.
+        error: Its standard error from the scatter around the line; nan with fewer than three fitted points.
+        fitted: For each point True if the slope was fitted to it.
+    """
 
     value: float
     error: float
@@ -18,23 +25,38 @@ class Slope(NamedTuple):
 
 
 def fitted_slope(sizes: Sequence[float], values: Sequence[float], floors: Sequence[float]) -> Slope:
-    """The power of `sizes` (K, M) with which `values` (a signal-to-noise ratio, a bias) go: the slope of their logs.
+    """Fits the power with which values grow or fall with size.
 
-    Only points clearly above their floor tell: more than three times it, where the noise, which adds in squares,
-    makes up 5% or less. And a theory's slope is one of large sizes: of those points the fit takes the ones within a
-    factor of 16 of the largest. The error is that of the scatter around the line; nan of fewer than three points, as
-    the slope is of fewer than two.
+        value ~ size^slope
+
+    The slope is fitted to the logarithms of the points that are more than three times their floor, because noise adds
+    less than about 5% to those. Since a theory holds for large sizes, only the ones within a factor of 16 of the
+    largest such size are taken.
+
+    Args:
+        sizes: The sizes (K or M), `(num_sizes,)`.
+        values: The values (a signal-to-noise ratio or a bias), `(num_sizes,)`.
+        floors: For each value what pure noise would show, `(num_sizes,)`.
+
+    Returns:
+        A `Slope`, with its standard error and the points that it was fitted to.
+
+    Example:
+        >>> slope = pv.plots.fitted_slope([1, 4, 16, 64], [2.0, 1.0, 0.5, 0.1], [0.1, 0.1, 0.1, 0.1])
+        >>> round(slope.value, 3), slope.fitted
+        (-0.5, (True, True, True, False))
     """
-    clear = [value > CLEAR * floor for value, floor in zip(values, floors, strict=True)]
+    points = list(zip(sizes, values, floors, strict=True))
+    clear = [value > CLEAR_OF_FLOOR * floor for _, value, floor in points]
     largest = max((size for size, is_clear in zip(sizes, clear, strict=True) if is_clear), default=0)
-    fitted = tuple(is_clear and SPAN * size >= largest for size, is_clear in zip(sizes, clear, strict=True))
-    points = [(math.log(s), math.log(v)) for s, v, use in zip(sizes, values, fitted, strict=True) if use]
-    if len(points) < 2:
+    fitted = tuple(is_clear and LARGEST_RANGE * size >= largest for size, is_clear in zip(sizes, clear, strict=True))
+    logs = [(math.log(size), math.log(value)) for (size, value, _), use in zip(points, fitted, strict=True) if use]
+    if len(logs) < 2:
         return Slope(math.nan, math.nan, fitted)
-    x, y = np.array(points).T
+    x, y = np.array(logs).T
     x, y = x - x.mean(), y - y.mean()
     slope = (x @ y) / (x @ x)
-    if len(points) < 3:
+    if len(logs) < 3:
         return Slope(float(slope), math.nan, fitted)
-    error = math.sqrt(((y - slope * x) ** 2).sum() / (len(points) - 2) / (x @ x))
+    error = math.sqrt(((y - slope * x) ** 2).sum() / (len(logs) - 2) / (x @ x))
     return Slope(float(slope), error, fitted)

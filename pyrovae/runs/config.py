@@ -10,7 +10,7 @@ from pyrovae.common import InputError, require, require_choice, require_count, r
 from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
 from pyrovae.models import ACTIVATIONS, NETWORKS, POSTERIORS, PRIORS
 from pyrovae.objectives import MAX_STATES, NEED_NUM_PARTICLES, OBJECTIVES, resolve
-from pyrovae.training import LR_SCHEDULES, NONFINITE, SCHEDULES
+from pyrovae.training import BETA_SCHEDULES, LEARNING_RATE_SCHEDULES, NONFINITE
 
 LARGEST = float(torch.finfo(torch.float32).max)
 # Which likelihoods are for which data: by dataset and binarize.
@@ -141,9 +141,9 @@ class RunConfig:
         require_choice("activation", self.activation, ACTIVATIONS)
         require_choice("posterior", self.posterior, POSTERIORS)
         require_choice("prior", self.prior, PRIORS)
-        require_choice("schedule", self.schedule, LR_SCHEDULES)
+        require_choice("schedule", self.schedule, LEARNING_RATE_SCHEDULES)
         require_choice("nonfinite", self.nonfinite, NONFINITE)
-        require_choice("beta_schedule", self.beta_schedule, SCHEDULES)
+        require_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         require_choice("objective", self.objective, OBJECTIVES)
         if self.objective not in NEED_NUM_PARTICLES:
             defaults = {field.name: field.default for field in fields(OBJECTIVES[self.objective])}

@@ -2,30 +2,37 @@
 
 from pyrovae.training import schedules
 from pyrovae.training.checkpoints import LOCK, Checkpoints
-from pyrovae.training.compiled_svi import CompiledLoss, CompiledSVI
+from pyrovae.training.compiled_loss import CompiledLoss
+from pyrovae.training.compiled_svi import CompiledSVI
 from pyrovae.training.fingerprint import digest
-from pyrovae.training.fitting import compiles, fit, gradients_of, trained_parameters
+from pyrovae.training.fitting import fit
+from pyrovae.training.gradients import compiles, gradients_of
 from pyrovae.training.history import History
-from pyrovae.training.loop import NONFINITE
-from pyrovae.training.optimizers import LR_SCHEDULES, make_optimizer
-from pyrovae.training.schedules import SCHEDULES
+from pyrovae.training.optimizers import LEARNING_RATE_SCHEDULES, make_optimizer
+from pyrovae.training.pair_checks import trained_parameters
+from pyrovae.training.preparation import TrainingData, prepare
+from pyrovae.training.schedules import BETA_SCHEDULES
+from pyrovae.training.settings import NONFINITE, FitSettings
 from pyrovae.training.state import check_fits
 
 __all__ = [
+    "BETA_SCHEDULES",
     "Checkpoints",
     "CompiledLoss",
     "CompiledSVI",
+    "FitSettings",
     "History",
+    "LEARNING_RATE_SCHEDULES",
     "LOCK",
-    "LR_SCHEDULES",
     "NONFINITE",
-    "SCHEDULES",
+    "TrainingData",
     "check_fits",
     "compiles",
     "digest",
     "fit",
     "gradients_of",
     "make_optimizer",
+    "prepare",
     "schedules",
     "trained_parameters",
 ]

@@ -1,4 +1,4 @@
-"""Where a training run is written down: whole or not at all, the last two, readable without running code."""
+"""Checkpoints of a training: each file is written whole or not at all, and the last two are kept."""
 
 import os
 import platform
@@ -24,28 +24,45 @@ from pyrovae.common import (
 FORMAT = 1
 LOCK = ".lock"
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
-ROOM = 9  # times the size of the first: Adam's state makes it three times as large, two are kept and one is written
+# Free space needed, in sizes of the first file. Adam's state makes it three times as large; two are kept while a third
+# is written.
+SIZES_NEEDED = 9
 
 
 class Checkpoints:
-    """The checkpoints of one training run, in `folder`: `fit(..., checkpoints=...)` writes them and goes on from them.
+    """The checkpoints of one training, in a folder: `fit(..., checkpoints=...)` writes them and resumes from them.
 
-    One is written before the first step, then every `minutes`, after every `epochs` epochs where that is said, at
-    Ctrl-C or SIGTERM, and at the end. Each is written beside its place, forced to the disk and renamed, so that it is
-    there whole or not at all; the one before it is kept. `load` reads the last, or says that it is damaged and reads
-    the one before. They hold tensors and plain values alone (`torch.load(..., weights_only=True)`).
+    The first is written before the first step. More follow after every `minutes`, after every `epochs`, at Ctrl-C or
+    SIGTERM, and at the end. Each is written beside its place, forced to the disk and renamed, so that it is there whole
+    or not at all. The one before it is kept: if the last is damaged, `load` warns and reads that one. They hold tensors
+    and plain values alone, which `torch.load(..., weights_only=True)` reads.
 
-    A checkpoint is gone on with if it is of the same data, optimiser and model: their fingerprints and the loss at the
-    parameters that it holds are kept with it. What a model changes about itself must then be in its buffers. Of a
-    training that had ended, `fit` warns that nothing was trained.
+    `fit` resumes from a checkpoint if it is of the same data, optimiser and model. For this it holds their fingerprints
+    and the loss at its parameters. If a model changes something about itself during training, it must keep it in a
+    buffer. If the training had ended, `fit` warns that nothing was trained.
 
-    `extra` are more plain values to keep with each. `told` are texts by name that say what else the training is of
-    (data that it is measured on, for one), and must be those of the checkpoint. `repeated` says that the caller makes
-    the same training again each time it is called, as `race` does: then it must be from the same initial parameters,
-    too, and one that had ended is no news.
+    Args:
+        folder: the folder; it is made when the first checkpoint is written.
+        minutes: the time between two checkpoints.
+        epochs: a checkpoint is also written after every so many epochs; None leaves it to `minutes`.
+        extra: more plain values to keep in each checkpoint, by name.
+        told: texts by name that say what else the training is of (the data that it is measured on, for one). They must
+            be those of the checkpoint.
+        repeated: says that the caller makes the same training again each time it is called, as `race` does. Then it
+            must start from the same initial parameters, too, and `fit` does not warn if it had ended.
 
-    Raises `InputError` where `folder` is none; where it cannot be written to, `fit` says so: to read asks for no more
-    than to read.
+    Raises:
+        InputError: if `folder` is a file, `minutes` is not above 0 or `epochs` is not a whole number. `fit` raises it
+            if the folder cannot be written to; reading needs no such permission.
+
+    Example:
+        >>> make = lambda: pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5))
+        >>> x, kept = torch.randn(50, 2), pv.Checkpoints("run", epochs=1)
+        >>> history = pv.fit(make(), x, epochs=2, seed=0, checkpoints=kept)
+        >>> [path.name for path in kept.paths]
+        ['checkpoint.pt', 'checkpoint-previous.pt']
+        >>> kept.load()["position"]["done"]
+        True
     """
 
     def __init__(
@@ -68,18 +85,26 @@ class Checkpoints:
 
     @property
     def paths(self) -> list[Path]:
-        """The checkpoints that are there, the last one first."""
+        """The files that exist, the last one first."""
         return [path for path in (self.folder / CURRENT, self.folder / PREVIOUS) if path.exists()]
 
     def held(self) -> AbstractContextManager[None]:
-        """Within the block no other training may write to the folder. Raises `FolderInUse` where one does already."""
+        """Keeps other trainings from writing to the folder within the block. Raises `FolderInUse` if one does."""
         return exclusive_lock(self.folder / LOCK)
 
     def is_due(self) -> bool:
+        """Returns True if the last checkpoint was written `minutes` ago or more."""
         return time.monotonic() - self._written >= self.seconds
 
     def save(self, state: dict) -> None:
-        """Raises `InputError` where there is no room on the disk, or `state` is no plain value; all else stays."""
+        """Writes a checkpoint.
+
+        Args:
+            state: tensors and plain values by name.
+
+        Raises:
+            InputError: if the disk is full, or `state` holds something else. Earlier checkpoints stay.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         current, temporary = self.folder / CURRENT, self.folder / f"{CURRENT}.tmp"
         try:
@@ -87,23 +112,23 @@ class Checkpoints:
                 torch.save({"format": FORMAT, "versions": versions(), **self.extra, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            _read(temporary)  # what a schedule or an optimiser adds may be no plain value, and come late
+            _read(temporary)  # a schedule or an optimiser may add something else than plain values, even late
             if not self.paths:
                 self._require_room(temporary.stat().st_size)
-        except Exception as error:  # of pickling any kind; torch's writer makes RuntimeErrors of a full disk's OSError
+        except Exception as error:  # pickling may raise anything, and torch's writer a RuntimeError for an OSError
             temporary.unlink(missing_ok=True)
             if isinstance(error, InputError) and "must have room" in str(error):
                 raise
-            raise InputError(f"{current} cannot be written ({_why(error)}); what was written before stays") from error
-        if current.exists() and current not in self._damaged:  # which would replace the good one
-            self._keep(current)
+            raise InputError(f"{current} cannot be written ({_cause(error)}); what was written before stays") from error
+        if current.exists() and current not in self._damaged:  # a damaged one would replace the good one before it
+            self._keep_as_previous(current)
         self._damaged.clear()
         os.replace(temporary, current)
         flush_renames(self.folder)
         self._written = time.monotonic()
 
-    def _keep(self, current: Path) -> None:
-        """The checkpoint as the one before, while it stays where it is: whoever reads in between finds it."""
+    def _keep_as_previous(self, current: Path) -> None:
+        """Makes the checkpoint the previous one; it also stays in its place, where a reader in between finds it."""
         link = self.folder / f"{PREVIOUS}.tmp"
         link.unlink(missing_ok=True)
         try:
@@ -114,9 +139,10 @@ class Checkpoints:
             os.replace(link, self.folder / PREVIOUS)
 
     def load(self) -> dict | None:
-        """The state that was saved last, or None where there is none.
+        """Returns the state that was saved last, or None if there is no checkpoint.
 
-        Raises `InputError` where there are checkpoints and none of them can be read.
+        Raises:
+            InputError: if there are checkpoints and none of them can be read.
         """
         errors = []
         for path in self.paths:
@@ -134,15 +160,15 @@ class Checkpoints:
         return None
 
     def _require_room(self, size: int) -> None:
-        free = shutil.disk_usage(self.folder).free + size
+        needed, free = SIZES_NEEDED * size, shutil.disk_usage(self.folder).free + size
         require(
-            free >= ROOM * size,
-            f"{self.folder} must have room for {ROOM * size / 1e6:.3g} MB of checkpoints, and has {free / 1e6:.3g} MB",
+            free >= needed,
+            f"{self.folder} must have room for {needed / 1e6:.3g} MB of checkpoints, and has {free / 1e6:.3g} MB",
         )
 
 
 def versions() -> dict[str, str | int]:
-    """What a run's numbers depend on to the bit, besides its config."""
+    """Returns the versions and settings on which the last bits of a run's numbers depend, besides its config."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -153,7 +179,7 @@ def versions() -> dict[str, str | int]:
 
 
 def check_versions(state: dict) -> None:
-    """Warns where the run was begun under other versions than it goes on under."""
+    """Warns if the run resumes under other versions than those it began under."""
     then, now = state.get("versions", {}), versions()
     changed = [f"{name} {then.get(name)} then and {now[name]} now" for name in now if then.get(name) != now[name]]
     if changed:
@@ -163,14 +189,14 @@ def check_versions(state: dict) -> None:
 def _read(path: Path) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
-        raise InputError(f"{path} is not a readable checkpoint ({_why(error)})") from error
+    except Exception as error:  # on a damaged file torch.load may raise anything
+        raise InputError(f"{path} is not a readable checkpoint ({_cause(error)})") from error
     known = isinstance(state, dict) and state.get("format") == FORMAT
     require(known, f"{path} is not a readable checkpoint (it is not one that pyrovae wrote)")
     return state
 
 
-def _why(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error.__context__, OSError):

@@ -1,4 +1,4 @@
-"""What a training is of: its data, optimiser and model, by which a checkpoint is not taken for that of another."""
+"""Fingerprints that tell a training's data, optimiser and model from those of another."""
 
 import hashlib
 import math
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from pyrovae.common import fixed_generators, is_validation_error, require
 from pyrovae.data import Dataset
-from pyrovae.training.state import buffers_of, in_training_mode, kept_values
+from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values
 
 SEED = 0
 TRAINING = "training data"
 
-# Of the loss in nats per datum, and relatively of the gradient: what other processors round otherwise.
+# Tolerances for the rounding of other processors: of the loss in nats per datum, and of the gradient's norm relatively.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
-    """Returns a fingerprint of shapes and values."""
+    """Returns a hash of the tensors' shapes and values."""
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(str(tuple(tensor.shape)).encode())
@@ -29,18 +29,26 @@ def digest(tensors: Iterable[Tensor]) -> str:
     return found.hexdigest()
 
 
-class Identity:
-    """What is written beside the parameters of a training, so that it is not gone on with as another.
+class Fingerprint:
+    """Tells a training from others, so that a checkpoint of another one is not resumed.
 
-    - `told` are texts by name: fingerprints of the data, the optimiser's settings. None is unknown.
-    - Loss and gradient of the objective on `batch`, as a step has them, on the same random numbers each time. Those of
-      a checkpoint are taken at the parameters that it holds, so that it does not matter what a new model starts from.
-      They show an activation, a likelihood, a dropout or a body that is another.
-    - `buffers` are those that steps do not move (a fixed scale). A checkpoint puts its own in their place, so that a
-      difference would not show in the loss.
-    - `start` is the norm of the initial parameters.
+    It consists of
+    - texts by name: digests of the data, and settings of the optimiser;
+    - loss and gradient of the objective on one batch, computed as in a step, on the same random numbers each time.
+      Those in a checkpoint are taken at the parameters that it holds, so that it does not matter which parameters a
+      new model starts from. They reveal another activation, likelihood, dropout or body;
+    - the buffers that steps do not move (a fixed scale). Resuming would overwrite them with those of the checkpoint,
+      so that a difference would not show in the loss;
+    - the norm of the initial parameters.
 
-    `generators` are those that the data draw from, and `at_full_beta` is a block in which beta is not scheduled.
+    Args:
+        vae: the pair.
+        elbo: the objective of the first epoch.
+        parameters: the pair's parameters.
+        batch: the first batch.
+        told: the texts by name; None is a text that is not known.
+        generators: the generators that the data draw from.
+        at_full_beta: returns a block in which beta is not scheduled.
     """
 
     def __init__(
@@ -57,23 +65,23 @@ class Identity:
         self.generators, self.at_full_beta = generators, at_full_beta
         self.where = f"{parameters[0].device.type} under torch {torch.__version__}"
         self.start: float | None = math.sqrt(sum(p.detach().double().square().sum().item() for p in parameters))
-        self.buffers = self._still()
+        self.buffers = self._constant_buffers()
 
-    def state(self) -> dict[str, object]:
-        """Returns all of it as plain values and tensors."""
-        loss, gradient = self.measured()
-        own = {"told": self.told, "start": self.start, "buffers": self.buffers, "where": self.where}
-        return {**own, "loss": loss, "gradient": gradient}
+    def to_dict(self) -> dict[str, object]:
+        """Returns the fingerprint as plain values and tensors, with loss and gradient at the present parameters."""
+        loss, gradient = self.loss_and_gradient()
+        fixed = {"told": self.told, "start": self.start, "buffers": self.buffers, "where": self.where}
+        return {**fixed, "loss": loss, "gradient": gradient}
 
-    def measured(self) -> tuple[float, float]:
-        """Returns the loss in nats per datum and the norm of its gradient; not a number where there is none.
+    def loss_and_gradient(self) -> tuple[float, float]:
+        """Returns the loss in nats per datum and the norm of its gradient; both nan if the pair refuses its parameters.
 
-        Nothing is left of it but the gradients, which are dropped.
+        It leaves no trace, except that gradients which the parameters had are dropped.
         """
         for parameter in self.parameters:
             parameter.grad = None
         try:
-            with self._kept(), in_training_mode(self.vae), torch.enable_grad():
+            with self._no_trace_left(), in_training_mode(self.vae), torch.enable_grad():
                 loss = self.elbo.loss_and_grads(self.vae.model, self.vae.guide, *self.batch)
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients).item() if gradients else 0.0
@@ -87,66 +95,73 @@ class Identity:
         return float(loss) / len(self.batch[0]), norm / len(self.batch[0])
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
-        """Whatever the block runs, the training goes on as if it had not."""
+    def _no_trace_left(self) -> Iterator[None]:
+        """Restores buffers, random numbers and beta after the block, so that training goes on as if it had not run."""
         buffers = list(buffers_of(self.vae).values())
         with kept_values(buffers), fixed_generators(SEED, self.generators), self.at_full_beta():
             yield
 
-    def _still(self) -> dict[str, Tensor]:
-        """Copies of the buffers that a run in training mode leaves as they are."""
+    def _constant_buffers(self) -> dict[str, Tensor]:
+        """Returns copies of the buffers that a run in training mode leaves as they are."""
         buffers = buffers_of(self.vae)
-        with self._kept():
+        with self._no_trace_left():
             before = {name: buffer.detach().clone() for name, buffer in buffers.items()}
             if buffers:
                 with torch.no_grad(), in_training_mode(self.vae):
                     self.elbo.loss(self.vae.model, self.vae.guide, *self.batch)
             return {name: value for name, value in before.items() if torch.equal(buffers[name], value)}
 
-    def check(self, where: str, state: dict[str, object], buffers: dict[str, Tensor], same_start: bool) -> None:
-        """Raises `InputError` where the checkpoint, of these buffers, is of other data or another optimiser or model.
+    def check(self, where: str, saved: dict[str, object], buffers: dict[str, Tensor], same_start: bool) -> None:
+        """Checks that the fingerprint `saved` in a checkpoint with these buffers is that of the same training.
 
-        With `same_start` its training must have had the initial parameters of this one, too.
+        Raises `InputError` if its data, optimiser or model are others. With `same_start` its training must have had the
+        initial parameters of this one, too.
         """
-        for name, was in state["told"].items():
+        for name, was in saved["told"].items():
             now = self.told.get(name)
             require(None in (was, now) or was == now, f"{where} is of other {name}: take another folder")
         for name, value in self.buffers.items():
-            known = [found[name].to(value.device) for found in (state["buffers"], buffers) if name in found]
-            same = not known or any(_near(value, other) for other in known)
-            require(same, f"{where} is of another model: its {name} is not {_shown(value)}: take another folder")
-        known = same_start and state["start"] is not None and state["where"] == self.where
-        same = not known or math.isclose(state["start"], self.start, rel_tol=1e-6)
+            known = [found[name].to(value.device) for found in (saved["buffers"], buffers) if name in found]
+            same = not known or any(_are_close(value, other) for other in known)
+            require(same, f"{where} is of another model: its {name} is not {_described(value)}: take another folder")
+        known = same_start and saved["start"] is not None and saved["where"] == self.where
+        same = not known or math.isclose(saved["start"], self.start, rel_tol=1e-6)
         require(same, f"{where} is of a training from other initial parameters: take another folder")
 
-    def check_model(self, where: str, state: dict[str, object], found: tuple[float, float]) -> None:
-        """Raises `InputError` where this model, with the parameters that the checkpoint holds, gives another loss."""
-        known = None not in (state["told"][TRAINING], self.told[TRAINING])
-        if not known or state["where"] != self.where:  # other data or other random numbers
+    def check_model(self, where: str, saved: dict[str, object], found: tuple[float, float]) -> None:
+        """Checks the loss and gradient `found` with the checkpoint's parameters against those that were saved.
+
+        Raises `InputError` if they differ, because the model then is another.
+        """
+        known = None not in (saved["told"][TRAINING], self.told[TRAINING])
+        if not known or saved["where"] != self.where:  # other data or other random numbers
             return
-        for name, was, now in zip(("loss", "gradient"), (state["loss"], state["gradient"]), found, strict=True):
+        for name, was, now in zip(("loss", "gradient"), (saved["loss"], saved["gradient"]), found, strict=True):
             absolute, relative = (LOSS_TOLERANCE, LOSS_TOLERANCE) if name == "loss" else (1e-6, GRADIENT_TOLERANCE)
             same = not math.isfinite(was) or math.isclose(was, now, rel_tol=relative, abs_tol=absolute)
             rule = f"{where} is of another model: its {name} on the same data was {was:.6g}"
             require(same, f"{rule}, and of this one with the same parameters it is {now:.6g}: take another folder")
 
-    def go_on_as(self, state: dict[str, object]) -> None:
-        """What comes next is written as of the same start."""
-        self.start, self.buffers = state["start"], state["buffers"]
+    def continue_from(self, saved: dict[str, object]) -> None:
+        """Takes over the start of a resumed training, which later checkpoints then carry on."""
+        self.start, self.buffers = saved["start"], saved["buffers"]
 
 
-def _near(one: Tensor, other: Tensor) -> bool:
+def _are_close(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one.double(), other.double(), rtol=1e-4, equal_nan=True)
 
 
-def _shown(value: Tensor) -> str:
+def _described(value: Tensor) -> str:
     return f"{value.item():.6g}" if value.numel() == 1 else f"the same, of shape {tuple(value.shape)}"
 
 
-def told_of(data: object, validation: object, first: Iterable[Tensor], again: Callable[[], Iterable[Tensor]]) -> dict:
-    """Returns the fingerprints of data: all of a data set or a tensor, of an iterable the first batch.
+def data_digests(
+    data: object, validation: object, first: Iterable[Tensor], again: Callable[[], Iterable[Tensor]]
+) -> dict[str, str | None]:
+    """Returns digests of the training data and of the validation data; None where they are not known.
 
-    `again()` draws the first batch once more; where it comes out as another, nothing is known of the data.
+    All of a data set or a tensor is digested, but only the `first` batch of an iterable. `again()` draws that batch
+    once more: if it comes out different, the data are not known.
     """
     if isinstance(data, Dataset):
         grey = () if data.train_grey is None else (data.train_grey,)

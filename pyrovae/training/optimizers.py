@@ -1,7 +1,6 @@
-"""From what the caller names as optimiser and schedule to torch's, checked before a step is taken."""
+"""Makes torch's optimiser and learning-rate schedule from the caller's, and checks them before a step is taken."""
 
 import inspect
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,16 +10,16 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
-from pyrovae.common import InputError, first_line, kept_generators, require, require_choice, require_number, shown
+from pyrovae.common import InputError, first_line, require, require_choice, require_number, shown
 
-LR_SCHEDULES = ("constant", "cosine")
+LEARNING_RATE_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
-LR = 1e-3
+DEFAULT_LR = 1e-3
 _UNUSABLE = (TypeError, ValueError, AttributeError, KeyError, AssertionError)
 
 
 def check_optimizer(optimizer: object, lr: float | None) -> None:
-    """Raises `InputError` where `make_optimizer` cannot use them, as far as it shows without parameters."""
+    """Raises `InputError` if `make_optimizer` could not use them, as far as can be told without parameters."""
     if lr is not None:
         require_number("lr", lr, above=0)
     if isinstance(optimizer, PyroOptim):
@@ -46,10 +45,18 @@ def check_optimizer(optimizer: object, lr: float | None) -> None:
 def make_optimizer(
     optimizer: Callable[..., torch.optim.Optimizer] | PyroOptim, parameters: list[Tensor], lr: float | None
 ) -> torch.optim.Optimizer:
-    """Returns torch's optimiser of all `parameters`; `lr` None is Pyro's own, or 0.001.
+    """Returns torch's optimiser of all `parameters`.
 
-    Of Pyro's, which have an optimiser for each parameter, it is the same one over all: their steps do not depend on
-    each other. Raises `InputError` where what comes is not one that can be stepped.
+    Pyro makes an optimiser for each parameter. Here one optimiser of the same kind holds them all, which takes the same
+    steps, because the steps of the parameters do not depend on each other.
+
+    Args:
+        optimizer: a function of parameters and lr, as `torch.optim.Adam` is, or an optimiser of `pyro.optim`.
+        parameters: the tensors to train.
+        lr: the learning rate; None is the one that `optimizer` brings, else 0.001.
+
+    Raises:
+        InputError: if the result is no optimiser that takes steps by itself.
     """
     check_optimizer(optimizer, lr)
     if isinstance(optimizer, PyroOptim):
@@ -58,8 +65,8 @@ def make_optimizer(
     elif isinstance(optimizer, partial) and "lr" in optimizer.keywords:
         rate = {}
     else:
-        rate = {"lr": LR if lr is None else lr}
-    made = _made("optimizer", "parameters and lr", optimizer, parameters, **rate)
+        rate = {"lr": DEFAULT_LR if lr is None else lr}
+    made = _call_given("optimizer", "parameters and lr", optimizer, parameters, **rate)
     kind = type(made).__name__
     rule = "optimizer must make a torch.optim.Optimizer of parameters and lr"
     require(isinstance(made, torch.optim.Optimizer), f"{rule}, got {shown(made)}")
@@ -75,22 +82,25 @@ def make_optimizer(
 
 
 def unusual_settings(optimizer: torch.optim.Optimizer) -> str:
-    """Returns the plain settings that are not its kind's usual ones, of which other versions of torch have others."""
-    usual = {name: p.default for name, p in inspect.signature(type(optimizer)).parameters.items()}
+    """Returns the plain settings that differ from the defaults of this kind of optimiser.
+
+    Defaults are left out, because another version of torch may have others.
+    """
+    defaults = {name: p.default for name, p in inspect.signature(type(optimizer)).parameters.items()}
     plain = (bool, int, float, str, tuple, type(None))
     given = {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain) and name != "lr"}
-    return str({name: value for name, value in given.items() if name in usual and usual[name] != value})
+    return str({name: value for name, value in given.items() if name in defaults and defaults[name] != value})
 
 
 def make_schedule(
     schedule: str | Callable[[torch.optim.Optimizer], Any], optimizer: torch.optim.Optimizer, epochs: int
 ):
-    """Returns what sets the optimiser's learning rate after each epoch, by `step()`."""
+    """Returns a scheduler whose `step()`, after each epoch, sets the optimiser's learning rate."""
     if schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
-    if schedule == "constant":  # in which an optimiser's own decay is left as it is
+    if schedule == "constant":  # leaves an optimiser's own decay as it is
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    made = _made("schedule", "an optimiser", schedule, optimizer)
+    made = _call_given("schedule", "an optimiser", schedule, optimizer)
     needed = ("step", "state_dict", "load_state_dict")
     rule = "schedule must make one of torch.optim.lr_scheduler of an optimiser"
     require(all(callable(getattr(made, name, None)) for name in needed), f"{rule}, got {shown(made)}")
@@ -100,23 +110,9 @@ def make_schedule(
 
 
 def check_schedule(schedule: object) -> None:
+    """Raises `InputError` unless the schedule is a function or a known name."""
     if not callable(schedule):
-        require_choice("schedule", schedule, LR_SCHEDULES)
-
-
-def check_factors(beta_factor: Callable[[float], object]) -> None:
-    """Raises `InputError` where a beta schedule gives what is no factor at the start or in the middle."""
-    with kept_generators():
-        for share in (0.0, 0.5):  # the last step comes before 1
-            check_factor(share, beta_factor(share))
-
-
-def check_factor(share: float, factor: object) -> float:
-    """Returns `factor`, if it is one that a beta schedule may give after so much of the training."""
-    number = isinstance(factor, int | float) and not isinstance(factor, bool) and math.isfinite(factor)
-    rule = f"beta_schedule must give a finite number > 0 after {share:g} of the training"
-    require(number and factor > 0, f"{rule}, got {shown(factor)}")
-    return factor
+        require_choice("schedule", schedule, LEARNING_RATE_SCHEDULES)
 
 
 def _check_said_once(name: str, settings: dict[str, object], lr: float | None) -> None:
@@ -124,7 +120,7 @@ def _check_said_once(name: str, settings: dict[str, object], lr: float | None) -
     require(own is None or lr is None, f"lr must be said once, got {own} in optimizer {name} and {lr} beside it")
 
 
-def _made(name: str, of: str, function: Callable, *args, **kwargs) -> object:
+def _call_given(name: str, of: str, function: Callable, *args, **kwargs) -> object:
     try:
         return function(*args, **kwargs)
     except InputError:

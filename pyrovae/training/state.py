@@ -1,16 +1,14 @@
-"""The state of a training as a checkpoint has it, and how it is put back."""
+"""The state of a training as a value, which can be written to a checkpoint and restored from it to the bit."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyrovae.common import (
-    CapturedState,
     InputError,
+    Workers,
     all_generator_states,
     derived_seed,
     require,
@@ -18,144 +16,129 @@ from pyrovae.common import (
     warn,
 )
 from pyrovae.training.checkpoints import check_versions
-from pyrovae.training.history import Position
-
-if TYPE_CHECKING:
-    from pyrovae.training.loop import Loop
-
-
-def state_of(loop: "Loop") -> dict[str, object]:
-    """All that the steps of a training change, but for the generators, as tensors and plain values."""
-    return {
-        "settings": loop.settings,
-        "state": loop.vae.state_dict() if isinstance(loop.vae, nn.Module) else {},
-        "buffers": loop.buffers,
-        "parameters": {name: parameter.detach() for name, parameter in loop.parameters.items()},
-        "optimizer": loop.optimizer.state_dict(),
-        "scheduler": loop.scheduler.state_dict(),
-        "history": loop.history.records(),
-        "position": asdict(loop.position),
-        "best": {"elbo": loop.best.elbo, "waited": loop.best.waited, "values": loop.best.values},
-        "identity": loop.identity.state(),
-    }
+from pyrovae.training.early_stopping import EarlyStopping
+from pyrovae.training.fingerprint import Fingerprint
+from pyrovae.training.history import History, Position
+from pyrovae.training.pair_modules import kept_values_on_error
 
 
-@torch.no_grad()
-def restore(loop: "Loop", state: dict) -> None:
-    """Puts a training as `state` has it. Raises `InputError`, with nothing changed, where it is another's."""
-    where, identity = f"the checkpoint in {loop.checkpoints.folder}", state.get("identity")
-    try:
-        best, position, generators = state["best"], Position(**state["position"]), state["generators"]
-        for name in loop.settings:
-            was, now = state["settings"].get(name), loop.settings[name]
-            require(was == now, f"{where} was written with {name} {was!r}, and {name} is now {now!r}")
-        for ours, theirs in ((loop.parameters, state["parameters"]), (loop.buffers, state["buffers"])):
-            check_fits(where, "the model", ours, theirs)
-        if identity is not None:  # as checkpoints of older versions have none
-            loop.identity.check(where, identity, state["buffers"], loop.checkpoints.repeated)
-        _load_optimizer(loop.optimizer, state["optimizer"])
-        loop.optimizer._opt_called = True  # before: else torch warns of an epoch that has no step left
-        loop.scheduler.load_state_dict(state["scheduler"])
-        for record in state["history"]:
-            loop.history.append(record)
-        with put_back_on_error([*loop.parameters.values(), *loop.buffers.values()]):
-            for ours, theirs in ((loop.parameters, state["parameters"]), (loop.buffers, state["buffers"])):
-                for name, tensor in ours.items():
-                    tensor.copy_(theirs[name])
+@dataclass
+class TrainingState:
+    """Everything that the steps of a training change, and what tells it from another training.
+
+    Attributes:
+        vae: the pair.
+        parameters: its trained parameters by name.
+        buffers: its buffers by name.
+        optimizer: torch's optimiser of the parameters.
+        scheduler: sets the optimiser's learning rate after each epoch.
+        early_stopping: the best validation ELBO, with the parameters and buffers that gave it.
+        generators: the generators that the data draw from, besides torch's, Python's and NumPy's own.
+        settings: plain values that must be the same when a checkpoint is resumed.
+        fingerprint: tells this training's data, optimiser and model from others; None without checkpoints.
+        history: the epochs that are done.
+        position: the place in the present epoch.
+        epoch_start: the states of all generators when the present epoch began; None between two epochs.
+    """
+
+    vae: object
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    early_stopping: EarlyStopping
+    generators: list[torch.Generator]
+    settings: dict[str, object]
+    fingerprint: Fingerprint | None
+    history: History = field(default_factory=History)
+    position: Position = field(default_factory=Position)
+    epoch_start: dict[str, object] | None = None
+
+    def random_states(self) -> list[tuple[dict, dict | None]]:
+        """Returns (generators now, generators when the epoch began) of every process, each of which must call this."""
+        return Workers().gathered((all_generator_states(self.generators), self.epoch_start))
+
+    def to_dict(self, random_states: list[tuple[dict, dict | None]]) -> dict[str, object]:
+        """Returns the state as tensors and plain values, with the generators that `random_states` returned."""
+        return {
+            "settings": self.settings,
+            "state": self.vae.state_dict() if isinstance(self.vae, nn.Module) else {},
+            "buffers": self.buffers,
+            "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "history": self.history.records(),
+            "position": asdict(self.position),
+            "best": self.early_stopping.to_dict(),
+            "identity": self.fingerprint.to_dict(),
+            "generators": random_states,
+        }
+
+    @torch.no_grad()
+    def restore(self, saved: dict, where: str, same_start: bool) -> None:
+        """Takes over what `to_dict` returned when a checkpoint was written.
+
+        Args:
+            saved: the content of the checkpoint.
+            where: the checkpoint's name in messages.
+            same_start: whether its training must have had the initial parameters of this one, too.
+
+        Raises:
+            InputError: if the checkpoint is of another training. Parameters and buffers are then as before.
+        """
+        identity, workers = saved.get("identity"), Workers()  # checkpoints of older versions have no identity
+        try:
+            best, position, generators = saved["best"], Position(**saved["position"]), saved["generators"]
+            for name, now in self.settings.items():
+                was = saved["settings"].get(name)
+                require(was == now, f"{where} was written with {name} {was!r}, and {name} is now {now!r}")
+            tensors = ((self.parameters, saved["parameters"]), (self.buffers, saved["buffers"]))
+            for ours, theirs in tensors:
+                check_fits(where, "the model", ours, theirs)
             if identity is not None:
-                found = loop.identity.measured() if loop.workers.is_first else None
-                loop.identity.check_model(where, identity, loop.workers.agreed_value(found))
-        loop.identity.go_on_as(identity or {"start": None, "buffers": {}})
-        loop.position, loop.best.elbo, loop.best.waited = position, best["elbo"], best["waited"]
-        if best["values"] is not None:
-            pairs = zip(loop.best.tensors, best["values"], strict=True)
-            loop.best.values = [value.to(tensor.device) for tensor, value in pairs]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where} is not one of this training ({type(error).__name__}: {error})") from error
-    check_versions(state)
-    _restore_generators(loop, generators)
+                self.fingerprint.check(where, identity, saved["buffers"], same_start)
+            _load_optimizer(self.optimizer, saved["optimizer"])
+            # Else loading the schedule makes torch warn that the optimiser has not stepped, in an epoch's first half.
+            self.optimizer._opt_called = True
+            self.scheduler.load_state_dict(saved["scheduler"])
+            for record in saved["history"]:
+                self.history.append(record)
+            with kept_values_on_error([*self.parameters.values(), *self.buffers.values()]):
+                for ours, theirs in tensors:
+                    for name, tensor in ours.items():
+                        tensor.copy_(theirs[name])
+                if identity is not None:
+                    found = self.fingerprint.loss_and_gradient() if workers.is_first else None
+                    self.fingerprint.check_model(where, identity, workers.agreed_value(found))
+            self.fingerprint.continue_from(identity or {"start": None, "buffers": {}})
+            self.position = position
+            self.early_stopping.restore(best)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{where} is not one of this training ({type(error).__name__}: {error})") from error
+        check_versions(saved)
+        self._restore_generators(generators, workers)
 
-
-def _restore_generators(loop: "Loop", generators: list) -> None:
-    now, start = generators[loop.workers.rank] if len(generators) == loop.workers.size else (None, None)
-    here = all_generator_states(loop.generators)
-    if now is not None and all(len(now[kind]) == len(here[kind]) for kind in ("torch", "own")):
-        set_all_generator_states(now, loop.generators)
-        loop.epoch_start = start
-        return
-    then = f"{len(generators)} processes with {len(generators[0][0]['torch'])} of torch's generators"
-    now = f"{loop.workers.size} with {len(here['torch'])}"
-    warn(
-        f"the checkpoint was written by {then} each, and here are {now}: its epoch is begun again, with other "
-        "random numbers"
-    )
-    torch.manual_seed(derived_seed(loop.position.epoch, f"process {loop.workers.rank} of {loop.workers.size}"))
-    loop.position = Position(loop.position.epoch, done=loop.position.done)
-
-
-def buffers_of(vae: object) -> dict[str, Tensor]:
-    """All buffers, also those that a state_dict leaves out, and those of the modules that a plain pair is made from."""
-    if isinstance(vae, nn.Module):
-        return dict(vae.named_buffers())
-    return {f"{i} {name}": place[name] for i, (place, name) in enumerate(CapturedState((vae.model, vae.guide)).buffers)}
-
-
-def modules_of(vae: object) -> list[nn.Module]:
-    """Returns those that the pair is made from."""
-    if isinstance(vae, nn.Module):
-        return list(vae.modules())
-    return [thing for thing in CapturedState((vae.model, vae.guide)).objects if isinstance(thing, nn.Module)]
-
-
-@contextmanager
-def in_mode(training: bool, modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Within the block they are in training or in evaluation mode; after it each is in the mode that it was in."""
-    before = [(module, module.training) for module in modules]
-    for module in modules:
-        module.train(training)
-    try:
-        yield
-    finally:
-        for module, was in before:
-            module.training = was
-
-
-def in_training_mode(vae: object) -> AbstractContextManager[None]:
-    """Returns a block in which the pair is as in a step, where a plain pair's modules keep the mode they were given."""
-    return in_mode(True, list(vae.modules()) if isinstance(vae, nn.Module) else [])
-
-
-@contextmanager
-def kept_values(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """After the block the tensors hold what they held before it."""
-    before = [tensor.detach().clone() for tensor in tensors]
-    try:
-        yield
-    finally:
-        put(tensors, before)
-
-
-@contextmanager
-def put_back_on_error(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """After a block that failed the tensors hold what they held before it."""
-    before = [tensor.detach().clone() for tensor in tensors]
-    try:
-        yield
-    except BaseException:
-        put(tensors, before)
-        raise
-
-
-@torch.no_grad()
-def put(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for tensor, value in zip(tensors, values, strict=True):
-        tensor.copy_(value)
+    def _restore_generators(self, saved: list, workers: Workers) -> None:
+        now, start = saved[workers.rank] if len(saved) == workers.size else (None, None)
+        here = all_generator_states(self.generators)
+        if now is not None and all(len(now[kind]) == len(here[kind]) for kind in ("torch", "own")):
+            set_all_generator_states(now, self.generators)
+            self.epoch_start = start
+            return
+        then = f"{len(saved)} processes with {len(saved[0][0]['torch'])} of torch's generators"
+        now = f"{workers.size} with {len(here['torch'])}"
+        warn(
+            f"the checkpoint was written by {then} each, and here are {now}: its epoch is begun again, with other "
+            "random numbers"
+        )
+        torch.manual_seed(derived_seed(self.position.epoch, f"process {workers.rank} of {workers.size}"))
+        self.position = Position(self.position.epoch, done=self.position.done)
 
 
 def check_fits(where: str, what: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Both hold the same names, shapes and dtypes; the first that differs is named."""
+    """Raises `InputError` unless both have the same names, shapes and dtypes; it names the first that differs."""
     for name in sorted(expected.keys() | found.keys()):
         ours, theirs = (tuple(d[name].shape) if name in d else None for d in (expected, found))
         require(ours == theirs, f"{where} does not fit {what}: {name} must have shape {ours}, got {theirs}")
@@ -164,7 +147,7 @@ def check_fits(where: str, what: str, expected: dict[str, Tensor], found: dict[s
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """`load_state_dict` casts an optimiser's numbers to its parameters' dtype; here they have what they had."""
+    """Loads the optimiser's state with the dtypes it had; `load_state_dict` casts it to the parameters' dtype."""
     optimizer.load_state_dict(state)
     for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
         for parameter, index in zip(group["params"], saved["params"], strict=True):

@@ -1,4 +1,4 @@
-"""Seconds and bytes of a step: against what is known of them, and not one kind beside another."""
+"""The seconds and bytes of a step agree with what is known of them, and only like is compared with like."""
 
 from dataclasses import replace
 
@@ -10,16 +10,16 @@ from helpers import small_vae
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyrovae.lab.comparison import compare
+from pyrovae.lab.comparing import compare
+from pyrovae.lab.comparison_report import draw_comparison
 from pyrovae.lab.costs import saved_bytes
-from pyrovae.lab.reports import _draw_comparison
 from pyrovae.objectives import IWAE
 
 SETTINGS = {"num_particles": [2], "repeats": 4, "progress": False}
 
 
 class Wide(nn.Module):
-    """Weights of 4 MB beside data of a few bytes."""
+    """Has weights of 4 MB for data of a few bytes."""
 
     def __init__(self):
         super().__init__()
@@ -38,14 +38,14 @@ class Wide(nn.Module):
             pyro.sample("z", dist.Normal(loc.expand(len(x), -1), 1.0).to_event(1))
 
 
-def test_the_memory_is_that_of_activations_and_not_of_weights():
+def test_the_memory_counts_activations_and_not_weights():
     wide, x = Wide(), torch.randn(2, 3)
     (row,) = compare(wide.model, wide.guide, x, objectives=["elbo"], compile=False, **SETTINGS).rows
     activations = 4 * 2 * 2 * 1000  # bytes of 1000 numbers for two particles and two data
     assert 2 * activations < row.saved_bytes < 20 * activations < 4e6
 
 
-def test_of_particles_that_come_one_by_one_the_memory_is_ones():
+def test_particles_that_run_one_by_one_need_the_memory_of_one():
     vae, x = small_vae(hidden=(400,)), torch.randn(50, 2)
     one, many = (saved_bytes(vae.model, vae.guide, (x,), Trace_ELBO(number), []) for number in (1, 32))
     assert many == pytest.approx(one, rel=0.1)
@@ -61,8 +61,8 @@ def unchunked(number):
     return IWAE(number, chunk_size=number)
 
 
-def test_of_chunks_that_are_run_again_the_memory_is_not_known():
-    """Autograd keeps none of them: it was shown as 0."""
+def test_the_memory_of_chunks_that_are_run_again_is_unknown():
+    """Autograd saves none of them; their memory was once shown as 0."""
     vae = small_vae()
     settings = {"objectives": [chunked, unchunked], "compile": False, **SETTINGS}
     found = compare(vae.model, vae.guide, torch.randn(6, 2), **settings)
@@ -72,7 +72,7 @@ def test_of_chunks_that_are_run_again_the_memory_is_not_known():
     assert dict(zip(lines[0], lines[2], strict=True))["MB"] == ""
 
 
-def test_variance_times_seconds_is_of_compiled_steps_where_all_are_and_else_of_eager_ones():
+def test_variance_times_seconds_uses_compiled_steps_only_if_all_are_compiled():
     vae, x = small_vae(), torch.randn(6, 2)
     found = compare(vae.model, vae.guide, x, objectives=["iwae"], **SETTINGS)
     assert found["iwae", 2].variance_seconds == found["iwae", 2].guide.variance * found["iwae", 2].compiled_seconds
@@ -81,6 +81,6 @@ def test_variance_times_seconds_is_of_compiled_steps_where_all_are_and_else_of_e
     assert [row.compiled_seconds is None for row in found.rows] == [False, True]
     for row in found.rows:
         assert row.variance_seconds == row.guide.variance * row.seconds
-    (axes, *_) = _draw_comparison(found)["cost"].axes
+    (axes, *_) = draw_comparison(found)["cost"].axes
     assert {text.xy[0] for text in axes.texts} == {row.seconds for row in found.rows}
     assert replace(found.rows[0], guide=None).variance_seconds is None

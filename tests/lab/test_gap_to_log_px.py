@@ -1,4 +1,4 @@
-"""A gap to log p(x) is shown where there is a bound on log p(x), and nowhere else."""
+"""A gap to log p(x) is shown for a bound on log p(x), and for nothing else."""
 
 import json
 import math
@@ -14,9 +14,9 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, T
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.lab.comparison import compare
+from pyrovae.lab.comparing import compare
+from pyrovae.lab.comparison_report import draw_comparison, write_comparison
 from pyrovae.lab.gap_to_log_px import is_bound
-from pyrovae.lab.reports import _draw_comparison, write_comparison
 from pyrovae.objectives import (
     CIWAE,
     ELBO,
@@ -25,6 +25,7 @@ from pyrovae.objectives import (
     PIWAE,
     VIMCO,
     AnalyticKLELBO,
+    DifferentiableELBO,
     DReG,
     EnumeratedELBO,
     Renyi,
@@ -33,14 +34,13 @@ from pyrovae.objectives import (
     StickingTheLanding,
     ThermodynamicVO,
 )
-from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.registry import OBJECTIVES
 
 SETTINGS = {"repeats": 4, "compile": False, "progress": False}
 
 
 class Shifted(IWAE):
-    """One of a user's own, above log p(x)."""
+    """An objective of a user that lies above log p(x)."""
 
     def bound(self, log_weights):
         return super().bound(log_weights) + 1
@@ -68,16 +68,16 @@ NO_BOUNDS = [
 
 
 @pytest.mark.parametrize("objective", BOUNDS, ids=lambda o: f"{type(o).__name__}")
-def test_bounds_on_log_px_are_known_as_such(objective):
+def test_bounds_on_log_px_are_recognised(objective):
     assert is_bound(objective)
 
 
 @pytest.mark.parametrize("objective", NO_BOUNDS, ids=lambda o: f"{type(o).__name__}")
-def test_what_is_no_bound_on_log_px_is_none(objective):
+def test_other_objectives_are_not_taken_for_bounds_on_log_px(objective):
     assert not is_bound(objective)
 
 
-def test_every_objective_by_name_has_been_looked_at():
+def test_every_named_objective_is_among_the_cases():
     assert {type(objective) for objective in BOUNDS} >= set(OBJECTIVES.values())
 
 
@@ -89,7 +89,7 @@ def upper(num_particles):
     return Renyi(num_particles, alpha=-1.0)
 
 
-def test_a_row_without_a_bound_has_no_gap_and_the_others_theirs(tmp_path):
+def test_a_row_without_a_bound_has_no_gap_and_the_others_have_theirs(tmp_path):
     vae = small_vae()
     objectives = ["iwae", free_bits, upper]
     found = compare(vae.model, vae.guide, torch.randn(6, 2), objectives=objectives, num_particles=[4], **SETTINGS)
@@ -101,7 +101,7 @@ def test_a_row_without_a_bound_has_no_gap_and_the_others_theirs(tmp_path):
     lines = found.to_markdown().splitlines()
     columns = [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
     assert [line[columns[0].index("gap")] for line in columns] == ["gap", f"{gaps_of(found)['iwae']:.3f}", "", ""]
-    (axes,) = _draw_comparison(found)["bounds"].axes
+    (axes,) = draw_comparison(found)["bounds"].axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["log p(x)", "iwae"]
     write_comparison(tmp_path, found)
     assert json.loads((tmp_path / "comparison.json").read_text())["rows"][1]["gap"] is None
@@ -130,14 +130,14 @@ def test_under_a_beta_no_objective_has_a_gap_and_the_figure_has_no_log_px(beta):
         )
         assert set(gaps_of(found).values()) == {None}
         assert f'no gap: under the scale (beta) {beta:g} at site "z" an objective is no bound on log p(x)' in str(found)
-        (axes,) = _draw_comparison(found)["bounds"].axes
+        (axes,) = draw_comparison(found)["bounds"].axes
         assert "log p(x)" not in [text.get_text() for text in axes.get_legend().get_texts()]
         assert len(axes.containers) == 4
     assert f"log p(x) {exact.mean:.3f} nats" in str(found)
 
 
 def plain(scale=None, family=None):
-    """A pair whose latent site may have a scale, and whose observed site may be of another family."""
+    """Returns a pair whose latent site may have a scale, and whose observed site may be of another family."""
 
     def model(x):
         weight = pyro.param("weight", torch.ones(2, 3))
@@ -155,7 +155,7 @@ def plain(scale=None, family=None):
     return model, guide
 
 
-def test_a_plain_pair_has_a_gap_as_it_is_and_none_under_a_scale():
+def test_a_plain_pair_has_a_gap_unless_it_is_scaled():
     x = torch.randn(6, 3)
     settings = {"objectives": [elbo_of_pyro, renyi_of_pyro], "num_particles": [4], **SETTINGS}
     assert None not in gaps_of(compare(*plain(), x, **settings)).values()
@@ -177,7 +177,7 @@ def autoencoder():
 
 @pytest.mark.parametrize(("make", "why"), [(grey, "cross-entropy"), (autoencoder, "is a point")])
 @pytest.mark.parametrize("given", [False, True])
-def test_where_log_px_does_not_exist_there_is_no_gap_and_the_rest_is_measured(make, why, given, tmp_path):
+def test_without_log_px_there_is_no_gap_and_the_rest_is_measured(make, why, given, tmp_path):
     vae, x = make()
     log_px = pv.Estimate(torch.zeros(6), torch.zeros(6)) if given else None
     found = compare(vae.model, vae.guide, x, objectives=["elbo"], num_particles=[4], log_px=log_px, **SETTINGS)
@@ -194,7 +194,7 @@ def test_where_log_px_does_not_exist_there_is_no_gap_and_the_rest_is_measured(ma
 
 
 class Modal(nn.Module):
-    """A decoder that in training is another than in evaluation, as one with dropout is."""
+    """A decoder that may differ between training and evaluation mode, like one with dropout."""
 
     def __init__(self, differs):
         super().__init__()
@@ -206,7 +206,7 @@ class Modal(nn.Module):
 
 @pytest.mark.parametrize("differs", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_modules_that_training_mode_makes_others_have_no_gap_in_it(differs, training):
+def test_modules_that_differ_in_training_mode_have_no_gap_in_it(differs, training):
     decoder = Modal(differs).train(training)
     _, guide = plain()
 

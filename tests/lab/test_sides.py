@@ -1,4 +1,4 @@
-"""Whose gradient a parameter has: by what depends on it, and not by who registers it."""
+"""A parameter belongs to the side that depends on it, not to the program that registers it."""
 
 import json
 
@@ -12,15 +12,15 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.lab.comparison import compare
-from pyrovae.lab.reports import _draw_comparison
+from pyrovae.lab.comparing import compare
+from pyrovae.lab.comparison_report import draw_comparison
 from pyrovae.lab.sides import sides_of
 
 SETTINGS = {"num_particles": [1, 8], "repeats": 12, "compile": False, "progress": False}
 
 
 class Pair(nn.Module):
-    """Model and guide as methods of one module, which `registered` says how to register."""
+    """Has the model and the guide as methods of one module; `registered` says how they register it."""
 
     def __init__(self, registered="halves", family=dist.Normal):
         super().__init__()
@@ -60,7 +60,7 @@ class Pair(nn.Module):
 
 
 class Decoder(PyroModule):
-    """The model as a PyroModule of its own; of two the parameters need other names."""
+    """The model as a PyroModule of its own; the parameters of two modules need different names."""
 
     def __init__(self):
         super().__init__()
@@ -85,7 +85,7 @@ class Encoder(PyroModule):
 
 
 def numbers(found):
-    """All that is measured of each row but times and memory."""
+    """Returns everything that was measured but times and memory."""
     timed = ("seconds", "bytes")
     return [{name: value for name, value in row.items() if not name.endswith(timed)} for row in found.to_dict()]
 
@@ -117,7 +117,7 @@ DISCRETE = ("score_function", "vimco", "elbo_enumerated", "thermodynamic", graph
 
 @pytest.mark.parametrize("registered", ["whole", "one by one", "by the model alone"])
 @pytest.mark.parametrize(("family", "objectives"), [(dist.Normal, CONTINUOUS), (dist.Bernoulli, DISCRETE)])
-def test_however_parameters_are_registered_the_sides_are_the_same_to_the_digit(registered, family, objectives):
+def test_the_sides_do_not_depend_on_how_parameters_are_registered(registered, family, objectives):
     halves, other = (compared(Pair(how, family), objectives) for how in ("halves", registered))
     assert numbers(halves) == numbers(other)
     for one, same in zip(halves.rows, other.rows, strict=True):
@@ -153,13 +153,13 @@ def test_the_encoder_of_a_vamp_prior_is_shared():
     assert row.guide is None
     assert len(row.shared.mean) == sum(p.numel() for p in sides.shared)
     assert row.variance_seconds == row.shared.variance * row.seconds
-    # In the table, in every form, in the curves and in the figures.
+    # The table, the dicts, the curves and the figures all have the shared side.
     assert [name for name in ("SNR shared", "DSNR shared", "bias shared") if name not in str(found)] == []
     assert f"{row.shared.snr:.2g} ({row.shared.snr_floor:.2g})" in str(found)
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))[-1]["shared_bias"] == row.shared.bias
     sizes, values, _ = found.curves("shared", "snr")["dreg"]
     assert (sizes, values[1]) == ([1, 8], row.shared.snr)
-    figures = _draw_comparison(found)
+    figures = draw_comparison(found)
     labels = [axes.get_ylabel() for axes in figures["snr"].axes]
     assert labels == ["SNR of the model's gradient", "SNR of the gradient of what both share"]
     assert [axes.get_ylabel() for axes in figures["cost"].axes] == [
@@ -196,10 +196,10 @@ def test_tied_weights_are_shared_and_each_part_keeps_its_own():
         assert row.variance_seconds == pytest.approx(trained * row.seconds)
 
 
-def test_what_no_gradient_reaches_is_named_and_what_is_frozen_is_not_there():
+def test_unreached_parameters_are_named_and_frozen_ones_are_left_out():
     pair = Pair("whole")
     pair.unused = nn.Linear(4, 4)
-    pair.eval().decoder.bias.requires_grad_(False)  # in training mode Pyro warns of it
+    pair.eval().decoder.bias.requires_grad_(False)  # in training mode Pyro would warn
     found = compared(pair, ["elbo"])
     assert found.unreached == ("pair$$$unused.weight", "pair$$$unused.bias")
     assert "trained by none: pair$$$unused.weight, pair$$$unused.bias" in str(found)
@@ -209,7 +209,7 @@ def test_what_no_gradient_reaches_is_named_and_what_is_frozen_is_not_there():
     assert "trained by none" not in str(compared(Pair(), ["elbo"]))
 
 
-def test_a_gradient_that_is_always_zero_is_still_its_sides():
+def test_a_parameter_whose_gradient_is_always_zero_has_a_side():
     class Dead(Pair):
         def __init__(self):
             super().__init__("whole")
@@ -224,7 +224,7 @@ def test_a_gradient_that_is_always_zero_is_still_its_sides():
     assert sides.unreached == ()
 
 
-def test_sides_are_the_same_where_the_caller_has_switched_gradients_off():
+def test_sides_are_the_same_if_the_caller_has_switched_gradients_off():
     with torch.no_grad():
         off = compared(Pair("whole"), ["elbo"])
     assert numbers(off) == numbers(compared(Pair("whole"), ["elbo"]))

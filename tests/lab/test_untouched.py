@@ -1,4 +1,4 @@
-"""Whatever a program can see is, after a comparison, as it was before it."""
+"""Everything that a program can see is the same after a comparison as before it."""
 
 import functools
 import random
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyrovae.common.captured_state import CapturedState
-from pyrovae.lab.comparison import compare
+from pyrovae.lab.comparing import compare
 from pyrovae.lab.untouched import untouched
 
 DECODER = nn.Linear(2, 3)
@@ -20,7 +20,7 @@ CALLS = {"model": 0}
 
 
 class Plain:
-    """No module: holds a running mean that it replaces, another that it moves, a counter, a list and a module."""
+    """An object with a running mean that it replaces, one that it moves, a counter, a list and a module."""
 
     def __init__(self):
         self.replaced, self.moved, self.calls, self.seen = torch.zeros(3), torch.zeros(3), 0, []
@@ -36,7 +36,7 @@ class Plain:
 
 
 class Normalised(nn.Module):
-    """A module that assigns its buffer anew, and an attribute that it did not have."""
+    """A module that assigns its buffer anew and gets a new attribute."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Normalised(nn.Module):
 
 
 def state(plain, encoder, count, alone):
-    """All of it, in numbers."""
+    """Returns all of the state as plain values."""
     tensors = [*DECODER.parameters(), RUNNING, plain.replaced, plain.moved, *plain.norm.state_dict().values()]
     tensors += [*encoder.parameters(), *encoder.buffers(), alone]
     return {
@@ -79,13 +79,13 @@ def programs():
         random.random()
         np.random.normal()  # noqa: NPY002
         pyro.module("decoder", DECODER)
-        log_scale = pyro.param("log_scale", alone)  # which Pyro thaws
+        log_scale = pyro.param("log_scale", alone)  # Pyro switches on its gradient
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(DECODER(z), scale * log_scale.exp()).to_event(1), obs=plain(x))
 
     def guide(x):
-        pyro.module("linear", encoder.linear)  # and not the parameter beside it, which gradients reach
+        pyro.module("linear", encoder.linear)  # without the parameter beside it, which gradients reach
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
 
@@ -93,7 +93,7 @@ def programs():
 
 
 @pytest.mark.parametrize("compile", [False, True])
-def test_what_closures_plain_objects_globals_and_modules_hold_is_as_it_was(compile):
+def test_the_values_of_closures_plain_objects_globals_and_modules_are_unchanged(compile):
     model, guide, seen = programs()
     pyro.param("mine", torch.tensor(2.0))
     plain, encoder, *_ = seen
@@ -120,7 +120,7 @@ def test_what_closures_plain_objects_globals_and_modules_hold_is_as_it_was(compi
     DECODER.zero_grad()
 
 
-def test_it_is_as_it_was_also_where_the_comparison_fails():
+def test_everything_is_unchanged_even_if_the_comparison_fails():
     model, guide, seen = programs()
     before = state(*seen)
     with pytest.raises(RuntimeError, match="running_mean should contain 4 elements"), untouched(model, guide):
@@ -129,7 +129,7 @@ def test_it_is_as_it_was_also_where_the_comparison_fails():
     assert {name: after[name] for name in before if after[name] != before[name]} == {}
 
 
-def test_a_module_that_got_a_new_attribute_still_runs_when_that_is_taken_back():
+def test_a_module_still_runs_after_a_new_attribute_is_taken_away():
     encoder = Normalised()
     names = sorted(vars(encoder))
     watch = CapturedState([encoder])
@@ -139,7 +139,7 @@ def test_a_module_that_got_a_new_attribute_still_runs_when_that_is_taken_back():
     assert encoder(torch.ones(2, 3)).shape == (2, 2)
 
 
-def test_a_tensor_that_is_thawed_is_frozen_again():
+def test_a_tensor_whose_gradient_was_switched_on_is_frozen_again():
     frozen = torch.tensor(0.5)
 
     def program():

@@ -57,7 +57,7 @@ def test_validation_takes_each_datum_under_its_own_label():
     data, vae = ring(), labelled()
     history = pv.fit(vae, data, epochs=1)
     with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(pv.training.loop.VALIDATION_SEED)
+        torch.manual_seed(pv.training.validation.VALIDATION_SEED)
         log_w = pv.log_weights(vae.model, vae.guide, *data.arguments("validation"), num_particles=1)
     assert history.elbo[-1] == pytest.approx(log_w.mean().item(), abs=1e-5)
 

@@ -97,7 +97,9 @@ def test_a_part_can_be_saved_by_itself():
 
 
 def test_saving_a_model_during_training_does_not_change_the_training(monkeypatch):
-    monkeypatch.setattr(pv.training.fitting, "CompiledLoss", partial(pv.training.fitting.CompiledLoss, inductor=False))
+    monkeypatch.setattr(
+        pv.training.gradients, "CompiledLoss", partial(pv.training.gradients.CompiledLoss, inductor=False)
+    )
     results = []
     for save in (False, True):
         vae, kept = small_vae(), []

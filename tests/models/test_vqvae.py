@@ -11,7 +11,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.models.code_distributions import NearestCode
-from pyrovae.training.compiled_svi import CompiledLoss
+from pyrovae.training.compiled_loss import CompiledLoss
 
 SIZES = {"num_tokens": 3, "num_codes": 5, "code_dim": 2, "hidden": (7,)}
 
@@ -140,7 +140,7 @@ def test_the_gradient_is_straight_through(objective):
 
 def test_compiled_training_is_eager_training(monkeypatch):
     """Traces without compiling machine code: a replayed step must see codes that are restarted between epochs."""
-    monkeypatch.setattr(pv.training.fitting, "CompiledLoss", partial(CompiledLoss, inductor=False))
+    monkeypatch.setattr(pv.training.gradients, "CompiledLoss", partial(CompiledLoss, inductor=False))
     x, results = torch.randn(48, 4), []
     for compile in (False, True):
         vae = small_vq(num_codes=9)

@@ -18,7 +18,7 @@ from pyrovae.objectives.registry import OBJECTIVES as EVERY_OBJECTIVE
 from pyrovae.runs.config import LIKELIHOODS as FITTING
 from pyrovae.runs.report import measures, results_table
 from pyrovae.runs.run import LIKELIHOODS, train_run
-from pyrovae.training.schedules import SCHEDULES
+from pyrovae.training.schedules import BETA_SCHEDULES
 
 FILES = {
     "train-images-idx3-ubyte": (50, 6, 5),
@@ -164,7 +164,7 @@ def test_the_protocol_leaves_out_no_name_that_a_config_knows():
     parts = [*fields, *PARTS.values()]
     assert {f.get("posterior", "diagonal") for f in parts} == set(POSTERIORS)
     assert {f.get("prior", "standard") for f in parts} == set(PRIORS)
-    assert {f["beta_schedule"] for f in fields if "beta_schedule" in f} <= set(SCHEDULES)
+    assert {f["beta_schedule"] for f in fields if "beta_schedule" in f} <= set(BETA_SCHEDULES)
     assert {f.get("binarize") for f in fields} == {None, *BINARIZE}
     assert {f["objective"] for f in parts if "objective" in f} | set(OTHER_OBJECTIVES) == set(EVERY_OBJECTIVE)
 

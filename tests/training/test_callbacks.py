@@ -134,9 +134,9 @@ def test_a_callback_leaves_the_training_as_it_is_without(pair, data, look, seed)
 
 
 def test_callbacks_leave_a_compiled_training_as_it_is_without(monkeypatch):
-    real = pv.training.fitting.CompiledLoss
+    real = pv.training.gradients.CompiledLoss
     monkeypatch.setattr(
-        pv.training.fitting, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
+        pv.training.gradients, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
     )
     settings = {"seed": 1, "compile": True}
     every = lambda vae: [look(vae) for look in LOOKS.values()]  # noqa: E731

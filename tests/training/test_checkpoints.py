@@ -129,9 +129,9 @@ def assert_same(one, other):
 
 @pytest.fixture
 def without_machine_code(monkeypatch):
-    real = pv.training.fitting.CompiledLoss
+    real = pv.training.gradients.CompiledLoss
     monkeypatch.setattr(
-        pv.training.fitting, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
+        pv.training.gradients, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
     )
 
 

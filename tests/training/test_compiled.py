@@ -35,7 +35,8 @@ from pyrovae.objectives import (
     StickingTheLanding,
     ThermodynamicVO,
 )
-from pyrovae.training.compiled_svi import CompiledLoss, CompiledSVI
+from pyrovae.training.compiled_loss import CompiledLoss
+from pyrovae.training.compiled_svi import CompiledSVI
 
 EVERY = [
     ELBO(),
@@ -418,12 +419,12 @@ def traced(monkeypatch):
     """Every trace."""
     made = []
 
-    class Counted(pv.training.compiled_svi.Replay):
+    class Counted(pv.training.compiled_loss.Replay):
         def __init__(self, *args):
             made.append(self)
             super().__init__(*args)
 
-    monkeypatch.setattr(pv.training.compiled_svi, "Replay", Counted)
+    monkeypatch.setattr(pv.training.compiled_loss, "Replay", Counted)
     return made
 
 
@@ -800,7 +801,7 @@ def test_a_counter_that_the_program_moves_does_not_stand_still():
 
 
 def test_what_changes_at_every_step_runs_eagerly_in_the_end(monkeypatch):
-    monkeypatch.setattr(pv.training.compiled_svi, "MANY", 3)
+    monkeypatch.setattr(pv.training.compiled_loss, "MAX_CHANGES", 3)
 
     def make():
         settings = Settings()
@@ -850,8 +851,8 @@ def test_two_models_in_one_process_do_not_meet():
 
 
 def test_more_shapes_than_a_few_are_warned_of_once(monkeypatch):
-    assert pv.training.compiled_svi.MANY == 8
-    monkeypatch.setattr(pv.training.compiled_svi, "MANY", 2)
+    assert pv.training.compiled_loss.USUAL_GRAPHS == 8
+    monkeypatch.setattr(pv.training.compiled_loss, "USUAL_GRAPHS", 2)
     svi = CompiledExactly(plain_model, plain_guide)
     svi.step(data(1, 2))
     svi.step(data(2, 2))
@@ -998,7 +999,7 @@ def exactly(monkeypatch):
             super().__init__(*args, **kwargs, inductor=False)
             made.append(self)
 
-    monkeypatch.setattr(pv.training.fitting, "CompiledLoss", Exact)
+    monkeypatch.setattr(pv.training.gradients, "CompiledLoss", Exact)
     return made
 
 
@@ -1057,7 +1058,7 @@ def test_fit_compiles_no_objective_of_pyro():
 
 def test_fit_compiles_by_itself_where_there_are_many_steps(exactly, monkeypatch):
     vae, x = small_vae(), data(10, 3)
-    monkeypatch.setattr(pv.training.fitting, "COMPILE_STEPS", 9)
+    monkeypatch.setattr(pv.training.gradients, "COMPILE_STEPS", 9)
     pv.fit(vae, x, epochs=4, batch_size=5)
     assert not exactly
     pv.fit(vae, x, epochs=5, batch_size=5, objective=Trace_ELBO())

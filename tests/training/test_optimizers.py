@@ -11,7 +11,7 @@ from pyro.infer import SVI
 import pyrovae as pv
 from pyrovae.runs.run import build_vae
 from pyrovae.training.checkpoints import CURRENT, Checkpoints
-from pyrovae.training.optimizers import LR, make_optimizer, make_schedule, unusual_settings
+from pyrovae.training.optimizers import DEFAULT_LR, make_optimizer, make_schedule, unusual_settings
 
 X = ring(num_train=50).train_x
 PAIRS = {  # of Pyro's and torch's that are one
@@ -82,7 +82,7 @@ def test_a_training_with_an_optimiser_of_pyros_goes_on_to_the_bit(kind, tmp_path
 def test_the_rate_is_the_one_that_is_said():
     parameters = [torch.nn.Parameter(torch.ones(2))]
     for optimizer, lr, expected in (
-        (torch.optim.Adam, None, LR),
+        (torch.optim.Adam, None, DEFAULT_LR),
         (torch.optim.Adam, 0.5, 0.5),
         (partial(torch.optim.Adam, lr=0.3), None, 0.3),
         (pyro.optim.Adam({"lr": 0.2}), None, 0.2),
@@ -207,5 +207,5 @@ def test_a_checkpoint_of_the_schedule_that_a_constant_rate_had_before_goes_on(tm
 
 def test_a_run_says_its_rate_and_takes_the_usual_optimiser():
     config = pv.RunConfig(hidden=(8,))
-    assert config.lr == LR
+    assert config.lr == DEFAULT_LR
     assert build_vae(config, (2,)).latent_dim == 2

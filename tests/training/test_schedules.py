@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
 from pyrovae.runs.run import train_run
-from pyrovae.training.schedules import SCHEDULES, SMALLEST, resolve
+from pyrovae.training.schedules import BETA_SCHEDULES, SMALLEST, resolve
 
 small_vae = partial(helpers.small_vae, hidden=(4,), likelihood=pv.Gaussian(0.5))
 
@@ -48,23 +48,23 @@ def betas_of_the_steps(vae):
 )
 def test_each_schedule_has_the_values_of_its_formula(name, values):
     for progress, value in values.items():
-        assert SCHEDULES[name](progress) == pytest.approx(value, rel=1e-9), progress
+        assert BETA_SCHEDULES[name](progress) == pytest.approx(value, rel=1e-9), progress
 
 
 def test_every_schedule_that_is_offered_is_tested_here():
-    assert set(SCHEDULES) == {"constant", "linear", "cyclical", "sigmoid"}
+    assert set(BETA_SCHEDULES) == {"constant", "linear", "cyclical", "sigmoid"}
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", BETA_SCHEDULES)
 def test_no_schedule_leaves_what_pyro_can_scale_by(name):
-    values = [SCHEDULES[name](k / 10_000) for k in range(10_001)]
+    values = [BETA_SCHEDULES[name](k / 10_000) for k in range(10_001)]
     assert 0 < min(values) <= max(values) <= 1
     assert values[-1] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", ["linear", "sigmoid"])
 def test_warm_up_never_falls(name):
-    values = [SCHEDULES[name](k / 1_000) for k in range(1_001)]
+    values = [BETA_SCHEDULES[name](k / 1_000) for k in range(1_001)]
     assert values == sorted(values)
     assert values[0] < 1e-4
 
@@ -118,7 +118,7 @@ def test_fit_sets_beta_at_every_step_to_the_schedule_times_the_vaes_own(name, so
     vae = small_vae(beta=3.0)
     betas = betas_of_the_steps(vae)
     pv.fit(vae, SOURCES[source](torch.randn(100, 2)), epochs=5, batch_size=30, beta_schedule=name)
-    expected = [3 * SCHEDULES[name](step / 20) for step in range(20)]
+    expected = [3 * BETA_SCHEDULES[name](step / 20) for step in range(20)]
     assert betas == pytest.approx(expected, rel=1e-6)
     assert len(set(expected)) > 5  # a schedule that moves
     assert vae.beta.item() == 3.0

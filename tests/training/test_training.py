@@ -11,7 +11,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
-from pyrovae.training.loop import VALIDATION_SEED
+from pyrovae.training.validation import VALIDATION_SEED
 
 SGD = torch.optim.SGD
 

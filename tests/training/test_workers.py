@@ -85,7 +85,7 @@ def test_one_process_alone_is_all_workers():
 
 @pytest.fixture
 def second_of_three(monkeypatch):
-    monkeypatch.setattr(pv.workers, "_together", True)
+    monkeypatch.setattr(pv.common.workers, "_together", True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     return Workers()
@@ -102,7 +102,7 @@ def test_a_process_can_work_alone_and_groups_of_the_callers_own_share_nothing(se
     with alone():
         assert Workers().size == 1
     assert Workers().size == 3
-    monkeypatch.setattr(pv.workers, "_together", False)
+    monkeypatch.setattr(pv.common.workers, "_together", False)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     assert Workers().size == 1
 

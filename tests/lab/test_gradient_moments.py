@@ -1,4 +1,4 @@
-"""Signal, noise and their floors: against what is kept, against theory, and where there is nothing to be measured."""
+"""Signal, noise and their floors agree with stored gradients and with theory, also if there is nothing to measure."""
 
 import math
 
@@ -7,7 +7,6 @@ import scipy.stats
 import torch
 
 from pyrovae.lab.gradient_moments import Moments, mean_absolute_t
-from pyrovae.plots import fitted_slope
 
 
 def moments_of(vectors, planned=None):
@@ -17,7 +16,7 @@ def moments_of(vectors, planned=None):
     return found.gradient(None)
 
 
-def test_pure_noise_lies_at_the_floors_and_a_signal_where_it_is():
+def test_pure_noise_lies_at_the_floors_and_a_signal_at_its_own_ratio():
     generator = torch.Generator().manual_seed(0)
     noise, signal = Moments(200), Moments(200)
     direction = torch.zeros(400)
@@ -39,8 +38,8 @@ def test_pure_noise_lies_at_the_floors_and_a_signal_where_it_is():
 
 
 @pytest.mark.parametrize("repeats", [4, 5, 8, 40])
-def test_the_floor_of_few_repeats_is_what_noise_has(repeats):
-    """sqrt(2 / (pi R)) is that of many: of four it is 0.40, where noise has 0.55."""
+def test_the_floor_of_few_repeats_is_the_ratio_of_noise(repeats):
+    """The floor of many repeats is sqrt(2 / (pi R)). With four that would be 0.40, where noise has 0.55."""
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(repeats, 20_000, generator=generator, dtype=torch.float64)
     found = moments_of(noise)
@@ -49,8 +48,8 @@ def test_the_floor_of_few_repeats_is_what_noise_has(repeats):
     assert mean_absolute_t(10**6) == pytest.approx(math.sqrt(2 / math.pi), rel=1e-5)
 
 
-def kept(vectors, half):
-    """The two ratios of vectors that are kept, of which the first `half` give the direction."""
+def ratios_of_stored(vectors, half):
+    """Returns the two ratios of stored vectors, the first `half` of which give the direction."""
     first, rest = vectors[:half].double(), vectors[half:].double()
     quarter = half // 2
     mean, difference = first.mean(0), first[:quarter].mean(0) - first[quarter:].mean(0)
@@ -63,23 +62,23 @@ def kept(vectors, half):
 
 
 @pytest.mark.parametrize("repeats", [*range(4, 20), 33, 50, 101])
-def test_the_direction_is_that_of_half_of_the_repeats_also_of_few_and_of_an_odd_number(repeats):
+def test_half_of_the_repeats_give_the_direction_even_if_they_are_few_or_odd(repeats):
     vectors = 1 + torch.randn(repeats, 30, generator=torch.Generator().manual_seed(repeats))
     found = moments_of(vectors)
-    assert [found.dsnr, found.dsnr_floor] == pytest.approx(kept(vectors, repeats // 2))
+    assert [found.dsnr, found.dsnr_floor] == pytest.approx(ratios_of_stored(vectors, repeats // 2))
 
 
 @pytest.mark.parametrize("end", [4, 5, 6, 7, 8, 11, 12, 23, 24, 63, 74, 75, 99])
-def test_where_the_repeats_end_early_a_third_or_more_gave_the_direction_and_a_third_were_measured(end):
-    """Halves of the planned number left nothing to measure, and an empty cell, after as many as a thousand repeats."""
+def test_at_least_a_third_gave_the_direction_and_a_third_were_measured_if_the_repeats_end_early(end):
+    """Halves of the planned number once left nothing to measure, and an empty cell, after a thousand repeats."""
     vectors = 1 + torch.randn(end, 30, generator=torch.Generator().manual_seed(end))
     splits = [half for half in (2, 4, 8, 16, 32, 50) if 3 * half >= end and 3 * (end - half) >= end]
     found = moments_of(vectors, planned=100)
-    assert min(abs(found.dsnr - kept(vectors, half)[0]) for half in splits) < 1e-9
-    assert min(abs(found.dsnr_floor - kept(vectors, half)[1]) for half in splits) < 1e-9
+    assert min(abs(found.dsnr - ratios_of_stored(vectors, half)[0]) for half in splits) < 1e-9
+    assert min(abs(found.dsnr_floor - ratios_of_stored(vectors, half)[1]) for half in splits) < 1e-9
 
 
-def test_what_is_kept_of_the_vectors_does_not_grow():
+def test_the_memory_of_the_moments_does_not_grow():
     found = Moments(1000)
     for vector in torch.randn(1000, 3):
         found.add(vector)
@@ -88,7 +87,7 @@ def test_what_is_kept_of_the_vectors_does_not_grow():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_gradient_that_is_the_same_each_time_has_no_noise_to_rounding(dtype):
+def test_a_gradient_that_is_the_same_each_time_up_to_rounding_has_no_noise(dtype):
     exact = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=dtype)
     rounded = exact * (1 + 4 * torch.finfo(dtype).eps * torch.randn(10, 50, dtype=dtype))
     for vectors in (exact.expand(10, 50), rounded):
@@ -100,8 +99,8 @@ def test_a_gradient_that_is_the_same_each_time_has_no_noise_to_rounding(dtype):
     assert 10 < moments_of(noisy).snr < 1e4
 
 
-def test_a_gradient_of_zeros_or_of_what_is_not_finite_has_no_ratio():
-    """0 / 0, and not infinitely much signal."""
+def test_a_gradient_that_is_zero_or_not_finite_has_no_ratio():
+    """The ratio is 0 / 0 and not infinite."""
     for vectors in (torch.zeros(8, 5), torch.full((8, 5), math.nan), torch.full((8, 5), math.inf)):
         found = moments_of(vectors)
         assert all(math.isnan(value) for value in (found.snr, found.dsnr, found.dsnr_floor))
@@ -110,7 +109,7 @@ def test_a_gradient_of_zeros_or_of_what_is_not_finite_has_no_ratio():
     assert math.isnan(moments_of(one_of_them).snr)
 
 
-def test_coordinates_that_are_always_zero_or_never_vary_leave_the_ratio_of_the_others():
+def test_coordinates_that_never_vary_do_not_change_the_ratio_of_the_others():
     noise = torch.randn(20, 6, dtype=torch.float64)
     alone = moments_of(noise)
     beside = moments_of(torch.cat([noise, torch.zeros(20, 3), torch.ones(20, 2)], 1))
@@ -119,32 +118,10 @@ def test_coordinates_that_are_always_zero_or_never_vary_leave_the_ratio_of_the_o
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_of_one_coordinate_that_moves_nothing_lies_across(size):
+def test_nothing_lies_across_the_direction_if_only_one_coordinate_moves(size):
     vectors = torch.zeros(12, size)
     vectors[:, 0] = 1 + torch.randn(12)
     found = moments_of(vectors)
     assert math.isnan(found.dsnr)
     assert math.isnan(found.dsnr_floor)
     assert found.snr == pytest.approx((vectors[:, 0].mean().abs() / vectors[:, 0].std()).item(), rel=1e-5)
-
-
-def test_the_slope_is_that_of_the_points_above_their_floor_and_its_error_that_of_the_scatter():
-    sizes = [1, 2, 4, 8, 16, 32, 64]
-    values = [9.0, 5.0, 3.1, 2.1, 1.6, 0.3, 0.29]
-    found = fitted_slope(sizes, values, [0.1] * 7)
-    assert found.fitted == (True,) * 5 + (False,) * 2  # 0.3 is at three times its floor, and not above it
-    exact = scipy.stats.linregress([math.log(k) for k in sizes[:5]], [math.log(v) for v in values[:5]])
-    assert (found.value, found.error) == pytest.approx((exact.slope, exact.stderr))
-    power = fitted_slope(sizes, [3 * k**0.7 for k in sizes], [0.1] * 7)
-    assert power.value == pytest.approx(0.7)
-    assert power.error == pytest.approx(0, abs=1e-9)
-    assert power.fitted == (False, False, *(True,) * 5)  # of large sizes
-    assert fitted_slope([64, 1, 4], [0.1, 2.0, 1.0], [0.1] * 3).value == pytest.approx(-0.5)  # in any order
-    for values, fitted in (([1.0, 0.1], (True, False)), ([0.1, 0.1], (False, False))):
-        nothing = fitted_slope([1, 2], values, [0.1, 0.1])
-        assert math.isnan(nothing.value)
-        assert math.isnan(nothing.error)
-        assert nothing.fitted == fitted
-    two = fitted_slope([1, 4], [1.0, 2.0], [0.1, 0.1])
-    assert two.value == pytest.approx(0.5)
-    assert math.isnan(two.error)

@@ -1,0 +1,239 @@
+"""Compares estimators on one model and guide: bound, signal and noise of the gradient, bias, time and memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from time import perf_counter
+
+import torch
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae.common import (
+    InputError,
+    derived_seed,
+    device_of,
+    hides_progress,
+    local_seed,
+    require,
+    require_choice,
+    require_count,
+    require_number,
+    require_seed,
+    shown,
+)
+from pyrovae.evaluation import Estimate, check_args, log_marginal
+from pyrovae.lab.comparison import Comparison, Row
+from pyrovae.lab.costs import compiled_seconds, saved_bytes
+from pyrovae.lab.gap_to_log_px import no_log_px, not_its_bound
+from pyrovae.lab.repeats import Repeats, give_references
+from pyrovae.lab.sides import SIDES, sides_of
+from pyrovae.lab.untouched import untouched
+from pyrovae.objectives import OBJECTIVES, check_objective
+from pyrovae.programs import gate
+
+FEWEST_REPEATS = 4  # two give the direction of the mean gradient, and two are measured along it
+LOG_PX_SAMPLES = 5_000
+
+
+def compare(
+    model: Callable,
+    guide: Callable,
+    *args: Tensor,
+    objectives: Sequence[str | Callable[[int], PyroELBO]] = ("elbo", "iwae", "dreg"),
+    num_particles: Sequence[int] = (1, 8, 64),
+    repeats: int = 100,
+    log_px: Estimate | None = None,
+    compile: bool = True,
+    max_seconds: float | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Comparison:
+    """Measures estimators side by side at the present parameters of a pair, which stay as they are.
+
+    Each objective with each K takes `repeats` independent gradients of the loss per datum. `Row` and `Gradient` say
+    what is measured from them. The repeats go round the estimators, so that slow and fast moments of the machine are
+    shared by all.
+
+    A parameter is on the side of the program that its gradient comes from, whichever program registers it; see `Row`.
+    The bias is that of the mean gradient against the plain estimator of the same bound with the same settings, which
+    the class of an objective names as its `reference`: `ELBO` for STL, analytic KL and the score function, `IWAE` for
+    DReG and VIMCO. It is measured if every site of the guide is reparameterised and none is straight-through. A number
+    near its floor is no evidence of a signal or a bias.
+
+    Everything that the programs can see is left as it was found (parameters and their gradients, buffers and other
+    tensors, modes, attributes), and so are the param store and the generators.
+
+    Args:
+        model: The generative program p(x, z), called with `args`.
+        guide: The inference program q(z|x), called with `args`.
+        *args: The batch: x of shape `(batch, *event_shape)`, followed by the conditions if there are any.
+        objectives: The estimators. Each is a name of `objectives.OBJECTIVES`, or a function from K to a
+            `pyro.infer.ELBO`, or to None for a K that it does not take.
+        num_particles: The numbers K of particles. An objective gets a row at each K that it takes; one without draws
+            (`elbo_enumerated`) has a single row, at the first K.
+        repeats: The number of gradients of each estimator, at least 4.
+        log_px: An estimate of log p(x) for these data, which the gaps are measured from. By default it is taken by
+            importance sampling with 5,000 draws.
+        compile: If True, compiled steps are timed, too.
+        max_seconds: The time after which no more repeats begin; no limit by default. All estimators then have the same
+            number of repeats, at least 4, and none is compiled.
+        seed: Fixes all draws.
+        progress: Shows a progress bar; by default on a terminal.
+
+    Returns:
+        A `Comparison`, which prints as a table.
+
+    Raises:
+        InputError: An argument is invalid, the pair breaks the contract, or an objective does not fit the pair.
+
+    Example:
+        >>> vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
+        >>> x = torch.randn(5, 2)
+        >>> settings = {"objectives": ["elbo", "dreg"], "num_particles": [4], "repeats": 4, "compile": False}
+        >>> found = pv.compare(vae.model, vae.guide, x, **settings)
+        >>> [(row.objective, row.num_particles, row.reference) for row in found.rows]
+        [('elbo', 4, None), ('dreg', 4, 'IWAE')]
+        >>> found["elbo", 4].gap > found["dreg", 4].gap
+        True
+
+    Source:
+        Tom Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537.
+    """
+    named = _checked_objectives(objectives, num_particles, repeats, max_seconds, seed, compile)
+    check_args(args)
+    _check_log_px(log_px, len(args[0]))
+    device = device_of(model, args)
+    args = tuple(arg.detach().to(device) for arg in args)
+    with torch.enable_grad(), untouched(model, guide) as watch, local_seed(seed):
+        pair = gate.check(model, guide, None, *args)
+        for objective in (objective for _, by_size in named for _, objective in by_size):
+            check_objective(objective, model, guide, *args)
+        sides = sides_of(model, guide, args)
+        trained = {side: getattr(sides, side) for side in SIDES}
+        require(any(trained.values()), "model and guide must have a parameter that the loss depends on, and have none")
+        estimators = [
+            Repeats(name, number, objective, repeats, trained)
+            for name, by_size in named
+            for number, objective in by_size
+        ]
+        references = give_references(estimators, model, guide, args, pair, trained)
+        no_gap = no_log_px(pair)
+        if log_px is None and no_gap is None:
+            try:
+                with local_seed(derived_seed(seed, "log p(x)")):
+                    log_px = log_marginal(model, guide, *args, num_samples=LOG_PX_SAMPLES, progress=progress)
+            except InputError as error:  # the pair has bounds, but its weights give no log p(x)
+                no_gap = str(error)
+        no_gap = no_gap or not_its_bound(model, guide, args, pair, watch.modules)
+        complete = _take_repeats([*estimators, *references], model, guide, args, repeats, max_seconds, seed, progress)
+        kept_anyway = [*watch.parameters(), *(p for side in trained.values() for p in side)]
+        rows = _rows(
+            estimators,
+            model,
+            guide,
+            args,
+            log_px=log_px.mean if log_px is not None and no_gap is None else None,
+            compile=compile and complete,  # if the time ran out, there is none left to compile in
+            kept_anyway=kept_anyway,
+        )
+    return Comparison(rows, log_px, complete, no_gap, sides.unreached)
+
+
+def _take_repeats(
+    estimators: Sequence[Repeats],
+    model: Callable,
+    guide: Callable,
+    args: tuple[Tensor, ...],
+    repeats: int,
+    max_seconds: float | None,
+    seed: int,
+    progress: bool | None,
+) -> bool:
+    """Takes the repeats in rounds of one per estimator; returns False if the time ran out before all were taken."""
+    started = perf_counter()
+    with tqdm(total=repeats, desc="comparing", disable=hides_progress(progress), leave=False) as bar:
+        for repeat in range(repeats):
+            for one in estimators:
+                one.take_one(model, guide, args, derived_seed(seed, f"{one.name} {one.num_particles} {repeat}"))
+            bar.update()
+            done = repeat + 1
+            if max_seconds is not None and done >= FEWEST_REPEATS and perf_counter() - started > max_seconds:
+                return done == repeats
+    return True
+
+
+def _rows(
+    estimators: Sequence[Repeats],
+    model: Callable,
+    guide: Callable,
+    args: tuple[Tensor, ...],
+    *,
+    log_px: float | None,
+    compile: bool,
+    kept_anyway: Sequence[Tensor],
+) -> tuple[Row, ...]:
+    """Returns the rows, once compiled steps are timed and the memory is measured without the tensors `kept_anyway`."""
+    seconds = [compiled_seconds(model, guide, args, one.objective) if compile else None for one in estimators]
+    all_compiled = None not in seconds
+    return tuple(
+        one.row(
+            log_px=log_px,
+            compiled_seconds=compiled,
+            step_seconds=compiled if all_compiled else one.seconds,
+            saved_bytes=saved_bytes(model, guide, args, one.objective, kept_anyway),
+        )
+        for one, compiled in zip(estimators, seconds, strict=True)
+    )
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def _checked_objectives(
+    objectives: object, num_particles: object, repeats: object, max_seconds: object, seed: object, compile: object
+) -> list[tuple[str, list[tuple[int, PyroELBO]]]]:
+    """Returns the name of each objective and its object at each K that it takes, once all arguments are checked."""
+    require_count("repeats", repeats, FEWEST_REPEATS)
+    for name, given in (("objectives", objectives), ("num_particles", num_particles)):
+        is_list = isinstance(given, Sequence) and not isinstance(given, str)
+        require(is_list, f"{name} must be a list or a tuple, got {shown(given)}")
+    require(len(objectives) > 0 and len(num_particles) > 0, "objectives and num_particles must name at least one each")
+    for number in num_particles:
+        require_count("num_particles", number)
+    if max_seconds is not None:
+        require_number("max_seconds", max_seconds, above=0)
+    require_seed(seed)
+    require(isinstance(compile, bool), f"compile must be true or false, got {shown(compile)}")
+    named = [_by_size(objective, num_particles) for objective in objectives]
+    for name, given in (("objectives", [name for name, _ in named]), ("num_particles", list(num_particles))):
+        require(len(set(given)) == len(given), f"{name} must differ, got {', '.join(map(str, given))}")
+    require(any(by_size for _, by_size in named), f"no objective takes num_particles {list(num_particles)}")
+    return named
+
+
+def _by_size(
+    objective: str | Callable[[int], PyroELBO | None], num_particles: Sequence[int]
+) -> tuple[str, list[tuple[int, PyroELBO]]]:
+    """Returns the name of an objective, and its object at each number of particles that it takes."""
+    if isinstance(objective, str):
+        require_choice("objective", objective, OBJECTIVES)
+        kind = OBJECTIVES[objective]
+        if "num_particles" not in {field.name for field in fields(kind)}:  # it takes no draws: one row, at the first K
+            return objective, [(num_particles[0], kind())]
+        fewest = getattr(kind, "min_particles", 1)
+        return objective, [(number, kind(num_particles=number)) for number in num_particles if number >= fewest]
+    rule = "objectives must be names, or take a number of particles and give a pyro.infer.ELBO"
+    require(callable(objective) and not isinstance(objective, PyroELBO), f"{rule}; got {shown(objective)}")
+    by_size = [(number, objective(number)) for number in num_particles]
+    by_size = [(number, one) for number, one in by_size if one is not None]  # None: it needs more particles
+    for _, one in by_size:
+        require(isinstance(one, PyroELBO), f"{rule}; got {shown(one)}")
+    return getattr(objective, "__name__", type(by_size[0][1]).__name__ if by_size else shown(objective)), by_size
+
+
+def _check_log_px(log_px: object, num_data: int) -> None:
+    if log_px is not None:
+        require(isinstance(log_px, Estimate), f"log_px must be an Estimate, got {shown(log_px)}")
+        shape = tuple(log_px.value.shape)
+        require(shape == (num_data,), f"log_px must be of the {num_data} data given, got values of shape {shape}")

@@ -1,0 +1,193 @@
+"""The entrants of a race, each a model and an objective, and the checks before any of them is trained."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import pyro
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor, nn
+
+from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require
+from pyrovae.data import Dataset
+from pyrovae.objectives import resolve
+from pyrovae.programs import gate
+from pyrovae.training import FitSettings, TrainingData, compiles, fit, prepare
+
+FIT_PARAMETERS = inspect.signature(fit).parameters
+OBJECTIVE_SETTINGS = ("num_particles", "alpha", "num_batches", "free_bits")
+SET_BY_THE_RACE = (
+    "patience",
+    "vae",
+    "data",
+    "objective",
+    "epochs",
+    "seed",
+    "checkpoints",
+    "progress",
+    "on_start",
+    "on_epoch",
+)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One entrant of a race: its name, the function that makes its untrained pair, and what `fit` takes as objective.
+
+    Raises `InputError` from `start` if the function returns something without a model and a guide.
+    """
+
+    name: str
+    make_vae: Callable[[], object]
+    objective: object
+
+    @contextmanager
+    def start(self, seed: int) -> Iterator[object]:
+        """Gives the untrained pair of a seed, with an empty param store.
+
+        Parameters that Pyro initialises later within the block follow the seed, too.
+        """
+        with pyro.get_param_store().scope(), local_seed(derived_seed(seed, "initial parameters")):
+            pair = self.make_vae()
+            is_pair = all(callable(getattr(pair, name, None)) for name in ("model", "guide"))
+            require(is_pair, f"make_vae must return a pair with a model and a guide, got {pair!r}"[:200])
+            yield pair
+
+    @property
+    def folder_name(self) -> str:
+        """The name as part of a folder's name."""
+        return _as_folder_name(self.name)
+
+    @property
+    def changes_objective(self) -> bool:
+        """True if the objective is a dict of several, each from an epoch on."""
+        return isinstance(self.objective, Mapping)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Holds what the trainings of all entrants have in common: the data, the epochs and the keywords of `fit`."""
+
+    data: Dataset | Tensor
+    epochs: int
+    settings: Mapping[str, object]
+
+    def setting(self, name: str) -> object:
+        """Returns a keyword of `fit`, its default if it was not given."""
+        return self.settings.get(name, FIT_PARAMETERS[name].default)
+
+    def elbo_of(self, entrant: Entrant) -> PyroELBO:
+        """Returns the objective of an entrant that has one, with the settings of objectives."""
+        return resolve(entrant.objective, {name: self.settings.get(name) for name in OBJECTIVE_SETTINGS})
+
+    def compiles(self, entrant: Entrant) -> bool:
+        """Returns True if the steps of an entrant are compiled.
+
+        `fit` would decide the same for `epochs` epochs. The decision holds for whatever number of epochs the budget
+        gives, so that a step is timed as it is trained.
+        """
+        asked = self.setting("compile")
+        if asked != "auto":
+            return asked
+        if entrant.changes_objective:
+            elbos = [resolve(objective, {}) for objective in entrant.objective.values()]
+        else:
+            elbos = [self.elbo_of(entrant)]
+        num_data = len(self.data.train_x) if isinstance(self.data, Dataset) else len(self.data)
+        num_steps = self.epochs * -(-num_data // self.setting("batch_size"))
+        return all(compiles(elbo, num_steps) for elbo in elbos)
+
+
+def entrants_of(
+    make_vae: Callable[[], object] | Mapping[str, Callable[[], object]],
+    objectives: Sequence[str | PyroELBO] | Mapping[str, object],
+) -> tuple[Entrant, ...]:
+    """Returns an entrant for each objective, or for each model if there is a dict of models and one objective."""
+    by_name = _by_name(objectives)
+    if not isinstance(make_vae, Mapping):
+        return tuple(Entrant(name, make_vae, objective) for name, objective in by_name.items())
+    require(len(by_name) == 1, f"objectives must hold one if make_vae is a dict, got {', '.join(by_name)}")
+    (objective,) = by_name.values()
+    makers = zip(_by_name(dict.fromkeys(make_vae, objective)), make_vae.values(), strict=True)
+    return tuple(Entrant(name, maker, objective) for name, maker in makers)
+
+
+def check_makers(make_vae: object) -> None:
+    """Raises `InputError` if `make_vae` is neither a function nor a dict of functions."""
+    functions = list(make_vae.values()) if isinstance(make_vae, Mapping) else [make_vae]
+    rule = "make_vae must be a function without arguments, or a dict of them"
+    require(len(functions) > 0 and all(map(callable, functions)), f"{rule}, got {make_vae!r}")
+
+
+def check_settings(settings: Mapping[str, object]) -> None:
+    """Raises `InputError` on a keyword that `fit` does not have or that the race sets itself."""
+    known = [name for name in FIT_PARAMETERS if name not in SET_BY_THE_RACE]
+    for name in settings:
+        require(name in known, f"{name} must be a keyword of fit that is not the race's own: {', '.join(known)}")
+
+
+def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: tuple[Tensor, ...]) -> None:
+    """Raises `InputError` if an entrant cannot be trained, or cannot be measured on the held-out data."""
+    with entrant.start(seed) as pair, entrant.start(seed) as another:
+        rule = "make_vae must create new parameters at each call, but two of its pairs share one"
+        require(not _addresses(pair) & _addresses(another), rule)
+        check_training(pair, plan, entrant.objective)
+        with local_seed(0):
+            few = on_device_of(pair, tuple(arg[:2] for arg in held_out))
+            gate.check(pair.model, pair.guide, gate.Weights(), *few)
+
+
+def check_training(pair, plan: TrainingPlan, objective: object) -> None:
+    """Makes all the checks that `fit` makes before its first step, and takes no step."""
+    own = {
+        "epochs": plan.epochs,
+        "objective": objective,
+        "objective_settings": {name: plan.setting(name) for name in OBJECTIVE_SETTINGS},
+        "seed": 0,
+    }
+    given = [field.name for field in fields(FitSettings) if field.name not in own]
+    settings = FitSettings(**own, **{name: plan.setting(name) for name in given})
+    settings.check(pair, None)
+    device = choose_device(plan.setting("device"))
+    data = TrainingData(pair, plan.data, plan.setting("validation"), settings, device)
+    with local_seed(settings.seed):
+        prepare(pair, data, settings, None, device)
+
+
+def text_of(objective: object) -> str:
+    """Returns the repr of an objective, or its class if the repr holds an address, which differs between processes."""
+    text = repr(objective)
+    return type(objective).__name__ if " at 0x" in text else text
+
+
+def on_device_of(pair, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Returns the tensors on the device of the pair."""
+    device = device_of(pair.model, args)
+    return tuple(arg.to(device) for arg in args)
+
+
+def _by_name(objectives: object) -> dict[str, object]:
+    """Returns what `fit` takes as objective, by name."""
+    if not isinstance(objectives, Mapping):
+        sequence = isinstance(objectives, Sequence) and not isinstance(objectives, str)
+        require(sequence, f"objectives must be a sequence or a dict of objectives, got {objectives!r}")
+        names = [one if isinstance(one, str) else text_of(one) for one in objectives]
+        require(len(set(names)) == len(names), f"objectives must differ, got {', '.join(names)}")
+        objectives = dict(zip(names, objectives, strict=True))
+    require(len(objectives) > 0, "objectives must hold at least one")
+    names = [_as_folder_name(str(name)) for name in objectives]
+    require(len(set(names)) == len(names), f"objectives' names must differ as names of folders, got {names}")
+    return {str(name): objective for name, objective in objectives.items()}
+
+
+def _as_folder_name(name: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", name).strip("_")
+
+
+def _addresses(pair) -> set[int]:
+    """Returns the memory addresses of the parameters and buffers of a pair."""
+    parts = getattr(pair, "__dict__", {}).values()  # a named tuple of two functions has none
+    owner = pair if isinstance(pair, nn.Module) else nn.ModuleList(v for v in parts if isinstance(v, nn.Module))
+    return {tensor.data_ptr() for tensor in (*owner.parameters(), *owner.buffers()) if tensor.numel()}

@@ -1,0 +1,123 @@
+"""The repeats of one estimator, and the reference estimator that its bias is measured against."""
+
+import inspect
+import math
+from collections.abc import Callable
+
+import torch
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor
+
+from pyrovae.common import local_seed
+from pyrovae.lab.comparison import Row
+from pyrovae.lab.costs import clock, median
+from pyrovae.lab.gap_to_log_px import is_bound
+from pyrovae.lab.gradient_moments import Moments
+from pyrovae.lab.sides import SIDES
+from pyrovae.objectives import check_objective
+from pyrovae.programs import Pair, base_of
+
+
+class Repeats:
+    """Collects the bounds, the times and the moments of the gradients of one estimator.
+
+    `planned` is the number of repeats that are to come, and `sides` holds the trained parameters of each side. The
+    repeats of `reference`, if there is one, give the mean gradient that the bias is measured against.
+    """
+
+    def __init__(
+        self, name: str, num_particles: int, objective: PyroELBO, planned: int, sides: dict[str, list[Tensor]]
+    ) -> None:
+        self.name, self.num_particles, self.objective, self.sides = name, num_particles, objective, sides
+        self.planned = planned
+        self.bounds: list[float] = []
+        self.times: list[float] = []
+        self.moments = {side: Moments(planned) for side, parameters in sides.items() if parameters}
+        self.reference: Repeats | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The median time of a step."""
+        return median(self.times)
+
+    def take_one(self, model: Callable, guide: Callable, args: tuple[Tensor, ...], seed: int) -> None:
+        """Takes one gradient, of draws that `seed` fixes."""
+        for parameters in self.sides.values():
+            for parameter in parameters:
+                parameter.grad = None
+        with local_seed(seed):
+            started = clock(args[0].device)
+            loss = self.objective.loss_and_grads(model, guide, *args)
+            self.times.append(clock(args[0].device) - started)
+        self.bounds.append(-float(loss) / len(args[0]))
+        for side, moments in self.moments.items():
+            flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.sides[side]]
+            moments.add(torch.cat([g.flatten() for g in flat]) / len(args[0]))
+
+    def row(
+        self, log_px: float | None, compiled_seconds: float | None, step_seconds: float, saved_bytes: int | None
+    ) -> Row:
+        """Returns the row of a comparison; `log_px` is None if there is no gap to it."""
+        others = {} if self.reference is None else self.reference.moments
+        gradients = {side: moments.gradient(others.get(side)) for side, moments in self.moments.items()}
+        bounds = torch.tensor(self.bounds, dtype=torch.float64)
+        gap = None if log_px is None or not is_bound(self.objective) else log_px - bounds.mean().item()
+        return Row(
+            objective=self.name,
+            num_particles=self.num_particles,
+            num_draws=getattr(self.objective, "num_draws", getattr(self.objective, "num_particles", 0)),
+            repeats=len(bounds),
+            bound=bounds.mean().item(),
+            bound_error=bounds.std().item() / math.sqrt(len(bounds)),
+            gap=gap,
+            **{side: gradients.get(side) for side in SIDES},
+            reference=None if self.reference is None else type(self.reference.objective).__name__,
+            seconds=self.seconds,
+            compiled_seconds=compiled_seconds,
+            step_seconds=step_seconds,
+            saved_bytes=saved_bytes,
+        )
+
+
+def give_references(
+    estimators: list[Repeats],
+    model: Callable,
+    guide: Callable,
+    args: tuple[Tensor, ...],
+    pair: Pair,
+    sides: dict[str, list[Tensor]],
+) -> list[Repeats]:
+    """Gives each estimator the repeats of its reference, and returns those that are not among the estimators already.
+
+    A guide with a site that has no unbiased `rsample` gets no references: there the gradient of the plain estimator is
+    itself biased.
+    """
+    if not all(_has_unbiased_rsample(site["fn"]) for site in pair.guide_sites.values()):
+        return []
+    new: list[Repeats] = []
+    for estimator in estimators:
+        reference = reference_of(estimator.objective)
+        if reference is None:
+            continue
+        known = (other for other in (*estimators, *new) if other is not estimator and other.objective == reference)
+        estimator.reference = next(known, None)
+        if estimator.reference is None:
+            check_objective(reference, model, guide, *args)
+            number = getattr(reference, "num_particles", estimator.num_particles)
+            name = f"reference {type(reference).__name__}"
+            estimator.reference = Repeats(name, number, reference, estimator.planned, sides)
+            new.append(estimator.reference)
+    return new
+
+
+def reference_of(objective: PyroELBO) -> PyroELBO | None:
+    """Returns the plain estimator of the same bound, with the settings that it has in common with `objective`."""
+    kind = getattr(objective, "reference", None)
+    if kind is None:
+        return None
+    names = [name for name in inspect.signature(kind).parameters if name != "chunk_size" and hasattr(objective, name)]
+    return kind(**{name: getattr(objective, name) for name in names})
+
+
+def _has_unbiased_rsample(fn) -> bool:
+    return fn.has_rsample and not getattr(base_of(fn), "has_biased_rsample", False)

@@ -1,0 +1,86 @@
+"""The seconds of a training step of each entrant, and the epochs that take equal seconds."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from pyro.infer import ELBO as PyroELBO
+from torch import nn
+
+from pyrovae.common import choose_device, require
+from pyrovae.data import batches_of
+from pyrovae.lab.entrants import Entrant, TrainingPlan, text_of
+from pyrovae.lab.race_folder import kept_step_seconds
+from pyrovae.training import gradients_of, make_optimizer, trained_parameters
+
+TIMED_ROUNDS = 30
+
+
+def epochs_of_equal_seconds(entrants: Sequence[Entrant], plan: TrainingPlan, seed: int, folder: Path) -> dict[str, int]:
+    """Returns for each entrant the epochs that take the seconds of `plan.epochs` epochs of the first, to the nearest.
+
+    Raises `InputError` if an entrant changes its objective during the training.
+    """
+    changing = [entrant.name for entrant in entrants if entrant.changes_objective]
+    require(not changing, f"budget seconds is for objectives that stay, and {'; '.join(changing)} change")
+    names = step_names(entrants, plan)
+    seconds = kept_step_seconds(folder, names, lambda known: step_seconds(entrants, plan, seed, known))
+    first = seconds[names[0]]
+    return {
+        entrant.name: max(1, round(plan.epochs * first / seconds[name]))
+        for entrant, name in zip(entrants, names, strict=True)
+    }
+
+
+def step_names(entrants: Sequence[Entrant], plan: TrainingPlan) -> list[str]:
+    """Returns what names the step of each entrant in the file of seconds: its objective (or model) and batch size."""
+    batch = f"batch {plan.setting('batch_size')}"
+    several_models = len({entrant.make_vae for entrant in entrants}) > 1
+    return [f"{one.name if several_models else text_of(plan.elbo_of(one))}, {batch}" for one in entrants]
+
+
+def step_seconds(
+    entrants: Sequence[Entrant], plan: TrainingPlan, seed: int, known: dict[str, float]
+) -> dict[str, float]:
+    """Returns the lower quartile of the seconds of training steps by name.
+
+    The steps are taken in turns, so that whatever else the machine does slows all of them down. If some seconds are
+    known, the other steps are timed beside the first entrant's, and scaled by its known seconds.
+    """
+    steps: dict[str, Callable[[], None]] = {}
+    names = step_names(entrants, plan)
+    first = names[0]
+    with ExitStack() as stack:
+        for entrant, name in zip(entrants, names, strict=True):
+            if name == first or name not in known:
+                pair = stack.enter_context(entrant.start(seed))
+                steps[name] = _step_of(pair, plan, plan.elbo_of(entrant), plan.compiles(entrant))
+                steps[name]()  # the first step compiles
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(TIMED_ROUNDS):
+            for name, step in steps.items():
+                started = time.perf_counter()
+                step()
+                times[name].append(time.perf_counter() - started)
+    found = {name: sorted(values)[len(values) // 4] for name, values in times.items()}
+    factor = known[first] / found[first] if first in known else 1.0
+    return {**{name: factor * value for name, value in found.items()}, **known}
+
+
+def _step_of(pair, plan: TrainingPlan, elbo: PyroELBO, compile: bool) -> Callable[[], None]:
+    """Returns a function that takes one step on the first batch as `fit` does."""
+    device = choose_device(plan.setting("device"))
+    if isinstance(pair, nn.Module):
+        pair.to(device)
+    batch = next(iter(batches_of(pair, plan.data, None, plan.setting("batch_size"), device)[0]()))
+    parameters = trained_parameters(pair, elbo, batch)
+    gradients = gradients_of(pair, elbo, parameters, compile)
+    optimizer = make_optimizer(plan.setting("optimizer"), list(parameters.values()), plan.setting("lr"))
+
+    def step() -> None:
+        loss, _ = gradients(*batch)
+        optimizer.step()
+        loss.item()  # waits for the device
+
+    return step

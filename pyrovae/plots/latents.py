@@ -1,0 +1,199 @@
+"""Figures of points and latent codes: scatters, posteriors beside the prior, ranks of calibration."""
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, Ellipse
+
+from pyrovae.plots.axes import Array, as_numpy, axes_or_new
+
+
+def points(x: Array, labels: Array | None = None, title: str = "", axes: Axes | None = None) -> Axes:
+    """Draws a scatter of points in the plane, coloured by label if there are labels.
+
+    Args:
+        x: The points, `(num, 2)`.
+        labels: The labels, `(num,)`: whole numbers get a colour each, others a colour map; dark grey by default.
+        title: The title.
+        axes: The axes to draw in; by default those of a new figure.
+
+    Returns:
+        The axes, with equal scales.
+
+    Example:
+        >>> _, (axes,) = pv.plots.figure_row(1)
+        >>> axes = pv.plots.points(torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 2]), "data", axes)
+        >>> tuple(axes.collections[0].get_offsets().shape)
+        (5, 2)
+    """
+    axes, x = axes_or_new(axes), as_numpy(x)
+    colour = {"color": "0.25"} if labels is None else {"c": as_numpy(labels)}
+    if labels is not None and np.issubdtype(colour["c"].dtype, np.integer):
+        colour |= {"cmap": "tab10", "vmin": 0, "vmax": 9}  # label k has matplotlib's colour C{k}, as in other figures
+    axes.scatter(x[:, 0], x[:, 1], **colour, s=3, alpha=0.6, linewidths=0, rasterized=True)
+    axes.set_aspect("equal")
+    axes.set_title(title)
+    return axes
+
+
+def latent_space(
+    z: Array, labels: Array | None = None, title: str = "posterior means", axes: Axes | None = None
+) -> Axes:
+    """Draws latent codes, with the circles that hold 50% and 95% of a standard normal prior.
+
+    Args:
+        z: The codes, `(num, 2)`.
+        labels: The labels, `(num,)`, which colour the codes and get a legend; none by default.
+        title: The title.
+        axes: The axes to draw in; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> _, (axes,) = pv.plots.figure_row(1)
+        >>> axes = pv.plots.latent_space(torch.randn(5, 2), axes=axes)
+        >>> [round(circle.get_radius(), 2) for circle in axes.patches]
+        [1.18, 2.45]
+    """
+    axes = points(z, labels, title, axes)
+    if labels is not None:
+        handles, names = axes.collections[-1].legend_elements(num=None)
+        axes.legend(handles, names, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.0)
+    _draw_prior_circles(axes)
+    axes.set(xlabel="$z_1$", ylabel="$z_2$")
+    return axes
+
+
+def posterior_contours(density: Array, limit: float, codes: Array | None = None, axes: Axes | None = None) -> Axes:
+    """Draws the densities q(z|x) of several data as contours, one colour each, and the circles of the prior.
+
+    The contours of a Gaussian are those at one and two standard deviations.
+
+    Args:
+        density: The densities on a grid over [-limit, limit]^2, `(num_data, size, size)`, with rows along z_2 and
+            columns along z_1.
+        limit: The end of the grid.
+        codes: A point to mark for each datum, `(num_data, 2)`; none by default.
+        axes: The axes to draw in; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> _, (axes,) = pv.plots.figure_row(1)
+        >>> z = torch.linspace(-3, 3, 50)
+        >>> density = torch.exp(-0.5 * (z[:, None] ** 2 + z**2))[None]
+        >>> axes = pv.plots.posterior_contours(density, 3.0, axes=axes)
+        >>> len(axes.patches)
+        2
+    """
+    axes, density = axes_or_new(axes), as_numpy(density)
+    ticks = np.linspace(-limit, limit, density.shape[-1])
+    for index, one in enumerate(density):
+        levels = one.max() * np.exp(-0.5 * np.array([2.0, 1.0]) ** 2)  # one and two standard deviations of a Gaussian
+        axes.contour(ticks, ticks, one, levels=levels, colors=f"C{index % 10}", linewidths=1)
+        if codes is not None:
+            axes.plot(*as_numpy(codes)[index], marker=".", color=f"C{index % 10}")
+    _draw_prior_circles(axes)
+    axes.set(xlabel="$z_1$", ylabel="$z_2$", xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    return axes
+
+
+def posterior_ellipses(
+    means: Array,
+    scales: Array,
+    labels: Array | None = None,
+    title: str = "posteriors and prior",
+    axes: Axes | None = None,
+) -> Axes:
+    """Draws diagonal Gaussians as ellipses of one standard deviation, and the circles of the prior.
+
+    Args:
+        means: The means, `(num, 2)`.
+        scales: The standard deviations, `(num, 2)`.
+        labels: Whole numbers that colour the ellipses, `(num,)`; one colour by default.
+        title: The title.
+        axes: The axes to draw in; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> _, (axes,) = pv.plots.figure_row(1)
+        >>> axes = pv.plots.posterior_ellipses(torch.zeros(3, 2), torch.ones(3, 2), axes=axes)
+        >>> len(axes.patches)
+        5
+    """
+    axes, means, scales = axes_or_new(axes), as_numpy(means), as_numpy(scales)
+    kinds = np.zeros(len(means), dtype=int) if labels is None else as_numpy(labels)
+    for mean, scale, kind in zip(means, scales, kinds, strict=True):
+        axes.add_patch(Ellipse(mean, *(2 * scale), fill=False, color=f"C{kind % 10}", linewidth=0.6, alpha=0.7))
+    _draw_prior_circles(axes)
+    reach = max(2.6, 1.05 * float(np.abs(means).max() + scales.max()))
+    axes.set(xlabel="$z_1$", ylabel="$z_2$", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
+    return axes
+
+
+def decoded_lattice(decoded: Array, title: str = "image of the latent lattice", axes: Axes | None = None) -> Axes:
+    """Draws the lines of a latent grid as the decoder bends them.
+
+    Args:
+        decoded: The decoded points of the grid in a data space of two dimensions, `(size, size, 2)`.
+        title: The title.
+        axes: The axes to draw in; by default those of a new figure.
+
+    Returns:
+        The axes, with equal scales.
+
+    Example:
+        >>> _, (axes,) = pv.plots.figure_row(1)
+        >>> len(pv.plots.decoded_lattice(torch.randn(4, 4, 2), axes=axes).lines)
+        8
+    """
+    axes, decoded = axes_or_new(axes), as_numpy(decoded)
+    for lines in (decoded, decoded.swapaxes(0, 1)):
+        for line in lines:
+            axes.plot(line[:, 0], line[:, 1], color="C0", linewidth=0.5, alpha=0.7)
+    axes.set(aspect="equal", title=title)
+    return axes
+
+
+def rank_histogram(counts: Array, title: str = "", axes: Axes | None = None) -> Axes:
+    """Draws ranks of simulation-based calibration, with the mean and the 99% band of each bin if they are uniform.
+
+    Args:
+        counts: The number of ranks in each bin, `(num_bins,)`.
+        title: The title.
+        axes: The axes to draw in; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> _, (axes,) = pv.plots.figure_row(1)
+        >>> axes = pv.plots.rank_histogram(torch.tensor([30, 50, 40]), "z", axes)
+        >>> axes.lines[0].get_ydata()[0]
+        40.0
+
+    Source:
+        Sean Talts et al. 2018, Validating Bayesian Inference Algorithms with Simulation-Based Calibration,
+        arXiv:1804.06788.
+    """
+    axes, counts = axes_or_new(axes), as_numpy(counts)
+    num, share = int(counts.sum()), 1 / len(counts)
+    mean, deviation = num * share, math.sqrt(num * share * (1 - share))  # of a binomial count, which is near normal
+    band = (mean - 2.576 * deviation, mean + 2.576 * deviation)
+    axes.axhspan(*band, color="0.85", linewidth=0, label="99% of each bin, if uniform")
+    axes.axhline(mean, color="0.6", linewidth=1)
+    axes.bar((np.arange(len(counts)) + 0.5) * share, counts, width=0.9 * share, color="C0")
+    axes.set(xlabel="rank of the latent among the guide's draws", ylabel="data", xlim=(0, 1), title=title)
+    axes.legend(frameon=False, fontsize="small")
+    return axes
+
+
+def _draw_prior_circles(axes: Axes) -> None:
+    for probability in (0.5, 0.95):
+        radius = math.sqrt(-2 * math.log(1 - probability))
+        axes.add_patch(Circle((0, 0), radius, fill=False, color="0.6", linewidth=0.8))

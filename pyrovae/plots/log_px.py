@@ -1,0 +1,127 @@
+"""Figures of estimates of log p(x)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from pyrovae.plots.axes import Array, as_numpy, axes_or_new, colors_of, legend_below, ticks_at_sizes
+
+
+def bounds(
+    sizes: Sequence[int],
+    values: Array,
+    errors: Array,
+    others: Mapping[str, tuple[float, float]] | None = None,
+    axes: Axes | None = None,
+) -> Axes:
+    """Draws the importance-weighted bound L_K against K, with bars of twice its standard error.
+
+    Args:
+        sizes: The numbers K of samples, `(num_sizes,)`.
+        values: L_K in nats per datum, `(num_sizes,)`.
+        errors: The standard errors, `(num_sizes,)`; an error of nan is drawn as 0.
+        others: Other estimates by name, each `(value, standard error)`, drawn as bands across; none by default.
+        axes: The axes to draw in; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> _, (axes,) = pv.plots.figure_row(1)
+        >>> axes = pv.plots.bounds([1, 10], [-2.0, -1.5], [0.1, 0.05], {"AIS": (-1.4, 0.02)}, axes)
+        >>> [text.get_text() for text in axes.get_legend().get_texts()]
+        ['AIS', '$L_K$']
+    """
+    axes = axes_or_new(axes)
+    _draw_bound(axes, sizes, values, errors, "$L_K$", "black")
+    for index, (name, (value, error)) in enumerate((others or {}).items()):
+        _draw_across(axes, value, error, name, f"C{index}")
+    return _label_bounds(axes)
+
+
+def compared_bounds(
+    curves: Mapping[str, tuple[Sequence[int], Array, Array]],
+    log_px: tuple[float, float] | None,
+    colors: Mapping[str, str] | None = None,
+    axes: Axes | None = None,
+) -> Axes:
+    """Draws the bounds of several objectives against K, and log p(x) as a band across, with twice the standard errors.
+
+    Args:
+        curves: For each objective `(sizes, values, errors)`, each `(num_sizes,)`, in nats per datum.
+        log_px: The estimate of log p(x) and its standard error; None leaves it out, for objectives that are no bound
+            on it.
+        colors: A colour for each objective; by default matplotlib's cycle.
+        axes: The axes to draw in; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> _, (axes,) = pv.plots.figure_row(1)
+        >>> curves = {"elbo": ([1, 8], [-3.0, -2.9], [0.1, 0.1]), "iwae": ([1, 8], [-3.0, -2.2], [0.1, 0.1])}
+        >>> axes = pv.plots.compared_bounds(curves, (-2.0, 0.05), axes=axes)
+        >>> [text.get_text() for text in axes.get_legend().get_texts()]
+        ['log p(x)', 'elbo', 'iwae']
+    """
+    axes = axes_or_new(axes)
+    for (name, (sizes, values, errors)), color in zip(curves.items(), colors_of(curves, colors), strict=True):
+        _draw_bound(axes, sizes, values, errors, name, color)
+    if log_px is not None:
+        _draw_across(axes, *log_px, "log p(x)", "black")
+    _label_bounds(axes)
+    ticks_at_sizes(axes, [sizes for sizes, *_ in curves.values()])
+    legend_below(axes, columns=2)
+    return axes
+
+
+def below_the_best(measured: Mapping[str, tuple[float, float, float]], axes: Axes | None = None) -> Axes:
+    """Draws how far each method lies below the one with the largest estimate, against its time, on log axes.
+
+    The bars are twice the standard error of the difference, for methods whose draws are independent.
+
+    Args:
+        measured: For each method `(seconds, nats per datum, standard error)`.
+        axes: The axes to draw in; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> _, (axes,) = pv.plots.figure_row(1)
+        >>> axes = pv.plots.below_the_best({"IS": (1.0, -2.0, 0.1), "AIS": (60.0, -1.0, 0.1)}, axes)
+        >>> axes.get_ylabel()
+        'nats per datum below AIS'
+    """
+    axes = axes_or_new(axes)
+    best = max(measured, key=lambda name: measured[name][1])
+    _, top, top_error = measured[best]
+    for name, (seconds, nats, error) in measured.items():
+        if name == best:
+            continue
+        gap, spread = top - nats, 2 * np.hypot(np.nan_to_num(error), np.nan_to_num(top_error))
+        low = min(spread, 0.999 * gap)  # a log axis has no place for a bar that reaches below 0
+        axes.errorbar([seconds], [gap], [[low], [spread]], marker="o", markersize=4, capsize=2, color="black")
+        axes.annotate(name, (seconds, gap), xytext=(5, 5), textcoords="offset points", fontsize="small")
+    axes.axvline(measured[best][0], color="0.6", linestyle=":", label=f"{best}, the best")
+    axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel=f"nats per datum below {best}")
+    axes.margins(0.2)
+    axes.legend(frameon=False, loc="lower left")
+    return axes
+
+
+def _draw_bound(axes: Axes, sizes: Sequence[int], values: Array, errors: Array, label: str, color: str) -> None:
+    values, errors = as_numpy(values), np.nan_to_num(as_numpy(errors))
+    axes.errorbar(sizes, values, 2 * errors, marker="o", markersize=3, capsize=2, color=color, label=label)
+
+
+def _draw_across(axes: Axes, value: float, error: float, label: str, color: str) -> None:
+    axes.axhline(value, color=color, linewidth=1, label=label)
+    axes.axhspan(value - 2 * error, value + 2 * error, color=color, alpha=0.2, linewidth=0)
+
+
+def _label_bounds(axes: Axes) -> Axes:
+    axes.set(xscale="log", xlabel="K, samples per datum", ylabel="nats per datum")
+    axes.legend(frameon=False, loc="lower right")
+    return axes

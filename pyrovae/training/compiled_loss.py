@@ -1,0 +1,213 @@
+"""`CompiledLoss`: loss and gradients of an objective, whose Pyro handlers run once and are then replayed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor, nn
+
+from pyrovae.common import InputError, require, warn
+from pyrovae.compilation import Outcome, Replay
+from pyrovae.objectives import Objective
+from pyrovae.programs import gate, not_finite
+
+USUAL_GRAPHS = 8  # one for each shape of the arguments; more make compiling a waste
+MAX_CHANGES = 8  # of the pair, each of which makes it be traced again
+
+
+@dataclass(frozen=True)
+class _Traced:
+    replay: Replay
+    parameters: list[Tensor]
+
+
+class CompiledLoss:
+    """Loss and gradients of an objective for one pair: run by Pyro at the first batch of each shape, then replayed.
+
+    - The first batch of each shape runs eagerly and is validated, and so is every step whose number is a power of two,
+      from 16 on. On the same random numbers the graph must give the same loss, gradients and buffers (see `Replay`).
+    - When the pair changes (a parameter is replaced or frozen, `train()` is called, a number in an attribute, a closure
+      or a global changes: see `CapturedState`), it is traced again.
+    - Some programs cannot be traced: those with control flow on values, with Python's random numbers, or that assign
+      attributes. They, and all of Pyro's own ELBOs, run eagerly, with one warning that says why. Calls within Pyro's
+      handlers run eagerly too, without a warning.
+    - A graph does not validate values: data after the first batch are trusted.
+
+    Args:
+        model, guide: the pair.
+        loss: an ELBO with a `differentiable_loss`.
+        per_datum: divides the gradients by `len(args[0])` and takes their norm. The loss is always the objective's own,
+            summed over the data.
+        inductor: compiles the graph to machine code; False replays its operations one by one, which gives the eager
+            step's numbers to the bit.
+
+    Raises:
+        InputError: if `loss` has no `differentiable_loss`.
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        loss: PyroELBO,
+        *,
+        per_datum: bool = False,
+        inductor: bool = True,
+    ) -> None:
+        if not (isinstance(loss, PyroELBO) and hasattr(loss, "differentiable_loss")):
+            raise InputError(f"loss must be an ELBO with a differentiable_loss, got {type(loss).__name__}")
+        self.model, self.guide, self.loss, self.per_datum, self.inductor = model, guide, loss, per_datum, inductor
+        self.parameters: list[Tensor] = []
+        """The parameters of the last call."""
+        self.reason: str | None = None
+        """The reason why steps run eagerly, or None if they are replayed."""
+        self._traced: dict[tuple, _Traced] = {}
+        self._names: list[str] = []
+        self._changes = 0
+        if isinstance(loss, Objective) and loss.chunk_size is not None:
+            self._go_eager("an objective with a chunk_size runs its particles twice, on rewound random numbers")
+
+    def loss_and_grads(self, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
+        """Sets `.grad` of the pair's parameters.
+
+        Returns `(loss, norm)`, 0-dim tensors without gradient. `norm` is None unless `per_datum`.
+        """
+        loss, norm, *gradients = self._run("step", args, kwargs)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return loss, norm
+
+    def evaluate(self, *args, **kwargs) -> Tensor:
+        """Returns the loss alone, a 0-dim tensor."""
+        return self._run("evaluate", args, kwargs)[0]
+
+    def not_finite(self, *args, **kwargs) -> str:
+        """Returns words that name the site whose log-density is not finite, found by an eager, validated run."""
+        return not_finite(self.model, self.guide, *args, num_particles=getattr(self.loss, "num_draws", 1), **kwargs)
+
+    def _run(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
+        if self.reason is not None or pyro.poutine.runtime._PYRO_STACK:
+            return self._run_eagerly(kind, args, kwargs)
+        flat = [*args, *kwargs.values()]
+        key = (kind, len(args), *kwargs, *_torch_settings(), *_layouts(flat))
+        try:
+            traced = self._traced.get(key)
+        except TypeError:
+            self._go_eager("an argument is neither a tensor nor hashable")
+            return self._run_eagerly(kind, args, kwargs)
+        if traced is not None:
+            change = traced.replay.change()
+            if change is None and not traced.replay.is_due:
+                self.parameters = traced.parameters
+                return traced.replay(*(arg for arg in flat if isinstance(arg, Tensor)))
+            if change is None:
+                return self._compare_with_eager(traced, kind, args, kwargs)
+            self._traced.clear()
+            self._changes += 1
+            if self._changes > MAX_CHANGES:
+                self._go_eager(f"{change} changed {self._changes} times, and each time it must be traced again")
+                return self._run_eagerly(kind, args, kwargs)
+        return self._trace(kind, key, args, kwargs)
+
+    def _trace(self, kind: str, key: tuple, args: tuple, kwargs: dict) -> Outcome:
+        flat = [*args, *kwargs.values()]
+        if len(self._traced) == USUAL_GRAPHS:
+            numbers = [arg for arg in flat if not isinstance(arg, Tensor)]
+            if numbers:
+                self._go_eager(
+                    f"it was given {USUAL_GRAPHS} kinds of arguments: make of a number that varies a 0-dim tensor"
+                )
+                return self._run_eagerly(kind, args, kwargs)
+            warn(
+                f"a graph is compiled for every shape of the arguments, and this is number {USUAL_GRAPHS + 1}: pad "
+                "batches to few lengths, or drop the last, smaller one"
+            )
+
+        def function(*values: Tensor) -> Outcome:
+            tensors = iter(values)
+            filled = [next(tensors) if isinstance(arg, Tensor) else arg for arg in flat]
+            named = dict(zip(kwargs, filled[len(args) :], strict=True))
+            return self._outcome(kind, self._loss(kind, filled[: len(args)], named), filled)
+
+        tensors = [arg for arg in flat if isinstance(arg, Tensor)]
+        programs = (self.model, self.guide)
+        eager = partial(self._run_eagerly, kind, args, kwargs)
+        replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor)
+        if replay.graph is None:
+            self._go_eager(replay.why)
+        else:
+            self._traced[key] = _Traced(replay, self.parameters)
+        return replay.outcome
+
+    def _compare_with_eager(self, traced: _Traced, kind: str, args: tuple, kwargs: dict) -> Outcome:
+        """Runs the step by Pyro and by the graph, and goes on eagerly if they differ."""
+        tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
+        outcome, why = traced.replay.compare(partial(self._run_eagerly, kind, args, kwargs), tensors)
+        if why is None and [id(p) for p in self.parameters] != [id(p) for p in traced.parameters]:
+            why = "it trains other parameters than when it was traced"
+            outcome = traced.replay.outcome  # the eager run's: the graph's gradients are those of the others
+        if why is not None:
+            self._go_eager(f"something that it reads has changed unseen: {why}")
+        return outcome
+
+    def _go_eager(self, reason: str) -> None:
+        self.reason = reason
+        self._traced.clear()
+        warn(f"steps run eagerly, as the program cannot be replayed: {reason}")
+
+    # The step ---------------------------------------------------------------------------------------------------------
+
+    def _run_eagerly(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
+        with poutine.trace(param_only=True) as capture:
+            loss = self._loss(kind, args, kwargs)
+        sites = {name: site for name, site in capture.trace.nodes.items() if site["type"] == "param"}
+        gate.check_parameters(tuple(sites.values()), self.model, self.guide, args, kwargs)
+        self._names = list(sites)
+        self.parameters = list({id(p): p for p in (site["value"].unconstrained() for site in sites.values())}.values())
+        return self._outcome(kind, loss, args)
+
+    def _loss(self, kind: str, args, kwargs) -> Tensor:
+        with torch.set_grad_enabled(kind == "step"):
+            return self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
+
+    def _outcome(self, kind: str, loss: Tensor, args) -> Outcome:
+        """Returns (loss, norm, gradients ...), or the loss alone where it is only evaluated."""
+        if kind == "evaluate":
+            return (loss.detach(),)
+        require(loss.requires_grad, "the objective must give some parameter a gradient, and gives none")
+        wanted = [parameter for parameter in self.parameters if parameter.requires_grad]
+        found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
+        gradients = [next(found) if parameter.requires_grad else None for parameter in self.parameters]
+        norm = None
+        if self.per_datum:
+            gradients = [None if g is None else g * (1 / len(args[0])) for g in gradients]
+            norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
+        # As `backward` does: fused optimisers go through parameter and gradient in the order of their memory.
+        laid_out = (_with_strides_of(p, g) for g, p in zip(gradients, self.parameters, strict=True))
+        return (loss.detach(), norm, *laid_out)
+
+
+def _with_strides_of(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+
+
+def _torch_settings() -> tuple:
+    """Returns the part of torch's global state that decides what a program does."""
+    return torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+
+
+def _layouts(args: list) -> list:
+    """Returns each tensor's layout and which other argument it is the same as; other arguments as they are."""
+    places = {}
+    return [
+        (arg.shape, arg.stride(), arg.dtype, arg.device, places.setdefault(id(arg), place))
+        if isinstance(arg, Tensor)
+        else (type(arg), arg)
+        for place, arg in enumerate(args)
+    ]

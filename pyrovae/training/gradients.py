@@ -1,0 +1,106 @@
+"""Loss and gradients of an objective on a batch: compiled or not, on one process or summed over several."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyrovae.common import InputError, Workers, is_validation_error, require
+from pyrovae.data import Batch
+from pyrovae.objectives import DifferentiableELBO
+from pyrovae.training.compiled_loss import CompiledLoss
+
+COMPILE_STEPS = 2_000  # compiling takes a few seconds and saves a few milliseconds a step
+
+
+def compiles(elbo: ELBO, num_steps: int) -> bool:
+    """Returns True if `compile="auto"` compiles the steps of this objective."""
+    return isinstance(elbo, DifferentiableELBO) and num_steps >= COMPILE_STEPS
+
+
+def gradients_of(vae, elbo: ELBO, parameters: dict[str, Tensor], compile: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Returns a function of a batch that sets the parameters' `.grad`, per datum.
+
+    The function returns the loss, summed over the data, and the norm of the gradient per datum.
+    """
+    if compile:
+        return CompiledLoss(vae.model, vae.guide, elbo, per_datum=True).loss_and_grads
+    return partial(_loss_and_grads, vae, elbo, list(parameters.values()))
+
+
+def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Does by Pyro, step by step, what `gradients_of` says.
+
+    The gradients are divided by the number of data, and not the loss: inside the loss, as a scale, the factor would
+    move into the logsumexp of the importance-weighted objectives.
+    """
+    for parameter in parameters:
+        parameter.grad = None
+    loss = elbo.loss_and_grads(vae.model, vae.guide, *batch)
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    require(len(found) > 0, "the objective must give some parameter a gradient, and gives none")
+    torch._foreach_mul_(found, 1 / len(batch[0]))
+    norm = nn.utils.get_total_norm(found)
+    return norm.new_tensor(loss), norm
+
+
+class BatchGradients:
+    """Sets the parameters' gradients, per datum of the whole batch, of which each process has its rows.
+
+    Args:
+        compute: the function that `gradients_of` returns.
+        parameters: the parameters, in an order that all processes share.
+        num_particles: the draws of z per datum in the objective.
+        skip_refused: whether a batch that Pyro's validation refuses counts as one whose loss is not finite.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[..., tuple[Tensor, Tensor]],
+        parameters: Sequence[Tensor],
+        num_particles: int,
+        skip_refused: bool,
+    ) -> None:
+        self.compute, self.parameters, self.num_particles = compute, parameters, num_particles
+        self.skip_refused, self.workers = skip_refused, Workers()
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns (loss summed over this process's data, norm of the whole batch's gradient, number of own data)."""
+        if self.workers.size > 1:
+            return self._summed_over_processes(batch)
+        loss, norm = self._computed(batch)
+        return loss, norm, loss.new_tensor(len(batch[0]))
+
+    def _summed_over_processes(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        count = len(batch[0])
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss = self._computed(batch)[0] if count else self.parameters[0].new_zeros(())
+        has = [parameter.grad is not None for parameter in self.parameters]
+        sums = [
+            (count * p.grad if given else torch.zeros_like(p)).flatten()
+            for p, given in zip(self.parameters, has, strict=True)
+        ]
+        # One message carries all: the gradients, which parameters have one, and the number of data.
+        flat = torch.cat((*sums, loss.new_tensor([*map(float, has), count])))
+        if not bool(loss.isfinite()):
+            flat.fill_(math.nan)
+        self.workers.total(flat)
+        *sums, tail = flat.split([p.numel() for p in self.parameters] + [len(has) + 1])
+        for parameter, total, given in zip(self.parameters, sums, tail[:-1].tolist(), strict=True):
+            if given:
+                parameter.grad = torch.empty_like(parameter).copy_((total / tail[-1]).view_as(parameter))
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return loss, norm, loss.new_tensor(count)
+
+    def _computed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        try:
+            return self.compute(*batch)
+        except ValueError as error:
+            if not self.skip_refused or isinstance(error, InputError) or not is_validation_error(error):
+                raise
+            nan = self.parameters[0].new_tensor(math.nan)
+            return nan, nan

@@ -1,0 +1,99 @@
+"""Checks of a pair on its first batch: the contract, the parameters that train, batches of one datum."""
+
+from collections.abc import Iterable
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pyrovae.common import InputError, is_validation_error, kept_generators, local_seed, require
+from pyrovae.data import Batch, scale_hint_of
+from pyrovae.objectives import check_objective
+from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values, modules_of
+
+
+class PairChecks:
+    """Checks a pair on the first batch, with random numbers of its own, so that the training's stream does not move.
+
+    Args:
+        vae: the pair.
+        source: the training data.
+        batch: their first batch.
+        generators: the generators that the data draw from.
+        seed: fixes the random numbers of the checks.
+    """
+
+    def __init__(self, vae: object, source: object, batch: Batch, generators: list[torch.Generator], seed: int) -> None:
+        self.vae, self.source, self.batch, self.generators, self.seed = vae, source, batch, generators, seed
+        self.registered: set[str] = set()
+
+    def parameters(self, elbos: Iterable[ELBO], batch_size: int | None) -> dict[str, Tensor]:
+        """Returns the pair's parameters by name, after checking it under every objective.
+
+        `batch_size` is given where a batch may hold one datum alone, on which the first objective is then tried.
+        """
+        elbos = list(elbos)
+        with kept_generators(self.generators), local_seed(self.seed):
+            try:
+                for elbo in elbos:
+                    parameters = trained_parameters(self.vae, elbo, self.batch)
+            except InputError as error:
+                large = scale_hint_of(self.source, self.batch) if is_validation_error(error) else ""
+                if large:
+                    raise InputError(f"{large}{error}") from error
+                raise
+            if batch_size is not None:
+                check_batch_of_one(self.vae, elbos[0], self.batch, batch_size)
+        self.registered = set(pyro.get_param_store().keys())
+        return parameters
+
+    def check_again(self, elbo: ELBO) -> None:
+        """Raises `InputError` if the pair no longer meets the objective's needs, as after a callback changed beta."""
+        with kept_generators(self.generators), local_seed(self.seed):
+            check_objective(elbo, self.vae.model, self.vae.guide, *self.batch)
+
+    def check_registered(self) -> None:
+        """Raises `InputError` if a parameter was registered after the first batch: it would not be trained."""
+        new = set(pyro.get_param_store().keys()) - self.registered
+        require(not new, f"parameters must all be registered at the first batch; later came {sorted(new)}")
+
+
+def trained_parameters(vae, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:
+    """Returns the pair's parameters by name, once it is clear that `elbo` trains through the pair and reaches them all.
+
+    The pair runs in evaluation mode, so that batch statistics do not move.
+    """
+    with poutine.trace(param_only=True) as capture:
+        check_objective(elbo, vae.model, vae.guide, *batch)
+    sites = {name: site for name, site in capture.trace.nodes.items() if site["type"] == "param"}
+    found = {id(p): (name, p) for name, p in ((n, site["value"].unconstrained()) for n, site in sites.items())}
+    own = vae.named_parameters() if isinstance(vae, nn.Module) else ()
+    names = {id(p): name for name, p in own}  # the names of sites differ from one instance to the next
+    parameters = {names.get(key, name): p for key, (name, p) in found.items()}
+    require(len(parameters) > 0, "model and guide must register a parameter (pyro.module or pyro.param), found none")
+    if isinstance(vae, nn.Module):
+        known = {id(parameter) for parameter in parameters.values()}
+        for name, parameter in vae.named_parameters():
+            if parameter.requires_grad and id(parameter) not in known:
+                raise InputError(
+                    f"parameter {name} would never train: neither model nor guide registers it, or Pyro's param store "
+                    f"holds another tensor under its name (a name used before, or a parameter that is not contiguous)"
+                )
+    return parameters
+
+
+def check_batch_of_one(vae, elbo: ELBO, batch: Batch, batch_size: int) -> None:
+    """Raises `InputError` if the pair has batch normalisation that fails on a batch of one datum."""
+    if not any(isinstance(module, _BatchNorm) for module in modules_of(vae)):
+        return
+    try:
+        with torch.no_grad(), in_training_mode(vae), kept_values(list(buffers_of(vae).values())):
+            elbo.loss(vae.model, vae.guide, *(part[:1] for part in batch))
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            rule = "batch_size must leave no batch of one datum, of which BatchNorm has no variance"
+            raise InputError(f"{rule}; got {batch_size}") from error
+        raise

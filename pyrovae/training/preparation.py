@@ -1,0 +1,121 @@
+"""Builds everything that a training needs, and checks the pair on its first batch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyrovae.common import derived_seed, require
+from pyrovae.data import Batch, Batches, Dataset, batches_of, first_batch, generators_of
+from pyrovae.training.checkpoints import Checkpoints
+from pyrovae.training.early_stopping import EarlyStopping
+from pyrovae.training.fingerprint import Fingerprint, data_digests
+from pyrovae.training.gradients import BatchGradients, compiles, gradients_of
+from pyrovae.training.optimizers import make_optimizer, make_schedule, unusual_settings
+from pyrovae.training.pair_checks import PairChecks
+from pyrovae.training.pair_modules import buffers_of
+from pyrovae.training.schedules import ScheduledBeta
+from pyrovae.training.settings import FitSettings
+from pyrovae.training.state import TrainingState
+from pyrovae.training.validation import Validation
+
+
+class TrainingData:
+    """The batches to train on and those to validate on.
+
+    Args:
+        vae: the pair, by which the data are checked.
+        source: a data set, a tensor or an iterable of batches.
+        validation: a tensor or an iterable of batches to validate on; None takes the data set's own, if there are any.
+        settings: give the size of a batch, and say whether validation data are needed.
+        device: the device that batches are moved to.
+    """
+
+    def __init__(
+        self,
+        vae: object,
+        source: Dataset | Tensor | Iterable,
+        validation: Tensor | Iterable | None,
+        settings: FitSettings,
+        device: torch.device,
+    ) -> None:
+        self.source, self.validation = source, validation
+        self.train, self.held_out = batches_of(vae, source, validation, settings.batch_size, device)
+        needed = settings.patience is not None
+        require(not needed or self.held_out is not None, "patience needs validation data, got none")
+        self.generators = generators_of(source)
+
+    def digests(self, first: Batch) -> dict[str, str | None]:
+        """Returns digests of the data, of which `first` is the first batch."""
+        return data_digests(self.source, self.validation, first, lambda: first_batch(self.train, self.generators)[1])
+
+
+@dataclass
+class Training:
+    """Everything that the loop works with.
+
+    `objectives` and `gradients` go by the epoch from which each is used, `batches` are those of an epoch from `source`,
+    and `compiled` says that steps are compiled.
+    """
+
+    vae: Any
+    source: Dataset | Tensor | Iterable
+    batches: Batches
+    state: TrainingState
+    objectives: dict[int, ELBO]
+    gradients: dict[int, BatchGradients]
+    beta: ScheduledBeta
+    validation: Validation
+    checks: PairChecks
+    compiled: bool
+
+
+def prepare(
+    vae: Any, data: TrainingData, settings: FitSettings, checkpoints: Checkpoints | None, device: torch.device
+) -> Training:
+    """Checks the pair on the first batch, and builds the training that `settings` describe.
+
+    Raises `InputError` if the pair, the optimiser or the schedule cannot be used; nothing has been trained then.
+    """
+    if isinstance(vae, nn.Module):
+        vae.to(device)
+    elbos = settings.objectives
+    check_seed = derived_seed(settings.seed, "check") if settings.seed is not None else int(torch.randint(2**62, ()))
+    epoch, first = first_batch(data.train, data.generators)
+    checks = PairChecks(vae, data.source, first, data.generators, check_seed)
+    parameters = checks.parameters(elbos.values(), settings.batch_size if epoch.smallest_share == 1 else None)
+    trained = list(parameters.values())
+    compiled = bool(settings.compile)
+    if settings.compile == "auto":
+        compiled = all(compiles(elbo, settings.epochs * (epoch.num_batches or 0)) for elbo in elbos.values())
+    gradients = {
+        start: BatchGradients(
+            gradients_of(vae, elbo, parameters, compiled),
+            trained,
+            num_particles=getattr(elbo, "num_draws", 1),
+            skip_refused=settings.nonfinite == "skip",
+        )
+        for start, elbo in elbos.items()
+    }
+    optimizer = make_optimizer(settings.optimizer, trained, settings.lr)
+    beta, fingerprint = ScheduledBeta(vae, settings.beta_factor), None
+    if checkpoints is not None:
+        told = {**data.digests(first), "optimizer settings": unusual_settings(optimizer), **checkpoints.told}
+        fingerprint = Fingerprint(vae, elbos[1], trained, first, told, data.generators, beta.at_full)
+    buffers = buffers_of(vae)
+    state = TrainingState(
+        vae,
+        parameters,
+        buffers,
+        optimizer,
+        early_stopping=EarlyStopping([*trained, *buffers.values()], settings.patience),
+        generators=data.generators,
+        settings=settings.to_dict(vae, optimizer, epoch.num_batches, compiled),  # before a schedule moves lr
+        scheduler=make_schedule(settings.schedule, optimizer, settings.epochs),
+        fingerprint=fingerprint,
+    )
+    validation = Validation(vae, data.held_out, data.source, data.generators, trained[0].device)
+    return Training(vae, data.source, data.train, state, elbos, gradients, beta, validation, checks, compiled)

@@ -1,0 +1,132 @@
+"""The settings of `fit` as a value, and the checks that need neither data nor a run of the pair."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, RenyiELBO
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from pyrovae.common import (
+    Workers,
+    check_folder,
+    require,
+    require_choice,
+    require_count,
+    require_number,
+    require_seed,
+    shown,
+)
+from pyrovae.objectives import DifferentiableELBO, resolve
+from pyrovae.training import schedules
+from pyrovae.training.checkpoints import Checkpoints
+from pyrovae.training.optimizers import check_optimizer, check_schedule
+
+NONFINITE = ("stop", "skip")
+
+
+@dataclass
+class FitSettings:
+    """The arguments of `fit` that say how to train; `objective_settings` are those that go with an objective's name."""
+
+    epochs: int
+    objective: str | ELBO | Mapping[int, str | ELBO]
+    objective_settings: dict[str, object]
+    batch_size: int
+    lr: float | None
+    optimizer: Callable[..., torch.optim.Optimizer] | PyroOptim
+    schedule: str | Callable[[torch.optim.Optimizer], Any]
+    beta_schedule: str | Callable[[float], float]
+    max_grad_norm: float | None
+    compile: bool | str
+    patience: int | None
+    nonfinite: str
+    seed: int | None
+
+    @cached_property
+    def objectives(self) -> dict[int, ELBO]:
+        """The objectives by the epoch from which each is used; the first is used from epoch 1."""
+        if not isinstance(self.objective, Mapping):
+            return {1: resolve(self.objective, self.objective_settings)}
+        for epoch in self.objective:
+            require_count("an objective's first epoch", epoch)
+            require(epoch <= self.epochs, f"an objective's first epoch must be <= epochs, {self.epochs}; got {epoch}")
+        require(1 in self.objective, f"objective must have one from epoch 1 on, got {list(self.objective)}")
+        given = ", ".join(name for name, value in self.objective_settings.items() if value is not None)
+        require(not given, f"{given} must go with the name of the one objective; several are objects with settings")
+        return {epoch: resolve(self.objective[epoch], {}) for epoch in sorted(self.objective)}
+
+    @cached_property
+    def beta_factor(self) -> Callable[[float], float]:
+        """The schedule of beta, as a function of the share of the training that is done."""
+        return schedules.resolve(self.beta_schedule)
+
+    def check(self, vae: object, checkpoints: object) -> None:
+        """Raises `InputError` on the first setting that cannot be used, for this pair and these checkpoints."""
+        callables = all(callable(getattr(vae, name, None)) for name in ("model", "guide"))
+        require(callables, f"vae must have a model and a guide, got {shown(vae)}")
+        require_count("epochs", self.epochs)
+        require_count("batch_size", self.batch_size)
+        if self.seed is not None:
+            require_seed(self.seed)
+        check_optimizer(self.optimizer, self.lr)
+        known = checkpoints is None or isinstance(checkpoints, Checkpoints)
+        require(known, f"checkpoints must be pv.Checkpoints(folder), got {checkpoints!r}")
+        if checkpoints is not None:
+            check_folder(checkpoints.folder, "folder")
+        if self.max_grad_norm is not None:
+            require_number("max_grad_norm", self.max_grad_norm, above=0)
+        if self.patience is not None:
+            require_count("patience", self.patience)
+        check_schedule(self.schedule)
+        require(self.compile in (True, False, "auto"), f"compile must be true, false or auto, got {self.compile!r}")
+        scheduled = self.beta_factor is not schedules.constant
+        require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
+        schedules.check_factors(self.beta_factor)
+        for elbo in self.objectives.values():
+            self._check_objective(elbo, scheduled)
+        require_choice("nonfinite", self.nonfinite, NONFINITE)
+
+    def _check_objective(self, elbo: ELBO, scheduled: bool) -> None:
+        require(
+            not (scheduled and isinstance(elbo, RenyiELBO)),
+            "beta_schedule must be constant with RenyiELBO, whose logsumexp takes no beta; use iwae",
+        )
+        ours = isinstance(elbo, DifferentiableELBO)
+        require(ours or self.compile is not True, f"compile needs an objective of pyrovae, got {type(elbo).__name__}")
+        require(
+            Workers().size == 1 or getattr(elbo, "free_bits", None) is None,
+            "free_bits must be None where several processes train: their floor is that of the whole batch",
+        )
+
+    def to_dict(
+        self, vae: object, optimizer: torch.optim.Optimizer, num_batches: int | None, compile: bool
+    ) -> dict[str, object]:
+        """Returns the settings as plain values, which a checkpoint must have been written under to be resumed."""
+        named = {
+            name: value if isinstance(value, str) else "one of the caller's"
+            for name, value in (("schedule", self.schedule), ("beta_schedule", self.beta_schedule))
+        }
+        return {
+            "objective": ", then ".join(_described(epoch, elbo) for epoch, elbo in self.objectives.items()),
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "number of batches": num_batches,
+            "optimizer": type(optimizer).__name__,
+            "lr": float(optimizer.param_groups[0]["lr"]),
+            **named,
+            "beta": float(vae.beta) if isinstance(getattr(vae, "beta", None), Tensor) else None,
+            "max_grad_norm": self.max_grad_norm,
+            "patience": self.patience,
+            "nonfinite": self.nonfinite,
+            "compile": compile,
+            "seed": self.seed,
+        }
+
+
+def _described(epoch: int, elbo: ELBO) -> str:
+    text = repr(elbo) if isinstance(elbo, DifferentiableELBO) else type(elbo).__name__
+    return text if epoch == 1 else f"{text} from epoch {epoch}"

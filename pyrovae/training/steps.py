@@ -1,0 +1,78 @@
+"""Steps of the optimiser: a batch's gradients, clipped and applied if they are finite."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.common import InputError, Workers, first_line, is_validation_error
+from pyrovae.data import Batch, scale_hint_of
+from pyrovae.programs import not_finite
+from pyrovae.training.interrupts import Requests
+from pyrovae.training.pair_modules import copy_values
+from pyrovae.training.preparation import Training
+from pyrovae.training.settings import FitSettings
+
+READ_EVERY = 50  # steps on a GPU
+
+
+class Steps:
+    """Takes steps, and adds their losses to the state's position once they are known to be finite.
+
+    `gradients` computes the gradients of a batch; the loop sets it to those of the epoch's objective.
+    """
+
+    def __init__(self, training: Training, settings: FitSettings, requests: Requests) -> None:
+        self.training, self.state, self.settings, self.requests = training, training.state, settings, requests
+        self.gradients, self.workers = training.gradients[1], Workers()
+        self._unread: list[tuple[int, Batch, Tensor]] = []
+        """The number, batch and outcome of the steps whose outcome has not been read from the device."""
+
+    def take(self, index: int, batch: Batch) -> None:
+        """Takes step number `index` of the epoch on this batch."""
+        state, skip = self.state, self.settings.nonfinite == "skip"
+        before = [b.clone() for b in state.buffers.values()] if skip else []
+        try:
+            loss, norm, count = self.gradients(batch)
+        except ValueError as error:
+            if isinstance(error, InputError) or not is_validation_error(error):
+                raise
+            raise FloatingPointError(self._diverged(index, batch, first_line(error))) from error
+        outcome = torch.stack((loss, norm / self.workers.size, count, *loss.new_tensor(self.requests.own())))
+        self._unread.append((index, batch, self.workers.total(outcome)))
+        # Reading a GPU's numbers means waiting for it. A CPU's are read at once, so that a bad step is never taken.
+        at_once = norm.device.type == "cpu" or skip or len(self._unread) == READ_EVERY
+        if at_once and not self.add_up():
+            copy_values(list(state.buffers.values()), before)
+            return
+        if self.settings.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(list(state.parameters.values()), self.settings.max_grad_norm, norm)
+        state.optimizer.step()
+
+    def add_up(self) -> bool:
+        """Reads the outcomes of the steps since the last reading; returns True if the last of them was finite.
+
+        Raises `FloatingPointError` on a step that was not finite, unless such steps are skipped.
+        """
+        if not self._unread:
+            return True
+        values, unread = torch.stack([outcome for _, _, outcome in self._unread]).tolist(), self._unread
+        self._unread, finite, position = [], True, self.state.position
+        for (step, batch, _), (loss, norm, count, *requests) in zip(unread, values, strict=True):
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            self.requests.accept(requests)
+            if finite:
+                position.total += loss
+                position.count += round(count)
+            elif self.settings.nonfinite == "skip":
+                position.skipped += 1
+            else:
+                model, guide = self.training.vae.model, self.training.vae.guide
+                site = not_finite(model, guide, *batch, num_particles=self.gradients.num_particles)
+                detail = f"loss {loss}, norm of the gradient {norm}; {site}"
+                raise FloatingPointError(self._diverged(step, batch, detail))
+        return finite
+
+    def _diverged(self, step: int, batch: Batch, detail: str) -> str:
+        where = f"loss or gradient is not finite at epoch {self.state.position.epoch}, step {step} ({detail})"
+        return f"{scale_hint_of(self.training.source, batch)}training diverged: {where}"

@@ -1,0 +1,146 @@
+"""The bias of an estimator is measured against the plain estimator of the same bound, with the same settings."""
+
+from dataclasses import dataclass
+
+import pyro
+import pytest
+import torch
+from compared_pairs import FEW, plain_guide, plain_model, poorly_guided
+from helpers import draw, small_vae
+from pyro.infer import RenyiELBO, Trace_ELBO
+
+import pyrovae as pv
+from pyrovae.lab.comparing import compare
+from pyrovae.lab.repeats import reference_of
+from pyrovae.objectives import (
+    ELBO,
+    IWAE,
+    MIWAE,
+    VIMCO,
+    AnalyticKLELBO,
+    Coefficients,
+    DifferentiableELBO,
+    DReG,
+    Renyi,
+    ScoreFunction,
+)
+
+
+def test_the_bias_is_above_its_floor_only_for_a_biased_estimator():
+    class Naive(IWAE):
+        reference = IWAE
+
+        def coefficients(self, log_weights, beta):
+            weights = log_weights.softmax(0)
+            return Coefficients(weights, path=weights)
+
+    vae = poorly_guided()
+    x = draw(vae, 2).repeat(64, 1)
+    found = compare(vae.model, vae.guide, x, objectives=["dreg", Naive], num_particles=[4], repeats=150, compile=False)
+    dreg, naive = found["dreg", 4], found["Naive", 4]
+    assert dreg.reference == naive.reference == "IWAE"
+    assert dreg.guide.bias < 2 * dreg.guide.bias_floor
+    assert naive.guide.bias > 5 * naive.guide.bias_floor
+    assert naive.model.bias < 2 * naive.model.bias_floor
+
+
+def twice_dreg(number):
+    return DReG(2 * number)
+
+
+@dataclass(frozen=True)
+class NaiveMIWAE(MIWAE):
+    reference = MIWAE
+
+
+@dataclass(frozen=True)
+class NaiveRenyi(Renyi):
+    reference = Renyi
+
+
+@dataclass(frozen=True)
+class BesidePyro(DReG):
+    reference = Trace_ELBO
+
+
+@dataclass(frozen=True)
+class BesidePyrosRenyi(NaiveRenyi):
+    reference = RenyiELBO
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (DReG(8, chunk_size=2), IWAE(8)),
+        (VIMCO(8), IWAE(8)),
+        (ScoreFunction(8, baseline="leave_one_out"), ELBO(8)),
+        (AnalyticKLELBO(8), ELBO(8)),
+        (NaiveMIWAE(8, num_batches=3), MIWAE(8, num_batches=3)),
+        (NaiveRenyi(8, alpha=2.0), Renyi(8, alpha=2.0)),
+    ],
+)
+def test_the_reference_has_the_settings_that_it_shares_with_the_objective(objective, expected):
+    assert reference_of(objective) == expected
+
+
+def test_a_reference_of_pyro_has_the_shared_settings_too():
+    for objective in (BesidePyro(8), BesidePyrosRenyi(8, alpha=2.0)):
+        assert reference_of(objective).num_particles == 8
+    assert reference_of(BesidePyrosRenyi(8, alpha=2.0)).alpha == 2
+    assert reference_of(AnalyticKLELBO(free_bits=0.1)) is reference_of(IWAE(8)) is None
+    vae = poorly_guided()
+    found = compare(vae.model, vae.guide, draw(vae, 5), objectives=[BesidePyro], num_particles=[2], **FEW)
+    assert found["BesidePyro", 2].reference == "Trace_ELBO"
+    assert found["BesidePyro", 2].guide.bias > 0
+
+
+def test_the_reference_has_as_many_draws_as_the_objective():
+    vae = poorly_guided()
+    with torch.no_grad():
+        vae.guide_log_scale.add_(1.0)  # the weights now vary, so that the gradient depends on K
+    x = draw(vae, 2).repeat(64, 1)
+    settings = {"num_particles": [2], "repeats": 100, "compile": False}
+    found = compare(vae.model, vae.guide, x, objectives=[twice_dreg, "dreg", "iwae"], **settings)
+    row = found["twice_dreg", 2]
+    assert row.num_particles == 2
+    assert row.num_draws == 4
+    assert row.reference == "IWAE"
+    assert row.guide.bias < 2 * row.guide.bias_floor
+    apart = (row.guide.mean - found["iwae", 2].guide.mean).norm()
+    assert apart > 4 * row.guide.bias_floor  # this distance was once shown as the bias
+    assert found["dreg", 2].num_draws == 2
+
+
+@dataclass
+class Unhashable(DifferentiableELBO):
+    num_particles: int = 1
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        return ELBO(self.num_particles).differentiable_loss(model, guide, *args, **kwargs)
+
+
+def test_a_users_objective_need_not_be_hashable():
+    vae = poorly_guided()
+    found = compare(vae.model, vae.guide, draw(vae, 5), objectives=[Unhashable, "dreg"], num_particles=[2], **FEW)
+    assert [row.reference for row in found.rows] == [None, "IWAE"]
+
+
+def test_a_pair_with_discrete_latents_has_no_reference_and_vimco_has_no_row_at_one_particle():
+    x = torch.randn(6, 3)
+    settings = {"num_particles": [1, 3], "repeats": 6, "compile": False}
+    found = compare(plain_model, plain_guide, x, objectives=["score_function", "vimco"], **settings)
+    keys = [(row.objective, row.num_particles) for row in found.rows]
+    assert keys == [("score_function", 1), ("score_function", 3), ("vimco", 3)]
+    assert all(row.reference is None and row.guide.bias is None for row in found.rows)
+    assert "bias" not in str(found)
+    assert not pyro.get_param_store().keys()
+
+
+def test_a_straight_through_gradient_is_never_a_reference():
+    parts = {"posterior": pv.posteriors.Bernoulli(2, 0.5)}
+    vae = small_vae(**parts)
+    found = compare(
+        vae.model, vae.guide, torch.randn(6, 2), objectives=["elbo", "score_function"], num_particles=[2], repeats=6,
+        compile=False,
+    )  # fmt: skip
+    assert all(row.reference is None and row.guide.bias is None for row in found.rows)

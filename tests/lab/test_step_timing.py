@@ -1,0 +1,72 @@
+"""Equal seconds come from the times of steps, which are timed as they are trained."""
+
+import dataclasses
+import functools
+import json
+
+import pytest
+from helpers import refusal, ring
+from small_races import OBJECTIVES, make, numbers, run
+
+import pyrovae as pv
+from pyrovae.lab import step_timing
+from pyrovae.lab.entrants import TrainingPlan, entrants_of
+
+
+def test_steps_are_timed_as_they_are_trained(monkeypatch):
+    monkeypatch.setattr(pv.training.gradients, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
+    compiled = []
+    real = step_timing.gradients_of
+    monkeypatch.setattr(step_timing, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3])))
+    elbo, iwae = entrants_of(make, OBJECTIVES)
+    plan = TrainingPlan(ring(), 3, {"batch_size": 25})
+    step_timing.step_seconds((elbo, iwae), plan, 0, {})
+    assert compiled == [True, True]
+    assert plan.compiles(iwae)
+    assert not dataclasses.replace(plan, epochs=2).compiles(iwae)
+
+
+def seconds_of(*of_each):
+    """Stands in for `step_seconds` and gives these seconds to the entrants in their order."""
+    return lambda entrants, plan, seed, known: dict(zip(step_timing.step_names(entrants, plan), of_each, strict=True))
+
+
+def test_equal_seconds_are_those_of_the_first_objective_by_the_times_of_steps(tmp_path, monkeypatch):
+    settings = {"budget": "seconds", "epochs": 5, "seeds": (0,)}
+    monkeypatch.setattr(step_timing, "step_seconds", seconds_of(0.01, 0.0205))
+    race = run(tmp_path, **settings)
+    assert [r.epochs for r in race.runs] == [5, 2]
+    assert [len(r.curve) for r in race.runs] == [5, 2]
+    monkeypatch.setattr(step_timing, "step_seconds", None)  # the times are kept, and must not be taken again
+    assert numbers(run(tmp_path, **settings)) == numbers(race)
+    both = run(tmp_path, **{**settings, "budget": "epochs"})
+    assert numbers(both)[0] == numbers(race)[0]
+    assert both.runs[1].epochs == 5
+    monkeypatch.undo()
+    first = json.loads((tmp_path / "step_seconds.json").read_text())
+    more = run(tmp_path, {**OBJECTIVES, "DReG": pv.objectives.DReG(4)}, **settings)
+    assert [r.epochs for r in more.runs][:2] == [5, 2]
+    then = json.loads((tmp_path / "step_seconds.json").read_text())
+    assert len(then) == 3
+    assert first.items() <= then.items()
+    (tmp_path / "step_seconds.json").write_text('{"ELBO": "fast"}')
+    assert "step_seconds.json must have the seconds of steps by name: remove it" in refusal(run, tmp_path, **settings)
+
+
+@pytest.mark.parametrize(("objectives", "settings"), [
+    ({"one": pv.objectives.IWAE(1), "many": pv.objectives.IWAE(64)}, {}),
+    (["iwae", "dreg"], {"num_particles": 64}),
+])  # fmt: skip
+def test_the_times_of_steps_grow_with_the_particles(objectives, settings):
+    def timed(**more):
+        make_vae = functools.partial(pv.VAE, (2,), latent_dim=2, hidden=(64,), likelihood=pv.Gaussian(0.5))
+        plan = TrainingPlan(ring(num_train=2_000), 2, {"batch_size": 500, **more})
+        return list(step_timing.step_seconds(entrants_of(make_vae, objectives), plan, 0, {}).items())
+
+    (one, first), (many, second) = timed(**settings)
+    if not settings:
+        assert second > 3 * first
+    else:  # the race's settings give the particles
+        assert "num_particles=64" in one
+        assert "num_particles=64" in many
+        assert first > 3 * timed(num_particles=1)[0][1]

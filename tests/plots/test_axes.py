@@ -1,0 +1,53 @@
+"""Every figure is drawn in the axes that it is given, or in those of one new figure."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from drawn import LABELS, POINTS, random
+
+from pyrovae import plots
+
+DRAW = {
+    "training_curve": lambda axes: plots.training_curve([1, 2, 3], {"a": [1.0, 2.0, 3.0]}, "nats", axes=axes),
+    "bounds": lambda axes: plots.bounds([1, 10], [-2.0, -1.5], [0.1, math.nan], {"ais": (-1.4, 0.1)}, axes),
+    "compared_bounds": lambda axes: plots.compared_bounds(
+        {"a": ([1, 2], [-2.0, -1.5], [0.1, 0.1])}, (-1.0, 0.1), axes=axes
+    ),
+    "against_size": lambda axes: plots.against_size({"a": ([1, 2], [3.0, 2.0], [0.1, 0.1])}, axes=axes),
+    "against_seconds": lambda axes: plots.against_seconds({"a": ([0.1, 0.2], [3.0, 2.0], None)}, "variance", axes=axes),
+    "below_the_best": lambda axes: plots.below_the_best({"a": (1.0, -2.0, 0.1), "b": (2.0, -1.0, 0.1)}, axes),
+    "rank_histogram": lambda axes: plots.rank_histogram(np.array([3, 5, 4]), "z", axes),
+    "points": lambda axes: plots.points(POINTS, axes=axes),
+    "points with labels": lambda axes: plots.points(POINTS, LABELS, axes=axes),
+    "latent_space": lambda axes: plots.latent_space(POINTS, axes=axes),
+    "latent_space with labels": lambda axes: plots.latent_space(POINTS, LABELS, axes=axes),
+    "image_grid": lambda axes: plots.image_grid(random(5, 1, 4, 3), 3, axes=axes),
+    "reconstructions": lambda axes: plots.reconstructions(random(5, 1, 4, 3), random(5, 1, 4, 3), axes=axes),
+}
+
+
+@pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
+def test_a_figure_is_drawn_in_the_given_axes_and_no_other_is_opened(draw, axes):
+    assert draw(axes) is axes
+    assert plt.get_fignums() == []
+    assert axes.figure.axes == [axes]
+    axes.figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
+def test_without_axes_one_figure_is_opened_and_its_axes_returned(draw):
+    found = draw(None)
+    assert len(plt.get_fignums()) == 1
+    assert plt.figure(plt.get_fignums()[0]).axes == [found]
+
+
+def test_tensors_with_a_gradient_are_drawn_too(axes):
+    x = torch.from_numpy(POINTS).requires_grad_()
+    plots.points(x, axes=axes)
+    assert np.array_equal(axes.collections[0].get_offsets(), POINTS)
+    images = torch.from_numpy(random(2, 1, 4, 5)).requires_grad_()
+    plots.image_grid(images, 2, axes=axes)
+    assert np.array_equal(axes.images[0].get_array()[:, :5], images[0, 0].detach())
