@@ -63,7 +63,8 @@ def test_every_term_of_every_datum_is_that_of_quadrature_over_the_mixture(num_da
     with torch.no_grad():
         vae.guide_log_scale.add_(0.7)  # or the overlap of a component far from the rest would never be drawn
         q = vae.encode(x)
-        axis = torch.linspace(-9, 9, 2_001 if latent_dim == 1 else 361, dtype=torch.float64)
+        low, high = (q.mean - 8 * q.stddev).min().item(), (q.mean + 8 * q.stddev).max().item()
+        axis = torch.linspace(low, high, 4_001 if latent_dim == 1 else 501, dtype=torch.float64)
         spacing = (axis[1] - axis[0]) ** latent_dim
         grid = torch.cartesian_prod(*[axis] * latent_dim).reshape(-1, 1, latent_dim)
         log_q_given_x, log_prior = q.log_prob(grid), vae.prior.log_prob(grid)
