@@ -24,6 +24,7 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 notebooks: $(INSTALLED)  ## executes every notebook in full and keeps its figures (MNIST in $$PYROVAE_DATA)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'

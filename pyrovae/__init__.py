@@ -45,6 +45,8 @@ from pyrovae.programs import log_weights, proposals
 from pyrovae.runs import Run, RunConfig, load_run
 from pyrovae.training import Checkpoints, CompiledSVI, History, fit, schedules
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Dataset",
     "load",
