@@ -163,7 +163,7 @@ def test_a_training_that_diverges_is_one_line_and_a_config_repeats_a_run_here(tm
 
 
 def test_runs_that_are_killed_go_on_to_the_bit(tmp_path):
-    """Short; `python scripts/kill_test.py --kills 20 --compile-too` is long."""
+    """Short; `python scripts/benchmarks/kill_test.py --kills 20 --compile-too` is long."""
     result = run("kill_test.py", "--kills", 3, "--epochs", 12, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert [line.split()[-1] for line in result.stdout.splitlines()[2:]] == ["yes"] * 3
@@ -172,7 +172,7 @@ def test_runs_that_are_killed_go_on_to_the_bit(tmp_path):
 
 def test_processes_beside_threads_in_small(tmp_path):
     """The whole takes a minute; what it launches and how it counts do not."""
-    scaling = runpy.run_path(str(ROOT / "scripts/scaling.py"))
+    scaling = runpy.run_path(str(ROOT / "scripts/benchmarks/scaling.py"))
     small = ("--dataset", "ring", "--hidden", 4, "--epochs", 2, "--batch-size", 500)
     scaling["launch"]("train.py", (2, 1), *small, "--out", tmp_path / "run")
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
@@ -271,7 +271,7 @@ def test_priors_layers_and_posteriors_in_small(tmp_path):
     again = run_here("reproduce_beyond_gaussian.py", *small, "--seeds", 0, 1, "--only", "layers", cwd=tmp_path)
     assert again.returncode == 0
     assert json.loads((tmp_path / "out/results.json").read_text()) == rows[3:]
-    verdict = runpy.run_path(str(ROOT / "scripts/reproduce_beyond_gaussian.py"))["verdict"]
+    verdict = runpy.run_path(str(ROOT / "scripts/papers/beyond_gaussian.py"))["verdict"]
     for low, high, said in (
         (0.1, 2, "reproduced in direction"),
         (-2, -0.1, "the other way round"),
@@ -308,7 +308,7 @@ def test_burdas_table_in_small(tmp_path):
 
 
 def test_burdas_learning_rates_and_the_floor_of_adam():
-    script = runpy.run_path(str(ROOT / "scripts/reproduce_burda2016.py"))
+    script = runpy.run_path(str(ROOT / "scripts/papers/burda2016.py"))
     assert sum(script["SCHEDULES"]["full"]) == 3_280
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=script["LEARNING_RATE"])
     schedule, rates = script["stages"](optimizer, script["SCHEDULES"]["full"]), []
@@ -420,7 +420,7 @@ def test_tighter_bounds_in_small(tmp_path):
 
 
 def test_the_parts_of_rainforths_experiment():
-    script = runpy.run_path(str(ROOT / "scripts/reproduce_rainforth2018.py"))
+    script = runpy.run_path(str(ROOT / "scripts/papers/rainforth2018.py"))
     vae, x = script["perturbed_optimum"](20_000, 0)
     assert x.var(0).mean().item() == pytest.approx(2, rel=0.02)
     q = vae.encode(x)
@@ -548,7 +548,7 @@ def test_labels_that_diverge_are_one_line(tmp_path):
 
 def test_the_bound_of_m2_is_what_summing_over_labels_by_hand_gives(tmp_path):
     """A missing label is summed over under q(y|x); a known one is weighed at its own value, and trains q(y|x)."""
-    script = runpy.run_path(str(ROOT / "scripts/semi_supervised.py"))
+    script = runpy.run_path(str(ROOT / "scripts/papers/semi_supervised.py"))
     torch.manual_seed(0)
     m2 = script["M2"]((1, 2, 3), latent_dim=2, hidden=5, alpha=3.0)
     with torch.no_grad():

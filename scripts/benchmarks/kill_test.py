@@ -1,6 +1,6 @@
 """Kills training runs and resumes them: do they end as one that was never interrupted, to the bit?
 
-python scripts/kill_test.py --kills 20
+python scripts/benchmarks/kill_test.py --kills 20
 
 SIGKILL at random moments; SIGKILL while a checkpoint is being written to a slow disk; a disk that fills up.
 """

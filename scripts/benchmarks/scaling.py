@@ -1,6 +1,6 @@
 """Times training and evaluation by several processes beside one with as many threads.
 
-python scripts/scaling.py --data-root ../shared/data
+python scripts/benchmarks/scaling.py --data-root ../shared/data
 """
 
 import json
@@ -17,7 +17,7 @@ from pyrovae.cli.command_line import run_script
 from pyrovae.common.errors import InputError, require_count
 from pyrovae.runs.run import METRICS
 
-SCRIPTS = Path(__file__).parent
+SCRIPTS = Path(__file__).parent.parent
 TRAININGS = {
     "ELBO, batch 128": ("--batch-size", 128),
     "ELBO, batch 1024": ("--batch-size", 1_024),

@@ -1,6 +1,6 @@
 """Milliseconds per training step, and decodes per second of log p(x): ours beside stock Pyro, PyTorch and NumPyro.
 
-python scripts/benchmark.py            # make benchmark; NumPyro's column needs pip install -e '.[benchmark]'
+python scripts/benchmarks/speed.py            # make benchmark; NumPyro's column needs pip install -e '.[benchmark]'
 
 Everything is timed in one run, interleaved, and given as medians: on a noisy machine only the ratios mean something.
 All columns train the same VAE from the same parameters, and their losses and gradients are compared first. The floor is

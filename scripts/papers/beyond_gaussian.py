@@ -1,7 +1,7 @@
 """Priors, layers and posteriors on MNIST, one budget: the direction of what was published, paired over seeds.
 
-python scripts/reproduce_beyond_gaussian.py --data-root ../shared/data --processes 2      # goes on where it broke off
-python scripts/reproduce_beyond_gaussian.py --only layers --epochs 60 --processes 2 --out runs/layers
+python scripts/papers/beyond_gaussian.py --data-root ../shared/data --processes 2      # goes on where it broke off
+python scripts/papers/beyond_gaussian.py --only layers --epochs 60 --processes 2 --out runs/layers
 
 All under the ELBO. 784-300-300-40: standard against Vamp prior (Tomczak and Welling 2018, arXiv:1705.07120, table 1:
 500 pseudo-inputs), static and dynamic; diagonal against flow posterior (Kingma et al. 2016, arXiv:1606.04934).

@@ -1,6 +1,6 @@
 """Burda et al. 2016 (arXiv:1509.00519), MNIST, one stochastic layer: VAE and IWAE, published numbers beside ours.
 
-python scripts/reproduce_burda2016.py --data-root ../shared/data --processes 2       # continues where it was broken off
+python scripts/papers/burda2016.py --data-root ../shared/data --processes 2       # continues where it was broken off
 
 784-200-200-50 tanh, pixels drawn anew at each epoch. What the paper leaves out and his code shows: the decoder's output
 bias starts from the training mean, and Adam takes the gradient of the *sum* over the 20 data of a batch with eps 1e-4,

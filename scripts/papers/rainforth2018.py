@@ -1,6 +1,6 @@
 """Do tighter bounds help? The linear Gaussian experiment of Rainforth et al. 2018, arXiv:1802.04537.
 
-python scripts/reproduce_rainforth2018.py
+python scripts/papers/rainforth2018.py
 
 z ~ N(mu, I), x|z ~ N(z, I), q(z|x) = N(A x + b, 2/3 I) in 20 dimensions; the parameters mu of the model, A and b of the
 guide are where the bound is highest, but for Gaussian noise of standard deviation 0.01. The signal-to-noise ratio of

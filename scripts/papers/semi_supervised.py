@@ -1,7 +1,7 @@
 """A classifier of digits from 100 labels: model M2 of Kingma et al. 2014 (arXiv:1406.5298), in Pyro alone.
 
-python scripts/semi_supervised.py --data-root ../shared/data
-python scripts/semi_supervised.py --data-root ../shared/data --num-labelled 1000 --num-train 50000 --seeds 0 1 2
+python scripts/papers/semi_supervised.py --data-root ../shared/data
+python scripts/papers/semi_supervised.py --data-root ../shared/data --num-labelled 1000 --num-train 50000 --seeds 0 1 2
 
 p(y) p(z) p(x|y, z) with q(y|x) q(z|x, y): TraceEnum_ELBO sums over the ten values of a label that is missing, under the
 classifier q(y|x). A label that is there trains that by alpha log q(y|x), too.

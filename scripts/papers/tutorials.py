@@ -1,7 +1,7 @@
 """The VAEs that the field's tutorials train, at their settings, published numbers beside ours.
 
-python scripts/reproduce_tutorials.py                  # points, one seed
-python scripts/reproduce_tutorials.py --images --seeds 0 1 2 --data-root ../shared/data
+python scripts/papers/tutorials.py                  # points, one seed
+python scripts/papers/tutorials.py --images --seeds 0 1 2 --data-root ../shared/data
 
 The tutorials' loss is reconstruction + beta KL per datum, where a Gaussian's reconstruction |x - mean|^2 / (2 sigma^2)
 leaves out its normaliser; both that and the true ELBO are printed, of the training points, or of the test images.
