@@ -12,13 +12,13 @@ import tyro
 from pyro.infer import ELBO as PyroELBO
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common import check_unwritten
-from pyrovae.common.errors import require
+from pyrovae.cli import run_script
+from pyrovae.common import check_unwritten, require
 from pyrovae.lab.reports import COMPARISON, write_comparison
-from pyrovae.objectives.registry import OBJECTIVES, from_text
-from pyrovae.runs.report import first_data
-from pyrovae.training.fitting import choose_device
+from pyrovae.objectives import OBJECTIVES
+from pyrovae.objectives.registry import from_text
+from pyrovae.runs import first_test_data
+from pyrovae.training import choose_device
 
 
 def main(
@@ -50,7 +50,7 @@ def main(
     run = pv.load_run(folder, data_root)
     check_unwritten(run.folder, overwrite, COMPARISON)
     run.vae.to(choose_device(device))
-    args = first_data(run.vae, run.data, num_data)
+    args = first_test_data(run.vae, run.data, num_data)
     comparison = pv.compare(
         run.vae.model,
         run.vae.guide,

@@ -11,19 +11,18 @@ from typing import Annotated
 import tyro
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common import check_unwritten
-from pyrovae.common.workers import Workers, device_of_worker
-from pyrovae.runs.report import (
-    ESTIMATES,
-    EVALUATION,
-    first_data,
-    measures,
+from pyrovae.cli import run_script
+from pyrovae.common import Workers, check_unwritten, device_of_worker
+from pyrovae.runs import (
+    ESTIMATES_FILES,
+    EVALUATION_FILES,
+    first_test_data,
+    measure,
     results_table,
     write_estimates,
     write_evaluation,
 )
-from pyrovae.training.fitting import choose_device
+from pyrovae.training import choose_device
 
 
 def main(
@@ -51,17 +50,17 @@ def main(
     """
     run, first = pv.load_run(folder, data_root), Workers().is_first
     if first:
-        check_unwritten(run.folder, overwrite, ESTIMATES if methods else EVALUATION)
+        check_unwritten(run.folder, overwrite, ESTIMATES_FILES if methods else EVALUATION_FILES)
     run.vae.to(choose_device(device_of_worker(device)))
     if methods:
-        args = first_data(run.vae, run.data, num_data)
+        args = first_test_data(run.vae, run.data, num_data)
         pair = run.vae.model, run.vae.guide, *args
         estimates = pv.evaluate(*pair, methods=methods, dequantised=run.config.binarize == "dequantise", seed=seed)
         if first:
             write_estimates(run.folder, estimates, overwrite)
             print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\nreport: {folder / 'estimates.md'}")
         return
-    evaluation = measures(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
+    evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
     if first:
         write_evaluation(run, evaluation, overwrite)
         print(results_table({str(folder): evaluation}))

@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 import tyro
 
 import pyrovae as pv
-from pyrovae.cli.command_line import helpers, is_helper, run_script
-from pyrovae.common.errors import require
+from pyrovae.cli import helpers, is_helper, run_script
+from pyrovae.common import require
 from pyrovae.lab.reports import write_race
 from pyrovae.objectives.registry import from_text
-from pyrovae.runs.run import fit_settings, load_data, unseeded_vae
+from pyrovae.runs import fit_settings, load_data, unseeded_vae
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,9 @@ from typing import Annotated
 import tyro
 
 import pyrovae as pv
-from pyrovae.cli.command_line import flags_of, reporting
-from pyrovae.common.workers import Workers
-from pyrovae.runs.report import history_table
-from pyrovae.runs.run import CONFIG, train_run
-from pyrovae.runs.tensorboard import Board
+from pyrovae.cli import flags_of, reporting
+from pyrovae.common import Workers
+from pyrovae.runs import CONFIG, TensorBoard, history_table, train_run
 
 
 def main(
@@ -47,7 +45,7 @@ def main(
         resume=resume or restarted(),
         checkpoint_minutes=checkpoint_minutes,
         checkpoint_epochs=checkpoint_epochs,
-        watch=Board() if tensorboard else None,
+        on_epoch=TensorBoard() if tensorboard else None,
     )
     if Workers().is_first:
         seconds = sum(run.history.seconds)

@@ -14,7 +14,7 @@ import torch
 from helpers import LABEL_FILES, NUM_TRAIN, idx, write_images
 
 from pyrovae import RunConfig
-from pyrovae.runs.run import train_run
+from pyrovae.runs import train_run
 
 CORRUPT = {
     "empty": lambda content: b"",

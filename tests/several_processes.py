@@ -11,7 +11,7 @@ from helpers import draw, linear_gaussian
 
 import pyrovae as pv
 from pyrovae.common.workers import Workers, process_group
-from pyrovae.runs.run import train_run
+from pyrovae.runs import train_run
 from pyrovae.training.loop import Loop
 
 

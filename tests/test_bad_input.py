@@ -37,7 +37,7 @@ from helpers import (
 import pyrovae as pv
 from pyrovae import RunConfig
 from pyrovae.objectives.registry import ABOUT_MANY, from_text
-from pyrovae.runs.run import build_vae, train_run
+from pyrovae.runs import build_vae, train_run
 from pyrovae.training.checkpoints import Checkpoints
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -453,7 +453,7 @@ for name, said in {
     "no format": foreign,
     "no history": not_of_a_run,
     "state is a list": not_of_a_run,
-    "no epoch done": "the run in run was broken off before its first epoch ended",
+    "no epoch done": "the run in run was interrupted before its first epoch ended",
     "not finite": r"decoder.layers.0.bias in the checkpoint in run must be finite, got nan at index \(0,\)",
     "other sizes": no_fit + own_bias,
     "more layers": no_fit + r"decoder.layers.2.bias must have shape \(8,\), got None",

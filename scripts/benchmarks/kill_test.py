@@ -21,9 +21,9 @@ import torch
 from tabulate import tabulate
 
 import pyrovae as pv
-from pyrovae.cli.command_line import reporting, run_script
-from pyrovae.common.errors import require_count, require_seed
-from pyrovae.runs.run import METRICS, train_run
+from pyrovae.cli import reporting, run_script
+from pyrovae.common import require_count, require_seed
+from pyrovae.runs import METRICS, train_run
 from pyrovae.training.checkpoints import CURRENT
 
 SLOW = 0.05  # seconds that the slow disk takes

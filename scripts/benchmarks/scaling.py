@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import InputError, require_count
-from pyrovae.runs.run import METRICS
+from pyrovae.cli import run_script
+from pyrovae.common import InputError, require_count
+from pyrovae.runs import METRICS
 
 SCRIPTS = Path(__file__).parent.parent
 TRAININGS = {

@@ -30,14 +30,14 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import require, require_count
+from pyrovae.cli import run_script
+from pyrovae.common import require, require_count
 from pyrovae.evaluation.importance_sampling import _log_weights
 from pyrovae.evaluation.importance_weights import bounds, jackknifed, log_mean, pareto_smoothed
 from pyrovae.models.modules import unique_name
 from pyrovae.programs.gate import Weights
-from pyrovae.runs.run import require_new
-from pyrovae.training.fitting import choose_device
+from pyrovae.runs import require_new_folder
+from pyrovae.training import choose_device
 
 try:
     import jax
@@ -112,7 +112,7 @@ def main(
     require_count("num_data", num_data, 3)
     require_count("num_samples", num_samples)
     folder, where = Path(out), choose_device(device)
-    require_new(folder)
+    require_new_folder(folder)
     if numpyro is None:
         print("NumPyro is not installed: no column for it (pip install -e '.[benchmark]')")
     results = {"machine": machine(where), "threads": torch.get_num_threads(), "rows": []}

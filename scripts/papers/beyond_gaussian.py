@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 import pyrovae as pv
-from pyrovae.cli.command_line import helpers, is_helper, run_script
-from pyrovae.common.files import write_text
+from pyrovae.cli import helpers, is_helper, run_script
+from pyrovae.common import write_text
 from pyrovae.lab.reports import save_race_figure
-from pyrovae.runs.run import unseeded_vae
+from pyrovae.runs import unseeded_vae
 
 VAMP = {"prior": "vamp"}
 RACES = {  # by name: what of the config is the same for all, and of each; the first is what others are compared with

@@ -17,12 +17,11 @@ from pyro.infer import ELBO as PyroELBO
 from tabulate import tabulate
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import require, require_count, require_number, require_seeds
-from pyrovae.common.files import write_text
+from pyrovae.cli import run_script
+from pyrovae.common import require, require_count, require_number, require_seeds, write_text
 from pyrovae.models.posteriors import Bernoulli, Posterior, RelaxedBernoulli
 from pyrovae.objectives import ELBO, VIMCO, ReweightedWakeSleep, ScoreFunction
-from pyrovae.runs.run import require_new
+from pyrovae.runs import require_new_folder
 
 Way = tuple[Callable[[int, float], Posterior], Callable[[int], PyroELBO]]
 WAYS: dict[str, Way] = {  # q(z|x) of so many bits at a temperature, and the objective of so many draws
@@ -74,7 +73,7 @@ def main(
         require_number(name, value, above=0)
     require_seeds(seeds)
     folder = Path(out)
-    require_new(folder)
+    require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train)
     require(num_data <= len(data.test_x), f"num_data must be <= {len(data.test_x)}, got {num_data}")
     x = data.test_x[:num_data]

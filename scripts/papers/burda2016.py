@@ -18,9 +18,8 @@ from tabulate import tabulate
 from torch.optim.lr_scheduler import LambdaLR
 
 import pyrovae as pv
-from pyrovae.cli.command_line import helpers, is_helper, run_script
-from pyrovae.common.errors import require, require_count
-from pyrovae.common.files import write_text
+from pyrovae.cli import helpers, is_helper, run_script
+from pyrovae.common import require, require_count, write_text
 from pyrovae.lab.reports import save_race_figure
 
 # Epochs at the learning rates 1e-3 x 10^(-i / 7).

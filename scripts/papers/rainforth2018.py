@@ -21,13 +21,12 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import require_count, require_seed
-from pyrovae.common.rng import derived_seed
+from pyrovae.cli import run_script
+from pyrovae.common import derived_seed, require_count, require_seed
 from pyrovae.objectives import IWAE, MIWAE, PIWAE
 from pyrovae.objectives.base import Coefficients
 from pyrovae.plots.slope import Slope, fitted_slope
-from pyrovae.runs.run import require_new
+from pyrovae.runs import require_new_folder
 
 DIMENSIONS, NOISE, VARIANCE = 20, 0.01, 2 / 3
 SIDES = ("model", "guide")  # which share no parameter
@@ -123,7 +122,7 @@ def main(
         out: folder for results.json, report.md and figures, new or empty
     """
     folder = Path(out)
-    require_new(folder)
+    require_new_folder(folder)
     require_count("num_data", num_data, 2)
     require_count("repeats", repeats, 4)
     require_count("max_particles", max_particles, 4)

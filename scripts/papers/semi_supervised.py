@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import first_line, require, require_count, require_number, require_seeds
-from pyrovae.common.files import write_text
-from pyrovae.runs.run import require_new
+from pyrovae.cli import run_script
+from pyrovae.common import first_line, require, require_count, require_number, require_seeds, write_text
+from pyrovae.runs import require_new_folder
 
 NUM_CLASSES = 10
 
@@ -125,7 +124,7 @@ def main(
     require_count("num_labelled", num_labelled, NUM_CLASSES)
     require(num_labelled % NUM_CLASSES == 0, f"num_labelled must be a multiple of {NUM_CLASSES}, got {num_labelled}")
     folder = Path(out)
-    require_new(folder)
+    require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train, num_validation=0)
     rarest = data.train_y.bincount(minlength=NUM_CLASSES).min().item()
     most = NUM_CLASSES * rarest

@@ -21,11 +21,10 @@ from tabulate import tabulate
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import require, require_seeds
-from pyrovae.common.rng import derived_seed, local_seed
+from pyrovae.cli import run_script
+from pyrovae.common import derived_seed, local_seed, require, require_seeds
 from pyrovae.evaluation.diagnostics import elbo_terms, latent_use, sample_diversity
-from pyrovae.runs.run import require_new
+from pyrovae.runs import require_new_folder
 
 DRAWS = 20
 SWEEP = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0)
@@ -174,7 +173,7 @@ def main(
         out: folder for results.json, report.md and figures, new or empty
     """
     folder = Path(out)
-    require_new(folder)
+    require_new_folder(folder)
     require_seeds(seeds)
     rows = [row for row in (image_rows(data_root) if images else POINTS) if only in row.name]
     require(len(rows) > 0, f"only must be a part of some run's name, got {only!r}")

@@ -12,10 +12,9 @@ import torch
 from matplotlib.figure import Figure
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import require_seed
-from pyrovae.common.files import write_text
-from pyrovae.runs.run import require_new
+from pyrovae.cli import run_script
+from pyrovae.common import require_seed, write_text
+from pyrovae.runs import require_new_folder
 
 START = 1_000  # training images whose tokens unused codes become
 
@@ -52,7 +51,7 @@ def main(
     """
     require_seed(seed)
     folder = Path(out)
-    require_new(folder)
+    require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train)
     torch.manual_seed(seed)
     sizes = {"num_tokens": num_tokens, "num_codes": num_codes, "code_dim": code_dim, "hidden": hidden}
