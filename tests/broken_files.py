@@ -1,4 +1,4 @@
-"""Files and folders that are damaged, each in one way, below the working folder, for test_bad_input.py."""
+"""Files and folders that are damaged, each in one way, below the working folder, for the tests in bad_input/."""
 
 import functools
 import gzip

@@ -1,24 +1,23 @@
-"""Trains codes of bits on MNIST in five ways and measures each as what it is for: a model of bits.
+"""Trains codes of bits on MNIST in five ways, and measures each as a model of bits.
 
 python scripts/papers/bit_codes.py --data-root ../shared/data
 
 The score function with a leave-one-out baseline, VIMCO (Mnih and Rezende 2016, arXiv:1602.06725), reweighted wake-sleep
 (Bornschein and Bengio 2015, arXiv:1406.2751), straight-through gradients (Bengio et al. 2013, arXiv:1308.3432) and
-relaxed bits (Maddison et al. 2017, arXiv:1611.00712), all with as many draws, from the same starts.
+relaxed bits (Maddison et al. 2017, arXiv:1611.00712), all with the same number of draws and from the same starts.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from pyro.infer import ELBO as PyroELBO
-from tabulate import tabulate
+from writing import mean_and_error, right_aligned, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import require, require_count, require_number, require_seeds, write_text
+from pyrovae.common import require, require_count, require_number, require_seeds
 from pyrovae.models.posteriors import Bernoulli, Posterior, RelaxedBernoulli
 from pyrovae.objectives import ELBO, VIMCO, ReweightedWakeSleep, ScoreFunction
 from pyrovae.runs import require_new_folder
@@ -55,11 +54,11 @@ def main(
         num_train: the first so many training images (default: 55,000)
         hidden: units of the encoder's hidden layers, mirrored in the decoder
         temperature: of straight-through and relaxed bits
-        num_particles: draws of every way
+        num_particles: draws of z per datum, in each of the five ways
         lr: of Adam, decayed to 0 over the epochs
         seeds: a run for each, of the initial parameters and training
         num_samples: draws of the importance estimate of log p(x)
-        num_data: the first so many test images
+        num_data: measure on the first so many test images
         out: folder, new or empty
     """
     for name, value in {"num_bits": num_bits, "epochs": epochs, "batch_size": batch_size}.items():
@@ -102,19 +101,15 @@ def main(
                 "share_pareto_k_above_0.7": share, "seconds": sum(history.seconds),
             })  # fmt: skip
             print(f"seed {seed}, {name}: log p(x) {found.mean:.2f}, ELBO {runs[-1]['elbo']:.2f} nats", flush=True)
-            folder.mkdir(parents=True, exist_ok=True)  # what is there survives an interruption
-            write_text(
-                folder / "results.json", json.dumps({**settings, "runs": runs}, indent=2, allow_nan=False) + "\n"
-            )
+            write_results(folder, {**settings, "runs": runs})
     text = table(runs)
     print(f"\n{num_data:,} test images, nats; in brackets standard errors over {len(seeds)} seeds\n\n{text}")
     said = ", ".join(f"{name} {value}" for name, value in settings.items())
-    write_text(folder / "report.md", f"# Bits on MNIST\n\n{said}\n\n{table(runs, 'github')}\n")
-    print(f"\nreport: {folder / 'report.md'}")
+    write_report(folder, f"# Bits on MNIST\n\n{said}\n\n{table(runs, 'github')}\n")
 
 
 def table(runs: list[dict], tablefmt: str = "simple") -> str:
-    """The means over seeds with their standard errors, and the differences to the first way in pairs by seed."""
+    """Returns means over seeds with their standard errors, and differences to the first way in pairs by seed."""
     lines = []
     for name in WAYS:
         own, first = ([run for run in runs if run["way"] == way] for way in (name, next(iter(WAYS))))
@@ -129,12 +124,12 @@ def table(runs: list[dict], tablefmt: str = "simple") -> str:
         ])  # fmt: skip
     lines[0][2] = ""
     header = ["trained by", "log p(x)", f"less {next(iter(WAYS))}'s", "ELBO", "k > 0.7", "seconds"]
-    return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=("left", *("right",) * 5))
+    return right_aligned(lines, header, tablefmt)
 
 
 def with_error(values: list[float]) -> str:
-    of = torch.tensor(values, dtype=torch.float64)
-    return f"{of.mean():.2f}" + (f" ({of.std() / math.sqrt(len(of)):.2f})" if len(of) > 1 else "")
+    mean, error = mean_and_error(values)
+    return f"{mean:.2f}" + ("" if error is None else f" ({error:.2f})")
 
 
 if __name__ == "__main__":
