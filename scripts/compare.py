@@ -38,11 +38,11 @@ def main(
     Args:
         folder: the run, as scripts/train.py kept it
         objectives: names, or name:setting=value,...
-        num_particles: draws of z per datum; every objective with each
+        num_particles: draws of z per datum; every objective is measured with each number
         repeats: independent gradients of each
-        num_data: so many of the first test data, of which a gradient is the mean
-        max_seconds: then no more repeats are begun, and what there is is kept
-        data_root: folder of the image sets, where it is not the one that the run was trained from
+        num_data: a gradient is the mean over the first so many test data
+        max_seconds: begin no more repeats after this time, and keep those that are done
+        data_root: folder of the image sets, if they have moved since the training
         device: auto, cpu, cuda, ...
         seed: fixes the draws
         overwrite: replace an earlier comparison
@@ -55,7 +55,7 @@ def main(
         run.vae.model,
         run.vae.guide,
         *args,
-        objectives=[maker(text) if ":" in text else text for text in objectives],
+        objectives=[objective_maker(text) if ":" in text else text for text in objectives],
         num_particles=num_particles,
         repeats=repeats,
         max_seconds=max_seconds,
@@ -65,12 +65,15 @@ def main(
     print(f"{num_data:,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")
 
 
-def maker(text: str) -> Callable[[int], PyroELBO | None]:
-    """The objective of `name:setting=value,...` for a number of particles, under that name; None of too few."""
+def objective_maker(text: str) -> Callable[[int], PyroELBO | None]:
+    """Returns a function that makes the objective `name:setting=value,...` for a number of particles.
 
-    rule = "num_particles must be said by --num-particles, and not in --objectives"
-    require("num_particles" not in text, f"{rule}, got {text}")
-
+    The function is named like the text, and returns None for too few particles.
+    """
+    require(
+        "num_particles" not in text,
+        f"num_particles must be given by --num-particles, and not in --objectives, got {text}",
+    )
     least = getattr(OBJECTIVES.get(text.partition(":")[0]), "min_particles", 1)
 
     def make(num_particles: int) -> PyroELBO | None:

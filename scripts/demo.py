@@ -1,4 +1,4 @@
-"""One VAE on the ring of Gaussians, trained with the ELBO and with IWAE-50, and measured against the truth.
+"""Trains one VAE on the ring of Gaussians with the ELBO and with IWAE-50, and measures both against the truth.
 
 make demo, or: python scripts/demo.py --seed 1
 """

@@ -40,12 +40,12 @@ def main(
     Args:
         folder: the run, as scripts/train.py kept it
         num_samples: draws per datum for log p(x)
-        num_data: so many of the first test data (default: all)
-        data_root: folder of the image sets, where it is not the one that the run was trained from
+        num_data: the first so many test data (default: all)
+        data_root: folder of the image sets, if they have moved since the training
         device: auto, cpu, cuda, ...
         seed: fixes the draws
-        methods: estimates of log p(x) beside each other instead: elbo, iwae_K, is_S, ais_T, ais_prior_T; writes
-            estimates.json, estimates.md and figures/estimates.png
+        methods: compare estimates of log p(x) instead: elbo, iwae_K, is_S, ais_T, ais_prior_T; writes estimates.json,
+            estimates.md and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
     run, first = pv.load_run(folder, data_root), Workers().is_first

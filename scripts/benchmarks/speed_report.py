@@ -8,6 +8,7 @@ COLUMNS = ("stock Pyro", "plain PyTorch", "NumPyro", "ours eager", "ours", "floo
 
 
 def report(results: dict, tablefmt: str) -> str:
+    """Returns the tables of the results, with a line above each."""
     lines, ratios, checks = [], [], []
     for row in results["rows"]:
         ms = row["ms"]

@@ -84,7 +84,7 @@ for command, said in {
     "race.py --seeds": "seeds must hold at least one, got none",
     "race.py --seeds -1": "seed must be a whole number >= 0, got -1",
     "race.py --seeds 1 1": r"seeds must differ, got \(1, 1\): .+",
-    "race.py --objective dreg": "objective must be said in --objectives, got --objective 'dreg'",
+    "race.py --objective dreg": "objective must be given in --objectives, got --objective 'dreg'",
     "race.py --patience 2": "patience must be None in a race, got 2",
     "race.py --objectives": "objectives must hold at least one",
     "race.py --objectives elbo elbo": "objectives must differ, got elbo, elbo",

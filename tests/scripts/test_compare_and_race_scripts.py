@@ -118,7 +118,7 @@ def test_estimators_compared_on_a_run(tmp_path):
 
 
 def test_an_objective_with_settings_is_left_out_where_it_needs_more_particles_as_by_its_name():
-    maker = names_of("compare.py")["maker"]
+    objective_maker = names_of("compare.py")["objective_maker"]
     for text, fewest in (("vimco:chunk_size=2", 2), ("miwae:num_batches=3", 1)):
-        assert [maker(text)(number) is None for number in (1, 2)] == [fewest > 1, False]
-        assert maker(text).__name__ == text
+        assert [objective_maker(text)(number) is None for number in (1, 2)] == [fewest > 1, False]
+        assert objective_maker(text).__name__ == text
