@@ -62,7 +62,7 @@ def main(
 
 
 def draw(runs: dict[str, pv.Run]) -> Figure:
-    """The data, and under each training the samples and the latent space."""
+    """Draws the data, and for each training its samples and latent space."""
     figure = Figure(figsize=(15, 3.4), layout="constrained")
     axes = figure.subplots(1, 1 + 2 * len(runs))
     data = next(iter(runs.values())).data

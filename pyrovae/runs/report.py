@@ -28,7 +28,7 @@ log-density, and log p(x) does not exist.
 An autoencoder: the number above is log p(x|z) at its code, higher is better, and log p(x) does not exist.
 """,
 }
-OBJECTIVES_THAT_HOLD_THE_ELBO = (
+ELBO_OBJECTIVES = (
     "elbo",
     "elbo_analytic_kl",
     "elbo_enumerated",
@@ -36,8 +36,8 @@ OBJECTIVES_THAT_HOLD_THE_ELBO = (
     "score_function",
 )
 NOTE_ON_OTHER_OBJECTIVES = """\
-Training with another bound than the ELBO leaves the ELBO free: the same training on another processor, or with another
-number of threads, may end with an ELBO that differs by many nats, and its Monte Carlo error does not show this.
+Training with another bound than the ELBO does not determine the ELBO: the same training on another processor, or with
+another number of threads, may end with an ELBO that differs by many nats, and its Monte Carlo error does not show this.
 """
 
 
@@ -51,7 +51,7 @@ def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> 
     table = results_table({"value": evaluation}, "github")
     figures = save_figures(run)
     note = NOTES_WITHOUT_DENSITY.get(evaluation["measure"], NOTE_ON_BOUNDS)
-    if evaluation["measure"] == "ELBO" and run.config.objective not in OBJECTIVES_THAT_HOLD_THE_ELBO:
+    if evaluation["measure"] == "ELBO" and run.config.objective not in ELBO_OBJECTIVES:
         note += f"\n{NOTE_ON_OTHER_OBJECTIVES}"
     if evaluation["collapse"]:
         note += f"\n{evaluation['collapse']}.\n"

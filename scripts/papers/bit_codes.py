@@ -94,7 +94,7 @@ def main(
             bits.load_state_dict(vae.state_dict())
             torch.manual_seed(seed)
             found = pv.log_marginal(bits.model, bits.guide, x, num_samples=num_samples)
-            share = None if math.isnan(found.share_unreliable) else found.share_unreliable  # of few samples
+            share = None if math.isnan(found.share_unreliable) else found.share_unreliable  # nan for few samples
             runs.append({
                 "way": name, "seed": seed, "elbo": found.bounds[0].mean().item(), "log_px": found.mean,
                 "log_px_error": found.monte_carlo_error, "log_px_data_error": found.data_error,

@@ -92,7 +92,7 @@ def results(settings: dict, found: dict[str, pv.Comparison], lines: list[Line], 
             "side": line.side,
             "estimator": line.estimator,
             "theory": line.theory,
-            "power": None if math.isnan(line.slope.value) else line.slope.value,  # JSON has no word for nan
+            "power": None if math.isnan(line.slope.value) else line.slope.value,  # JSON has no nan
             "standard_error": None if math.isnan(line.slope.error) else line.slope.error,
             "fitted": line.fitted,
         }

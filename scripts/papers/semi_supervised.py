@@ -56,7 +56,7 @@ class M2(nn.Module):
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         with pyro.plate("data", len(x), dim=-1):
             if y is None:
-                # A decoder that has not learned yet what y is would not teach the classifier digits.
+                # A decoder that has not learned yet what y means would teach the classifier something other than digits.
                 logits = self.classifier(x).detach() if self.warming_up else self.classifier(x)
                 y = pyro.sample("y", dist.OneHotCategorical(logits=logits))  # all ten, left of the data dimension
             loc, log_variance = self.encoder(x, y).unbind(-2)
@@ -134,7 +134,7 @@ def main(
     for seed in seeds:
         try:
             rows.append({"seed": seed, **run(data, seed, settings)})
-        except ValueError as error:  # Pyro's validation, over many lines: a parameter of a distribution is none
+        except ValueError as error:  # Pyro's validation, in many lines: a parameter is not in its domain
             raise FloatingPointError(f"training diverged with seed {seed} ({first_line(error)})") from error
         print(line(rows[-1]), flush=True)
         content = {"num_train": num_train, **vars(settings), "num_test": len(data.test_x), "runs": rows}
@@ -147,7 +147,7 @@ def main(
 
 
 def run(data: pv.Dataset, seed: int, settings: Settings) -> dict[str, float]:
-    """Both classifiers from the same start, for as many steps, on the same labelled images."""
+    """Trains both classifiers from the same start, for as many steps, on the same labelled images."""
     torch.manual_seed(seed)
     rows = labelled_rows(data.train_y, settings.num_labelled)
     y = one_hot(data.train_y, NUM_CLASSES).to(data.train_x.dtype)

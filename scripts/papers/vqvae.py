@@ -16,7 +16,7 @@ from pyrovae.cli import run_script
 from pyrovae.common import require_seed
 from pyrovae.runs import require_new_folder
 
-NUM_IMAGES_FOR_RESTARTS = 1_000  # unused codes are replaced by tokens of so many training images
+NUM_IMAGES_FOR_RESTARTS = 1_000  # their tokens replace unused codes
 
 
 def main(

@@ -13,7 +13,7 @@ from pyrovae.common import write_text
 
 
 def write_results(folder: Path, content: object) -> None:
-    """Writes results.json; called after every run, it keeps what an interruption would lose."""
+    """Writes results.json. Call it after every run, so that an interruption loses nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
@@ -29,7 +29,7 @@ def write_report(folder: Path, text: str, figures: Mapping[str, Figure] | None =
 
 
 def right_aligned(lines: Sequence[Sequence], header: Sequence[str], tablefmt: str = "simple", left: int = 1) -> str:
-    """Returns a table with all columns aligned to the right except for the first `left`."""
+    """Returns a table with all columns aligned to the right, except for the first `left` columns."""
     columns = ("left",) * left + ("right",) * (len(header) - left)
     return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=columns)
 

@@ -1,4 +1,4 @@
-"""What fit, log_marginal and evaluate are given besides the data, and refuse."""
+"""Arguments besides the data that fit, log_marginal and evaluate refuse."""
 
 import math
 import re

@@ -73,7 +73,7 @@ for likelihood, value, rule in (
 
 X, Y = torch.zeros(5, 3), torch.zeros(5, dtype=torch.long)
 labels = {"condition": pv.OneHot(3)}
-# To fit more labels than conditions are no error: loaders of unconditional models yield them, too.
+# `fit` accepts more labels than conditions: loaders of unconditional models yield them, too.
 add_batch("label: too many", (X, Y, Y), "y must hold 1 conditions, got 2", ESTIMATES, **labels)
 add_batch("label: missing", (X,), "y must hold 1 conditions, got 0", **labels)
 for name, y, said in (

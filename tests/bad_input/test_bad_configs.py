@@ -20,7 +20,7 @@ CHOICE = ("nope", "", "ReLU", "MNIST", "a\nb", 3, 1.5, True, ["elbo"], {})
 COUNT = (0, -1, 1.5, 2.0, True, "3", "a\nb", math.nan, math.inf, [1])
 POSITIVE = (0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, "1", "a\nb", True, [1.0])
 OF_OTHERS = "one of num_particles, chunk_size with objective elbo"
-# Fields, what each must be, and what it is instead in the config of a run on points.
+# Fields, what each must be, and wrong values of it in the config of a run on points.
 BAD_FIELDS = (
     (
         "dataset activation network posterior prior objective beta_schedule schedule nonfinite",
@@ -45,7 +45,7 @@ BAD_FIELDS = (
 
 
 def add_field(field: str, rule: str, value: object, named: object = None, **others) -> None:
-    """`named` is the part of `value` that the line names, where it is not the whole."""
+    """Adds a field with a wrong value; `named` is the part of it that the line names, if not all of it."""
     found = re.escape(repr(value if named is None else named))
     said = f"{field} {found} {rule}" if rule == IMAGES_ONLY else f"{field} must be {rule}[,;] got {found}"
     where = "".join(f", {name} {other}" for name, other in others.items())

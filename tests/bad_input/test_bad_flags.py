@@ -114,7 +114,7 @@ for command, said in {
     "papers/semi_supervised.py --alpha 0": "alpha must be a finite number > 0, got 0.0",
 }.items():
     add_script(command, said)
-for command, said in {  # what is seen once there are images
+for command, said in {  # found once there are images
     "papers/vqvae.py --num-codes 1": "num_codes must be a whole number >= 2, got 1",
     "papers/vqvae.py --hidden 0": "hidden must be a whole number >= 1, got 0",
     "papers/vqvae.py --commitment 0": "commitment must be a finite number > 0, got 0.0",

@@ -46,7 +46,7 @@ for name, said, uses in (
         add(f"pair: {name}, {use}", said, ON_PAIRS[use], PAIRS[name])
 for objective in (*pv.objectives.OBJECTIVES, pyro.infer.RenyiELBO(alpha=0, num_particles=5)):
     if objective in ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic", "elbo_enumerated"):
-        continue  # which train it
+        continue  # they train it
     said = r'.+ needs a reparameterised guide, and site "z" has no rsample: use .+'
     many = {"num_particles": 5} if objective in ABOUT_MANY else {}
     call = partial(pv.fit, discrete_pair(), torch.ones(6, 3), epochs=1, objective=objective, **many)

@@ -46,7 +46,7 @@ for name, said in {
 
 
 def go_on(hidden=(8,), **changes) -> None:
-    """The training of the run, with changes."""
+    """Continues the training of the run, with changes."""
     same = {"epochs": 2, "batch_size": 1_000, "seed": 0, "progress": False}
     vae, kept = build_vae(RunConfig(**{**files.SMALL, "hidden": hidden}), (2,)), Checkpoints(files.RUN)
     pv.fit(vae, pv.load("ring"), checkpoints=kept, **{**same, **changes})

@@ -28,7 +28,7 @@ FILES = {
 }
 NUM_TRAIN, NUM_VALIDATION = 40, 10
 
-# Kind of data: the fields that ask for it. Points are one latent wide, so that their quadrature is a line.
+# By kind of data, the fields that ask for it. Points have one latent dimension, so that their quadrature is a line.
 KINDS = {
     "points": {"dataset": "ring", "latent_dim": 1, "batch_size": 2_000},
     "static": {"dataset": "mnist", "binarize": "static"},
@@ -36,7 +36,7 @@ KINDS = {
     "grey": {"dataset": "mnist", "binarize": "none"},
     "dequantised": {"dataset": "mnist", "binarize": "dequantise"},
 }
-# tanh: of so few units relu may leave none that trains.
+# tanh, as relu may leave none of so few units that trains.
 NETWORK_FIELDS = {"mlp": {"hidden": (5,), "activation": "tanh"}, "conv": {"hidden": (3, 2), "activation": "tanh"}}
 OBJECTIVES = {
     "elbo": {"objective": "elbo", "num_particles": 2, "beta": 2.0, "beta_schedule": "linear"},
@@ -52,7 +52,7 @@ def likelihoods_of(kind: str) -> tuple[str, ...]:
 
 
 def supported() -> dict[str, dict]:
-    """Every combination that a config takes, by a readable name."""
+    """Returns every combination that a config accepts, by a readable name."""
     found = {}
     for kind, network in itertools.product(KINDS, NETWORK_FIELDS):
         if kind == "points" and network == "conv":
@@ -71,7 +71,7 @@ SUPPORTED = supported()
 
 @pytest.fixture(scope="module", autouse=True)
 def data_root(tmp_path_factory):
-    """A folder of tiny images in MNIST's format, with few of them held out for validation."""
+    """Makes a folder of tiny images in MNIST's format, with few of them held out for validation."""
     root = tmp_path_factory.mktemp("images")
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -81,7 +81,7 @@ def data_root(tmp_path_factory):
         (raw / name).write_bytes(idx(array))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pv.data.dataset, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
-        # The evaluation's own numbers of draws are for numbers to be read: here it only has to run.
+        # The evaluation only has to run here, so that few draws do.
         for module in (pv.runs.measures, pv.evaluation.evaluation):
             patch.setattr(module, "ELBO_DRAWS", 3)
         for module in (pv.runs.measures, pv.runs.tables):
@@ -96,7 +96,7 @@ def config_of(fields: dict, data_root, **changes) -> pv.RunConfig:
 
 
 def log_densities(vae, args, z):
-    """log p(x|z, y) and log q(z|x, y), each `(batch,)`; of an autoencoder the code itself in place of the second."""
+    """Returns log p(x|z, y) and log q(z|x, y), each `(batch,)`; for an autoencoder the code in place of the second."""
     x, *y = args
     with torch.no_grad():
         q = vae.encode(x, *y)
@@ -138,7 +138,7 @@ def test_every_supported_run_trains_saves_loads_and_evaluates(name, data_root, t
     assert result["measure"] == ("reconstruction" if config.posterior == "delta" else usual)
     assert (result["log_px"] is not None) == (result["iwae_2"] is not None) == density
     assert not density or (math.isfinite(result["log_px"]) and math.isfinite(result["iwae_2"]))
-    if not (config.conditional and config.dataset == "ring"):  # of labels the mass may lie beyond the grid
+    if not (config.conditional and config.dataset == "ring"):  # with labels the mass may lie beyond the grid
         assert (result["log_px_quadrature"] is not None) == (density and config.dataset == "ring")
     assert (result["active_units"] is not None) == (config.posterior == "diagonal")
     assert result["measure"].split()[0] in results_table({"run": result})
@@ -169,7 +169,7 @@ def test_the_protocol_leaves_out_no_name_that_a_config_knows():
     assert {f["objective"] for f in parts if "objective" in f} | set(OTHER_OBJECTIVES) == set(EVERY_OBJECTIVE)
 
 
-# The objectives that are not crossed with everything: by name alone, on points, on images and on labels.
+# The objectives that are not combined with everything: by name alone, on points, images and labels.
 CROSSED = {o["objective"] for o in OBJECTIVES.values()}
 OTHER_OBJECTIVES = [name for name in EVERY_OBJECTIVE if name not in (*CROSSED, "elbo_enumerated")]
 SOME = {
@@ -178,7 +178,7 @@ SOME = {
 }
 
 
-# Parts as a config says them; what goes with what is test_parts.py's.
+# Parts as a config names them; test_parts.py tests which go together.
 PARTS = {
     "full covariance, mixture": {"posterior": "full_covariance", "prior": "mixture", "num_components": 3},
     "flow, vamp": {"posterior": "flow", "prior": "vamp", "num_components": 4},
@@ -232,7 +232,7 @@ def test_every_other_objective_trains_saves_and_loads(objective, kind, data_root
 
 
 def unsupported() -> dict[str, tuple[dict, str]]:
-    """Name to (fields, the start of the one line that refuses them)."""
+    """Returns by name the fields, and the start of the line that refuses them."""
     found = {}
     for kind in KINDS:
         for likelihood in sorted(set(LIKELIHOOD_MAKERS) - set(likelihoods_of(kind))):

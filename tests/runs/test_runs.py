@@ -96,7 +96,7 @@ def test_a_run_that_was_not_begun_begins_and_one_without_an_epoch_cannot_be_look
     config = pv.RunConfig(**SMALL)
     run = train_run(config, tmp_path / "new", resume=True)
     assert run.history.epoch == [1, 2]
-    (tmp_path / "new/checkpoint.pt").unlink()  # the first of all is left
+    (tmp_path / "new/checkpoint.pt").unlink()  # the first checkpoint of all is left
     with pytest.raises(pv.InputError, match="was interrupted before its first epoch ended"):
         pv.load_run(tmp_path / "new")
     (tmp_path / "new/checkpoint-previous.pt").unlink()
@@ -126,7 +126,7 @@ def test_a_run_that_may_only_be_read_is_loaded(trained, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write to a folder that is read-only
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write to a read-only folder
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert pv.load_run(trained.folder).history == trained.history
     with pytest.raises(pv.InputError, match=r"must be writable, and .* is not \(Permission denied\)"):
@@ -229,7 +229,7 @@ def test_tensorboard_has_the_history_and_samples_also_of_a_run_that_goes_on(tmp_
         train_run(config, folder, checkpoint_epochs=1, on_epoch=interrupted)
     run = train_run(config, folder, resume=True, on_epoch=TensorBoard())
     plain = train_run(config, tmp_path / "plain")
-    assert run.history.loss == plain.history.loss  # to draw moves no random numbers
+    assert run.history.loss == plain.history.loss  # drawing does not change the training's random numbers
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
     assert [event.value for event in events.Scalars("elbo")] == pytest.approx(run.history.elbo, rel=1e-6)
@@ -244,7 +244,7 @@ def test_tensorboard_that_is_not_there_is_said_before_training(monkeypatch):
 
 
 def test_a_measure_that_is_known_of_one_run_alone_is_unknown_of_the_other():
-    """An error of quadrature that is infinite for one datum: the table would end in a traceback."""
+    """The error of quadrature was infinite for one datum, and the table ended in a traceback."""
     names = ("elbo", "iwae_50", "log_px")
     known = dict.fromkeys(names, -2.0) | {f"{name}_standard_error": 0.1 for name in names}
     known |= {"log_px_data_error": 0.01, "share_pareto_k_above_0.7": 0.1, "active_units": 2, "measure": "ELBO"}

@@ -18,7 +18,7 @@ def test_runs_that_are_killed_go_on_to_the_bit(tmp_path):
 
 
 def test_processes_beside_threads_in_small(tmp_path):
-    """The whole takes a minute; what it launches and how it counts do not."""
+    """The whole benchmark takes a minute; its launches and its arithmetic do not."""
     scaling = names_of("benchmarks/scaling.py")
     small = ("--dataset", "ring", "--hidden", 4, "--epochs", 2, "--batch-size", 500)
     scaling["launch"]("train.py", (2, 1), *small, "--out", tmp_path / "run")
