@@ -57,9 +57,8 @@ def draw(results: dict) -> Figure:
     for index, column in enumerate(columns):
         shown = [(place, values[column]) for place, values in enumerate(relative) if column in values]
         places = [place + 0.16 * (index - 2) for place, _ in shown]
-        axes.bar(
-            places, [value - 1 for _, value in shown], 0.15, bottom=1, label=column
-        )  # bars that point up are slower than ours
+        # A bar that points up is slower than ours.
+        axes.bar(places, [value - 1 for _, value in shown], 0.15, bottom=1, label=column)
     axes.axhline(1, color="black", linewidth=1, label="ours")
     axes.set_xticks(range(len(names)), names)
     axes.set_yscale("log")

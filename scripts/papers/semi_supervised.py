@@ -56,7 +56,7 @@ class M2(nn.Module):
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         with pyro.plate("data", len(x), dim=-1):
             if y is None:
-                # A decoder that has not learned yet what y means would teach the classifier something other than digits.
+                # A decoder that has not learned what y means would teach the classifier something other than digits.
                 logits = self.classifier(x).detach() if self.warming_up else self.classifier(x)
                 y = pyro.sample("y", dist.OneHotCategorical(logits=logits))  # all ten, left of the data dimension
             loc, log_variance = self.encoder(x, y).unbind(-2)
