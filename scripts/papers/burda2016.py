@@ -21,7 +21,7 @@ from pyrovae.common import require, require_count
 from pyrovae.lab.reports import save_race_figure
 
 # Numbers of epochs at the learning rates 1e-3 x 10^(-i / 7).
-SCHEDULES = {"full": tuple(3**i for i in range(8)), "short": (4,) * 8, "smoke": (1, 1)}
+EPOCHS_OF_STAGES = {"full": tuple(3**i for i in range(8)), "short": (4,) * 8, "smoke": (1, 1)}
 BATCH_SIZE, LEARNING_RATE, EPS = 20, 1e-3, 1e-4 / 20
 PUBLISHED = {  # their table 1: NLL, active units
     ("VAE", 1): (86.76, 19), ("VAE", 5): (86.47, 20), ("VAE", 50): (86.35, 20),
@@ -71,7 +71,7 @@ def main(
         for name, size in PUBLISHED
         if size in k
     }
-    folder, epochs = Path(out) / schedule, SCHEDULES[schedule]
+    folder, epochs = Path(out) / schedule, EPOCHS_OF_STAGES[schedule]
     settings = {
         "batch_size": BATCH_SIZE, "lr": LEARNING_RATE, "optimizer": partial(torch.optim.Adam, fused=True, eps=EPS),
         "device": device, "held_out": data.test_x[torch.arange(num_data) * most // num_data],

@@ -51,7 +51,7 @@ def miwae_in_m(number: int) -> MIWAE:
 
 
 IN_M = miwae_in_m.__name__
-BESIDE, IN_BATCHES = ("sticking_the_landing", "dreg", "ciwae", naive_path), (miwae, piwae)
+BESIDE_IWAE, IN_BATCHES = ("sticking_the_landing", "dreg", "ciwae", naive_path), (miwae, piwae)
 # The signal-to-noise ratio grows as a power of the draws; here are the powers for the model and for the guide.
 # Rainforth et al. 2018, theorem 1; for DReG's guide Tucker et al. 2019, arXiv:1810.04152. The signal of the ELBO's
 # gradients does not vanish, and they are half of CIWAE's. None: the gradient of the model is IWAE's.
@@ -97,7 +97,7 @@ def measure(vae: pv.LinearGaussianVAE, x: torch.Tensor, repeats: int, most: int,
     plans: dict[str, tuple[tuple[str | Callable, ...], list[int], int]] = {
         "iwae": (("iwae",), few, EXTRA_REPEATS * repeats),
         "iwae, large K": (("iwae",), many, repeats),
-        "beside": (BESIDE, few, repeats),
+        "beside": (BESIDE_IWAE, few, repeats),
         "in batches": (IN_BATCHES, [size for size in few if size >= NUM_BATCHES], repeats),
         "in M": ((miwae_in_m,), powers_of_two(min(most // K_IN_M, MAX_M)), repeats),
     }

@@ -97,9 +97,9 @@ def test_burdas_table_in_small(tmp_path):
 
 def test_burdas_learning_rates_and_the_floor_of_adam():
     script = names_of("papers/burda2016.py")
-    assert sum(script["SCHEDULES"]["full"]) == 3_280
+    assert sum(script["EPOCHS_OF_STAGES"]["full"]) == 3_280
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=script["LEARNING_RATE"])
-    schedule, rates = script["stages"](optimizer, script["SCHEDULES"]["full"]), []
+    schedule, rates = script["stages"](optimizer, script["EPOCHS_OF_STAGES"]["full"]), []
     for _ in range(3_280):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
