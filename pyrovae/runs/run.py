@@ -44,6 +44,7 @@ class Run:
 
     @cached_property
     def data(self) -> Dataset:
+        """Returns the data set, which is loaded when it is first asked for."""
         return self.load_data()
 
 
