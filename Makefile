@@ -32,7 +32,7 @@ notebooks: $(INSTALLED)  ## executes every notebook in full and keeps its figure
 
 benchmark: $(INSTALLED)  ## steps and log p(x) beside stock Pyro, PyTorch and NumPyro; leave the machine to it
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[benchmark]'
-	$(BIN)/python scripts/benchmark.py --full
+	$(BIN)/python scripts/benchmarks/speed.py --full
 
 clean:
 	rm -rf .venv build dist

@@ -12,12 +12,12 @@ import tyro
 from pyro.infer import ELBO as PyroELBO
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common import check_unwritten, choose_device
-from pyrovae.common.errors import require
+from pyrovae.cli import run_script
+from pyrovae.common import check_unwritten, choose_device, require
 from pyrovae.lab import COMPARISON_FILES, write_comparison
-from pyrovae.objectives.registry import OBJECTIVES, from_text
-from pyrovae.runs.report import first_data
+from pyrovae.objectives import OBJECTIVES
+from pyrovae.objectives.registry import from_text
+from pyrovae.runs import first_test_data
 
 
 def main(
@@ -37,11 +37,11 @@ def main(
     Args:
         folder: the run, as scripts/train.py kept it
         objectives: names, or name:setting=value,...
-        num_particles: draws of z per datum; every objective with each
+        num_particles: draws of z per datum; every objective is measured with each number
         repeats: independent gradients of each
-        num_data: so many of the first test data, of which a gradient is the mean
-        max_seconds: then no more repeats are begun, and what there is is kept
-        data_root: folder of the image sets, where it is not the one that the run was trained from
+        num_data: a gradient is the mean over the first so many test data
+        max_seconds: begin no more repeats after this time, and keep those that are done
+        data_root: folder of the image sets, if they have moved since the training
         device: auto, cpu, cuda, ...
         seed: fixes the draws
         overwrite: replace an earlier comparison
@@ -49,12 +49,12 @@ def main(
     run = pv.load_run(folder, data_root)
     check_unwritten(run.folder, overwrite, COMPARISON_FILES)
     run.vae.to(choose_device(device))
-    args = first_data(run.vae, run.data, num_data)
+    args = first_test_data(run.vae, run.data, num_data)
     comparison = pv.compare(
         run.vae.model,
         run.vae.guide,
         *args,
-        objectives=[maker(text) if ":" in text else text for text in objectives],
+        objectives=[objective_maker(text) if ":" in text else text for text in objectives],
         num_particles=num_particles,
         repeats=repeats,
         max_seconds=max_seconds,
@@ -64,12 +64,15 @@ def main(
     print(f"{num_data:,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")
 
 
-def maker(text: str) -> Callable[[int], PyroELBO | None]:
-    """The objective of `name:setting=value,...` for a number of particles, under that name; None of too few."""
+def objective_maker(text: str) -> Callable[[int], PyroELBO | None]:
+    """Returns a function that makes the objective `name:setting=value,...` for a number of particles.
 
-    rule = "num_particles must be said by --num-particles, and not in --objectives"
-    require("num_particles" not in text, f"{rule}, got {text}")
-
+    The function is named like the text, and returns None for too few particles.
+    """
+    require(
+        "num_particles" not in text,
+        f"num_particles must be given by --num-particles, and not in --objectives, got {text}",
+    )
     least = getattr(OBJECTIVES.get(text.partition(":")[0]), "min_particles", 1)
 
     def make(num_particles: int) -> PyroELBO | None:

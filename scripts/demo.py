@@ -1,4 +1,4 @@
-"""One VAE on the ring of Gaussians, trained with the ELBO and with IWAE-50, and measured against the truth.
+"""Trains one VAE on the ring of Gaussians with the ELBO and with IWAE-50, and measures both against the truth.
 
 make demo, or: python scripts/demo.py --seed 1
 """
@@ -10,10 +10,16 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import require, require_count
-from pyrovae.runs.report import ANOTHER_BOUND, measures, results_table, write_evaluation
-from pyrovae.runs.run import require_new, train_run
+from pyrovae.cli import run_script
+from pyrovae.common import require, require_count
+from pyrovae.runs import (
+    NOTE_ON_OTHER_OBJECTIVES,
+    measure,
+    require_new_folder,
+    results_table,
+    train_run,
+    write_evaluation,
+)
 
 OBJECTIVES = {"ELBO": {"objective": "elbo"}, "IWAE-50": {"objective": "iwae", "num_particles": 50}}
 
@@ -31,7 +37,7 @@ def main(
         out: folder, new or empty (default: runs/demo-DATE-TIME)
     """
     folder = Path(out or f"runs/demo-{datetime.now():%Y%m%d-%H%M%S}")
-    require_new(folder)
+    require_new_folder(folder)
     require_count("num_samples", num_samples)
     require_count("num_data", num_data)
     num_test = len(pv.load("ring", seed=seed).test_x)
@@ -42,13 +48,13 @@ def main(
         config = pv.RunConfig(dataset="ring", epochs=epochs, lr=3e-3, schedule="cosine", seed=seed, **settings)
         runs[name] = train_run(config, folder / name.lower())
         print("measuring on held-out data ...", flush=True)
-        results[name] = measures(runs[name].vae, runs[name].data, num_samples=num_samples, num_data=num_data, seed=seed)
+        results[name] = measure(runs[name].vae, runs[name].data, num_samples=num_samples, num_data=num_data, seed=seed)
         write_evaluation(runs[name], results[name])
     table = results_table({f"{name}-trained": result for name, result in results.items()})
-    print(f"\n{table}\n\n{ANOTHER_BOUND}")
+    print(f"\n{table}\n\n{NOTE_ON_OTHER_OBJECTIVES}")
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     draw(runs).savefig(folder / "demo.png", dpi=120)
-    report = f"# The ring, seed {seed}\n\n```\n{table}\n```\n\n{ANOTHER_BOUND}\n![demo](demo.png)\n"
+    report = f"# The ring, seed {seed}\n\n```\n{table}\n```\n\n{NOTE_ON_OTHER_OBJECTIVES}\n![demo](demo.png)\n"
     (folder / "report.md").write_text(report)
     print(
         f"report: {folder / 'report.md'}; each run with its figures: {', '.join(str(r.folder) for r in runs.values())}"
@@ -56,7 +62,7 @@ def main(
 
 
 def draw(runs: dict[str, pv.Run]) -> Figure:
-    """The data, and under each training the samples and the latent space."""
+    """Draws the data, and for each training its samples and latent space."""
     figure = Figure(figsize=(15, 3.4), layout="constrained")
     axes = figure.subplots(1, 1 + 2 * len(runs))
     data = next(iter(runs.values())).data

@@ -11,14 +11,13 @@ from typing import Annotated
 import tyro
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common import check_unwritten, choose_device, device_of_worker
-from pyrovae.common.workers import Workers
-from pyrovae.runs.report import (
-    ESTIMATES,
-    EVALUATION,
-    first_data,
-    measures,
+from pyrovae.cli import run_script
+from pyrovae.common import Workers, check_unwritten, choose_device, device_of_worker
+from pyrovae.runs import (
+    ESTIMATES_FILES,
+    EVALUATION_FILES,
+    first_test_data,
+    measure,
     results_table,
     write_estimates,
     write_evaluation,
@@ -40,27 +39,27 @@ def main(
     Args:
         folder: the run, as scripts/train.py kept it
         num_samples: draws per datum for log p(x)
-        num_data: so many of the first test data (default: all)
-        data_root: folder of the image sets, where it is not the one that the run was trained from
+        num_data: the first so many test data (default: all)
+        data_root: folder of the image sets, if they have moved since the training
         device: auto, cpu, cuda, ...
         seed: fixes the draws
-        methods: estimates of log p(x) beside each other instead: elbo, iwae_K, is_S, ais_T, ais_prior_T; writes
-            estimates.json, estimates.md and figures/estimates.png
+        methods: compare estimates of log p(x) instead: elbo, iwae_K, is_S, ais_T, ais_prior_T; writes estimates.json,
+            estimates.md and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
     run, first = pv.load_run(folder, data_root), Workers().is_first
     if first:
-        check_unwritten(run.folder, overwrite, ESTIMATES if methods else EVALUATION)
+        check_unwritten(run.folder, overwrite, ESTIMATES_FILES if methods else EVALUATION_FILES)
     run.vae.to(choose_device(device_of_worker(device)))
     if methods:
-        args = first_data(run.vae, run.data, num_data)
+        args = first_test_data(run.vae, run.data, num_data)
         pair = run.vae.model, run.vae.guide, *args
         estimates = pv.evaluate(*pair, methods=methods, dequantised=run.config.binarize == "dequantise", seed=seed)
         if first:
             write_estimates(run.folder, estimates, overwrite)
             print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\nreport: {folder / 'estimates.md'}")
         return
-    evaluation = measures(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
+    evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
     if first:
         write_evaluation(run, evaluation, overwrite)
         print(results_table({str(folder): evaluation}))

@@ -1,4 +1,4 @@
-"""Trains one VAE under several objectives from the same starts, and says which is better by how much.
+"""Trains one VAE with several objectives from the same starts, and says which is better and by how much.
 
 python scripts/race.py --dataset mnist --data-root ../shared/data --objectives elbo iwae dreg --num-particles 16
 python scripts/race.py --objectives elbo "miwae:num_batches=4,num_particles=4" renyi:alpha=0.5 --budget seconds
@@ -11,17 +11,17 @@ from typing import Annotated, Literal
 import tyro
 
 import pyrovae as pv
-from pyrovae.cli.command_line import helpers, is_helper, run_script
-from pyrovae.common.errors import require
+from pyrovae.cli import helpers, is_helper, run_script
+from pyrovae.common import require
 from pyrovae.lab import write_race
 from pyrovae.objectives.registry import from_text
-from pyrovae.runs.run import fit_settings, load_data, unseeded_vae
+from pyrovae.runs import fit_settings, load_data, unseeded_vae
 
 
 @dataclass(frozen=True)
 class Config(pv.RunConfig):
     num_particles: int | None = 16
-    """samples of z per datum in every objective that does not say its own"""
+    """samples of z per datum in every objective without a number of its own"""
 
 
 def main(
@@ -34,22 +34,22 @@ def main(
     processes: int = 1,
     out: str = "runs/race",
 ) -> None:
-    """Race objectives: the same model, starts, data and evaluator; differences in pairs, with their errors.
+    """Race objectives with the same model, starts, data and evaluator; prints paired differences with their errors.
 
     Args:
-        objectives: names, or name:setting=value,...; --num-particles is for all that do not say their own
-        seeds: a run for each, of the initial parameters and training; --seed is that of the data
-        budget: equal epochs; or equal seconds, those that the first objective takes; or both
+        objectives: names, or name:setting=value,...; --num-particles is for those without a number of their own
+        seeds: a run for each, of the initial parameters and training; --seed is for the data
+        budget: equal epochs; equal seconds, as many as the first objective takes; or both
         num_samples: draws of the importance estimate of log p(x)
         num_data: the first so many test data (default: all)
-        processes: how many share the runs
-        out: folder of the runs; those that are finished are not run again
+        processes: how many processes share the runs
+        out: folder of the runs; finished ones are not run again
     """
     usual = Config()
     require(config.patience is None, f"patience must be None in a race, got {config.patience}")
     for name in ("objective", "alpha", "num_batches", "free_bits"):
         value = getattr(config, name)
-        require(value == getattr(usual, name), f"{name} must be said in --objectives, got --{name} {value!r}")
+        require(value == getattr(usual, name), f"{name} must be given in --objectives, got --{name} {value!r}")
     by_name = {text: from_text(text, num_particles=config.num_particles) for text in objectives}
     require(len(by_name) == len(objectives), f"objectives must differ, got {', '.join(objectives)}")
     settings = {name: value for name, value in fit_settings(config).items() if name != "patience"}

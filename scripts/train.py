@@ -14,11 +14,9 @@ from typing import Annotated
 import tyro
 
 import pyrovae as pv
-from pyrovae.cli.command_line import flags_of, reporting
-from pyrovae.common.workers import Workers
-from pyrovae.runs.report import history_table
-from pyrovae.runs.run import CONFIG, train_run
-from pyrovae.runs.tensorboard import Board
+from pyrovae.cli import flags_of, reporting
+from pyrovae.common import Workers
+from pyrovae.runs import CONFIG, TensorBoard, history_table, train_run
 
 
 def main(
@@ -33,11 +31,11 @@ def main(
     """Train a VAE.
 
     Args:
-        config_file: a run's config.json, whose values take the place of the defaults: repeats that run
+        config_file: a run's config.json, whose values replace the defaults, to repeat that run
         out: folder of the run, new or empty (default: runs/DATASET-OBJECTIVE-seedSEED)
-        resume: go on, to the bit, where the run in OUT was broken off; its config.json takes the place of the defaults
+        resume: continue the interrupted run in OUT, to the bit; its config.json replaces the defaults
         checkpoint_minutes: time between two checkpoints
-        checkpoint_epochs: a checkpoint after every so many epochs, too
+        checkpoint_epochs: write a checkpoint after every so many epochs as well
         tensorboard: write scalars and samples for TensorBoard into OUT/tensorboard
     """
     out = out or f"runs/{config.dataset}-{config.objective}-seed{config.seed}"
@@ -47,7 +45,7 @@ def main(
         resume=resume or restarted(),
         checkpoint_minutes=checkpoint_minutes,
         checkpoint_epochs=checkpoint_epochs,
-        watch=Board() if tensorboard else None,
+        on_epoch=TensorBoard() if tensorboard else None,
     )
     if Workers().is_first:
         seconds = sum(run.history.seconds)
@@ -56,7 +54,7 @@ def main(
 
 
 def default_flags(flags: list[str]) -> list[str]:
-    """What `--config`, or the run that is resumed, says in place of the defaults."""
+    """Returns flags that replace the defaults: those of `--config`, or of the run that is resumed."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", nargs="?", type=Path)
     parser.add_argument("--out", nargs="?", type=Path)
@@ -64,7 +62,7 @@ def default_flags(flags: list[str]) -> list[str]:
     try:
         known, _ = parser.parse_known_args(flags)
     except argparse.ArgumentError:
-        return []  # tyro says it better
+        return []  # tyro's message is better
     path = known.config
     if path is None and (known.resume or restarted()) and known.out is not None and (known.out / CONFIG).exists():
         path = known.out / CONFIG
@@ -72,7 +70,7 @@ def default_flags(flags: list[str]) -> list[str]:
 
 
 def restarted() -> bool:
-    """Whether torchrun has started this process again, after one of them had died."""
+    """Returns whether torchrun restarted this process, because one of its processes had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that are damaged, each in one way, below the working folder, for test_bad_input.py."""
+"""Files and folders that are damaged, each in one way, below the working folder, for the tests in bad_input/."""
 
 import functools
 import gzip
@@ -14,7 +14,7 @@ import torch
 from helpers import LABEL_FILES, NUM_TRAIN, idx, write_images
 
 from pyrovae import RunConfig
-from pyrovae.runs.run import train_run
+from pyrovae.runs import train_run
 
 CORRUPT = {
     "empty": lambda content: b"",
@@ -53,7 +53,7 @@ def without(file: str) -> Callable[[], None]:
 
 
 def archived(file: str) -> Callable[[], None]:
-    """What torchvision downloads, which is no help: whole or not."""
+    """Leaves the archive that torchvision downloads in place of the file."""
     return partial(images, partial((RAW / file).rename, RAW / f"{file}.gz"))
 
 
@@ -62,7 +62,7 @@ SMALL = {"dataset": "ring", "hidden": (8,), "epochs": 2, "batch_size": 1_000}
 
 @functools.cache
 def run_files() -> dict[str, bytes]:
-    """What is in the folder of a run."""
+    """Returns the content of each file in the folder of a run."""
     with tempfile.TemporaryDirectory() as folder:
         train_run(RunConfig(**SMALL), Path(folder) / "run", progress=False)
         return {path.name: path.read_bytes() for path in (Path(folder) / "run").iterdir()}
@@ -82,7 +82,7 @@ def damaged(change: Callable[[], object] = lambda: None) -> Callable[[], None]:
 
 
 def each_checkpoint(change: Callable[[Path], object]) -> Callable[[], None]:
-    """Both checkpoints, as the one before stands in for the last."""
+    """Changes both checkpoints, as the previous one replaces a damaged last one."""
     return damaged(lambda: [change(path) for path in RUN.glob("checkpoint*.pt")])
 
 
@@ -91,7 +91,7 @@ def cut(keep: int) -> Callable[[], None]:
 
 
 def content(change: Callable[[dict], object]) -> Callable[[], None]:
-    """Checkpoints that hold what `change` makes of what they held."""
+    """Replaces the content of both checkpoints by what `change` returns for it."""
     return each_checkpoint(lambda path: torch.save(change(torch.load(path)), path))
 
 
@@ -137,7 +137,7 @@ RUNS = {
 
 
 def mine() -> None:
-    """A folder that is not empty, and one that cannot be written to."""
+    """Makes a folder that is not empty, and one that cannot be written to."""
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
     Path("locked").mkdir(mode=0o500)

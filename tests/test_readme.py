@@ -6,7 +6,7 @@ from pathlib import Path
 import pyro
 
 import pyrovae as pv
-from pyrovae.runs.report import results_table
+from pyrovae.runs import results_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,10 +1,40 @@
 """A configured run and its folder: config, model, training, measures, report."""
 
+from pyrovae.runs.build import build_vae, fit_settings, load_data, unseeded_vae
 from pyrovae.runs.config import RunConfig
-from pyrovae.runs.run import Run, load_run
+from pyrovae.runs.held_out import first_test_data
+from pyrovae.runs.measures import measure
+from pyrovae.runs.report import (
+    ESTIMATES_FILES,
+    EVALUATION_FILES,
+    NOTE_ON_OTHER_OBJECTIVES,
+    write_estimates,
+    write_evaluation,
+)
+from pyrovae.runs.run import CONFIG, METRICS, Run, load_run, require_new_folder, train_run
+from pyrovae.runs.tables import history_table, results_table
+from pyrovae.runs.tensorboard import TensorBoard
 
 __all__ = [
+    "CONFIG",
+    "ESTIMATES_FILES",
+    "EVALUATION_FILES",
+    "METRICS",
+    "NOTE_ON_OTHER_OBJECTIVES",
     "Run",
     "RunConfig",
+    "TensorBoard",
+    "build_vae",
+    "first_test_data",
+    "fit_settings",
+    "history_table",
+    "load_data",
     "load_run",
+    "measure",
+    "require_new_folder",
+    "results_table",
+    "train_run",
+    "unseeded_vae",
+    "write_estimates",
+    "write_evaluation",
 ]

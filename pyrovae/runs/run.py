@@ -1,4 +1,4 @@
-"""A run and its folder: config.json, metrics.jsonl and checkpoint.pt, beside what the evaluation adds."""
+"""A training run and its folder: config.json, metrics.jsonl and checkpoint.pt."""
 
 import json
 from collections.abc import Callable
@@ -6,116 +6,35 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-import torch
-
-from pyrovae.common import (
-    InputError,
-    Workers,
-    alone,
-    check_folder,
-    derived_seed,
-    device_of_worker,
-    local_seed,
-    require,
-    require_finite,
-    write_text,
-)
-from pyrovae.data import IMAGE_SETS, NUM_CLASSES, Dataset, load
-from pyrovae.models import (
-    VAE,
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    Gaussian,
-    HeteroscedasticGaussian,
-    Likelihood,
-    OneHot,
-    posteriors,
-    priors,
-)
+from pyrovae.common import InputError, Workers, alone, check_folder, require, require_finite, write_text
+from pyrovae.data import Dataset
+from pyrovae.models import VAE
+from pyrovae.runs.build import build_vae, fit_settings, load_data
 from pyrovae.runs.config import RunConfig
 from pyrovae.training import LOCK, Checkpoints, History, check_fits, fit
 
-
-def load_data(config: RunConfig) -> Dataset:
-    """The data that `config` says."""
-    return load(config.dataset, binarize=config.binarize, data_root=config.data_root, seed=config.seed)
-
-
 CONFIG, METRICS = "config.json", "metrics.jsonl"
-
-LIKELIHOODS: dict[str, Callable[[RunConfig], Likelihood]] = {
-    "bernoulli": lambda config: Bernoulli(),
-    "bernoulli_grey": lambda config: Bernoulli(allow_grey=True),
-    "continuous_bernoulli": lambda config: ContinuousBernoulli(),
-    "gaussian": lambda config: Gaussian(config.scale),
-    "gaussian_learned": lambda config: Gaussian(config.scale, learn_scale=True),
-    "gaussian_predicted": lambda config: HeteroscedasticGaussian(min_scale=config.scale),
-    "categorical": lambda config: Categorical(),
-    "discretized_logistic": lambda config: DiscretizedLogistic(config.scale),
-}
-
-
-def posterior_of(config: RunConfig) -> posteriors.Posterior:
-    if config.layers:
-        between = [(2 * dim, 2 * dim) for dim in config.layers]
-        return posteriors.Layered((config.latent_dim, *config.layers), between, config.activation)
-    settings = {} if config.temperature is None else {"temperature": config.temperature}
-    return posteriors.POSTERIORS[config.posterior](config.latent_dim, **settings)
-
-
-def prior_of(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | None) -> priors.Prior | None:
-    """None of `standard`, which is the posterior's own.
-
-    Pseudo-inputs start as training data drawn with the seed; without data, as zeros in whose place a state comes."""
-    if config.prior == "standard":
-        return None
-    if config.prior == "mixture":
-        return priors.Mixture(config.latent_dim, config.num_components)
-    if config.prior == "vamp":
-        start = torch.zeros(config.num_components, *event_shape)
-        if data is not None:
-            most = len(data.train_x)
-            rule = f"num_components must be <= {most}, the number of training data"
-            require(config.num_components <= most, f"{rule}; got {config.num_components}")
-            start = data.train_x[torch.randperm(most)[: config.num_components]]
-        return priors.Vamp(start, "unit_interval" if config.dataset in IMAGE_SETS else "real")
-    return priors.PRIORS[config.prior](config.latent_dim)
-
-
-def build_vae(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | None = None) -> VAE:
-    """The untrained VAE that `config` says, with the initial parameters that its seed and the data give."""
-    with local_seed(derived_seed(config.seed, "initial parameters")):
-        return unseeded_vae(config, event_shape, data)
-
-
-def unseeded_vae(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | None = None) -> VAE:
-    """The same with initial parameters from torch's generator as it is, whatever the config's seed."""
-    return VAE(
-        event_shape,
-        latent_dim=config.latent_dim,
-        hidden=config.hidden,
-        likelihood=LIKELIHOODS[config.likelihood](config),
-        activation=config.activation,
-        network=config.network,
-        condition=OneHot(NUM_CLASSES[config.dataset]) if config.conditional else (),
-        posterior=posterior_of(config),
-        prior=prior_of(config, event_shape, data),
-        beta=config.beta,
-        data_mean=data.train_mean if data is not None and config.network == "mlp" else None,
-    )
-
-
-def fit_settings(config: RunConfig) -> dict[str, object]:
-    """The keywords of `fit` that say how `config` trains, whatever the objective."""
-    names = ("beta_schedule", "batch_size", "lr", "schedule", "max_grad_norm", "patience", "nonfinite")
-    return {**{name: getattr(config, name) for name in names}, "device": device_of_worker(config.device)}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: its folder, config, trained VAE and history. `data` is loaded when it is first asked for."""
+    """Holds a training run.
+
+    Args:
+        folder: where the run is kept
+        config: everything that decided what was computed
+        vae: the trained VAE
+        history: the record of every epoch
+        load_data: returns the data set; called once, when `data` is first read
+
+    Example:
+        >>> from pyrovae.runs import train_run
+        >>> run = train_run(pv.RunConfig(hidden=(4,), epochs=1, batch_size=1_000), "runs/small", progress=False)
+        >>> run.history.epoch, run.data.name
+        ([1], 'ring')
+        >>> sorted(path.name for path in run.folder.glob("*.json*"))
+        ['config.json', 'metrics.jsonl']
+    """
 
     folder: Path
     config: RunConfig
@@ -125,6 +44,7 @@ class Run:
 
     @cached_property
     def data(self) -> Dataset:
+        """Returns the data set, which is loaded when it is first asked for."""
         return self.load_data()
 
 
@@ -136,24 +56,40 @@ def train_run(
     checkpoint_minutes: float = 1.0,
     checkpoint_epochs: int | None = None,
     progress: bool | None = None,
-    watch: Callable[["Run", dict[str, float | None]], None] | None = None,
+    on_epoch: Callable[["Run", dict[str, float | None]], None] | None = None,
 ) -> Run:
-    """Trains what `config` says and keeps it in `folder`, which must not exist or be empty.
+    """Trains what `config` describes and keeps the run in a folder.
 
-    A checkpoint and config.json are there before the first step; metrics.jsonl has a line more after every epoch, and
+    config.json and a first checkpoint are written before the first step. After every epoch metrics.jsonl gets a line.
     checkpoint.pt is replaced every `checkpoint_minutes`, after every `checkpoint_epochs` epochs, at Ctrl-C or SIGTERM,
-    and at the end (see `Checkpoints`). With `resume` a run that was broken off goes on from there, to the bit, and one
-    that was not begun begins. `watch` is called after every epoch, with the run and the record of its history. Raises
-    `InputError` on bad input, before anything is written.
+    and at the end (see `Checkpoints`).
+
+    Args:
+        config: everything that decides what is computed
+        folder: new or empty, unless the run is resumed
+        resume: continue a run that was interrupted, to the bit; a run that was never begun begins
+        checkpoint_minutes: time between two checkpoints
+        checkpoint_epochs: epochs between two checkpoints, in addition (default: by the clock alone)
+        progress: show a progress bar (default: on a terminal)
+        on_epoch: called after every epoch with the run and the record of that epoch
+
+    Returns:
+        The run, its VAE trained.
+
+    Raises:
+        InputError: `folder` cannot be used, holds a run of another config, or the data do not suit `config`; nothing
+            has been written then
+        FloatingPointError: the training diverged
     """
     folder, first = Path(folder), Workers().is_first
     if resume and (folder / CONFIG).exists():
         _check_same(config, RunConfig.load(folder / CONFIG), folder)
-    elif resume and folder.is_dir() and Checkpoints(folder).paths:  # killed between its first checkpoint and its config
+    elif resume and folder.is_dir() and Checkpoints(folder).paths:
+        # The run was killed after its first checkpoint was written and before its config was.
         begun = Checkpoints(folder).load().get("config", {})
         _check_same(config, RunConfig.from_dict(begun), folder)
-    elif first:  # which makes it: the others may come later
-        require_new(folder)
+    elif first:  # the first process makes the folder, maybe before another looks at it
+        require_new_folder(folder)
     data = load_data(config)
     vae = build_vae(config, data.event_shape, data)
     extra = {"event_shape": vae.event_shape, "config": config.to_dict()}
@@ -174,9 +110,9 @@ def train_run(
         if first:
             with open(folder / METRICS, "a") as file:
                 file.write(_line(record))
-            if watch is not None:
+            if on_epoch is not None:
                 with alone():
-                    watch(run, record)
+                    on_epoch(run, record)
 
     fit(
         vae,
@@ -195,10 +131,21 @@ def train_run(
 
 
 def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
-    """The run that `train_run` or `scripts/train.py` kept in `folder`, its VAE on the CPU.
+    """Returns the run that `train_run` or `scripts/train.py` kept in a folder, with its VAE on the CPU.
 
-    `data_root` replaces the config's, where the data have moved. Raises `InputError` where a file is missing, damaged,
-    or does not fit the architecture that config.json says.
+    Args:
+        folder: the run's folder
+        data_root: folder of the image sets, in place of the one in the config, if the data have moved
+
+    Raises:
+        InputError: a file is missing or damaged, or the checkpoint does not fit the architecture in config.json
+
+    Example:
+        >>> from pyrovae.runs import train_run
+        >>> _ = train_run(pv.RunConfig(hidden=(4,), epochs=2, batch_size=1_000), "runs/again", progress=False)
+        >>> run = pv.load_run("runs/again")
+        >>> run.history.epoch, run.vae.latent_dim
+        ([1, 2], 2)
     """
     folder = Path(folder)
     require(folder.is_dir(), f"run folder {folder} does not exist")
@@ -214,25 +161,31 @@ def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
             history.append(record)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the checkpoint in {folder} is not one of a run ({type(error).__name__}: {error})") from error
-    require(len(history.epoch) > 0, f"the run in {folder} was broken off before its first epoch ended")
+    require(len(history.epoch) > 0, f"the run in {folder} was interrupted before its first epoch ended")
     vae = build_vae(config, event_shape)
     check_fits(f"the checkpoint in {folder}", CONFIG, vae.state_dict(), state)
     for name, value in state.items():
         require_finite(f"{name} in the checkpoint in {folder}", value)
     vae.load_state_dict(state)
-    vae.set_beta(config.beta)  # a run that broke off was saved at what its schedule had reached
+    vae.set_beta(config.beta)  # an interrupted run was saved at the beta that its schedule had reached
     return Run(folder, config, vae.eval(), history, partial(load_data, config))
 
 
-def require_new(folder: Path) -> None:
-    """`folder` can be made, or is empty: nothing in it would be overwritten."""
+def require_new_folder(folder: Path) -> None:
+    """Checks that `folder` is empty or can be made, so that nothing in it would be overwritten.
+
+    Raises:
+        InputError: it holds files, is a file, or cannot be written to
+    """
     check_folder(folder, "out")
-    rest = (path.name for path in folder.iterdir()) if folder.exists() else ()
-    holds_files = any(name != LOCK and not name.endswith(".tmp") for name in rest)  # which a killed run leaves
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    # A run that was killed leaves its lock and temporary files.
+    holds_files = any(name != LOCK and not name.endswith(".tmp") for name in names)
     require(not holds_files, f"out must be a new or empty folder, and {folder} holds files")
 
 
 def _check_same(config: RunConfig, begun: RunConfig, folder: Path) -> None:
+    """Raises `InputError` unless `config` is what the run in `folder` was begun with."""
     for name, was in begun.to_dict().items():
         now = config.to_dict()[name]
         require(was == now, f"the run in {folder} was begun with {name} {was!r}, and {name} is now {now!r}")

@@ -1,8 +1,8 @@
-"""What the check of pair and objective costs a step of plain SVI: with it over without it, step by step in turns.
+"""Times a step of plain SVI with the check of pair and objective and without it, in turns.
 
-    python scripts/benchmarks/gate.py
+python scripts/benchmarks/gate.py
 
-"Without" is the same step with the check taken out. The first step, in which a pair is looked at, is timed by itself.
+"Without" is the same step with the check taken out. The first step, which checks the pair, is timed by itself.
 """
 
 import statistics
@@ -15,9 +15,10 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 
 import pyrovae as pv
+from pyrovae.cli import run_script
+from pyrovae.common import require_count
 from pyrovae.programs import gate
 
-STEPS = 600
 CASES = {
     "ring, 2-16-2, batch 128, ELBO(1)": ((2,), {"latent_dim": 2, "hidden": (16,)}, 128, pv.objectives.ELBO()),
     "ring, 2-16-2, batch 128, DReG(8)": ((2,), {"latent_dim": 2, "hidden": (16,)}, 128, pv.objectives.DReG(8)),
@@ -34,7 +35,13 @@ def without_gate():
         gate.check_once = check_once
 
 
-def main() -> None:
+def main(steps: int = 600) -> None:
+    """Print milliseconds per step with the check and without it.
+
+    Args:
+        steps: how many of each kind
+    """
+    require_count("steps", steps)
     for name, (shape, settings, batch, objective) in CASES.items():
         pyro.clear_param_store()
         torch.manual_seed(0)
@@ -44,7 +51,7 @@ def main() -> None:
         svi.step(x)
         first = time.perf_counter() - started
         times = {True: [], False: []}
-        for step in range(2 * STEPS):
+        for step in range(2 * steps):
             checked = step % 2 == 0
             started = time.perf_counter()
             if checked:
@@ -61,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

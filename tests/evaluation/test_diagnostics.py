@@ -11,7 +11,7 @@ from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 
 import pyrovae as pv
 from pyrovae.evaluation.diagnostics import LatentUse, elbo_terms, kl_per_dimension, latent_use, sample_diversity
-from pyrovae.runs.report import measures, results_table
+from pyrovae.runs import measure, results_table
 
 
 def linear_vae(loc, log_variance=(0.0, 0.0, 0.0), decoder=None, **settings):
@@ -153,7 +153,7 @@ def test_a_posterior_that_says_nothing_is_found_by_the_evaluation_and_the_report
     x, y = torch.randn(40, 2), torch.zeros(40, dtype=torch.long)
     data = pv.Dataset("points", "real", x, y, x, y, x, y)
     for loc, collapsed in (([[1.0, 0.0], [0.0, 0.0]], True), ([[1.0, 0.0], [0.0, 1.0]], False)):
-        result = measures(linear_vae(loc, (0.0, 0.0)), data, num_samples=10)
+        result = measure(linear_vae(loc, (0.0, 0.0)), data, num_samples=10)
         assert result["active_units"] == 2 - collapsed
         assert (result["collapse"] or "").startswith("posterior collapse: latent dimensions 2 (1 of 2)" * collapsed)
         assert (result["collapse"] is not None) == collapsed
@@ -317,14 +317,14 @@ def test_an_autoencoder_under_an_objective_of_its_latents_density_is_refused(obj
 
 def test_an_autoencoder_has_no_kl_to_measure():
     vae, x = autoencoder(), torch.randn(6, 3)
-    for measure in (kl_per_dimension, latent_use):
-        assert refusal(measure, vae, x) == "a KL per dimension needs posterior diagonal and prior standard"
+    for function in (kl_per_dimension, latent_use):
+        assert refusal(function, vae, x) == "a KL per dimension needs posterior diagonal and prior standard"
 
 
 def test_the_evaluation_of_an_autoencoder_is_a_reconstruction_by_name():
     x, y = torch.randn(40, 3), torch.zeros(40, dtype=torch.long)
     vae = autoencoder()
-    result = measures(vae, pv.Dataset("points", "real", x, y, x, y, x, y), num_samples=10)
+    result = measure(vae, pv.Dataset("points", "real", x, y, x, y, x, y), num_samples=10)
     assert result["measure"] == "reconstruction"
     assert result["elbo"] == pytest.approx(-minus_log_likelihood(vae, x).mean().item(), rel=1e-5)
     nothing = ("iwae_50", "log_px", "log_px_quadrature", "active_units", "collapse", "median_ess")

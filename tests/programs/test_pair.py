@@ -95,7 +95,7 @@ def test_log_joint_takes_latents_shared_by_all_data_or_one_for_each():
         log_joint(vae.model, {"u": z}, x)
 
 
-# What breaks the contract (see also test_bad_input.py) --------------------------------------------------------------
+# What breaks the contract (see also bad_input/test_bad_pairs.py) ----------------------------------------------------
 
 
 def test_a_guide_that_draws_outside_the_priors_support_is_refused_in_one_line():

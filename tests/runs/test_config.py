@@ -188,7 +188,7 @@ ANYTHING = st.recursive(
     lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=3), part, max_size=2),
     max_leaves=5,
 )
-# Mostly good, so that what comes late in the checks is reached too.
+# Mostly good values, so that late checks are reached too.
 TABLES = st.tuples(
     st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in GOOD.items()}),
     st.dictionaries(st.one_of(st.sampled_from(FIELDS), st.text(max_size=5)), ANYTHING, max_size=2),

@@ -15,9 +15,9 @@ from pyrovae.models.networks import NETWORKS
 from pyrovae.models.posteriors import POSTERIORS
 from pyrovae.models.priors import PRIORS
 from pyrovae.objectives.registry import OBJECTIVES as EVERY_OBJECTIVE
-from pyrovae.runs.config import LIKELIHOODS as FITTING
-from pyrovae.runs.report import measures, results_table
-from pyrovae.runs.run import LIKELIHOODS, train_run
+from pyrovae.runs import build_vae, measure, results_table, train_run
+from pyrovae.runs.build import LIKELIHOOD_MAKERS
+from pyrovae.runs.config_checks import LIKELIHOODS_BY_KIND
 from pyrovae.training.schedules import BETA_SCHEDULES
 
 FILES = {
@@ -28,7 +28,7 @@ FILES = {
 }
 NUM_TRAIN, NUM_VALIDATION = 40, 10
 
-# Kind of data: the fields that ask for it. Points are one latent wide, so that their quadrature is a line.
+# By kind of data, the fields that ask for it. Points have one latent dimension, so that their quadrature is a line.
 KINDS = {
     "points": {"dataset": "ring", "latent_dim": 1, "batch_size": 2_000},
     "static": {"dataset": "mnist", "binarize": "static"},
@@ -36,7 +36,7 @@ KINDS = {
     "grey": {"dataset": "mnist", "binarize": "none"},
     "dequantised": {"dataset": "mnist", "binarize": "dequantise"},
 }
-# tanh: of so few units relu may leave none that trains.
+# tanh, as relu may leave none of so few units that trains.
 NETWORK_FIELDS = {"mlp": {"hidden": (5,), "activation": "tanh"}, "conv": {"hidden": (3, 2), "activation": "tanh"}}
 OBJECTIVES = {
     "elbo": {"objective": "elbo", "num_particles": 2, "beta": 2.0, "beta_schedule": "linear"},
@@ -48,11 +48,11 @@ OBJECTIVES = {
 
 
 def likelihoods_of(kind: str) -> tuple[str, ...]:
-    return FITTING["binary" if kind in ("static", "dynamic") else kind]
+    return LIKELIHOODS_BY_KIND["binary" if kind in ("static", "dynamic") else kind]
 
 
 def supported() -> dict[str, dict]:
-    """Every combination that a config takes, by a readable name."""
+    """Returns every combination that a config accepts, by a readable name."""
     found = {}
     for kind, network in itertools.product(KINDS, NETWORK_FIELDS):
         if kind == "points" and network == "conv":
@@ -71,7 +71,7 @@ SUPPORTED = supported()
 
 @pytest.fixture(scope="module", autouse=True)
 def data_root(tmp_path_factory):
-    """A folder of tiny images in MNIST's format, with few of them held out for validation."""
+    """Makes a folder of tiny images in MNIST's format, with few of them held out for validation."""
     root = tmp_path_factory.mktemp("images")
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -81,10 +81,11 @@ def data_root(tmp_path_factory):
         (raw / name).write_bytes(idx(array))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pv.data.loading, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
-        # The evaluation's own numbers of draws are for numbers to be read: here it only has to run.
-        for module in (pv.runs.report, pv.evaluation.evaluation):
+        # The evaluation only has to run here, so that few draws do.
+        for module in (pv.runs.measures, pv.evaluation.evaluation):
             patch.setattr(module, "ELBO_DRAWS", 3)
-        patch.setattr(pv.runs.report, "IWAE_PARTICLES", 2)
+        for module in (pv.runs.measures, pv.runs.tables):
+            patch.setattr(module, "IWAE_PARTICLES", 2)
         patch.setattr(pv.evaluation.evaluation, "IWAE_REPEATS", 2)
         yield root
 
@@ -95,7 +96,7 @@ def config_of(fields: dict, data_root, **changes) -> pv.RunConfig:
 
 
 def log_densities(vae, args, z):
-    """log p(x|z, y) and log q(z|x, y), each `(batch,)`; of an autoencoder the code itself in place of the second."""
+    """Returns log p(x|z, y) and log q(z|x, y), each `(batch,)`; for an autoencoder the code in place of the second."""
     x, *y = args
     with torch.no_grad():
         q = vae.encode(x, *y)
@@ -109,13 +110,13 @@ def test_every_supported_run_trains_saves_loads_and_evaluates(name, data_root, t
     vae, data = trained.vae, trained.data
     assert isinstance(vae.encoder, NETWORKS[config.network][0])
     assert isinstance(vae.decoder, NETWORKS[config.network][1])
-    assert vae.likelihood.state_dict().keys() == LIKELIHOODS[config.likelihood](config).state_dict().keys()
-    assert type(vae.likelihood) is type(LIKELIHOODS[config.likelihood](config))
+    assert vae.likelihood.state_dict().keys() == LIKELIHOOD_MAKERS[config.likelihood](config).state_dict().keys()
+    assert type(vae.likelihood) is type(LIKELIHOOD_MAKERS[config.likelihood](config))
     assert type(vae.posterior_family) is POSTERIORS[config.posterior]
     assert vae.num_conditions == int(config.conditional)
     assert vae.beta.item() == config.beta
     assert all(map(math.isfinite, [*trained.history.loss, *trained.history.elbo]))
-    untrained = pv.runs.run.build_vae(config, data.event_shape, data).state_dict()
+    untrained = build_vae(config, data.event_shape, data).state_dict()
     assert not [name for name, p in vae.named_parameters() if torch.equal(p, untrained[name])]
 
     loaded = pv.load_run(tmp_path / "run")
@@ -130,14 +131,14 @@ def test_every_supported_run_trains_saves_loads_and_evaluates(name, data_root, t
         assert torch.equal(ours, theirs)
         assert ours.isfinite().all()
 
-    result = measures(loaded.vae, data, num_samples=4, num_data=3)
+    result = measure(loaded.vae, data, num_samples=4, num_data=3)
     assert math.isfinite(result["elbo"])
     density = config.posterior == "diagonal" and config.likelihood != "bernoulli_grey"
     usual = "ELBO" if density else "cross-entropy bound"
     assert result["measure"] == ("reconstruction" if config.posterior == "delta" else usual)
     assert (result["log_px"] is not None) == (result["iwae_2"] is not None) == density
     assert not density or (math.isfinite(result["log_px"]) and math.isfinite(result["iwae_2"]))
-    if not (config.conditional and config.dataset == "ring"):  # of labels the mass may lie beyond the grid
+    if not (config.conditional and config.dataset == "ring"):  # with labels the mass may lie beyond the grid
         assert (result["log_px_quadrature"] is not None) == (density and config.dataset == "ring")
     assert (result["active_units"] is not None) == (config.posterior == "diagonal")
     assert result["measure"].split()[0] in results_table({"run": result})
@@ -157,9 +158,8 @@ def test_a_run_comes_back_with_its_data(kind, data_root, tmp_path):
 
 def test_the_protocol_leaves_out_no_name_that_a_config_knows():
     fields = list(SUPPORTED.values())
-    assert (
-        {f["likelihood"] for f in fields} == set(LIKELIHOODS) == {name for names in FITTING.values() for name in names}
-    )
+    fitting = {name for names in LIKELIHOODS_BY_KIND.values() for name in names}
+    assert {f["likelihood"] for f in fields} == set(LIKELIHOOD_MAKERS) == fitting
     assert {f["network"] for f in fields} == set(NETWORKS)
     parts = [*fields, *PARTS.values()]
     assert {f.get("posterior", "diagonal") for f in parts} == set(POSTERIORS)
@@ -169,7 +169,7 @@ def test_the_protocol_leaves_out_no_name_that_a_config_knows():
     assert {f["objective"] for f in parts if "objective" in f} | set(OTHER_OBJECTIVES) == set(EVERY_OBJECTIVE)
 
 
-# The objectives that are not crossed with everything: by name alone, on points, on images and on labels.
+# The objectives that are not combined with everything: by name alone, on points, images and labels.
 CROSSED = {o["objective"] for o in OBJECTIVES.values()}
 OTHER_OBJECTIVES = [name for name in EVERY_OBJECTIVE if name not in (*CROSSED, "elbo_enumerated")]
 SOME = {
@@ -178,7 +178,7 @@ SOME = {
 }
 
 
-# Parts as a config says them; test_combinations.py tests which parts go together.
+# Parts as a config names them; test_combinations.py tests which go together.
 PARTS = {
     "full covariance, mixture": {"posterior": "full_covariance", "prior": "mixture", "num_components": 3},
     "flow, vamp": {"posterior": "flow", "prior": "vamp", "num_components": 4},
@@ -201,9 +201,9 @@ def test_every_part_trains_saves_loads_and_evaluates(name, kind, data_root, tmp_
     state = trained.vae.state_dict()
     assert loaded.vae.state_dict().keys() == state.keys()
     assert all(torch.equal(loaded.vae.state_dict()[key], value) for key, value in state.items())
-    untrained = pv.runs.run.build_vae(config, trained.data.event_shape, trained.data).state_dict()
+    untrained = build_vae(config, trained.data.event_shape, trained.data).state_dict()
     assert not [key for key, p in trained.vae.named_parameters() if torch.equal(p, untrained[key])]
-    result = measures(loaded.vae, trained.data, num_samples=4, num_data=3)
+    result = measure(loaded.vae, trained.data, num_samples=4, num_data=3)
     assert result["measure"] == "ELBO"
     assert math.isfinite(result["log_px"])
     assert isinstance(result["active_units"], int)
@@ -221,7 +221,7 @@ def test_every_other_objective_trains_saves_and_loads(objective, kind, data_root
     config = config_of(SOME[kind], data_root, objective=objective, num_particles=2)
     trained = train_run(config, tmp_path / "run")
     assert all(map(math.isfinite, [*trained.history.loss, *trained.history.elbo]))
-    untrained = pv.runs.run.build_vae(config, trained.data.event_shape, trained.data).state_dict()
+    untrained = build_vae(config, trained.data.event_shape, trained.data).state_dict()
     assert not [name for name, p in trained.vae.named_parameters() if torch.equal(p, untrained[name])]
     loaded = pv.load_run(tmp_path / "run")
     assert loaded.config == config
@@ -232,10 +232,10 @@ def test_every_other_objective_trains_saves_and_loads(objective, kind, data_root
 
 
 def unsupported() -> dict[str, tuple[dict, str]]:
-    """Name to (fields, the start of the one line that refuses them)."""
+    """Returns by name the fields, and the start of the line that refuses them."""
     found = {}
     for kind in KINDS:
-        for likelihood in sorted(set(LIKELIHOODS) - set(likelihoods_of(kind))):
+        for likelihood in sorted(set(LIKELIHOOD_MAKERS) - set(likelihoods_of(kind))):
             for network in NETWORK_FIELDS if kind != "points" else ("mlp",):
                 fields = {**KINDS[kind], "network": network, "likelihood": likelihood}
                 found[f"{kind} | {network} | {likelihood}"] = fields, "likelihood must be one of"

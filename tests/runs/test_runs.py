@@ -12,9 +12,7 @@ from helpers import suite_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pyrovae as pv
-from pyrovae.runs.report import history_table, measures, results_table
-from pyrovae.runs.run import build_vae, train_run
-from pyrovae.runs.tensorboard import Board
+from pyrovae.runs import TensorBoard, build_vae, history_table, measure, results_table, train_run
 
 SMALL = {"dataset": "ring", "hidden": (8,), "epochs": 2, "batch_size": 500}
 
@@ -28,7 +26,7 @@ def trained(tmp_path_factory):
 def test_codes_of_more_bits_than_can_be_enumerated_are_measured_without_that():
     data = pv.load("ring", num_test=10)
     vae = pv.VAE((2,), latent_dim=20, hidden=(4,), likelihood=pv.Gaussian(0.5), posterior="bernoulli")
-    result = measures(vae, data, num_samples=10)
+    result = measure(vae, data, num_samples=10)
     assert result["log_px_enumeration"] is None
     assert math.isfinite(result["log_px"])
 
@@ -98,8 +96,8 @@ def test_a_run_that_was_not_begun_begins_and_one_without_an_epoch_cannot_be_look
     config = pv.RunConfig(**SMALL)
     run = train_run(config, tmp_path / "new", resume=True)
     assert run.history.epoch == [1, 2]
-    (tmp_path / "new/checkpoint.pt").unlink()  # the first of all is left
-    with pytest.raises(pv.InputError, match="was broken off before its first epoch ended"):
+    (tmp_path / "new/checkpoint.pt").unlink()  # the first checkpoint of all is left
+    with pytest.raises(pv.InputError, match="was interrupted before its first epoch ended"):
         pv.load_run(tmp_path / "new")
     (tmp_path / "new/checkpoint-previous.pt").unlink()
     with pytest.raises(pv.InputError, match="new holds no checkpoint"):
@@ -128,7 +126,7 @@ def test_a_run_that_may_only_be_read_is_loaded(trained, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write to a folder that is read-only
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write to a read-only folder
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert pv.load_run(trained.folder).history == trained.history
     with pytest.raises(pv.InputError, match=r"must be writable, and .* is not \(Permission denied\)"):
@@ -145,7 +143,7 @@ def test_the_checkpoint_is_an_ordinary_one_of_torchs(trained):
 
 
 def test_the_evaluation_is_what_the_estimators_say(trained):
-    result = measures(trained.vae, trained.data, num_samples=4_000, num_data=60, seed=suite_seed(3))
+    result = measure(trained.vae, trained.data, num_samples=4_000, num_data=60, seed=suite_seed(3))
     x = trained.data.test_x[:60]
     truth, _ = pv.quadrature_log_marginal(trained.vae.model, x)
     assert result["num_data"] == 60
@@ -163,11 +161,11 @@ def test_the_evaluation_is_what_the_estimators_say(trained):
 def test_the_evaluation_does_not_depend_on_training_beta_or_the_callers_generator(trained):
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    one = measures(trained.vae, trained.data, num_samples=30, num_data=20)
+    one = measure(trained.vae, trained.data, num_samples=30, num_data=20)
     assert torch.equal(torch.get_rng_state(), state)
     trained.vae.set_beta(1.0)
     torch.manual_seed(6)
-    other = measures(trained.vae, trained.data, num_samples=30, num_data=20)
+    other = measure(trained.vae, trained.data, num_samples=30, num_data=20)
     trained.vae.set_beta(2.0)
     assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
@@ -176,7 +174,7 @@ def test_grey_pixels_get_a_cross_entropy_bound_and_never_a_log_px():
     vae = pv.VAE((1, 4, 4), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(allow_grey=True))
     x, y = torch.rand(30, 1, 4, 4), torch.zeros(30, dtype=torch.long)
     data = pv.Dataset("grey", "grey", x, y, x, y, x, y)
-    result = measures(vae, data, num_samples=10)
+    result = measure(vae, data, num_samples=10)
     assert result["measure"] == "cross-entropy bound"
     assert [result[name] for name in ("log_px", "iwae_50", "log_px_quadrature", "data_log_density")] == [None] * 4
     table = results_table({"run": result})
@@ -196,11 +194,11 @@ def test_grey_pixels_get_a_cross_entropy_bound_and_never_a_log_px():
 )
 def test_bad_evaluation_settings_are_refused(trained, settings, message):
     with pytest.raises(pv.InputError, match=message):
-        measures(trained.vae, trained.data, **settings)
+        measure(trained.vae, trained.data, **settings)
 
 
 def test_the_table_shows_each_value_with_its_error(trained):
-    result = measures(trained.vae, trained.data, num_samples=50, num_data=20)
+    result = measure(trained.vae, trained.data, num_samples=50, num_data=20)
     line = next(line for line in results_table({"run": result}).splitlines() if line.startswith("ELBO"))
     assert line.split()[1:] == [f"{result['elbo']:.3f}", f"({result['elbo_standard_error']:.2g})"]
 
@@ -220,7 +218,7 @@ def test_the_history_table_has_at_most_ten_rows_and_the_last_epoch():
 
 def test_tensorboard_has_the_history_and_samples_also_of_a_run_that_goes_on(tmp_path):
     config = pv.RunConfig(**{**SMALL, "epochs": 3})
-    board, folder = Board(), tmp_path / "run"
+    board, folder = TensorBoard(), tmp_path / "run"
 
     def interrupted(run, record):
         board(run, record)
@@ -228,10 +226,10 @@ def test_tensorboard_has_the_history_and_samples_also_of_a_run_that_goes_on(tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(config, folder, checkpoint_epochs=1, watch=interrupted)
-    run = train_run(config, folder, resume=True, watch=Board())
+        train_run(config, folder, checkpoint_epochs=1, on_epoch=interrupted)
+    run = train_run(config, folder, resume=True, on_epoch=TensorBoard())
     plain = train_run(config, tmp_path / "plain")
-    assert run.history.loss == plain.history.loss  # to draw moves no random numbers
+    assert run.history.loss == plain.history.loss  # drawing does not change the training's random numbers
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
     assert [event.value for event in events.Scalars("elbo")] == pytest.approx(run.history.elbo, rel=1e-6)
@@ -242,11 +240,11 @@ def test_tensorboard_has_the_history_and_samples_also_of_a_run_that_goes_on(tmp_
 def test_tensorboard_that_is_not_there_is_said_before_training(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(pv.InputError, match="tensorboard must be installed"):
-        Board()
+        TensorBoard()
 
 
 def test_a_measure_that_is_known_of_one_run_alone_is_unknown_of_the_other():
-    """An error of quadrature that is infinite for one datum: the table would end in a traceback."""
+    """The error of quadrature was infinite for one datum, and the table ended in a traceback."""
     names = ("elbo", "iwae_50", "log_px")
     known = dict.fromkeys(names, -2.0) | {f"{name}_standard_error": 0.1 for name in names}
     known |= {"log_px_data_error": 0.01, "share_pareto_k_above_0.7": 0.1, "active_units": 2, "measure": "ELBO"}

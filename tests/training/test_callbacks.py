@@ -12,8 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import pyrovae as pv
-from pyrovae.runs.config import RunConfig
-from pyrovae.runs.run import train_run
+from pyrovae.runs import RunConfig, train_run
 from pyrovae.training.checkpoints import Checkpoints
 
 X = ring(num_train=50).train_x
@@ -227,7 +226,7 @@ def test_a_watch_of_a_run_leaves_it_as_it_is_without(tmp_path):
         run.vae.train()
 
     one = train_run(config, tmp_path / "one", progress=False)
-    other = train_run(config, tmp_path / "other", progress=False, watch=watch)
+    other = train_run(config, tmp_path / "other", progress=False, on_epoch=watch)
     assert torch.equal(parameters_of(one.vae), parameters_of(other.vae))
     assert one.history.loss == other.history.loss
 

@@ -1,6 +1,6 @@
 """Runs that are broken off and go on: to the bit, whatever was happening when they were broken off.
 
-Processes that are killed: test_scripts.py, which runs scripts/kill_test.py.
+Processes that are killed: scripts/test_benchmark_scripts.py, which runs scripts/benchmarks/kill_test.py.
 """
 
 import errno

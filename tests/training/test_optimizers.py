@@ -9,7 +9,7 @@ from helpers import parameters_of, refusal, ring, small_vae
 from pyro.infer import SVI
 
 import pyrovae as pv
-from pyrovae.runs.run import build_vae
+from pyrovae.runs import build_vae
 from pyrovae.training.checkpoints import CURRENT, Checkpoints
 from pyrovae.training.optimizers import DEFAULT_LR, make_optimizer, make_schedule, unusual_settings
 

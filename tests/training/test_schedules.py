@@ -12,7 +12,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
-from pyrovae.runs.run import train_run
+from pyrovae.runs import train_run
 from pyrovae.training.schedules import BETA_SCHEDULES, SMALLEST, resolve
 
 small_vae = partial(helpers.small_vae, hidden=(4,), likelihood=pv.Gaussian(0.5))

@@ -1,17 +1,15 @@
-"""The VAEs that the field's tutorials train, at their settings, published numbers beside ours.
+"""Trains the VAEs of the field's tutorials at their settings, and prints the published numbers beside ours.
 
-python scripts/reproduce_tutorials.py                  # points, one seed
-python scripts/reproduce_tutorials.py --images --seeds 0 1 2 --data-root ../shared/data
+python scripts/papers/tutorials.py                  # points, one seed
+python scripts/papers/tutorials.py --images --seeds 0 1 2 --data-root ../shared/data
 
 The tutorials' loss is reconstruction + beta KL per datum, where a Gaussian's reconstruction |x - mean|^2 / (2 sigma^2)
-leaves out its normaliser; both that and the true ELBO are printed, of the training points, or of the test images.
+lacks its normaliser. Both this loss and the true ELBO are printed, for the training points or the test images.
 """
 
-import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -19,77 +17,17 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from tutorials_published import BETAS, POINTS, Row, image_rows
+from writing import write_report, write_results
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import require, require_seeds
-from pyrovae.common.rng import derived_seed, local_seed
+from pyrovae.cli import run_script
+from pyrovae.common import derived_seed, local_seed, require, require_seeds
 from pyrovae.evaluation.diagnostics import elbo_terms, latent_use, sample_diversity
-from pyrovae.runs.run import require_new
+from pyrovae.runs import require_new_folder
 
-DRAWS = 20
-SWEEP = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0)
-BETAS = (0.5, 1.0, 2.0, 4.0)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run: its data, its VAE's settings, its training's, and what was published of it."""
-
-    name: str
-    data: Callable[[int], pv.Dataset]
-    vae: dict
-    fit: dict
-    variance: float | None = None  # of the decoder; None for pixels
-    published: dict[str, float] = field(default_factory=dict)
-    plain: str = ""
-    sample_y: Callable[[int], torch.Tensor] | None = None
-
-
-def radius(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return x.norm(dim=1, keepdim=True)
-
-
-def ring(seed: int) -> pv.Dataset:
-    return pv.load("ring", seed=seed)
-
-
-RING = {"latent_dim": 2, "hidden": (128, 128)}
-RING_FIT = {"epochs": 400, "batch_size": 256, "lr": 1e-3}
-POINTS = [
-    Row("ring", ring, RING, RING_FIT, 0.1, {"loss": 3.758, "reconstruction": 0.824, "kl": 2.935, "diversity": 4.051},
-        "loss 3.69 to 3.75"),
-    Row("ring, one-hot", ring, RING | {"condition": pv.OneHot(8)}, RING_FIT | {"epochs": 500}, 0.1,
-        {"loss": 0.625, "reconstruction": 0.625, "kl": 0.0, "diversity": 4.452}, "loss 0.611 to 0.637",
-        sample_y=lambda num: torch.arange(num) % 8),
-    Row("ring, radius", lambda seed: ring(seed).with_conditions(radius), RING | {"condition": pv.Embedding()},
-        RING_FIT | {"epochs": 500}, 0.1, {"loss": 3.594, "reconstruction": 0.542, "kl": 3.051, "diversity": 1.392},
-        "loss 3.47 to 3.57", sample_y=lambda num: torch.randn(num, 2).norm(dim=1, keepdim=True)),
-    Row("pinwheel, beta 0.25", lambda seed: pv.load("pinwheel", seed=seed),
-        {"latent_dim": 2, "hidden": (64,), "beta": 0.25}, {"epochs": 800, "batch_size": 256, "lr": 3e-3}, 0.03,
-        {"loss": 1.672, "reconstruction": 0.303, "kl": 5.476}, "other constants: not compared"),
-    Row("four clusters", lambda seed: pv.load("four_clusters", seed=seed), {"latent_dim": 2, "hidden": (32, 32)},
-        {"epochs": 400, "batch_size": 128, "lr": 1e-3}, 0.04),
-]  # fmt: skip
-
-
-def image_rows(data_root: str | None) -> list[Row]:
-    def mnist(binarize: str) -> Callable[[int], pv.Dataset]:
-        return lambda seed: pv.load("mnist", binarize=binarize, data_root=data_root, seed=seed)
-
-    training = {"epochs": 10, "batch_size": 128, "lr": 1e-3}
-    grey = {"likelihood": pv.Bernoulli(allow_grey=True)}
-    mlp = {"latent_dim": 20, "hidden": (400,)}
-    rows = [
-        Row("MNIST 784-400-20, grey", mnist("none"), grey | mlp, training, None, {"loss": 106.66}),
-        Row("MNIST 784-512-256-20, grey", mnist("none"), grey | {"latent_dim": 20, "hidden": (512, 256)}, training),
-        Row("MNIST conv, latent 32, grey", mnist("none"),
-            grey | {"latent_dim": 32, "hidden": (32, 64), "network": "conv"}, training),
-    ]  # fmt: skip
-    for beta in BETAS:
-        settings = mlp | {"likelihood": pv.Bernoulli(), "beta": beta}
-        rows.append(Row(f"MNIST dynamic, beta {beta:g}", mnist("dynamic"), settings, training))
-    return rows
+NUM_DRAWS = 20
+VARIANCES = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0)
 
 
 def train(row: Row, seed: int) -> tuple[pv.VAE, pv.Dataset]:
@@ -100,7 +38,7 @@ def train(row: Row, seed: int) -> tuple[pv.VAE, pv.Dataset]:
         mean = None if settings.get("network") == "conv" else data.train_mean
         vae = pv.VAE(data.event_shape, **settings, data_mean=mean)
     source = data
-    if row.variance is not None:  # the tutorials drop the last, smaller batch, and have no validation data
+    if row.variance is not None:  # the tutorials drop the last, smaller batch and have no validation data
         points = TensorDataset(*data.arguments("train"))
         sampler = BatchSampler(RandomSampler(points), training.pop("batch_size"), drop_last=True)
         source = DataLoader(points, sampler=sampler, batch_size=None)
@@ -112,7 +50,7 @@ def measure(row: Row, vae: pv.VAE, data: pv.Dataset, seed: int) -> dict[str, flo
     split = "train" if row.variance is not None else "test"
     args = data.arguments(split)[: 1 + vae.num_conditions]
     with local_seed(derived_seed(seed, "measures")):
-        parts = [elbo_terms(vae.model, vae.guide, *chunk, num_particles=DRAWS)
+        parts = [elbo_terms(vae.model, vae.guide, *chunk, num_particles=NUM_DRAWS)
                  for chunk in zip(*(arg.split(500) for arg in args), strict=True)]  # fmt: skip
         y = () if row.sample_y is None else row.sample_y(2_000)
         diversity = sample_diversity(vae, 2_000, y)
@@ -135,7 +73,7 @@ COLUMNS = ("loss", "reconstruction", "kl", "diversity", "elbo")
 
 
 def table(rows: list[Row], results: dict[str, list[dict]], tablefmt: str) -> str:
-    """Per run the median over seeds (range), and the published values below it."""
+    """Returns for each run the median over seeds (range), with the published values below it."""
     lines = []
     for row in rows:
         runs = results[row.name]
@@ -169,12 +107,12 @@ def main(
         seeds: a run for each
         images: the MNIST runs in place of those on points
         data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
-        epochs: in place of the published number, to try it out
-        only: the runs with this in their names
+        epochs: replaces the published number, to try the script out
+        only: the runs whose names contain this
         out: folder for results.json, report.md and figures, new or empty
     """
     folder = Path(out)
-    require_new(folder)
+    require_new_folder(folder)
     require_seeds(seeds)
     rows = [row for row in (image_rows(data_root) if images else POINTS) if only in row.name]
     require(len(rows) > 0, f"only must be a part of some run's name, got {only!r}")
@@ -191,32 +129,27 @@ def main(
             took = f"{row.name}, seed {seed}: loss {run['loss']:.3f}, {time.perf_counter() - started:.0f} s"
             print(took + (f"; {run['collapse']}" if run["collapse"] else ""), flush=True)
     sweep = {} if images or only else sweep_variance(rows[0], seeds[0])
-    folder.mkdir(parents=True, exist_ok=True)
     print("\n" + table(rows, results, "simple"))
-    (folder / "results.json").write_text(json.dumps({"runs": results, "sweep": sweep}, indent=2) + "\n")
+    write_results(folder, {"runs": results, "sweep": sweep})
     text = f"# Tutorials' runs, seeds {', '.join(map(str, seeds))}\n\n{table(rows, results, 'github')}\n"
     figures = draw_images(rows, first, results) if images else draw_points(rows, first, sweep)
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=120)
-        text += f"\n![{name}]({name}.png)\n"
-    (folder / "report.md").write_text(text)
-    print(f"\nreport: {folder / 'report.md'}")
+    write_report(folder, text, figures)
 
 
 def sweep_variance(row: Row, seed: int) -> dict[str, list[float]]:
-    """The ring again under other variances of the decoder: where does the latent fall silent?"""
+    """Trains the ring with other variances of the decoder, to see where the latents collapse."""
     measures = []
-    for variance in SWEEP:
+    for variance in VARIANCES:
         swept = replace(row, name=f"variance {variance:g}", variance=variance)
         vae, data = train(swept, seed)
         measures.append(measure(swept, vae, data, seed) | {"log_px": test_log_px(vae, data)})
     lines = [
         [f"{v:g}", *(f"{m[c]:.3f}" for c in (*COLUMNS, "log_px")), m["active_units"]]
-        for v, m in zip(SWEEP, measures, strict=True)
+        for v, m in zip(VARIANCES, measures, strict=True)
     ]
     header = ["variance", *COLUMNS, "log p(x), test", "active"]
     print("\nthe ring under other variances of the decoder\n" + tabulate(lines, header, disable_numparse=True))
-    return {"variance": list(SWEEP), **{name: [m[name] for m in measures] for name in (*COLUMNS, "log_px")}}
+    return {"variance": list(VARIANCES), **{name: [m[name] for m in measures] for name in (*COLUMNS, "log_px")}}
 
 
 def test_log_px(vae: pv.VAE, data: pv.Dataset) -> float:

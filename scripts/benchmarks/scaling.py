@@ -1,6 +1,6 @@
-"""Times training and evaluation by several processes beside one with as many threads.
+"""Times training and evaluation with several processes, and with one process of as many threads.
 
-python scripts/scaling.py --data-root ../shared/data
+python scripts/benchmarks/scaling.py --data-root ../shared/data
 """
 
 import json
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import InputError, require_count
-from pyrovae.runs.run import METRICS
+from pyrovae.cli import run_script
+from pyrovae.common import InputError, require_count
+from pyrovae.runs import METRICS
 
-SCRIPTS = Path(__file__).parent
+SCRIPTS = Path(__file__).parent.parent
 TRAININGS = {
     "ELBO, batch 128": ("--batch-size", 128),
     "ELBO, batch 1024": ("--batch-size", 1_024),
@@ -38,13 +38,13 @@ def main(
     """Time one process with one thread, one with as many threads as there are processes, and several with one each.
 
     Args:
-        dataset: that of scripts/train.py
+        dataset: as for scripts/train.py
         data_root: folder of the image sets
         processes: how many
-        epochs: of each training; the first, which compiles, is left out
-        rounds: everything is run so many times, in turn
+        epochs: of each training; the first one compiles and is left out
+        rounds: run everything so many times, in turn
         num_samples: draws per datum for log p(x)
-        num_data: so many of the first test data
+        num_data: the first so many test data
         out: file for the table, as JSON
     """
     require_count("processes", processes, 2)
@@ -72,7 +72,7 @@ def main(
 
 
 def table(times: dict[str, dict[str, list[float]]]) -> str:
-    """Medians over rounds, and how many times faster the processes are than as many threads."""
+    """Returns medians over rounds, and how many times faster the processes are than as many threads."""
     rows = []
     for name, row in times.items():
         alone, threads, several = (statistics.median(found) for found in row.values())
@@ -82,7 +82,7 @@ def table(times: dict[str, dict[str, list[float]]]) -> str:
 
 
 def launch(script: str, layout: tuple[int, int], *flags: object) -> None:
-    """Runs a script by so many processes with so many threads each."""
+    """Runs a script with a layout of (processes, threads of each)."""
     processes, threads = layout
     start = [sys.executable]
     if processes > 1:
@@ -91,7 +91,7 @@ def launch(script: str, layout: tuple[int, int], *flags: object) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"{script} failed: {(done.stderr.strip() or 'no word').splitlines()[-1]}")
+        raise InputError(f"{script} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
 
 
 if __name__ == "__main__":

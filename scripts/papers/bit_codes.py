@@ -1,28 +1,26 @@
-"""Trains codes of bits on MNIST in five ways and measures each as what it is for: a model of bits.
+"""Trains codes of bits on MNIST in five ways, and measures each as a model of bits.
 
-python scripts/train_bits.py --data-root ../shared/data
+python scripts/papers/bit_codes.py --data-root ../shared/data
 
 The score function with a leave-one-out baseline, VIMCO (Mnih and Rezende 2016, arXiv:1602.06725), reweighted wake-sleep
 (Bornschein and Bengio 2015, arXiv:1406.2751), straight-through gradients (Bengio et al. 2013, arXiv:1308.3432) and
-relaxed bits (Maddison et al. 2017, arXiv:1611.00712), all with as many draws, from the same starts.
+relaxed bits (Maddison et al. 2017, arXiv:1611.00712), all with the same number of draws and from the same starts.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from pyro.infer import ELBO as PyroELBO
-from tabulate import tabulate
+from writing import mean_and_error, right_aligned, write_report, write_results
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import require, require_count, require_number, require_seeds
-from pyrovae.common.files import write_text
+from pyrovae.cli import run_script
+from pyrovae.common import require, require_count, require_number, require_seeds
 from pyrovae.models.posteriors import Bernoulli, Posterior, RelaxedBernoulli
 from pyrovae.objectives import ELBO, VIMCO, ReweightedWakeSleep, ScoreFunction
-from pyrovae.runs.run import require_new
+from pyrovae.runs import require_new_folder
 
 Way = tuple[Callable[[int, float], Posterior], Callable[[int], PyroELBO]]
 WAYS: dict[str, Way] = {  # q(z|x) of so many bits at a temperature, and the objective of so many draws
@@ -56,11 +54,11 @@ def main(
         num_train: the first so many training images (default: 55,000)
         hidden: units of the encoder's hidden layers, mirrored in the decoder
         temperature: of straight-through and relaxed bits
-        num_particles: draws of every way
+        num_particles: draws of z per datum, in each of the five ways
         lr: of Adam, decayed to 0 over the epochs
         seeds: a run for each, of the initial parameters and training
         num_samples: draws of the importance estimate of log p(x)
-        num_data: the first so many test images
+        num_data: measure on the first so many test images
         out: folder, new or empty
     """
     for name, value in {"num_bits": num_bits, "epochs": epochs, "batch_size": batch_size}.items():
@@ -74,7 +72,7 @@ def main(
         require_number(name, value, above=0)
     require_seeds(seeds)
     folder = Path(out)
-    require_new(folder)
+    require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train)
     require(num_data <= len(data.test_x), f"num_data must be <= {len(data.test_x)}, got {num_data}")
     x = data.test_x[:num_data]
@@ -96,26 +94,22 @@ def main(
             bits.load_state_dict(vae.state_dict())
             torch.manual_seed(seed)
             found = pv.log_marginal(bits.model, bits.guide, x, num_samples=num_samples)
-            share = None if math.isnan(found.share_unreliable) else found.share_unreliable  # of few samples
+            share = None if math.isnan(found.share_unreliable) else found.share_unreliable  # nan for few samples
             runs.append({
                 "way": name, "seed": seed, "elbo": found.bounds[0].mean().item(), "log_px": found.mean,
                 "log_px_error": found.monte_carlo_error, "log_px_data_error": found.data_error,
                 "share_pareto_k_above_0.7": share, "seconds": sum(history.seconds),
             })  # fmt: skip
             print(f"seed {seed}, {name}: log p(x) {found.mean:.2f}, ELBO {runs[-1]['elbo']:.2f} nats", flush=True)
-            folder.mkdir(parents=True, exist_ok=True)  # what is there survives an interruption
-            write_text(
-                folder / "results.json", json.dumps({**settings, "runs": runs}, indent=2, allow_nan=False) + "\n"
-            )
+            write_results(folder, {**settings, "runs": runs})
     text = table(runs)
     print(f"\n{num_data:,} test images, nats; in brackets standard errors over {len(seeds)} seeds\n\n{text}")
     said = ", ".join(f"{name} {value}" for name, value in settings.items())
-    write_text(folder / "report.md", f"# Bits on MNIST\n\n{said}\n\n{table(runs, 'github')}\n")
-    print(f"\nreport: {folder / 'report.md'}")
+    write_report(folder, f"# Bits on MNIST\n\n{said}\n\n{table(runs, 'github')}\n")
 
 
 def table(runs: list[dict], tablefmt: str = "simple") -> str:
-    """The means over seeds with their standard errors, and the differences to the first way in pairs by seed."""
+    """Returns means over seeds with their standard errors, and differences to the first way in pairs by seed."""
     lines = []
     for name in WAYS:
         own, first = ([run for run in runs if run["way"] == way] for way in (name, next(iter(WAYS))))
@@ -130,12 +124,12 @@ def table(runs: list[dict], tablefmt: str = "simple") -> str:
         ])  # fmt: skip
     lines[0][2] = ""
     header = ["trained by", "log p(x)", f"less {next(iter(WAYS))}'s", "ELBO", "k > 0.7", "seconds"]
-    return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=("left", *("right",) * 5))
+    return right_aligned(lines, header, tablefmt)
 
 
 def with_error(values: list[float]) -> str:
-    of = torch.tensor(values, dtype=torch.float64)
-    return f"{of.mean():.2f}" + (f" ({of.std() / math.sqrt(len(of)):.2f})" if len(of) > 1 else "")
+    mean, error = mean_and_error(values)
+    return f"{mean:.2f}" + ("" if error is None else f" ({error:.2f})")
 
 
 if __name__ == "__main__":

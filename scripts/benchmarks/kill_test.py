@@ -1,8 +1,8 @@
-"""Kills training runs and resumes them: do they end as one that was never interrupted, to the bit?
+"""Kills training runs, resumes them, and checks that they end like one that was never interrupted, to the bit.
 
-python scripts/kill_test.py --kills 20
+python scripts/benchmarks/kill_test.py --kills 20
 
-SIGKILL at random moments; SIGKILL while a checkpoint is being written to a slow disk; a disk that fills up.
+They are killed at random moments, and while a checkpoint is being written to a slow disk; and a disk fills up.
 """
 
 import json
@@ -21,21 +21,21 @@ import torch
 from tabulate import tabulate
 
 import pyrovae as pv
-from pyrovae.cli.command_line import reporting, run_script
-from pyrovae.common.errors import require_count, require_seed
-from pyrovae.runs.run import METRICS, train_run
+from pyrovae.cli import reporting, run_script
+from pyrovae.common import require_count, require_seed
+from pyrovae.runs import METRICS, train_run
 from pyrovae.training.checkpoints import CURRENT
 
-SLOW = 0.05  # seconds that the slow disk takes
+SECONDS_OF_SLOW_DISK = 0.05
 
 
 def main(kills: int = 20, epochs: int = 40, compile_too: bool = False, seed: int = 0) -> None:
-    """Kill and resume runs; exit status 1 if one of them ends otherwise.
+    """Kill and resume runs; exit with status 1 if one of them ends differently.
 
     Args:
         kills: how many at random moments; a quarter as many, and at least one, while a checkpoint is written
         epochs: of each run, on the ring of Gaussians
-        compile_too: with steps enough that they are compiled, too (some minutes more)
+        compile_too: also kill runs with so many steps that they are compiled (takes some minutes more)
         seed: fixes the run and the moments
     """
     require_count("kills", kills)
@@ -60,7 +60,7 @@ def main(kills: int = 20, epochs: int = 40, compile_too: bool = False, seed: int
 
 
 def killed(config: pv.RunConfig, folder: Path, kills: int, draws: random.Random, slow: bool) -> tuple[int, int, str]:
-    """How often runs were killed, how many came to their end, and whether each was what an uninterrupted one is."""
+    """Returns how often runs were killed, how many ended, and whether each ended like an uninterrupted one."""
     started = time.monotonic()
     wait_for(child(lambda: train(config, folder / "whole")))
     duration, whole = time.monotonic() - started, outcome(folder / "whole")
@@ -70,7 +70,7 @@ def killed(config: pv.RunConfig, folder: Path, kills: int, draws: random.Random,
         if landed < kills:
             moment = time.monotonic() + draws.uniform(0, duration / 2)
             temporary = folder / f"{finished}" / f"{CURRENT}.tmp"
-            # While it is written: some time into the run, as soon as there is a file that is not in its place yet.
+            # On a slow disk wait further, until a temporary file shows that a checkpoint is being written.
             while alive(pid) and (time.monotonic() < moment or (slow and not temporary.exists())):
                 time.sleep(0.001)
             if alive(pid):
@@ -83,7 +83,7 @@ def killed(config: pv.RunConfig, folder: Path, kills: int, draws: random.Random,
 
 
 def filled(config: pv.RunConfig, folder: Path) -> tuple[int, int, str]:
-    """A run that finds no room for its second checkpoint ends in one line, and goes on when there is room."""
+    """Checks that a run without room for its second checkpoint ends in one line, and resumes when there is room."""
     wait_for(child(lambda: train(config, folder / "whole")))
     run, size = folder / "run", 0
 
@@ -102,24 +102,24 @@ def filled(config: pv.RunConfig, folder: Path) -> tuple[int, int, str]:
 
 
 def train(config: pv.RunConfig, folder: Path, slow: bool = False, stop_at_once: bool = False) -> None:
-    """A run with a checkpoint every 20 milliseconds, which goes on where an earlier one was broken off."""
+    """Trains with a checkpoint every 20 milliseconds, and continues a run that was interrupted."""
     warnings.filterwarnings("ignore", "the training in .* had ended")  # it was killed after its last checkpoint
     if slow:
         real = os.fsync
-        os.fsync = lambda file: (time.sleep(SLOW), real(file))
+        os.fsync = lambda file: (time.sleep(SECONDS_OF_SLOW_DISK), real(file))
     if stop_at_once:
-        write = pv.training.loop.Loop.write_checkpoint
-        pv.training.loop.Loop.write_checkpoint = lambda loop: (write(loop), os._exit(0))
+        write = pv.training.saving.Saver.write
+        pv.training.saving.Saver.write = lambda saver: (write(saver), os._exit(0))
     train_run(config, folder, resume=True, checkpoint_minutes=0.02 / 60, progress=False)
 
 
 def outcome(folder: Path) -> str:
-    """All that a run leaves behind, but for its times, as text."""
+    """Returns all that a run leaves behind, except its times, as text."""
     state = torch.load(folder / CURRENT, weights_only=True)
     for record in state["history"]:
         record.pop("seconds")
     for now, _ in state["generators"]:
-        now.pop("python")  # a fork begins with another, and nothing here draws from it
+        now.pop("python")  # differs in every fork, and nothing here draws from it
     lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     for line in lines:
         line.pop("seconds")
@@ -130,7 +130,7 @@ def outcome(folder: Path) -> str:
 
 
 def child(work: Callable[[], None]) -> int:
-    """The process id of a fork that does it: it has everything imported, so that it is quick to start."""
+    """Does `work` in a fork, which starts quickly because everything is imported, and returns its process id."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -150,7 +150,7 @@ def alive(pid: int) -> bool:
 
 
 def wait_for(pid: int) -> int:
-    """Its exit status; below 0 that of a signal."""
+    """Waits for a process and returns its exit status, negative if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

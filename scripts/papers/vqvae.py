@@ -1,23 +1,22 @@
 """Trains a VQ-VAE on MNIST; prints its bound, its reconstruction error and how its codebook is used.
 
-python scripts/train_vq.py --data-root ../shared/data
-python scripts/train_vq.py --data-root ../shared/data --network conv --hidden 32 64 --num-tokens 12
+python scripts/papers/vqvae.py --data-root ../shared/data
+python scripts/papers/vqvae.py --data-root ../shared/data --network conv --hidden 32 64 --num-tokens 12
 """
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import torch
 from matplotlib.figure import Figure
+from writing import write_results
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import require_seed
-from pyrovae.common.files import write_text
-from pyrovae.runs.run import require_new
+from pyrovae.cli import run_script
+from pyrovae.common import require_seed
+from pyrovae.runs import require_new_folder
 
-START = 1_000  # training images whose tokens unused codes become
+NUM_IMAGES_FOR_RESTARTS = 1_000  # their tokens replace unused codes
 
 
 def main(
@@ -52,17 +51,17 @@ def main(
     """
     require_seed(seed)
     folder = Path(out)
-    require_new(folder)
+    require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train)
     torch.manual_seed(seed)
     sizes = {"num_tokens": num_tokens, "num_codes": num_codes, "code_dim": code_dim, "hidden": hidden}
     vae = pv.VQVAE(data.event_shape, **sizes, network=network, commitment=commitment, likelihood=pv.Bernoulli())
-    vae.restart_unused(data.train_x[:START])
+    vae.restart_unused(data.train_x[:NUM_IMAGES_FOR_RESTARTS])
 
     def on_epoch(record: dict[str, float]) -> None:
         use, restarted = vae.codebook_use(data.validation_x), 0
-        if record["epoch"] <= epochs / 2:  # a new code has yet to be learned by the decoder
-            restarted = vae.restart_unused(data.train_x[:START])
+        if record["epoch"] <= epochs / 2:  # the decoder needs the other half to learn the new codes
+            restarted = vae.restart_unused(data.train_x[:NUM_IMAGES_FOR_RESTARTS])
         print(
             f"epoch {record['epoch']}: validation bound {record['elbo']:.2f} nats, perplexity {use.perplexity:.1f}, "
             f"{restarted} codes restarted",
@@ -72,7 +71,7 @@ def main(
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     history = pv.fit(vae, data, **settings, schedule="cosine", seed=seed, progress=False, on_epoch=on_epoch)
 
-    found = {**measures(vae, data.test_x), "seconds": sum(history.seconds)}
+    found = {**measure(vae, data.test_x), "seconds": sum(history.seconds)}
     text = "\n".join(
         (
             f"bound on log p(x): {found['bound']:.2f} nats, standard error over images {found['bound_data_error']:.2f} "
@@ -83,17 +82,15 @@ def main(
         )
     )
     print(f"\n{len(data.test_x):,} test images, {found['seconds']:.0f} s of training\n{text}")
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"seed": seed, **sizes, "network": network, "commitment": commitment, **settings, **found}
-    write_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_results(folder, {"seed": seed, **sizes, "network": network, "commitment": commitment, **settings, **found})
     draw(vae, data.test_x[:16]).savefig(folder / "reconstructions.png", dpi=120)
     print(f"figure: {folder / 'reconstructions.png'}")
 
 
 @torch.no_grad()
-def measures(vae: pv.VQVAE, x: torch.Tensor) -> dict[str, float]:
-    """The bound and its rate, nats per image; the squared error per pixel; the use of the codes."""
-    bound = pv.importance_bound(vae.model, vae.guide, x, num_particles=1)  # of one draw, which has no noise
+def measure(vae: pv.VQVAE, x: torch.Tensor) -> dict[str, float]:
+    """Returns the bound and its rate in nats per image, the squared error per pixel, and the use of the codes."""
+    bound = pv.importance_bound(vae.model, vae.guide, x, num_particles=1)  # the guide is deterministic: no noise
     use = vae.codebook_use(x)
     return {
         "bound": bound.mean,
@@ -107,7 +104,7 @@ def measures(vae: pv.VQVAE, x: torch.Tensor) -> dict[str, float]:
 
 
 def draw(vae: pv.VQVAE, x: torch.Tensor) -> Figure:
-    """Images over their reconstructions, and what codes drawn at random decode to."""
+    """Draws images above their reconstructions, and images decoded from codes drawn at random."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(2, 1))
     pv.plots.reconstructions(x, vae.reconstruct(x), axes=above)

@@ -1,30 +1,27 @@
-"""Burda et al. 2016 (arXiv:1509.00519), MNIST, one stochastic layer: VAE and IWAE, published numbers beside ours.
+"""Reproduces Burda et al. 2016 (arXiv:1509.00519) on MNIST with one stochastic layer: VAE and IWAE, theirs beside ours.
 
-python scripts/reproduce_burda2016.py --data-root ../shared/data --processes 2       # continues where it was broken off
+python scripts/papers/burda2016.py --data-root ../shared/data --processes 2       # resumes an interrupted run
 
-784-200-200-50 tanh, pixels drawn anew at each epoch. What the paper leaves out and his code shows: the decoder's output
-bias starts from the training mean, and Adam takes the gradient of the *sum* over the 20 data of a batch with eps 1e-4,
-which is 5e-6 on that of their mean.
+784-200-200-50 tanh, with pixels drawn anew at each epoch. Two facts are in Burda's code and not in the paper: the
+decoder's output bias starts from the training mean, and Adam takes the gradient of the *sum* over the 20 data of a
+batch with eps 1e-4, which equals eps 5e-6 for the gradient of their mean.
 """
 
-import json
-import math
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from tabulate import tabulate
 from torch.optim.lr_scheduler import LambdaLR
+from writing import mean_and_error, right_aligned, write_report, write_results
 
 import pyrovae as pv
-from pyrovae.cli.command_line import helpers, is_helper, run_script
-from pyrovae.common.errors import require, require_count
-from pyrovae.common.files import write_text
+from pyrovae.cli import helpers, is_helper, run_script
+from pyrovae.common import require, require_count
 from pyrovae.lab import save_race_figure
 
-# Epochs at the learning rates 1e-3 x 10^(-i / 7).
-SCHEDULES = {"full": tuple(3**i for i in range(8)), "short": (4,) * 8, "smoke": (1, 1)}
+# Numbers of epochs at the learning rates 1e-3 x 10^(-i / 7).
+EPOCHS_OF_STAGES = {"full": tuple(3**i for i in range(8)), "short": (4,) * 8, "smoke": (1, 1)}
 BATCH_SIZE, LEARNING_RATE, EPS = 20, 1e-3, 1e-4 / 20
 PUBLISHED = {  # their table 1: NLL, active units
     ("VAE", 1): (86.76, 19), ("VAE", 5): (86.47, 20), ("VAE", 50): (86.35, 20),
@@ -54,14 +51,14 @@ def main(
     Args:
         data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
         schedule: full is theirs, 3,280 epochs; short has 32; smoke 2
-        k: numbers of samples, of 1, 5 and 50; IWAE at k = 1 is the VAE
-        swap: continue the VAE with IWAE k=50 and IWAE k=50 with the VAE, too
+        k: numbers of samples, from 1, 5 and 50; IWAE at k = 1 is the VAE
+        swap: also continue the VAE with IWAE k=50, and IWAE k=50 with the VAE
         seeds: a run for each, of the initial parameters and training
         num_train: the first so many training images (default: all 60,000)
-        num_data: test images on which all are measured, evenly spaced
+        num_data: number of test images to measure on, evenly spaced
         num_samples: draws of the importance estimate
-        processes: how many share the runs
-        out: folder of the runs; those that are finished are not run again
+        processes: how many processes share the runs
+        out: folder of the runs; finished ones are not run again
     """
     require(len(k) > 0 and set(k) <= {1, 5, 50}, f"k must be of 1, 5 and 50, got {k}")
     require(not swap or {1, 50} <= set(k), f"swap needs k of 1 and 50, got {k}")
@@ -74,7 +71,7 @@ def main(
         for name, size in PUBLISHED
         if size in k
     }
-    folder, epochs = Path(out) / schedule, SCHEDULES[schedule]
+    folder, epochs = Path(out) / schedule, EPOCHS_OF_STAGES[schedule]
     settings = {
         "batch_size": BATCH_SIZE, "lr": LEARNING_RATE, "optimizer": partial(torch.optim.Adam, fused=True, eps=EPS),
         "device": device, "held_out": data.test_x[torch.arange(num_data) * most // num_data],
@@ -111,20 +108,19 @@ def main(
     heading = f"{schedule} schedule, {sum(epochs)} epochs, seeds {', '.join(map(str, seeds))}"
     print("\n\n".join((heading, *tables)))
     save_race_figure(race, folder)
-    write_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_results(folder, content)
     markdown = "\n\n".join((cells_table(rows, num_data, "github"), order_table(orders, "github")))
-    write_text(folder / "report.md", f"# Burda et al. 2016: {heading}\n\n{markdown}\n\n![curves](race.png)\n")
-    print(f"\nreport: {folder / 'report.md'}")
+    write_report(folder, f"# Burda et al. 2016: {heading}\n\n{markdown}\n\n![curves](race.png)\n")
 
 
 def stages(optimizer: torch.optim.Optimizer, epochs: tuple[int, ...]) -> LambdaLR:
-    """The learning rate is multiplied by 10^(-i / 7) in stage i, of so many epochs."""
+    """Returns the schedule that multiplies the learning rate by 10^(-i / 7) in stage i, which lasts `epochs[i]`."""
     stage = [i for i, length in enumerate(epochs) for _ in range(length)]
     return LambdaLR(optimizer, lambda epoch: 10 ** (-stage[min(epoch, len(stage) - 1)] / 7))
 
 
 def continued(make_vae, data, runs: list[pv.RaceRun], name: str, objective, folder: Path, settings: dict) -> list:
-    """Each of the runs, trained on with another objective at the last learning rate for as long as the last stage."""
+    """Trains each run further with another objective, at the last learning rate and for as long as the last stage."""
     found = []
     for run in runs:
 
@@ -138,14 +134,14 @@ def continued(make_vae, data, runs: list[pv.RaceRun], name: str, objective, fold
 
 
 def cell(name: str, runs: list[pv.RaceRun], published: float, published_units: int) -> dict[str, object]:
-    """Published and ours: NLL, its errors over seeds, over images and of Monte Carlo, and active units."""
-    nll = torch.tensor([-run.log_px.mean for run in runs], dtype=torch.float64)
+    """Returns NLL and active units, published and ours, with errors over seeds, over images and of Monte Carlo."""
+    nll, seed_error = mean_and_error([-run.log_px.mean for run in runs])
     return {
         "cell": name,
         "published": published,
         "published_active": published_units,
-        "nll": nll.mean().item(),
-        "seed_error": (nll.std() / math.sqrt(len(nll))).item() if len(nll) > 1 else None,
+        "nll": nll,
+        "seed_error": seed_error,
         "data_error": max(run.log_px.data_error for run in runs),
         "monte_carlo_error": max(run.log_px.monte_carlo_error for run in runs),
         "active": sum(run.active_units for run in runs) / len(runs),
@@ -154,7 +150,7 @@ def cell(name: str, runs: list[pv.RaceRun], published: float, published_units: i
 
 
 def ordering(race: pv.Race) -> list[dict[str, object]]:
-    """Of each two neighbours in the table, the published difference in log p(x) and ours with its 95% interval."""
+    """Returns for pairs of cells the published difference in log p(x), and ours with its 95% interval."""
     names = {f"{name} k={size}": published for (name, size), (published, _) in PUBLISHED.items()}
     pairs = [("IWAE k=5", "VAE k=1"), ("IWAE k=5", "VAE k=5"), ("VAE k=5", "VAE k=1"),
              ("IWAE k=50", "IWAE k=5"), ("IWAE k=50", "VAE k=50")]  # fmt: skip
@@ -182,8 +178,7 @@ def cells_table(rows: list[dict], num_data: int, tablefmt: str = "simple") -> st
         for row in rows
     ]  # fmt: skip
     header = [f"NLL, nats, {num_data:,} images", "published (active)", "ours", "seed error", "image error", "active"]
-    columns = ("left", *("right",) * 6)
-    return tabulate(lines, [*header, "seconds"], tablefmt, disable_numparse=True, colalign=columns)
+    return right_aligned(lines, [*header, "seconds"], tablefmt)
 
 
 def order_table(rows: list[dict], tablefmt: str = "simple") -> str:
@@ -195,7 +190,7 @@ def order_table(rows: list[dict], tablefmt: str = "simple") -> str:
         for row in rows
     ]  # fmt: skip
     header = ["gain in log p(x)", "published", "ours", "95% interval", "resolved"]
-    return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=("left", *("right",) * 4))
+    return right_aligned(lines, header, tablefmt)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Priors, layers and posteriors on MNIST, one budget: the direction of what was published, paired over seeds.
+"""Trains published priors, layers and posteriors on MNIST with one budget, and compares them in pairs by seed.
 
-python scripts/reproduce_beyond_gaussian.py --data-root ../shared/data --processes 2      # goes on where it broke off
-python scripts/reproduce_beyond_gaussian.py --only layers --epochs 60 --processes 2 --out runs/layers
+python scripts/papers/beyond_gaussian.py --data-root ../shared/data --processes 2      # resumes an interrupted run
+python scripts/papers/beyond_gaussian.py --only layers --epochs 60 --processes 2 --out runs/layers
 
 All under the ELBO. 784-300-300-40: standard against Vamp prior (Tomczak and Welling 2018, arXiv:1705.07120, table 1:
 500 pseudo-inputs), static and dynamic; diagonal against flow posterior (Kingma et al. 2016, arXiv:1606.04934).
@@ -9,19 +9,20 @@ All under the ELBO. 784-300-300-40: standard against Vamp prior (Tomczak and Wel
 table 1).
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from writing import write_report, write_results
+
 import pyrovae as pv
-from pyrovae.cli.command_line import helpers, is_helper, run_script
-from pyrovae.common.files import write_text
+from pyrovae.cli import helpers, is_helper, run_script
 from pyrovae.lab import save_race_figure
-from pyrovae.runs.run import unseeded_vae
+from pyrovae.runs import unseeded_vae
 
 VAMP = {"prior": "vamp"}
-RACES = {  # by name: what of the config is the same for all, and of each; the first is what others are compared with
+# By race: the settings that all variants share, and those of each variant; the others are compared with the first.
+RACES = {
     "static": ({"binarize": "static"}, {"standard": {}, "Vamp prior": VAMP}),
     "dynamic": ({}, {"standard": {}, "Vamp prior": VAMP, "flow posterior": {"posterior": "flow"}}),
     "layers": (
@@ -29,7 +30,7 @@ RACES = {  # by name: what of the config is the same for all, and of each; the f
         {"one layer": {"latent_dim": 50}, "two layers": {"latent_dim": 100, "layers": (50,)}},
     ),
 }
-PUBLISHED = {  # gains in log p(x), nats, of long trainings
+PUBLISHED = {  # gains in log p(x), in nats, of long trainings
     ("static", "Vamp prior"): 88.56 - 85.57,
     ("dynamic", "Vamp prior"): 84.50 - 82.38,
     ("dynamic", "flow posterior"): None,
@@ -54,15 +55,15 @@ def main(
 
     Args:
         data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
-        hidden: units of the encoder's layers, where the comparison is not of Burda's networks
-        latent_dim: of z, there
+        hidden: units of the encoder's layers, except in the race of layers, which has Burda's networks
+        latent_dim: of z, except in the race of layers
         num_components: pseudo-inputs of the Vamp prior
         seeds: a run for each, of the initial parameters and training
         num_samples: draws of the importance estimate of log p(x)
-        num_data: the first so many test images
-        processes: how many share the runs
-        only: one of the three comparisons (default: all)
-        out: folder of the runs; those that are finished are not run again
+        num_data: measure on the first so many test images
+        processes: how many processes share the runs
+        only: one of the three races (default: all)
+        out: folder of the runs; finished ones are not run again
     """
     folder, races = Path(out), {}
     wanted = {title: parts for title, parts in RACES.items() if only in (None, title)}
@@ -80,7 +81,7 @@ def main(
                 makers, data, ["elbo"], seeds, epochs=epochs, schedule="cosine", folder=folder / title,
                 num_samples=num_samples, num_data=num_data,
             )  # fmt: skip
-            if not is_helper():  # now: what comes next takes long
+            if not is_helper():  # print it now, as the next race takes long
                 print(f"MNIST, {title}\n\n{races[title].table()}\n", flush=True)
     if is_helper():
         return
@@ -92,9 +93,8 @@ def main(
         save_race_figure(race, folder, f"{title}.png")
     verdicts = "\n".join(map(verdict, rows))
     print(f"{budget}\n\n{verdicts}")
-    write_text(folder / "results.json", json.dumps(rows, indent=2, allow_nan=False) + "\n")
-    write_text(folder / "report.md", "\n\n".join((*markdown, verdicts)) + "\n")
-    print(f"\nreport: {folder / 'report.md'}")
+    write_results(folder, rows)
+    write_report(folder, "\n\n".join((*markdown, verdicts)) + "\n")
 
 
 def row(race: pv.Race, title: str, name: str) -> dict[str, object]:
@@ -103,7 +103,7 @@ def row(race: pv.Race, title: str, name: str) -> dict[str, object]:
 
 
 def verdict(row: dict) -> str:
-    """What became of a published effect, in a line."""
+    """Returns a line that says what became of a published effect."""
     published = "better" if row["published"] is None else f"{row['published']:+.2f}"
     if row["low"] is None:
         found = "one seed cannot tell"

@@ -1,14 +1,12 @@
-"""A classifier of digits from 100 labels: model M2 of Kingma et al. 2014 (arXiv:1406.5298), in Pyro alone.
+"""Trains a classifier of digits from 100 labels: model M2 of Kingma et al. 2014 (arXiv:1406.5298), in Pyro alone.
 
-python scripts/semi_supervised.py --data-root ../shared/data
-python scripts/semi_supervised.py --data-root ../shared/data --num-labelled 1000 --num-train 50000 --seeds 0 1 2
+python scripts/papers/semi_supervised.py --data-root ../shared/data
+python scripts/papers/semi_supervised.py --data-root ../shared/data --num-labelled 1000 --num-train 50000 --seeds 0 1 2
 
-p(y) p(z) p(x|y, z) with q(y|x) q(z|x, y): TraceEnum_ELBO sums over the ten values of a label that is missing, under the
-classifier q(y|x). A label that is there trains that by alpha log q(y|x), too.
+The model is p(y) p(z) p(x|y, z), the guide q(y|x) q(z|x, y). TraceEnum_ELBO sums over the ten values of a missing
+label, weighted by the classifier q(y|x). A known label also trains the classifier, by alpha log q(y|x).
 """
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,21 +16,20 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.optim import Adam
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
+from writing import mean_and_error, right_aligned, write_report, write_results
 
 import pyrovae as pv
-from pyrovae.cli.command_line import run_script
-from pyrovae.common.errors import first_line, require, require_count, require_number, require_seeds
-from pyrovae.common.files import write_text
-from pyrovae.runs.run import require_new
+from pyrovae.cli import run_script
+from pyrovae.common import first_line, require, require_count, require_number, require_seeds
+from pyrovae.runs import require_new_folder
 
 NUM_CLASSES = 10
 
 
 class M2(nn.Module):
-    """The pair; `model` and `guide` take x `(batch, *event_shape)` and, where labels are known, y `(batch, 10)`."""
+    """Holds the pair. `model` and `guide` take x `(batch, *event_shape)` and, if labels are known, y `(batch, 10)`."""
 
     def __init__(self, event_shape: tuple[int, ...], latent_dim: int, hidden: int, alpha: float) -> None:
         super().__init__()
@@ -59,14 +56,14 @@ class M2(nn.Module):
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         with pyro.plate("data", len(x), dim=-1):
             if y is None:
-                # A decoder that has yet to learn what y is would teach the classifier other things than digits.
+                # A decoder that has not learned what y means would teach the classifier something other than digits.
                 logits = self.classifier(x).detach() if self.warming_up else self.classifier(x)
                 y = pyro.sample("y", dist.OneHotCategorical(logits=logits))  # all ten, left of the data dimension
             loc, log_variance = self.encoder(x, y).unbind(-2)
             pyro.sample("z", dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1))
 
     def supervised(self, x: Tensor, y: Tensor) -> None:
-        """The classifier by itself."""
+        """Trains the classifier alone."""
         pyro.module("classifier", self.classifier)
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("label", self.q_y(x), obs=y)
@@ -101,14 +98,14 @@ def main(
     lr: float = 3e-3,
     out: str = "runs/semi_supervised",
 ) -> None:
-    """Train M2 on few labels and print its test accuracy beside that of the same classifier on those labels alone.
+    """Train M2 on few labels, and the same classifier on those labels alone; print both test accuracies.
 
     Args:
         data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
-        num_labelled: images that keep their label, as many of each digit
-        num_train: training images, all but those without a label
-        epochs: over the training images; every step also takes up to batch_size of the labelled
-        warm_up: the first so many epochs, in which the classifier learns from the labels alone
+        num_labelled: number of images that keep their label, the same for each digit
+        num_train: number of training images, with and without labels
+        epochs: over the training images; every step also takes up to batch_size labelled images
+        warm_up: number of first epochs in which the classifier learns from the labels alone
         seeds: a run for each, of the labelled images, the initial parameters and training
         latent_dim: of z
         hidden: units of each network's one hidden layer
@@ -125,7 +122,7 @@ def main(
     require_count("num_labelled", num_labelled, NUM_CLASSES)
     require(num_labelled % NUM_CLASSES == 0, f"num_labelled must be a multiple of {NUM_CLASSES}, got {num_labelled}")
     folder = Path(out)
-    require_new(folder)
+    require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train, num_validation=0)
     rarest = data.train_y.bincount(minlength=NUM_CLASSES).min().item()
     most = NUM_CLASSES * rarest
@@ -137,22 +134,20 @@ def main(
     for seed in seeds:
         try:
             rows.append({"seed": seed, **run(data, seed, settings)})
-        except ValueError as error:  # Pyro's validation, over many lines: a parameter of a distribution is none
+        except ValueError as error:  # Pyro's validation, in many lines: a parameter is not in its domain
             raise FloatingPointError(f"training diverged with seed {seed} ({first_line(error)})") from error
         print(line(rows[-1]), flush=True)
-        folder.mkdir(parents=True, exist_ok=True)  # what is there survives an interruption
         content = {"num_train": num_train, **vars(settings), "num_test": len(data.test_x), "runs": rows}
-        write_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_results(folder, content)
     summary = summarise(rows)
     text = "\n\n".join((table(rows), summary))
     print(f"\n{text}")
     said = ", ".join(f"{name} {value:g}" for name, value in {"num_train": num_train, **vars(settings)}.items())
-    write_text(folder / "report.md", f"# M2 on MNIST\n\n{said}\n\n{table(rows, 'github')}\n\n{summary}\n")
-    print(f"\nreport: {folder / 'report.md'}")
+    write_report(folder, f"# M2 on MNIST\n\n{said}\n\n{table(rows, 'github')}\n\n{summary}\n")
 
 
 def run(data: pv.Dataset, seed: int, settings: Settings) -> dict[str, float]:
-    """Both classifiers from the same start, for as many steps, on the same labelled images."""
+    """Trains both classifiers from the same start, for as many steps, on the same labelled images."""
     torch.manual_seed(seed)
     rows = labelled_rows(data.train_y, settings.num_labelled)
     y = one_hot(data.train_y, NUM_CLASSES).to(data.train_x.dtype)
@@ -175,13 +170,13 @@ def run(data: pv.Dataset, seed: int, settings: Settings) -> dict[str, float]:
                 if name == "m2":
                     without.step(x)
         found[f"{name}_accuracy"] = m2.accuracy(data.test_x, data.test_y)
-    # The last of the two is M2: its bound on log p(x), no label given, per test image.
+    # After the loop the pair is M2: its bound on log p(x) per test image, without labels.
     losses = [without.evaluate_loss(x) for x in data.test_x.split(1_000)]
     return {**found, "elbo": -sum(losses) / len(data.test_x)}
 
 
 def labelled_rows(labels: Tensor, num_labelled: int) -> Tensor:
-    """As many rows of each label, at random."""
+    """Returns the same number of rows of each label, chosen at random."""
     order = torch.randperm(len(labels))
     each = num_labelled // NUM_CLASSES
     return torch.cat([order[labels[order] == label][:each] for label in range(NUM_CLASSES)])
@@ -200,14 +195,14 @@ def table(rows: list[dict[str, float]], tablefmt: str = "simple") -> str:
         for row in rows
     ]
     header = ["seed", "labels alone, test accuracy", "M2, test accuracy", "M2, test ELBO, nats"]
-    return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=("right",) * 4)
+    return right_aligned(lines, header, tablefmt, left=0)
 
 
 def summarise(rows: list[dict[str, float]]) -> str:
-    """The mean gain in accuracy, in pairs by seed, with its standard error over seeds."""
-    gain = torch.tensor([row["m2_accuracy"] - row["supervised_accuracy"] for row in rows], dtype=torch.float64)
-    error = f"{gain.std() / math.sqrt(len(gain)):.4f} over {len(gain)} seeds" if len(gain) > 1 else "none of one seed"
-    return f"gain of M2 in accuracy: {gain.mean():.4f}, standard error {error}"
+    """Returns a line with the mean gain in accuracy, in pairs by seed, and its standard error over seeds."""
+    gain, error = mean_and_error([row["m2_accuracy"] - row["supervised_accuracy"] for row in rows])
+    shown = "unknown for one seed" if error is None else f"{error:.4f} over {len(rows)} seeds"
+    return f"gain of M2 in accuracy: {gain:.4f}, standard error {shown}"
 
 
 if __name__ == "__main__":

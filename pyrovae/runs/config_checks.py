@@ -1,0 +1,163 @@
+"""Checks the fields of a run's configuration, alone and together, and fills in the usual values."""
+
+from dataclasses import fields
+
+import torch
+
+from pyrovae.common import require, require_choice, require_count, require_number, require_seed
+from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
+from pyrovae.models import ACTIVATIONS, NETWORKS, POSTERIORS, PRIORS
+from pyrovae.objectives import MAX_STATES, NEED_NUM_PARTICLES, OBJECTIVES, resolve
+from pyrovae.runs.config_fields import ConfigFields
+from pyrovae.training import BETA_SCHEDULES, LEARNING_RATE_SCHEDULES, NONFINITE
+
+LARGEST_FLOAT32 = float(torch.finfo(torch.float32).max)
+# The kind of data, by the field `binarize`, which is None for points.
+KIND_BY_BINARIZE = {
+    None: "points",
+    "none": "grey",
+    "dequantise": "dequantised",
+    "static": "binary",
+    "dynamic": "binary",
+}
+LIKELIHOODS_BY_KIND = {
+    "points": ("gaussian", "gaussian_learned", "gaussian_predicted"),
+    "binary": ("bernoulli",),
+    "grey": ("bernoulli_grey", "categorical", "discretized_logistic"),
+    "dequantised": ("continuous_bernoulli", "gaussian", "gaussian_learned", "gaussian_predicted"),
+}
+USUAL_LIKELIHOOD_BY_KIND = {
+    "points": "gaussian_learned",
+    "binary": "bernoulli",
+    "grey": "bernoulli_grey",
+    "dequantised": "continuous_bernoulli",
+}
+# Objectives that do not differentiate the draws of z.
+WITHOUT_PATH_GRADIENTS = ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic", "elbo_enumerated")
+POSTERIORS_OF_BITS = ("bernoulli", "relaxed_bernoulli")
+USUAL_NUM_COMPONENTS = {"mixture": 10, "vamp": 500}
+
+
+def check_config(config: ConfigFields) -> None:
+    """Fills in the fields of `config` that are None and have a usual value, and checks all of them.
+
+    Raises:
+        InputError: a field has a wrong type or value, or two fields do not go together
+    """
+    _check_data(config)
+    _check_types_and_ranges(config)
+    _check_objective(config)
+    _check_combinations(config)
+
+
+def _check_data(config: ConfigFields) -> None:
+    """Checks the fields that go with the data set, and fills in those that it decides."""
+    require_choice("dataset", config.dataset, DATASETS)
+    require_choice("network", config.network, NETWORKS)
+    convolutional = config.network == "conv"
+    if config.dataset in IMAGE_SETS:
+        _fill_in(config, binarize="dynamic", hidden=(32, 64) if convolutional else (400,), latent_dim=20)
+        require_choice("binarize", config.binarize, BINARIZE)
+    else:
+        _fill_in(config, hidden=(128, 128), latent_dim=2)
+        for field, wrong in (("binarize", config.binarize is not None), ("network", convolutional)):
+            found = f"{field} {getattr(config, field)!r}"
+            require(not wrong, f"{found} is for image sets, and {config.dataset} holds points")
+    kind = KIND_BY_BINARIZE[config.binarize]
+    _fill_in(config, likelihood=USUAL_LIKELIHOOD_BY_KIND[kind])
+    fitting = LIKELIHOODS_BY_KIND[kind]
+    require(
+        config.likelihood in fitting,
+        f"likelihood must be one of {', '.join(fitting)} for {kind} data, got {config.likelihood!r}",
+    )
+
+
+def _check_types_and_ranges(config: ConfigFields) -> None:
+    for name in ("data_root", "device"):
+        value = getattr(config, name)
+        optional = value is None and name == "data_root"
+        require(optional or isinstance(value, str), f"{name} must be a string, got {value!r}")
+    for name in ("hidden", "layers"):
+        value = getattr(config, name)
+        require(isinstance(value, list | tuple), f"{name} must be whole numbers >= 1, got {value!r}")
+        object.__setattr__(config, name, tuple(value))
+        for units in getattr(config, name):
+            require_count(name, units)
+    for name in ("latent_dim", "epochs", "batch_size"):
+        require_count(name, getattr(config, name))
+    require_seed(config.seed)
+    for name in ("scale", "beta", "lr"):
+        require_number(name, value := getattr(config, name), above=0)
+        most = f"at most {LARGEST_FLOAT32:.3g}"
+        require(value <= LARGEST_FLOAT32, f"{name} must be a float32, {most}, got {value:.3g}")
+    if config.max_grad_norm is not None:
+        require_number("max_grad_norm", config.max_grad_norm, above=0)
+    if config.patience is not None:
+        require_count("patience", config.patience)
+    require(isinstance(config.conditional, bool), f"conditional must be true or false, got {config.conditional!r}")
+    require_choice("activation", config.activation, ACTIVATIONS)
+    require_choice("posterior", config.posterior, POSTERIORS)
+    require_choice("prior", config.prior, PRIORS)
+    require_choice("schedule", config.schedule, LEARNING_RATE_SCHEDULES)
+    require_choice("nonfinite", config.nonfinite, NONFINITE)
+    require_choice("beta_schedule", config.beta_schedule, BETA_SCHEDULES)
+
+
+def _check_objective(config: ConfigFields) -> None:
+    require_choice("objective", config.objective, OBJECTIVES)
+    if config.objective not in NEED_NUM_PARTICLES:
+        defaults = {field.name: field.default for field in fields(OBJECTIVES[config.objective])}
+        _fill_in(config, num_particles=defaults.get("num_particles", 1))
+    if config.num_particles is not None:
+        require_count("num_particles", config.num_particles)
+    resolve(config.objective, config.objective_settings())
+
+
+def _check_combinations(config: ConfigFields) -> None:
+    """Checks that posterior, prior, layers, condition and objective go together."""
+    posterior, prior, objective = config.posterior, config.prior, config.objective
+    if config.temperature is not None:
+        require_number("temperature", config.temperature, above=0)
+        is_part_of_density = posterior == "relaxed_bernoulli"  # which every objective then needs
+        require(
+            is_part_of_density or objective not in WITHOUT_PATH_GRADIENTS,
+            f"temperature is for objectives that differentiate draws, and {objective} does not",
+        )
+        of_bits = " or ".join(POSTERIORS_OF_BITS)
+        require(posterior in POSTERIORS_OF_BITS, f"temperature is for posterior {of_bits}, got {posterior}")
+    if posterior == "relaxed_bernoulli":
+        _fill_in(config, temperature=0.5)
+    if posterior in POSTERIORS_OF_BITS:
+        require(prior == "standard", f"posterior {posterior} has a prior of its own, got {prior}")
+    if posterior == "delta":
+        require(objective == "elbo", f"posterior delta (an autoencoder) needs objective elbo, got {objective}")
+        require(prior == "standard", f"posterior delta (an autoencoder) needs prior standard, got {prior}")
+    plain = (posterior, prior) == ("diagonal", "standard")
+    require(
+        plain or not config.layers,
+        f"layers need posterior diagonal and prior standard, whose place they take, got {posterior} and {prior}",
+    )
+    require(prior != "vamp" or not config.conditional, "prior vamp needs a VAE that is not conditional")
+    if objective == "elbo_enumerated":
+        most = MAX_STATES.bit_length() - 1
+        require(
+            posterior == "bernoulli" and config.latent_dim <= most,
+            f"objective elbo_enumerated needs posterior bernoulli and latent_dim <= {most}, "
+            f"got {posterior} and {config.latent_dim}",
+        )
+    if objective == "elbo_analytic_kl":
+        require(
+            plain and not config.layers,
+            "objective elbo_analytic_kl needs a KL in closed form, of posterior diagonal and prior standard",
+        )
+    if config.num_components is not None:
+        require_count("num_components", config.num_components)
+        require(prior in USUAL_NUM_COMPONENTS, f"num_components is for prior mixture or vamp, got {prior}")
+    _fill_in(config, num_components=USUAL_NUM_COMPONENTS.get(prior))
+
+
+def _fill_in(config: ConfigFields, **values: object) -> None:
+    """Gives fields that are None these values."""
+    for name, value in values.items():
+        if getattr(config, name) is None:
+            object.__setattr__(config, name, value)

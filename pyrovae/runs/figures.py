@@ -1,0 +1,110 @@
+"""The figures of a run: training curves, samples, latent space, reconstructions."""
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+import pyrovae.plots as plots
+from pyrovae.common import local_seed
+from pyrovae.evaluation import Evaluation, MarginalLikelihood
+from pyrovae.models import mean_of
+from pyrovae.runs.held_out import held_out_arguments, on_device_of
+from pyrovae.runs.run import Run
+
+MAX_DRAWN_POINTS = 5_000
+
+
+@torch.no_grad()
+def save_figures(run: Run) -> list[Path]:
+    """Saves figures as PNG in the run's folder figures/, and returns their paths.
+
+    They show training curves, test data beside samples, the latent space and, for images, reconstructions.
+    """
+    folder = run.folder / "figures"
+    folder.mkdir(exist_ok=True)
+    drawings = {"training": _draw_training, "samples": draw_samples, "latent": _draw_latent}
+    if len(run.vae.event_shape) == 3:
+        drawings["reconstructions"] = _draw_reconstructions
+    paths = []
+    with local_seed(run.config.seed):
+        for name, draw in drawings.items():
+            figure = draw(run)
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1], dpi=120)
+    return paths
+
+
+def _draw_training(run: Run) -> Figure:
+    history, validated = run.history, None not in run.history.elbo
+    figure, axes = plots.figure_row(3 if validated else 1)
+    loss = {"training loss": history.loss}
+    if validated:
+        loss["minus validation ELBO"] = [-elbo for elbo in history.elbo]
+        plots.training_curve(history.epoch, {"": history.reconstruction}, "validation reconstruction, nats", axes[1])
+        plots.training_curve(history.epoch, {"": history.kl}, "validation KL, nats", axes[2])
+    plots.training_curve(history.epoch, loss, "nats per datum", axes[0])
+    return figure
+
+
+@torch.no_grad()
+def draw_samples(run: Run) -> Figure:
+    """Draws test data beside samples of the model."""
+    data, vae = run.data, run.vae
+    figure, axes = plots.figure_row(2)
+    if len(vae.event_shape) == 3:
+        args = on_device_of(vae, tuple(arg[:64] for arg in held_out_arguments(vae, data)))
+        plots.image_grid(args[0], 8, "test data", axes[0])
+        plots.image_grid(vae.sample(len(args[0]), args[1:], mean=True), 8, "decoded means of prior draws", axes[1])
+    else:
+        x = data.test_x[:MAX_DRAWN_POINTS]
+        plots.points(x, data.test_y[:MAX_DRAWN_POINTS], "test data", axes[0])
+        y = on_device_of(vae, tuple(arg[:MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data)))[1:]
+        plots.points(vae.sample(len(x), y), data.test_y[:MAX_DRAWN_POINTS] if y else None, "samples", axes[1])
+        axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
+    return figure
+
+
+def _draw_latent(run: Run) -> Figure:
+    args = tuple(arg[:MAX_DRAWN_POINTS] for arg in held_out_arguments(run.vae, run.data))
+    means = mean_of(run.vae.encode(*on_device_of(run.vae, args)))
+    # Of many dimensions, the two whose posterior means vary most say most about x.
+    busiest = means.var(0).argsort(descending=True)[:2].tolist()
+    figure, axes = plots.figure_row(1)
+    if len(busiest) == 1:
+        means, busiest = torch.cat((means, torch.randn_like(means)), 1), [0, 1]
+    plots.latent_space(means[:, busiest], run.data.test_y[:MAX_DRAWN_POINTS], "posterior means, test data", axes[0])
+    axes[0].set(xlabel=f"$z_{{{busiest[0] + 1}}}$", ylabel=f"$z_{{{busiest[1] + 1}}}$")
+    return figure
+
+
+def _draw_reconstructions(run: Run) -> Figure:
+    args = on_device_of(run.vae, tuple(arg[:12] for arg in held_out_arguments(run.vae, run.data)))
+    figure, axes = plots.figure_row(1, width=9.0, height=2.0)
+    plots.reconstructions(args[0], run.vae.reconstruct(*args), axes=axes[0])
+    return figure
+
+
+def draw_estimates(estimates: Evaluation) -> Figure | None:
+    """Draws bounds against draws, and what each method fell short of the best in its seconds.
+
+    Returns None if no importance sampling is among the estimates.
+    """
+    sampled = [one for one in estimates.measured if isinstance(one.estimate, MarginalLikelihood)]
+    if not sampled:
+        return None
+    largest = max(sampled, key=lambda one: one.estimate.num_samples).estimate
+    annealed = {
+        one.method: (one.estimate.mean, one.estimate.monte_carlo_error)
+        for one in estimates.measured
+        if one.method.startswith("ais_")
+    }
+    figure, axes = plots.figure_row(1 + (len(estimates.measured) > 1), width=4.5)
+    errors = largest.bounds_error.square().sum(1).sqrt() / len(largest.value)
+    plots.bounds(largest.bound_sizes, largest.bounds.mean(1), errors, annealed, axes[0])
+    if len(axes) > 1:
+        measured = {
+            one.method: (one.seconds, one.estimate.mean, one.estimate.monte_carlo_error) for one in estimates.measured
+        }
+        plots.below_the_best(measured, axes[1])
+    return figure

@@ -1,0 +1,62 @@
+"""The tables of a run: its measures with their errors, and its history."""
+
+import math
+from collections.abc import Mapping
+
+from tabulate import tabulate
+
+from pyrovae.runs.measures import IWAE_PARTICLES
+from pyrovae.training import History
+
+
+def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> str:
+    """Returns a table of `mean (Monte Carlo error)` in nats per datum: a row for each measure, a column for each run.
+
+    Args:
+        results: what `measure` returned, by the name of the run; all of the same number of data and draws
+        tablefmt: `simple` for a terminal, `github` for Markdown
+    """
+    first = next(iter(results.values()))
+    rows = {
+        first["measure"]: ("elbo", "elbo_standard_error"),
+        f"IWAE-{IWAE_PARTICLES} bound": (f"iwae_{IWAE_PARTICLES}", f"iwae_{IWAE_PARTICLES}_standard_error"),
+        f"log p(x), importance sampling, {first['num_samples']:,}": ("log_px", "log_px_standard_error"),
+        "log p(x), quadrature": ("log_px_quadrature", "log_px_quadrature_error"),
+        "log p(x), enumeration": ("log_px_enumeration", None),
+        "exact log-density of the data": ("data_log_density", None),
+    }
+    lines = []
+    for label, (name, error) in rows.items():
+        if any(r[name] is not None for r in results.values()):
+            lines.append([label, *(_with_error(r[name], r[error] if error else None) for r in results.values())])
+    if first["log_px"] is not None:
+        errors = (r["log_px_data_error"] for r in results.values())
+        lines.append(["standard error over data", *("unknown" if e is None else f"{e:.3f}" for e in errors)])
+        shares = (r["share_pareto_k_above_0.7"] for r in results.values())
+        lines.append(["share with Pareto k > 0.7", *("unknown" if s is None else f"{s:.1%}" for s in shares)])
+    if first["active_units"] is not None:
+        lines.append(["active latent units", *(str(r["active_units"]) for r in results.values())])
+    header = [f"{first['num_data']:,} test data, nats per datum", *results]
+    return tabulate(
+        lines, header, tablefmt=tablefmt, disable_numparse=True, colalign=("left", *("right",) * len(results))
+    )
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    """Returns 1.2345 and 0.0021 as `1.234 (0.0021)`: the value with three decimals, the error with two figures."""
+    if value is None:
+        return "unknown"
+    if error is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} ({error:.2g})"
+
+
+def history_table(history: History, rows: int = 10) -> str:
+    """Returns a table of at most `rows` epochs, evenly spaced, the last among them."""
+    records = history.records()
+    step = math.ceil(len(records) / rows)
+    chosen = records[len(records) - 1 :: -step][::-1]
+    columns = [name for name in chosen[0] if chosen[-1][name] is not None]
+    formats = {"epoch": "d", "lr": ".1e"}
+    lines = [[format(record[name], formats.get(name, ".3f")) for name in columns] for record in chosen]
+    return tabulate(lines, columns, disable_numparse=True, colalign=("right",) * len(columns))

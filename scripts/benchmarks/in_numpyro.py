@@ -1,0 +1,89 @@
+"""NumPyro's column of the table; None where NumPyro is not installed."""
+
+import math
+
+import torch
+from cases import GAUSSIAN_SCALE, LEARNING_RATE, Case, Gradient, Step
+from torch import Tensor
+
+try:
+    import jax
+    import numpyro
+except ImportError:
+    numpyro = None
+
+STEPS_PER_CALL = 10
+
+
+def in_numpyro(case: Case) -> tuple[Step, Gradient]:
+    """Writes the same VAE in NumPyro, with steps that are jitted and scanned."""
+    import jax.numpy as jnp
+    import numpyro.distributions as npd
+    from numpyro.infer import SVI, RenyiELBO, Trace_ELBO
+    from numpyro.infer.util import log_density
+
+    vae, device = case.vae(torch.device("cpu")), torch.device("cpu")
+    names = [name for name, _ in vae.named_parameters()]
+    initial = {name: jnp.asarray(value.detach().numpy()) for name, value in vae.named_parameters()}
+    x = jnp.asarray(case.batch(device).flatten(1).numpy())
+
+    def network(part: str, value):
+        def parameter(name: str):
+            return numpyro.param(f"{part}.{name}", initial[f"{part}.{name}"])
+
+        hidden = value @ parameter("layers.0.weight").T + parameter("layers.0.bias")
+        return jax.nn.relu(hidden) @ parameter("output.weight").T + parameter("output.bias")
+
+    def model(x):
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", npd.Normal(jnp.zeros(case.latent_dim), 1.0).to_event(1))
+            output = network("decoder", z)
+            likelihood = npd.Bernoulli(logits=output) if case.binary else npd.Normal(output, GAUSSIAN_SCALE)
+            numpyro.sample("x", likelihood.to_event(1), obs=x)
+
+    def posterior(x):
+        output = network("encoder", x)
+        return output[:, : case.latent_dim], jnp.exp(0.5 * output[:, case.latent_dim :])
+
+    def guide(x):
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("z", npd.Normal(*posterior(x)).to_event(1))
+
+    single = case.num_particles == 1
+    loss = Trace_ELBO() if single else RenyiELBO(alpha=0, num_particles=case.num_particles)
+    svi = SVI(model, guide, numpyro.optim.Adam(LEARNING_RATE), loss)
+    state = [svi.init(jax.random.PRNGKey(0), x)]
+
+    @jax.jit
+    def many(state):
+        return jax.lax.scan(lambda state, _: svi.update(state, x), state, None, length=STEPS_PER_CALL)
+
+    def ten_steps() -> None:
+        state[0], losses = many(state[0])
+        losses.block_until_ready()
+
+    def gradient() -> tuple[float, list[Tensor]]:
+        noise = jnp.asarray(torch.randn(case.num_particles, case.batch_size, case.latent_dim).numpy())
+
+        def value(parameters):
+            with numpyro.handlers.substitute(data=parameters), numpyro.handlers.seed(rng_seed=0):
+                loc, scale = posterior(x)
+
+            def log_weight(eps):
+                draw = {"z": loc + scale * eps}
+
+                def one(x, z):  # a datum's own log-weight
+                    per_datum = {"z": z[None]}
+                    log_p, _ = log_density(model, (x[None],), {}, parameters | per_datum)
+                    log_q, _ = log_density(guide, (x[None],), {}, parameters | per_datum)
+                    return log_p - log_q
+
+                return jax.vmap(one)(x, draw["z"])
+
+            log_weights = jax.lax.map(log_weight, noise)
+            return -(jax.scipy.special.logsumexp(log_weights, axis=0) - math.log(case.num_particles)).sum()
+
+        loss, gradients = jax.jit(jax.value_and_grad(value))(initial)
+        return float(loss), [torch.tensor(jax.device_get(gradients[name])) for name in names]
+
+    return ten_steps, gradient

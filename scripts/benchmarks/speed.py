@@ -1,0 +1,165 @@
+"""Times training steps and log p(x): ours beside stock Pyro, PyTorch and NumPyro, in ms and in decodes per second.
+
+python scripts/benchmarks/speed.py            # make benchmark; NumPyro's column needs pip install -e '.[benchmark]'
+
+Everything is timed in one run, interleaved, and given as medians: on a noisy machine only the ratios mean something.
+All columns train the same VAE from the same parameters, and their losses and gradients are compared first. The floor is
+the step's matrix products alone, each by the fastest float32 routine of this PyTorch.
+"""
+
+import json
+import math
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from cases import (
+    CASES,
+    LEARNING_RATE,
+    LOG_PX_CASE,
+    LOG_PX_ROW,
+    OBJECTIVES_ROW,
+    Case,
+    Gradient,
+    Step,
+    machine,
+    seconds_per_call,
+)
+from contenders import ours_compiled, ours_eager, plain_pytorch, stock_pyro
+from floor import floor
+from in_numpyro import STEPS_PER_CALL, in_numpyro, numpyro
+from log_px import full_log_px, time_log_px
+from speed_report import draw, report
+
+import pyrovae as pv
+from pyrovae.cli import run_script
+from pyrovae.common import choose_device, require, require_count
+from pyrovae.runs import require_new_folder
+
+
+def main(
+    rounds: int = 12,
+    num_data: int = 384,
+    num_samples: int = 5_000,
+    device: str = "cpu",
+    full: bool = False,
+    only: str = "",
+    out: str = "runs/benchmark",
+) -> None:
+    """Time training steps and log p(x).
+
+    Args:
+        rounds: how often the columns take turns
+        num_data: images for decodes per second
+        num_samples: draws of z for each of them
+        device: cpu or cuda
+        full: also log p(x) of 10,000 images in a process of its own, with its peak memory
+        only: the rows whose names contain this (the last two are log p(x) and objectives)
+        out: folder for results.json, report.md and benchmark.png, new or empty
+    """
+    require_count("rounds", rounds)
+    require_count("num_data", num_data, 3)
+    require_count("num_samples", num_samples)
+    folder, where = Path(out), choose_device(device)
+    require_new_folder(folder)
+    if numpyro is None:
+        print("NumPyro is not installed: no column for it (pip install -e '.[benchmark]')")
+    results = {"machine": machine(where), "threads": torch.get_num_threads(), "rows": []}
+    cases = [case for case in CASES if only in case.name]
+    require(
+        len(cases) > 0 or only in LOG_PX_ROW or only in OBJECTIVES_ROW or full,
+        f"only must be in a row's name, got {only!r}",
+    )
+    for case in cases:
+        results["rows"].append(time_steps(case, rounds, where))
+        print(f"{case.name}: " + ", ".join(f"{k} {v:.2f}" for k, v in results["rows"][-1]["ms"].items()), flush=True)
+    if only in LOG_PX_ROW:
+        results["log_px"] = time_log_px(LOG_PX_CASE, num_data, num_samples, where)
+    if only in OBJECTIVES_ROW:
+        results["objectives"] = time_objectives(LOG_PX_CASE, rounds, where)
+    if full:
+        results["full"] = full_log_px(num_samples)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    print("\n" + report(results, "simple"))
+    (folder / "report.md").write_text(report(results, "github") + "\n")
+    draw(results).savefig(folder / "benchmark.png", dpi=120)
+    print(f"\nreport: {folder / 'report.md'}")
+
+
+def time_steps(case: Case, rounds: int, device: torch.device) -> dict:
+    """Returns the milliseconds per step of each column, and how far their losses and gradients are apart."""
+    steps: dict[str, Step] = {}
+    gradients: dict[str, Gradient] = {}
+    makers = {"stock Pyro": stock_pyro, "plain PyTorch": plain_pytorch, "ours eager": ours_eager, "ours": ours_compiled}
+    for name, make in makers.items():
+        steps[name], gradients[name] = make(case, device)
+    if numpyro is not None and case.network == "mlp" and device.type == "cpu":
+        steps["NumPyro"], gradients["NumPyro"] = in_numpyro(case)
+    if case.network == "mlp":
+        steps["floor"] = floor(case, device)
+    differences = compare(gradients)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        for _ in range(3):
+            step()
+    slowest = max(seconds_per_call(step, 1, device) for step in steps.values())
+    count = max(2, min(50, int(0.5 / slowest)))
+    for _ in range(rounds):
+        for name, step in steps.items():
+            in_one_call = STEPS_PER_CALL if name == "NumPyro" else 1
+            times[name].append(seconds_per_call(step, -(-count // in_one_call), device) / in_one_call)
+    return {
+        "row": case.name,
+        "ms": {name: 1e3 * median(values) for name, values in times.items()},
+        **differences,
+    }
+
+
+def compare(gradients: dict[str, Gradient]) -> dict[str, float]:
+    """Returns the largest relative distances of a column's loss and gradient to plain PyTorch's, on the same noise.
+
+    The seconds that ours takes for it are those of its compilation.
+    """
+    outcomes, seconds = {}, {}
+    for name, gradient in gradients.items():
+        torch.manual_seed(2)
+        started = time.perf_counter()
+        outcomes[name] = gradient()
+        seconds[name] = time.perf_counter() - started
+    loss, reference = outcomes["plain PyTorch"]
+    norm = math.sqrt(sum(g.double().square().sum().item() for g in reference))
+    off = {
+        name: math.sqrt(sum((a.double() - b.double()).square().sum().item() for a, b in zip(g, reference, strict=True)))
+        for name, (_, g) in outcomes.items()
+    }
+    return {
+        "compile_seconds": seconds["ours"],
+        "loss_difference": max(abs(other - loss) / abs(loss) for other, _ in outcomes.values()),
+        "gradient_difference": max(off.values()) / norm,
+    }
+
+
+def time_objectives(case: Case, rounds: int, device: torch.device, draws: int = 16) -> dict[str, float]:
+    """Returns the milliseconds per compiled step of each objective for continuous latents, all with `draws` of z."""
+    settings = {name: {"num_particles": draws} for name in pv.objectives.OBJECTIVES if name != "elbo_enumerated"}
+    settings["miwae"] = settings["piwae"] = {"num_particles": draws // 4, "num_batches": 4}
+    steps = {}
+    for name, own in settings.items():
+        vae, x = case.vae(device), case.batch(device)
+        optimizer = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE, fused=True)
+        svi = pv.CompiledSVI(vae.model, vae.guide, optimizer, pv.objectives.from_name(name, **own))
+        steps[name] = partial(svi.step, x)
+        for _ in range(3):
+            steps[name]()
+    times = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(seconds_per_call(step, 3, device))
+    return {name: 1e3 * median(values) for name, values in times.items()}
+
+
+if __name__ == "__main__":
+    run_script(main)

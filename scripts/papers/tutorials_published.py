@@ -1,0 +1,70 @@
+"""The runs of the tutorials: settings and published numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+import pyrovae as pv
+
+BETAS = (0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Holds one run: its data, the settings of its VAE and of its training, and the published numbers."""
+
+    name: str
+    data: Callable[[int], pv.Dataset]
+    vae: dict
+    fit: dict
+    variance: float | None = None  # of the decoder; None for pixels
+    published: dict[str, float] = field(default_factory=dict)
+    plain: str = ""
+    sample_y: Callable[[int], torch.Tensor] | None = None
+
+
+def radius(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return x.norm(dim=1, keepdim=True)
+
+
+def ring(seed: int) -> pv.Dataset:
+    return pv.load("ring", seed=seed)
+
+
+RING = {"latent_dim": 2, "hidden": (128, 128)}
+RING_FIT = {"epochs": 400, "batch_size": 256, "lr": 1e-3}
+POINTS = [
+    Row("ring", ring, RING, RING_FIT, 0.1, {"loss": 3.758, "reconstruction": 0.824, "kl": 2.935, "diversity": 4.051},
+        "loss 3.69 to 3.75"),
+    Row("ring, one-hot", ring, RING | {"condition": pv.OneHot(8)}, RING_FIT | {"epochs": 500}, 0.1,
+        {"loss": 0.625, "reconstruction": 0.625, "kl": 0.0, "diversity": 4.452}, "loss 0.611 to 0.637",
+        sample_y=lambda num: torch.arange(num) % 8),
+    Row("ring, radius", lambda seed: ring(seed).with_conditions(radius), RING | {"condition": pv.Embedding()},
+        RING_FIT | {"epochs": 500}, 0.1, {"loss": 3.594, "reconstruction": 0.542, "kl": 3.051, "diversity": 1.392},
+        "loss 3.47 to 3.57", sample_y=lambda num: torch.randn(num, 2).norm(dim=1, keepdim=True)),
+    Row("pinwheel, beta 0.25", lambda seed: pv.load("pinwheel", seed=seed),
+        {"latent_dim": 2, "hidden": (64,), "beta": 0.25}, {"epochs": 800, "batch_size": 256, "lr": 3e-3}, 0.03,
+        {"loss": 1.672, "reconstruction": 0.303, "kl": 5.476}, "other constants: not compared"),
+    Row("four clusters", lambda seed: pv.load("four_clusters", seed=seed), {"latent_dim": 2, "hidden": (32, 32)},
+        {"epochs": 400, "batch_size": 128, "lr": 1e-3}, 0.04),
+]  # fmt: skip
+
+
+def image_rows(data_root: str | None) -> list[Row]:
+    def mnist(binarize: str) -> Callable[[int], pv.Dataset]:
+        return lambda seed: pv.load("mnist", binarize=binarize, data_root=data_root, seed=seed)
+
+    training = {"epochs": 10, "batch_size": 128, "lr": 1e-3}
+    grey = {"likelihood": pv.Bernoulli(allow_grey=True)}
+    mlp = {"latent_dim": 20, "hidden": (400,)}
+    rows = [
+        Row("MNIST 784-400-20, grey", mnist("none"), grey | mlp, training, None, {"loss": 106.66}),
+        Row("MNIST 784-512-256-20, grey", mnist("none"), grey | {"latent_dim": 20, "hidden": (512, 256)}, training),
+        Row("MNIST conv, latent 32, grey", mnist("none"),
+            grey | {"latent_dim": 32, "hidden": (32, 64), "network": "conv"}, training),
+    ]  # fmt: skip
+    for beta in BETAS:
+        settings = mlp | {"likelihood": pv.Bernoulli(), "beta": beta}
+        rows.append(Row(f"MNIST dynamic, beta {beta:g}", mnist("dynamic"), settings, training))
+    return rows

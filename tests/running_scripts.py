@@ -1,0 +1,64 @@
+"""Runs the scripts as a user does, in a process of their own or in this one."""
+
+import contextlib
+import io
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pyrovae as pv
+
+FOLDER = Path(__file__).parent.parent / "scripts"
+# The files that are programs, by their path in scripts/; the others are imported by those beside them.
+SCRIPTS = sorted(
+    str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.py") if 'if __name__ == "__main__":' in path.read_text()
+)
+
+
+def run(*arguments, cwd, **environment) -> subprocess.CompletedProcess:
+    """Runs a script in a process of its own."""
+    # One thread each: the suite's machines have two cores.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::UserWarning", **environment}
+    command = [sys.executable, str(FOLDER / arguments[0]), *map(str, arguments[1:])]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+
+def run_here(*arguments, cwd) -> subprocess.CompletedProcess:
+    """Runs a script in this process, which has everything imported: for scripts that have been seen to start."""
+    out, error, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        patch.setattr(sys, "argv", list(map(str, arguments)))
+        patch.chdir(cwd)
+        try:
+            names_of(arguments[0], run_name="__main__")
+        except SystemExit as stopped:
+            status = stopped.code
+    return subprocess.CompletedProcess(arguments, status or 0, out.getvalue(), error.getvalue())
+
+
+def refused_script(*arguments: str) -> None:
+    """Runs a script that has to exit with 2, and raises what it says; tyro's box without its line breaks."""
+    done = run_here(*arguments, cwd=Path())
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1 or not done.stderr.startswith("error: "), done.stderr
+    raise pv.InputError(" ".join(done.stderr.split()))
+
+
+def names_of(script: str, run_name: str = "names") -> dict[str, object]:
+    """Returns all names that a script defines and imports."""
+    with _beside(script):
+        return runpy.run_path(str(FOLDER / script), run_name=run_name)
+
+
+@contextlib.contextmanager
+def _beside(script: str) -> Iterator[None]:
+    """Lets the script import the files beside it, as python does and runpy does not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str((FOLDER / script).parent), *sys.path])
+        yield

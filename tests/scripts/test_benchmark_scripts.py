@@ -1,0 +1,58 @@
+"""The benchmarks run in small."""
+
+import json
+import re
+
+import pytest
+from running_scripts import names_of, run, run_here
+
+import pyrovae as pv
+
+
+def test_runs_that_are_killed_go_on_to_the_bit(tmp_path):
+    """Short; `python scripts/benchmarks/kill_test.py --kills 20 --compile-too` is long."""
+    result = run("benchmarks/kill_test.py", "--kills", 3, "--epochs", 12, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [line.split()[-1] for line in result.stdout.splitlines()[2:]] == ["yes"] * 3
+    assert result.stderr.count("File too large") == 1
+
+
+def test_processes_beside_threads_in_small(tmp_path):
+    """The whole benchmark takes a minute; its launches and its arithmetic do not."""
+    scaling = names_of("benchmarks/scaling.py")
+    small = ("--dataset", "ring", "--hidden", 4, "--epochs", 2, "--batch-size", 500)
+    scaling["launch"]("train.py", (2, 1), *small, "--out", tmp_path / "run")
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
+    scaling["launch"]("evaluate.py", (2, 1), tmp_path / "run", "--num-samples", 30, "--num-data", 300)
+    evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
+    one = run_here("evaluate.py", "run", "--num-samples", 30, "--num-data", 300, "--overwrite", cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    alone = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert {k: v for k, v in evaluation.items() if k != "seconds"} == pytest.approx(
+        {k: v for k, v in alone.items() if k != "seconds"}, abs=1e-5
+    )
+    with pytest.raises(pv.InputError, match=r"evaluate.py failed: error: run folder nowhere does not exist"):
+        scaling["launch"]("evaluate.py", (1, 1), "nowhere")
+    text = scaling["table"]({"epoch": {"one": [9.0], "threads": [6.0, 5.0, 90.0], "several": [3.0, 1.0, 4.0]}})
+    assert [cell.strip() for cell in text.splitlines()[-1].split("|")] == ["", "epoch", "9", "6", "3", "2.00", ""]
+
+
+def test_the_benchmark_in_small(tmp_path):
+    result = run("benchmarks/speed.py", "--only", "ring", "--rounds", 1, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    row = json.loads((tmp_path / "out/results.json").read_text())["rows"][0]
+    assert {"stock Pyro", "plain PyTorch", "ours eager", "ours", "floor"} <= row["ms"].keys()
+    assert all(ms > 0 for ms in row["ms"].values())
+    assert row["loss_difference"] < 1e-5  # a fast wrong answer must not look good
+    assert row["gradient_difference"] < 1e-4
+    for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+        assert f"{row['ms']['ours']:.2f}" in text
+    assert (tmp_path / "out/benchmark.png").exists()
+
+
+def test_the_cost_of_the_check_in_small(tmp_path):
+    result = run_here("benchmarks/gate.py", "--steps", 2, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3
+    assert all(re.search(r": \d+\.\d\d ms with, \d+\.\d\d ms without, ratio \d+\.\d{3};", line) for line in lines)

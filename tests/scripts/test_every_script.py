@@ -1,0 +1,17 @@
+"""Every script is run by a test, and bad input from the shell is one line and exit status 2."""
+
+from running_scripts import SCRIPTS, run
+
+
+def test_every_script_is_run_by_a_test():
+    tested = {"train.py", "evaluate.py", "demo.py", "compare.py", "race.py"}
+    tested |= {f"papers/{name}.py" for name in ("beyond_gaussian", "burda2016", "rainforth2018", "tutorials")}
+    tested |= {f"papers/{name}.py" for name in ("bit_codes", "semi_supervised", "vqvae")}
+    tested |= {f"benchmarks/{name}.py" for name in ("gate", "kill_test", "scaling", "speed")}
+    assert set(SCRIPTS) == tested
+
+
+def test_bad_input_exits_with_2_from_the_shell_too(tmp_path):
+    result = run("evaluate.py", "nowhere", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: run folder nowhere does not exist\n"

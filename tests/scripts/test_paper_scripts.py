@@ -1,0 +1,173 @@
+"""Scripts that reproduce published tables run in small, and show what they measured beside it."""
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from helpers import tree, write_images
+from running_scripts import names_of, run_here
+
+
+def test_the_tutorials_in_small(tmp_path):
+    result = run_here("papers/tutorials.py", "--epochs", 1, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    runs = json.loads((tmp_path / "out/results.json").read_text())["runs"]
+    ring = runs["ring"][0]
+    assert ring["loss"] == pytest.approx(ring["reconstruction"] + ring["kl"])
+    # The true ELBO has the Gaussian's normaliser, two dimensions of variance 0.1.
+    assert ring["elbo"] == pytest.approx(-ring["loss"] - math.log(2 * math.pi * 0.1), abs=1e-4)
+    for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+        assert f"{ring['loss']:.3f}" in text
+        assert "3.758" in text
+    assert {"out/points.png", "out/variance.png"} <= tree(tmp_path).keys()
+
+
+def test_priors_layers_and_posteriors_in_small(tmp_path):
+    write_images(tmp_path / "data", nums=(5_040, 30))  # 5,000 validate
+    small = ["--data-root", tmp_path / "data", "--hidden", 8, "--latent-dim", 2, "--num-components", 4]
+    small += ["--epochs", 1, "--num-samples", 20, "--num-data", 10, "--out", "out"]
+    result = run_here("papers/beyond_gaussian.py", *small, "--seeds", 0, 1, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = json.loads((tmp_path / "out/results.json").read_text())
+    assert [(row["race"], row["variant"], row["against"]) for row in rows] == [
+        ("static", "Vamp prior", "standard"),
+        ("dynamic", "Vamp prior", "standard"),
+        ("dynamic", "flow posterior", "standard"),
+        ("layers", "two layers", "one layer"),
+    ]
+    assert [row["published"] for row in rows] == pytest.approx([2.99, 2.12, None, 1.43])
+    for row in rows:  # against the runs' own files, and not the same model twice
+        runs = [
+            [
+                torch.load(tmp_path / f"out/{row['race']}/{name}-seed{seed}-1epochs/log_px_10x20.pt")["value"].double()
+                for seed in (0, 1)
+            ]
+            for name in (row["variant"].replace(" ", "_"), row["against"].replace(" ", "_"))
+        ]
+        value = (torch.stack(runs[0]) - torch.stack(runs[1])).mean().item()
+        assert row["value"] == pytest.approx(value)
+        assert value != 0
+        for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+            assert f"ours {value:+.2f} (" in text
+    state = torch.load(tmp_path / "out/dynamic/Vamp_prior-seed0-1epochs/checkpoint.pt")["state"]
+    assert state["prior_family.unconstrained"].shape[0] == 4
+    two = torch.load(tmp_path / "out/layers/two_layers-seed0-1epochs/checkpoint.pt")["state"]
+    units = [len(two[key]) for key in two if key.startswith("posterior_family") and key.endswith("weight")]
+    assert units == [100, 100, 2 * 50]
+    again = run_here("papers/beyond_gaussian.py", *small, "--seeds", 0, 1, "--only", "layers", cwd=tmp_path)
+    assert again.returncode == 0
+    assert json.loads((tmp_path / "out/results.json").read_text()) == rows[3:]
+    verdict = names_of("papers/beyond_gaussian.py")["verdict"]
+    for low, high, said in (
+        (0.1, 2, "reproduced in direction"),
+        (-2, -0.1, "the other way round"),
+        (-1, 1, "not resolved"),
+    ):
+        row = {**rows[0], "low": low, "high": high}
+        assert verdict(row).endswith(said)
+
+
+def test_burdas_table_in_small(tmp_path):
+    write_images(tmp_path / "data", nums=(50, 30))
+    small = ["--data-root", tmp_path / "data", "--schedule", "smoke", "--num-samples", 30, "--num-data", 10]
+    small += ["--seeds", 0, 1, "--k", 1, 50, "--swap", "--out", "out"]
+    result = run_here("papers/burda2016.py", *small, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    content = json.loads((tmp_path / "out/smoke/results.json").read_text())
+    cells = ["VAE k=1", "VAE k=50", "IWAE k=50", "VAE k=1, then IWAE k=50", "IWAE k=50, then VAE k=1"]
+    assert [row["cell"] for row in content["rows"]] == cells
+    assert [row["published"] for row in content["rows"]] == [86.76, 86.35, 84.78, 84.88, 86.02]
+    assert [row["pair"] for row in content["differences"]] == ["IWAE k=50 over VAE k=50"]
+    assert content["differences"][0]["published"] == pytest.approx(86.35 - 84.78)
+    nll = {row["cell"]: row["nll"] for row in content["rows"]}
+    assert content["differences"][0]["value"] == pytest.approx(nll["VAE k=50"] - nll["IWAE k=50"])
+    for row in content["rows"]:
+        for text in (result.stdout, (tmp_path / "out/smoke/report.md").read_text()):
+            assert f"{row['nll']:.2f}" in text
+    # The second stage starts where the first ended, at the last learning rate.
+    first = torch.load(tmp_path / "out/smoke/VAE_k=1-seed0-2epochs/checkpoint.pt", weights_only=True)
+    second = tmp_path / "out/smoke/swap/VAE_k=1_then_IWAE_k=50-seed0-1epochs/checkpoint.pt"
+    second = torch.load(second, weights_only=True)
+    moved = max((second["state"][n] - v).abs().max().item() for n, v in first["state"].items())
+    assert second["settings"]["lr"] == pytest.approx(1e-3 * 10 ** (-1 / 7))
+    assert 0 < moved < 10 * second["settings"]["lr"]  # Adam's steps, of which there were three
+
+
+def test_burdas_learning_rates_and_the_floor_of_adam():
+    script = names_of("papers/burda2016.py")
+    assert sum(script["EPOCHS_OF_STAGES"]["full"]) == 3_280
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=script["LEARNING_RATE"])
+    schedule, rates = script["stages"](optimizer, script["EPOCHS_OF_STAGES"]["full"]), []
+    for _ in range(3_280):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    for i, (start, stop) in enumerate([(0, 1), (1, 4), (4, 13), (13, 40), (40, 121), (121, 364), (364, 1093)]):
+        assert rates[start:stop] == pytest.approx([1e-3 * 10 ** (-i / 7)] * (stop - start))
+    assert rates[1093:] == pytest.approx([1e-4] * 2187)
+    # A step on the mean over 20 data with this eps is one on their sum with 1e-4.
+    gradient, steps = torch.tensor([2e-4]), []
+    for factor, eps in ((20, 1e-4), (1, script["EPS"])):
+        parameter = torch.zeros(1, requires_grad=True)
+        parameter.grad = factor * gradient
+        torch.optim.Adam([parameter], lr=1e-3, eps=eps).step()
+        steps.append(parameter.item())
+    assert steps[0] == pytest.approx(steps[1])
+
+
+def test_tighter_bounds_in_small(tmp_path):
+    flags = ["--num-data", 1_024, "--repeats", 12, "--max-particles", 16, "--out", "out"]
+    result = run_here("papers/rainforth2018.py", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    powers = {(p["quantity"], p["side"], p["estimator"]): p["power"] for p in found["powers"]}
+    for ratio in ("snr", "dsnr"):
+        assert powers[ratio, "guide", "iwae"] < -0.3
+        assert powers[ratio, "guide", "sticking_the_landing"] == pytest.approx(0.5, abs=0.1)
+        assert powers[ratio, "guide", "dreg"] > 0.05
+        for side in ("model", "guide"):
+            assert powers[ratio, side, "miwae_in_m"] == pytest.approx(0.5, abs=0.25)
+    assert powers["bias", "model", "iwae"] == pytest.approx(-1, abs=0.25)
+    sizes, naive, floors = found["biases"]["guide"]["naive_path"]
+    assert sizes[-1] == 16
+    assert naive[-1] > 4 * floors[-1]
+    _, unbiased, floors = found["biases"]["guide"]["dreg"]
+    assert all(bias < 2 * floor for bias, floor in zip(unbiased, floors, strict=True))
+    for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+        assert f"{powers['snr', 'guide', 'iwae']:+.2f}" in text
+        assert f"{naive[-1]:.2g} (" in text
+    assert {"out/snr.png", "out/dsnr.png", "out/bias.png", "out/cost.png"} <= tree(tmp_path).keys()
+
+
+def test_the_parts_of_rainforths_experiment():
+    script = names_of("papers/rainforth2018.py")
+    vae, x = script["perturbed_optimum"](20_000, 0)
+    assert x.var(0).mean().item() == pytest.approx(2, rel=0.02)
+    q = vae.encode(x)
+    assert q.variance.flatten().tolist() == pytest.approx([2 / 3] * q.variance.numel())
+    best = vae.posterior(x)  # under the model's mu, itself 0.01 off
+    noise = (vae.guide_weight - torch.eye(20) / 2, vae.guide_bias - x.mean(0) / 2, vae.prior_mean - x.mean(0))
+    assert all(part.std().item() == pytest.approx(0.01, rel=0.5) for part in noise)
+    assert (q.mean - best.mean).std().item() == pytest.approx(0.01 * math.sqrt(20 * 3), rel=0.5)  # 0.01 x, E[x^2] = 3
+    names = {name for name, parameter in vae.named_parameters() if parameter.requires_grad}
+    assert names == {"prior_mean", "guide_weight", "guide_bias"}
+
+    x = x[:64]
+    found = script["measure"](vae, x, 4, 4, 0)
+    exact, elbo = (torch.autograd.grad(-f(x).mean(), vae.prior_mean)[0].double() for f in (vae.log_px, vae.elbo))
+    bias = script["model_bias"](found["iwae"], exact)
+    (_, (value, *_), (floor, *_)) = bias["iwae"]
+    assert abs(value - (elbo - exact).norm().item()) < 3 * floor < value  # IWAE of one draw is the ELBO
+    signals = {(q, side): script["curves"](found, side, q) for q in ("snr", "dsnr") for side in ("model", "guide")}
+    biases = {"model": bias, "guide": script["curves"](found, "guide", "bias")}
+    figures = script["draw"](signals, biases, found)
+    for quantity in ("snr", "dsnr"):
+        for axes, side in zip(figures[quantity].axes, ("model", "guide"), strict=False):
+            assert axes.get_title() == f"gradient of the {side}"
+            lines = {re.split("[:,]", line.get_label())[0]: line.get_xydata().tolist() for line in axes.lines}
+            rows = [getattr(row, side) for row in found["iwae"].rows]
+            assert [y for _, y in lines["iwae"]] == [getattr(row, quantity) for row in rows]
+            assert ("dreg" in lines) == (side == "guide")  # whose model has IWAE's gradient
+            assert any("iwae" in text.get_text() for text in axes.get_legend().get_texts())
