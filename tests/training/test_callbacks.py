@@ -133,11 +133,7 @@ def test_a_callback_leaves_the_training_as_it_is_without(pair, data, look, seed)
     assert_same(run(PAIRS[pair], DATA[data], LOOKS[look], seed=seed), one)
 
 
-def test_callbacks_leave_a_compiled_training_as_it_is_without(monkeypatch):
-    real = pv.training.gradients.CompiledLoss
-    monkeypatch.setattr(
-        pv.training.gradients, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
-    )
+def test_callbacks_leave_a_compiled_training_as_it_is_without(without_machine_code):
     settings = {"seed": 1, "compile": True}
     every = lambda vae: [look(vae) for look in LOOKS.values()]  # noqa: E731
     assert_same(run(small_vae, lambda: X, every, **settings), run(small_vae, lambda: X, **settings))

@@ -134,14 +134,6 @@ DOORS = {
 }
 
 
-@pytest.fixture
-def without_machine_code(monkeypatch):
-    real = pv.training.gradients.CompiledLoss
-    monkeypatch.setattr(
-        pv.training.gradients, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
-    )
-
-
 @pytest.mark.parametrize("at", ["model", "guide"])
 @pytest.mark.parametrize("error", [Mine("of mine"), KeyError("of mine"), ZeroDivisionError("of mine")], ids=repr)
 @pytest.mark.parametrize("door", DOORS)
