@@ -108,8 +108,8 @@ def train(config: pv.RunConfig, folder: Path, slow: bool = False, stop_at_once: 
         real = os.fsync
         os.fsync = lambda file: (time.sleep(SLOW), real(file))
     if stop_at_once:
-        write = pv.training.loop.Loop.write_checkpoint
-        pv.training.loop.Loop.write_checkpoint = lambda loop: (write(loop), os._exit(0))
+        write = pv.training.saving.Saver.write
+        pv.training.saving.Saver.write = lambda saver: (write(saver), os._exit(0))
     train_run(config, folder, resume=True, checkpoint_minutes=0.02 / 60, progress=False)
 
 
