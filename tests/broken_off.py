@@ -14,11 +14,11 @@ ENDED = "had ended: it was loaded, and nothing was trained"
 
 
 class Killed(BaseException):
-    """A power cut, as far as one process can have it."""
+    """Stands for a power cut, as far as one process can have it."""
 
 
 def dies_after(num_steps, kind=torch.optim.Adam, **settings):
-    """An optimiser that is there for so many steps."""
+    """Returns a maker of optimisers, each of which takes so many steps and then kills the training."""
 
     class Mortal(kind):
         taken = 0
@@ -30,7 +30,7 @@ def dies_after(num_steps, kind=torch.optim.Adam, **settings):
             self.taken += 1
             return super().step(*args)
 
-    Mortal.__name__ = kind.__name__  # which a checkpoint tells one kind from another by
+    Mortal.__name__ = kind.__name__  # a checkpoint tells kinds of optimisers apart by their names
     return lambda parameters, lr: Mortal(parameters, lr=lr, **settings)
 
 
@@ -38,7 +38,7 @@ ring_data = partial(ring, num_train=50, num_validation=20, num_test=5)
 
 
 def dynamic_images():
-    """Images that are binarised anew at every batch, from the same random numbers as the noise and the order."""
+    """Returns images that are binarised anew at every batch, from the random numbers that noise and order use, too."""
     grey = torch.randint(0, 256, (23, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     x, y = (grey > 128).float(), torch.zeros(23, dtype=torch.long)
     return pv.Dataset("images", "binary", x, y, x[:6], y[:6], x[:6], y[:6], train_grey=grey)
@@ -50,7 +50,7 @@ def image_vae():
 
 
 class WithParamsOfItsOwn:
-    """No module: parameters of Pyro's store, one of them constrained."""
+    """A pair that is no module, with parameters in Pyro's store, one of them constrained."""
 
     def __init__(self):
         pyro.clear_param_store()
@@ -90,7 +90,10 @@ CASES = {
 
 
 def train(case, folder, optimizer=torch.optim.Adam, minutes=1e-9, **more):
-    """Parameters, optimiser's state and history, without its times; a checkpoint after every step."""
+    """Trains with a checkpoint after every step.
+
+    Returns the parameters, the optimiser's state and the history without its times.
+    """
     make, data, settings = CASES[case] if isinstance(case, str) else case
     vae = make()
     torch.manual_seed(7)

@@ -34,7 +34,7 @@ def num_graphs(svi):
 
 
 class EagerSVI:
-    """`CompiledSVI`'s step with an optimiser of torch, by Pyro alone."""
+    """Takes `CompiledSVI`'s steps with an optimiser of torch, by Pyro alone."""
 
     def __init__(self, model, guide, optim, loss):
         self.model, self.guide, self.optim, self.loss = model, guide, optim, loss
@@ -54,9 +54,10 @@ def adam(parameters):
 
 
 def run_both(make, batches, objective=None, change=lambda step, state: None, kinds=(SVI, CompiledExactly)):
-    """Losses and parameters of `make() -> (model, guide, state)` under eager and compiled steps of pyro.optim's Adam.
+    """Trains `make() -> (model, guide, state)` by eager and by compiled steps of pyro.optim's Adam.
 
-    `change(step, state)` comes before each step. The last result is the compiled one itself.
+    `change(step, state)` is called before each step. Returns (losses, parameters, state of the random numbers) of each
+    kind, and last the compiled SVI.
     """
     results = []
     for kind in kinds:

@@ -111,7 +111,7 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path):
 
 @pytest.mark.parametrize("late", ["a number of NumPy", "a function"])
 def test_what_becomes_unreadable_later_is_found_when_it_is_written(late, tmp_path):
-    """It was written, twice, and neither of the two could be read."""
+    """Once it was written, twice, and neither of the two files could be read."""
     value = {"a number of NumPy": lambda e: np.exp(-0.1 * e), "a function": lambda e: lambda: e}[late]
 
     class Late(torch.optim.lr_scheduler.LambdaLR):
@@ -157,6 +157,6 @@ def test_other_versions_than_the_run_was_begun_under_are_told(tmp_path, monkeypa
     pv.fit(small_vae(), ring_data(), epochs=1, checkpoints=Checkpoints(tmp_path))
     now = checkpoints.versions()
     monkeypatch.setattr(checkpoints, "versions", lambda: {**now, "torch": "99.0"})
-    told = "not to the bit as it would have: torch .* then and 99.0 now"
+    told = "so its last digits may differ: torch .* then and 99.0 now"
     with pytest.warns(UserWarning, match=ENDED), pytest.warns(UserWarning, match=told):
         pv.fit(small_vae(), ring_data(), epochs=1, checkpoints=Checkpoints(tmp_path))

@@ -58,7 +58,7 @@ VARIANTS = [ELBO(3), AnalyticKLELBO(2, free_bits=0.1), ReweightedWakeSleep(4), S
 
 
 def linear_pair():
-    """A closed-form pair, of few operations, whose guide is off."""
+    """Returns a closed-form pair of few operations, whose guide is not the posterior."""
     vae = linear_gaussian(0, data_dim=3)
     with torch.no_grad():
         vae.guide_log_scale.add_(0.3)
@@ -165,7 +165,7 @@ def test_machine_code_is_as_near_to_float64_as_eager_float32_is():
 
 
 def test_in_machine_code_too_it_does_not_matter_to_the_bit_when_the_program_is_looked_at():
-    """A run that is resumed traces again, and looks at other steps than one that went through."""
+    """A run that resumes traces again, and compares with the eager program at other steps."""
     x = torch.bernoulli(torch.full((16, 12), 0.4), generator=torch.Generator().manual_seed(0))
     results = []
     for starts in ({0}, {0, 11}):

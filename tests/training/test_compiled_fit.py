@@ -11,7 +11,7 @@ from pyrovae.training.compiled_loss import CompiledLoss
 
 @pytest.fixture
 def exactly(monkeypatch):
-    """fit without machine code, and what it has compiled."""
+    """Lists the losses that `fit` compiles; they do without machine code."""
     made = []
 
     class Exact(CompiledLoss):

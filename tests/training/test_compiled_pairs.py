@@ -85,7 +85,7 @@ def discrete_pair():
 
 
 def conditional_pair():
-    """Labels as a second argument."""
+    """Returns a pair that takes labels as a second argument."""
     network = nn.Linear(2 + 4, 4).double()
 
     def model(x, y):

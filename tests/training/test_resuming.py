@@ -63,13 +63,13 @@ class Augmented(torch.utils.data.Dataset):
 
 
 def own_loader():
-    """torch's recipe for an order that can be had again."""
+    """Follows torch's recipe for an order that can be drawn again."""
     generator = torch.Generator().manual_seed(3)
     return torch.utils.data.DataLoader(ring_data().train_x, batch_size=16, shuffle=True, generator=generator)
 
 
 class Buffered(pv.VAE):
-    """With a buffer that its state_dict leaves out, moved by the steps and of weight in them."""
+    """A VAE with a buffer that its state_dict leaves out. Steps move the buffer and depend on it."""
 
     def __init__(self):
         super().__init__((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5, learn_scale=True))

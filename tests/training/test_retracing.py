@@ -28,7 +28,7 @@ import pyrovae as pv
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Every trace."""
+    """Lists every trace that is made."""
     made = []
 
     class Counted(pv.training.compiled_loss.Replay):
@@ -237,7 +237,7 @@ def test_a_function_whose_surroundings_change_is_traced_again(make, traced):
 
 
 class Layer(nn.Module):
-    """A network that takes numbers from everywhere."""
+    """A network that reads numbers from attributes, a list, its class and a global."""
 
     gain = 1.0
 

@@ -1,4 +1,4 @@
-"""What a step of `fit` computes, which random numbers it uses, and how it goes on to another objective."""
+"""Steps of `fit` against closed forms and SVI, its random numbers, sources of data, and changes of objective."""
 
 import copy
 import math
@@ -232,7 +232,7 @@ def test_no_gradient_is_left_for_a_later_step_of_svi():
 
 
 def losses_by_hand(vae, x, objectives, optimizer):
-    """One step an epoch on all of x, with the objective of each epoch; the losses per datum."""
+    """Takes one step an epoch on all of x, with the objective of each epoch; returns the losses per datum."""
     losses = []
     for objective in objectives:
         optimizer.zero_grad()
