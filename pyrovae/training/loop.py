@@ -73,7 +73,7 @@ class Loop:
             yield
 
     def _choose_objective(self) -> None:
-        """Takes the objective of this epoch."""
+        """Switches to the objective of this epoch, once it is clear that no parameter is new."""
         training, epoch = self.training, self.state.position.epoch
         training.checks.check_registered()
         start = max(first for first in training.objectives if first <= epoch)
@@ -85,7 +85,7 @@ class Loop:
         self.steps.add_up()  # raises if a step went wrong, before it is written down
         self.saver.write_and_stop_if_requested()
 
-    # Epochs and steps -------------------------------------------------------------------------------------------------
+    # Epochs -----------------------------------------------------------------------------------------------------------
 
     def _epoch(self) -> dict[str, float | None]:
         state, position, batch = self.state, self.state.position, ()
