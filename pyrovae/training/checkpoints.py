@@ -183,7 +183,7 @@ def check_versions(state: dict) -> None:
     then, now = state.get("versions", {}), versions()
     changed = [f"{name} {then.get(name)} then and {now[name]} now" for name in now if then.get(name) != now[name]]
     if changed:
-        warn(f"the run goes on, but not to the bit as it would have: {', '.join(changed)}")
+        warn(f"the run resumes under other versions, so its last digits may differ: {', '.join(changed)}")
 
 
 def _read(path: Path) -> dict:

@@ -119,7 +119,7 @@ class CompiledLoss:
             numbers = [arg for arg in flat if not isinstance(arg, Tensor)]
             if numbers:
                 self._go_eager(
-                    f"it was given {USUAL_GRAPHS} kinds of arguments: make of a number that varies a 0-dim tensor"
+                    f"it was given {USUAL_GRAPHS} kinds of arguments: pass a number that varies as a 0-dim tensor"
                 )
                 return self._run_eagerly(kind, args, kwargs)
             warn(

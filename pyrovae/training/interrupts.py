@@ -1,11 +1,7 @@
-"""Ctrl-C, SIGTERM and due checkpoints, which wait until a training is between two steps."""
+"""Ctrl-C and SIGTERM that wait until a training is between two steps."""
 
 import signal
 import threading
-from collections.abc import Iterable
-
-from pyrovae.common import Workers
-from pyrovae.training.checkpoints import Checkpoints
 
 
 class Interrupts:
@@ -33,25 +29,3 @@ class Interrupts:
     def _catch(self, number: int, frame: object) -> None:
         self.caught = number
         self._restore_handlers()
-
-
-class Requests:
-    """Collects the requests of all processes to write a checkpoint or to stop, so that they write and stop together.
-
-    `save` and `stop` say what has been requested and not been done yet.
-    """
-
-    def __init__(self, checkpoints: Checkpoints | None) -> None:
-        self.checkpoints, self.workers, self.interrupts = checkpoints, Workers(), Interrupts()
-        self.save = self.stop = False
-
-    def own(self) -> tuple[float, float]:
-        """Returns this process's requests (save, stop) as 0 or 1, which processes can add up."""
-        stop = self.interrupts.caught > 0
-        due = self.checkpoints is not None and self.workers.is_first and self.checkpoints.is_due()
-        return float(stop or due), float(stop)
-
-    def accept(self, requests: Iterable[float]) -> None:
-        """Takes note of the requests (save, stop) that any process has."""
-        save, stop = requests
-        self.save, self.stop = self.save or save > 0, self.stop or stop > 0

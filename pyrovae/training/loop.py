@@ -1,10 +1,9 @@
 """The training loop: epochs of steps, between any two of which the training can be written down and resumed."""
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from pyro.infer import RenyiELBO
 from torch import nn
@@ -22,9 +21,9 @@ from pyrovae.common import (
 from pyrovae.data import Batch, scale_hint_of
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.history import History, Position
-from pyrovae.training.interrupts import Requests
 from pyrovae.training.pair_modules import in_mode, modules_of
 from pyrovae.training.preparation import Training
+from pyrovae.training.saving import Saver
 from pyrovae.training.settings import FitSettings
 from pyrovae.training.steps import Steps
 
@@ -37,10 +36,9 @@ class Loop:
 
     def __init__(self, training: Training, settings: FitSettings, checkpoints: Checkpoints | None) -> None:
         self.training, self.state = training, training.state
-        self.settings, self.checkpoints = settings, checkpoints
-        self.modules, self.workers = modules_of(training.vae), Workers()
-        self.requests = Requests(checkpoints)
-        self.steps = Steps(training, settings, self.requests)
+        self.settings, self.modules, self.workers = settings, modules_of(training.vae), Workers()
+        self.saver = Saver(self.state, checkpoints)
+        self.steps = Steps(training, settings, self.saver)
         self.num_batches = math.inf
 
     def run(
@@ -48,17 +46,8 @@ class Loop:
     ) -> None:
         """Trains through the epochs that are left, after calling `on_start` with the history of those that are done."""
         state = self.state
-        with ExitStack() as stack:
-            if self.checkpoints is not None:
-                stack.enter_context(self.requests.interrupts)
-                if self.workers.is_first:
-                    stack.enter_context(self.checkpoints.held())
-            resumed = self._resume()
-            finished = state.position.done
-            if not resumed:
-                self.write_checkpoint()
-            elif finished and self.workers.is_first and not self.checkpoints.repeated:
-                warn(f"the training in {self.checkpoints.folder} had ended: it was loaded, and nothing was trained")
+        with self.saver.session():
+            had_ended = self.saver.start()
             with self._callback():
                 on_start(state.history)
             bar.update(len(state.history.epoch))
@@ -69,16 +58,13 @@ class Loop:
                     on_epoch(record)
                 bar.set_postfix({k: f"{record[k]:.2f}" for k in ("loss", "elbo") if record[k] is not None})
                 bar.update()
-                if not state.position.done:
-                    self._write_after_epoch()
+                if not state.position.done and self.saver.is_due_after_epoch():
+                    self._save()
             state.early_stopping.restore_best()
             self.training.beta.restore()
             self.training.checks.check_registered()
-            if not finished:
-                self.write_checkpoint()
-        caught = self.requests.interrupts.caught
-        if caught:  # in the last epoch: the training is over, and only what follows it can be stopped
-            raise KeyboardInterrupt(caught)
+            if not had_ended:
+                self.saver.write()
 
     @contextmanager
     def _callback(self) -> Iterator[None]:
@@ -87,7 +73,7 @@ class Loop:
             yield
 
     def _choose_objective(self) -> None:
-        """Takes the objective of this epoch."""
+        """Switches to the objective of this epoch, once it is clear that no parameter is new."""
         training, epoch = self.training, self.state.position.epoch
         training.checks.check_registered()
         start = max(first for first in training.objectives if first <= epoch)
@@ -95,7 +81,11 @@ class Loop:
         if epoch > 1 and isinstance(training.objectives[start], RenyiELBO):  # a callback may have changed beta
             training.checks.check_again(training.objectives[start])
 
-    # Epochs and steps -------------------------------------------------------------------------------------------------
+    def _save(self) -> None:
+        self.steps.add_up()  # raises if a step went wrong, before it is written down
+        self.saver.write_and_stop_if_requested()
+
+    # Epochs -----------------------------------------------------------------------------------------------------------
 
     def _epoch(self) -> dict[str, float | None]:
         state, position, batch = self.state, self.state.position, ()
@@ -105,10 +95,10 @@ class Loop:
             self.steps.take(index, batch)
             position.step = index
             if self.workers.size == 1:  # several processes have agreed on it before the step
-                self.requests.accept(self.requests.own())
-            if self.requests.save:
+                self.saver.accept(self.saver.requests())
+            if self.saver.save_requested:
                 position.seconds = before + time.perf_counter() - started
-                self._write()
+                self._save()
         self.steps.add_up()
         if position.count == 0:
             large = scale_hint_of(self.training.source, batch)
@@ -139,9 +129,9 @@ class Loop:
             except StopIteration:
                 return
             except RuntimeError:
-                if self.requests.interrupts.caught and self.workers.size == 1:
-                    self.requests.accept(self.requests.own())
-                    self._write()
+                if self.saver.interrupts.caught and self.workers.size == 1:
+                    self.saver.accept(self.saver.requests())
+                    self._save()
                 raise
             yield batch
 
@@ -166,42 +156,3 @@ class Loop:
         if now is not None:
             set_all_generator_states(now, state.generators)
         return batches
-
-    # Checkpoints ------------------------------------------------------------------------------------------------------
-
-    def _resume(self) -> bool:
-        """Restores the state from the last checkpoint; returns False if there is none."""
-        saved, state = None, self.state
-        if self.checkpoints is not None:  # the first process reads it: others may see another folder, or a later one
-            saved = self.workers.agreed_value(self.checkpoints.load() if self.workers.is_first else None)
-        if saved is not None:
-            state.restore(saved, f"the checkpoint in {self.checkpoints.folder}", self.checkpoints.repeated)
-        else:
-            for tensor in (*state.parameters.values(), *state.buffers.values()):
-                self.workers.agreed(tensor.detach())
-        return saved is not None
-
-    def _write_after_epoch(self) -> None:
-        if self.checkpoints is None:
-            return
-        own = next(iter(self.state.parameters.values())).new_tensor(self.requests.own())
-        self.requests.accept(self.workers.total(own).tolist())
-        every = self.checkpoints.epochs
-        if self.requests.save or (every is not None and len(self.state.history.epoch) % every == 0):
-            self._write()
-
-    def _write(self) -> None:
-        """Writes a checkpoint, unless a step went wrong, and stops if that was requested."""
-        self.steps.add_up()
-        self.requests.save = False
-        self.write_checkpoint()
-        if self.requests.stop:
-            raise KeyboardInterrupt(self.requests.interrupts.caught or signal.SIGTERM)
-
-    def write_checkpoint(self) -> None:
-        """Writes a checkpoint, if there is a folder for it. All processes call this together; the first one writes."""
-        if self.checkpoints is None:
-            return
-        random_states = self.state.random_states()
-        if self.workers.is_first:
-            self.checkpoints.save(self.state.to_dict(random_states))

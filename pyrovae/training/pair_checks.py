@@ -94,6 +94,6 @@ def check_batch_of_one(vae, elbo: ELBO, batch: Batch, batch_size: int) -> None:
             elbo.loss(vae.model, vae.guide, *(part[:1] for part in batch))
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
-            rule = "batch_size must leave no batch of one datum, of which BatchNorm has no variance"
+            rule = "batch_size must leave no batch of one datum, for which BatchNorm has no variance"
             raise InputError(f"{rule}; got {batch_size}") from error
         raise

@@ -130,7 +130,7 @@ class TrainingState:
         then = f"{len(saved)} processes with {len(saved[0][0]['torch'])} of torch's generators"
         now = f"{workers.size} with {len(here['torch'])}"
         warn(
-            f"the checkpoint was written by {then} each, and here are {now}: its epoch is begun again, with other "
+            f"the checkpoint was written by {then} each, and there are now {now}: its epoch starts again, with other "
             "random numbers"
         )
         torch.manual_seed(derived_seed(self.position.epoch, f"process {workers.rank} of {workers.size}"))

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from pyrovae.common import InputError, Workers, first_line, is_validation_error
 from pyrovae.data import Batch, scale_hint_of
 from pyrovae.programs import not_finite
-from pyrovae.training.interrupts import Requests
 from pyrovae.training.pair_modules import copy_values
 from pyrovae.training.preparation import Training
+from pyrovae.training.saving import Saver
 from pyrovae.training.settings import FitSettings
 
 READ_EVERY = 50  # steps on a GPU
@@ -22,8 +22,8 @@ class Steps:
     `gradients` computes the gradients of a batch; the loop sets it to those of the epoch's objective.
     """
 
-    def __init__(self, training: Training, settings: FitSettings, requests: Requests) -> None:
-        self.training, self.state, self.settings, self.requests = training, training.state, settings, requests
+    def __init__(self, training: Training, settings: FitSettings, saver: Saver) -> None:
+        self.training, self.state, self.settings, self.saver = training, training.state, settings, saver
         self.gradients, self.workers = training.gradients[1], Workers()
         self._unread: list[tuple[int, Batch, Tensor]] = []
         """The number, batch and outcome of the steps whose outcome has not been read from the device."""
@@ -38,7 +38,7 @@ class Steps:
             if isinstance(error, InputError) or not is_validation_error(error):
                 raise
             raise FloatingPointError(self._diverged(index, batch, first_line(error))) from error
-        outcome = torch.stack((loss, norm / self.workers.size, count, *loss.new_tensor(self.requests.own())))
+        outcome = torch.stack((loss, norm / self.workers.size, count, *loss.new_tensor(self.saver.requests())))
         self._unread.append((index, batch, self.workers.total(outcome)))
         # Reading a GPU's numbers means waiting for it. A CPU's are read at once, so that a bad step is never taken.
         at_once = norm.device.type == "cpu" or skip or len(self._unread) == READ_EVERY
@@ -60,7 +60,7 @@ class Steps:
         self._unread, finite, position = [], True, self.state.position
         for (step, batch, _), (loss, norm, count, *requests) in zip(unread, values, strict=True):
             finite = math.isfinite(loss) and math.isfinite(norm)
-            self.requests.accept(requests)
+            self.saver.accept(requests)
             if finite:
                 position.total += loss
                 position.count += round(count)

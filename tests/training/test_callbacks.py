@@ -1,4 +1,4 @@
-"""What looks at a training from outside, a callback or validation, leaves it as it would have been, to the bit."""
+"""Callbacks and validation look at a training from outside, and leave its results the same to the bit."""
 
 import random
 
@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from broken_off import Killed, dies_after
 from helpers import parameters_of, ring, small_vae
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -19,7 +20,7 @@ X = ring(num_train=50).train_x
 
 
 class Net(pv.VAE):
-    """With dropout and batch normalisation in its encoder."""
+    """A VAE with dropout and batch normalisation in its encoder."""
 
     def __init__(self):
         torch.manual_seed(3)
@@ -31,7 +32,7 @@ class Net(pv.VAE):
 
 
 class Plain:
-    """A pair that is no module, around one."""
+    """A pair around a module, but none itself."""
 
     def __init__(self):
         self.net = Net()
@@ -97,7 +98,7 @@ LOOKS = {
 
 
 def run(make, data, look=None, **settings):
-    """What a training leaves behind."""
+    """Returns everything that a training leaves behind: tensors, records, the state of the random numbers."""
     reseeds(None)
     vae, seen = make(), []
 
@@ -132,41 +133,21 @@ def test_a_callback_leaves_the_training_as_it_is_without(pair, data, look, seed)
     assert_same(run(PAIRS[pair], DATA[data], LOOKS[look], seed=seed), one)
 
 
-def test_callbacks_leave_a_compiled_training_as_it_is_without(monkeypatch):
-    real = pv.training.gradients.CompiledLoss
-    monkeypatch.setattr(
-        pv.training.gradients, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
-    )
+def test_callbacks_leave_a_compiled_training_as_it_is_without(without_machine_code):
     settings = {"seed": 1, "compile": True}
     every = lambda vae: [look(vae) for look in LOOKS.values()]  # noqa: E731
     assert_same(run(small_vae, lambda: X, every, **settings), run(small_vae, lambda: X, **settings))
 
 
-def test_a_callback_that_draws_leaves_a_training_that_is_gone_on_with_as_it_is_without(tmp_path):
-    class BrokenOff(BaseException):
-        pass
-
-    def breaks_off(parameters, lr):
-        class Adam(torch.optim.Adam):
-            taken = 0
-
-            @torch.no_grad()
-            def step(self, *args):
-                self.taken += 1
-                if self.taken == 7:  # of 12, in the second epoch
-                    raise BrokenOff
-                return super().step(*args)
-
-        return Adam(parameters, lr=lr)
-
+def test_a_callback_that_draws_leaves_a_training_that_resumes_as_it_is_without(tmp_path):
     settings = {"seed": 1, "optimizer": torch.optim.Adam}
     whole = run(Net, loader, **settings)
     kept = Checkpoints(tmp_path, minutes=1e-9)
-    with pytest.raises(BrokenOff):
-        run(Net, loader, draws, **{**settings, "optimizer": breaks_off}, checkpoints=kept)
-    gone_on = run(Net, loader, draws, **settings, checkpoints=kept)
-    assert gone_on[1] == whole[1]
-    assert all(torch.equal(gone_on[0][name], whole[0][name]) for name in Net().state_dict())
+    with pytest.raises(Killed):
+        run(Net, loader, draws, **{**settings, "optimizer": dies_after(6)}, checkpoints=kept)  # of 12 steps, in epoch 2
+    resumed = run(Net, loader, draws, **settings, checkpoints=kept)
+    assert resumed[1] == whole[1]
+    assert all(torch.equal(resumed[0][name], whole[0][name]) for name in Net().state_dict())
 
 
 def test_a_callback_that_fails_leaves_modes_and_generators_as_they_were():
@@ -187,7 +168,7 @@ def test_a_callback_that_fails_leaves_modes_and_generators_as_they_were():
 
 
 class NoisyBatches:
-    """Validation data that draw, and not from torch alone."""
+    """Validation data that draw random numbers, and not from torch alone."""
 
     def __iter__(self):
         yield X[:20] + random.random() + np.random.rand() + torch.rand(())  # noqa: NPY002
@@ -209,7 +190,7 @@ def test_validation_data_that_draw_are_the_same_after_each_epoch():
 
 
 def test_validation_takes_a_plain_pair_in_evaluation_mode():
-    """Dropout was on, and batch statistics were moved by the validation data."""
+    """Once dropout was on there, and the validation data moved the batch statistics."""
     plain = Plain()
     pv.fit(plain, X, epochs=1, validation=X + 100.0, seed=1)
     assert plain.net.norm.running_mean.abs().max() < 10

@@ -1,4 +1,4 @@
-"""What goes wrong in a training: only a distribution that refuses values is divergence, and large data are named."""
+"""Errors in a training: only a distribution that refuses values means divergence, and data too large are named."""
 
 import math
 import warnings
@@ -65,7 +65,7 @@ class Mine(ValueError):
 
 
 class Failing(nn.Module):
-    """Raises what it is given from its third step on, or at validation."""
+    """A pair that calls `fails` from its third step on, or at validation."""
 
     def __init__(self, fails, at="model", validating=False):
         super().__init__()
@@ -132,14 +132,6 @@ DOORS = {
     "SVI": steps(pyro.infer.SVI),
     "CompiledSVI": steps(compiled_svi),
 }
-
-
-@pytest.fixture
-def without_machine_code(monkeypatch):
-    real = pv.training.gradients.CompiledLoss
-    monkeypatch.setattr(
-        pv.training.gradients, "CompiledLoss", lambda *args, **kwargs: real(*args, **kwargs, inductor=False)
-    )
 
 
 @pytest.mark.parametrize("at", ["model", "guide"])
@@ -212,7 +204,7 @@ class Normed(nn.Module):
 
 
 class Pixels(nn.Module):
-    """Batch normalisation with more than one value of each channel in a datum."""
+    """Batch normalisation for data that have several values in each channel."""
 
     def __init__(self):
         super().__init__()
@@ -229,7 +221,7 @@ def test_a_batch_of_one_under_batch_normalisation_is_refused_before_training(bat
     before, modes = parameters_of(pair), [module.training for module in pair.modules()]
     data = X[:10]
     said = refusal(pv.fit, pair, data, epochs=1, batch_size=batch_size, compile=compile)
-    assert said == f"batch_size must leave no batch of one datum, of which BatchNorm has no variance; got {batch_size}"
+    assert said == f"batch_size must leave no batch of one datum, for which BatchNorm has no variance; got {batch_size}"
     assert torch.equal(parameters_of(pair), before)
     assert pair.norm.num_batches_tracked == 0
     assert [module.training for module in pair.modules()] == modes

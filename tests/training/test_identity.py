@@ -1,4 +1,4 @@
-"""A checkpoint is of one training: another's data, optimiser or model are refused, and what is the same goes on."""
+"""A checkpoint belongs to one training: other data, optimisers or models are refused, and the same one resumes."""
 
 import dataclasses
 import warnings
@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from broken_off import Killed, dies_after
 from helpers import parameters_of, refusal, ring, small_vae
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -21,40 +22,22 @@ X = ring(num_train=50).train_x
 STEPS = 5  # of 12
 
 
-class BrokenOff(BaseException):
-    pass
-
-
-def breaks_off(parameters, lr):
-    class Adam(torch.optim.Adam):
-        taken = 0
-
-        @torch.no_grad()
-        def step(self, *args):
-            if self.taken == STEPS:
-                raise BrokenOff
-            self.taken += 1
-            return super().step(*args)
-
-    return Adam(parameters, lr=lr)
-
-
 def train(vae, data, folder, **settings):
     usual = {"epochs": 3, "batch_size": 16, "seed": 1, "progress": False, "optimizer": torch.optim.Adam}
     return pv.fit(vae, data, checkpoints=Checkpoints(folder, minutes=1e-9), **{**usual, **settings})
 
 
 def begun(vae, data, folder, ended, **settings):
-    """A folder of a training that was broken off, or that has ended."""
+    """Fills the folder with a training that was broken off, or that has ended."""
     if ended:
         train(vae, data, folder, **settings)
         return
-    with pytest.raises(BrokenOff):
-        train(vae, data, folder, **{**settings, "optimizer": breaks_off})
+    with pytest.raises(Killed):
+        train(vae, data, folder, **{**settings, "optimizer": dies_after(STEPS)})
 
 
 class Net(pv.VAE):
-    """With what a body may do besides its parameters."""
+    """A VAE that depends on more than its parameters: a number, dropout, batch statistics, a buffer."""
 
     def __init__(self, factor=1.0, dropout=0.2, table=0.0):
         torch.manual_seed(3)
@@ -140,7 +123,7 @@ def test_a_checkpoint_of_another_training_is_refused_and_nothing_is_changed(chan
 @pytest.mark.parametrize("make", [small_vae, Net, partial(small_vae, prior="flow")], ids=["VAE", "Net", "flow"])
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
 def test_it_does_not_matter_what_the_model_starts_from_that_goes_on(make, ended, schedule, tmp_path):
-    """Neither a new one with other parameters nor, in a notebook, the one that was trained already."""
+    """A new model has other parameters; in a notebook it may be the one that was trained already. Both end the same."""
     whole = make()
     train(whole, DATA, tmp_path / "whole", beta_schedule=schedule)
     trained = make()
@@ -166,7 +149,7 @@ def test_that_a_training_had_ended_is_said_and_that_it_goes_on_is_not(tmp_path):
 
 
 class Stream:
-    """Batches from a generator that nobody knows of."""
+    """Batches from a generator that `fit` cannot know of."""
 
     def __init__(self):
         self.generator = np.random.default_rng()

@@ -1,4 +1,4 @@
-"""Optimisers and schedules: torch's and Pyro's are the same steps, and what cannot be stepped is refused beforehand."""
+"""Optimisers and schedules: torch's and Pyro's take the same steps, and unusable ones are refused beforehand."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ def test_an_optimiser_of_pyros_takes_the_steps_of_torchs(name):
 
 
 def test_an_optimiser_of_pyros_takes_the_steps_that_it_takes_in_svi():
-    """Of the loss per datum, which clipping sees."""
+    """SVI is given the loss per datum, because clipping sees its size."""
     optimizer = lambda: pyro.optim.ClippedAdam({"lr": 0.02, "clip_norm": 0.05, "lrd": 0.9})  # noqa: E731
     vae, other = small_vae(), small_vae()
     pv.fit(vae, X, optimizer=optimizer(), epochs=4, batch_size=50, seed=1, progress=False)
@@ -56,7 +56,7 @@ def test_an_optimiser_of_pyros_takes_the_steps_that_it_takes_in_svi():
 
 
 def test_a_decay_of_the_optimisers_own_is_left_as_it_is():
-    """A constant schedule put the rate back after each epoch."""
+    """Once a constant schedule put the rate back after each epoch."""
     _, history = trained(pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.5}), batch_size=25)
     assert history.lr == pytest.approx([0.1 / 4, 0.1 / 16, 0.1 / 64])
 
@@ -192,7 +192,7 @@ def test_rates_are_those_of_the_schedule(schedule):
 
 
 def test_a_checkpoint_of_the_schedule_that_a_constant_rate_had_before_goes_on(tmp_path):
-    """It was a LambdaLR."""
+    """Once "constant" was a LambdaLR, which put the rate back."""
     whole, _ = trained(torch.optim.Adam)
     kept = Checkpoints(tmp_path, minutes=1e-9)
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""How beta goes over a training: the schedules' values, and that `fit` really sets them at every step."""
+"""Schedules of beta have the values of their formulas, and `fit` sets these at every step."""
 
 import math
 from functools import partial
@@ -19,7 +19,7 @@ small_vae = partial(helpers.small_vae, hidden=(4,), likelihood=pv.Gaussian(0.5))
 
 
 def betas_of_the_steps(vae):
-    """A list that fills with the beta at which the model is run while it is trained."""
+    """Returns a list that fills with the beta at which the model runs while it is trained."""
     betas, model = [], vae.model
 
     def watched(*args):
@@ -175,7 +175,7 @@ def test_a_constant_schedule_never_touches_beta():
 
 
 def test_validation_is_at_beta_one_whatever_the_schedule():
-    """With a learning rate of nothing the parameters stay, and so must the validation ELBO."""
+    """At a learning rate of almost 0 the parameters stay, and so must the validation ELBO."""
     x = torch.randn(40, 2)
     settings = {"epochs": 4, "validation": x, "optimizer": torch.optim.SGD, "lr": 1e-300, "seed": 0}
     history = pv.fit(small_vae(beta=5.0), x, **settings, beta_schedule="linear")
@@ -192,7 +192,7 @@ def test_early_stopping_leaves_beta_as_it_was():
 
 
 def test_a_training_that_is_broken_off_leaves_beta_as_it_was():
-    """Otherwise the next `fit` would take what the schedule had reached for the VAE's own beta."""
+    """Otherwise the next `fit` would mistake the value that the schedule had reached for the VAE's own beta."""
     vae = small_vae(beta=2.0)
 
     def stop(record):
@@ -259,6 +259,6 @@ def test_a_function_that_leaves_what_pyro_can_scale_by_is_refused(factor):
 
 
 def test_pyro_itself_refuses_to_scale_by_zero():
-    """Trap 12: why no schedule starts at 0. If this fails, Pyro has changed."""
+    """Trap 12: Pyro refuses a scale of 0, so no schedule starts there. If this fails, Pyro has changed."""
     with pytest.raises(ValueError, match="Expected scale > 0"):
         poutine.scale(scale=torch.tensor(0.0))

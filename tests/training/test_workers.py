@@ -1,4 +1,4 @@
-"""Several processes: what they train and measure together is what one does alone. Their part: several_processes.py."""
+"""Several processes train and measure together the same as one alone. They run several_processes.py."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ HERE = Path(__file__).parents[1]
 
 
 def together(folder, *arguments, processes=2, restarts=0, program=HERE / "several_processes.py"):
-    """Runs the program under torchrun; what each process has written."""
+    """Runs the program under torchrun; returns the finished process and what each worker has written."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += [f"--max-restarts={restarts}", program, *arguments]
     paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
