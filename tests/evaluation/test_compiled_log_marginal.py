@@ -17,12 +17,12 @@ def replays(monkeypatch):
 
     made = Made()
 
-    class Exact(pv.evaluation.importance_sampling.Replay):
+    class Exact(pv.evaluation.sampled_weights.Replay):
         def __init__(self, *args):
             super().__init__(*args, inductor=made.inductor)
             made.append(self)
 
-    monkeypatch.setattr(pv.evaluation.importance_sampling, "Replay", Exact)
+    monkeypatch.setattr(pv.evaluation.sampled_weights, "Replay", Exact)
     return made
 
 
