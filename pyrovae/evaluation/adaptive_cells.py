@@ -64,8 +64,8 @@ def _product_rules(dim: int, device: torch.device) -> tuple[Tensor, Tensor, Tens
     """Returns the nodes on [-1, 1]^dim, `(nodes, dim)`, and the log-weights of Kronrod's and of Gauss's rule there."""
 
     def mirrored(values: tuple[float, ...], sign: int) -> Tensor:
-        values = torch.tensor(values, dtype=torch.float64, device=device)
-        return torch.cat((sign * values[1:].flip(0), values))
+        column = torch.tensor(values, dtype=torch.float64, device=device)
+        return torch.cat((sign * column[1:].flip(0), column))
 
     nodes = torch.cartesian_prod(*[mirrored(_NODES, -1)] * dim).reshape(-1, dim)
     kronrod, gauss = (
@@ -199,7 +199,8 @@ class AdaptiveCells:
         """Returns the columns of these cells that take the log-density: mass, error, edge and peak."""
         z = centre.unsqueeze(1) + half[:, None, :, None] * self.nodes[:, None]  # (cells, nodes, data or 1, dim)
         points = z.flatten(0, 1)
-        values = self.log_density(points)[:, self.rows] if z.shape[2] < len(self.rows) else self._at_own_points(points)
+        shared = z.shape[2] < len(self.rows)
+        values = self.log_density(points, None)[:, self.rows] if shared else self._at_own_points(points)
         values = values.unflatten(0, z.shape[:2]).double()
         log_half, rises = half.log(), []
         shaped = values.unflatten(1, [len(_NODES) * 2 - 1] * self.dim)

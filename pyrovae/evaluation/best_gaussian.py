@@ -120,4 +120,4 @@ def guide_gaussian(model: Callable, guide: Callable, data: list[Tensor]) -> tupl
         families = {n: f"{type(base_of(s['fn'])).__name__}, event_dim {s['fn'].event_dim}" for n, s in sites.items()}
         raise InputError(f"the guide must have one latent site, Normal(...).to_event(1), got {families}")
     shape = site["value"].shape
-    return name, *(parameter.expand(shape)[0].clone() for parameter in (q.loc, q.scale))
+    return name, q.loc.expand(shape)[0].clone(), q.scale.expand(shape)[0].clone()

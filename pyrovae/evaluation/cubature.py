@@ -36,7 +36,7 @@ def log_integral(
     narrower than the spacing, on a smooth shoulder.
     """
 
-    def log_density_at(points: Tensor, rows: Tensor | None = None) -> Tensor:
+    def log_density_at(points: Tensor, rows: Tensor | None) -> Tensor:
         parts = points.to(like).split(max(1, chunk_size // num_data))
         return torch.cat([log_density(part, rows).expand(-1, num_data) for part in parts])
 
@@ -81,7 +81,7 @@ class _SharedGrid:
         step = max(1, chunk_size // num_data)
         parts = (part.split(step) for part in (points, index, place, on_edge))
         for z, where, grid, border in zip(*parts, strict=True):
-            values = log_density_at(z)
+            values = log_density_at(z, None)
             peak = torch.maximum(self.peak, values.amax(0))
             shift = torch.where(peak == -math.inf, 0.0, peak)
             sums = (sums * (self.peak - shift).exp()).index_add(0, grid, (values - shift.to(values)).exp().double())

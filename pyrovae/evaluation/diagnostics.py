@@ -178,7 +178,8 @@ def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
         Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519.
     """
     require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
-    means, noise = [], 0.0
+    means: list[Tensor] = []
+    noise: Tensor | float = 0.0
     num_draws = DRAWS_PER_DATUM if len(args[0]) >= MANY_DATA else 16 * DRAWS_PER_DATUM
     for chunk in in_chunks(args, DATA_PER_CHUNK):
         pair = run_pair(model, guide, *chunk, num_particles=num_draws)

@@ -179,7 +179,8 @@ def _log_aggregated(guide: Callable, args: tuple[Tensor, ...], latents: dict, ch
 
 def _check_pair(model: Callable, guide: Callable, chunks: list[list[Tensor]]) -> None:
     """Checks that the pair keeps the contract, the guide has densities, and p(z) is the same for all data."""
-    log_prior, first = [], {}
+    log_prior: list[Tensor] = []
+    first: dict[str, Tensor] = {}
     for data in chunks:
         pair = gate.check(model, guide, None, *data)
         gate.check_no_zero_weights(pair)

@@ -8,7 +8,16 @@ import torch
 from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
 from torch import Tensor
 
-from pyrovae.common import derived_seed, device_of, evaluates, local_seed, require, require_count, require_seed
+from pyrovae.common import (
+    InputError,
+    derived_seed,
+    device_of,
+    evaluates,
+    local_seed,
+    require,
+    require_count,
+    require_seed,
+)
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal
 from pyrovae.evaluation.chunks import check_args, check_in_parts, in_chunks
 from pyrovae.evaluation.estimate import Estimate
@@ -126,20 +135,24 @@ def _dimensions(fn: TorchDistribution) -> Tensor:
 def _parse(method: str, num_chains: int) -> Callable[..., Estimate]:
     """Returns the function that estimates log p(x) by the method of this name."""
     match = re.fullmatch(r"(elbo)|(iwae|is|ais|ais_prior)_(\d+)", str(method))
-    require(match is not None, f"methods must be {METHODS}, got {method!r}")
+    if match is None:
+        raise InputError(f"methods must be {METHODS}, got {method!r}")
     kind, count = match[1] or match[2], int(match[3] or 1)
     require_count(method, count)
 
-    def run(*pair: object, progress: bool | None) -> Estimate:
+    def run(model: Callable, guide: Callable, *args: Tensor, progress: bool | None) -> Estimate:
         match kind:
             case "elbo":
-                return importance_bound(*pair, num_particles=1, num_repeats=ELBO_DRAWS, progress=progress)
+                return importance_bound(model, guide, *args, num_particles=1, num_repeats=ELBO_DRAWS, progress=progress)
             case "iwae":
-                return importance_bound(*pair, num_particles=count, num_repeats=IWAE_REPEATS, progress=progress)
+                return importance_bound(
+                    model, guide, *args, num_particles=count, num_repeats=IWAE_REPEATS, progress=progress
+                )
             case "is":
-                return log_marginal(*pair, num_samples=count, progress=progress)
+                return log_marginal(model, guide, *args, num_samples=count, progress=progress)
         start = "prior" if kind == "ais_prior" else "guide"
-        settings = {"num_distributions": count, "num_chains": num_chains, "start": start}
-        return annealed_log_marginal(*pair, **settings, progress=progress)
+        return annealed_log_marginal(
+            model, guide, *args, num_distributions=count, num_chains=num_chains, start=start, progress=progress
+        )
 
     return run

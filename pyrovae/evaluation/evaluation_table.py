@@ -69,10 +69,10 @@ class Evaluation:
     def verdict(self) -> str:
         """A sentence or two that say what to make of the table."""
         text = f"all are lower bounds in expectation, and the best is {self.best.method}"
-        importance = [m for m in self.measured if isinstance(m.estimate, MarginalLikelihood)]
+        importance = [(m.method, m.estimate) for m in self.measured if isinstance(m.estimate, MarginalLikelihood)]
         if importance:
-            largest = max(importance, key=lambda one: one.estimate.num_samples)
-            text += f"; {largest.method}: {largest.estimate.verdict}"
+            method, largest = max(importance, key=lambda one: one[1].num_samples)
+            text += f"; {method}: {largest.verdict}"
         return text
 
     def difference(self, other: "Evaluation", method: str) -> Estimate:
@@ -117,7 +117,7 @@ class Evaluation:
     def table(self, tablefmt: str = "simple") -> str:
         """Returns the table as text, or in another format of `tabulate`, such as "github"."""
 
-        def text(value: float | None, form: str) -> str:
+        def text(value: float | str | None, form: str) -> str:
             return "" if value is None else format(value, form)
 
         lines = [

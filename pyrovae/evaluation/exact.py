@@ -68,7 +68,7 @@ def quadrature_log_marginal(
         return log_joint(model, {name: z}, *(args if rows is None else [arg[rows] for arg in args]))
 
     def log_prior_at(z: Tensor, rows: Tensor | None) -> Tensor:
-        return (prior if rows is None else _sites(model, [arg[rows] for arg in args])[1][name]["fn"]).log_prob(z)
+        return (prior if rows is None else _sites(model, tuple(arg[rows] for arg in args))[1][name]["fn"]).log_prob(z)
 
     settings = {"like": latents[name], "num_data": len(args[0]), "limit": limit, "chunk_size": chunk_size}
     with pyro.validation_enabled(False):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import cast
 
 import pyro
 import torch
@@ -102,7 +103,7 @@ class AnnealedHMC:
         """Returns chains at `u`, `(chains, data, dim)`."""
         shape, args = tuple(u.shape), [u, *data]
         if shape in self._replays:
-            return ChainState(u, *self._replays[shape](*args))
+            return ChainState(u, *cast(tuple[Tensor, ...], self._replays[shape](*args)))
         num_steps = self.num_transitions * self.num_leapfrog
         pays = num_steps >= COMPILE_STEPS or num_steps * shape[0] * shape[1] >= COMPILE_PAIRS
         if not (self.compile is True or (self.compile == "auto" and pays)):
@@ -113,7 +114,7 @@ class AnnealedHMC:
             self.compile = False
         else:
             self._replays[shape] = replay
-        return ChainState(u, *replay.outcome)
+        return ChainState(u, *cast(tuple[Tensor, ...], replay.outcome))
 
     def transition(self, state: ChainState, t: float, step: Tensor, data: list[Tensor]) -> tuple[ChainState, Tensor]:
         """Takes one HMC step that leaves pi_t invariant, with step sizes `step` `(data,)`.

@@ -73,8 +73,11 @@ def log_marginal(
         value, error, ess = log_mean(log_w)
         pareto_k, smoothed = pareto_smoothed(log_w)
         parts.append((influences(log_w), value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)))
-    found, *columns = joined(parts, args)
-    return MarginalLikelihood(*columns, num_samples, influences=found)
+    found, value, error, *others = joined(parts, args)
+    ess, pareto_k, jackknife, smoothed, bound, bound_error = others
+    return MarginalLikelihood(
+        value, error, ess, pareto_k, jackknife, smoothed, bound, bound_error, num_samples, influences=found
+    )
 
 
 @evaluates

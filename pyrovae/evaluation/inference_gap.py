@@ -150,13 +150,19 @@ def inference_gaps(
     require(isinstance(log_px, Estimate), f"log_px must be a tensor, an Estimate or None, got {type(log_px).__name__}")
     shape = tuple(log_px.value.shape)
     require(shape == (len(args[0]),), f"log_px must have shape ({len(args[0])},), got {shape}")
-    settings = {"num_steps": num_steps, "num_draws": num_draws, "num_final_draws": num_final_draws, "lr": lr}
     parts, converged = [], True
     disable = hides_progress(progress)
     with tqdm(total=len(args[0]), unit="datum", desc="inference gaps", disable=disable, leave=False) as bar:
         for data in in_chunks(args, size):
             part, done = fit_best_gaussian(
-                model, guide, [d.to(device) for d in data], chunk_size=chunk_size, **settings
+                model,
+                guide,
+                [d.to(device) for d in data],
+                chunk_size=chunk_size,
+                num_steps=num_steps,
+                num_draws=num_draws,
+                num_final_draws=num_final_draws,
+                lr=lr,
             )
             parts.append([tensor.to(home) for tensor in part])
             converged = converged and done

@@ -1,7 +1,8 @@
 """Log-weights of the guide's draws for all data, drawn chunk by chunk."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import cast
 
 import pyro
 import torch
@@ -56,9 +57,8 @@ def sampled_log_weights(
     data_size = min(DATA_PER_CHUNK, chunk_size, len(args[0]), max(1, WEIGHTS_IN_MEMORY // num_samples))
     sample_size = max(1, chunk_size // data_size)
     device = device_of(model, args)
-    if compile == "auto":
-        compile = len(args[0]) * num_samples >= COMPILE_PAIRS
-    weights = _ChunkWeights(model, guide, (sample_size, data_size), compile)
+    compiles = len(args[0]) * num_samples >= COMPILE_PAIRS if compile == "auto" else bool(compile)
+    weights = _ChunkWeights(model, guide, (sample_size, data_size), compiles)
 
     disable = hides_progress(progress)
     with tqdm(total=len(args[0]), unit="datum", desc="log p(x)", disable=disable, leave=False) as bar:
@@ -72,7 +72,7 @@ def sampled_log_weights(
             bar.update(len(data[0]))
 
 
-def joined(parts: list[tuple[Tensor, ...]], args: tuple[Tensor, ...]) -> list[Tensor]:
+def joined(parts: Sequence[tuple[Tensor, ...]], args: tuple[Tensor, ...]) -> list[Tensor]:
     """Returns the results for all data, in their order, from every process that drew some of them."""
     parts = Workers().in_turn([tuple(tensor.cpu() for tensor in part) for part in parts])
     return [torch.cat(part, -1).to(args[0].device) for part in zip(*parts, strict=True)]
@@ -139,7 +139,7 @@ class _ChunkWeights:
         if not self.compile or (num_particles, len(data[0])) != self.shape:
             return self._eagerly(*data, num_particles=num_particles)[0]
         if self.replay is not None:
-            return self.replay(*data)[0]
+            return cast(Tensor, self.replay(*data)[0])
         function = partial(self._eagerly, num_particles=num_particles)
         replay = Replay(function, data, partial(function, *data), (self.model, self.guide))
         if replay.graph is None:
@@ -147,7 +147,7 @@ class _ChunkWeights:
             self.compile = False
         else:
             self.replay = replay
-        return replay.outcome[0]
+        return cast(Tensor, replay.outcome[0])
 
     def _eagerly(self, *data: Tensor, num_particles: int) -> tuple[Tensor]:
         with pyro.validation_enabled(False):

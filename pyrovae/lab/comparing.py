@@ -1,7 +1,7 @@
 """Compares estimators on one model and guide: bound, signal and noise of the gradient, bias, time and memory."""
 
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from time import perf_counter
 
 import torch
@@ -40,7 +40,7 @@ def compare(
     model: Callable,
     guide: Callable,
     *args: Tensor,
-    objectives: Sequence[str | Callable[[int], PyroELBO]] = ("elbo", "iwae", "dreg"),
+    objectives: Sequence[str | Callable[[int], PyroELBO | None]] = ("elbo", "iwae", "dreg"),
     num_particles: Sequence[int] = (1, 8, 64),
     repeats: int = 100,
     log_px: Estimate | None = None,
@@ -180,7 +180,7 @@ def _rows(
         one.row(
             log_px=log_px,
             compiled_seconds=compiled,
-            step_seconds=compiled if all_compiled else one.seconds,
+            step_seconds=compiled if all_compiled and compiled is not None else one.seconds,
             saved_bytes=saved_bytes(model, guide, args, one.objective, kept_anyway),
         )
         for one, compiled in zip(estimators, seconds, strict=True)
@@ -191,7 +191,12 @@ def _rows(
 
 
 def _checked_objectives(
-    objectives: object, num_particles: object, repeats: object, max_seconds: object, seed: object, compile: object
+    objectives: Sequence[str | Callable[[int], PyroELBO | None]],
+    num_particles: Sequence[int],
+    repeats: object,
+    max_seconds: object,
+    seed: object,
+    compile: object,
 ) -> list[tuple[str, list[tuple[int, PyroELBO]]]]:
     """Returns the name of each objective and its object at each K that it takes, once all arguments are checked."""
     require_count("repeats", repeats, FEWEST_REPEATS)
@@ -219,20 +224,20 @@ def _by_size(
     if isinstance(objective, str):
         require_choice("objective", objective, OBJECTIVES)
         kind = OBJECTIVES[objective]
-        if "num_particles" not in {field.name for field in fields(kind)}:  # it takes no draws: one row, at the first K
+        if "num_particles" not in inspect.signature(kind).parameters:  # it takes no draws: one row, at the first K
             return objective, [(num_particles[0], kind())]
         fewest = getattr(kind, "min_particles", 1)
         return objective, [(number, kind(num_particles=number)) for number in num_particles if number >= fewest]
     rule = "objectives must be names, or take a number of particles and give a pyro.infer.ELBO"
     require(callable(objective) and not isinstance(objective, PyroELBO), f"{rule}; got {shown(objective)}")
-    by_size = [(number, objective(number)) for number in num_particles]
-    by_size = [(number, one) for number, one in by_size if one is not None]  # None: it needs more particles
+    made = [(number, objective(number)) for number in num_particles]
+    by_size = [(number, one) for number, one in made if one is not None]  # None: it needs more particles
     for _, one in by_size:
         require(isinstance(one, PyroELBO), f"{rule}; got {shown(one)}")
     return getattr(objective, "__name__", type(by_size[0][1]).__name__ if by_size else shown(objective)), by_size
 
 
-def _check_log_px(log_px: object, num_data: int) -> None:
+def _check_log_px(log_px: Estimate | None, num_data: int) -> None:
     if log_px is not None:
         require(isinstance(log_px, Estimate), f"log_px must be an Estimate, got {shown(log_px)}")
         shape = tuple(log_px.value.shape)

@@ -10,6 +10,7 @@ from pyrovae.common import check_unwritten, write_text
 from pyrovae.lab.comparison import Comparison, Row
 from pyrovae.lab.sides import SIDES
 
+_Curve = tuple[list[float], list[float], list[float] | None]
 COMPARISON_FILES = ("comparison.json", "comparison.md")
 
 COMPARISON_NOTES = """\
@@ -73,8 +74,8 @@ def draw_comparison(comparison: Comparison) -> dict[str, Figure]:
     costs = {label: curves for label, curves in _cost_curves(comparison, rows).items() if curves}
     if costs:
         figures["cost"], columns = plots.figure_row(len(costs), width=5.5, height=4.0)
-        for axes, (label, curves) in zip(columns, costs.items(), strict=True):
-            plots.against_seconds(curves, label, colors, axes)
+        for axes, (label, cost) in zip(columns, costs.items(), strict=True):
+            plots.against_seconds(cost, label, colors, axes)
     return figures
 
 
@@ -92,9 +93,9 @@ def _draw_bounds(comparison: Comparison, rows: dict[str, list[Row]], colors: dic
     return figure
 
 
-def _cost_curves(comparison: Comparison, rows: dict[str, list[Row]]) -> dict[str, dict]:
+def _cost_curves(comparison: Comparison, rows: dict[str, list[Row]]) -> dict[str, dict[str, _Curve]]:
     """Returns the variance and the bias of each side that the guide trains, against the seconds of a step."""
-    costs = {}
+    costs: dict[str, dict[str, _Curve]] = {}
     for side in ("guide", "shared"):
         costs[f"variance of {GRADIENT_OF_SIDE[side]}"] = {
             name: ([row.step_seconds for row in some], [getattr(row, side).variance for row in some], None)

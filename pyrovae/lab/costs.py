@@ -3,11 +3,13 @@
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
+from pyrovae.objectives import Objective
 from pyrovae.training import CompiledLoss
 
 TIMED_STEPS = 10
@@ -48,7 +50,7 @@ def saved_bytes(
     runs them again.
     """
     chunk_size = getattr(objective, "chunk_size", None)
-    if chunk_size is not None and chunk_size < objective.num_draws:
+    if chunk_size is not None and chunk_size < cast(Objective, objective).num_draws:
         return None
     excluded = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     num_holders: dict[int, int] = {}
@@ -71,7 +73,7 @@ def saved_bytes(
         held -= 0 if num_holders[address] else size
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
-        objective.loss_and_grads(model, guide, *args)
+        objective.loss_and_grads(model, guide, *args)  # type: ignore[attr-defined]
     return most_held
 
 

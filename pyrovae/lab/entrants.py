@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import pyro
 from pyro.infer import ELBO as PyroELBO
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require
 from pyrovae.data import Dataset
 from pyrovae.objectives import resolve
-from pyrovae.programs import gate
+from pyrovae.programs import ProgramPair, gate
 from pyrovae.training import FitSettings, TrainingData, compiles, fit, prepare
 
+ObjectiveOfFit = str | PyroELBO | Mapping[int, str | PyroELBO]
 FIT_PARAMETERS = inspect.signature(fit).parameters
 OBJECTIVE_SETTINGS = ("num_particles", "alpha", "num_batches", "free_bits")
 SET_BY_THE_RACE = (
@@ -40,11 +42,11 @@ class Entrant:
     """
 
     name: str
-    make_vae: Callable[[], object]
-    objective: object
+    make_vae: Callable[[], ProgramPair]
+    objective: ObjectiveOfFit
 
     @contextmanager
-    def start(self, seed: int) -> Iterator[object]:
+    def start(self, seed: int) -> Iterator[ProgramPair]:
         """Gives the untrained pair of a seed, with an empty param store.
 
         Parameters that Pyro initialises later within the block follow the seed, too.
@@ -72,15 +74,16 @@ class TrainingPlan:
 
     data: Dataset | Tensor
     epochs: int
-    settings: Mapping[str, object]
+    settings: Mapping[str, Any]
 
-    def setting(self, name: str) -> object:
+    def setting(self, name: str) -> Any:
         """Returns a keyword of `fit`, its default if it was not given."""
         return self.settings.get(name, FIT_PARAMETERS[name].default)
 
     def elbo_of(self, entrant: Entrant) -> PyroELBO:
         """Returns the objective of an entrant that has one, with the settings of objectives."""
-        return resolve(entrant.objective, {name: self.settings.get(name) for name in OBJECTIVE_SETTINGS})
+        objective = cast(str | PyroELBO, entrant.objective)  # `resolve` refuses several
+        return resolve(objective, {name: self.settings.get(name) for name in OBJECTIVE_SETTINGS})
 
     def compiles(self, entrant: Entrant) -> bool:
         """Returns True if the steps of an entrant are compiled.
@@ -91,7 +94,7 @@ class TrainingPlan:
         asked = self.setting("compile")
         if asked != "auto":
             return asked
-        if entrant.changes_objective:
+        if isinstance(entrant.objective, Mapping):
             elbos = [resolve(objective, {}) for objective in entrant.objective.values()]
         else:
             elbos = [self.elbo_of(entrant)]
@@ -101,8 +104,8 @@ class TrainingPlan:
 
 
 def entrants_of(
-    make_vae: Callable[[], object] | Mapping[str, Callable[[], object]],
-    objectives: Sequence[str | PyroELBO] | Mapping[str, object],
+    make_vae: Callable[[], ProgramPair] | Mapping[str, Callable[[], ProgramPair]],
+    objectives: Sequence[str | PyroELBO] | Mapping[str, ObjectiveOfFit],
 ) -> tuple[Entrant, ...]:
     """Returns an entrant for each objective, or for each model if there is a dict of models and one objective."""
     by_name = _by_name(objectives)
@@ -139,9 +142,9 @@ def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: tup
             gate.check(pair.model, pair.guide, gate.Weights(), *few)
 
 
-def check_training(pair, plan: TrainingPlan, objective: object) -> None:
+def check_training(pair: ProgramPair, plan: TrainingPlan, objective: ObjectiveOfFit) -> None:
     """Makes all the checks that `fit` makes before its first step, and takes no step."""
-    own = {
+    own: dict[str, Any] = {
         "epochs": plan.epochs,
         "objective": objective,
         "objective_settings": {name: plan.setting(name) for name in OBJECTIVE_SETTINGS},
@@ -162,13 +165,13 @@ def text_of(objective: object) -> str:
     return type(objective).__name__ if " at 0x" in text else text
 
 
-def on_device_of(pair, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def on_device_of(pair: ProgramPair, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Returns the tensors on the device of the pair."""
     device = device_of(pair.model, args)
     return tuple(arg.to(device) for arg in args)
 
 
-def _by_name(objectives: object) -> dict[str, object]:
+def _by_name(objectives: Sequence[str | PyroELBO] | Mapping[str, ObjectiveOfFit]) -> dict[str, ObjectiveOfFit]:
     """Returns what `fit` takes as objective, by name."""
     if not isinstance(objectives, Mapping):
         sequence = isinstance(objectives, Sequence) and not isinstance(objectives, str)
@@ -186,7 +189,7 @@ def _as_folder_name(name: str) -> str:
     return re.sub(r"[^\w.=-]+", "_", name).strip("_")
 
 
-def _addresses(pair) -> set[int]:
+def _addresses(pair: ProgramPair) -> set[int]:
     """Returns the memory addresses of the parameters and buffers of a pair."""
     parts = getattr(pair, "__dict__", {}).values()  # a named tuple of two functions has none
     owner = pair if isinstance(pair, nn.Module) else nn.ModuleList(v for v in parts if isinstance(v, nn.Module))

@@ -84,4 +84,5 @@ def _mode_matters(
     finally:
         for module in training:
             module.training = True
-    return not torch.allclose(*found, rtol=MODE_TOLERANCE, atol=MODE_TOLERANCE, equal_nan=True)
+    one, other = found
+    return not torch.allclose(one, other, rtol=MODE_TOLERANCE, atol=MODE_TOLERANCE, equal_nan=True)

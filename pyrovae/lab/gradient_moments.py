@@ -67,7 +67,8 @@ class Moments:
     """
 
     def __init__(self, planned: int) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.count = 0
+        self.mean = self.squares = torch.zeros((), dtype=torch.float64)  # in the shape of the vectors once there is one
         half = planned // 2
         self._halves = {2**n for n in range(1, half.bit_length()) if 2**n < half} | {half}
         self._sums: dict[int, Tensor] = {}

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor, nn
 
 from pyrovae.common import derived_seed, local_seed, write_text
 from pyrovae.evaluation import log_marginal
+from pyrovae.programs import ProgramPair
 from pyrovae.training import History
 
 NUM_POINTS = 12
@@ -28,7 +30,7 @@ class LearningCurve:
         seed: Fixes the draws, which are the same at every point.
     """
 
-    def __init__(self, path: Path, pair, held_out: tuple[Tensor, ...], epochs: int, seed: int) -> None:
+    def __init__(self, path: Path, pair: ProgramPair, held_out: tuple[Tensor, ...], epochs: int, seed: int) -> None:
         self.path, self.pair, self.seed = path, pair, seed
         self.held_out = tuple(arg[:NUM_DATA] for arg in held_out)
         self.epochs = {-(-epochs * i // NUM_POINTS) for i in range(1, NUM_POINTS + 1)}
@@ -44,14 +46,14 @@ class LearningCurve:
 
     def add(self, record: dict[str, float | None]) -> None:
         """Measures a point if the epoch of `record`, a record of the history, is one of the 12."""
-        self.seconds += record["seconds"]
+        self.seconds += cast(float, record["seconds"])
         if record["epoch"] not in self.epochs:
             return
         if isinstance(self.pair, nn.Module):
             self.pair.eval()
         with local_seed(derived_seed(self.seed, "curve")):
-            pair, settings = self.pair, {"num_samples": NUM_SAMPLES, "progress": False}
-            found = log_marginal(pair.model, pair.guide, *self.held_out, **settings)
+            pair = self.pair
+            found = log_marginal(pair.model, pair.guide, *self.held_out, num_samples=NUM_SAMPLES, progress=False)
         with open(self.path, "a") as file:
             file.write(json.dumps([record["epoch"], self.seconds, found.mean, found.monte_carlo_error]) + "\n")
 

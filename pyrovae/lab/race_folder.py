@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class RunFolder:
         content = content | {"data": self.fingerprint}
         write_atomically(self.result, lambda path: torch.save(content, path))
 
-    def read_result(self) -> dict[str, object]:
+    def read_result(self) -> dict[str, Any]:
         """Returns the result with its learning curve.
 
         Raises:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
 from scipy.stats import norm
@@ -10,7 +11,7 @@ from scipy.stats import t as student_t
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from pyrovae.common import require, require_choice
+from pyrovae.common import InputError, require, require_choice
 from pyrovae.evaluation import Estimate
 from pyrovae.training import Checkpoints
 
@@ -64,8 +65,19 @@ class RaceRun:
         """
         require(isinstance(vae, nn.Module), f"vae must be a module, got {type(vae).__name__}")
         state = Checkpoints(self.folder).load()
-        require(state is not None, f"{self.folder} holds no checkpoint: a race without a folder keeps none")
+        if state is None:
+            raise InputError(f"{self.folder} holds no checkpoint: a race without a folder keeps none")
         vae.load_state_dict(state["state"])
+
+
+class Difference(TypedDict):
+    """What `Race.difference` returns."""
+
+    value: float
+    seed_error: float | None
+    data_error: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ class Race:
         require_choice("objective", objective, self.objectives)
         return [run for run in self.runs if run.objective == objective]
 
-    def difference(self, objective: str, other: str | None = None) -> dict[str, float | None]:
+    def difference(self, objective: str, other: str | None = None) -> Difference:
         """Returns the mean difference of log p(x) between two objectives, paired by seed and by datum.
 
         The 95% interval combines the error over seeds, with Student's t of their degrees of freedom, with that over
@@ -150,7 +162,7 @@ class Race:
             found[name] = points[:, :, column].mean(0), points[:, :, 2]
         return found
 
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[dict[str, Any]]:
         """Returns a dict of plain numbers for each objective: means over seeds, errors, the difference to the first."""
         return [_row(self, name) for name in self.objectives]
 
@@ -170,12 +182,13 @@ class Race:
         if seeds == 1:
             return "one seed cannot tell a difference from chance"
         differences = {name: self.difference(name) for name in others}
+        intervals = {name: _ends(difference) for name, difference in differences.items()}
         resolved = [
-            f"{name} is {'better' if d['value'] > 0 else 'worse'}"
-            for name, d in differences.items()
-            if d["low"] > 0 or d["high"] < 0
+            f"{name} is {'better' if differences[name]['value'] > 0 else 'worse'}"
+            for name, (low, high) in intervals.items()
+            if low > 0 or high < 0
         ]
-        rest = [name for name, d in differences.items() if d["low"] <= 0 <= d["high"]]
+        rest = [name for name, (low, high) in intervals.items() if low <= 0 <= high]
         return (
             f"against {first}, {seeds} seeds, equal {self.budget}: "
             + ("; ".join(resolved) or "no difference is resolved")
@@ -205,7 +218,7 @@ class Race:
         return self.table("html")
 
 
-def _row(race: Race, objective: str) -> dict[str, object]:
+def _row(race: Race, objective: str) -> dict[str, Any]:
     """Returns the row of one objective in `Race.rows`."""
     runs = race[objective]
     log_px = torch.tensor([run.log_px.mean for run in runs], dtype=torch.float64)
@@ -240,6 +253,14 @@ def _table(race: Race, tablefmt: str) -> str:
     header = ["objective", "epochs", "log p(x)", f"minus {race.objectives[0]}", "95% interval", "active"]
     columns = ("left", *("right",) * 7)
     return tabulate(lines, [*header, "k > 0.7", "seconds"], tablefmt, disable_numparse=True, colalign=columns)
+
+
+def _ends(difference: Difference) -> tuple[float, float]:
+    """Returns the ends of the 95% interval, which two seeds or more have."""
+    low, high = difference["low"], difference["high"]
+    assert low is not None
+    assert high is not None
+    return low, high
 
 
 def _over_seeds(values: Tensor) -> float | None:

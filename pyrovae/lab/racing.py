@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.common import (
     FolderInUse,
+    InputError,
     check_folder,
     derived_seed,
     hides_progress,
@@ -26,6 +28,7 @@ from pyrovae.data import Dataset
 from pyrovae.evaluation import Estimate, active_units, check_args, log_marginal
 from pyrovae.lab.entrants import (
     Entrant,
+    ObjectiveOfFit,
     TrainingPlan,
     check_entrant,
     check_makers,
@@ -37,15 +40,16 @@ from pyrovae.lab.learning_curve import LearningCurve
 from pyrovae.lab.race_folder import SECONDS_BETWEEN_TRIES, RunFolder, fingerprint_of
 from pyrovae.lab.race_result import Race, RaceRun
 from pyrovae.lab.step_timing import epochs_of_equal_seconds
+from pyrovae.programs import ProgramPair
 from pyrovae.training import fit
 
 BUDGETS = ("epochs", "seconds")
 
 
 def race(
-    make_vae: Callable[[], object] | Mapping[str, Callable[[], object]],
+    make_vae: Callable[[], ProgramPair] | Mapping[str, Callable[[], ProgramPair]],
     data: Dataset | Tensor,
-    objectives: Sequence[str | PyroELBO] | Mapping[str, object],
+    objectives: Sequence[str | PyroELBO] | Mapping[str, ObjectiveOfFit],
     seeds: Sequence[int] = (0, 1, 2),
     budget: str = "epochs",
     *,
@@ -55,7 +59,7 @@ def race(
     num_data: int | None = None,
     num_samples: int = 5_000,
     progress: bool | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> Race:
     """Trains a model under each objective from each seed, and measures all of them on the same held-out data.
 
@@ -176,11 +180,16 @@ class _Training:
         log_px = Estimate(found.pop("value"), found.pop("standard_error"))
         return RaceRun(self.entrant.name, self.seed, self.epochs, log_px, **found, folder=folder.path)
 
-    def _measure(self, pair) -> dict[str, object]:
+    def _measure(self, pair: ProgramPair) -> dict[str, object]:
         """Returns log p(x) of the held-out data, with its errors, and the active units."""
-        settings = {"num_samples": self.folder.num_samples, "progress": self.progress}
         with local_seed(derived_seed(self.seed, "evaluation")):
-            found = log_marginal(pair.model, pair.guide, *self.held_out, **settings)
+            found = log_marginal(
+                pair.model,
+                pair.guide,
+                *self.held_out,
+                num_samples=self.folder.num_samples,
+                progress=self.progress,
+            )
             units = active_units(pair.model, pair.guide, *on_device_of(pair, self.held_out))
         estimate = {name: getattr(found, name) for name in ("value", "standard_error", "pareto_k")}
         return {**estimate, "active_units": units, "share_unreliable": found.share_unreliable}
@@ -204,11 +213,13 @@ def _finish(trainings: list[_Training], progress: bool | None) -> list[RaceRun]:
     return [done[index] for index in range(len(trainings))]
 
 
-def _held_out_arguments(pair, data: object, held_out: object, num_data: int | None) -> tuple[Tensor, ...]:
+def _held_out_arguments(
+    pair: ProgramPair, data: Dataset | Tensor, held_out: Tensor | tuple[Tensor, ...] | None, num_data: int | None
+) -> tuple[Tensor, ...]:
     """Returns the arguments of the pair for the first `num_data` held-out data."""
     if held_out is None:
-        kind = type(data).__name__
-        require(isinstance(data, Dataset), f"held_out must be given unless data is a Dataset, got a {kind}")
+        if not isinstance(data, Dataset):
+            raise InputError(f"held_out must be given unless data is a Dataset, got a {type(data).__name__}")
         held_out = data.arguments("test")[: 1 + getattr(pair, "num_conditions", 0)]
     args = tuple(held_out) if isinstance(held_out, tuple | list) else (held_out,)
     check_args(args)

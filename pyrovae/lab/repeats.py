@@ -47,7 +47,7 @@ class Repeats:
                 parameter.grad = None
         with local_seed(seed):
             started = clock(args[0].device)
-            loss = self.objective.loss_and_grads(model, guide, *args)
+            loss = self.objective.loss_and_grads(model, guide, *args)  # type: ignore[attr-defined]
             self.times.append(clock(args[0].device) - started)
         self.bounds.append(-float(loss) / len(args[0]))
         for side, moments in self.moments.items():

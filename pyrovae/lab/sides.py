@@ -40,8 +40,8 @@ def sides_of(model: Callable, guide: Callable, args: tuple[Tensor, ...]) -> Side
         draws = {name: site["value"] for name, site in drawn.guide_sites.items()}
         held = pair_at(model, guide, {name: z.detach() for name, z in draws.items()}, *args).terms()
         log_p, log_q = held.log_likelihood + held.log_prior, drawn.terms().log_posterior
-    named = {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}
-    named = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    found = {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}  # type: ignore[union-attr]
+    named = {name: parameter for name, parameter in found.items() if parameter.requires_grad}
     parameters = list({id(parameter): parameter for parameter in named.values()}.values())
     of_model = _reached([log_p], parameters)
     of_guide = _reached([log_q, *draws.values()], parameters)

@@ -12,6 +12,7 @@ from pyrovae.common import choose_device, require
 from pyrovae.data import batches_of
 from pyrovae.lab.entrants import Entrant, TrainingPlan, text_of
 from pyrovae.lab.race_folder import kept_step_seconds
+from pyrovae.programs import ProgramPair
 from pyrovae.training import gradients_of, make_optimizer, trained_parameters
 
 TIMED_ROUNDS = 30
@@ -68,7 +69,7 @@ def step_seconds(
     return {**{name: factor * value for name, value in found.items()}, **known}
 
 
-def _step_of(pair, plan: TrainingPlan, elbo: PyroELBO, compile: bool) -> Callable[[], None]:
+def _step_of(pair: ProgramPair, plan: TrainingPlan, elbo: PyroELBO, compile: bool) -> Callable[[], None]:
     """Returns a function that takes one step on the first batch as `fit` does."""
     device = choose_device(plan.setting("device"))
     if isinstance(pair, nn.Module):

@@ -22,7 +22,7 @@ def untouched(*programs: Callable) -> Iterator[CapturedState]:
     watch, store, states = CapturedState(programs), pyro.get_param_store(), all_generator_states()
     values = [(tensor, tensor.detach().clone()) for tensor in watch.tensors() if not is_lazy(tensor)]
     leaves = [*watch.parameters(), *watch.tensors()]  # pyro.param may switch on their gradients
-    leaves += [value.unconstrained() for value in dict(store.items()).values()]
+    leaves += [value.unconstrained() for value in dict(store.items()).values()]  # type: ignore[attr-defined]
     gradients = [(leaf, leaf.grad) for leaf in leaves]
     for leaf in leaves:
         leaf.grad = None  # otherwise the backward pass would add to the caller's gradient in place

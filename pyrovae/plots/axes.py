@@ -11,10 +11,11 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from torch import Tensor
 
 Array = np.ndarray | Tensor
+Values = Array | Sequence[float]
 MOST_TICKS = 12
 
 
-def as_numpy(array: Array) -> np.ndarray:
+def as_numpy(array: Values) -> np.ndarray:
     return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
 
 
@@ -68,5 +69,12 @@ def plain_numbers(axis: Axis) -> None:
 
 
 def legend_below(axes: Axes, columns: int = 1, title: str | None = None) -> None:
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
-    axes.legend(**place, frameon=False, fontsize="small", title=title, title_fontsize="small", ncols=columns)
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        frameon=False,
+        fontsize="small",
+        title=title,
+        title_fontsize="small",
+        ncols=columns,
+    )

@@ -1,20 +1,21 @@
 """Figures of estimators of the gradient: signal-to-noise ratio, bias and variance against size and time."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyrovae.plots.axes import Array, as_numpy, axes_or_new, colors_of, legend_below, plain_numbers, ticks_at_sizes
+from pyrovae.plots.axes import Values, as_numpy, axes_or_new, colors_of, legend_below, plain_numbers, ticks_at_sizes
 from pyrovae.plots.slope import fitted_slope
 
 # By name: (K or seconds, values, floors). A value below its floor is nothing but noise; floors may be None.
-Curves = Mapping[str, tuple[Sequence[float], Array, Array | None]]
+Curves = Mapping[str, tuple[Sequence[float], Values, Values | None]]
+CurvesWithFloors = Mapping[str, tuple[Sequence[float], Values, Values]]
 
 
 def against_size(
-    curves: Curves,
+    curves: CurvesWithFloors,
     theory: Mapping[str, float] | None = None,
     xlabel: str = "K, samples per datum",
     ylabel: str = "signal-to-noise ratio",
@@ -44,12 +45,12 @@ def against_size(
         >>> [text.get_text() for text in axes.get_legend().get_texts()]
         ['iwae: -0.50 (0.00), theory -0.5']
     """
-    axes = axes_or_new(axes)
+    axes, theory = axes_or_new(axes), theory or {}
     for (name, (sizes, values, floors)), color in zip(curves.items(), colors_of(curves, colors), strict=True):
         slope = fitted_slope(sizes, as_numpy(values).tolist(), as_numpy(floors).tolist())
         label = name if math.isnan(slope.value) else f"{name}: {slope.value:+.2f}"
         label += "" if math.isnan(slope.error) else f" ({slope.error:.2f})"
-        label += f", theory {theory[name]:+g}" if name in (theory or {}) else ""
+        label += f", theory {theory[name]:+g}" if name in theory else ""
         _draw_above_floor(axes, sizes, values, floors, slope.fitted, label, color)
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     ticks_at_sizes(axes, [sizes for sizes, *_ in curves.values()])
@@ -90,12 +91,12 @@ def against_seconds(
         shown = as_numpy(values) > 0
         if not shown.any():
             continue
-        seconds, values = as_numpy(seconds)[shown], as_numpy(values)[shown]
-        floors = None if floors is None else as_numpy(floors)[shown]
-        seen = np.full(len(values), True) if floors is None else values > 2 * floors
-        _draw_above_floor(axes, seconds, values, floors, seen, name, color)
-        last = int(np.argmax(seconds))
-        ends.append((float(values[last]), float(seconds[last]), name, color))
+        x, y = as_numpy(seconds)[shown], as_numpy(values)[shown]
+        floor = None if floors is None else as_numpy(floors)[shown]
+        seen = np.full(len(y), True) if floor is None else y > 2 * floor
+        _draw_above_floor(axes, x, y, floor, seen, name, color)
+        last = int(np.argmax(x))
+        ends.append((float(y[last]), float(x[last]), name, color))
     axes.set(xscale="log", yscale="log", xlabel="seconds per step", ylabel=ylabel)
     for axis in (axes.xaxis, axes.yaxis):
         plain_numbers(axis)
@@ -103,13 +104,21 @@ def against_seconds(
     height = math.inf
     for value, at, name, color in sorted(ends, reverse=True):
         height = min(math.log(value), height - 0.05 * (high - low))  # names must not overlap
-        place = {"xytext": (1.02, math.exp(height)), "textcoords": axes.get_yaxis_transform()}
-        axes.annotate(name, (at, value), **place, color=color, fontsize="small", va="center", annotation_clip=False)
+        axes.annotate(
+            name,
+            (at, value),
+            xytext=(1.02, math.exp(height)),
+            textcoords=axes.get_yaxis_transform(),
+            color=color,
+            fontsize="small",
+            va="center",
+            annotation_clip=False,
+        )
     return axes
 
 
 def _draw_above_floor(
-    axes: Axes, x: Sequence[float], values: Array, floors: Array | None, filled: Sequence[bool], label: str, color: str
+    axes: Axes, x: Values, values: Values, floors: Values | None, filled: Iterable[bool], label: str, color: str
 ) -> None:
     values, faces = as_numpy(values), [color if one else "white" for one in filled]
     axes.plot(x, values, color=color, linewidth=1, label=label)

@@ -1,9 +1,11 @@
 """Figures of points and latent codes: scatters, posteriors beside the prior, ranks of calibration."""
 
 import math
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.patches import Circle, Ellipse
 
 from pyrovae.plots.axes import Array, as_numpy, axes_or_new
@@ -28,8 +30,9 @@ def points(x: Array, labels: Array | None = None, title: str = "", axes: Axes | 
         (5, 2)
     """
     axes, x = axes_or_new(axes), as_numpy(x)
-    colour = {"color": "0.25"} if labels is None else {"c": as_numpy(labels)}
-    if labels is not None and np.issubdtype(colour["c"].dtype, np.integer):
+    kinds = None if labels is None else as_numpy(labels)
+    colour: dict[str, Any] = {"color": "0.25"} if kinds is None else {"c": kinds}
+    if kinds is not None and np.issubdtype(kinds.dtype, np.integer):
         colour |= {"cmap": "tab10", "vmin": 0, "vmax": 9}  # label k has matplotlib's colour C{k}, as in other figures
     axes.scatter(x[:, 0], x[:, 1], **colour, s=3, alpha=0.6, linewidths=0, rasterized=True)
     axes.set_aspect("equal")
@@ -59,7 +62,8 @@ def latent_space(
     """
     axes = points(z, labels, title, axes)
     if labels is not None:
-        handles, names = axes.collections[-1].legend_elements(num=None)
+        scattered = cast(PathCollection, axes.collections[-1])
+        handles, names = scattered.legend_elements(num=None)  # type: ignore[arg-type]  # its annotation forgets None
         axes.legend(handles, names, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.0)
     _draw_prior_circles(axes)
     axes.set(xlabel="$z_1$", ylabel="$z_2$")

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyrovae.plots.axes import Array, as_numpy, axes_or_new, colors_of, legend_below, ticks_at_sizes
+from pyrovae.plots.axes import Values, as_numpy, axes_or_new, colors_of, legend_below, ticks_at_sizes
 
 
 def bounds(
     sizes: Sequence[int],
-    values: Array,
-    errors: Array,
+    values: Values,
+    errors: Values,
     others: Mapping[str, tuple[float, float]] | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -41,7 +41,7 @@ def bounds(
 
 
 def compared_bounds(
-    curves: Mapping[str, tuple[Sequence[int], Array, Array]],
+    curves: Mapping[str, tuple[Sequence[int], Values, Values]],
     log_px: tuple[float, float] | None,
     colors: Mapping[str, str] | None = None,
     axes: Axes | None = None,
@@ -111,9 +111,9 @@ def below_the_best(measured: Mapping[str, tuple[float, float, float]], axes: Axe
     return axes
 
 
-def _draw_bound(axes: Axes, sizes: Sequence[int], values: Array, errors: Array, label: str, color: str) -> None:
-    values, errors = as_numpy(values), np.nan_to_num(as_numpy(errors))
-    axes.errorbar(sizes, values, 2 * errors, marker="o", markersize=3, capsize=2, color=color, label=label)
+def _draw_bound(axes: Axes, sizes: Sequence[int], values: Values, errors: Values, label: str, color: str) -> None:
+    bars = 2 * np.nan_to_num(as_numpy(errors))
+    axes.errorbar(sizes, as_numpy(values), bars, marker="o", markersize=3, capsize=2, color=color, label=label)
 
 
 def _draw_across(axes: Axes, value: float, error: float, label: str, color: str) -> None:

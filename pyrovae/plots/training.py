@@ -61,13 +61,14 @@ def race_curves(curves: Mapping[str, tuple[Array, Array]], xlabel: str = "epochs
         >>> len(axes.lines)
         3
     """
-    axes, settled = axes_or_new(axes), []
+    axes = axes_or_new(axes)
+    later: list[np.ndarray] = []
     for index, (name, (x, values)) in enumerate(curves.items()):
         x, values = as_numpy(x), as_numpy(values)
         axes.plot(x, values.T, color=f"C{index}", linewidth=0.5, alpha=0.6)
         axes.plot(x, values.mean(0), color=f"C{index}", linewidth=1.8, label=name)
-        settled.append(values[:, len(x) // 2 :].ravel())
-    settled = np.concatenate(settled)
+        later.append(values[:, len(x) // 2 :].ravel())
+    settled = np.concatenate(later)
     margin = np.ptp(settled) or 1.0
     axes.set(xlabel=xlabel, ylabel="held-out log p(x), nats", ylim=(settled.min() - margin, settled.max() + margin / 5))
     axes.legend(frameon=False, fontsize="small")
