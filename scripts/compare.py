@@ -1,22 +1,18 @@
 """Compares estimators on a trained run: bound, signal and noise of the gradients, bias, time and memory.
 
 python scripts/compare.py runs/mnist --objectives elbo iwae dreg --num-particles 1 8 64
-python scripts/compare.py runs/mnist --objectives iwae miwae:num_batches=4 --repeats 1000 --max-seconds 600
+python scripts/compare.py runs/mnist --objectives iwae "miwae(num_batches=4)" --repeats 1000 --max-seconds 600
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from pyro.infer import ELBO as PyroELBO
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import check_unwritten, choose_device, require
+from pyrovae.common import check_unwritten, choose_device
 from pyrovae.lab import COMPARISON_FILES, write_comparison
-from pyrovae.objectives import OBJECTIVES
-from pyrovae.objectives.registry import from_text
 from pyrovae.runs import first_test_data
 
 
@@ -36,7 +32,7 @@ def main(
 
     Args:
         folder: the run, as scripts/train.py kept it
-        objectives: names, or name:setting=value,...
+        objectives: names, or "name(setting=value, ...)"
         num_particles: draws of z per datum; every objective is measured with each number
         repeats: independent gradients of each
         num_data: a gradient is the mean over the first so many test data
@@ -54,7 +50,7 @@ def main(
         run.vae.model,
         run.vae.guide,
         *args,
-        objectives=[objective_maker(text) if ":" in text else text for text in objectives],
+        objectives=objectives,
         num_particles=num_particles,
         repeats=repeats,
         max_seconds=max_seconds,
@@ -62,24 +58,6 @@ def main(
     )
     write_comparison(run.folder, comparison, overwrite)
     print(f"{num_data:,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")
-
-
-def objective_maker(text: str) -> Callable[[int], PyroELBO | None]:
-    """Returns a function that makes the objective `name:setting=value,...` for a number of particles.
-
-    The function is named like the text, and returns None for too few particles.
-    """
-    require(
-        "num_particles" not in text,
-        f"num_particles must be given by --num-particles, and not in --objectives, got {text}",
-    )
-    least = getattr(OBJECTIVES.get(text.partition(":")[0]), "min_particles", 1)
-
-    def make(num_particles: int) -> PyroELBO | None:
-        return from_text(text, num_particles=num_particles) if num_particles >= least else None
-
-    make.__name__ = text
-    return make
 
 
 if __name__ == "__main__":

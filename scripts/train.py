@@ -38,7 +38,7 @@ def main(
         checkpoint_epochs: write a checkpoint after every so many epochs as well
         tensorboard: write scalars and samples for TensorBoard into OUT/tensorboard
     """
-    out = out or f"runs/{config.dataset}-{config.objective}-seed{config.seed}"
+    out = out or f"runs/{config.dataset}-{config.objective_name}-seed{config.seed}"
     run = train_run(
         config,
         out,

@@ -16,7 +16,6 @@ from pyrovae.common import (
     hides_progress,
     local_seed,
     require,
-    require_choice,
     require_count,
     require_number,
     require_seed,
@@ -29,7 +28,7 @@ from pyrovae.lab.gap_to_log_px import no_log_px, not_its_bound
 from pyrovae.lab.repeats import Repeats, give_references
 from pyrovae.lab.sides import SIDES, sides_of
 from pyrovae.lab.untouched import untouched
-from pyrovae.objectives import OBJECTIVES, check_objective
+from pyrovae.objectives import OBJECTIVES, check_objective, from_text, parse
 from pyrovae.programs import gate
 
 FEWEST_REPEATS = 4  # two give the direction of the mean gradient, and two are measured along it
@@ -68,7 +67,8 @@ def compare(
         model: The generative program p(x, z), called with `args`.
         guide: The inference program q(z|x), called with `args`.
         *args: The batch: x of shape `(batch, *event_shape)`, followed by the conditions if there are any.
-        objectives: The estimators. Each is a name of `objectives.OBJECTIVES`, or a function from K to a
+        objectives: The estimators. Each is a name of `objectives.OBJECTIVES`, also with settings, as in
+            `"miwae(num_batches=4)"`; or a function from K to a
             `pyro.infer.ELBO`, or to None for a K that it does not take.
         num_particles: The numbers K of particles. An objective gets a row at each K that it takes; one without draws
             (`elbo_enumerated`) has a single row, at the first K.
@@ -222,12 +222,14 @@ def _by_size(
 ) -> tuple[str, list[tuple[int, PyroELBO]]]:
     """Returns the name of an objective, and its object at each number of particles that it takes."""
     if isinstance(objective, str):
-        require_choice("objective", objective, OBJECTIVES)
-        kind = OBJECTIVES[objective]
+        name, settings = parse(objective)
+        require("num_particles" not in settings, f"num_particles must be given to compare and not in {objective}")
+        kind = OBJECTIVES[name]
         if "num_particles" not in inspect.signature(kind).parameters:  # it takes no draws: one row, at the first K
-            return objective, [(num_particles[0], kind())]
+            return objective, [(num_particles[0], from_text(objective))]
         fewest = getattr(kind, "min_particles", 1)
-        return objective, [(number, kind(num_particles=number)) for number in num_particles if number >= fewest]
+        numbers = [number for number in num_particles if number >= fewest]
+        return objective, [(number, from_text(objective, num_particles=number)) for number in numbers]
     rule = "objectives must be names, or take a number of particles and give a pyro.infer.ELBO"
     require(callable(objective) and not isinstance(objective, PyroELBO), f"{rule}; got {shown(objective)}")
     made = [(number, objective(number)) for number in num_particles]

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require
 from pyrovae.data import Dataset
-from pyrovae.objectives import resolve
+from pyrovae.objectives import SHORTHANDS, resolve
 from pyrovae.programs import ProgramPair, gate
 from pyrovae.training import FitSettings, TrainingData, compiles, fit, prepare
 
 ObjectiveOfFit = str | PyroELBO | Mapping[int, str | PyroELBO]
 FIT_PARAMETERS = inspect.signature(fit).parameters
-OBJECTIVE_SETTINGS = ("num_particles", "alpha", "num_batches", "free_bits")
 SET_BY_THE_RACE = (
     "patience",
     "vae",
@@ -83,7 +82,7 @@ class TrainingPlan:
     def elbo_of(self, entrant: Entrant) -> PyroELBO:
         """Returns the objective of an entrant that has one, with the settings of objectives."""
         objective = cast(str | PyroELBO, entrant.objective)  # `resolve` refuses several
-        return resolve(objective, {name: self.settings.get(name) for name in OBJECTIVE_SETTINGS})
+        return resolve(objective, {name: self.settings.get(name) for name in SHORTHANDS})
 
     def compiles(self, entrant: Entrant) -> bool:
         """Returns True if the steps of an entrant are compiled.
@@ -147,7 +146,7 @@ def check_training(pair: ProgramPair, plan: TrainingPlan, objective: ObjectiveOf
     own: dict[str, Any] = {
         "epochs": plan.epochs,
         "objective": objective,
-        "objective_settings": {name: plan.setting(name) for name in OBJECTIVE_SETTINGS},
+        "objective_settings": {name: plan.setting(name) for name in SHORTHANDS},
         "seed": 0,
     }
     given = [field.name for field in fields(FitSettings) if field.name not in own]

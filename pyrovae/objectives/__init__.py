@@ -8,7 +8,7 @@ from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
 from pyrovae.objectives.estimator import Coefficients
 from pyrovae.objectives.iwae import IWAE, DReG
 from pyrovae.objectives.miwae import CIWAE, MIWAE, PIWAE
-from pyrovae.objectives.registry import NEED_NUM_PARTICLES, OBJECTIVES, from_name, from_text, resolve
+from pyrovae.objectives.registry import NEED_NUM_PARTICLES, OBJECTIVES, SHORTHANDS, from_name, from_text, parse, resolve
 from pyrovae.objectives.renyi import Renyi
 from pyrovae.objectives.score_function import VIMCO, ScoreFunction
 from pyrovae.objectives.thermodynamic import ThermodynamicVO
@@ -39,6 +39,8 @@ __all__ = [
     "check_objective",
     "from_name",
     "from_text",
+    "parse",
     "resolve",
+    "SHORTHANDS",
     "log_weights",
 ]

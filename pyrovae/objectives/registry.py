@@ -1,10 +1,11 @@
-"""Makes objectives from their names and settings."""
+"""Makes objectives from their names, or from texts such as `dreg(num_particles=64)`."""
 
+import ast
 from dataclasses import fields
 
 from pyro.infer import ELBO as PyroELBO
 
-from pyrovae.common import require, require_choice
+from pyrovae.common import InputError, require, require_choice
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
@@ -34,6 +35,9 @@ OBJECTIVES: dict[str, type[PyroELBO]] = {
 }
 # With one particle these are the ELBO, and whoever names one of them wants more.
 NEED_NUM_PARTICLES = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
+
+# The settings that `fit`, `race` and the command line also take by themselves, beside the name of an objective.
+SHORTHANDS = ("num_particles", "alpha", "num_batches", "free_bits")
 
 
 def from_name(name: str, **settings: object) -> PyroELBO:
@@ -65,52 +69,83 @@ def from_name(name: str, **settings: object) -> PyroELBO:
     return made
 
 
-def from_text(text: str, **defaults: object) -> PyroELBO:
-    """Returns the objective that a text describes: `name` or `name:setting=value,setting=value`.
+def parse(text: str) -> tuple[str, dict[str, object]]:
+    """Returns the name and the settings in a text, which is a name or a call with keywords.
 
     Args:
-        text: The name and the settings, for example `miwae:num_batches=4,num_particles=4`.
-        **defaults: Settings for what the text leaves out, used if the objective has them.
+        text: For example `elbo` or `score_function(num_particles=8, baseline="leave_one_out")`. The quotes of a string
+            may be left out.
+
+    Returns:
+        The name, one of `OBJECTIVES`, and the settings by name.
+
+    Raises:
+        InputError: The text has another form, or the name is unknown.
+
+    Example:
+        >>> pv.objectives.registry.parse("miwae(num_batches=4, num_particles=8)")
+        ('miwae', {'num_batches': 4, 'num_particles': 8})
+    """
+    name, bracket, _ = text.partition("(") if isinstance(text, str) else (text, "", "")
+    name = name.strip() if isinstance(name, str) else name
+    require_choice("objective", name, OBJECTIVES)
+    if not bracket:
+        return name, {}
+    refused = f"objective must be a name or name(setting=value, ...), got {text!r}"
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise InputError(refused) from error
+    require(isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args, refused)
+    settings = {keyword.arg: _value(keyword.value, refused) for keyword in call.keywords}
+    require(None not in settings and len(settings) == len(call.keywords), refused)  # no **settings, and none twice
+    return name, settings
+
+
+def _value(node: ast.expr, refused: str) -> object:
+    if isinstance(node, ast.Name):
+        return node.id
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise InputError(refused) from error
+
+
+def from_text(text: str, **shorthands: object) -> PyroELBO:
+    """Returns the objective that a text describes: a name, or `name(setting=value, ...)`.
+
+    Args:
+        text: The name and the settings, for example `miwae(num_batches=4, num_particles=4)`.
+        **shorthands: Settings that the text leaves out.
 
     Returns:
         The objective, as from `from_name`.
 
     Raises:
-        InputError: The text has another form, or `from_name` refuses what it says.
+        InputError: The text has another form, a setting is given twice, or `from_name` refuses what it says.
 
     Example:
-        >>> pv.objectives.from_text("miwae:num_batches=4", num_particles=8, alpha=0.5)
+        >>> pv.objectives.from_text("miwae(num_batches=4)", num_particles=8)
         MIWAE(num_particles=8, chunk_size=None, num_batches=4)
     """
-    name, _, rest = text.partition(":")
-    require_choice("objective", name, OBJECTIVES)
-    known = [field.name for field in fields(OBJECTIVES[name])]
-    settings = {setting: value for setting, value in defaults.items() if setting in known}
-    for part in filter(None, rest.split(",")):
-        setting, equals, value = (side.strip() for side in part.partition("="))
-        require(equals == "=", f"objective must be name:setting=value,..., got {text!r}")
-        try:
-            settings[setting] = int(value)
-        except ValueError:
-            try:
-                settings[setting] = float(value)
-            except ValueError:
-                settings[setting] = value
-    return from_name(name, **settings)
+    name, settings = parse(text)
+    for setting, value in shorthands.items():
+        require(setting not in settings, f"{setting} must be given once, got {text} and {setting}={value!r} beside it")
+    return from_name(name, **settings, **shorthands)
 
 
 def resolve(objective: str | PyroELBO, settings: dict[str, object]) -> PyroELBO:
-    """Returns an objective as it is, or the one of a name with its settings.
+    """Returns an objective as it is, or the one that a text and the settings beside it describe.
 
     Args:
-        objective: A name of `OBJECTIVES`, or any `pyro.infer.ELBO`.
-        settings: The arguments of the named class; those that are None are left out.
+        objective: What `from_text` takes, or any `pyro.infer.ELBO`.
+        settings: Further settings of the described objective; those that are None are left out.
 
     Returns:
         The objective.
 
     Raises:
-        InputError: `from_name` refuses the name or a setting, or an object comes with settings.
+        InputError: `from_text` refuses the text or a setting, or an object comes with settings.
 
     Example:
         >>> pv.objectives.resolve("iwae", {"num_particles": 8, "alpha": None})
@@ -118,7 +153,7 @@ def resolve(objective: str | PyroELBO, settings: dict[str, object]) -> PyroELBO:
     """
     given = {name: value for name, value in settings.items() if value is not None}
     if isinstance(objective, str):
-        return from_name(objective, **given)
+        return from_text(objective, **given)
     require(isinstance(objective, PyroELBO), f"objective must be a name or a pyro.infer.ELBO, got {objective!r}")
     require(not given, f"{', '.join(given)} must go with an objective's name; an object has settings of its own")
     return objective

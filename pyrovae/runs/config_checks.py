@@ -7,7 +7,7 @@ import torch
 from pyrovae.common import require, require_choice, require_count, require_number, require_seed
 from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
 from pyrovae.models import ACTIVATIONS, NETWORKS, POSTERIORS, PRIORS
-from pyrovae.objectives import MAX_STATES, NEED_NUM_PARTICLES, OBJECTIVES, resolve
+from pyrovae.objectives import MAX_STATES, NEED_NUM_PARTICLES, OBJECTIVES, parse, resolve
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.training import BETA_SCHEDULES, LEARNING_RATE_SCHEDULES, NONFINITE
 
@@ -104,9 +104,9 @@ def _check_types_and_ranges(config: ConfigFields) -> None:
 
 
 def _check_objective(config: ConfigFields) -> None:
-    require_choice("objective", config.objective, OBJECTIVES)
-    if config.objective not in NEED_NUM_PARTICLES:
-        defaults = {field.name: field.default for field in fields(OBJECTIVES[config.objective])}
+    name, settings = parse(config.objective)
+    if name not in NEED_NUM_PARTICLES and "num_particles" not in settings:
+        defaults = {field.name: field.default for field in fields(OBJECTIVES[name])}
         _fill_in(config, num_particles=defaults.get("num_particles", 1))
     if config.num_particles is not None:
         require_count("num_particles", config.num_particles)
@@ -115,7 +115,7 @@ def _check_objective(config: ConfigFields) -> None:
 
 def _check_combinations(config: ConfigFields) -> None:
     """Checks that posterior, prior, layers, condition and objective go together."""
-    posterior, prior, objective = config.posterior, config.prior, config.objective
+    posterior, prior, objective = config.posterior, config.prior, config.objective_name
     if config.temperature is not None:
         require_number("temperature", config.temperature, above=0)
         is_part_of_density = posterior == "relaxed_bernoulli"  # which every objective then needs

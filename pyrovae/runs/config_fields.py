@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from pyrovae.objectives import OBJECTIVES
+from pyrovae.objectives import OBJECTIVES, SHORTHANDS, parse
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ConfigFields:
     scale: float = 0.3
     """standard deviation of a gaussian likelihood: its start if it is learned, its floor if it is predicted"""
     objective: str = "elbo"
-    """elbo, iwae, dreg, renyi, miwae, ...: any name in objectives.OBJECTIVES"""
+    """elbo, iwae, dreg, ... (a name of objectives.OBJECTIVES), or with settings, as in dreg(num_particles=64)"""
     num_particles: int | None = None
     """samples of z per datum in the objective (default: the objective's own; iwae and its kin have none)"""
     alpha: float | None = None
@@ -74,7 +74,12 @@ class ConfigFields:
 
     def objective_settings(self) -> dict[str, object]:
         """Returns the keywords of `fit` that belong to the objective."""
-        known = {field.name for field in fields(OBJECTIVES[self.objective])}
+        known = {field.name for field in fields(OBJECTIVES[self.objective_name])}
         usual = {**{field.name: field.default for field in fields(self)}, "num_particles": 1}
-        settings = {name: getattr(self, name) for name in ("num_particles", "alpha", "num_batches", "free_bits")}
+        settings = {name: getattr(self, name) for name in SHORTHANDS}
         return {name: value for name, value in settings.items() if name in known or value != usual[name]}
+
+    @property
+    def objective_name(self) -> str:
+        """The objective without its settings, a name of `objectives.OBJECTIVES`."""
+        return parse(self.objective)[0]

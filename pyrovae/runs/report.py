@@ -51,7 +51,7 @@ def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> 
     table = results_table({"value": evaluation}, "github")
     figures = save_figures(run)
     note = NOTES_WITHOUT_DENSITY.get(evaluation["measure"], NOTE_ON_BOUNDS)
-    if evaluation["measure"] == "ELBO" and run.config.objective not in ELBO_OBJECTIVES:
+    if evaluation["measure"] == "ELBO" and run.config.objective_name not in ELBO_OBJECTIVES:
         note += f"\n{NOTE_ON_OTHER_OBJECTIVES}"
     if evaluation["collapse"]:
         note += f"\n{evaluation['collapse']}.\n"

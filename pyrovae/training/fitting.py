@@ -64,9 +64,10 @@ def fit(
             iterable, such as a `DataLoader`, that yields batches `x` or `(x, y, ...)` again at each epoch. A
             conditional VAE is given as many y as it has conditions, any other none.
         epochs: the number of passes through the data.
-        objective: a name (see `pv.objectives.from_name`) or a `pyro.infer.ELBO`. Or several, each used from an epoch
-            on: `{1: "elbo", 51: pv.objectives.IWAE(50)}`; the optimiser and its schedule go on.
-        num_particles, alpha, num_batches, free_bits: settings of an objective that is given by name.
+        objective: a name, also with settings, as in `"dreg(num_particles=64)"` (see `pv.objectives.from_text`), or a
+            `pyro.infer.ELBO`. Or several, each used from an epoch on: `{1: "elbo", 51: "iwae(num_particles=50)"}`; the
+            optimiser and its schedule go on.
+        num_particles, alpha, num_batches, free_bits: settings that may also be given beside the objective's name.
         batch_size: the number of data per step, where `data` does not come in batches.
         lr: the learning rate; None is that of a Pyro optimiser or a `functools.partial`, else 0.001.
         optimizer: `optimizer(parameters, lr=lr)` makes one of `torch.optim`; or one of `pyro.optim`.

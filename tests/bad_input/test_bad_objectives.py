@@ -18,7 +18,7 @@ load_ring = partial(pv.load, "ring", num_train=20, num_validation=5, num_test=5)
 for objective in NEED_NUM_PARTICLES:
     said = f"num_particles must be given with objective {objective}: with one it is the elbo"
     more = {"num_batches": 4} if objective in ("miwae", "piwae") else {}
-    settings = "".join(f":{name}={value}" for name, value in more.items())
+    settings = "(num_batches=4)" if more else ""
     for door, call in {
         "config": partial(RunConfig, objective=objective, **more),
         "from_name": partial(pv.objectives.from_name, objective, **more),
