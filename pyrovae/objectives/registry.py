@@ -2,11 +2,13 @@
 
 import ast
 from dataclasses import fields
+from typing import Any
 
 from pyro.infer import ELBO as PyroELBO
 
 from pyrovae.common import InputError, require, require_choice
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
+from pyrovae.objectives.base import Objective
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
 from pyrovae.objectives.iwae import IWAE, DReG
@@ -17,7 +19,7 @@ from pyrovae.objectives.thermodynamic import ThermodynamicVO
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
 # The names that `fit`, `compare` and the command line take.
-OBJECTIVES: dict[str, type[PyroELBO]] = {
+OBJECTIVES: dict[str, type[Objective | AnalyticKLELBO | EnumeratedELBO]] = {
     "elbo": ELBO,
     "elbo_analytic_kl": AnalyticKLELBO,
     "elbo_enumerated": EnumeratedELBO,
@@ -40,7 +42,7 @@ NEED_NUM_PARTICLES = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
 SHORTHANDS = ("num_particles", "alpha", "num_batches", "free_bits")
 
 
-def from_name(name: str, **settings: object) -> PyroELBO:
+def from_name(name: str, **settings: Any) -> PyroELBO:
     """Returns the objective of a name with its settings.
 
     Args:
