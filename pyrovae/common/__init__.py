@@ -2,7 +2,7 @@
 
 from pyrovae.common import workers
 from pyrovae.common.captured_state import CapturedState
-from pyrovae.common.devices import choose_device, device_of, device_of_worker
+from pyrovae.common.devices import choose_device, device_of, device_of_worker, on_device_of
 from pyrovae.common.errors import (
     InputError,
     first_line,
@@ -31,7 +31,7 @@ from pyrovae.common.files import (
     write_text,
 )
 from pyrovae.common.modes import evaluates, evaluation_mode
-from pyrovae.common.progress import hides_progress, progress_bar
+from pyrovae.common.progress import progress_bar
 from pyrovae.common.rng import (
     all_generator_states,
     derived_seed,
@@ -65,12 +65,12 @@ __all__ = [
     "fixed_generators",
     "flush_renames",
     "generator_states",
-    "hides_progress",
     "is_out_of_memory",
     "is_validation_error",
     "kept_generators",
     "local_seed",
     "process_group",
+    "on_device_of",
     "progress_bar",
     "require",
     "require_batch",

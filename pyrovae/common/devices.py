@@ -38,3 +38,9 @@ def device_of(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
     owner = getattr(model, "__self__", model)
     parameter = next(owner.parameters(), None) if isinstance(owner, torch.nn.Module) else None
     return args[0].device if parameter is None else parameter.device
+
+
+def on_device_of(model: Callable, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Returns the tensors on the device of the model."""
+    device = device_of(model, args)
+    return tuple(arg.to(device) for arg in args)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import Workers, device_of, evaluates, hides_progress, local_seed
+from pyrovae.common import Workers, device_of, evaluates, local_seed, progress_bar
 from pyrovae.evaluation.annealed_chains import AnnealedChains, AnnealedEstimate
 from pyrovae.evaluation.chunks import check_args, pairs_at_a_time
 from pyrovae.evaluation.estimate import Estimate
@@ -202,8 +202,7 @@ def _chunks(
     device = device_of(hmc.model, args)
     step = max(1, pairs_at_a_time(hmc.model, hmc.guide, args, chunk_size) // chains.num_chains)
     total = math.ceil(len(args[0]) / step) * (chains.num_pilot + num_runs * (len(chains.t) - 1))
-    disable = hides_progress(progress)
-    with tqdm(total=total, unit="step", desc="log p(x) by AIS", disable=disable, leave=False) as bar:
+    with progress_bar(progress, total, "log p(x) by AIS", "step") as bar:
         for index, first in enumerate(range(0, len(args[0]), step)):
             seed = int(torch.randint(2**62, ()))  # the draws are the same whichever process takes these data
             if Workers().owns(index):

@@ -8,9 +8,8 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from pyrovae.common import InputError, device_of, evaluates, hides_progress, local_seed, require, require_count
+from pyrovae.common import InputError, device_of, evaluates, local_seed, progress_bar, require, require_count
 from pyrovae.evaluation.chunks import check_args, in_chunks
 from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites
 
@@ -176,8 +175,8 @@ def simulation_based_calibration(
         for name, width in latents.items()
         for j in range(width)
     )
-    ranks, disable = [], hides_progress(progress)
-    with tqdm(total=num_data, unit="datum", desc="calibration", disable=disable, leave=False) as bar:
+    ranks = []
+    with progress_bar(progress, num_data, "calibration", "datum") as bar:
         for x, *y in in_chunks(args, size):
             drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(x, *y))
             with pyro.plate(PARTICLES, num_draws, dim=-2):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import device_of, evaluates, hides_progress, local_seed, require, require_count
+from pyrovae.common import device_of, evaluates, local_seed, progress_bar, require, require_count
 from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, check_args, in_chunks, pairs_at_a_time
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.programs import Pair, gate, log_joint, pair_at, run_pair
@@ -131,8 +131,7 @@ def elbo_surgery(
     with local_seed(0):
         _check_pair(model, guide, [list(data) for data in in_chunks(args, size)])
     terms, draws = [], []
-    disable = hides_progress(progress)
-    with tqdm(total=2 * num_data, unit="datum", desc="ELBO surgery", disable=disable, leave=False) as bar:
+    with progress_bar(progress, 2 * num_data, "ELBO surgery", "datum") as bar:
         for data in in_chunks(args, size):
             pair = run_pair(model, guide, *data, num_particles=num_draws)
             draws.append({name: site["value"] for name, site in pair.guide_sites.items()})

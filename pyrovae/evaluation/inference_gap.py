@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.common import (
     device_of,
     evaluates,
-    hides_progress,
+    progress_bar,
     require,
     require_count,
     require_finite,
@@ -151,8 +150,7 @@ def inference_gaps(
     shape = tuple(log_px.value.shape)
     require(shape == (len(args[0]),), f"log_px must have shape ({len(args[0])},), got {shape}")
     parts, converged = [], True
-    disable = hides_progress(progress)
-    with tqdm(total=len(args[0]), unit="datum", desc="inference gaps", disable=disable, leave=False) as bar:
+    with progress_bar(progress, len(args[0]), "inference gaps", "datum") as bar:
         for data in in_chunks(args, size):
             part, done = fit_best_gaussian(
                 model,

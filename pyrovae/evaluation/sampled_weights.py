@@ -7,15 +7,14 @@ from typing import cast
 import pyro
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.common import (
     Workers,
     device_of,
     generator_states,
-    hides_progress,
     is_out_of_memory,
     local_seed,
+    progress_bar,
     require_count,
     set_generator_states,
     warn,
@@ -60,8 +59,7 @@ def sampled_log_weights(
     compiles = len(args[0]) * num_samples >= COMPILE_PAIRS if compile == "auto" else bool(compile)
     weights = _ChunkWeights(model, guide, (sample_size, data_size), compiles)
 
-    disable = hides_progress(progress)
-    with tqdm(total=len(args[0]), unit="datum", desc="log p(x)", disable=disable, leave=False) as bar:
+    with progress_bar(progress, len(args[0]), "log p(x)", "datum") as bar:
         for index, first in enumerate(range(0, len(args[0]), data_size)):
             seed = int(torch.randint(2**62, ()))
             data = [arg[first : first + data_size].to(device) for arg in args]

@@ -7,14 +7,13 @@ from time import perf_counter
 import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.common import (
     InputError,
     derived_seed,
     device_of,
-    hides_progress,
     local_seed,
+    progress_bar,
     require,
     require_count,
     require_number,
@@ -152,7 +151,7 @@ def _take_repeats(
 ) -> bool:
     """Takes the repeats in rounds of one per estimator; returns False if the time ran out before all were taken."""
     started = perf_counter()
-    with tqdm(total=repeats, desc="comparing", disable=hides_progress(progress), leave=False) as bar:
+    with progress_bar(progress, repeats, "comparing") as bar:
         for repeat in range(repeats):
             for one in estimators:
                 one.take_one(model, guide, args, derived_seed(seed, f"{one.name} {one.num_particles} {repeat}"))

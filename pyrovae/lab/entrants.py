@@ -11,7 +11,7 @@ import pyro
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor, nn
 
-from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require
+from pyrovae.common import choose_device, derived_seed, local_seed, on_device_of, require
 from pyrovae.data import Dataset
 from pyrovae.objectives import SHORTHANDS, resolve
 from pyrovae.programs import ProgramPair, gate
@@ -137,7 +137,7 @@ def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: tup
         require(not _addresses(pair) & _addresses(another), rule)
         check_training(pair, plan, entrant.objective)
         with local_seed(0):
-            few = on_device_of(pair, tuple(arg[:2] for arg in held_out))
+            few = on_device_of(pair.model, tuple(arg[:2] for arg in held_out))
             gate.check(pair.model, pair.guide, gate.Weights(), *few)
 
 
@@ -162,12 +162,6 @@ def text_of(objective: object) -> str:
     """Returns the repr of an objective, or its class if the repr holds an address, which differs between processes."""
     text = repr(objective)
     return type(objective).__name__ if " at 0x" in text else text
-
-
-def on_device_of(pair: ProgramPair, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Returns the tensors on the device of the pair."""
-    device = device_of(pair.model, args)
-    return tuple(arg.to(device) for arg in args)
 
 
 def _by_name(objectives: Sequence[str | PyroELBO] | Mapping[str, ObjectiveOfFit]) -> dict[str, ObjectiveOfFit]:

@@ -10,15 +10,15 @@ from typing import Any
 
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyrovae.common import (
     FolderInUse,
     InputError,
     check_folder,
     derived_seed,
-    hides_progress,
     local_seed,
+    on_device_of,
+    progress_bar,
     require,
     require_choice,
     require_count,
@@ -34,7 +34,6 @@ from pyrovae.lab.entrants import (
     check_makers,
     check_settings,
     entrants_of,
-    on_device_of,
 )
 from pyrovae.lab.learning_curve import LearningCurve
 from pyrovae.lab.race_folder import SECONDS_BETWEEN_TRIES, RunFolder, fingerprint_of
@@ -190,7 +189,7 @@ class _Training:
                 num_samples=self.folder.num_samples,
                 progress=self.progress,
             )
-            units = active_units(pair.model, pair.guide, *on_device_of(pair, self.held_out))
+            units = active_units(pair.model, pair.guide, *on_device_of(pair.model, self.held_out))
         estimate = {name: getattr(found, name) for name in ("value", "standard_error", "pareto_k")}
         return {**estimate, "active_units": units, "share_unreliable": found.share_unreliable}
 
@@ -198,7 +197,7 @@ class _Training:
 def _finish(trainings: list[_Training], progress: bool | None) -> list[RaceRun]:
     """Finishes the trainings one after another, skipping those that other processes have, and returns all results."""
     left, done = list(range(len(trainings))), {}
-    with tqdm(total=len(left), unit="run", desc="race", disable=hides_progress(progress), leave=False) as bar:
+    with progress_bar(progress, len(left), "race", "run") as bar:
         while left:
             for index in left:
                 try:

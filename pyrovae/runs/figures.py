@@ -6,10 +6,10 @@ import torch
 from matplotlib.figure import Figure
 
 import pyrovae.plots as plots
-from pyrovae.common import local_seed
+from pyrovae.common import local_seed, on_device_of
 from pyrovae.evaluation import Evaluation, MarginalLikelihood
 from pyrovae.models import mean_of
-from pyrovae.runs.held_out import held_out_arguments, on_device_of
+from pyrovae.runs.held_out import held_out_arguments
 from pyrovae.runs.run import Run
 
 MAX_DRAWN_POINTS = 5_000
@@ -53,13 +53,13 @@ def draw_samples(run: Run) -> Figure:
     data, vae = run.data, run.vae
     figure, axes = plots.figure_row(2)
     if len(vae.event_shape) == 3:
-        args = on_device_of(vae, tuple(arg[:64] for arg in held_out_arguments(vae, data)))
+        args = on_device_of(vae.model, tuple(arg[:64] for arg in held_out_arguments(vae, data)))
         plots.image_grid(args[0], 8, "test data", axes[0])
         plots.image_grid(vae.sample(len(args[0]), args[1:], mean=True), 8, "decoded means of prior draws", axes[1])
     else:
         x = data.test_x[:MAX_DRAWN_POINTS]
         plots.points(x, data.test_y[:MAX_DRAWN_POINTS], "test data", axes[0])
-        y = on_device_of(vae, tuple(arg[:MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data)))[1:]
+        y = on_device_of(vae.model, tuple(arg[:MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data)))[1:]
         plots.points(vae.sample(len(x), y), data.test_y[:MAX_DRAWN_POINTS] if y else None, "samples", axes[1])
         axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
     return figure
@@ -67,7 +67,7 @@ def draw_samples(run: Run) -> Figure:
 
 def _draw_latent(run: Run) -> Figure:
     args = tuple(arg[:MAX_DRAWN_POINTS] for arg in held_out_arguments(run.vae, run.data))
-    means = mean_of(run.vae.encode(*on_device_of(run.vae, args)))
+    means = mean_of(run.vae.encode(*on_device_of(run.vae.model, args)))
     # Of many dimensions, the two whose posterior means vary most say most about x.
     busiest = means.var(0).argsort(descending=True)[:2].tolist()
     figure, axes = plots.figure_row(1)
@@ -79,7 +79,7 @@ def _draw_latent(run: Run) -> Figure:
 
 
 def _draw_reconstructions(run: Run) -> Figure:
-    args = on_device_of(run.vae, tuple(arg[:12] for arg in held_out_arguments(run.vae, run.data)))
+    args = on_device_of(run.vae.model, tuple(arg[:12] for arg in held_out_arguments(run.vae, run.data)))
     figure, axes = plots.figure_row(1, width=9.0, height=2.0)
     plots.reconstructions(args[0], run.vae.reconstruct(*args), axes=axes[0])
     return figure

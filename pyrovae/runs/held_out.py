@@ -22,8 +22,3 @@ def first_test_data(vae: VAE, data: Dataset, num_data: int | None) -> tuple[torc
 def held_out_arguments(vae: VAE, data: Dataset) -> tuple[torch.Tensor, ...]:
     """Returns what model and guide of `vae` take, for all test data: x, and y for each condition."""
     return data.arguments("test")[: 1 + vae.num_conditions]
-
-
-def on_device_of(vae: VAE, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Returns `args` on the device of `vae`."""
-    return tuple(arg.to(vae.beta.device) for arg in args)

@@ -3,7 +3,7 @@
 import math
 import time
 
-from pyrovae.common import local_seed, require_count
+from pyrovae.common import local_seed, on_device_of, require_count
 from pyrovae.data import Dataset
 from pyrovae.evaluation import (
     ELBO_DRAWS,
@@ -18,7 +18,7 @@ from pyrovae.evaluation import (
 )
 from pyrovae.models import VAE, priors
 from pyrovae.objectives import MAX_STATES
-from pyrovae.runs.held_out import first_test_data, on_device_of
+from pyrovae.runs.held_out import first_test_data
 
 IWAE_PARTICLES = 50
 MAX_ENUMERATED_PAIRS = 5_000_000  # of a code and a datum
@@ -88,7 +88,7 @@ def measure(
         result["data_log_density"] = data.log_density(x).double().mean().item()
     result |= {"active_units": None, "collapse": None}
     if measure != "reconstruction" and len(x) > 1:
-        here = on_device_of(vae, args)
+        here = on_device_of(vae.model, args)
         with local_seed(seed):
             result["active_units"] = active_units(vae.model, vae.guide, *here)
         result["collapse"] = latent_use(vae, *here).warning if has_kl_per_dimension(vae) else None

@@ -7,9 +7,8 @@ import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from pyrovae.common import Workers, choose_device, derived_seed, hides_progress, local_seed
+from pyrovae.common import Workers, choose_device, derived_seed, local_seed, progress_bar
 from pyrovae.data import Dataset
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.history import History
@@ -142,7 +141,7 @@ def fit(
         if Workers().rank > 0:  # each process has noise of its own
             torch.manual_seed(derived_seed(torch.initial_seed(), f"process {Workers().rank}"))
         try:
-            with tqdm(total=epochs, unit="epoch", disable=hides_progress(progress), leave=False) as bar:
+            with progress_bar(progress, epochs, unit="epoch") as bar:
                 if training.compiled:
                     bar.set_postfix_str("compiling")
                 Loop(training, settings, checkpoints).run(bar, on_start or _ignore, on_epoch or _ignore)
