@@ -1,6 +1,7 @@
 """The rooms of the house: who may import whom, that no circle closes, and that a door is the only way in."""
 
 import ast
+import statistics
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -93,3 +94,10 @@ def test_a_room_is_entered_by_its_door():
                 assert len(module) == 2, f"{path.name} goes past the door of {module[1]} for {name}"
                 assert name in doors[module[1]], f"{module[1]} does not hand on {name}, which {path.name} takes"
                 assert not name.startswith("_"), f"{path.name} takes the private {name}"
+
+
+@pytest.mark.parametrize("folder", ["pyrovae", "scripts", "tests"])
+def test_files_are_of_a_size_that_is_read_to_the_end(folder):
+    sizes = {path: len(path.read_text().splitlines()) for path in (PACKAGE.parent / folder).rglob("*.py")}
+    assert [f"{path.name}: {size}" for path, size in sizes.items() if size > 350] == []
+    assert statistics.median(sizes.values()) <= 150
