@@ -43,7 +43,8 @@ from pyrovae.models import (
 )
 from pyrovae.programs import log_weights, proposals
 from pyrovae.runs import Run, RunConfig, load_run
-from pyrovae.training import Checkpoints, CompiledSVI, History, fit, schedules
+from pyrovae.training import Checkpoints, CompiledSVI, History, fit
+from pyrovae.training import beta_schedules as schedules
 
 __version__ = "0.1.0"
 

@@ -11,8 +11,8 @@ from helpers import draw, linear_gaussian
 
 import pyrovae as pv
 from pyrovae.common.workers import Workers, process_group
-from pyrovae.runs import train_run
-from pyrovae.training.loop import Loop
+from pyrovae.runs.run import train_run
+from pyrovae.training.steps import Steps
 
 
 class Planned(dist.Normal):
@@ -68,14 +68,14 @@ def evaluate() -> dict[str, object]:
 def survive(folder: Path, victim: int | None) -> dict[str, object]:
     """A run, in which process number `victim` dies in its third epoch, once."""
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    step = Loop._step
+    step = Steps.take
 
     def mortal(self, index, batch):
-        if self.position.epoch == 3 and index == 2 and Workers().rank == victim and not restarted:
+        if self.state.position.epoch == 3 and index == 2 and Workers().rank == victim and not restarted:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, index, batch)
 
-    Loop._step = mortal
+    Steps.take = mortal
     config = pv.RunConfig(hidden=(8,), epochs=5, batch_size=500, schedule="cosine", beta_schedule="linear")
     run = train_run(config, folder, resume=restarted, checkpoint_minutes=1e-6)
     return {"state": run.vae.state_dict(), "loss": run.history.loss, "elbo": run.history.elbo, "again": restarted}

@@ -29,7 +29,7 @@ class InputError(ValueError):
         ...     pv.load("spiral")
         ... except pv.InputError as error:
         ...     print(error)
-        dataset must be one of ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist; got 'spiral'
+        dataset must be one of ring, ...; got 'spiral'
     """
 
     def __init__(self, message: str) -> None:

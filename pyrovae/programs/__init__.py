@@ -2,7 +2,6 @@
 
 from pyrovae.programs import gate, proposals
 from pyrovae.programs.contract import PARTICLES
-from pyrovae.programs.coverage import check_no_zero_weights, warn_of_never_drawn
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
@@ -17,6 +16,7 @@ from pyrovae.programs.random_choices import (
 )
 from pyrovae.programs.running import at_every_datum, guide_draws, log_joint, not_finite, pair_at, run_pair, simulated
 from pyrovae.programs.sites import base_of, has_real_support, is_masked, outside_support, sample_sites
+from pyrovae.programs.support_checks import check_no_zero_weights, warn_of_never_drawn
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
 __all__ = [

@@ -15,12 +15,12 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from pyrovae.common import CapturedState, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
-from pyrovae.programs.coverage import check_no_zero_weights, never_drawn
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.particles import check_pair
+from pyrovae.programs.particle_checks import check_pair
 from pyrovae.programs.random_choices import is_traced, owner_of
 from pyrovae.programs.sites import base_of
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
+from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn
 
 
 class Needs(Protocol):

@@ -1,6 +1,7 @@
 """Trains a pair: fit, CompiledSVI, checkpoints, schedules. Imports no model."""
 
-from pyrovae.training import schedules
+from pyrovae.training import beta_schedules
+from pyrovae.training.beta_schedules import BETA_SCHEDULES
 from pyrovae.training.checkpoints import LOCK, Checkpoints
 from pyrovae.training.compiled_loss import CompiledLoss
 from pyrovae.training.compiled_svi import CompiledSVI
@@ -11,7 +12,6 @@ from pyrovae.training.history import History
 from pyrovae.training.optimizers import LEARNING_RATE_SCHEDULES, make_optimizer
 from pyrovae.training.pair_checks import trained_parameters
 from pyrovae.training.preparation import TrainingData, prepare
-from pyrovae.training.schedules import BETA_SCHEDULES
 from pyrovae.training.settings import NONFINITE, FitSettings
 from pyrovae.training.state import check_fits
 
@@ -33,6 +33,6 @@ __all__ = [
     "gradients_of",
     "make_optimizer",
     "prepare",
-    "schedules",
+    "beta_schedules",
     "trained_parameters",
 ]

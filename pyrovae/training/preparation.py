@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyrovae.common import derived_seed, require
 from pyrovae.data import Batch, Batches, Dataset, batches_of, first_batch, generators_of
+from pyrovae.training.beta_schedules import ScheduledBeta
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.early_stopping import EarlyStopping
 from pyrovae.training.fingerprint import Fingerprint, data_digests
@@ -17,7 +18,6 @@ from pyrovae.training.gradients import BatchGradients, compiles, gradients_of
 from pyrovae.training.optimizers import make_optimizer, make_schedule, unusual_settings
 from pyrovae.training.pair_checks import PairChecks
 from pyrovae.training.pair_modules import buffers_of
-from pyrovae.training.schedules import ScheduledBeta
 from pyrovae.training.settings import FitSettings
 from pyrovae.training.state import TrainingState
 from pyrovae.training.validation import Validation

@@ -21,7 +21,7 @@ from pyrovae.common import (
     shown,
 )
 from pyrovae.objectives import DifferentiableELBO, resolve
-from pyrovae.training import schedules
+from pyrovae.training import beta_schedules
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.optimizers import check_optimizer, check_schedule
 
@@ -62,7 +62,7 @@ class FitSettings:
     @cached_property
     def beta_factor(self) -> Callable[[float], float]:
         """The schedule of beta, as a function of the share of the training that is done."""
-        return schedules.resolve(self.beta_schedule)
+        return beta_schedules.resolve(self.beta_schedule)
 
     def check(self, vae: object, checkpoints: object) -> None:
         """Raises `InputError` on the first setting that cannot be used, for this pair and these checkpoints."""
@@ -83,9 +83,9 @@ class FitSettings:
             require_count("patience", self.patience)
         check_schedule(self.schedule)
         require(self.compile in (True, False, "auto"), f"compile must be true, false or auto, got {self.compile!r}")
-        scheduled = self.beta_factor is not schedules.constant
+        scheduled = self.beta_factor is not beta_schedules.constant
         require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
-        schedules.check_factors(self.beta_factor)
+        beta_schedules.check_factors(self.beta_factor)
         for elbo in self.objectives.values():
             self._check_objective(elbo, scheduled)
         require_choice("nonfinite", self.nonfinite, NONFINITE)

@@ -136,7 +136,7 @@ def test_every_part_goes_with_every_likelihood(likelihood):
     for name in combinations():
         vae = vae_of(name, make())
         vae.check_data(x)
-        pair = pv.programs.particles.check_pair(vae.model, vae.guide, x)
+        pair = pv.programs.particle_checks.check_pair(vae.model, vae.guide, x)
         pair.check_densities()
         loss = pv.objectives.IWAE(3).differentiable_loss(vae.model, vae.guide, x)
         loss.backward()

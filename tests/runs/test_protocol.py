@@ -18,7 +18,7 @@ from pyrovae.objectives.registry import OBJECTIVES as EVERY_OBJECTIVE
 from pyrovae.runs import build_vae, measure, results_table, train_run
 from pyrovae.runs.build import LIKELIHOOD_MAKERS
 from pyrovae.runs.config_checks import LIKELIHOODS_BY_KIND
-from pyrovae.training.schedules import BETA_SCHEDULES
+from pyrovae.training.beta_schedules import BETA_SCHEDULES
 
 FILES = {
     "train-images-idx3-ubyte": (50, 6, 5),

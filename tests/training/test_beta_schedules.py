@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
 from pyrovae.runs import train_run
-from pyrovae.training.schedules import BETA_SCHEDULES, SMALLEST, resolve
+from pyrovae.training.beta_schedules import BETA_SCHEDULES, SMALLEST, resolve
 
 small_vae = partial(helpers.small_vae, hidden=(4,), likelihood=pv.Gaussian(0.5))
 
