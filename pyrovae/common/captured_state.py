@@ -25,9 +25,9 @@ class CapturedState:
         search = ProgramSearch()
         store = pyro.get_param_store()
         search.entries.append((vars(store), "_params", store._params))
-        for name in parameters:
-            search.entries.append((store._params, name, store._params.get(name)))
-            search.visit(store._params.get(name))
+        for parameter in parameters:
+            search.entries.append((store._params, parameter, store._params.get(parameter)))
+            search.visit(store._params.get(parameter))
         for program in programs:
             search.visit(program)
         self._search = search
@@ -73,11 +73,11 @@ class CapturedState:
         for container, name, value in search.entries:
             if container.get(name, MISSING) is not value:
                 return str(name)
-        for container, size in search.sizes:
-            if len(container) != size:
-                return f"the length of a {type(container).__name__}"
-        for container, values in search.lists:
-            if len(container) != len(values) or any(a is not b for a, b in zip(container, values, strict=True)):
+        for sized, size in search.sizes:
+            if len(sized) != size:
+                return f"the length of a {type(sized).__name__}"
+        for items, values in search.lists:
+            if len(items) != len(values) or any(a is not b for a, b in zip(items, values, strict=True)):
                 return "a list"
         for owner, name, value in search.attributes:
             if attribute(owner, name) is not value:
@@ -90,14 +90,14 @@ class CapturedState:
     def restore(self) -> None:
         """Puts back everything that has been replaced, as far as Python allows."""
         search = self._search
-        for container, known in search.names:
-            for name in [name for name in container if name not in known]:
-                del container[name]
+        for names, known in search.names:
+            for name in [name for name in names if name not in known]:
+                del names[name]
         for container, name, value in search.entries:
             if isinstance(container, dict) and container.get(name, MISSING) is not value:
                 container[name] = value
-        for container, values in search.lists:
-            container[:] = values
+        for items, values in search.lists:
+            items[:] = values
         for owner, name, value in search.attributes:
             if attribute(owner, name) is not value and value is not MISSING:
                 setattr(owner, name, value)

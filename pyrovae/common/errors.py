@@ -6,12 +6,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import pyro.distributions
 import torch
 
-_DISTRIBUTIONS = tuple(str(Path(package.__file__).parent) for package in (torch.distributions, pyro.distributions))
+_DISTRIBUTIONS = tuple(str(Path(package.__path__[0])) for package in (torch.distributions, pyro.distributions))
 # Beyond about a hundred the usual initial weights overflow, and data that are scaled well do not reach fifty.
 MAX_SCALED_VALUE = 50.0
 
@@ -72,7 +74,8 @@ def scale_hint(*args: object) -> str:
 
 def warn(message: str) -> None:
     """Gives a UserWarning that points at the line of the user's own code that led here."""
-    packages, level, frame = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)), 1, sys._getframe()
+    packages, level = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)), 1
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_filename.startswith((*packages, "<")):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
@@ -86,8 +89,7 @@ def require(condition: bool, message: str) -> None:
 
 def require_count(name: str, value: object, minimum: int = 1) -> None:
     """Raises `InputError` unless `value` is a whole number of at least `minimum`, and below 2^63."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not (whole and value >= minimum):
+    if not (isinstance(value, int) and not isinstance(value, bool) and value >= minimum):
         raise InputError(f"{name} must be a whole number >= {minimum}, got {shown(value)}")
     if value >= 2**63:  # torch takes no larger number
         raise InputError(f"{name} must be < 2^63, got {shown(value)}")
@@ -128,16 +130,16 @@ def shown(value: object) -> str:
 
 def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
     """Raises `InputError` unless `value` is a finite number strictly between `above` and `below`."""
-    try:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number too large for a float
-        number = False
+    number = math.nan  # which lies between no two numbers
+    with suppress(OverflowError):  # a whole number too large for a float
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            number = value
     rule = (
         "a finite number"
         + (f" > {above:g}" if above > -math.inf else "")
         + (f" < {below:g}" if below < math.inf else "")
     )
-    require(number and above < value < below, f"{name} must be {rule}, got {repr(value)[:50]}")
+    require(above < number < below, f"{name} must be {rule}, got {repr(value)[:50]}")
 
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:

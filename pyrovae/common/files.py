@@ -12,7 +12,7 @@ from pyrovae.common.errors import InputError, require
 try:
     import fcntl
 except ImportError:  # not a posix system
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _LOCKED: set[Path] = set()  # by this process, since the system's locks do not stop a process from locking twice
 
@@ -37,7 +37,7 @@ def existing_part(folder: Path, name: str) -> Path:
     return existing
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` on a temporary file beside `path`, and then puts that file in the place of `path`."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pyrovae.common.captured_state import CapturedState
 
-Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def evaluates(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -5,7 +5,8 @@ import functools
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,8 +27,8 @@ class ProgramSearch:
     """
 
     def __init__(self) -> None:
-        self.entries: list[tuple[dict, object, object]] = []
-        """`(dict, key, value)` of attributes, globals and items of dicts."""
+        self.entries: list[tuple[Mapping[Any, object], object, object]] = []
+        """`(dict, key, value)` of attributes, globals and items of dicts; a class has a read-only view of its dict."""
         self.sizes: list[tuple[dict | set, int]] = []
         """Dicts and sets, with their lengths."""
         self.names: list[tuple[dict, frozenset]] = []

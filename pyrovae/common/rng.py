@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,9 +42,9 @@ def set_generator_states(states: list[Tensor]) -> None:
         torch.cuda.set_rng_state_all(states[1:])
 
 
-def all_generator_states(generators: Sequence[torch.Generator] = ()) -> dict[str, object]:
+def all_generator_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
     """Returns the states of torch's, Python's and NumPy's generators and `generators`, as tensors and plain values."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())  # noqa: NPY002
     return {
         "torch": generator_states(),
         "python": random.getstate(),
@@ -52,7 +53,7 @@ def all_generator_states(generators: Sequence[torch.Generator] = ()) -> dict[str
     }
 
 
-def set_all_generator_states(states: dict[str, object], generators: Sequence[torch.Generator] = ()) -> None:
+def set_all_generator_states(states: dict[str, Any], generators: Sequence[torch.Generator] = ()) -> None:
     """Sets all generators to what `all_generator_states` returned."""
     set_generator_states(states["torch"])
     version, internal, gauss = states["python"]

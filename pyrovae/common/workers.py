@@ -67,7 +67,7 @@ class Workers:
         """Returns every process's value, in the order of their ranks."""
         if self.size == 1:
             return [value]
-        values = [None] * self.size
+        values: list = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 

@@ -30,7 +30,7 @@ def compile_graph(module: fx.GraphModule, args: list[Tensor]) -> Callable:
         node.meta.clear()  # Inductor makes fake tensors of its own
     with torch.no_grad(), warnings.catch_warnings(), _errors_only("torch.utils.cpp_extension"):
         warnings.simplefilter("ignore")
-        compiled = inductor(module, args, options=INDUCTOR_OPTIONS)
+        compiled = inductor(module, list(args), options=INDUCTOR_OPTIONS)
     return lambda *args: compiled(*args)
 
 

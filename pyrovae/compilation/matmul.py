@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 aten = torch.ops.aten
 
@@ -37,7 +38,8 @@ def rewrite_products(module: fx.GraphModule) -> None:
             work = rows * inner * columns
             with graph.inserting_before(node):
                 if 0 < min(rows, inner, columns) <= MAX_LOOP_DIM and work <= MAX_LOOP_WORK:
-                    new = _as_loop(graph, *node.args, rows, inner, columns)
+                    one, other = node.args
+                    new = _as_loop(graph, one, other, rows, inner, columns)
                 elif work >= MIN_ONEDNN_WORK and left.is_contiguous() and left.dtype is torch.float32 and _has_onednn():
                     new = graph.call_function(torch.ops.pyrovae.matmul.default, node.args)
                 else:
@@ -52,15 +54,16 @@ def rewrite_products(module: fx.GraphModule) -> None:
 def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: int, columns: int) -> fx.Node:
     """Returns the product as multiplications and a sum, with the loop over the long dimension innermost."""
 
-    def call(target: Callable, *args: object) -> fx.Node:
+    def call(target: Callable, *args: Argument) -> fx.Node:
         return graph.call_function(target, args)
 
     if inner <= min(rows, columns):
-        total = None
+        total: fx.Node | None = None
         for k in range(inner):
             column = call(aten.unsqueeze.default, call(aten.select.int, left, 1, k), 1)
             term = call(aten.mul.Tensor, column, call(aten.unsqueeze.default, call(aten.select.int, right, 0, k), 0))
             total = term if total is None else call(aten.add.Tensor, total, term)
+        assert total is not None  # a product of no terms is not made a loop
         return total
     if columns <= rows:
         transposed = call(aten.unsqueeze.default, call(aten.t.default, right), 0)

@@ -50,6 +50,7 @@ class Replay:
         inductor: bool = True,
     ) -> None:
         self.graph: Graph | None = None
+        self._accepted: Graph  # the same, for those who have looked whether there is one
         self.why: str | None = None
         self._uses = 0
         before, start = _values(CapturedState(programs).tensors()), generator_states()
@@ -65,7 +66,8 @@ class Replay:
             replayed = graph(*args, *self._current_buffers())
             self.why = self._difference(replayed, end, after)
             if self.why is None:
-                self.graph, self.outcome = graph, replayed
+                self.graph = self._accepted = graph
+                self.outcome = replayed
         except CannotTrace as error:
             self.why = str(error)
         finally:
@@ -75,11 +77,11 @@ class Replay:
 
     def __call__(self, *args: Tensor) -> Outcome:
         self._uses += 1
-        return self.graph(*args, *self._current_buffers())
+        return self._accepted(*args, *self._current_buffers())
 
     def change(self) -> str | None:
         """Returns the name of a part of the program that has been replaced since the trace, or None."""
-        return self._state.change() or (None if self.graph.fits() else "the memory layout of a parameter")
+        return self._state.change() or (None if self._accepted.fits() else "the memory layout of a parameter")
 
     @property
     def is_due(self) -> bool:
@@ -93,11 +95,11 @@ class Replay:
         before, start = _values(tensors), generator_states()
         self.outcome = eager()
         end, after = generator_states(), _values(tensors)
-        why = "its graph failed"
+        why: str | None = "its graph failed"
         try:
             _write(before)
             set_generator_states(start)
-            replayed = self.graph(*args, *self._current_buffers())
+            replayed = self._accepted(*args, *self._current_buffers())
             why = self._difference(replayed, end, after)
         finally:
             if why is not None:
@@ -140,7 +142,9 @@ class Replay:
             return "it draws other random numbers when it is replayed"
         if [a is None for a in expected] != [b is None for b in replayed]:
             return "it gives gradients to other parameters when it is replayed"
-        tolerance = _TOLERANCES.get(expected[0].dtype, 0.1)
+        first = expected[0]
+        assert first is not None  # a loss
+        tolerance = _TOLERANCES.get(first.dtype, 0.1)
         size, off = _norms(expected[:1], replayed[:1])
         if not math.isfinite(size):
             return None  # the eager run itself failed, which the caller reports
@@ -157,7 +161,8 @@ class Replay:
 
 def _norms(expected: Outcome, replayed: Outcome) -> tuple[float, float]:
     """Returns the norm of all expected tensors together, and that of their difference from the replayed ones."""
-    pairs = [(a.double(), b.double()) for a, b in zip(expected, replayed, strict=True) if a is not None]
+    both = ((a, b) for a, b in zip(expected, replayed, strict=True) if a is not None and b is not None)
+    pairs = [(a.double(), b.double()) for a, b in both]
     norm = math.sqrt(sum(a.square().sum().item() for a, _ in pairs))
     return norm, math.sqrt(sum((a - b).square().sum().item() for a, b in pairs))
 

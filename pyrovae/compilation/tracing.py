@@ -8,6 +8,7 @@ buffer is moved. A fake tensor has no values to look at, so control flow on valu
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 import pyro
 import torch
@@ -74,7 +75,8 @@ class _NoValues(TorchFunctionMode):
 
 def _lift_held_tensors(module: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
     """Makes the tensors that a trace holds inputs after its own inputs, each once, and 0-dim constants numbers."""
-    graph, lifted = module.graph, {}
+    graph = module.graph
+    lifted: dict[int, tuple[fx.Node, Tensor]] = {}
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in list(graph.nodes):
         if node.op == "get_attr":
@@ -113,7 +115,7 @@ def _cuda_devices(args: Sequence[Tensor]) -> list[torch.device]:
 
 def _line_being_run() -> str:
     """Returns the line of the user's code that is being run, in brackets."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
         frame = frame.f_back
     return "" if frame is None else f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})"
@@ -130,4 +132,4 @@ def _line_of(error: Exception) -> str:
     return place
 
 
-_LIBRARIES = ("<", __file__, *(str(Path(module.__file__).parent) for module in (torch, pyro)))
+_LIBRARIES = ("<", __file__, *(str(Path(module.__path__[0])) for module in (torch, pyro)))

@@ -1,6 +1,7 @@
 """Makes the batches of an epoch from a data set, a tensor or an iterable: checked, and on the device."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -113,8 +114,9 @@ def _batches(
             yield tuple(part.to(device) for part in args)
         require(batch is not None, f"{name} must yield at least one batch, got none")
 
+    num_batches: int | None
     try:
-        num_batches = len(source)
+        num_batches = len(cast(Sized, source))
     except TypeError:  # a DataLoader has a `__len__`, and raises this if its data have no length
         num_batches = None
     return lambda: Epoch(checked(), num_batches)

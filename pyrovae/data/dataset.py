@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,9 @@ class Dataset:
             >>> [part.shape for part in data.arguments("train")]
             [torch.Size([2000, 2]), torch.Size([2000]), torch.Size([2000])]
         """
-        changed = {f"{s}_y": condition(getattr(self, f"{s}_x"), getattr(self, f"{s}_y")) for s in SPLITS}
+        changed: dict[str, Any] = {
+            f"{s}_y": condition(getattr(self, f"{s}_x"), getattr(self, f"{s}_y")) for s in SPLITS
+        }
         return replace(self, **changed)
 
     def to(self, device: torch.device | str) -> "Dataset":

@@ -82,7 +82,8 @@ def load(
         NUM_TEST_POINTS if num_test is None else num_test,
     )
     splits = [density.sample(n, _generator(seed, split)) for n, split in zip(counts, SPLITS, strict=True)]
-    return Dataset(name, "real", *(t for split in splits for t in split), log_density=density.log_density)
+    train, validation, test = splits
+    return Dataset(name, "real", *train, *validation, *test, log_density=density.log_density)
 
 
 def _load_images(

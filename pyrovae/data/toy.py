@@ -120,7 +120,7 @@ class Pinwheel:
 
 
 # Each toy density, with the number of training points that the tutorials draw from it.
-TOY_DENSITIES = {
+TOY_DENSITIES: dict[str, tuple[GaussianRing | Pinwheel, int]] = {
     "ring": (GaussianRing(num_modes=8, radius=3.0, std=0.25), 2_000),
     "four_clusters": (GaussianRing(num_modes=4, radius=1.0, std=0.2), 800),
     "pinwheel": (Pinwheel(), 4_000),

@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid, one_hot
+from torch.types import _size
 
 
 class StraightThroughBernoulli(dist.Bernoulli):
@@ -27,10 +28,10 @@ class StraightThroughBernoulli(dist.Bernoulli):
         self.temperature = temperature
         super().__init__(logits=logits, validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: dist.Bernoulli | None = None) -> dist.Bernoulli:
+    def expand(self, batch_shape: _size, _instance: dist.Bernoulli | None = None) -> dist.Bernoulli:
         return StraightThroughBernoulli(self.logits.expand(batch_shape), self.temperature, self._validate_args)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         noisy = self.logits + _uniform(self._extended_shape(sample_shape), self.logits).logit()
         soft = (noisy / self.temperature).sigmoid()
         return (noisy > 0).to(soft) + (soft - soft.detach())
@@ -49,13 +50,11 @@ class StraightThroughOneHot(dist.OneHotCategorical):
         self.temperature = temperature
         super().__init__(logits=logits, validate_args=validate_args)
 
-    def expand(
-        self, batch_shape: torch.Size, _instance: dist.OneHotCategorical | None = None
-    ) -> dist.OneHotCategorical:
+    def expand(self, batch_shape: _size, _instance: dist.OneHotCategorical | None = None) -> dist.OneHotCategorical:
         logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
         return StraightThroughOneHot(logits, self.temperature, self._validate_args)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         noisy = self.logits - (-_uniform(self._extended_shape(sample_shape), self.logits).log()).log()
         soft = (noisy / self.temperature).softmax(-1)
         hard = one_hot(noisy.argmax(-1), noisy.shape[-1]).to(soft)
@@ -87,7 +86,7 @@ class LogitRelaxedBernoulli(TorchDistribution):
         self.logits, self.temperature = logits, temperature
         super().__init__(logits.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TorchDistribution:
+    def expand(self, batch_shape: _size, _instance: TorchDistribution | None = None) -> TorchDistribution:
         return LogitRelaxedBernoulli(self.logits.expand(batch_shape), self.temperature, self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -104,7 +103,7 @@ class LogitRelaxedBernoulli(TorchDistribution):
     def variance(self) -> Tensor:
         return torch.full_like(self.logits, (math.pi / self.temperature) ** 2 / 3)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         noise = _uniform(self._extended_shape(sample_shape), self.logits).logit()
         return (self.logits + noise) / self.temperature
 
@@ -127,9 +126,9 @@ class LogitRelaxedOneHot(TorchDistribution):
 
     def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = None) -> None:
         self.logits, self.temperature = logits, temperature
-        super().__init__(logits.shape[:-1], (logits.shape[-1] - 1,), validate_args=validate_args)
+        super().__init__(logits.shape[:-1], torch.Size((logits.shape[-1] - 1,)), validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TorchDistribution:
+    def expand(self, batch_shape: _size, _instance: TorchDistribution | None = None) -> TorchDistribution:
         logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
         return LogitRelaxedOneHot(logits, self.temperature, self._validate_args)
 
@@ -148,7 +147,7 @@ class LogitRelaxedOneHot(TorchDistribution):
     def variance(self) -> Tensor:
         return torch.full_like(self.mean, (math.pi / self.temperature) ** 2 / 3)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         noisy = self.logits - (-_uniform((*sample_shape, *self.logits.shape), self.logits).log()).log()
         return (noisy[..., :-1] - noisy[..., -1:]) / self.temperature
 
@@ -171,7 +170,7 @@ class NearestCode(TorchDistribution):
         self.code = one_hot(distance.argmin(-1), len(codebook)).to(codebook.dtype)
         super().__init__(self.code.shape[:-2], self.code.shape[-2:])
 
-    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TorchDistribution:
+    def expand(self, batch_shape: _size, _instance: TorchDistribution | None = None) -> TorchDistribution:
         new = self._get_checked_instance(NearestCode, _instance)
         new.code = self.code.expand(*batch_shape, *self.event_shape)
         super(NearestCode, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
@@ -182,7 +181,7 @@ class NearestCode(TorchDistribution):
     def mean(self) -> Tensor:
         return self.code
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         return self.code.expand(*sample_shape, *self.code.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Conditions y of a conditional VAE, from their values to the features that its networks take beside x or z."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class OneHot(Condition):
         require(y.shape == (num_data,), f"y must have shape ({num_data},), a label per datum, got {tuple(y.shape)}")
         bad = (y < 0) | (y >= self.num_features)
         if bad.any():
-            index = bad.nonzero()[0].item()
+            index = int(bad.nonzero()[0].item())
             raise InputError(f"y must lie in 0 ... {self.num_features - 1}, got {y[index].item()} at index {index}")
 
 
@@ -125,9 +126,11 @@ class Embedding(Condition):
 class Features(Module):
     """Joins the features of several conditions: maps `(y_1, y_2, ...)` to `(..., num_features)`, or () to None."""
 
+    conditions: Sequence[Condition]  # a ModuleList
+
     def __init__(self, conditions: Sequence[Condition]) -> None:
         super().__init__()
-        self.conditions = nn.ModuleList(conditions)
+        self.conditions = cast(Sequence[Condition], nn.ModuleList(conditions))
         self.num_features = sum(condition.num_features for condition in conditions)
 
     def forward(self, y: Sequence[Tensor]) -> Tensor | None:

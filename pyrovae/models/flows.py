@@ -6,6 +6,7 @@ coupling layer's network, and L passes through an autoregressive layer's.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -54,14 +55,17 @@ class CouplingFlow(Flow):
     Source: Durkan et al. 2019, arXiv:1906.04032.
     """
 
+    nets: Sequence[MLP]  # a ModuleList
+
     def __init__(self, dim: int, num_features: int, num_transforms: int = 4, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
         require_count("num_transforms", num_transforms)
         self.dim, self.kept = dim, dim // 2
         sizes = [self.kept if i % 2 == 0 else dim - self.kept for i in range(num_transforms)]
-        self.nets = nn.ModuleList(
+        nets = nn.ModuleList(
             MLP((kept,), (dim - kept, 3 * NUM_BINS - 1), hidden, "relu", num_features) for kept in sizes if kept < dim
         )
+        self.nets = cast(Sequence[MLP], nets)
         self.sizes = [kept for kept in sizes if kept < dim]
         with torch.no_grad():
             for net in self.nets:
@@ -86,7 +90,7 @@ class SplineCoupling(Transform):
     def __init__(self, net: MLP, features: Tensor, kept: int, first: bool) -> None:
         super().__init__(cache_size=1)
         self.net, self.features, self.kept, self.first = net, features, kept, first
-        self._log_slope: Tensor | None = None
+        self._log_slope: Tensor  # that of the last call
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # The gradient of a split is a cat. That of slices is a sum of padded tensors, which takes minutes to compile.
@@ -124,21 +128,26 @@ class AutoregressiveFlow(Flow):
     Source: Kingma et al. 2016, arXiv:1606.04934.
     """
 
+    nets: Sequence[ConditionalAutoRegressiveNN]  # a ModuleList
+    turned: Tensor
+
     def __init__(self, dim: int, num_features: int, num_transforms: int = 2, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
         require(dim >= 2, f"an autoregressive flow needs at least 2 dimensions, got {dim}")
         require(min(hidden) >= dim, f"hidden of an autoregressive flow must be >= its {dim} dimensions, got {hidden}")
         require_count("num_transforms", num_transforms)
         order = torch.arange(dim)
-        self.nets = nn.ModuleList(
-            ConditionalAutoRegressiveNN(dim, num_features, list(hidden), permutation=order)
+        nets = nn.ModuleList(
+            ConditionalAutoRegressiveNN(dim, num_features, list(hidden), permutation=order)  # type: ignore[arg-type]
             for _ in range(num_transforms)
         )
+        self.nets = cast(Sequence[ConditionalAutoRegressiveNN], nets)
         self.register_buffer("turned", order.flip(0))
         with torch.no_grad():
             for net in self.nets:  # starts as the identity
-                net.layers[-1].weight.zero_()
-                net.layers[-1].bias.zero_()
+                last = cast(nn.Linear, net.layers[-1])
+                last.weight.zero_()
+                last.bias.zero_()
 
     def forward(self, features: Tensor) -> list[Transform]:
         transforms: list[Transform] = []

@@ -5,6 +5,7 @@ import math
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.types import _size
 
 
 class IsotropicNormal(dist.Normal):
@@ -18,7 +19,7 @@ class IsotropicNormal(dist.Normal):
         self.log_scale = log_scale
         super().__init__(loc, log_scale.exp())
 
-    def expand(self, batch_shape: torch.Size, _instance: dist.Normal | None = None) -> dist.Normal:
+    def expand(self, batch_shape: _size, _instance: dist.Normal | None = None) -> dist.Normal:
         expanded = super().expand(batch_shape, self._get_checked_instance(IsotropicNormal, _instance))
         expanded.log_scale = self.log_scale
         return expanded
@@ -55,7 +56,7 @@ class NormalMixture(dist.MixtureSameFamily):
         constant = 0.5 * (precision * loc.square()).sum(-1) + scale.log().sum(-1)
         self.constant = weights.logits.double() - constant - 0.5 * math.log(2 * math.pi) * loc.shape[-1]
 
-    def expand(self, batch_shape: torch.Size, _instance: dist.Distribution | None = None) -> dist.MixtureSameFamily:
+    def expand(self, batch_shape: _size, _instance: dist.Distribution | None = None) -> dist.MixtureSameFamily:
         expanded = super().expand(batch_shape, self._get_checked_instance(NormalMixture, _instance))
         expanded.factor, expanded.constant = self.factor, self.constant
         return expanded

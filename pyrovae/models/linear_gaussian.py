@@ -1,6 +1,7 @@
 """The VAE with a closed form, which every estimator is tested against."""
 
 import math
+from collections.abc import Mapping
 
 import pyro
 import pyro.distributions as dist
@@ -139,7 +140,7 @@ class LinearGaussianVAE(Module):
         mean_at_zero = torch.linalg.solve(precision, self.prior_mean) - slope @ self.bias
         return slope, mean_at_zero, precision
 
-    def _register(self, parameters: dict[str, Tensor]) -> None:
+    def _register(self, parameters: Mapping[str, Tensor]) -> None:
         for name, parameter in parameters.items():
             if parameter.requires_grad:  # as pyro.module does: the store would switch a frozen parameter on again
                 pyro.param(f"{unique_name(self)}.{name}", parameter)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,8 @@ class Network(Module):
         Burda et al. 2016 (arXiv:1509.00519) start a decoder from the mean of the data in this way.
         """
         require(bias.shape == self.out_shape, f"bias must have shape {self.out_shape}, got {tuple(bias.shape)}")
-        self.output_bias.copy_(bias.reshape(self.output_bias.shape))
+        own = cast(Tensor, self.output_bias)  # a parameter of a subclass, or that of one of its layers
+        own.copy_(bias.reshape(own.shape))
 
 
 class MLP(Network):
@@ -194,7 +196,7 @@ class ConvDecoder(Network):
         for (channels_in, channels_out), (size_in, size_out) in zip(
             itertools.pairwise(channels), itertools.pairwise(sizes), strict=True
         ):
-            extra = tuple(after - 2 * before for before, after in zip(size_in, size_out, strict=True))
+            extra = (size_out[0] - 2 * size_in[0], size_out[1] - 2 * size_in[1])
             last = len(layers) == 2 * len(hidden) - 1
             layers.append(nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1, output_padding=extra, bias=not last))
             layers.append(ACTIVATIONS[activation]())
@@ -246,7 +248,7 @@ def _he_initialise(network: nn.Module) -> None:
     """
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            fan_in = layer.weight[0].numel()
+            fan_in: float = layer.weight[0].numel()
             if isinstance(layer, nn.ConvTranspose2d):  # with kernel 4 and stride 2, a pixel sees a quarter of it
                 fan_in = layer.weight.shape[0] * layer.weight[0, 0].numel() / 4
             nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))

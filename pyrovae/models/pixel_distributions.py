@@ -6,12 +6,13 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
+from torch.types import _size
 
 
 class _Univariate(TorchDistribution):
     """A distribution of one number whose parameters, named in `arg_constraints`, all have the batch shape."""
 
-    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TorchDistribution:
+    def expand(self, batch_shape: _size, _instance: TorchDistribution | None = None) -> TorchDistribution:
         new = self._get_checked_instance(type(self), _instance)
         for name in self.arg_constraints:
             setattr(new, name, getattr(self, name).expand(batch_shape))
@@ -52,7 +53,7 @@ class ContinuousBernoulli(_Univariate):
         series = near / 3 - near.pow(3) / 45 + 2 * near.pow(5) / 945
         return 0.5 + 0.5 * torch.where(small, series, 1 / far.tanh() - 1 / far)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         uniform = torch.rand(self._extended_shape(sample_shape)).to(self.logits)
         # The inverse distribution function at -|l|, where nothing overflows, then mirrored; near 0 it is linear in l.
         slope, small = -self.logits.abs(), self.logits.abs() < 1e-4
@@ -117,7 +118,7 @@ class DiscretizedLogistic(_Univariate):
         """The location clipped to [0, 1], a grey level for pictures; near 0 and 1 it is not the exact mean."""
         return self.loc.clamp(0, 1)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             uniform = torch.rand(self._extended_shape(sample_shape)).to(self.loc).clamp(1e-7, 1 - 1e-7)
             x = self.loc + self.log_scale.exp() * torch.logit(uniform)
@@ -137,7 +138,7 @@ class CategoricalLevels(TorchDistribution):
     def support(self) -> constraints.Constraint:
         return _Levels(self.logits.shape[-1])
 
-    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TorchDistribution:
+    def expand(self, batch_shape: _size, _instance: TorchDistribution | None = None) -> TorchDistribution:
         new = self._get_checked_instance(CategoricalLevels, _instance)
         new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
         super(CategoricalLevels, new).__init__(torch.Size(batch_shape), validate_args=False)
@@ -157,6 +158,6 @@ class CategoricalLevels(TorchDistribution):
         levels = torch.linspace(0, 1, self.logits.shape[-1], dtype=torch.float64).to(self.logits)
         return self.logits.softmax(-1) @ levels
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         level = dist.Categorical(logits=self.logits).sample(sample_shape)
         return level.to(self.logits) / (self.logits.shape[-1] - 1)

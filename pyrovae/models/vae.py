@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -72,6 +73,8 @@ class VAE(Module):
         Kingma and Welling 2014, arXiv:1312.6114; conditions: Sohn et al. 2015; beta: Higgins et al. 2017.
     """
 
+    beta: Tensor
+
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -103,8 +106,9 @@ class VAE(Module):
         self.encoder_features = Features(copy.deepcopy(conditions))
         self.decoder_features = Features(copy.deepcopy(conditions))
         for module in self.decoder_features.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
         encoder, decoder = NETWORKS[network]
         settings = {"activation": activation, "num_features": self.encoder_features.num_features}
         self.encoder = encoder(self.event_shape, posterior.output_shape, hidden, **settings)
@@ -194,11 +198,11 @@ class VAE(Module):
         in every estimate of log p(x).
         """
         require_count("num_samples", num_samples)
-        y = tuple(y) if isinstance(y, list | tuple) else (y,)
-        self._check_conditions(y, num_samples)
+        conditions = cast(tuple[Tensor, ...], tuple(y) if isinstance(y, list | tuple) else (y,))
+        self._check_conditions(conditions, num_samples)
         with pyro.plate("samples", num_samples, dim=-1):
             z = self.prior_family.sample(self._encode_unconditionally)
-        x_given_z = self.decode(z, *y)
+        x_given_z = self.decode(z, *conditions)
         return x_given_z.mean if mean else x_given_z.sample()
 
     @evaluates
@@ -262,7 +266,7 @@ def _prior_of(prior: Prior | str | None, posterior: Posterior) -> Prior:
 
 
 def _conditions_of(condition: Condition | Sequence[Condition]) -> list[Condition]:
-    conditions = list(condition) if isinstance(condition, list | tuple) else [condition]
+    conditions = cast(list[Condition], list(condition) if isinstance(condition, list | tuple) else [condition])
     for one in conditions:
         require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
     return conditions

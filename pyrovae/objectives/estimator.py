@@ -63,13 +63,14 @@ class Coefficients:
 
     def finite(self) -> "Coefficients":
         """Returns the coefficients with 0 in place of what is not finite, which log-weights of -inf can give."""
-        parts = (part if part is None else _zero_where_infinite(part) for part in (self.model, self.path, self.score))
-        return Coefficients(*parts, is_total=self.is_total)
+        model = _zero_where_infinite(self.model)
+        path, score = (part if part is None else _zero_where_infinite(part) for part in (self.path, self.score))
+        return Coefficients(model, path, score, self.is_total)
 
     def rows(self, start: int, stop: int) -> "Coefficients":
         """Returns the coefficients of the particles from `start` to before `stop`."""
-        parts = (None if part is None else part[start:stop] for part in (self.model, self.path, self.score))
-        return Coefficients(*parts, is_total=self.is_total)
+        path, score = (None if part is None else part[start:stop] for part in (self.path, self.score))
+        return Coefficients(self.model[start:stop], path, score, self.is_total)
 
 
 def _zero_where_infinite(coefficient: Tensor) -> Tensor:
@@ -79,8 +80,11 @@ def _zero_where_infinite(coefficient: Tensor) -> Tensor:
 class Estimator(Protocol):
     """States a bound and its gradient by functions of the log-weights; see `Objective`."""
 
-    takes_beta: bool
-    chunk_size: int | None
+    @property
+    def takes_beta(self) -> bool: ...
+
+    @property
+    def chunk_size(self) -> int | None: ...
 
     @property
     def num_draws(self) -> int: ...
@@ -88,6 +92,8 @@ class Estimator(Protocol):
     def bound(self, log_weights: Tensor) -> Tensor: ...
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients: ...
+
+    def __hash__(self) -> int: ...
 
 
 @functools.lru_cache(maxsize=64)

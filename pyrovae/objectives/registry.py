@@ -1,11 +1,13 @@
 """Makes objectives from their names and settings."""
 
 from dataclasses import fields
+from typing import Any
 
 from pyro.infer import ELBO as PyroELBO
 
 from pyrovae.common import require, require_choice
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
+from pyrovae.objectives.base import Objective
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
 from pyrovae.objectives.iwae import IWAE, DReG
@@ -16,7 +18,7 @@ from pyrovae.objectives.thermodynamic import ThermodynamicVO
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
 # The names that `fit`, `compare` and the command line take.
-OBJECTIVES: dict[str, type[PyroELBO]] = {
+OBJECTIVES: dict[str, type[Objective | AnalyticKLELBO | EnumeratedELBO]] = {
     "elbo": ELBO,
     "elbo_analytic_kl": AnalyticKLELBO,
     "elbo_enumerated": EnumeratedELBO,
@@ -36,7 +38,7 @@ OBJECTIVES: dict[str, type[PyroELBO]] = {
 NEED_NUM_PARTICLES = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
 
 
-def from_name(name: str, **settings: object) -> PyroELBO:
+def from_name(name: str, **settings: Any) -> PyroELBO:
     """Returns the objective of a name with its settings.
 
     Args:

@@ -3,9 +3,9 @@
 log w_kn = log p(x_n|z_kn) + log p(z_kn) - log q(z_kn|x_n),    shape (num_particles, batch)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from pyro.distributions import Delta, Unit
@@ -55,7 +55,7 @@ class Pair:
     model_sites: dict[str, dict]
     guide_sites: dict[str, dict]
     batch_shape: torch.Size
-    parameters: tuple[dict, ...] = ()
+    parameters: tuple[Mapping[str, Any], ...] = ()
     is_repeatable: bool = True
 
     @property

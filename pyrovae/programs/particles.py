@@ -72,12 +72,13 @@ def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Pai
 
 def _without_particles(model: Callable, guide: Callable, latents: dict[str, Tensor], args: tuple, kwargs: dict) -> Pair:
     """Runs the pair at given latents without a dimension of particles."""
-    conditioned = (poutine.condition(program, data=latents) for program in (model, guide))
+    model, guide = (poutine.condition(program, data=latents) for program in (model, guide))
     sites = []
-    for trace in traces_of(*conditioned, args, kwargs, None):
+    for trace in traces_of(model, guide, args, kwargs, None):
         found = {name: s for name, s in sample_sites(trace).items() if name in latents or s["is_observed"]}
         sites.append({name: {**s, "is_observed": name not in latents} for name, s in found.items()})
-    return Pair(*sites, next(iter(sites[0].values()))["fn"].batch_shape[-1:])
+    model_sites, guide_sites = sites
+    return Pair(model_sites, guide_sites, next(iter(model_sites.values()))["fn"].batch_shape[-1:])
 
 
 def _rounding(

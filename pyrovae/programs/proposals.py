@@ -6,16 +6,19 @@ tails than the posterior has importance weights of infinite variance (Pareto k >
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import AffineTransform
+from torch.types import _size
 
 from pyrovae.common import InputError, require, require_number
 from pyrovae.programs.sites import has_real_support
@@ -48,9 +51,9 @@ def widened(guide: Callable, factor: float) -> Callable:
     require_number("factor", factor, above=0)
 
     class Widen(Messenger):
-        def _pyro_sample(self, msg: dict) -> None:
+        def _pyro_sample(self, msg: Message) -> None:
             if _is_latent(msg):
-                fn = msg["fn"]
+                fn = cast(TorchDistribution, msg["fn"])
                 rule = f'widened needs latents of real numbers, got {fn.support} at site "{msg["name"]}"'
                 require(has_real_support(fn), rule)
                 try:
@@ -94,15 +97,17 @@ def defensive(model: Callable, guide: Callable, prior_weight: float = 0.1) -> Ca
     def proposal(*args, **kwargs) -> None:
         with poutine.block(), torch.no_grad():  # its prior, one for all particles
             trace = poutine.trace(model).get_trace(*args, **kwargs)
-        priors = {name: site["fn"] for name, site in trace.nodes.items() if _is_latent(site)}
+        latents = {name: site for name, site in trace.nodes.items() if _is_latent(site)}
+        priors = {name: cast(TorchDistribution, site["fn"]) for name, site in latents.items()}
         require(len(priors) == 1, f"defensive needs a pair with one latent site, got {sorted(priors)}")
 
         class Mix(Messenger):
-            def _pyro_sample(self, msg: dict) -> None:
+            def _pyro_sample(self, msg: Message) -> None:
                 if _is_latent(msg):
                     if msg["name"] not in priors:
                         raise InputError(f'defensive needs the prior of site "{msg["name"]}", and the model has none')
-                    msg["fn"] = _Defensive(msg["fn"], priors[msg["name"]], prior_weight)
+                    fn = cast(TorchDistribution, msg["fn"])
+                    msg["fn"] = _Defensive(fn, priors[msg["name"]], prior_weight)
 
         with Mix():
             guide(*args, **kwargs)
@@ -121,7 +126,7 @@ class _Widened(dist.TransformedDistribution):
     def mean(self) -> Tensor:
         return self.fn.mean
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_Widened":
+    def expand(self, batch_shape: _size, _instance: object = None) -> "_Widened":
         return _Widened(self.fn.expand(batch_shape), self.factor)
 
 
@@ -137,7 +142,7 @@ class _Defensive(TorchDistribution):
     @property
     def support(self) -> constraints.Constraint:
         """The values of either: those of both are drawn."""
-        supports = self.p.support, self.q.support
+        supports: tuple[constraints.Constraint, ...] = self.p.support, self.q.support  # type: ignore[assignment]
         for one, other in (supports, supports[::-1]):
             if contains(one, other):
                 return one
@@ -147,10 +152,10 @@ class _Defensive(TorchDistribution):
     def mean(self) -> Tensor:
         return (1 - self.weight) * self.q.mean + self.weight * self.p.mean
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_Defensive":
+    def expand(self, batch_shape: _size, _instance: object = None) -> "_Defensive":
         return _Defensive(self.q.expand(batch_shape), self.p, self.weight)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         shape = torch.Size(sample_shape) + self.batch_shape
         own, prior = self.q.sample(sample_shape), self.p.expand(self.batch_shape).sample(sample_shape)
         from_prior = torch.rand(shape, device=own.device) < self.weight
@@ -162,7 +167,7 @@ class _Defensive(TorchDistribution):
         return torch.logaddexp(q + log_rest, p + log_weight)
 
 
-def _is_latent(site: dict) -> bool:
+def _is_latent(site: Message) -> bool:
     return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
 
 

@@ -38,7 +38,7 @@ class Choices:
     def __init__(self, model: Callable, guide: Callable) -> None:
         self.programs = model, guide
         self.draws_more = _draw_more(self.programs)
-        self._start: tuple | None = None
+        self._start: tuple = ()
         self._tape: list | None = None
 
     def mark_as_drawing_more(self) -> None:
@@ -98,7 +98,8 @@ def common_choices(run: Callable[[int], object]) -> list[list[Tensor] | None]:
 
     The list has None for a draw whose shape goes with the number of particles: each particle has one of its own.
     """
-    start, tapes = saved_generators(), []
+    start = saved_generators()
+    tapes: list[list] = []
     for num_particles in (1, 2):
         restore_generators(start)
         tapes.append([])
@@ -153,7 +154,7 @@ def _draw_more(programs: tuple[Callable, Callable]) -> bool:
 # Graphs --------------------------------------------------------------------------------------------------------------
 
 
-def _is_random(func: object) -> bool:
+def _is_random(func: torch._ops.OpOverload) -> bool:
     return torch.Tag.nondeterministic_seeded in func.tags
 
 

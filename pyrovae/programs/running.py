@@ -4,13 +4,12 @@ K particles are K runs of the pair, vectorised: a plate at dim -2 around both pr
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.common import InputError, first_line, is_out_of_memory, require_count
@@ -57,7 +56,8 @@ def _explain(
         if isinstance(without, InputError) or is_out_of_memory(without):
             raise
         raise InputError(f"the pair does not run: {first_line(without)}") from error
-    check_contract(*map(sample_sites, alone), args)
+    model_sites, guide_sites = map(sample_sites, alone)
+    check_contract(model_sites, guide_sites, args)
     raise InputError(
         "model and guide must take particles to the left of the batch (networks: any number of leading batch "
         f"dimensions); without particles they run, and with {num_particles} there was: {first_line(error)}"
@@ -126,7 +126,7 @@ def pair_at(
     With `redraw` the latents are drawn first, and the draws are discarded (see `Choices`).
     """
     num_particles = len(next(iter(latents.values())))
-    at: Messenger = Redrawn(latents) if redraw else nullcontext()
+    at: AbstractContextManager = Redrawn(latents) if redraw else nullcontext()
     with at, pyro.plate(PARTICLES, num_particles, dim=-2):
         trace = poutine.trace(guide if redraw else _AtGivenLatents(guide, latents)).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace(*args, **kwargs)

@@ -1,5 +1,7 @@
 """Reads the sample sites of a trace: which there are, their families, supports and masks."""
 
+from typing import Any
+
 import torch
 from pyro import poutine
 from pyro.distributions import Delta, ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
@@ -12,9 +14,10 @@ from pyrovae.programs.supports import base_support, described
 
 def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
     """Returns the sample sites of a trace by name, without those of plates and of `pyro.deterministic`."""
+    nodes: dict[str, Any] = prune_subsample_sites(trace).nodes
     return {
         name: site
-        for name, site in prune_subsample_sites(trace).nodes.items()
+        for name, site in nodes.items()
         if site["type"] == "sample" and not site["infer"].get("_deterministic")
     }
 
@@ -28,7 +31,7 @@ def base_of(fn: TorchDistribution) -> TorchDistribution:
 
 def has_real_support(fn: TorchDistribution) -> bool:
     """Returns True if the values of a distribution are tensors of unconstrained real numbers."""
-    return isinstance(base_support(fn.support), type(constraints.real))
+    return isinstance(base_support(fn.support), type(constraints.real))  # type: ignore[arg-type]
 
 
 def is_discrete(fn: TorchDistribution) -> bool | None:
@@ -38,7 +41,7 @@ def is_discrete(fn: TorchDistribution) -> bool | None:
     """
     base = base_of(fn)
     try:
-        return None if isinstance(base, Delta) else base.support.is_discrete
+        return None if isinstance(base, Delta) else base.support.is_discrete  # type: ignore[union-attr]
     except NotImplementedError:
         return None
 
@@ -49,7 +52,7 @@ def outside_support(site: dict) -> str | None:
     Returns None if there is no such element.
     """
     fn = site["fn"]
-    support = base_of(fn).support
+    support: constraints.Constraint = base_of(fn).support  # type: ignore[assignment]
     inside = support.check(site["value"])
     for mask, depth in masks_of(site):
         mask = torch.as_tensor(mask)

@@ -4,7 +4,8 @@ That happens if a module is registered under a name that the store already has, 
 before or from a file. A program that computes with what `pyro.param` returns is as it should be.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -14,9 +15,9 @@ from pyrovae.common import kept_generators, require
 from pyrovae.programs.sites import sample_sites
 
 
-def own_and_stored(messages: tuple[dict, ...]) -> list[tuple[str, Tensor, Tensor]]:
+def own_and_stored(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Tensor, Tensor]]:
     """Returns name, own and stored tensor of each module's parameter for which the param store has another tensor."""
-    found = []
+    found: list[tuple[str, Tensor, Tensor]] = []
     for message in messages:
         own = message["args"][1] if len(message["args"]) > 1 else None
         if isinstance(own, torch.nn.Parameter):
@@ -26,7 +27,9 @@ def own_and_stored(messages: tuple[dict, ...]) -> list[tuple[str, Tensor, Tensor
     return found
 
 
-def check_parameters(messages: tuple[dict, ...], model: Callable, guide: Callable, args: tuple, kwargs: dict) -> None:
+def check_parameters(
+    messages: Sequence[Mapping[str, Any]], model: Callable, guide: Callable, args: tuple, kwargs: dict
+) -> None:
     """Raises `InputError` if a step would move the param store's tensor while the programs compute with another.
 
     `messages` are those of the parameters, from a run of the pair. It is run again only if the store has another

@@ -1,6 +1,7 @@
 """Compares the supports of distributions, and takes log-densities of values that may lie outside."""
 
 import math
+from typing import Any
 
 import torch
 from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
@@ -107,12 +108,13 @@ def log_density(fn: TorchDistribution, value: Tensor) -> Tensor:
     if isinstance(fn, ExpandedDistribution):
         log_prob = log_density(fn.base_dist, value)
         return log_prob.expand(torch.broadcast_shapes(fn.batch_shape, log_prob.shape))
-    inside, point = fn.support.check(value), interior(fn.support, value)
+    support: constraints.Constraint = fn.support  # type: ignore[assignment]
+    inside, point = support.check(value), interior(support, value)
     if point is None:
         return fn.log_prob(value)
-    elements = inside.reshape(inside.shape + (1,) * fn.support.event_dim)
+    elements = inside.reshape(inside.shape + (1,) * support.event_dim)
     log_prob = fn.log_prob(torch.where(elements, value, point))
-    extra = fn.event_dim - fn.support.event_dim  # above 0 if the constraint is on elements of an event
+    extra = fn.event_dim - support.event_dim  # above 0 if the constraint is on elements of an event
     return torch.where(inside.flatten(-extra).all(-1) if extra > 0 else inside, log_prob, -math.inf)
 
 
@@ -123,11 +125,11 @@ class EitherOf(constraints.Constraint):
         self.parts = parts
 
     @property
-    def is_discrete(self) -> bool:
+    def is_discrete(self) -> bool:  # type: ignore[override]
         return self.parts[0].is_discrete
 
     @property
-    def event_dim(self) -> int:
+    def event_dim(self) -> int:  # type: ignore[override]
         return self.parts[0].event_dim
 
     def check(self, value: Tensor) -> Tensor:
@@ -146,12 +148,15 @@ def _is_discrete(support: constraints.Constraint) -> bool:
         return True
 
 
-def _given_range(support: constraints.Constraint) -> tuple[object, object]:
+def _given_range(support: constraints.Constraint) -> tuple[Any, Any]:
     """Returns the lower and the upper bound, None for one that is missing."""
-    return (0, 1) if isinstance(support, constraints._Boolean) else tuple(vars(support).get(name) for name in _BOUNDS)
+    if isinstance(support, constraints._Boolean):
+        return 0, 1
+    low, high = (vars(support).get(name) for name in _BOUNDS)
+    return low, high
 
 
-def _range(support: constraints.Constraint) -> tuple[object, object]:
+def _range(support: constraints.Constraint) -> tuple[Any, Any]:
     """Returns the lower and the upper bound as numbers or tensors, infinite if missing."""
     low, high = _given_range(support)
     return -math.inf if low is None else low, math.inf if high is None else high

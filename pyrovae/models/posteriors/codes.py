@@ -130,6 +130,8 @@ class RelaxedBernoulli(_CodePosterior):
         Maddison et al. 2017, arXiv:1611.00712; Jang et al. 2017, arXiv:1611.01144.
     """
 
+    temperature: float
+
     def __init__(self, latent_dim: int, temperature: float = 0.5) -> None:
         require_number("temperature", temperature, above=0)
         super().__init__(latent_dim, temperature)

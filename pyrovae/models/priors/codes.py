@@ -25,6 +25,7 @@ class Bernoulli(Prior):
     """
 
     is_real_vector = False
+    logits: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -53,6 +54,7 @@ class Categorical(Prior):
     """
 
     is_real_vector = False
+    logits: Tensor
 
     def __init__(self, latent_dim: int, num_classes: int) -> None:
         super().__init__()
@@ -81,6 +83,8 @@ class RelaxedBernoulli(Prior):
         >>> vae.prior_family.decoded(z)
         tensor([0.5000, 1.0000])
     """
+
+    logits: Tensor
 
     def __init__(self, latent_dim: int, temperature: float) -> None:
         super().__init__()
@@ -113,6 +117,8 @@ class RelaxedCategorical(Prior):
         tensor([[0.2500, 0.2500, 0.2500, 0.2500],
                 [0.2500, 0.2500, 0.2500, 0.2500]])
     """
+
+    logits: Tensor
 
     def __init__(self, latent_dim: int, num_classes: int, temperature: float) -> None:
         super().__init__()

@@ -32,6 +32,9 @@ class Standard(Prior):
         tensor([0., 0.])
     """
 
+    loc: Tensor
+    log_scale: Tensor
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         require_count("latent_dim", latent_dim)
@@ -140,6 +143,8 @@ class Flow(Prior):
     Source:
         See `posteriors.Flow`.
     """
+
+    loc: Tensor
 
     def __init__(
         self, latent_dim: int, num_transforms: int = 4, hidden: Sequence[int] = (64,), kind: str = "coupling"
