@@ -7,7 +7,7 @@ from pyro.infer import ELBO as PyroELBO
 
 from pyrovae.common import require, require_choice
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
-from pyrovae.objectives.base import Objective
+from pyrovae.objectives.base import DifferentiableELBO, Objective
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
 from pyrovae.objectives.iwae import IWAE, DReG
@@ -38,7 +38,7 @@ OBJECTIVES: dict[str, type[Objective | AnalyticKLELBO | EnumeratedELBO]] = {
 NEED_NUM_PARTICLES = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
 
 
-def from_name(name: str, **settings: Any) -> PyroELBO:
+def from_name(name: str, **settings: Any) -> DifferentiableELBO:
     """Returns the objective of a name with its settings.
 
     Args:
@@ -67,7 +67,7 @@ def from_name(name: str, **settings: Any) -> PyroELBO:
     return made
 
 
-def from_text(text: str, **defaults: object) -> PyroELBO:
+def from_text(text: str, **defaults: object) -> DifferentiableELBO:
     """Returns the objective that a text describes: `name` or `name:setting=value,setting=value`.
 
     Args:
