@@ -6,6 +6,7 @@ make demo, or: python scripts/demo.py --seed 1
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -21,7 +22,10 @@ from pyrovae.runs import (
     write_evaluation,
 )
 
-OBJECTIVES = {"ELBO": {"objective": "elbo"}, "IWAE-50": {"objective": "iwae", "num_particles": 50}}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "ELBO": {"objective": "elbo"},
+    "IWAE-50": {"objective": "iwae", "num_particles": 50},
+}
 
 
 def main(
@@ -67,14 +71,14 @@ def draw(runs: dict[str, pv.Run]) -> Figure:
     axes = figure.subplots(1, 1 + 2 * len(runs))
     data = next(iter(runs.values())).data
     device = next(iter(runs.values())).vae.beta.device
-    pv.plots.points(data.test_x, data.test_y, "test data", axes[0])
+    _, labels = data.arguments("test")
+    pv.plots.points(data.test_x, labels, "test data", axes[0])
     for column, (name, run) in enumerate(runs.items()):
         samples, latent = axes[1 + 2 * column : 3 + 2 * column]
         pv.plots.points(run.vae.sample(len(data.test_x)), None, f"samples, {name}-trained", samples)
         samples.set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
-        pv.plots.latent_space(
-            run.vae.encode(data.test_x.to(device)).mean, data.test_y, f"latents, {name}-trained", latent
-        )
+        means = run.vae.encode(data.test_x.to(device)).mean
+        pv.plots.latent_space(means, labels, f"latents, {name}-trained", latent)
     return figure
 
 

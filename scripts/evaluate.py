@@ -53,8 +53,9 @@ def main(
     run.vae.to(choose_device(device_of_worker(device)))
     if methods:
         args = first_test_data(run.vae, run.data, num_data)
-        pair = run.vae.model, run.vae.guide, *args
-        estimates = pv.evaluate(*pair, methods=methods, dequantised=run.config.binarize == "dequantise", seed=seed)
+        dequantised = run.config.binarize == "dequantise"
+        model, guide = run.vae.model, run.vae.guide
+        estimates = pv.evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
         if first:
             write_estimates(run.folder, estimates, overwrite)
             print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\nreport: {folder / 'estimates.md'}")

@@ -31,8 +31,8 @@ def helpers(processes: int) -> Iterator[None]:
     threads = max(1, torch.get_num_threads() // processes)
     torch.set_num_threads(threads)
     environment = {**os.environ, HELPER: "1", "OMP_NUM_THREADS": str(threads)}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    started = [subprocess.Popen([sys.executable, *sys.argv], env=environment, **quiet) for _ in range(processes - 1)]
+    command, quiet = [sys.executable, *sys.argv], subprocess.DEVNULL
+    started = [subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet) for _ in range(processes - 1)]
     try:
         yield
         for process in started:

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pyrovae.common.errors import require
+
+Value = TypeVar("Value")
 
 # Whether the processes share their work. A process group that the caller made does not say so: its processes may have
 # different data.
@@ -49,7 +52,7 @@ class Workers:
             dist.all_reduce(tensor)
         return tensor
 
-    def agreed_value(self, value: object) -> object:
+    def agreed_value(self, value: Value) -> Value:
         """Returns the first process's value, which may be of any type."""
         values = [value]
         if self.size > 1:

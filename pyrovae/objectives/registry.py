@@ -8,7 +8,7 @@ from pyro.infer import ELBO as PyroELBO
 
 from pyrovae.common import InputError, require, require_choice
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
-from pyrovae.objectives.base import Objective
+from pyrovae.objectives.base import DifferentiableELBO, Objective
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
 from pyrovae.objectives.iwae import IWAE, DReG
@@ -42,7 +42,7 @@ NEED_NUM_PARTICLES = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
 SHORTHANDS = ("num_particles", "alpha", "num_batches", "free_bits")
 
 
-def from_name(name: str, **settings: Any) -> PyroELBO:
+def from_name(name: str, **settings: Any) -> DifferentiableELBO:
     """Returns the objective of a name with its settings.
 
     Args:
@@ -98,7 +98,8 @@ def parse(text: str) -> tuple[str, dict[str, object]]:
         call = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         raise InputError(refused) from error
-    require(isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args, refused)
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
+        raise InputError(refused)
     settings = {keyword.arg: _value(keyword.value, refused) for keyword in call.keywords}
     require(None not in settings and len(settings) == len(call.keywords), refused)  # no **settings, and none twice
     return name, settings
@@ -113,7 +114,7 @@ def _value(node: ast.expr, refused: str) -> object:
         raise InputError(refused) from error
 
 
-def from_text(text: str, **shorthands: object) -> PyroELBO:
+def from_text(text: str, **shorthands: object) -> DifferentiableELBO:
     """Returns the objective that a text describes: a name, or `name(setting=value, ...)`.
 
     Args:

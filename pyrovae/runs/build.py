@@ -1,6 +1,7 @@
 """Builds what a config names: the data, the untrained VAE with its parts, and the keywords of `fit`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from pyrovae.models import (
     priors,
 )
 from pyrovae.runs.config import RunConfig
+from pyrovae.runs.config_fields import filled_in
 
 LIKELIHOOD_MAKERS: dict[str, Callable[[RunConfig], Likelihood]] = {
     "bernoulli": lambda config: Bernoulli(),
@@ -48,9 +50,9 @@ def unseeded_vae(config: RunConfig, event_shape: tuple[int, ...], data: Dataset 
     """Returns the same VAE with initial parameters from the state of torch's generator, whatever the config's seed."""
     return VAE(
         event_shape,
-        latent_dim=config.latent_dim,
-        hidden=config.hidden,
-        likelihood=LIKELIHOOD_MAKERS[config.likelihood](config),
+        latent_dim=filled_in(config.latent_dim),
+        hidden=filled_in(config.hidden),
+        likelihood=LIKELIHOOD_MAKERS[filled_in(config.likelihood)](config),
         activation=config.activation,
         network=config.network,
         condition=OneHot(NUM_CLASSES[config.dataset]) if config.conditional else (),
@@ -61,18 +63,19 @@ def unseeded_vae(config: RunConfig, event_shape: tuple[int, ...], data: Dataset 
     )
 
 
-def fit_settings(config: RunConfig) -> dict[str, object]:
+def fit_settings(config: RunConfig) -> dict[str, Any]:
     """Returns the keywords of `fit` that say how `config` trains, whatever the objective."""
     names = ("beta_schedule", "batch_size", "lr", "schedule", "max_grad_norm", "patience", "nonfinite")
     return {**{name: getattr(config, name) for name in names}, "device": device_of_worker(config.device)}
 
 
 def _posterior_of(config: RunConfig) -> posteriors.Posterior:
+    latent_dim = filled_in(config.latent_dim)
     if config.layers:
         between = [(2 * dim, 2 * dim) for dim in config.layers]
-        return posteriors.Layered((config.latent_dim, *config.layers), between, config.activation)
+        return posteriors.Layered((latent_dim, *config.layers), between, config.activation)
     settings = {} if config.temperature is None else {"temperature": config.temperature}
-    return posteriors.POSTERIORS[config.posterior](config.latent_dim, **settings)
+    return posteriors.POSTERIORS[config.posterior](latent_dim, **settings)
 
 
 def _prior_of(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | None) -> priors.Prior | None:
@@ -83,16 +86,18 @@ def _prior_of(config: RunConfig, event_shape: tuple[int, ...], data: Dataset | N
     """
     if config.prior == "standard":
         return None
+    latent_dim = filled_in(config.latent_dim)
     if config.prior == "mixture":
-        return priors.Mixture(config.latent_dim, config.num_components)
+        return priors.Mixture(latent_dim, filled_in(config.num_components))
     if config.prior == "vamp":
-        start = torch.zeros(config.num_components, *event_shape)
+        num_components = filled_in(config.num_components)
+        start = torch.zeros(num_components, *event_shape)
         if data is not None:
             most = len(data.train_x)
             require(
-                config.num_components <= most,
-                f"num_components must be <= {most}, the number of training data; got {config.num_components}",
+                num_components <= most,
+                f"num_components must be <= {most}, the number of training data; got {num_components}",
             )
-            start = data.train_x[torch.randperm(most)[: config.num_components]]
+            start = data.train_x[torch.randperm(most)[:num_components]]
         return priors.Vamp(start, "unit_interval" if config.dataset in IMAGE_SETS else "real")
-    return priors.PRIORS[config.prior](config.latent_dim)
+    return priors.PRIORS[config.prior](latent_dim)

@@ -41,7 +41,8 @@ class RunConfig(ConfigFields):
         Raises:
             InputError: `values` is no dict, names an unknown field, or holds a value that the field refuses
         """
-        require(isinstance(values, dict), f"a config must be a table of fields, got {type(values).__name__}")
+        if not isinstance(values, dict):
+            raise InputError(f"a config must be a table of fields, got {type(values).__name__}")
         known = [f.name for f in fields(cls)]
         for name in values:
             require(name in known, f"config has an unknown field {name!r}; known are {', '.join(known)}")

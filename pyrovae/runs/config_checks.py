@@ -8,7 +8,7 @@ from pyrovae.common import require, require_choice, require_count, require_numbe
 from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
 from pyrovae.models import ACTIVATIONS, NETWORKS, POSTERIORS, PRIORS
 from pyrovae.objectives import MAX_STATES, NEED_NUM_PARTICLES, OBJECTIVES, parse, resolve
-from pyrovae.runs.config_fields import ConfigFields
+from pyrovae.runs.config_fields import ConfigFields, filled_in
 from pyrovae.training import BETA_SCHEDULES, LEARNING_RATE_SCHEDULES, NONFINITE
 
 LARGEST_FLOAT32 = float(torch.finfo(torch.float32).max)
@@ -141,7 +141,7 @@ def _check_combinations(config: ConfigFields) -> None:
     if objective == "elbo_enumerated":
         most = MAX_STATES.bit_length() - 1
         require(
-            posterior == "bernoulli" and config.latent_dim <= most,
+            posterior == "bernoulli" and filled_in(config.latent_dim) <= most,
             f"objective elbo_enumerated needs posterior bernoulli and latent_dim <= {most}, "
             f"got {posterior} and {config.latent_dim}",
         )

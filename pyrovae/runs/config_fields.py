@@ -1,8 +1,17 @@
 """The fields of a run's configuration: each is a flag of scripts/train.py, and the text below it is the flag's help."""
 
 from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from pyrovae.objectives import OBJECTIVES, SHORTHANDS, parse
+
+Value = TypeVar("Value")
+
+
+def filled_in(value: Value | None) -> Value:
+    """Returns the value of a field for which None stands for the usual value, once `check_config` has filled it in."""
+    assert value is not None
+    return value
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class ConfigFields:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
 
-    def objective_settings(self) -> dict[str, object]:
+    def objective_settings(self) -> dict[str, Any]:
         """Returns the keywords of `fit` that belong to the objective."""
         known = {field.name for field in fields(OBJECTIVES[self.objective_name])}
         usual = {**{field.name: field.default for field in fields(self)}, "num_particles": 1}

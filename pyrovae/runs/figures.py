@@ -40,9 +40,11 @@ def _draw_training(run: Run) -> Figure:
     figure, axes = plots.figure_row(3 if validated else 1)
     loss = {"training loss": history.loss}
     if validated:
-        loss["minus validation ELBO"] = [-elbo for elbo in history.elbo]
-        plots.training_curve(history.epoch, {"": history.reconstruction}, "validation reconstruction, nats", axes[1])
-        plots.training_curve(history.epoch, {"": history.kl}, "validation KL, nats", axes[2])
+        columns = (history.elbo, history.reconstruction, history.kl)
+        elbos, reconstruction, kl = ([value for value in column if value is not None] for column in columns)
+        loss["minus validation ELBO"] = [-elbo for elbo in elbos]
+        plots.training_curve(history.epoch, {"": reconstruction}, "validation reconstruction, nats", axes[1])
+        plots.training_curve(history.epoch, {"": kl}, "validation KL, nats", axes[2])
     plots.training_curve(history.epoch, loss, "nats per datum", axes[0])
     return figure
 
@@ -57,10 +59,10 @@ def draw_samples(run: Run) -> Figure:
         plots.image_grid(args[0], 8, "test data", axes[0])
         plots.image_grid(vae.sample(len(args[0]), args[1:], mean=True), 8, "decoded means of prior draws", axes[1])
     else:
-        x = data.test_x[:MAX_DRAWN_POINTS]
-        plots.points(x, data.test_y[:MAX_DRAWN_POINTS], "test data", axes[0])
+        x, labels, *_ = (part[:MAX_DRAWN_POINTS] for part in data.arguments("test"))
+        plots.points(x, labels, "test data", axes[0])
         y = on_device_of(vae.model, tuple(arg[:MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data)))[1:]
-        plots.points(vae.sample(len(x), y), data.test_y[:MAX_DRAWN_POINTS] if y else None, "samples", axes[1])
+        plots.points(vae.sample(len(x), y), labels if y else None, "samples", axes[1])
         axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
     return figure
 
@@ -73,7 +75,8 @@ def _draw_latent(run: Run) -> Figure:
     figure, axes = plots.figure_row(1)
     if len(busiest) == 1:
         means, busiest = torch.cat((means, torch.randn_like(means)), 1), [0, 1]
-    plots.latent_space(means[:, busiest], run.data.test_y[:MAX_DRAWN_POINTS], "posterior means, test data", axes[0])
+    labels = run.data.arguments("test")[1][:MAX_DRAWN_POINTS]
+    plots.latent_space(means[:, busiest], labels, "posterior means, test data", axes[0])
     axes[0].set(xlabel=f"$z_{{{busiest[0] + 1}}}$", ylabel=f"$z_{{{busiest[1] + 1}}}$")
     return figure
 
@@ -90,10 +93,11 @@ def draw_estimates(estimates: Evaluation) -> Figure | None:
 
     Returns None if no importance sampling is among the estimates.
     """
-    sampled = [one for one in estimates.measured if isinstance(one.estimate, MarginalLikelihood)]
+    found = (one.estimate for one in estimates.measured)
+    sampled = [estimate for estimate in found if isinstance(estimate, MarginalLikelihood)]
     if not sampled:
         return None
-    largest = max(sampled, key=lambda one: one.estimate.num_samples).estimate
+    largest = max(sampled, key=lambda estimate: estimate.num_samples)
     annealed = {
         one.method: (one.estimate.mean, one.estimate.monte_carlo_error)
         for one in estimates.measured

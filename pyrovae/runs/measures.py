@@ -2,12 +2,14 @@
 
 import math
 import time
+from typing import cast
 
 from pyrovae.common import local_seed, on_device_of, require_count
 from pyrovae.data import Dataset
 from pyrovae.evaluation import (
     ELBO_DRAWS,
     Estimate,
+    MarginalLikelihood,
     active_units,
     enumerated_log_marginal,
     evaluate,
@@ -60,17 +62,20 @@ def measure(
     measure = "ELBO" if vae.likelihood.has_density(x) else "cross-entropy bound"
     measure = measure if vae.posterior_family.has_density else "reconstruction"
     started = time.perf_counter()
-    result = {"dataset": data.name, "kind": data.kind, "measure": measure, "num_data": len(x)}
-    result |= {"num_samples": num_samples, "seed": seed}
-    pair = vae.model, vae.guide, *args
-    iwae = marginal = None
+    result: dict[str, float | int | str | None] = {"dataset": data.name, "kind": data.kind, "measure": measure}
+    result |= {"num_data": len(x), "num_samples": num_samples, "seed": seed}
+    iwae: Estimate | None = None
+    marginal: MarginalLikelihood | None = None
     if measure == "ELBO":
         methods = ("elbo", f"iwae_{IWAE_PARTICLES}", f"is_{num_samples}")
-        found = evaluate(*pair, methods=methods, seed=seed, progress=progress)
-        elbo, iwae, marginal = (found[method].estimate for method in methods)
+        found = evaluate(vae.model, vae.guide, *args, methods=methods, seed=seed, progress=progress)
+        elbo, iwae, sampled = (found[method].estimate for method in methods)
+        marginal = cast(MarginalLikelihood, sampled)
     else:
         with local_seed(seed):
-            elbo = importance_bound(*pair, num_particles=1, num_repeats=ELBO_DRAWS, progress=progress)
+            elbo = importance_bound(
+                vae.model, vae.guide, *args, num_particles=1, num_repeats=ELBO_DRAWS, progress=progress
+            )
     result |= _entries("elbo", elbo)
     result |= _entries(f"iwae_{IWAE_PARTICLES}", iwae) | _entries("log_px", marginal)
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable

@@ -84,10 +84,9 @@ def train_run(
     folder, first = Path(folder), Workers().is_first
     if resume and (folder / CONFIG).exists():
         _check_same(config, RunConfig.load(folder / CONFIG), folder)
-    elif resume and folder.is_dir() and Checkpoints(folder).paths:
+    elif resume and folder.is_dir() and (saved := Checkpoints(folder).load()) is not None:
         # The run was killed after its first checkpoint was written and before its config was.
-        begun = Checkpoints(folder).load().get("config", {})
-        _check_same(config, RunConfig.from_dict(begun), folder)
+        _check_same(config, RunConfig.from_dict(saved.get("config", {})), folder)
     elif first:  # the first process makes the folder, maybe before another looks at it
         require_new_folder(folder)
     data = load_data(config)
@@ -153,7 +152,8 @@ def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
     if data_root is not None:
         config = RunConfig.from_dict({**vars(config), "data_root": str(data_root)})
     saved = Checkpoints(folder).load()
-    require(saved is not None, f"{folder} holds no checkpoint")
+    if saved is None:
+        raise InputError(f"{folder} holds no checkpoint")
     try:
         event_shape, state = tuple(saved["event_shape"]), dict(saved["state"])
         history = History()

@@ -1,6 +1,7 @@
 """Shows a run in TensorBoard while it trains: the scalars of every epoch, and samples beside the data."""
 
 import math
+from typing import cast
 
 from pyrovae.common import InputError, local_seed
 from pyrovae.runs.figures import draw_samples
@@ -22,10 +23,11 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise InputError("tensorboard must be installed: pip install 'pyrovae[tensorboard]'") from error
-        self._make_writer, self._writer = SummaryWriter, None
+        self._make_writer = SummaryWriter
+        self._writer: SummaryWriter | None = None
 
     def __call__(self, run: Run, record: dict[str, float | None]) -> None:
-        epoch = record["epoch"]
+        epoch = cast(int, record["epoch"])
         if self._writer is None:  # a resumed run trains the epochs after its checkpoint again, and draws them again
             self._writer = self._make_writer(run.folder / TENSORBOARD_FOLDER, purge_step=epoch)
         for name, value in record.items():

@@ -103,14 +103,14 @@ def resolve(schedule: str | Callable[[float], float]) -> Callable[[float], float
     return BETA_SCHEDULES[schedule]
 
 
-def check_factors(beta_factor: Callable[[float], object]) -> None:
+def check_factors(beta_factor: Callable[[float], float]) -> None:
     """Raises `InputError` unless the schedule gives usable factors at the start and in the middle of the training."""
     with kept_generators():
         for share in (0.0, 0.5):  # the last step comes before 1
             check_factor(share, beta_factor(share))
 
 
-def check_factor(share: float, factor: object) -> float:
+def check_factor(share: float, factor: float) -> float:
     """Returns the `factor` that a schedule gave after this share of the training, if beta can be scaled by it."""
     number = isinstance(factor, int | float) and not isinstance(factor, bool) and math.isfinite(factor)
     rule = f"beta_schedule must give a finite number > 0 after {share:g} of the training"

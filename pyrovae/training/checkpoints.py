@@ -81,7 +81,8 @@ class Checkpoints:
         self.folder, self.seconds, self.epochs, self.extra = Path(folder), 60 * minutes, epochs, extra or {}
         self.told, self.repeated = told or {}, repeated
         existing_part(self.folder, "folder")
-        self._written, self._damaged = time.monotonic(), set()
+        self._written = time.monotonic()
+        self._damaged: set[Path] = set()
 
     @property
     def paths(self) -> list[Path]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import pyro
 import torch
@@ -79,11 +80,11 @@ class CompiledLoss:
         loss, norm, *gradients = self._run("step", args, kwargs)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        return loss, norm
+        return cast(Tensor, loss), norm
 
     def evaluate(self, *args, **kwargs) -> Tensor:
         """Returns the loss alone, a 0-dim tensor."""
-        return self._run("evaluate", args, kwargs)[0]
+        return cast(Tensor, self._run("evaluate", args, kwargs)[0])
 
     def not_finite(self, *args, **kwargs) -> str:
         """Returns words that name the site whose log-density is not finite, found by an eager, validated run."""
@@ -137,7 +138,7 @@ class CompiledLoss:
         programs = (self.model, self.guide)
         eager = partial(self._run_eagerly, kind, args, kwargs)
         replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor)
-        if replay.graph is None:
+        if replay.why is not None:
             self._go_eager(replay.why)
         else:
             self._traced[key] = _Traced(replay, self.parameters)
@@ -167,7 +168,8 @@ class CompiledLoss:
         sites = {name: site for name, site in capture.trace.nodes.items() if site["type"] == "param"}
         gate.check_parameters(tuple(sites.values()), self.model, self.guide, args, kwargs)
         self._names = list(sites)
-        self.parameters = list({id(p): p for p in (site["value"].unconstrained() for site in sites.values())}.values())
+        found = (site["value"].unconstrained() for site in sites.values())  # type: ignore[union-attr]
+        self.parameters = list({id(p): p for p in found}.values())
         return self._outcome(kind, loss, args)
 
     def _loss(self, kind: str, args, kwargs) -> Tensor:
@@ -204,7 +206,7 @@ def _torch_settings() -> tuple:
 
 def _layouts(args: list) -> list:
     """Returns each tensor's layout and which other argument it is the same as; other arguments as they are."""
-    places = {}
+    places: dict[int, int] = {}
     return [
         (arg.shape, arg.stride(), arg.dtype, arg.device, places.setdefault(id(arg), place))
         if isinstance(arg, Tensor)

@@ -92,12 +92,13 @@ class CompiledSVI:
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss is not finite ({loss}): {self.compiled.not_finite(*args, **kwargs)}")
         parameters = self.compiled.parameters
-        if isinstance(self.optim, PyroOptim):
-            self.optim(parameters)
+        optim = self.optim
+        if isinstance(optim, PyroOptim):
+            optim(parameters)
         else:
-            if parameters is not self._trained:
-                self._train_these(parameters)
-            self.optim.step()
+            if optim is None or parameters is not self._trained:
+                optim = self._train_these(parameters, optim)
+            optim.step()
         for parameter in parameters:
             parameter.grad = None
         return loss
@@ -106,16 +107,17 @@ class CompiledSVI:
         """Returns the loss, summed over the data as in Pyro, without a step."""
         return self.compiled.evaluate(*args, **kwargs).item()
 
-    def _train_these(self, parameters: list[Tensor]) -> None:
-        """Adds new parameters to the built-in optimiser; an optimiser of the user's must hold them already."""
-        if self.optim is None:
-            self.optim = torch.optim.Adam(parameters, lr=1e-3, fused=True)
-        known = {id(parameter) for group in self.optim.param_groups for parameter in group["params"]}
+    def _train_these(self, parameters: list[Tensor], optim: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
+        """Returns the optimiser, with new parameters if it is the built-in one; one of the user's must hold them."""
+        if optim is None:
+            self.optim = optim = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+        known = {id(parameter) for group in optim.param_groups for parameter in group["params"]}
         new = [parameter for parameter in parameters if id(parameter) not in known]
         if new and self._own_optim:
-            self.optim.add_param_group({"params": new})
+            optim.add_param_group({"params": new})
         elif new and self._trained is not None:
             before = {id(parameter) for parameter in self._trained}
             late = [p for p in new if id(p) not in before]
             require(not late, f"{len(late)} parameters came after the first step, and optim does not have them")
         self._trained = parameters
+        return optim

@@ -26,6 +26,7 @@ class EarlyStopping:
         """Takes note of the validation ELBO after an epoch, and returns True if training should stop there."""
         if self.patience is None:
             return False
+        assert elbo is not None  # patience needs validation data
         if elbo > self.best_elbo:
             self.best_elbo, self.epochs_without_improvement = elbo, 0
             self.best_values = [tensor.detach().clone() for tensor in self.tensors]

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from pyro.infer import ELBO
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from pyrovae.common import fixed_generators, is_validation_error, require
 from pyrovae.data import Dataset
+from pyrovae.programs import ProgramPair
 from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values
 
 SEED = 0
@@ -53,7 +55,7 @@ class Fingerprint:
 
     def __init__(
         self,
-        vae: object,
+        vae: ProgramPair,
         elbo: ELBO,
         parameters: Sequence[Tensor],
         batch: Sequence[Tensor],
@@ -82,7 +84,9 @@ class Fingerprint:
             parameter.grad = None
         try:
             with self._no_trace_left(), in_training_mode(self.vae), torch.enable_grad():
-                loss = self.elbo.loss_and_grads(self.vae.model, self.vae.guide, *self.batch)
+                loss = self.elbo.loss_and_grads(  # type: ignore[attr-defined]
+                    self.vae.model, self.vae.guide, *self.batch
+                )
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients).item() if gradients else 0.0
         except ValueError as error:
@@ -108,10 +112,10 @@ class Fingerprint:
             before = {name: buffer.detach().clone() for name, buffer in buffers.items()}
             if buffers:
                 with torch.no_grad(), in_training_mode(self.vae):
-                    self.elbo.loss(self.vae.model, self.vae.guide, *self.batch)
+                    self.elbo.loss(self.vae.model, self.vae.guide, *self.batch)  # type: ignore[attr-defined]
             return {name: value for name, value in before.items() if torch.equal(buffers[name], value)}
 
-    def check(self, where: str, saved: dict[str, object], buffers: dict[str, Tensor], same_start: bool) -> None:
+    def check(self, where: str, saved: dict[str, Any], buffers: dict[str, Tensor], same_start: bool) -> None:
         """Checks that the fingerprint `saved` in a checkpoint with these buffers is that of the same training.
 
         Raises `InputError` if its data, optimiser or model are others. With `same_start` its training must have had the
@@ -124,11 +128,12 @@ class Fingerprint:
             known = [found[name].to(value.device) for found in (saved["buffers"], buffers) if name in found]
             same = not known or any(_are_close(value, other) for other in known)
             require(same, f"{where} is of another model: its {name} is not {_described(value)}: take another folder")
-        known = same_start and saved["start"] is not None and saved["where"] == self.where
-        same = not known or math.isclose(saved["start"], self.start, rel_tol=1e-6)
-        require(same, f"{where} is of a training from other initial parameters: take another folder")
+        start, ours = saved["start"], self.start
+        if same_start and start is not None and ours is not None and saved["where"] == self.where:
+            same = math.isclose(start, ours, rel_tol=1e-6)
+            require(same, f"{where} is of a training from other initial parameters: take another folder")
 
-    def check_model(self, where: str, saved: dict[str, object], found: tuple[float, float]) -> None:
+    def check_model(self, where: str, saved: dict[str, Any], found: tuple[float, float]) -> None:
         """Checks the loss and gradient `found` with the checkpoint's parameters against those that were saved.
 
         Raises `InputError` if they differ, because the model then is another.
@@ -142,7 +147,7 @@ class Fingerprint:
             rule = f"{where} is of another model: its {name} on the same data was {was:.6g}"
             require(same, f"{rule}, and of this one with the same parameters it is {now:.6g}: take another folder")
 
-    def continue_from(self, saved: dict[str, object]) -> None:
+    def continue_from(self, saved: dict[str, Any]) -> None:
         """Takes over the start of a resumed training, which later checkpoints then carry on."""
         self.start, self.buffers = saved["start"], saved["buffers"]
 
@@ -163,6 +168,7 @@ def data_digests(
     All of a data set or a tensor is digested, but only the `first` batch of an iterable. `again()` draws that batch
     once more: if it comes out different, the data are not known.
     """
+    training: str | None
     if isinstance(data, Dataset):
         grey = () if data.train_grey is None else (data.train_grey,)
         training = digest((*data.arguments("train"), *grey))
@@ -174,5 +180,7 @@ def data_digests(
         training = digest(first)
         training = training if training == digest(again()) else None
     held_out = (validation,) if isinstance(validation, Tensor) else validation
-    known = isinstance(held_out, tuple) and all(isinstance(part, Tensor) for part in held_out)
-    return {TRAINING: training, "validation data": digest(held_out) if known else None}
+    validated = None
+    if isinstance(held_out, tuple) and all(isinstance(part, Tensor) for part in held_out):
+        validated = digest(held_out)
+    return {TRAINING: training, "validation data": validated}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from pyro.infer import ELBO
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from pyrovae.common import InputError, Workers, is_validation_error, require
 from pyrovae.data import Batch
 from pyrovae.objectives import DifferentiableELBO
+from pyrovae.programs import ProgramPair
 from pyrovae.training.compiled_loss import CompiledLoss
 
 COMPILE_STEPS = 2_000  # compiling takes a few seconds and saves a few milliseconds a step
@@ -21,17 +23,20 @@ def compiles(elbo: ELBO, num_steps: int) -> bool:
     return isinstance(elbo, DifferentiableELBO) and num_steps >= COMPILE_STEPS
 
 
-def gradients_of(vae, elbo: ELBO, parameters: dict[str, Tensor], compile: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+def gradients_of(
+    vae: ProgramPair, elbo: ELBO, parameters: dict[str, Tensor], compile: bool
+) -> Callable[..., tuple[Tensor, Tensor]]:
     """Returns a function of a batch that sets the parameters' `.grad`, per datum.
 
     The function returns the loss, summed over the data, and the norm of the gradient per datum.
     """
     if compile:
-        return CompiledLoss(vae.model, vae.guide, elbo, per_datum=True).loss_and_grads
+        compiled = CompiledLoss(vae.model, vae.guide, elbo, per_datum=True)
+        return cast(Callable[..., tuple[Tensor, Tensor]], compiled.loss_and_grads)  # per_datum gives a norm
     return partial(_loss_and_grads, vae, elbo, list(parameters.values()))
 
 
-def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
+def _loss_and_grads(vae: ProgramPair, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
     """Does by Pyro, step by step, what `gradients_of` says.
 
     The gradients are divided by the number of data, and not the loss: inside the loss, as a scale, the factor would
@@ -39,7 +44,7 @@ def _loss_and_grads(vae, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -
     """
     for parameter in parameters:
         parameter.grad = None
-    loss = elbo.loss_and_grads(vae.model, vae.guide, *batch)
+    loss = elbo.loss_and_grads(vae.model, vae.guide, *batch)  # type: ignore[attr-defined]
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     require(len(found) > 0, "the objective must give some parameter a gradient, and gives none")
     torch._foreach_mul_(found, 1 / len(batch[0]))
@@ -80,10 +85,7 @@ class BatchGradients:
             parameter.grad = None
         loss = self._computed(batch)[0] if count else self.parameters[0].new_zeros(())
         has = [parameter.grad is not None for parameter in self.parameters]
-        sums = [
-            (count * p.grad if given else torch.zeros_like(p)).flatten()
-            for p, given in zip(self.parameters, has, strict=True)
-        ]
+        sums = [(torch.zeros_like(p) if p.grad is None else count * p.grad).flatten() for p in self.parameters]
         # One message carries all: the gradients, which parameters have one, and the number of data.
         flat = torch.cat((*sums, loss.new_tensor([*map(float, has), count])))
         if not bool(loss.isfinite()):

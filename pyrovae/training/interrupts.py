@@ -2,6 +2,11 @@
 
 import signal
 import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
 class Interrupts:
@@ -9,7 +14,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.caught = 0
-        self._handlers: dict[int, object] = {}
+        self._handlers: dict[int, Handler] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():  # other threads get no signals
@@ -26,6 +31,6 @@ class Interrupts:
             signal.signal(number, handler)
         self._handlers = {}
 
-    def _catch(self, number: int, frame: object) -> None:
+    def _catch(self, number: int, frame: FrameType | None) -> None:
         self.caught = number
         self._restore_handlers()

@@ -88,7 +88,8 @@ class Loop:
     # Epochs -----------------------------------------------------------------------------------------------------------
 
     def _epoch(self) -> dict[str, float | None]:
-        state, position, batch = self.state, self.state.position, ()
+        state, position = self.state, self.state.position
+        batch: Batch = ()
         before, started = position.seconds, time.perf_counter()
         for index, batch in enumerate(self._until_a_signal(self._batches()), position.step + 1):
             self.training.beta.set((position.epoch - 1 + (index - 1) / self.num_batches) / self.settings.epochs)

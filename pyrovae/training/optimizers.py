@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from pyro.optim import PyroOptim
@@ -16,6 +16,7 @@ LEARNING_RATE_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
 DEFAULT_LR = 1e-3
 _UNUSABLE = (TypeError, ValueError, AttributeError, KeyError, AssertionError)
+Made = TypeVar("Made")
 
 
 def check_optimizer(optimizer: object, lr: float | None) -> None:
@@ -33,7 +34,7 @@ def check_optimizer(optimizer: object, lr: float | None) -> None:
         )
         rule = f"optimizer {name} must have no clip_args, which clip parameter by parameter: say max_grad_norm"
         require(not optimizer.pt_clip_args, rule)
-        _check_said_once(name, optimizer.pt_optim_args, lr)
+        _check_said_once(name, cast(dict[str, object], optimizer.pt_optim_args), lr)
         return
     if isinstance(optimizer, partial):
         _check_said_once(getattr(optimizer.func, "__name__", "given"), optimizer.keywords, lr)
@@ -60,7 +61,8 @@ def make_optimizer(
     """
     check_optimizer(optimizer, lr)
     if isinstance(optimizer, PyroOptim):
-        optimizer = partial(optimizer.pt_optim_constructor, **optimizer.pt_optim_args)
+        constructor = cast(Callable[..., torch.optim.Optimizer], optimizer.pt_optim_constructor)
+        optimizer = partial(constructor, **cast(dict[str, object], optimizer.pt_optim_args))
         rate = {} if lr is None else {"lr": lr}
     elif isinstance(optimizer, partial) and "lr" in optimizer.keywords:
         rate = {}
@@ -100,7 +102,8 @@ def make_schedule(
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
     if schedule == "constant":  # leaves an optimiser's own decay as it is
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    made = _call_given("schedule", "an optimiser", schedule, optimizer)
+    given = cast(Callable[[torch.optim.Optimizer], Any], schedule)  # `check_schedule` refuses other names
+    made = _call_given("schedule", "an optimiser", given, optimizer)
     needed = ("step", "state_dict", "load_state_dict")
     rule = "schedule must make one of torch.optim.lr_scheduler of an optimiser"
     require(all(callable(getattr(made, name, None)) for name in needed), f"{rule}, got {shown(made)}")
@@ -120,7 +123,7 @@ def _check_said_once(name: str, settings: dict[str, object], lr: float | None) -
     require(own is None or lr is None, f"lr must be said once, got {own} in optimizer {name} and {lr} beside it")
 
 
-def _call_given(name: str, of: str, function: Callable, *args, **kwargs) -> object:
+def _call_given(name: str, of: str, function: Callable[..., Made], *args, **kwargs) -> Made:
     try:
         return function(*args, **kwargs)
     except InputError:

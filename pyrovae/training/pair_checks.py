@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pyrovae.common import InputError, is_validation_error, kept_generators, local_seed, require
 from pyrovae.data import Batch, scale_hint_of
 from pyrovae.objectives import check_objective
+from pyrovae.programs import ProgramPair
 from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values, modules_of
 
 
@@ -26,7 +27,9 @@ class PairChecks:
         seed: fixes the random numbers of the checks.
     """
 
-    def __init__(self, vae: object, source: object, batch: Batch, generators: list[torch.Generator], seed: int) -> None:
+    def __init__(
+        self, vae: ProgramPair, source: object, batch: Batch, generators: list[torch.Generator], seed: int
+    ) -> None:
         self.vae, self.source, self.batch, self.generators, self.seed = vae, source, batch, generators, seed
         self.registered: set[str] = set()
 
@@ -61,7 +64,7 @@ class PairChecks:
         require(not new, f"parameters must all be registered at the first batch; later came {sorted(new)}")
 
 
-def trained_parameters(vae, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:
+def trained_parameters(vae: ProgramPair, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:
     """Returns the pair's parameters by name, once it is clear that `elbo` trains through the pair and reaches them all.
 
     The pair runs in evaluation mode, so that batch statistics do not move.
@@ -69,7 +72,8 @@ def trained_parameters(vae, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:
     with poutine.trace(param_only=True) as capture:
         check_objective(elbo, vae.model, vae.guide, *batch)
     sites = {name: site for name, site in capture.trace.nodes.items() if site["type"] == "param"}
-    found = {id(p): (name, p) for name, p in ((n, site["value"].unconstrained()) for n, site in sites.items())}
+    named = {name: site["value"].unconstrained() for name, site in sites.items()}  # type: ignore[union-attr]
+    found = {id(p): (name, p) for name, p in named.items()}
     own = vae.named_parameters() if isinstance(vae, nn.Module) else ()
     names = {id(p): name for name, p in own}  # the names of sites differ from one instance to the next
     parameters = {names.get(key, name): p for key, (name, p) in found.items()}
@@ -85,13 +89,13 @@ def trained_parameters(vae, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:
     return parameters
 
 
-def check_batch_of_one(vae, elbo: ELBO, batch: Batch, batch_size: int) -> None:
+def check_batch_of_one(vae: ProgramPair, elbo: ELBO, batch: Batch, batch_size: int) -> None:
     """Raises `InputError` if the pair has batch normalisation that fails on a batch of one datum."""
     if not any(isinstance(module, _BatchNorm) for module in modules_of(vae)):
         return
     try:
         with torch.no_grad(), in_training_mode(vae), kept_values(list(buffers_of(vae).values())):
-            elbo.loss(vae.model, vae.guide, *(part[:1] for part in batch))
+            elbo.loss(vae.model, vae.guide, *(part[:1] for part in batch))  # type: ignore[attr-defined]
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
             rule = "batch_size must leave no batch of one datum, for which BatchNorm has no variance"

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.common import CapturedState
+from pyrovae.programs import ProgramPair
 
 
-def buffers_of(vae: object) -> dict[str, Tensor]:
+def buffers_of(vae: ProgramPair) -> dict[str, Tensor]:
     """Returns all buffers by name, including those that a state_dict leaves out.
 
     For a plain pair they are the buffers of the modules that its model and guide use.
@@ -19,7 +20,7 @@ def buffers_of(vae: object) -> dict[str, Tensor]:
     return {f"{i} {name}": place[name] for i, (place, name) in enumerate(CapturedState((vae.model, vae.guide)).buffers)}
 
 
-def modules_of(vae: object) -> list[nn.Module]:
+def modules_of(vae: ProgramPair) -> list[nn.Module]:
     """Returns the modules that the pair is made from."""
     return list(vae.modules()) if isinstance(vae, nn.Module) else CapturedState((vae.model, vae.guide)).modules
 

@@ -55,6 +55,7 @@ class Saver:
                 self.workers.agreed(tensor.detach())
             self.write()
             return False
+        assert self.checkpoints is not None  # it has just been read
         state.restore(saved, f"the checkpoint in {self.checkpoints.folder}", self.checkpoints.repeated)
         if state.position.done and self.workers.is_first and not self.checkpoints.repeated:
             warn(f"the training in {self.checkpoints.folder} had ended: it was loaded, and nothing was trained")

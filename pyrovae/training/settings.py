@@ -64,7 +64,7 @@ class FitSettings:
         """The schedule of beta, as a function of the share of the training that is done."""
         return beta_schedules.resolve(self.beta_schedule)
 
-    def check(self, vae: object, checkpoints: object) -> None:
+    def check(self, vae: object, checkpoints: Checkpoints | None) -> None:
         """Raises `InputError` on the first setting that cannot be used, for this pair and these checkpoints."""
         callables = all(callable(getattr(vae, name, None)) for name in ("model", "guide"))
         require(callables, f"vae must have a model and a guide, got {shown(vae)}")
@@ -110,6 +110,7 @@ class FitSettings:
             name: value if isinstance(value, str) else "one of the caller's"
             for name, value in (("schedule", self.schedule), ("beta_schedule", self.beta_schedule))
         }
+        beta = getattr(vae, "beta", None)
         return {
             "objective": ", then ".join(_described(epoch, elbo) for epoch, elbo in self.objectives.items()),
             "epochs": self.epochs,
@@ -118,7 +119,7 @@ class FitSettings:
             "optimizer": type(optimizer).__name__,
             "lr": float(optimizer.param_groups[0]["lr"]),
             **named,
-            "beta": float(vae.beta) if isinstance(getattr(vae, "beta", None), Tensor) else None,
+            "beta": float(beta) if isinstance(beta, Tensor) else None,
             "max_grad_norm": self.max_grad_norm,
             "patience": self.patience,
             "nonfinite": self.nonfinite,

@@ -1,5 +1,6 @@
 """The state of a training as a value, which can be written to a checkpoint and restored from it to the bit."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyrovae.common import (
     set_all_generator_states,
     warn,
 )
+from pyrovae.programs import ProgramPair
 from pyrovae.training.checkpoints import check_versions
 from pyrovae.training.early_stopping import EarlyStopping
 from pyrovae.training.fingerprint import Fingerprint
@@ -41,7 +43,7 @@ class TrainingState:
         epoch_start: the states of all generators when the present epoch began; None between two epochs.
     """
 
-    vae: object
+    vae: ProgramPair
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
@@ -60,6 +62,7 @@ class TrainingState:
 
     def to_dict(self, random_states: list[tuple[dict, dict | None]]) -> dict[str, object]:
         """Returns the state as tensors and plain values, with the generators that `random_states` returned."""
+        assert self.fingerprint is not None  # a training with checkpoints has one
         return {
             "settings": self.settings,
             "state": self.vae.state_dict() if isinstance(self.vae, nn.Module) else {},
@@ -86,6 +89,7 @@ class TrainingState:
         Raises:
             InputError: if the checkpoint is of another training. Parameters and buffers are then as before.
         """
+        assert self.fingerprint is not None  # a training with checkpoints has one
         identity, workers = saved.get("identity"), Workers()  # checkpoints of older versions have no identity
         try:
             best, position, generators = saved["best"], Position(**saved["position"]), saved["generators"]
@@ -99,7 +103,7 @@ class TrainingState:
                 self.fingerprint.check(where, identity, saved["buffers"], same_start)
             _load_optimizer(self.optimizer, saved["optimizer"])
             # Else loading the schedule makes torch warn that the optimiser has not stepped, in an epoch's first half.
-            self.optimizer._opt_called = True
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]
             self.scheduler.load_state_dict(saved["scheduler"])
             for record in saved["history"]:
                 self.history.append(record)
@@ -108,7 +112,7 @@ class TrainingState:
                     for name, tensor in ours.items():
                         tensor.copy_(theirs[name])
                 if identity is not None:
-                    found = self.fingerprint.loss_and_gradient() if workers.is_first else None
+                    found = self.fingerprint.loss_and_gradient() if workers.is_first else (math.nan, math.nan)
                     self.fingerprint.check_model(where, identity, workers.agreed_value(found))
             self.fingerprint.continue_from(identity or {"start": None, "buffers": {}})
             self.position = position
@@ -140,8 +144,8 @@ class TrainingState:
 def check_fits(where: str, what: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     """Raises `InputError` unless both have the same names, shapes and dtypes; it names the first that differs."""
     for name in sorted(expected.keys() | found.keys()):
-        ours, theirs = (tuple(d[name].shape) if name in d else None for d in (expected, found))
-        require(ours == theirs, f"{where} does not fit {what}: {name} must have shape {ours}, got {theirs}")
+        shape, other = (tuple(d[name].shape) if name in d else None for d in (expected, found))
+        require(shape == other, f"{where} does not fit {what}: {name} must have shape {shape}, got {other}")
         ours, theirs = expected[name].dtype, found[name].dtype
         require(ours == theirs, f"{where} does not fit {what}: {name} must be of {ours}, got {theirs}")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae.common import InputError, Workers, first_line, fixed_generators, is_validation_error, local_seed
 from pyrovae.data import VALIDATION_CHUNK, Batch, Batches, scale_hint_of
-from pyrovae.programs import run_pair
+from pyrovae.programs import ProgramPair, run_pair
 from pyrovae.training.pair_modules import in_mode, modules_of
 
 VALIDATION_SEED = 0
@@ -28,7 +28,7 @@ class Validation:
 
     def __init__(
         self,
-        vae: object,
+        vae: ProgramPair,
         held_out: Batches | None,
         source: object,
         generators: Sequence[torch.Generator],

@@ -15,7 +15,7 @@ import pyrovae as pv
 LEARNING_RATE = 1e-3
 GAUSSIAN_SCALE = 0.3
 
-Step = Callable[[], None]  # makes one training step
+Step = Callable[[], object]  # makes one training step
 Gradient = Callable[[], tuple[float, list[Tensor]]]  # returns the loss and its gradients by all parameters
 
 
@@ -38,8 +38,14 @@ class Case:
     def vae(self, device: torch.device) -> pv.VAE:
         torch.manual_seed(0)
         likelihood = pv.Bernoulli() if self.binary else pv.Gaussian(GAUSSIAN_SCALE)
-        settings = {"latent_dim": self.latent_dim, "hidden": self.hidden, "network": self.network}
-        return pv.VAE(self.event_shape, likelihood=likelihood, **settings).to(device)
+        vae = pv.VAE(
+            self.event_shape,
+            latent_dim=self.latent_dim,
+            hidden=self.hidden,
+            likelihood=likelihood,
+            network=self.network,
+        )
+        return vae.to(device)
 
     def batch(self, device: torch.device) -> Tensor:
         generator = torch.Generator().manual_seed(1)

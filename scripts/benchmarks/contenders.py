@@ -1,6 +1,7 @@
 """The columns of the table: one training step of stock Pyro, of plain PyTorch and of ours, eager and compiled."""
 
 import math
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -11,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyrovae as pv
 from pyrovae.models.param_store import unique_name
+from pyrovae.objectives import DifferentiableELBO
 
 
 def stock_pyro(case: Case, device: torch.device) -> tuple[Step, Gradient]:
@@ -36,12 +38,15 @@ def stock_pyro(case: Case, device: torch.device) -> tuple[Step, Gradient]:
             loc, log_variance = vae.encoder(x).unbind(-2)
             pyro.sample("z", dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1))
 
-    settings = {"num_particles": case.num_particles, "vectorize_particles": True, "max_plate_nesting": 1}
+    loss: pyro.infer.Trace_ELBO | pyro.infer.RenyiELBO
     if case.num_particles == 1:
         loss = pyro.infer.Trace_ELBO(max_plate_nesting=1)
     else:
-        loss = pyro.infer.RenyiELBO(alpha=0, **settings)
-    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": LEARNING_RATE}), loss)
+        loss = pyro.infer.RenyiELBO(
+            alpha=0, num_particles=case.num_particles, vectorize_particles=True, max_plate_nesting=1
+        )
+    optimizer = pyro.optim.Adam({"lr": LEARNING_RATE})  # type: ignore[attr-defined]
+    svi = pyro.infer.SVI(model, guide, optimizer, loss)
 
     def gradient() -> tuple[float, list[Tensor]]:
         value = loss.loss_and_grads(model, guide, x)
@@ -84,7 +89,7 @@ def plain_pytorch(case: Case, device: torch.device) -> tuple[Step, Gradient]:
     return step, gradient
 
 
-def objective_of(case: Case) -> pv.objectives.ELBO:
+def objective_of(case: Case) -> DifferentiableELBO:
     return pv.objectives.from_name("elbo" if case.num_particles == 1 else "iwae", num_particles=case.num_particles)
 
 
@@ -118,7 +123,7 @@ def ours_compiled(case: Case, device: torch.device) -> tuple[Step, Gradient]:
 
 
 def take_gradients(vae: pv.VAE) -> list[Tensor]:
-    gradients = [parameter.grad.clone() for parameter in vae.parameters()]
+    gradients = [cast(Tensor, parameter.grad).clone() for parameter in vae.parameters()]
     for parameter in vae.parameters():
         parameter.grad = None
     return gradients

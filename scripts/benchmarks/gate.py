@@ -8,18 +8,19 @@ python scripts/benchmarks/gate.py
 import statistics
 import time
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
 from pyro.infer import SVI
-from pyro.optim import Adam
+from pyro.optim import Adam  # type: ignore[attr-defined]
 
 import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.common import require_count
 from pyrovae.programs import gate
 
-CASES = {
+CASES: dict[str, tuple[tuple[int, ...], dict[str, Any], int, pv.objectives.Objective]] = {
     "ring, 2-16-2, batch 128, ELBO(1)": ((2,), {"latent_dim": 2, "hidden": (16,)}, 128, pv.objectives.ELBO()),
     "ring, 2-16-2, batch 128, DReG(8)": ((2,), {"latent_dim": 2, "hidden": (16,)}, 128, pv.objectives.DReG(8)),
     "784-400-20, batch 128, ELBO(1)": ((784,), {"latent_dim": 20, "hidden": (400,)}, 128, pv.objectives.ELBO()),
@@ -50,7 +51,7 @@ def main(steps: int = 600) -> None:
         started = time.perf_counter()
         svi.step(x)
         first = time.perf_counter() - started
-        times = {True: [], False: []}
+        times: dict[bool, list[float]] = {True: [], False: []}
         for step in range(2 * steps):
             checked = step % 2 == 0
             started = time.perf_counter()
@@ -60,9 +61,9 @@ def main(steps: int = 600) -> None:
                 with without_gate():
                     svi.step(x)
             times[checked].append(time.perf_counter() - started)
-        checked, plain = (statistics.median(times[kind]) for kind in (True, False))
+        with_check, plain = (statistics.median(times[kind]) for kind in (True, False))
         print(
-            f"{name}: {1e3 * checked:.2f} ms with, {1e3 * plain:.2f} ms without, ratio {checked / plain:.3f}; "
+            f"{name}: {1e3 * with_check:.2f} ms with, {1e3 * plain:.2f} ms without, ratio {with_check / plain:.3f}; "
             f"the first step {1e3 * first:.0f} ms"
         )
 

@@ -15,7 +15,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from tabulate import tabulate
@@ -25,6 +27,7 @@ from pyrovae.cli import reporting, run_script
 from pyrovae.common import require_count, require_seed
 from pyrovae.runs import METRICS, train_run
 from pyrovae.training.checkpoints import CURRENT
+from pyrovae.training.saving import Saver
 
 SECONDS_OF_SLOW_DISK = 0.05
 
@@ -43,7 +46,13 @@ def main(kills: int = 20, epochs: int = 40, compile_too: bool = False, seed: int
     require_seed(seed)
     torch.set_num_threads(1)
     draws, rows = random.Random(seed), []
-    settings = {"hidden": (16,), "schedule": "cosine", "beta_schedule": "linear", "patience": epochs, "seed": seed}
+    settings: dict[str, Any] = {
+        "hidden": (16,),
+        "schedule": "cosine",
+        "beta_schedule": "linear",
+        "patience": epochs,
+        "seed": seed,
+    }
     config = pv.RunConfig(**settings, epochs=epochs, batch_size=200, max_grad_norm=5.0)
     with tempfile.TemporaryDirectory() as folder:
         rows.append(("at random moments", *killed(config, Path(folder) / "random", kills, draws, slow=False)))
@@ -66,7 +75,7 @@ def killed(config: pv.RunConfig, folder: Path, kills: int, draws: random.Random,
     duration, whole = time.monotonic() - started, outcome(folder / "whole")
     landed, finished, same = 0, 0, True
     while landed < kills or (folder / f"{finished}").exists():
-        pid = child(lambda run=folder / f"{finished}": train(config, run, slow))
+        pid = child(partial(train, config, folder / f"{finished}", slow))
         if landed < kills:
             moment = time.monotonic() + draws.uniform(0, duration / 2)
             temporary = folder / f"{finished}" / f"{CURRENT}.tmp"
@@ -106,10 +115,20 @@ def train(config: pv.RunConfig, folder: Path, slow: bool = False, stop_at_once: 
     warnings.filterwarnings("ignore", "the training in .* had ended")  # it was killed after its last checkpoint
     if slow:
         real = os.fsync
-        os.fsync = lambda file: (time.sleep(SECONDS_OF_SLOW_DISK), real(file))
+
+        def slow_fsync(fd: Any) -> None:
+            time.sleep(SECONDS_OF_SLOW_DISK)
+            real(fd)
+
+        os.fsync = slow_fsync
     if stop_at_once:
-        write = pv.training.saving.Saver.write
-        pv.training.saving.Saver.write = lambda saver: (write(saver), os._exit(0))
+        write = Saver.write
+
+        def write_and_exit(self: Saver) -> None:
+            write(self)
+            os._exit(0)
+
+        Saver.write = write_and_exit  # type: ignore[method-assign]
     train_run(config, folder, resume=True, checkpoint_minutes=0.02 / 60, progress=False)
 
 
@@ -139,7 +158,7 @@ def child(work: Callable[[], None]) -> int:
                 work()
             status = 0
         except SystemExit as error:
-            status = error.code
+            status = cast(int, error.code)  # from `reporting`
         finally:
             os._exit(status)
     return pid

@@ -13,6 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from cases import (
@@ -66,7 +67,7 @@ def main(
     require_new_folder(folder)
     if numpyro is None:
         print("NumPyro is not installed: no column for it (pip install -e '.[benchmark]')")
-    results = {"machine": machine(where), "threads": torch.get_num_threads(), "rows": []}
+    results: dict[str, Any] = {"machine": machine(where), "threads": torch.get_num_threads(), "rows": []}
     cases = [case for case in CASES if only in case.name]
     require(
         len(cases) > 0 or only in LOG_PX_ROW or only in OBJECTIVES_ROW or full,
@@ -154,7 +155,7 @@ def time_objectives(case: Case, rounds: int, device: torch.device, draws: int = 
         steps[name] = partial(svi.step, x)
         for _ in range(3):
             steps[name]()
-    times = {name: [] for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             times[name].append(seconds_per_call(step, 3, device))

@@ -11,7 +11,7 @@ table 1).
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from writing import write_report, write_results
 
@@ -22,7 +22,7 @@ from pyrovae.runs import unseeded_vae
 
 VAMP = {"prior": "vamp"}
 # By race: the settings that all variants share, and those of each variant; the others are compared with the first.
-RACES = {
+RACES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "static": ({"binarize": "static"}, {"standard": {}, "Vamp prior": VAMP}),
     "dynamic": ({}, {"standard": {}, "Vamp prior": VAMP, "flow posterior": {"posterior": "flow"}}),
     "layers": (
@@ -69,8 +69,8 @@ def main(
     wanted = {title: parts for title, parts in RACES.items() if only in (None, title)}
     with helpers(processes):
         for title, (same, variants) in wanted.items():
-            common = {"dataset": "mnist", "data_root": data_root, "hidden": hidden, "latent_dim": latent_dim}
-            common |= {"activation": "tanh", **same}
+            common: dict[str, Any] = {"dataset": "mnist", "data_root": data_root, "hidden": hidden}
+            common |= {"latent_dim": latent_dim, "activation": "tanh", **same}
             data = pv.load("mnist", binarize=common.get("binarize", "dynamic"), data_root=data_root)
             makers = {}
             for name, changed in variants.items():

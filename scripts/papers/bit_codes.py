@@ -10,6 +10,7 @@ relaxed bits (Maddison et al. 2017, arXiv:1611.00712), all with the same number 
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from pyro.infer import ELBO as PyroELBO
@@ -68,8 +69,8 @@ def main(
     require_count("num_particles", num_particles, 2)
     require_count("num_samples", num_samples, 2)
     require_count("num_data", num_data, 2)
-    for name, value in {"temperature": temperature, "lr": lr}.items():
-        require_number(name, value, above=0)
+    for name, number in {"temperature": temperature, "lr": lr}.items():
+        require_number(name, number, above=0)
     require_seeds(seeds)
     folder = Path(out)
     require_new_folder(folder)
@@ -79,10 +80,16 @@ def main(
 
     def vae_of(posterior: Posterior, seed: int) -> pv.VAE:
         torch.manual_seed(seed)
-        settings = {"latent_dim": num_bits, "hidden": hidden, "data_mean": data.train_mean}
-        return pv.VAE(data.event_shape, likelihood=pv.Bernoulli(), posterior=posterior, **settings)
+        return pv.VAE(
+            data.event_shape,
+            latent_dim=num_bits,
+            hidden=hidden,
+            likelihood=pv.Bernoulli(),
+            posterior=posterior,
+            data_mean=data.train_mean,
+        )
 
-    fit = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": "cosine"}
+    fit: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": "cosine"}
     settings = {"num_train": len(data.train_x), "num_bits": num_bits, "hidden": hidden, "temperature": temperature}
     settings |= {"num_particles": num_particles, **fit, "num_samples": num_samples, "num_data": num_data}
     runs = []

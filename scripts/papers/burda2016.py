@@ -9,7 +9,7 @@ batch with eps 1e-4, which equals eps 5e-6 for the gradient of their mean.
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -72,7 +72,7 @@ def main(
         if size in k
     }
     folder, epochs = Path(out) / schedule, EPOCHS_OF_STAGES[schedule]
-    settings = {
+    settings: dict[str, Any] = {
         "batch_size": BATCH_SIZE, "lr": LEARNING_RATE, "optimizer": partial(torch.optim.Adam, fused=True, eps=EPS),
         "device": device, "held_out": data.test_x[torch.arange(num_data) * most // num_data],
         "num_samples": num_samples,
@@ -121,7 +121,7 @@ def stages(optimizer: torch.optim.Optimizer, epochs: tuple[int, ...]) -> LambdaL
 
 def continued(make_vae, data, runs: list[pv.RaceRun], name: str, objective, folder: Path, settings: dict) -> list:
     """Trains each run further with another objective, at the last learning rate and for as long as the last stage."""
-    found = []
+    found: list[pv.RaceRun] = []
     for run in runs:
 
         def restored(run: pv.RaceRun = run) -> pv.VAE:
@@ -160,8 +160,9 @@ def ordering(race: pv.Race) -> list[dict[str, object]]:
             published = names[theirs] - names[ours]
             found = race.difference(ours, theirs)
             resolved = None
-            if found["low"] is not None:
-                apart = found["low"] > 0 or found["high"] < 0
+            low, high = found["low"], found["high"]
+            if low is not None and high is not None:
+                apart = low > 0 or high < 0
                 same = (found["value"] > 0) == (published > 0)
                 resolved = ("yes" if same else "reversed") if apart else "not resolved"
             rows.append({"pair": f"{ours} over {theirs}", "published": published, **found, "resolved": resolved})

@@ -12,6 +12,7 @@ beside IWAE.
 import math
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 from rainforth2018_experiment import (
@@ -100,7 +101,7 @@ def results(settings: dict, found: dict[str, pv.Comparison], lines: list[Line], 
     ]
     return {
         "settings": settings,
-        "log_px": found["iwae"].log_px.mean,
+        "log_px": cast(pv.Estimate, found["iwae"].log_px).mean,
         "powers": powers,
         "biases": biases,
         "rows": rows,

@@ -54,7 +54,7 @@ BESIDE_IWAE, IN_BATCHES = ("sticking_the_landing", "dreg", "ciwae", naive_path),
 # The signal-to-noise ratio grows as a power of the draws; here are the powers for the model and for the guide.
 # Rainforth et al. 2018, theorem 1; for DReG's guide Tucker et al. 2019, arXiv:1810.04152. The signal of the ELBO's
 # gradients does not vanish, and they are half of CIWAE's. None: the gradient of the model is IWAE's.
-THEORY = {
+THEORY: dict[str, tuple[float | None, float | None]] = {
     "iwae": (0.5, -0.5),
     "sticking_the_landing": (0.5, 0.5),
     "ciwae": (0.5, 0.5),
@@ -67,6 +67,13 @@ THEORY = {
 COLORS = {name: f"C{index}" for index, name in enumerate((*THEORY, *SIDES))}
 BIAS_THEORY = {"iwae": -1.0}
 RATIOS = ("snr", "dsnr")
+
+
+def theory_of(name: str, side: str) -> float:
+    """Returns the power of an estimator that has a gradient of its own on that side."""
+    power = THEORY[name][SIDES.index(side)]
+    assert power is not None
+    return power
 
 
 def perturbed_optimum(num_data: int, seed: int) -> tuple[pv.LinearGaussianVAE, torch.Tensor]:
@@ -101,9 +108,9 @@ def measure(vae: pv.LinearGaussianVAE, x: torch.Tensor, repeats: int, most: int,
         "in M": ((miwae_in_m,), powers_of_two(min(most // K_IN_M, MAX_M)), repeats),
     }
     log_px = pv.Estimate(vae.log_px(x).detach(), torch.zeros(len(x)))
-    settings = {"log_px": log_px, "compile": False, "seed": seed}
+    compared = partial(pv.compare, vae.model, vae.guide, x, log_px=log_px, compile=False, seed=seed)
     return {
-        plan: pv.compare(vae.model, vae.guide, x, objectives=names, num_particles=sizes, repeats=often, **settings)
+        plan: compared(objectives=names, num_particles=sizes, repeats=often)
         for plan, (names, sizes, often) in plans.items()
         if sizes
     }
@@ -121,8 +128,8 @@ def curves(found: dict[str, pv.Comparison], side: str, quantity: str) -> Points:
     for plan, comparison in found.items():
         if side == "model" or plan != "iwae, large K":
             for name, more in comparison.curves(side, quantity).items():
-                before = points.get(name, ([], [], []))
-                points[name] = tuple(a + b for a, b in zip(before, more, strict=True))
+                sizes, values, floors = points.get(name, ([], [], []))
+                points[name] = (sizes + more[0], values + more[1], floors + more[2])
     return {name: points[name] for name, powers in THEORY.items() if name in points and powers[SIDES.index(side)]}
 
 
@@ -147,7 +154,7 @@ class Line:
 
 def slopes(signals: dict[tuple[str, str], Points]) -> list[Line]:
     return [
-        Line(quantity, side, name, THEORY[name][SIDES.index(side)], points)
+        Line(quantity, side, name, theory_of(name, side), points)
         for (quantity, side), of_side in signals.items()
         for name, points in of_side.items()
     ]
@@ -155,6 +162,9 @@ def slopes(signals: dict[tuple[str, str], Points]) -> list[Line]:
 
 def model_bias(found: pv.Comparison, exact: torch.Tensor) -> Points:
     """Returns |mean gradient - exact gradient of log p(x)| for IWAE's model, and its Monte Carlo error."""
-    values = [(row.model.mean - exact).norm().item() for row in found.rows]
-    floors = [(row.model.variance / row.repeats) ** 0.5 for row in found.rows]
+    values, floors = [], []
+    for row in found.rows:
+        assert row.model is not None  # the model has parameters
+        values.append((row.model.mean - exact).norm().item())
+        floors.append((row.model.variance / row.repeats) ** 0.5)
     return {"iwae": ([row.num_particles for row in found.rows], values, floors)}

@@ -1,9 +1,10 @@
 """The tables and figures of Rainforth et al. 2018's experiment."""
 
 import math
+from typing import cast
 
 from matplotlib.figure import Figure
-from rainforth2018_experiment import BIAS_THEORY, COLORS, IN_M, K_IN_M, RATIOS, SIDES, THEORY, Line, Points
+from rainforth2018_experiment import BIAS_THEORY, COLORS, IN_M, K_IN_M, RATIOS, SIDES, THEORY, Line, Points, theory_of
 from tabulate import tabulate
 
 import pyrovae as pv
@@ -36,7 +37,8 @@ def slope_table(lines: list[Line], tablefmt: str) -> str:
 def bias_table(biases: dict[str, Points], iwae: pv.Comparison, tablefmt: str) -> str:
     """Adds the size of IWAE's own mean gradient of the guide, to compare a bias with."""
     sizes = [row.num_particles for row in iwae.rows]
-    lines = [["guide", "(size of iwae's)", *(f"{row.guide.norm:.2g}" for row in iwae.rows)]]
+    norms = [row.guide.norm for row in iwae.rows if row.guide is not None]  # all have one
+    lines = [["guide", "(size of iwae's)", *(f"{norm:.2g}" for norm in norms)]]
     for side, points in biases.items():
         for name, of in points.items():
             lines.append([side, name, *cells(of, sizes)])
@@ -50,11 +52,11 @@ def draw(signals: dict, biases: dict, found: dict[str, pv.Comparison]) -> dict[s
         axes = figures[quantity].subplots(1, 3)
         for index, side in enumerate(SIDES):
             points = {name: one for name, one in signals[quantity, side].items() if name != IN_M}
-            theory = {name: THEORY[name][index] for name in points}
+            theory = {name: theory_of(name, side) for name in points}
             pv.plots.against_size(points, theory, "draws of z per datum", quantity.upper(), COLORS, axes[index])
             axes[index].set_title(f"gradient of the {side}")
         in_m = {side: signals[quantity, side][IN_M] for side in SIDES}
-        theory = dict(zip(SIDES, THEORY[IN_M], strict=True))
+        theory = {side: theory_of(IN_M, side) for side in SIDES}
         pv.plots.against_size(in_m, theory, "M", quantity.upper(), COLORS, axes[2])
         axes[2].set_title(f"MIWAE(M, {K_IN_M})")
     figures["bias"] = Figure(figsize=(11, 5), layout="constrained")
@@ -74,6 +76,7 @@ def draw(signals: dict, biases: dict, found: dict[str, pv.Comparison]) -> dict[s
     variances = {name: ([r.seconds for r in of], [r.guide.variance for r in of], None) for name, of in rows.items()}
     figures["cost"] = Figure(figsize=(11, 5), layout="constrained")
     axes = figures["cost"].subplots(1, 2)
-    pv.plots.compared_bounds(bounds, (found["iwae"].log_px.mean, 0.0), COLORS, axes[0])
+    log_px = cast(pv.Estimate, found["iwae"].log_px)
+    pv.plots.compared_bounds(bounds, (log_px.mean, 0.0), COLORS, axes[0])
     pv.plots.against_seconds(variances, "variance of the guide's gradient", COLORS, axes[1])
     return figures

@@ -15,7 +15,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
-from pyro.optim import Adam
+from pyro.optim import Adam  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from writing import mean_and_error, right_aligned, write_report, write_results
@@ -116,15 +116,15 @@ def main(
     for name, value in {"epochs": epochs, "latent_dim": latent_dim, "hidden": hidden, "batch_size": batch_size}.items():
         require_count(name, value)
     require_count("warm_up", warm_up, 0)
-    for name, value in {"alpha": alpha, "lr": lr}.items():
-        require_number(name, value, above=0)
+    for name, number in {"alpha": alpha, "lr": lr}.items():
+        require_number(name, number, above=0)
     require_seeds(seeds)
     require_count("num_labelled", num_labelled, NUM_CLASSES)
     require(num_labelled % NUM_CLASSES == 0, f"num_labelled must be a multiple of {NUM_CLASSES}, got {num_labelled}")
     folder = Path(out)
     require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train, num_validation=0)
-    rarest = data.train_y.bincount(minlength=NUM_CLASSES).min().item()
+    rarest = data.arguments("train")[1].bincount(minlength=NUM_CLASSES).min().item()
     most = NUM_CLASSES * rarest
     require(
         num_labelled <= most, f"num_labelled must be <= {most}, for {rarest} of the rarest digit, got {num_labelled}"
@@ -149,8 +149,9 @@ def main(
 def run(data: pv.Dataset, seed: int, settings: Settings) -> dict[str, float]:
     """Trains both classifiers from the same start, for as many steps, on the same labelled images."""
     torch.manual_seed(seed)
-    rows = labelled_rows(data.train_y, settings.num_labelled)
-    y = one_hot(data.train_y, NUM_CLASSES).to(data.train_x.dtype)
+    _, labels = data.arguments("train")
+    rows = labelled_rows(labels, settings.num_labelled)
+    y = one_hot(labels, NUM_CLASSES).to(data.train_x.dtype)
     start = M2(data.event_shape, settings.latent_dim, settings.hidden, settings.alpha).state_dict()
     found = {}
     for name in ("supervised", "m2"):
@@ -159,8 +160,8 @@ def run(data: pv.Dataset, seed: int, settings: Settings) -> dict[str, float]:
         m2 = M2(data.event_shape, settings.latent_dim, settings.hidden, settings.alpha)
         m2.load_state_dict(start)
         optimizer = Adam({"lr": settings.lr})
-        programs = (m2.model, m2.guide) if name == "m2" else (m2.supervised, lambda x, y: None)
-        with_labels = SVI(*programs, optimizer, Trace_ELBO())
+        model, guide = (m2.model, m2.guide) if name == "m2" else (m2.supervised, lambda x, y: None)
+        with_labels = SVI(model, guide, optimizer, Trace_ELBO())
         without = SVI(m2.model, m2.guide, optimizer, TraceEnum_ELBO(max_plate_nesting=1))
         for epoch in range(settings.epochs):
             m2.warming_up = epoch < settings.warm_up
@@ -169,7 +170,7 @@ def run(data: pv.Dataset, seed: int, settings: Settings) -> dict[str, float]:
                 with_labels.step(data.batch(some)[0], y[some])
                 if name == "m2":
                     without.step(x)
-        found[f"{name}_accuracy"] = m2.accuracy(data.test_x, data.test_y)
+        found[f"{name}_accuracy"] = m2.accuracy(*data.arguments("test"))
     # After the loop the pair is M2: its bound on log p(x) per test image, without labels.
     losses = [without.evaluate_loss(x) for x in data.test_x.split(1_000)]
     return {**found, "elbo": -sum(losses) / len(data.test_x)}

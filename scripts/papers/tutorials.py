@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ def train(row: Row, seed: int) -> tuple[pv.VAE, pv.Dataset]:
     with local_seed(derived_seed(seed, "initial parameters")):
         mean = None if settings.get("network") == "conv" else data.train_mean
         vae = pv.VAE(data.event_shape, **settings, data_mean=mean)
-    source = data
+    source: pv.Dataset | DataLoader = data
     if row.variance is not None:  # the tutorials drop the last, smaller batch and have no validation data
         points = TensorDataset(*data.arguments("train"))
         sampler = BatchSampler(RandomSampler(points), training.pop("batch_size"), drop_last=True)
@@ -118,7 +119,8 @@ def main(
     require(len(rows) > 0, f"only must be a part of some run's name, got {only!r}")
     if epochs is not None:
         rows = [replace(row, fit=row.fit | {"epochs": epochs}) for row in rows]
-    results, first = {row.name: [] for row in rows}, {}
+    results: dict[str, list[dict]] = {row.name: [] for row in rows}
+    first: dict[str, tuple[pv.VAE, pv.Dataset]] = {}
     for row in rows:
         for seed in seeds:
             started = time.perf_counter()
@@ -138,7 +140,7 @@ def main(
 
 def sweep_variance(row: Row, seed: int) -> dict[str, list[float]]:
     """Trains the ring with other variances of the decoder, to see where the latents collapse."""
-    measures = []
+    measures: list[dict[str, Any]] = []
     for variance in VARIANCES:
         swept = replace(row, name=f"variance {variance:g}", variance=variance)
         vae, data = train(swept, seed)

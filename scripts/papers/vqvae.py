@@ -5,7 +5,7 @@ python scripts/papers/vqvae.py --data-root ../shared/data --network conv --hidde
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -54,13 +54,13 @@ def main(
     require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train)
     torch.manual_seed(seed)
-    sizes = {"num_tokens": num_tokens, "num_codes": num_codes, "code_dim": code_dim, "hidden": hidden}
+    sizes: dict[str, Any] = {"num_tokens": num_tokens, "num_codes": num_codes, "code_dim": code_dim, "hidden": hidden}
     vae = pv.VQVAE(data.event_shape, **sizes, network=network, commitment=commitment, likelihood=pv.Bernoulli())
     vae.restart_unused(data.train_x[:NUM_IMAGES_FOR_RESTARTS])
 
-    def on_epoch(record: dict[str, float]) -> None:
+    def on_epoch(record: dict[str, float | None]) -> None:
         use, restarted = vae.codebook_use(data.validation_x), 0
-        if record["epoch"] <= epochs / 2:  # the decoder needs the other half to learn the new codes
+        if cast(int, record["epoch"]) <= epochs / 2:  # the decoder needs the other half to learn the new codes
             restarted = vae.restart_unused(data.train_x[:NUM_IMAGES_FOR_RESTARTS])
         print(
             f"epoch {record['epoch']}: validation bound {record['elbo']:.2f} nats, perplexity {use.perplexity:.1f}, "
@@ -68,7 +68,7 @@ def main(
             flush=True,
         )
 
-    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     history = pv.fit(vae, data, **settings, schedule="cosine", seed=seed, progress=False, on_epoch=on_epoch)
 
     found = {**measure(vae, data.test_x), "seconds": sum(history.seconds)}
