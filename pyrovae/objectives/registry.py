@@ -100,8 +100,8 @@ def parse(text: str) -> tuple[str, dict[str, object]]:
         raise InputError(refused) from error
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
         raise InputError(refused)
-    settings = {keyword.arg: _value(keyword.value, refused) for keyword in call.keywords}
-    require(None not in settings and len(settings) == len(call.keywords), refused)  # no **settings, and none twice
+    settings = {keyword.arg or "**": _value(keyword.value, refused) for keyword in call.keywords}
+    require("**" not in settings and len(settings) == len(call.keywords), refused)  # no **settings, and none twice
     return name, settings
 
 
