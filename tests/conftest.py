@@ -32,7 +32,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def global_state() -> dict[str, object]:
-    """What no test, and no function of ours, may change for whoever comes after it."""
+    """Returns what no test, and no function of ours, may change for whoever comes after it."""
     return {
         "default dtype": torch.get_default_dtype(),
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""What several test files need: small models and data, files of fake images, refusals, claims in standard errors."""
+"""Small models and data, files of fake images, refusals and claims in standard errors, for several test files."""
 
 import functools
 import math
@@ -256,7 +256,7 @@ def coarsest(*values) -> torch.dtype:
 
 
 def rounding(*values, dtype: torch.dtype | None = None) -> Tensor:
-    """How far apart rounding alone may put two values: `ROUNDING` units of the dtype, times max(1, |values|).
+    """Returns how far apart rounding alone may put two values: `ROUNDING` units of the dtype, times max(1, |values|).
 
     A saturated value has a standard error of 1e-10 and less, and differs from the truth in its last bits. This is 4e-6
     in float32 and 7e-15 in float64, relative above 1. No claim here is about a fault that small: a wrong term,

@@ -21,7 +21,7 @@ class Case(NamedTuple):
     said: str
     """The whole line, as a regular expression."""
     call: Callable[[], object]
-    """What is tried, in an empty folder."""
+    """Makes the attempt, in an empty folder."""
     given: Callable[[], object]
     """Makes what is in the folder before."""
 

@@ -1,4 +1,4 @@
-"""What test_workers.py has several processes do, under torchrun, or one alone; each writes what it found."""
+"""Runs what test_workers.py has several processes do, under torchrun, or one alone; each writes what it found."""
 
 import os
 import signal

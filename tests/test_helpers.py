@@ -1,4 +1,4 @@
-"""What the claims of the other tests rest on: an error in standard errors, with a floor for rounding and no more."""
+"""Tests of what the other tests rest on: an error in standard errors, with a floor for rounding and no more."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the README shows is what the package does."""
+"""The README shows what the package does."""
 
 import re
 from pathlib import Path

@@ -66,7 +66,7 @@ def test_rooms_have_an_order():
 
 
 def test_no_circle_of_files_closes_within_a_room():
-    """Those under `if TYPE_CHECKING` count, too."""
+    """Imports under `if TYPE_CHECKING` count, too."""
     modules = {module_of(path): path for path in INSIDE}
     graph = {}
     for module, path in modules.items():

@@ -13,7 +13,7 @@ from pyrovae.evaluation.annealed_chains import AnnealedChains, AnnealedEstimate
 from pyrovae.evaluation.chunks import check_args, pairs_at_a_time
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.hmc import AnnealedHMC, unconstrained
-from pyrovae.programs import simulated
+from pyrovae.programs import simulated, takes_pair
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class BidirectionalEstimate:
         return Estimate(self.upper.value - self.lower.value, error)
 
 
+@takes_pair
 @evaluates
 @torch.no_grad()
 def annealed_log_marginal(
@@ -116,6 +117,7 @@ def annealed_log_marginal(
     return _joined(parts, args[0].device)
 
 
+@takes_pair
 @evaluates
 @torch.no_grad()
 def bidirectional_gap(

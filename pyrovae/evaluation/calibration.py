@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae.common import InputError, device_of, evaluates, local_seed, progress_bar, require, require_count
 from pyrovae.evaluation.chunks import check_args, in_chunks
-from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites
+from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites, takes_pair
 
 SIGNIFICANCE = 0.01
 TAIL_SHARE = 0.1
@@ -101,6 +101,7 @@ class Calibration:
         return " and ".join(kinds) or "neither too narrow, too wide nor shifted, but of another shape"
 
 
+@takes_pair
 @evaluates
 @torch.no_grad()
 def simulation_based_calibration(

@@ -10,7 +10,7 @@ from torch.distributions import kl_divergence
 from pyrovae.common import evaluates, require, require_count
 from pyrovae.evaluation.chunks import in_chunks
 from pyrovae.models import VAE, Diagonal, Standard
-from pyrovae.programs import PairTerms, gate, run_pair
+from pyrovae.programs import PairTerms, gate, run_pair, takes_pair
 
 ACTIVE_VARIANCE = 0.01
 DRAWS_PER_DATUM = 32
@@ -18,6 +18,7 @@ MANY_DATA = 200  # with fewer data, 16 times as many draws
 DATA_PER_CHUNK = 256
 
 
+@takes_pair
 @evaluates
 @torch.no_grad()
 def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: int = 1) -> dict[str, Tensor]:
@@ -150,6 +151,7 @@ def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
     return LatentUse(vae.encode(*args).mean.var(0), kl_per_dimension(vae, *args).mean(0))
 
 
+@takes_pair
 @evaluates
 @torch.no_grad()
 def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from pyrovae.common import device_of, evaluates, local_seed, progress_bar, require, require_count
 from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, check_args, in_chunks, pairs_at_a_time
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
-from pyrovae.programs import Pair, gate, log_joint, pair_at, run_pair
+from pyrovae.programs import Pair, gate, log_joint, pair_at, run_pair, takes_pair
 
 # A guide's density takes a few numbers for each latent, a decoding a few for each pixel.
 DENSITIES_PER_DECODING = 64
@@ -73,6 +73,7 @@ class ElboSurgery:
         return "\n".join((f"{f'nats per datum, {len(self.elbo.value)} data':30s}", *estimate_lines(rows), self.bias))
 
 
+@takes_pair
 @evaluates
 @torch.no_grad()
 def elbo_surgery(

@@ -23,7 +23,7 @@ from pyrovae.evaluation.chunks import check_args, check_in_parts, in_chunks
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evaluation_table import Evaluation, Measured
 from pyrovae.evaluation.importance_sampling import importance_bound, log_marginal
-from pyrovae.programs import Pair, Weights
+from pyrovae.programs import Pair, Weights, takes_pair
 
 ELBO_DRAWS = 100
 IWAE_REPEATS = 10
@@ -31,6 +31,7 @@ DATA_PER_CHECK = 1_024
 METHODS = "elbo, iwae_K, is_S, ais_T or ais_prior_T (K particles, S samples, T distributions)"
 
 
+@takes_pair
 @evaluates
 def evaluate(
     model: Callable,

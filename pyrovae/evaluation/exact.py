@@ -11,11 +11,12 @@ from torch import Tensor
 from pyrovae.common import device_of, evaluates, local_seed, require, require_number
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK, OUTPUTS_PER_CHUNK, PAIRS_PER_CHUNK, check_args, in_chunks
 from pyrovae.evaluation.cubature import VANISHED, log_integral
-from pyrovae.programs import PARTICLES, Pair, enumerated_states, has_real_support, log_joint, sample_sites
+from pyrovae.programs import PARTICLES, Pair, enumerated_states, has_real_support, log_joint, sample_sites, takes_model
 
 GRID_TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 
 
+@takes_model
 @evaluates
 @torch.no_grad()
 def quadrature_log_marginal(
@@ -81,6 +82,7 @@ def quadrature_log_marginal(
     return joint.value.to(home), torch.where(known, joint.error + beyond, math.inf).to(home)
 
 
+@takes_model
 @evaluates
 @torch.no_grad()
 def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from pyrovae.common import evaluates, require_count
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.importance_weights import bounds, grouped, influences, jackknifed, log_mean, pareto_smoothed
 from pyrovae.evaluation.sampled_weights import joined, sampled_log_weights
-from pyrovae.programs import gate
+from pyrovae.programs import gate, takes_pair
 
 
+@takes_pair
 @evaluates
 def log_marginal(
     model: Callable,
@@ -80,6 +81,7 @@ def log_marginal(
     )
 
 
+@takes_pair
 @evaluates
 def importance_bound(
     model: Callable,

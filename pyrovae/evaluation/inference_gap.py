@@ -20,6 +20,7 @@ from pyrovae.evaluation.best_gaussian import STEPS_PER_ROUND, BestGaussian, fit_
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK, check_args, in_chunks, pairs_at_a_time
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.evaluation.importance_sampling import log_marginal
+from pyrovae.programs import takes_pair
 
 NOT_CONVERGED = (
     "the best Gaussian of some data was still improving after num_steps: "
@@ -70,6 +71,7 @@ class InferenceGaps:
         return "\n".join((head, *estimate_lines(rows), *(() if self.converged else (NOT_CONVERGED,))))
 
 
+@takes_pair
 @evaluates
 def inference_gaps(
     model: Callable,

@@ -28,12 +28,13 @@ from pyrovae.lab.repeats import Repeats, give_references
 from pyrovae.lab.sides import SIDES, sides_of
 from pyrovae.lab.untouched import untouched
 from pyrovae.objectives import OBJECTIVES, check_objective, from_text, parse
-from pyrovae.programs import gate
+from pyrovae.programs import gate, takes_pair
 
 FEWEST_REPEATS = 4  # two give the direction of the mean gradient, and two are measured along it
 LOG_PX_SAMPLES = 5_000
 
 
+@takes_pair
 def compare(
     model: Callable,
     guide: Callable,

@@ -71,7 +71,7 @@ class RaceRun:
 
 
 class Difference(TypedDict):
-    """What `Race.difference` returns."""
+    """The result of `Race.difference`."""
 
     value: float
     seed_error: float | None

@@ -1,6 +1,7 @@
 """A (model, guide) pair: runs it, reads its sites, checks it and returns its log-weights. Knows no VAE."""
 
 from pyrovae.programs import gate, proposals
+from pyrovae.programs.calling import is_pair, takes_model, takes_pair
 from pyrovae.programs.contract import PARTICLES
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
@@ -20,6 +21,9 @@ from pyrovae.programs.support_checks import check_no_zero_weights, warn_of_never
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
 __all__ = [
+    "is_pair",
+    "takes_model",
+    "takes_pair",
     "Choices",
     "MAX_STATES",
     "Needs",

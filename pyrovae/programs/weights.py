@@ -6,9 +6,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from pyrovae.programs import gate
+from pyrovae.programs.calling import takes_pair
 from pyrovae.programs.running import run_pair
 
 
+@takes_pair
 def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **kwargs) -> Tensor:
     """Returns log importance weights of draws from the guide, with gradients.
 

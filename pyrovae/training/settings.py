@@ -21,6 +21,7 @@ from pyrovae.common import (
     shown,
 )
 from pyrovae.objectives import DifferentiableELBO, resolve
+from pyrovae.programs import is_pair
 from pyrovae.training import beta_schedules
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.optimizers import check_optimizer, check_schedule
@@ -66,8 +67,7 @@ class FitSettings:
 
     def check(self, vae: object, checkpoints: Checkpoints | None) -> None:
         """Raises `InputError` on the first setting that cannot be used, for this pair and these checkpoints."""
-        callables = all(callable(getattr(vae, name, None)) for name in ("model", "guide"))
-        require(callables, f"vae must have a model and a guide, got {shown(vae)}")
+        require(is_pair(vae), f"vae must have a model and a guide, got {shown(vae)}")
         require_count("epochs", self.epochs)
         require_count("batch_size", self.batch_size)
         if self.seed is not None:

@@ -10,7 +10,7 @@ import pyrovae as pv
 
 @pytest.fixture
 def replays(monkeypatch):
-    """What log_marginal has traced, with machine code only where a test sets `inductor` of the list."""
+    """Lists what log_marginal has traced, with machine code only where a test sets `inductor` of the list."""
 
     class Made(list):
         inductor = False
