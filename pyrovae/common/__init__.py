@@ -11,6 +11,7 @@ from pyrovae.common.errors import (
     require,
     require_batch,
     require_choice,
+    require_compile,
     require_count,
     require_finite,
     require_number,
@@ -42,9 +43,12 @@ from pyrovae.common.rng import (
     set_all_generator_states,
     set_generator_states,
 )
+from pyrovae.common.tables import right_aligned
 from pyrovae.common.workers import Workers, alone, process_group
 
 __all__ = [
+    "require_compile",
+    "right_aligned",
     "CapturedState",
     "FolderInUse",
     "InputError",

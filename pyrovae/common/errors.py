@@ -154,3 +154,8 @@ def require_finite(name: str, value: torch.Tensor) -> None:
     if not finite.all():
         index = tuple((~finite).nonzero()[0].tolist())
         raise InputError(f"{name} must be finite, got {value[index].item()} at index {index}")
+
+
+def require_compile(compile: object) -> None:
+    """Raises `InputError` unless `compile` is True, False or "auto"."""
+    require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")

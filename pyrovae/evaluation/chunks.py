@@ -26,11 +26,6 @@ def check_args(args: tuple[Tensor, ...]) -> None:
     require(len(args[0]) > 0, "x must hold at least one datum, got 0")
 
 
-def check_compile(compile: bool | str) -> None:
-    """Raises `InputError` unless `compile` is True, False or "auto"."""
-    require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")
-
-
 def in_chunks(args: tuple[Tensor, ...], size: int) -> Iterable[tuple[Tensor, ...]]:
     """Cuts `args` into chunks of `size` data, of which the last may be smaller."""
     return zip(*(arg.split(size) for arg in args), strict=True)

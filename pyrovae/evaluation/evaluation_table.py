@@ -4,9 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from tabulate import tabulate
-
-from pyrovae.common import InputError, require
+from pyrovae.common import InputError, require, right_aligned
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 
 
@@ -130,8 +128,7 @@ class Evaluation:
         header = ["method", "nats", "Monte Carlo error", "data error", "bits/dim", "seconds"]
         if self.bits_offset is None:
             header, lines = header[:4] + header[5:], [line[:4] + line[5:] for line in lines]
-        columns = ("left", *("right",) * (len(header) - 1))
-        return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=columns)
+        return right_aligned(lines, header, tablefmt)
 
     def __str__(self) -> str:
         return f"{self.table()}\n{self.verdict}"

@@ -11,9 +11,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
-from pyrovae.common import InputError, local_seed, require, require_choice, require_count, warn
+from pyrovae.common import InputError, local_seed, require, require_choice, require_compile, require_count, warn
 from pyrovae.compilation import Replay
-from pyrovae.evaluation.chunks import COMPILE_PAIRS, check_compile
+from pyrovae.evaluation.chunks import COMPILE_PAIRS
 from pyrovae.programs import PARTICLES, Pair, gate, sample_sites
 
 STARTS = ("prior", "guide")
@@ -68,7 +68,7 @@ class AnnealedHMC:
     ) -> None:
         require_count("num_leapfrog", num_leapfrog)
         require_choice("start", start, STARTS)
-        check_compile(compile)
+        require_compile(compile)
         self.model, self.guide, self.start = model, guide, start
         self.num_leapfrog, self.num_transitions, self.compile = num_leapfrog, num_transitions, compile
         self.layout: list[tuple[str, torch.Size]] = []

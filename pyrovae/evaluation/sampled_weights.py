@@ -15,6 +15,7 @@ from pyrovae.common import (
     is_out_of_memory,
     local_seed,
     progress_bar,
+    require_compile,
     require_count,
     set_generator_states,
     warn,
@@ -24,7 +25,6 @@ from pyrovae.evaluation.chunks import (
     COMPILE_PAIRS,
     DATA_PER_CHUNK,
     check_args,
-    check_compile,
     check_in_parts,
     pairs_at_a_time,
 )
@@ -49,7 +49,7 @@ def sampled_log_weights(
     caller's generator, so that its draws are the same whichever of several processes draws them; see `joined`.
     """
     require_count("num_samples", num_samples)
-    check_compile(compile)
+    require_compile(compile)
     check_args(args)
     Workers().check_same("data", args)
     chunk_size = pairs_at_a_time(model, guide, args, chunk_size)

@@ -3,9 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from tabulate import tabulate
-
-from pyrovae.common import InputError, require_choice
+from pyrovae.common import InputError, require_choice, right_aligned
 from pyrovae.evaluation import Estimate
 from pyrovae.lab.gradient_moments import Gradient
 from pyrovae.lab.sides import SIDES
@@ -206,8 +204,7 @@ def _comparison_table(rows: tuple[Row, ...], tablefmt: str) -> str:
     header = ["objective", "K", *["draws"] * other_draws, "bound", "gap"]
     header += [f"{ratio} {side}" for side in sides for ratio in ("SNR", "DSNR")]
     header += [*(f"bias {side}" for side in biased), "ms", "ms compiled", "MB", "var x s"]
-    columns = ("left", *("right",) * (len(header) - 1))
-    return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=columns)
+    return right_aligned(lines, header, tablefmt)
 
 
 def _cell(value: float | None, floor: float | None = None, form: str = ".2g") -> str:

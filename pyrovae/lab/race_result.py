@@ -8,10 +8,9 @@ from typing import Any, TypedDict
 import torch
 from scipy.stats import norm
 from scipy.stats import t as student_t
-from tabulate import tabulate
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, require, require_choice
+from pyrovae.common import InputError, require, require_choice, right_aligned
 from pyrovae.evaluation import Estimate
 from pyrovae.training import Checkpoints
 
@@ -251,8 +250,7 @@ def _table(race: Race, tablefmt: str) -> str:
             f"{row['active_units']:.3g}", "unknown" if share is None else f"{share:.0%}", f"{row['seconds']:.3g}",
         ])  # fmt: skip
     header = ["objective", "epochs", "log p(x)", f"minus {race.objectives[0]}", "95% interval", "active"]
-    columns = ("left", *("right",) * 7)
-    return tabulate(lines, [*header, "k > 0.7", "seconds"], tablefmt, disable_numparse=True, colalign=columns)
+    return right_aligned(lines, [*header, "k > 0.7", "seconds"], tablefmt)
 
 
 def _ends(difference: Difference) -> tuple[float, float]:

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from tabulate import tabulate
-
+from pyrovae.common import right_aligned
 from pyrovae.runs.measures import IWAE_PARTICLES
 from pyrovae.training import History
 
@@ -37,9 +36,7 @@ def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> s
     if first["active_units"] is not None:
         lines.append(["active latent units", *(str(r["active_units"]) for r in results.values())])
     header = [f"{first['num_data']:,} test data, nats per datum", *results]
-    return tabulate(
-        lines, header, tablefmt=tablefmt, disable_numparse=True, colalign=("left", *("right",) * len(results))
-    )
+    return right_aligned(lines, header, tablefmt)
 
 
 def _with_error(value: float | None, error: float | None) -> str:
@@ -59,4 +56,4 @@ def history_table(history: History, rows: int = 10) -> str:
     columns = [name for name in chosen[0] if chosen[-1][name] is not None]
     formats = {"epoch": "d", "lr": ".1e"}
     lines = [[format(record[name], formats.get(name, ".3f")) for name in columns] for record in chosen]
-    return tabulate(lines, columns, disable_numparse=True, colalign=("right",) * len(columns))
+    return right_aligned(lines, columns, left=0)

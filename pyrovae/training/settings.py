@@ -15,6 +15,7 @@ from pyrovae.common import (
     check_folder,
     require,
     require_choice,
+    require_compile,
     require_count,
     require_number,
     require_seed,
@@ -82,7 +83,7 @@ class FitSettings:
         if self.patience is not None:
             require_count("patience", self.patience)
         check_schedule(self.schedule)
-        require(self.compile in (True, False, "auto"), f"compile must be true, false or auto, got {self.compile!r}")
+        require_compile(self.compile)
         scheduled = self.beta_factor is not beta_schedules.constant
         require(not scheduled or hasattr(vae, "set_beta"), "beta_schedule needs a model with set_beta, as VAE has")
         beta_schedules.check_factors(self.beta_factor)

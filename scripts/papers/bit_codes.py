@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO as PyroELBO
-from writing import mean_and_error, right_aligned, write_report, write_results
+from writing import mean_and_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import require, require_count, require_number, require_seeds
+from pyrovae.common import require, require_count, require_number, require_seeds, right_aligned
 from pyrovae.models.posteriors import Bernoulli, Posterior, RelaxedBernoulli
 from pyrovae.objectives import ELBO, VIMCO, ReweightedWakeSleep, ScoreFunction
 from pyrovae.runs import require_new_folder

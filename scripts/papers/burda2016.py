@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from writing import mean_and_error, right_aligned, write_report, write_results
+from writing import mean_and_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import helpers, is_helper, run_script
-from pyrovae.common import require, require_count
+from pyrovae.common import require, require_count, right_aligned
 from pyrovae.lab import save_race_figure
 
 # Numbers of epochs at the learning rates 1e-3 x 10^(-i / 7).

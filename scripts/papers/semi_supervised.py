@@ -18,11 +18,11 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.optim import Adam  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
-from writing import mean_and_error, right_aligned, write_report, write_results
+from writing import mean_and_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import first_line, require, require_count, require_number, require_seeds
+from pyrovae.common import first_line, require, require_count, require_number, require_seeds, right_aligned
 from pyrovae.runs import require_new_folder
 
 NUM_CLASSES = 10

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from pyrovae.common import write_text
 
@@ -26,12 +25,6 @@ def write_report(folder: Path, text: str, figures: Mapping[str, Figure] | None =
         text += f"\n![{name}]({name}.png)\n"
     write_text(folder / "report.md", text)
     print(f"\nreport: {folder / 'report.md'}")
-
-
-def right_aligned(lines: Sequence[Sequence], header: Sequence[str], tablefmt: str = "simple", left: int = 1) -> str:
-    """Returns a table with all columns aligned to the right, except for the first `left` columns."""
-    columns = ("left",) * left + ("right",) * (len(header) - left)
-    return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=columns)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
