@@ -42,7 +42,7 @@ NEED_NUM_PARTICLES = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
 SHORTHANDS = ("num_particles", "alpha", "num_batches", "free_bits")
 
 
-def from_name(name: str, **settings: Any) -> DifferentiableELBO:
+def from_name(name: str, /, **settings: Any) -> DifferentiableELBO:
     """Returns the objective of a name with its settings.
 
     Args:
@@ -96,7 +96,7 @@ def parse(text: str) -> tuple[str, dict[str, object]]:
     refused = f"objective must be a name or name(setting=value, ...), got {text!r}"
     try:
         call = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(refused) from error
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
         raise InputError(refused)
@@ -110,11 +110,11 @@ def _value(node: ast.expr, refused: str) -> object:
         return node.id
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(refused) from error
 
 
-def from_text(text: str, **shorthands: object) -> DifferentiableELBO:
+def from_text(text: str, /, **shorthands: object) -> DifferentiableELBO:
     """Returns the objective that a text describes: a name, or `name(setting=value, ...)`.
 
     Args:

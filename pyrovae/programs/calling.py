@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.programs.pair import ProgramPair
 
@@ -19,19 +19,19 @@ class TakesPair(Protocol[Arguments, Result_co]):
 
     @overload
     def __call__(
-        self, model: Program, guide: Program, *args: Arguments.args, **kwargs: Arguments.kwargs
+        self, model: Program, guide: Program, /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result_co: ...
     @overload
-    def __call__(self, pair: ProgramPair, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co: ...
+    def __call__(self, pair: ProgramPair, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co: ...
 
 
 class TakesModel(Protocol[Arguments, Result_co]):
     """A function of `(model, ...)`, or of `(pair, ...)`."""
 
     @overload
-    def __call__(self, model: Program, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co: ...
+    def __call__(self, model: Program, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co: ...
     @overload
-    def __call__(self, pair: ProgramPair, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co: ...
+    def __call__(self, pair: ProgramPair, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co: ...
 
 
 def takes_pair(
@@ -41,7 +41,7 @@ def takes_pair(
 
     @wraps(function)
     def with_pair(*args: Any, **kwargs: Any) -> Result:
-        if args and is_pair(args[0]) and not (len(args) > 1 and _is_program(args[1])):
+        if args and is_pair(args[0]) and not (_is_program(args[0]) and len(args) > 1 and _is_program(args[1])):
             args = (args[0].model, args[0].guide, *args[1:])
         return function(*args, **kwargs)
 
@@ -53,7 +53,7 @@ def takes_model(function: Callable[Concatenate[Program, Arguments], Result]) -> 
 
     @wraps(function)
     def with_model(*args: Any, **kwargs: Any) -> Result:
-        if args and is_pair(args[0]):
+        if args and is_pair(args[0]) and not _is_program(args[0]):
             args = (args[0].model, *args[1:])
         return function(*args, **kwargs)
 
@@ -66,4 +66,7 @@ def is_pair(thing: object) -> bool:
 
 
 def _is_program(thing: object) -> bool:
+    """Returns True for what can be run itself, as a function or a module with a `forward` can, and a VAE cannot."""
+    if isinstance(thing, nn.Module):
+        return type(thing).forward is not nn.Module.forward
     return callable(thing) and not isinstance(thing, Tensor)

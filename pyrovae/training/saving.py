@@ -11,7 +11,7 @@ from pyrovae.training.state import TrainingState
 
 
 class Saver:
-    """Saves the state when a checkpoint is due or a signal asks to stop; without checkpoints it does nothing.
+    """Saves the state when a checkpoint is due or a signal asks to stop; without checkpoints it writes nothing.
 
     Each process has requests: to save, and to stop after that. Processes add up their requests and then act alike, so
     that none writes or stops alone. `save_requested` and `stop_requested` hold until they are met.
@@ -46,7 +46,10 @@ class Saver:
         self.save_requested, self.stop_requested = self.save_requested or save > 0, self.stop_requested or stop > 0
 
     def start(self) -> bool:
-        """Resumes from the last checkpoint, or writes the first one; returns True if the training had ended already."""
+        """Resumes from the last checkpoint, or gives every process the first one's parameters and writes a checkpoint.
+
+        Returns True if the training had ended already.
+        """
         saved, state = None, self.state
         if self.checkpoints is not None:  # the first process reads it: others may see another folder, or a later one
             saved = self.workers.agreed_value(self.checkpoints.load() if self.workers.is_first else None)

@@ -107,3 +107,10 @@ def test_two_programs_are_two_programs_whatever_attributes_the_first_has():
     x = torch.tensor([[0.3], [-1.0]])
     exact = dist.Normal(0.0, 2**0.5).log_prob(x).squeeze(-1)
     torch.testing.assert_close(pv.log_marginal(Program(), guide, x, num_samples=4).log_px.float(), exact)
+
+
+def test_a_model_that_runs_itself_is_the_model_whatever_attributes_it_has():
+    x = torch.tensor([[0.3], [-1.0]])
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x).squeeze(-1)
+    found, _ = pv.quadrature_log_marginal(Program(), x)
+    torch.testing.assert_close(found.float(), exact, rtol=0, atol=1e-5)
