@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 
 import pyro
 import pytest
@@ -29,3 +30,20 @@ def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch):
             pyro.clear_param_store()
             runner.run(example, out=said.append)
     assert not runner.failures, "".join(said)
+
+
+MODULES_OF_NAMES = [pv.objectives, pv.plots, pv.priors, pv.posteriors, pv.proposals, pv.diagnostics]
+PUBLIC = {f"pv.{name}": getattr(pv, name) for name in pv.__all__}
+PUBLIC |= {f"{module.__name__}.{name}": getattr(module, name) for module in MODULES_OF_NAMES for name in vars(module)}
+WITHOUT_EXAMPLE = {"DifferentiableELBO", "Slope", "check_layers", "has_kl_per_dimension"}  # for our own use
+
+
+def test_every_public_function_and_class_has_an_example():
+    lacking = set()
+    for name, thing in PUBLIC.items():
+        ours = getattr(thing, "__module__", "").startswith(name.rpartition(".")[0].replace("pv", "pyrovae", 1))
+        public = ours and not name.rpartition(".")[2].startswith("_")
+        documented = inspect.isclass(thing) or inspect.isfunction(thing)
+        if public and documented and ">>>" not in (inspect.getdoc(thing) or ""):
+            lacking.add(thing.__name__)
+    assert lacking == WITHOUT_EXAMPLE
