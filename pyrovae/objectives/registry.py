@@ -42,7 +42,7 @@ NEED_NUM_PARTICLES = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
 SHORTHANDS = ("num_particles", "alpha", "num_batches", "free_bits")
 
 
-def from_name(name: str, /, **settings: Any) -> DifferentiableELBO:
+def from_name(name: str, **settings: Any) -> DifferentiableELBO:
     """Returns the objective of a name with its settings.
 
     Args:
@@ -60,6 +60,10 @@ def from_name(name: str, /, **settings: Any) -> DifferentiableELBO:
         >>> pv.objectives.from_name("dreg", num_particles=64)
         DReG(num_particles=64, chunk_size=None)
     """
+    return _made(name, settings)
+
+
+def _made(name: str, settings: dict[str, Any]) -> DifferentiableELBO:
     require_choice("objective", name, OBJECTIVES)
     known = [field.name for field in fields(OBJECTIVES[name])]
     for setting, value in settings.items():
@@ -114,7 +118,7 @@ def _value(node: ast.expr, refused: str) -> object:
         raise InputError(refused) from error
 
 
-def from_text(text: str, /, **shorthands: object) -> DifferentiableELBO:
+def from_text(text: str, **shorthands: object) -> DifferentiableELBO:
     """Returns the objective that a text describes: a name, or `name(setting=value, ...)`.
 
     Args:
@@ -134,7 +138,7 @@ def from_text(text: str, /, **shorthands: object) -> DifferentiableELBO:
     name, settings = parse(text)
     for setting, value in shorthands.items():
         require(setting not in settings, f"{setting} must be given once, got {text} and {setting}={value!r} beside it")
-    return from_name(name, **settings, **shorthands)
+    return _made(name, {**settings, **shorthands})
 
 
 def resolve(objective: str | PyroELBO, settings: dict[str, object]) -> PyroELBO:
