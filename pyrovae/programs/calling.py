@@ -37,7 +37,10 @@ class TakesModel(Protocol[Arguments, Result_co]):
 def takes_pair(
     function: Callable[Concatenate[Program, Program, Arguments], Result],
 ) -> TakesPair[Arguments, Result]:
-    """Decorates a function of `(model, guide, *args)` so that `function(pair, *args)` is the same call."""
+    """Decorates a function of `(model, guide, *args)` so that `function(pair, *args)` is the same call.
+
+    A pair that can itself be run counts as the model if a second program follows it.
+    """
 
     @wraps(function)
     def with_pair(*args: Any, **kwargs: Any) -> Result:
