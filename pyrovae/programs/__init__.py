@@ -2,9 +2,10 @@
 
 from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
-from pyrovae.programs.contract import PARTICLES
+from pyrovae.programs.data_plates import DataPlate, inner_scale
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
+from pyrovae.programs.layout import PARTICLES, Layout, Reading
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (
     Choices,
@@ -15,12 +16,30 @@ from pyrovae.programs.random_choices import (
     restore_generators,
     saved_generators,
 )
-from pyrovae.programs.running import at_every_datum, guide_draws, log_joint, not_finite, pair_at, run_pair, simulated
+from pyrovae.programs.reruns import (
+    at_every_datum,
+    guide_draws,
+    log_joint,
+    model_alone,
+    not_finite,
+    pair_at,
+    simulated,
+)
+from pyrovae.programs.running import AS_IT_COMES, particles, run_pair
+from pyrovae.programs.running_statistics import kept_statistics
 from pyrovae.programs.sites import base_of, has_real_support, is_masked, outside_support, sample_sites
 from pyrovae.programs.support_checks import check_no_zero_weights, warn_of_never_drawn
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
 __all__ = [
+    "AS_IT_COMES",
+    "DataPlate",
+    "inner_scale",
+    "Layout",
+    "Reading",
+    "kept_statistics",
+    "model_alone",
+    "particles",
     "is_pair",
     "takes_model",
     "takes_pair",

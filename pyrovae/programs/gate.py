@@ -11,20 +11,24 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyro
-from torch.nn.modules.batchnorm import _NormBase
 
-from pyrovae.common import CapturedState, evaluation_mode, kept_generators, require
+from pyrovae.common import evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
+from pyrovae.programs.layout import Reading
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.particle_checks import check_pair
 from pyrovae.programs.random_choices import is_traced, owner_of
+from pyrovae.programs.running import AS_IT_COMES
 from pyrovae.programs.sites import base_of
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
 from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn
 
 
 class Needs(Protocol):
-    """States what is asked of a pair: an objective does, and an estimate of log p(x)."""
+    """States what is asked of a pair, and how it is read: an objective does, and an estimate of log p(x)."""
+
+    @property
+    def reading(self) -> Reading: ...
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if the pair does not give it."""
@@ -43,6 +47,7 @@ class Weights:
     densities: bool = True
     everywhere: bool = True
     zeros: bool = True
+    reading: Reading = AS_IT_COMES
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if the pair does not give such weights."""
@@ -58,10 +63,11 @@ class Weights:
 def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs) -> Pair:
     """Returns two particles of the pair, run in evaluation mode, after a check that it gives what `needs` asks for.
 
-    With None the pair must only keep the contract. Raises `InputError` otherwise, in one line that says why.
+    With None the pair must only have log-weights. Raises `InputError` otherwise, in one line that says why.
     """
+    reading = AS_IT_COMES if needs is None else needs.reading
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
-        pair = check_pair(model, guide, *args, **kwargs)
+        pair = check_pair(model, guide, reading, args, kwargs)
         if not _is_known(model, guide, None, pair):
             check_parameters(pair.parameters, model, guide, args, kwargs)
             check_auxiliary(pair, guide, args, kwargs)
@@ -72,13 +78,16 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
     return pair
 
 
-def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair, args: tuple, kwargs: dict) -> None:
-    """Calls `check` unless a pair of this structure has passed it; `pair` is a run of it as it is now."""
-    if is_traced():  # the eager step before it was checked
-        return
-    if not _is_known(model, guide, needs, pair):
-        check(model, guide, needs, *args, **kwargs)
-        _remember(model, guide, needs, pair)
+def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair, args: tuple, kwargs: dict) -> bool:
+    """Calls `check` unless a pair of this structure has passed it; `pair` is a run of it as it is now.
+
+    Returns False if the check found that particles must be run one after another, which those of `pair` were not.
+    """
+    if is_traced() or _is_known(model, guide, needs, pair):  # while a graph is traced, the eager step was checked
+        return True
+    checked = check(model, guide, needs, *args, **kwargs)
+    _remember(model, guide, needs, pair)
+    return checked.layout.is_vectorized == pair.layout.is_vectorized
 
 
 # Structures that were checked -----------------------------------------------------------------------------------------
@@ -87,11 +96,12 @@ _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def _structure(pair: Pair) -> tuple:
-    return tuple(
+    of_sites = tuple(
         (name, type(site["fn"]), type(base_of(site["fn"])), site["fn"].event_dim, site["mask"] is None)
         for sites in (pair.model_sites, pair.guide_sites)
         for name, site in sites.items()
     )
+    return (pair.layout, *of_sites)
 
 
 def _known_of(model: Callable, guide: Callable) -> dict:
@@ -118,16 +128,3 @@ def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair)
         _known_of(model, guide)[_key(model, guide, needs, pair)] = True
     except TypeError:
         return
-
-
-def running_statistics(model: Callable, guide: Callable) -> list[tuple[dict, str]]:
-    """Returns where the pair's batch normalisation keeps its running statistics: a dictionary and a key for each."""
-    try:
-        known = _known_of(model, guide)
-    except TypeError:
-        known = {}
-    if "statistics" not in known:
-        modules = [module for module in CapturedState((model, guide)).modules if isinstance(module, _NormBase)]
-        names = ((module._buffers, name) for module in modules for name in module._buffers)
-        known["statistics"] = [(container, name) for container, name in names if container[name] is not None]
-    return known["statistics"]

@@ -4,7 +4,7 @@ log w_kn = log p(x_n|z_kn) + log p(z_kn) - log q(z_kn|x_n),    shape (num_partic
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,8 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae.common import InputError
+from pyrovae.programs.data_plates import DataPlate, by_datum, inner_scale
+from pyrovae.programs.layout import Layout
 from pyrovae.programs.sites import base_of, is_masked, masks_of, outside_support
 from pyrovae.programs.supports import bounds, contains, log_density
 
@@ -32,7 +34,7 @@ class ProgramPair(Protocol):
 
 @dataclass(frozen=True)
 class PairTerms:
-    """Holds log-densities of a pair's sites at z ~ q(z|x), each `(num_particles, batch)`, in nats and at beta = 1."""
+    """Holds log-densities of a pair's local sites at z ~ q(z|x), each `(num_particles, batch)`, in nats, at beta = 1."""
 
     log_likelihood: Tensor
     log_prior: Tensor
@@ -48,15 +50,35 @@ class PairTerms:
 class Pair:
     """Holds the sample sites of one run of a pair, by name, after the checks of `run_pair`.
 
-    `parameters` are the messages of the parameters that the two programs registered. `is_repeatable` is False if a
-    program draws from a generator of its own, which cannot be set back.
+    `plates` are its data plates: the data of one after the other are the columns of every result. `parameters` are the
+    messages of the parameters that the two programs registered. `is_repeatable` is False if a program draws from a
+    generator of its own, which cannot be set back. `others` are the runs of the other particles, if particles are run
+    one after another; the sites are then those of the first.
     """
 
     model_sites: dict[str, dict]
     guide_sites: dict[str, dict]
-    batch_shape: torch.Size
+    num_particles: int
+    layout: Layout
+    plates: tuple[DataPlate, ...]
     parameters: tuple[Mapping[str, Any], ...] = ()
     is_repeatable: bool = True
+    others: tuple["Pair", ...] = ()
+
+    @property
+    def batch(self) -> int:
+        """The number of data."""
+        return sum(plate.size for plate in self.plates) if self.plates else 1
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The shape of terms: `(num_particles, batch)`."""
+        return torch.Size((self.num_particles, self.batch))
+
+    @property
+    def runs(self) -> tuple["Pair", ...]:
+        """The runs of the two programs: one, with all particles, or one for each particle."""
+        return (self, *self.others) if self.others else (self,)
 
     @property
     def observed(self) -> dict[str, dict]:
@@ -80,25 +102,61 @@ class Pair:
         sizes = [value.numel() for fn in fns for value in vars(fn).values() if isinstance(value, Tensor)]
         return max(1, max(sizes, default=1) // self.batch_shape.numel())
 
+    def is_local(self, site: dict) -> bool:
+        """Returns True if a site has a value for each datum, and False if for all data together."""
+        return self.layout.is_local(site)
+
+    def draws(self) -> dict[str, Tensor]:
+        """Returns the values of the guide's sites; those of local sites have all particles."""
+        if self.layout.is_vectorized:
+            return {name: site["value"] for name, site in self.guide_sites.items()}
+        return {
+            name: torch.stack([run.guide_sites[name]["value"] for run in self.runs]) if self.is_local(site) else site["value"]
+            for name, site in self.guide_sites.items()
+        }
+
     # Densities --------------------------------------------------------------------------------------------------------
 
     def terms(self) -> PairTerms:
-        """Returns the log-densities of the sites, each without its `poutine.scale`, and so at beta = 1.
+        """Returns the log-densities of the local sites, each without its `poutine.scale`, and so at beta = 1.
 
-        A subsampled plate's N / B thereby stays out of the logsumexp over particles, where it would give no bound.
+        A subsampled data plate's N / B thereby stays out of the logsumexp over particles, where it would give no bound.
         """
+        if self.others:
+            parts = [replace(run, others=()).terms() for run in self.runs]
+            each = zip(*((t.log_likelihood, t.log_prior, t.log_posterior) for t in parts), strict=True)
+            return PairTerms(*map(torch.cat, each))
         return PairTerms(self.total(self.observed), self.total(self.latent), self.total(self.guide_sites))
 
     def total(self, sites: dict[str, dict]) -> Tensor:
-        """Returns the log-densities of the sites, summed for each datum: `(num_particles, batch)`, in nats."""
+        """Returns the log-densities of the local ones of the sites, summed for each datum: `(num_particles, batch)`."""
         total = torch.zeros(())
         for name, site in sites.items():
-            try:
-                log_prob = self._log_density(name, site)
-            except ValueError as error:  # Pyro's validation, which does not name the site
-                raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
-            total = total + scale_and_mask(log_prob, mask=site["mask"])
+            if not self.is_local(site):
+                continue
+            log_prob = self._masked_log_density(name, site)
+            scale = inner_scale(site, self.plates)
+            total = total + by_datum(log_prob if scale == 1 else scale * log_prob, site, self.layout, self.plates)
         return total.expand(self.batch_shape)
+
+    def global_terms(self, scaled: bool) -> tuple[Tensor, Tensor]:
+        """Returns log p and log q of the global sites, each a 0-dim sum, with `poutine.scale` if `scaled`."""
+        totals = []
+        for sites in (self.model_sites, self.guide_sites):
+            total = torch.zeros(())
+            for name, site in sites.items():
+                if not self.is_local(site):
+                    log_prob = self._masked_log_density(name, site).sum()
+                    total = total + (site["scale"] * log_prob if scaled else log_prob)
+            totals.append(total)
+        return totals[0], totals[1]
+
+    def _masked_log_density(self, name: str, site: dict) -> Tensor:
+        try:
+            log_prob = self._log_density(name, site)
+        except ValueError as error:  # Pyro's validation, which does not name the site
+            raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
+        return scale_and_mask(log_prob, mask=site["mask"])
 
     def _log_density(self, name: str, site: dict) -> Tensor:
         """Returns the site's log-density; outside the support it is -inf and has no gradient."""
@@ -106,7 +164,7 @@ class Pair:
         if not self._may_lie_outside(name, site):
             return fn.log_prob(value, *site["args"], **site["kwargs"])
         # Only a run with particles shows that a support moves with the latents.
-        has_particles = len(self.batch_shape) > 1
+        has_particles = self.layout.is_vectorized
         if site["is_observed"] and is_validation_enabled() and has_particles and not self.has_moving_support(site):
             found = outside_support(site)
             if found:
@@ -128,9 +186,11 @@ class Pair:
 
     def has_moving_support(self, site: dict) -> bool:
         """Returns True if an observed site's support differs between particles, as that of x ~ Uniform(0, z) does."""
+        if self.layout.particle_dim is None:
+            return False
         event_dim = site["fn"].event_dim
         for bound in bounds(site["fn"].support):
-            dim = bound.dim() - event_dim - len(self.batch_shape)
+            dim = bound.dim() - event_dim + self.layout.particle_dim
             if dim >= 0 and bound.shape[dim] > 1:
                 first, *others = bound.unbind(dim)
                 if any(not torch.equal(first, other) for other in others):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyrovae.programs import gate
 from pyrovae.programs.calling import takes_pair
+from pyrovae.programs.layout import Reading
 from pyrovae.programs.running import run_pair
 
 
@@ -17,7 +18,8 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
         log w_k = log p(x, z_k) - log q(z_k|x),  z_k ~ q(z|x)
 
     Their mean is the ELBO, and the logarithm of the mean of w_k estimates log p(x). They are always those at beta = 1:
-    scales are left out, masks of observed sites are kept.
+    scales are left out, masks of observed sites are kept. If a site lies outside the data plate, they are those of all
+    data together.
 
     Args:
         model: A Pyro program that observes `args`.
@@ -27,7 +29,7 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
         **kwargs: Further arguments of both programs.
 
     Returns:
-        The log-weights, `(num_particles, batch)`, in nats.
+        The log-weights, `(num_particles, batch)`, in nats; `(num_particles, 1)` for all data together.
 
     Raises:
         InputError: The pair breaks the contract.
@@ -40,6 +42,9 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
     """
     pair = run_pair(model, guide, *args, num_particles=num_particles, **kwargs)
     gate.check_once(model, guide, None, pair, args, kwargs)
+    if pair.layout.has_globals:
+        joint = Reading(joint=True)
+        pair = run_pair(model, guide, *args, num_particles=num_particles, reading=joint, **kwargs)
     return pair.terms().log_weights
 
 
