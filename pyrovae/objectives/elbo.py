@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.objectives.base import Objective
-from pyrovae.objectives.estimator import Coefficients
+from pyrovae.objectives.coefficients import Coefficients
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ bound is -inf, and its gradient is 0.
 import functools
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -27,54 +26,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pyrovae.common import kept_generators
+from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.pair_call import PairCall
-from pyrovae.objectives.scales import WeightedTerms, weighted_terms
-from pyrovae.programs import Pair, is_traced, restore_generators, saved_generators
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """Holds the factor of each gradient term for each particle: `(num_particles, batch)`, no gradient, None for 0.
-
-    With `is_total` they are those of plain autograd through sum_k model_k log w_k, so that one run is enough.
-
-    Args:
-        model: Multiplies the gradient of log p(x, z_k) in the model's parameters.
-        path: Multiplies the gradient of log w_k through the draw.
-        score: Multiplies the gradient of log q(z_k|x) through the density.
-        is_total: Set by `total`.
-
-    Example:
-        >>> weights = torch.full((2, 3), 0.5)
-        >>> pv.objectives.Coefficients.total(weights, beta=1.0).score
-        tensor([[-0.5000, -0.5000, -0.5000],
-                [-0.5000, -0.5000, -0.5000]])
-    """
-
-    model: Tensor
-    path: Tensor | None = None
-    score: Tensor | None = None
-    is_total: bool = False
-
-    @classmethod
-    def total(cls, weights: Tensor, beta: Tensor | float) -> "Coefficients":
-        """Returns the coefficients of sum_k weights_k log w_k, differentiated through everything by plain autograd."""
-        return cls(weights, weights, -beta * weights, is_total=True)
-
-    def finite(self) -> "Coefficients":
-        """Returns the coefficients with 0 in place of what is not finite, which log-weights of -inf can give."""
-        model = _zero_where_infinite(self.model)
-        path, score = (part if part is None else _zero_where_infinite(part) for part in (self.path, self.score))
-        return Coefficients(model, path, score, self.is_total)
-
-    def rows(self, start: int, stop: int) -> "Coefficients":
-        """Returns the coefficients of the particles from `start` to before `stop`."""
-        path, score = (None if part is None else part[start:stop] for part in (self.path, self.score))
-        return Coefficients(self.model[start:stop], path, score, self.is_total)
-
-
-def _zero_where_infinite(coefficient: Tensor) -> Tensor:
-    return torch.where(coefficient.isfinite(), coefficient, 0.0)
+from pyrovae.objectives.scales import weighted_terms
+from pyrovae.objectives.surrogate import surrogate_sum
+from pyrovae.programs import is_traced, restore_generators, saved_generators
 
 
 class Estimator(Protocol):
@@ -116,7 +72,7 @@ def loss_in_one_run(estimator: Estimator, call: PairCall) -> Tensor:
         return value
     with torch.no_grad():
         coefficients = estimator.coefficients(log_weights.detach(), terms.beta).finite()
-    surrogate = -terms.scale * _surrogate(call, pair, terms, coefficients)
+    surrogate = -terms.scale * surrogate_sum(call, pair, terms, coefficients)
     return value + surrogate - surrogate.detach()
 
 
@@ -149,7 +105,7 @@ def loss_in_chunks(estimator: Estimator, call: PairCall) -> Tensor:
             restore_generators(start)
             pair = call.run(size)
             terms = weighted_terms(pair)
-            return -terms.scale * _surrogate(call, pair, terms, coefficients)
+            return -terms.scale * surrogate_sum(call, pair, terms, coefficients)
 
     first = 0
     for size, start in zip(sizes, starts, strict=True):
@@ -159,26 +115,3 @@ def loss_in_chunks(estimator: Estimator, call: PairCall) -> Tensor:
         first += size
     restore_generators(end)
     return value
-
-
-def _surrogate(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients: Coefficients) -> Tensor:
-    """Returns a sum whose gradient is the three terms of the estimator."""
-    model, path, score = coefficients.model, coefficients.path, coefficients.score
-    if coefficients.is_total:
-        return _weighted_sum(model, terms.log_weights)  # the total derivative: the graph of the one run has it all
-    draws = {name: site["value"] for name, site in pair.guide_sites.items()}
-    leaves = {name: z.detach().requires_grad_(path is not None) for name, z in draws.items()}
-    at = weighted_terms(call.run_at(leaves))
-    surrogate = _weighted_sum(model, at.log_p)
-    if score is not None:
-        surrogate = surrogate + _weighted_sum(score, at.score)
-    if path is not None:
-        slopes = torch.autograd.grad(_weighted_sum(path, at.log_weights), list(leaves.values()), retain_graph=True)
-        for slope, z in zip(slopes, draws.values(), strict=True):
-            surrogate = surrogate + (slope * z).sum()
-    return surrogate
-
-
-def _weighted_sum(coefficients: Tensor, terms: Tensor) -> Tensor:
-    """Returns sum_kn c_kn t_kn, in which terms of -inf have no part."""
-    return torch.where(terms == -math.inf, 0.0, coefficients * terms).sum()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyrovae.objectives.base import Objective
-from pyrovae.objectives.estimator import Coefficients
+from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.programs import log_mean_exp
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae.common import require_number
 from pyrovae.objectives.base import Objective
-from pyrovae.objectives.estimator import Coefficients
+from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.programs import log_mean_exp
 
 

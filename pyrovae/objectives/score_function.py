@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pyrovae.common import require, require_choice
 from pyrovae.objectives.base import Objective
+from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.elbo import ELBO
-from pyrovae.objectives.estimator import Coefficients
 from pyrovae.objectives.iwae import IWAE
 from pyrovae.programs import log_mean_exp
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae.common import require_count, require_number
 from pyrovae.objectives.base import Objective
-from pyrovae.objectives.estimator import Coefficients
+from pyrovae.objectives.coefficients import Coefficients
 
 
 @dataclass(frozen=True)

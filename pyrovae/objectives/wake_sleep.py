@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.common import require, require_number
 from pyrovae.objectives.base import Objective
-from pyrovae.objectives.estimator import Coefficients
+from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.programs import log_mean_exp, sample_sites, simulated
 
