@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrovae.common import InputError, device_of, evaluates, local_seed, progress_bar, require, require_count
 from pyrovae.evaluation.chunks import check_args, in_chunks
-from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites, takes_pair
+from pyrovae.programs import gate, is_masked, particles, sample_sites, takes_pair
 
 SIGNIFICANCE = 0.01
 TAIL_SHARE = 0.1
@@ -180,7 +179,7 @@ def simulation_based_calibration(
     with progress_bar(progress, num_data, "calibration", "datum") as bar:
         for x, *y in in_chunks(args, size):
             drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(x, *y))
-            with pyro.plate(PARTICLES, num_draws, dim=-2):
+            with particles(num_draws):
                 guessed = sample_sites(poutine.trace(guide).get_trace(drawn[observed]["value"], *y))
             found = [_ranks(drawn[name]["value"], guessed[name]["value"]).reshape(len(x), -1) for name in latents]
             ranks.append(torch.cat(found, 1))

@@ -11,7 +11,15 @@ from torch import Tensor
 from pyrovae.common import device_of, evaluates, local_seed, require, require_number
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK, OUTPUTS_PER_CHUNK, PAIRS_PER_CHUNK, check_args, in_chunks
 from pyrovae.evaluation.cubature import VANISHED, log_integral
-from pyrovae.programs import PARTICLES, Pair, enumerated_states, has_real_support, log_joint, sample_sites, takes_model
+from pyrovae.programs import (
+    enumerated_states,
+    has_real_support,
+    log_joint,
+    model_alone,
+    particles,
+    sample_sites,
+    takes_model,
+)
 
 GRID_TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 
@@ -112,7 +120,7 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
     args, sites, home = _sites(model, args)
     values = enumerated_states({name: site for name, site in sites.items() if not site["is_observed"]})
     num_states = len(next(iter(values.values())))
-    outputs = Pair(sites, {}, torch.Size((1, len(args[0])))).outputs
+    outputs = model_alone(sites, 1).outputs
     data_size = min(len(args[0]), DATA_PER_CHUNK)
     step = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // outputs) // data_size)
     parts = []
@@ -139,7 +147,7 @@ def _sites(model: Callable, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...
         sites = sample_sites(poutine.trace(model).get_trace(*args))
     require(any(not site["is_observed"] for site in sites.values()), "model must have a latent site, and has none")
     # Two particles show whether the support of the data moves with the latents.
-    with local_seed(0), pyro.plate(PARTICLES, 2, dim=-2):
+    with local_seed(0), particles(2):
         twice = sample_sites(poutine.trace(model).get_trace(*args))
-    Pair(twice, {}, torch.Size((2, len(args[0])))).check_densities()
+    model_alone(twice, 2).check_densities()
     return args, sites, home

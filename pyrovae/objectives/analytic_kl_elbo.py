@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from pyro.distributions import Independent
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -63,25 +64,36 @@ class AnalyticKLELBO(DifferentiableELBO):
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         pair = call.run(self.num_particles, once=True)
         terms = weighted_terms(pair)
-        loss = -pair.terms().log_likelihood.mean(0).sum()
-        for name in pair.latent:
-            loss = loss + terms.beta * self._kl(pair, name)
-        return terms.scale * loss
+        loss = -(terms.scale * pair.terms().log_likelihood.mean(0)).sum()
+        for name, site in pair.latent.items():
+            if pair.is_local(site):
+                loss = loss + terms.beta * self._kl(pair, name, terms.scale)
+            else:
+                loss = loss + site["scale"] * kl_divergence(pair.guide_sites[name]["fn"], site["fn"]).sum()
+        for name, site in pair.observed.items():
+            if not pair.is_local(site):
+                loss = loss - site["scale"] * pair.log_density(name, site).sum()
+        return loss
 
-    def _kl(self, pair: Pair, name: str) -> Tensor:
+    def _kl(self, pair: Pair, name: str, scale: Tensor) -> Tensor:
         """Returns the KL of one site, summed over the data."""
-        q, p = pair.guide_sites[name]["fn"], pair.latent[name]["fn"]
         if self.free_bits is None:
-            return kl_divergence(q, p).expand(pair.batch_shape).mean(0).sum()
+            each = [
+                run.by_datum(kl_divergence(run.guide_sites[name]["fn"], run.latent[name]["fn"]), run.latent[name])
+                for run in pair.runs
+            ]
+            return (scale * torch.cat(each).mean(0)).sum()
+        q, p = pair.guide_sites[name]["fn"], pair.latent[name]["fn"]
         # Under to_event the base distributions are those of the single dimensions.
         per_dimension = kl_divergence(q.base_dist, p.base_dist).mean(0)
-        return len(per_dimension) * per_dimension.mean(0).clamp(min=self.free_bits).sum()
+        return scale * len(per_dimension) * per_dimension.mean(0).clamp(min=self.free_bits).sum()
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if there is no closed form, or if the sum of the sites' KLs is not the KL."""
         weighted_terms(pair)
         pair.check_masks(False, "objective elbo_analytic_kl needs latents without a mask")
         if self.free_bits is not None:
+            require(pair.layout.is_simple, "free_bits needs a pair with one data plate, at dim -1, around every site")
             for name, site in pair.guide_sites.items():
                 for fn in (site["fn"], pair.latent[name]["fn"]):
                     flat = isinstance(fn, Independent) and fn.event_dim == 1 and fn.base_dist.event_dim == 0
@@ -99,7 +111,7 @@ class AnalyticKLELBO(DifferentiableELBO):
                 f"score_function",
             )
             try:
-                self._kl(pair, name)
+                kl_divergence(pair.guide_sites[name]["fn"], pair.latent[name]["fn"])
             # IndexError: torch's KL of two Bernoullis does not broadcast.
             except (NotImplementedError, AttributeError, IndexError) as error:
                 raise InputError(

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Delta
@@ -19,7 +19,15 @@ from pyrovae.objectives.estimator import (
 )
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
-from pyrovae.programs import Pair, base_of, check_no_zero_weights, outside_support, warn_of_never_drawn
+from pyrovae.programs import (
+    AS_IT_COMES,
+    Pair,
+    Reading,
+    base_of,
+    check_no_zero_weights,
+    outside_support,
+    warn_of_never_drawn,
+)
 
 
 class DifferentiableELBO(PyroELBO):
@@ -27,6 +35,8 @@ class DifferentiableELBO(PyroELBO):
 
     `_differentiable_loss` returns a 0-dim tensor.
     """
+
+    reading = AS_IT_COMES
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if training the pair through this would go to a wrong gradient or bound."""
@@ -81,6 +91,11 @@ class Objective(DifferentiableELBO):
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time, if not all of them fit into memory; None runs all at once.
             The gradient is the same.
+        joint: Puts everything under one bound, as if the whole data set were one datum: for few data, and for guides
+            that draw the latents of all data at once.
+        plate: The name of the data plate, where the observed sites lie in plates that cross.
+        vectorize_particles: True runs all particles at once, False one after another; "auto" the latter only for
+            programs that do not take a dimension of particles.
 
     Raises:
         InputError: A setting is not a whole number, or too small.
@@ -88,7 +103,7 @@ class Objective(DifferentiableELBO):
     Example:
         A bound of one's own, with the gradient of plain autograd:
 
-        >>> from dataclasses import dataclass
+        >>> from dataclasses import dataclass, field, fields
         >>> @dataclass(frozen=True)
         ... class MyELBO(pv.objectives.Objective):
         ...     def bound(self, log_weights):
@@ -104,17 +119,34 @@ class Objective(DifferentiableELBO):
 
     num_particles: int = 1
     chunk_size: int | None = None
+    joint: bool = field(default=False, kw_only=True)
+    plate: str | None = field(default=None, kw_only=True)
+    vectorize_particles: bool | str = field(default="auto", kw_only=True)
 
     min_particles = 1
     takes_beta = True
     takes_masked = False
+    takes_subsampled = False
     reference: ClassVar[type[PyroELBO] | None] = None
     """The objective whose gradient, by plain differentiation, has the same mean; None for a gradient of that kind."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Objective.__repr__  # type: ignore[method-assign]  # else the decorator writes one
+
+    def __repr__(self) -> str:
+        """Returns the call that makes this objective, without how pairs are read where that is as usual."""
+        shown = [f for f in fields(self) if not (f.kw_only and getattr(self, f.name) == f.default)]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     def __post_init__(self) -> None:
         require_count("num_particles", self.num_particles, self.min_particles)
         if self.chunk_size is not None:
             require_count("chunk_size", self.chunk_size)
+        require(isinstance(self.joint, bool), f"joint must be true or false, got {self.joint!r}")
+        known = isinstance(self.vectorize_particles, bool) or self.vectorize_particles == "auto"
+        require(known, f"vectorize_particles must be true, false or auto, got {self.vectorize_particles!r}")
 
     @property
     def num_draws(self) -> int:
@@ -129,6 +161,18 @@ class Objective(DifferentiableELBO):
         """Returns the coefficients of the gradient at these log-weights; called without gradients."""
         raise NotImplementedError
 
+    def outer_score(self, log_weights: Tensor) -> Tensor | None:
+        """Returns the bound's own factor of d log q(z_k|x, theta) / dtheta, for global draws theta.
+
+        None stands for that of `coefficients`.
+        """
+        return None
+
+    @property
+    def reading(self) -> Reading:
+        """How the pair is read."""
+        return Reading(self.plate, self.joint, self.vectorize_particles)
+
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         if self.chunk_size is None or self.chunk_size >= self.num_draws:
             return loss_in_one_run(self, call)
@@ -142,13 +186,14 @@ class Objective(DifferentiableELBO):
         terms = weighted_terms(pair)
         if not self.takes_beta:
             terms.require_no_beta(self)
+        self._check_draws(pair)
         pair.check_masks(
             self.takes_masked,
             f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)",
         )
         terms_of_gradient = coefficients_at_equal_weights(self)
         for site_name, site in pair.guide_sites.items():
-            if terms_of_gradient.path is not None:
+            if terms_of_gradient.path is not None and pair.is_local(site):
                 require(
                     site["fn"].has_rsample,
                     f'{name} needs a reparameterised guide, and site "{site_name}" has no rsample: use '
@@ -167,6 +212,23 @@ class Objective(DifferentiableELBO):
             pair.is_repeatable or (terms_of_gradient.is_total and self.chunk_size is None),
             f"{name} runs the pair again, which draws from a generator of its own that cannot be set back: use torch's",
         )
+
+    def _check_draws(self, pair: Pair) -> None:
+        """Raises `InputError` if several particles would be one, or if a bound would take a part of a datum's terms."""
+        name, layout = type(self).__name__, pair.layout
+        if self.num_draws > 1 and not self.joint and not layout.draws_locally:
+            require(
+                not layout.draws_globally,
+                f"{name} with {self.num_draws} particles needs latents that the guide draws for each datum, and this "
+                "guide draws all of them for all data at once: use joint=True",
+            )
+        subsampled = pair.subsampled_plates
+        if subsampled:
+            require(
+                self.takes_subsampled,
+                f'{name} needs all terms of a datum, and the plate "{subsampled[0]}" subsamples them: use elbo, which '
+                "alone is then unbiased",
+            )
 
     def _check_zero_weights(self, pair: Pair) -> None:
         """Raises `InputError` if a weight may be 0.

@@ -1,5 +1,6 @@
 """The coefficients that say what an estimator's gradient is; see `estimator`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ class Coefficients:
         path: Multiplies the gradient of log w_k through the draw.
         score: Multiplies the gradient of log q(z_k|x) through the density.
         is_total: Set by `total`.
+        outer_score: Takes the place of `score` in the gradient of global draws theta, which q(z|x, theta) depends on,
+            where `score` is not that of the bound.
 
     Example:
         >>> weights = torch.full((2, 3), 0.5)
@@ -29,6 +32,7 @@ class Coefficients:
     path: Tensor | None = None
     score: Tensor | None = None
     is_total: bool = False
+    outer_score: Tensor | None = None
 
     @classmethod
     def total(cls, weights: Tensor, beta: Tensor | float) -> "Coefficients":
@@ -37,15 +41,18 @@ class Coefficients:
 
     def finite(self) -> "Coefficients":
         """Returns the coefficients with 0 in place of what is not finite, which log-weights of -inf can give."""
-        model = _zero_where_infinite(self.model)
-        path, score = (part if part is None else _zero_where_infinite(part) for part in (self.path, self.score))
-        return Coefficients(model, path, score, self.is_total)
+        return self._each(lambda part: torch.where(part.isfinite(), part, 0.0))
+
+    def times(self, scale: Tensor) -> "Coefficients":
+        """Returns the coefficients multiplied by a number for each datum."""
+        return self._each(lambda part: part * scale)
 
     def rows(self, start: int, stop: int) -> "Coefficients":
         """Returns the coefficients of the particles from `start` to before `stop`."""
-        path, score = (None if part is None else part[start:stop] for part in (self.path, self.score))
-        return Coefficients(self.model[start:stop], path, score, self.is_total)
+        return self._each(lambda part: part[start:stop])
 
-
-def _zero_where_infinite(coefficient: Tensor) -> Tensor:
-    return torch.where(coefficient.isfinite(), coefficient, 0.0)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Coefficients":
+        path, score, outer = (
+            None if part is None else change(part) for part in (self.path, self.score, self.outer_score)
+        )
+        return Coefficients(change(self.model), path, score, self.is_total, outer)

@@ -36,6 +36,7 @@ class ELBO(Objective):
     """
 
     takes_masked = True
+    takes_subsampled = True
 
     def bound(self, log_weights: Tensor) -> Tensor:
         return log_weights.mean(0)

@@ -57,9 +57,7 @@ class PairCall:
 
         def run(redraw: bool) -> Pair:
             with self._repeating():
-                return pair_at(
-                    self.model, self.guide, latents, *self.args, like=like, redraw=redraw, **self.kwargs
-                )
+                return pair_at(self.model, self.guide, latents, *self.args, like=like, redraw=redraw, **self.kwargs)
 
         with self.kept_statistics():
             return self.choices.again(run)

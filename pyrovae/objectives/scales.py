@@ -75,7 +75,9 @@ def _scale(pair: Pair, site: dict) -> Tensor:
     With several data plates it is without theirs, too.
     """
     scale, inner = torch.as_tensor(site["scale"]), inner_scale(site, pair.plates)
-    own = next((plate.scale for plate in pair.plates if plate.name in _names(site)), 1.0) if len(pair.plates) > 1 else 1.0
+    own = (
+        next((plate.scale for plate in pair.plates if plate.name in _names(site)), 1.0) if len(pair.plates) > 1 else 1.0
+    )
     return scale if inner * own == 1 else scale / (inner * own)
 
 

@@ -94,14 +94,19 @@ class VIMCO(Objective):
         return log_mean_exp(log_weights)
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
-        count, weights = len(log_weights), log_weights.softmax(0)
-        is_zero = log_weights == -math.inf
-        known = torch.where(is_zero, 0.0, log_weights)
-        others = (known.sum(0) - known) / (count - 1)
-        others = torch.where(is_zero.sum(0) > is_zero.long(), -math.inf, others)
-        # Row k of the matrix has the weights with the k-th replaced.
-        replaced = log_weights.expand(count, *log_weights.shape).clone()
-        index = torch.arange(count)
-        replaced[index, index] = others
-        without = replaced.logsumexp(1) - math.log(count)
-        return Coefficients(weights, score=log_mean_exp(log_weights) - without - beta * weights)
+        return Coefficients(log_weights.softmax(0), score=vimco_score(log_weights, beta))
+
+
+def vimco_score(log_weights: Tensor, beta: Tensor | float = 1.0) -> Tensor:
+    """Returns the factors L - L_-k - beta w~_k of d log q(z_k|x), `(num_particles, batch)`."""
+    count, weights = len(log_weights), log_weights.softmax(0)
+    is_zero = log_weights == -math.inf
+    known = torch.where(is_zero, 0.0, log_weights)
+    others = (known.sum(0) - known) / (count - 1)
+    others = torch.where(is_zero.sum(0) > is_zero.long(), -math.inf, others)
+    # Row k of the matrix has the weights with the k-th replaced.
+    replaced = log_weights.expand(count, *log_weights.shape).clone()
+    index = torch.arange(count)
+    replaced[index, index] = others
+    without = replaced.logsumexp(1) - math.log(count)
+    return log_mean_exp(log_weights) - without - beta * weights

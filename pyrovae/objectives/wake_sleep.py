@@ -14,7 +14,8 @@ from pyrovae.common import require, require_number
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.pair_call import PairCall
-from pyrovae.programs import log_mean_exp, sample_sites, simulated
+from pyrovae.objectives.score_function import vimco_score
+from pyrovae.programs import Pair, log_mean_exp, sample_sites, simulated
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,16 @@ class ReweightedWakeSleep(Objective):
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
         weights = log_weights.softmax(0)
         return Coefficients(weights, score=(1 - self.sleep_weight) * weights)
+
+    def outer_score(self, log_weights: Tensor) -> Tensor:
+        return vimco_score(log_weights)  # wake-phi is no gradient of the bound
+
+    def check(self, pair: Pair) -> None:
+        super().check(pair)
+        require(
+            self.sleep_weight == 0 or not pair.layout.has_globals,
+            "sleep_weight must be 0 for a pair with global sites: data drawn anew come from other values of them",
+        )
 
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         loss = super()._differentiable_loss(call)

@@ -23,6 +23,7 @@ from pyrovae.programs.reruns import (
     model_alone,
     not_finite,
     pair_at,
+    simple_pair,
     simulated,
 )
 from pyrovae.programs.running import AS_IT_COMES, particles, run_pair
@@ -39,6 +40,7 @@ __all__ = [
     "Reading",
     "kept_statistics",
     "model_alone",
+    "simple_pair",
     "particles",
     "is_pair",
     "takes_model",

@@ -103,12 +103,14 @@ def check_dimensions(sites: dict[str, dict], layout: Layout, plates: tuple[DataP
             batch = torch.broadcast_shapes(site["fn"].batch_shape, value_shape)
         except RuntimeError as error:
             shapes = f"{tuple(site['fn'].batch_shape)} for values {value_shape}"
-            raise InputError(f'the value at site "{name}" must fit its distribution, of batch shape {shapes}') from error
+            raise InputError(
+                f'the value at site "{name}" must fit its distribution, of batch shape {shapes}'
+            ) from error
         for dim in range(-len(batch), 0):
             if batch[dim] > 1 and dim not in declared:
                 raise InputError(
-                    f'every dimension of a site must be declared: site "{name}" has {batch[dim]} values along dim {dim}, '
-                    "where no plate is (is a to_event or a plate missing?)"
+                    f'every dimension of a site must be declared: site "{name}" has {batch[dim]} values along dim '
+                    f"{dim}, where no plate is (is a to_event or a plate missing?)"
                 )
         for frame in frames:
             if frame.name in sizes and frame.vectorized:

@@ -111,9 +111,7 @@ def _is_drawn_at_once(layout: Layout, model_sites: dict[str, dict], guide_sites:
 # The choice of the plate ----------------------------------------------------------------------------------------------
 
 
-def _data_plates(
-    model_sites: dict[str, dict], guide_sites: dict[str, dict], plate: str | None
-) -> tuple[str, ...]:
+def _data_plates(model_sites: dict[str, dict], guide_sites: dict[str, dict], plate: str | None) -> tuple[str, ...]:
     sites = [*model_sites.values(), *guide_sites.values()]
     of_observed = [_names(site) for site in model_sites.values() if site["is_observed"]]
     if plate is not None:

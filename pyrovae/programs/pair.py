@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.common import InputError
 from pyrovae.programs.data_plates import DataPlate, by_datum, inner_scale
-from pyrovae.programs.layout import Layout
+from pyrovae.programs.layout import Layout, frames_of
 from pyrovae.programs.sites import base_of, is_masked, masks_of, outside_support
 from pyrovae.programs.supports import bounds, contains, log_density
 
@@ -34,7 +34,7 @@ class ProgramPair(Protocol):
 
 @dataclass(frozen=True)
 class PairTerms:
-    """Holds log-densities of a pair's local sites at z ~ q(z|x), each `(num_particles, batch)`, in nats, at beta = 1."""
+    """Holds log-densities of local sites at z ~ q(z|x), each `(num_particles, batch)`, in nats and at beta = 1."""
 
     log_likelihood: Tensor
     log_prior: Tensor
@@ -106,14 +106,21 @@ class Pair:
         """Returns True if a site has a value for each datum, and False if for all data together."""
         return self.layout.is_local(site)
 
+    @property
+    def subsampled_plates(self) -> list[str]:
+        """The names of the plates that hold a subsample of a datum's own terms."""
+        data = {plate.name for plate in self.plates}
+        local = [site for site in (*self.model_sites.values(), *self.guide_sites.values()) if self.is_local(site)]
+        found = [f.name for site in local for f in frames_of(site) if f.full_size not in (None, -1, f.size)]
+        return [name for name in dict.fromkeys(found) if name not in data]
+
     def draws(self) -> dict[str, Tensor]:
         """Returns the values of the guide's sites; those of local sites have all particles."""
         if self.layout.is_vectorized:
             return {name: site["value"] for name, site in self.guide_sites.items()}
-        return {
-            name: torch.stack([run.guide_sites[name]["value"] for run in self.runs]) if self.is_local(site) else site["value"]
-            for name, site in self.guide_sites.items()
-        }
+        local = [name for name, site in self.guide_sites.items() if self.is_local(site)]
+        stacked = {name: torch.stack([run.guide_sites[name]["value"] for run in self.runs]) for name in local}
+        return {name: stacked.get(name, site["value"]) for name, site in self.guide_sites.items()}
 
     # Densities --------------------------------------------------------------------------------------------------------
 
@@ -134,10 +141,14 @@ class Pair:
         for name, site in sites.items():
             if not self.is_local(site):
                 continue
-            log_prob = self._masked_log_density(name, site)
+            log_prob = self.log_density(name, site)
             scale = inner_scale(site, self.plates)
             total = total + by_datum(log_prob if scale == 1 else scale * log_prob, site, self.layout, self.plates)
         return total.expand(self.batch_shape)
+
+    def by_datum(self, values: Tensor, site: dict) -> Tensor:
+        """Returns values of a local site's elements, summed for each datum: `(num_particles, batch)`."""
+        return by_datum(values, site, self.layout, self.plates).expand(self.batch_shape)
 
     def global_terms(self, scaled: bool) -> tuple[Tensor, Tensor]:
         """Returns log p and log q of the global sites, each a 0-dim sum, with `poutine.scale` if `scaled`."""
@@ -146,12 +157,24 @@ class Pair:
             total = torch.zeros(())
             for name, site in sites.items():
                 if not self.is_local(site):
-                    log_prob = self._masked_log_density(name, site).sum()
+                    log_prob = self.log_density(name, site).sum()
                     total = total + (site["scale"] * log_prob if scaled else log_prob)
             totals.append(total)
         return totals[0], totals[1]
 
-    def _masked_log_density(self, name: str, site: dict) -> Tensor:
+    def global_score(self) -> Tensor | None:
+        """Returns log q of the global draws that have no `rsample`, 0-dim, or None if all of them have one."""
+        without = {
+            name: site
+            for name, site in self.guide_sites.items()
+            if not self.is_local(site) and not site["fn"].has_rsample
+        }
+        if not without:
+            return None
+        return torch.stack([self.log_density(name, site).sum() for name, site in without.items()]).sum()
+
+    def log_density(self, name: str, site: dict) -> Tensor:
+        """Returns a site's log-densities under its mask, one for each of its elements."""
         try:
             log_prob = self._log_density(name, site)
         except ValueError as error:  # Pyro's validation, which does not name the site

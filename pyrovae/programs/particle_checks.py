@@ -81,9 +81,7 @@ def _without_particles(
     """Runs the pair at given latents without a dimension of particles."""
     layout = replace(like.layout, is_vectorized=False)
     stacked = {name: z.unsqueeze(0) if like.is_local(like.guide_sites[name]) else z for name, z in latents.items()}
-    return pair_at(
-        model, guide, stacked, *args, like=replace(like, num_particles=1, layout=layout), **kwargs
-    )
+    return pair_at(model, guide, stacked, *args, like=replace(like, num_particles=1, layout=layout), **kwargs)
 
 
 def first_particle(pair: Pair, site: dict) -> Tensor:

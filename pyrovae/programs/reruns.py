@@ -91,6 +91,8 @@ class _AtGivenLatents:
         for name, value in self.latents.items():
             trace.add_node(name, type="sample", name=name, value=value, is_observed=False, infer={}, fn=None)
         poutine.replay(self.guide, trace=trace)(*args, **kwargs)
+
+
 @torch.no_grad()
 def guide_draws(guide: Callable, *args, num_particles: int) -> dict[str, Tensor]:
     """Returns draws of every latent site, `(num_particles, batch, *event)`, without running the model."""
@@ -117,8 +119,13 @@ def log_joint(model: Callable, latents: dict[str, Tensor], *args, **kwargs) -> T
 
 def model_alone(sites: dict[str, dict], num_particles: int) -> Pair:
     """Returns a pair of a model's sites without a guide, for its densities."""
-    layout = simple_layout(sites, {})
-    return Pair(sites, {}, num_particles, layout, data_plates(layout, sites, {}))
+    return simple_pair(sites, {}, num_particles)
+
+
+def simple_pair(model_sites: dict[str, dict], guide_sites: dict[str, dict], num_particles: int) -> Pair:
+    """Returns a pair of given sites; raises `InputError` unless all lie in one data plate and in no other."""
+    layout = simple_layout(model_sites, guide_sites)
+    return Pair(model_sites, guide_sites, num_particles, layout, data_plates(layout, model_sites, guide_sites))
 
 
 def at_every_datum(run: Callable[[dict[str, Tensor]], Any], latents: dict[str, Tensor], batch: int) -> Any:

@@ -78,7 +78,7 @@ class _Run:
         self.num_particles, self.reading = num_particles, reading
 
     def first(self) -> Pair:
-        """Runs a pair whose layout is not known; it starts again from the same random numbers if the guess was wrong."""
+        """Runs a pair whose layout is not known, again from the same random numbers if the guess was wrong."""
         if is_traced():
             return self.vectorized(_GUESS)
         start, statistics = saved_generators(), saved_statistics(self.model, self.guide)
