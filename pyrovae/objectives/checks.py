@@ -71,6 +71,12 @@ def _check_renyi(pair: Pair) -> None:
             f'RenyiELBO needs scale 1 at every site, got {scale.tolist()} at site "{name}": a scale (beta, or a '
             f"subsampled plate) inside the logsumexp gives no bound on log p(x); use objective iwae or renyi",
         )
+    for name, site in pair.model_sites.items():
+        require(
+            pair.is_local(site),
+            f'RenyiELBO gives one bound for all data together, as site "{name}" lies outside the data plate; use '
+            "objective iwae or renyi",
+        )
     for name, site in pair.guide_sites.items():
         require(
             site["fn"].has_rsample,

@@ -110,7 +110,7 @@ def test_a_guide_that_draws_outside_the_priors_support_is_refused_in_one_line():
         assert "\n" not in str(caught.value)
 
 
-def test_a_network_that_takes_no_particle_dimension_is_named_as_the_cause():
+def test_a_network_that_takes_no_particle_dimension_runs_its_particles_one_after_another():
     """Trap 9: convolutions take one leading dimension only."""
     conv = torch.nn.Conv1d(1, 1, 1).double()
 
@@ -123,9 +123,22 @@ def test_a_network_that_takes_no_particle_dimension_is_named_as_the_cause():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(x[:, None], 1.0).to_event(2))
 
+    vectorized = pv.objectives.IWAE(2, vectorize_particles=True)
     with pytest.raises(pv.InputError, match="any number of leading batch dimensions") as caught:
-        pv.log_weights(model, guide, X, num_particles=2)
+        vectorized.loss(model, guide, X)
     assert "\n" not in str(caught.value)
+    with pytest.warns(UserWarning, match="particles run one after another"):
+        log_w = pv.log_weights(model, guide, X, num_particles=3)
+    pair = run_pair(model, guide, X, num_particles=3)
+    z = pair.draws()["z"]
+    assert log_w.shape == (3, 4)
+    assert len(z.flatten().unique()) == z.numel()  # draws of their own
+    expected = (
+        normal((1, 3)).log_prob(z)
+        + dist.Normal(torch.stack([conv(one) for one in z]), 1.0).log_prob(X[:, None]).sum((-1, -2))
+        - dist.Normal(X[:, None], 1.0).log_prob(z).sum((-1, -2))
+    )
+    torch.testing.assert_close(pair.terms().log_weights, expected, atol=1e-12, rtol=0)
 
 
 # Pairs that once gave a wrong log p(x) without a word ----------------------------------------------------------------

@@ -11,6 +11,7 @@ from scalar_pairs import double
 
 import pyrovae as pv
 from pyrovae.objectives import ELBO
+from pyrovae.programs import run_pair
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ZERO, ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
@@ -29,7 +30,7 @@ def test_rounding_is_not_taken_for_work_across_leading_dimensions(sd, seed):
     assert math.isfinite(replace(ELBO(), num_particles=2).loss(vae.model, vae.guide, x))
 
 
-def test_work_across_leading_dimensions_is_refused_of_large_values_too():
+def test_work_across_leading_dimensions_is_found_in_large_values_too():
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
@@ -40,12 +41,12 @@ def test_work_across_leading_dimensions_is_refused_of_large_values_too():
             pyro.sample("x", dist.Normal(z + 0.1 * torch.softmax(z, 0), 1.0).to_event(1), obs=x)
 
     pyro.param("unused", double(0.0))
-    with pytest.raises(pv.InputError, match="something in it works across leading dimensions"):
+    with pytest.warns(UserWarning, match="something in it works across leading dimensions"):
         ELBO().loss(model, guide, 100 * torch.randn(8, 2))
 
 
-def test_a_network_that_works_across_leading_dimensions_is_refused():
-    """It runs with particles, and normalises over the batch in place of the features."""
+def test_particles_of_a_network_that_works_across_leading_dimensions_run_one_after_another():
+    """With a dimension of particles it runs, and normalises over the batch in place of the features."""
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -56,5 +57,13 @@ def test_a_network_that_works_across_leading_dimensions_is_refused():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(x, 0.5).to_event(1))
 
+    vectorized = pv.objectives.IWAE(3, vectorize_particles=True)
     with pytest.raises(pv.InputError, match="the model must give each particle the density that it has alone"):
-        pv.log_marginal(model, guide, X, num_samples=10)
+        vectorized.loss(model, guide, X)
+    with pytest.warns(UserWarning, match="something in it works across leading dimensions"):
+        log_w = pv.log_weights(model, guide, X, num_particles=3)
+    assert log_w.shape == (3, 4)
+    pair = run_pair(model, guide, X, num_particles=3)
+    z = pair.draws()["z"]
+    log_likelihood = dist.Normal(3 * z.softmax(-1), 0.1).log_prob(X).sum(-1)
+    torch.testing.assert_close(pair.terms().log_likelihood, log_likelihood, atol=1e-10, rtol=0)
