@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pyro.distributions import Independent
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -11,7 +12,13 @@ from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
-from pyrovae.programs import Pair, check_no_zero_weights, warn_of_never_drawn
+from pyrovae.programs import (
+    Pair,
+    check_no_zero_weights,
+    require_no_autoencoder,
+    require_no_masks,
+    warn_of_never_drawn,
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,8 @@ class AnalyticKLELBO(DifferentiableELBO):
         """Returns the KL of one site, summed over the data."""
         q, p = pair.guide_sites[name]["fn"], pair.latent[name]["fn"]
         if self.free_bits is None:
-            return kl_divergence(q, p).expand(pair.batch_shape).mean(0).sum()
+            kl = scale_and_mask(kl_divergence(q, p), mask=pair.latent[name]["mask"])
+            return kl.expand(pair.batch_shape).mean(0).sum()
         # Under to_event the base distributions are those of the single dimensions.
         per_dimension = kl_divergence(q.base_dist, p.base_dist).mean(0)
         return len(per_dimension) * per_dimension.mean(0).clamp(min=self.free_bits).sum()
@@ -80,8 +88,9 @@ class AnalyticKLELBO(DifferentiableELBO):
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if there is no closed form, or if the sum of the sites' KLs is not the KL."""
         weighted_terms(pair)
-        pair.check_masks(False, "objective elbo_analytic_kl needs latents without a mask")
+        require_no_autoencoder(pair, "objective elbo_analytic_kl needs latents without a mask")
         if self.free_bits is not None:
+            require_no_masks(pair, "free_bits needs latents that every datum has")
             for name, site in pair.guide_sites.items():
                 for fn in (site["fn"], pair.latent[name]["fn"]):
                     flat = isinstance(fn, Independent) and fn.event_dim == 1 and fn.base_dist.event_dim == 0

@@ -19,7 +19,14 @@ from pyrovae.objectives.estimator import (
 )
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
-from pyrovae.programs import Pair, base_of, check_no_zero_weights, outside_support, warn_of_never_drawn
+from pyrovae.programs import (
+    Pair,
+    base_of,
+    check_no_zero_weights,
+    outside_support,
+    require_no_autoencoder,
+    warn_of_never_drawn,
+)
 
 
 class DifferentiableELBO(PyroELBO):
@@ -107,7 +114,8 @@ class Objective(DifferentiableELBO):
 
     min_particles = 1
     takes_beta = True
-    takes_masked = False
+    takes_points = False
+    """True if the guide may give points without a density: the codes of an autoencoder, or a maximum a posteriori."""
     reference: ClassVar[type[PyroELBO] | None] = None
     """The objective whose gradient, by plain differentiation, has the same mean; None for a gradient of that kind."""
 
@@ -142,10 +150,9 @@ class Objective(DifferentiableELBO):
         terms = weighted_terms(pair)
         if not self.takes_beta:
             terms.require_no_beta(self)
-        pair.check_masks(
-            self.takes_masked,
-            f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)",
-        )
+        if not self.takes_points:
+            said = f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)"
+            require_no_autoencoder(pair, said)
         terms_of_gradient = coefficients_at_equal_weights(self)
         for site_name, site in pair.guide_sites.items():
             if terms_of_gradient.path is not None:
@@ -156,7 +163,7 @@ class Objective(DifferentiableELBO):
                 )
             if isinstance(base_of(site["fn"]), Delta) and not pair.guide_only:
                 require(
-                    self.takes_masked,
+                    self.takes_points,
                     f'{name} needs a guide with a density, and site "{site_name}" is a point (Delta): use elbo, whose '
                     "optimum is then the maximum a posteriori",
                 )

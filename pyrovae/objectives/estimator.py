@@ -173,7 +173,10 @@ def _surrogate(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients: C
     if score is not None:
         surrogate = surrogate + _weighted_sum(score, at.score)
     if path is not None:
-        slopes = torch.autograd.grad(_weighted_sum(path, at.log_weights), list(leaves.values()), retain_graph=True)
+        through = _weighted_sum(path, at.log_weights)
+        if not through.requires_grad:  # every latent is masked by False, and no parameter is left
+            return surrogate
+        slopes = torch.autograd.grad(through, list(leaves.values()), retain_graph=True, materialize_grads=True)
         for slope, z in zip(slopes, draws.values(), strict=True):
             surrogate = surrogate + (slope * z).sum()
     return surrogate

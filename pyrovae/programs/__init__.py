@@ -5,6 +5,7 @@ from pyrovae.programs.calling import is_pair, takes_model, takes_pair
 from pyrovae.programs.contract import PARTICLES
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
+from pyrovae.programs.mask_checks import require_no_autoencoder, require_no_masks
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (
     Choices,
@@ -16,7 +17,17 @@ from pyrovae.programs.random_choices import (
     saved_generators,
 )
 from pyrovae.programs.running import at_every_datum, guide_draws, log_joint, not_finite, pair_at, run_pair, simulated
-from pyrovae.programs.sites import base_of, has_real_support, is_masked, outside_support, sample_sites
+from pyrovae.programs.sites import (
+    base_of,
+    has_real_support,
+    is_autoencoder,
+    is_masked,
+    outside_support,
+    sample_sites,
+    seen,
+    without_mask,
+    without_masks_of_latents,
+)
 from pyrovae.programs.support_checks import check_no_zero_weights, warn_of_never_drawn
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
@@ -41,6 +52,7 @@ __all__ = [
     "gate",
     "guide_draws",
     "has_real_support",
+    "is_autoencoder",
     "is_masked",
     "is_traced",
     "log_joint",
@@ -51,10 +63,15 @@ __all__ = [
     "pair_at",
     "proposals",
     "random_mark",
+    "require_no_autoencoder",
+    "require_no_masks",
     "restore_generators",
     "run_pair",
     "sample_sites",
     "saved_generators",
+    "seen",
     "simulated",
     "warn_of_never_drawn",
+    "without_mask",
+    "without_masks_of_latents",
 ]
