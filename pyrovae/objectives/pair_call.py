@@ -15,6 +15,7 @@ from pyrovae.programs import (
     common_choices,
     gate,
     kept_statistics,
+    known_layout,
     pair_at,
     random_mark,
     restore_generators,
@@ -46,8 +47,11 @@ class PairCall:
 
     def run(self, num_particles: int, once: bool = False) -> Pair:
         """Runs the pair; with `once` this is the only run, and `run_at` does not follow."""
+        known = known_layout(self.model, self.guide, self.needs.reading)
         with nullcontext() if once else self.choices.first():
             pair = self._run(num_particles)
+        if known is not None and not known.fits(pair.layout):
+            return self.run(num_particles, once)  # the plates have changed, and what was found out took random numbers
         if gate.check_once(self.model, self.guide, self.needs, pair, self.args, self.kwargs):
             return pair
         return self.run(num_particles, once)  # one particle after another: several at once had other densities

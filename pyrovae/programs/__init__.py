@@ -5,7 +5,7 @@ from pyrovae.programs.calling import is_pair, takes_model, takes_pair
 from pyrovae.programs.data_plates import DataPlate, inner_scale
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
-from pyrovae.programs.layout import PARTICLES, Layout, Reading
+from pyrovae.programs.layout import PARTICLES, Layout, Reading, known_layout
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (
     Choices,
@@ -39,6 +39,7 @@ __all__ = [
     "Layout",
     "Reading",
     "kept_statistics",
+    "known_layout",
     "model_alone",
     "simple_pair",
     "particles",

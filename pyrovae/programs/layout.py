@@ -62,6 +62,10 @@ class Layout:
         """True if every site lies in a data plate, and plates take one dimension."""
         return not self.has_globals and self.nesting == 1 and self.is_vectorized
 
+    def fits(self, other: "Layout") -> bool:
+        """Returns True if the particles of the other layout lie where they do in this one."""
+        return (self.plates, self.particle_dim) == (other.plates, other.particle_dim)
+
     def is_local(self, site: dict) -> bool:
         """Returns True if a site has a value for each datum."""
         return not self.plates or any(frame.name in self.plates for frame in site["cond_indep_stack"])

@@ -140,15 +140,13 @@ class _Run:
         traces = traces_of(self.model, self.guide, self.args, self.kwargs, self.num_particles, layout)
         model_sites, guide_sites = map(sample_sites, traces)
         found = read_layout(model_sites, guide_sites, self.reading)
-        fits = found.nesting <= layout.nesting
-        if layout is _GUESS:
-            fits = fits and not found.has_globals
-        else:
-            fits = fits and replace(found, nesting=layout.nesting) == layout
-        if not fits:
+        # The guess gives all sites particles, and a known layout those in its plates.
+        fits = not found.has_globals if layout is _GUESS else found.plates == layout.plates
+        if not fits or found.nesting > layout.nesting:
             return found
-        found = replace(found, nesting=layout.nesting)
-        if layout is _GUESS:
+        if found.nesting < layout.nesting:
+            found = replace(found, nesting=layout.nesting)
+        if found != layout:
             remember_layout(self.model, self.guide, self.reading, found)
         return pair_of(traces, self.num_particles, found)
 
