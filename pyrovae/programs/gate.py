@@ -24,6 +24,7 @@ from pyrovae.programs.random_choices import is_traced, owner_of
 from pyrovae.programs.running import AS_IT_COMES
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
+from pyrovae.programs.sum_checks import check_sums
 from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn
 
 
@@ -75,6 +76,7 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
             check_parameters(pair.parameters, model, guide, args, kwargs)
             check_auxiliary(pair, guide, args, kwargs)
             check_masks(pair, model, guide, args, kwargs)
+            check_sums(pair, model, guide, args, kwargs)
             _remember(model, guide, None, pair)
         if needs is not None:
             needs.check(pair)

@@ -14,9 +14,11 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae.common import InputError
-from pyrovae.programs.data_plates import DataPlate, by_datum, inner_scale
-from pyrovae.programs.layout import Layout, frames_of
+from pyrovae.programs.data_plates import DataPlate, by_datum, in_columns, inner_scale
+from pyrovae.programs.enumerated_runs import is_summed
+from pyrovae.programs.layout import PARTICLES, Layout, frames_of
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support
+from pyrovae.programs.summed_sites import summed_groups, summed_log_prob
 from pyrovae.programs.supports import bounds, contains, log_density
 
 
@@ -87,8 +89,13 @@ class Pair:
 
     @property
     def latent(self) -> dict[str, dict]:
-        """The latent sites of the model."""
-        return {name: site for name, site in self.model_sites.items() if not site["is_observed"]}
+        """The latent sites of the model, without those that are summed out."""
+        return {name: site for name, site in self.model_sites.items() if not (site["is_observed"] or is_summed(site))}
+
+    @property
+    def sums(self) -> list[dict[str, dict]]:
+        """The groups of the model's sites that a sum over states couples."""
+        return summed_groups(self.model_sites) if self.layout.sums else []
 
     @property
     def guide_only(self) -> dict[str, dict]:
@@ -128,12 +135,37 @@ class Pair:
         """Returns the log-densities of the local sites, each without its `poutine.scale`, and so at beta = 1.
 
         A subsampled data plate's N / B thereby stays out of the logsumexp over particles, where it would give no bound.
+        What a sum over states couples to an observed site is in the log-likelihood, priors of latents included.
         """
         if self.others:
             parts = [replace(run, others=()).terms() for run in self.runs]
             each = zip(*((t.log_likelihood, t.log_prior, t.log_posterior) for t in parts), strict=True)
             return PairTerms(*map(torch.cat, each))
-        return PairTerms(self.total(self.observed), self.total(self.latent), self.total(self.guide_sites))
+        groups = self.sums
+        if not groups:
+            return PairTerms(self.total(self.observed), self.total(self.latent), self.total(self.guide_sites))
+        inside = {name for group in groups for name in group}
+        observed, latent = (
+            self.total({name: site for name, site in sites.items() if name not in inside})
+            for sites in (self.observed, self.latent)
+        )
+        for group in groups:
+            if any(site["is_observed"] for site in group.values()):
+                observed = observed + self._summed(group)
+            else:
+                latent = latent + self._summed(group)
+        return PairTerms(observed, latent, self.total(self.guide_sites))
+
+    def _summed(self, group: dict[str, dict]) -> Tensor:
+        """Returns the log-density of a group with its states summed out, `(num_particles, batch)`, without scales."""
+        first = next(iter(group.values()))
+        kept = {PARTICLES: self.num_particles} if self.layout.is_vectorized else {}
+        own = next((plate for plate in self.plates if plate.name in {f.name for f in frames_of(first)}), None)
+        if own is not None:
+            kept[own.name] = own.size
+        total = inner_scale(first, self.plates) * summed_log_prob(group, kept, self._log_density)
+        total = in_columns(total, own.name, self.plates) if own is not None else total.unsqueeze(-1)
+        return total.expand(self.batch_shape)
 
     def total(self, sites: dict[str, dict]) -> Tensor:
         """Returns the log-densities of the local ones of the sites, summed for each datum: `(num_particles, batch)`."""

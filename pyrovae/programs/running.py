@@ -4,7 +4,7 @@ Particles at once are a plate to the left of all others, around both programs, t
 drawn for all data together is drawn once. Particles one after another share those draws and the subsample's indices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -26,6 +26,7 @@ from pyrovae.common import (
 )
 from pyrovae.programs.contract import check_latents
 from pyrovae.programs.data_plates import check_dimensions, data_plates
+from pyrovae.programs.enumerated_runs import Enumerating
 from pyrovae.programs.layout import (
     PARTICLES,
     Layout,
@@ -83,7 +84,7 @@ class _Run:
             return self.vectorized(_GUESS)
         start, statistics = saved_generators(), saved_statistics(self.model, self.guide)
         layout, error = _GUESS, None
-        for _ in range(2 if self.reading.vectorize_particles is not False else 0):
+        for _ in range(3 if self.reading.vectorize_particles is not False else 0):
             try:
                 found = self._with_layout(layout)
             except (IndexError, RuntimeError, ValueError) as failed:
@@ -142,6 +143,7 @@ class _Run:
         found = read_layout(model_sites, guide_sites, self.reading)
         # The guess gives all sites particles, and a known layout those in its plates.
         fits = not found.has_globals if layout is _GUESS else found.plates == layout.plates
+        fits = fits and found.sums == layout.sums
         if not fits or found.nesting > layout.nesting:
             return found
         if found.nesting < layout.nesting:
@@ -157,7 +159,7 @@ class _Run:
         for index in range(self.num_particles):
             once = kept_statistics(self.model, self.guide) if index else nullcontext()
             with once, Given(shared):
-                traces = traces_of(self.model, self.guide, self.args, self.kwargs, None)
+                traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
             found = read_layout(*map(sample_sites, traces), self.reading)
             runs.append(pair_of(traces, 1, replace(found, is_vectorized=False)))
             shared = shared or shared_draws(traces, runs[0])
@@ -173,13 +175,15 @@ class _Run:
         with kept_generators(), torch.no_grad(), kept_statistics(self.model, self.guide):
             try:
                 traces = traces_of(self.model, self.guide, self.args, self.kwargs, None)
+                layout = replace(read_layout(*map(sample_sites, traces), self.reading), is_vectorized=False)
+                if layout.sums:
+                    traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
             except (IndexError, RuntimeError) as error:
                 if isinstance(error, InputError) or is_out_of_memory(error):
                     raise
                 raise InputError(f"the pair does not run: {first_line(error)}") from (why or error)
-        layout = read_layout(*map(sample_sites, traces), self.reading)
-        pair_of(traces, 1, replace(layout, is_vectorized=False))
-        return layout
+        pair_of(traces, 1, layout)
+        return replace(layout, is_vectorized=True)
 
 
 def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
@@ -203,7 +207,16 @@ def traces_of(
 ) -> Traces:
     """Returns the traces of the model and of the guide, with particles, or for None without their plate."""
     guide_trace = trace_of(guide, args, kwargs, num_particles, layout)
+    model = with_all_states(model, layout, guide_trace.nodes)
     return trace_of(poutine.replay(model, trace=guide_trace), args, kwargs, num_particles, layout), guide_trace
+
+
+def with_all_states(model: Callable, layout: Layout, given: Collection[str], recycles: bool = True) -> Callable:
+    """Returns the model with every state of the sites that are summed out, if the layout has any.
+
+    `given` are the names of sites that get their values from elsewhere.
+    """
+    return Enumerating(layout.state_dim, given, recycles)(model) if layout.sums else model
 
 
 def trace_of(
