@@ -6,7 +6,6 @@ of them are unmasked where a latent is masked, and what is asked. A step of plai
 known.
 """
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +13,7 @@ from typing import Protocol
 import pyro
 from torch import Tensor
 
-from pyrovae.common import evaluation_mode, kept_generators, require
+from pyrovae.common import WeakByIdentity, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
 from pyrovae.programs.layout import Reading
 from pyrovae.programs.mask_checks import check_masks, exposed
@@ -98,7 +97,7 @@ def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair
 
 # Structures that were checked -----------------------------------------------------------------------------------------
 
-_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_known: WeakByIdentity[WeakByIdentity[dict]] = WeakByIdentity()
 
 
 def _structure(pair: Pair) -> tuple:
@@ -112,8 +111,7 @@ def _structure(pair: Pair) -> tuple:
 
 def _known_of(model: Callable, guide: Callable) -> dict:
     """Returns what is known of a pair; it is forgotten with the objects that its programs belong to."""
-    of_guides = _known.setdefault(owner_of(model), weakref.WeakKeyDictionary())
-    return of_guides.setdefault(owner_of(guide), {})
+    return _known.setdefault(owner_of(model), WeakByIdentity).setdefault(owner_of(guide), dict)
 
 
 def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> tuple:

@@ -5,7 +5,6 @@ drawn for each particle, and a datum's term is the sum over all of their other d
 no plate holds the observed sites, the whole data set is one datum, and every site counts as local.
 """
 
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from pyro.distributions import Delta, Unit
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 
-from pyrovae.common import InputError, require
+from pyrovae.common import InputError, WeakByIdentity, require
 from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.random_choices import owner_of
 from pyrovae.programs.sites import base_of
@@ -165,13 +164,12 @@ def _names(site: dict) -> list[str]:
 
 # Layouts that are known -----------------------------------------------------------------------------------------------
 
-_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_known: WeakByIdentity[WeakByIdentity[dict]] = WeakByIdentity()
 
 
 def _known_of(model: Callable, guide: Callable) -> dict:
     """Returns the layouts that are known of a pair; they are forgotten with the objects that its programs belong to."""
-    of_guides = _known.setdefault(owner_of(model), weakref.WeakKeyDictionary())
-    return of_guides.setdefault(owner_of(guide), {})
+    return _known.setdefault(owner_of(model), WeakByIdentity).setdefault(owner_of(guide), dict)
 
 
 def _key(model: Callable, guide: Callable, reading: Reading) -> tuple:
@@ -182,7 +180,7 @@ def known_layout(model: Callable, guide: Callable, reading: Reading) -> Layout |
     """Returns the layout of the pair's last run, or None if it has not been run."""
     try:
         return _known_of(model, guide).get(_key(model, guide, reading))
-    except TypeError:  # a program that cannot be hashed, or not be referred to weakly
+    except TypeError:  # a program that cannot be referred to weakly
         return None
 
 

@@ -57,8 +57,8 @@ def run_pair(
     read in more than one way.
     """
     require_count("num_particles", num_particles)
-    known = known_layout(model, guide, reading)
     run = _Run(model, guide, args, kwargs, num_particles, reading)
+    known = run.known
     try:
         if known is not None and not known.is_vectorized:
             return run.one_by_one(known)
@@ -77,6 +77,7 @@ class _Run:
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.num_particles, self.reading = num_particles, reading
+        self.known = known_layout(model, guide, reading)
 
     def first(self) -> Pair:
         """Runs a pair whose layout is not known, again from the same random numbers if the guess was wrong."""
@@ -148,7 +149,8 @@ class _Run:
             return found
         if found.nesting < layout.nesting:
             found = replace(found, nesting=layout.nesting)
-        if found != layout:
+        found = self.known if found == self.known else found
+        if found is not self.known:
             remember_layout(self.model, self.guide, self.reading, found)
         return pair_of(traces, self.num_particles, found)
 
