@@ -302,10 +302,11 @@ def test_log_px_under_a_mask_that_depends_on_a_latent_is_that_of_the_mixture():
         math.log(0.4) + dist.Normal(double(0.5), math.sqrt(1 + 0.49)).log_prob(x),
         math.log(0.6) + dist.Normal(double(-1.0), 0.7).log_prob(x),
     )
-    found = pv.log_marginal(*switched(), x, num_samples=20_000, progress=False)
+    pair = switched()
+    found = pv.log_marginal(*pair, x, num_samples=20_000, progress=False)
     assert_within_standard_errors(found.value, truth, found.standard_error)
     for objective in (VIMCO(3), ReweightedWakeSleep(3), pv.objectives.ScoreFunction(3)):
-        losses = torch.tensor([objective.loss(*switched(), x) for _ in range(40)])
+        losses = torch.tensor([objective.loss(*pair, x) for _ in range(40)])
         assert -losses.mean() < truth.sum() + 5 * losses.std() / math.sqrt(40)
 
 
