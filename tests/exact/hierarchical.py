@@ -28,7 +28,7 @@ def data(num: int, seed: int = 0) -> Tensor:
     return 1.1 + 1.0 * torch.randn(num, generator=generator, dtype=torch.float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hierarchy:
     """Holds the parameters by name, as floats or 0-dim tensors, and gives programs and truths."""
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, autograd, stack
 
-from exact.expectations import hermite, over_two
+from exact.expectations import hermite, log_mean_exp, over_two
 from exact.hierarchical import OF_THETA, OF_Z, Hierarchy
 
 FIRST = 0.025  # the point of the thermodynamic objective after 0
@@ -15,9 +15,17 @@ def in_every_parameter(hierarchy: Hierarchy, loss) -> dict[str, Tensor]:
     return dict(zip(leaves, found, strict=True))
 
 
-def of_bound(hierarchy: Hierarchy, x: Tensor, count: int) -> dict[str, Tensor]:
-    """Returns the gradient of minus the bound with K particles, in every parameter: that of ELBO, IWAE, DReG, VIMCO."""
-    return in_every_parameter(hierarchy, lambda at: -at.bound(x, count))
+def of_elbo(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
+    return in_every_parameter(hierarchy, lambda at: -at.elbo(x))
+
+
+def of_bound(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
+    """Returns the gradient of the bound with two particles: that of IWAE, DReG and VIMCO."""
+
+    def surrogate(log_p, log_q, log_p_held, log_q_held):
+        return log_mean_exp(log_p - log_q)
+
+    return with_densities_of_theta(hierarchy, expected(hierarchy, x, surrogate))
 
 
 def expected(hierarchy: Hierarchy, x: Tensor, surrogate, num: int = 48, num_theta: int = 16) -> dict[str, Tensor]:
@@ -45,7 +53,7 @@ def of_wake_phi(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
         return ((log_p - log_q).detach().softmax(0) * log_q_held).sum(0)
 
     wake = expected(hierarchy, x, surrogate)
-    return {**of_bound(hierarchy, x, 2), **{name: wake[name] for name in OF_Z}}
+    return {**of_bound(hierarchy, x), **{name: wake[name] for name in OF_Z}}
 
 
 def of_thermodynamic(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
@@ -85,7 +93,7 @@ def of_theta_as_leaf(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
         return (log_w.detach().softmax(0).square() * log_w).sum(0)
 
     wrong = with_densities_of_theta(hierarchy, expected(hierarchy, x, surrogate))
-    return {**of_bound(hierarchy, x, 2), **{name: wrong[name] for name in OF_THETA}}
+    return {**of_bound(hierarchy, x), **{name: wrong[name] for name in OF_THETA}}
 
 
 def with_densities_of_theta(hierarchy: Hierarchy, local: dict[str, Tensor]) -> dict[str, Tensor]:
