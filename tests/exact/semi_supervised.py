@@ -37,7 +37,7 @@ class M2(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         weight, of_class = (0.6 * torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (2, 3))
         self.weight, self.of_class = nn.Parameter(weight), nn.Parameter(of_class)
-        self.encoder = nn.Parameter(0.5 * weight.T)
+        self.encoder = nn.Parameter(0.5 * weight.T.contiguous())
         self.drawn: list[Tensor] = []
 
     def guide(self, x: Tensor, labels: Tensor) -> None:
