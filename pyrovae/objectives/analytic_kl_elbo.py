@@ -111,7 +111,7 @@ class AnalyticKLELBO(DifferentiableELBO):
             inside = [name for name in group if name in pair.latent]
             require(
                 not inside,
-                f"objective elbo_analytic_kl needs priors that depend on no summed site, and that of {inside} does: use elbo",
+                f"objective elbo_analytic_kl needs priors without summed sites, and {inside} has one: use elbo",
             )
         orders = [[name for name in sites if name in pair.latent] for sites in (pair.model_sites, pair.guide_sites)]
         require(
