@@ -188,7 +188,6 @@ class Objective(DifferentiableELBO):
         terms = weighted_terms(pair)
         if not self.takes_beta:
             terms.require_no_beta(self)
-        self._check_draws(pair)
         if not self.takes_points:
             said = f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)"
             require_no_autoencoder(pair, said)
@@ -206,6 +205,7 @@ class Objective(DifferentiableELBO):
                     f'{name} needs a guide with a density, and site "{site_name}" is a point (Delta): use elbo, whose '
                     "optimum is then the maximum a posteriori",
                 )
+        self._check_draws(pair)
         if terms_of_gradient.path is not None or not self.takes_zero_weights:
             self._check_zero_weights(pair)
         warn_of_never_drawn(pair)

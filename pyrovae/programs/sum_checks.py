@@ -8,6 +8,7 @@ import torch
 
 from pyrovae.common import InputError, require
 from pyrovae.programs.pair import Pair
+from pyrovae.programs.random_choices import restore_generators, saved_generators
 from pyrovae.programs.reruns import pair_at
 from pyrovae.programs.summed_sites import check_scales
 
@@ -22,8 +23,9 @@ def check_sums(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs
     check_scales(pair.sums)
     pair = replace(pair, others=())
     with torch.no_grad(), pyro.validation_enabled(False):
-        found = []
+        found, start = [], saved_generators()
         for recycles in (True, False):
+            restore_generators(start)  # the same subsample, if there is one
             try:
                 at = pair_at(model, guide, pair.draws(), *args, like=pair, recycles=recycles, **kwargs)
                 found.append(at.terms())
