@@ -17,7 +17,7 @@ from pyrovae.common import InputError
 from pyrovae.programs.data_plates import DataPlate, by_datum, in_columns, inner_scale
 from pyrovae.programs.enumerated_runs import is_summed
 from pyrovae.programs.layout import PARTICLES, Layout, frames_of
-from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support
+from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support, seen
 from pyrovae.programs.summed_sites import summed_groups, summed_log_prob
 from pyrovae.programs.supports import bounds, contains, log_density
 
@@ -252,6 +252,12 @@ class Pair:
                     return True
         return False
 
+    def _has_moving_mask(self, site: dict) -> bool:
+        """Returns True if the mask of an observed site differs between particles."""
+        mask = seen(site)
+        dim = mask.dim() - site["fn"].event_dim - len(self.batch_shape)
+        return dim >= 0 and mask.dim() > 0 and not torch.equal(mask, mask.narrow(dim, 0, 1).expand_as(mask))
+
     # Checks -----------------------------------------------------------------------------------------------------------
 
     def check_densities(self, auxiliary: bool = False) -> None:
@@ -271,6 +277,8 @@ class Pair:
             found = outside_support(site)
             if found and not self.has_moving_support(site):
                 refuse(name, f"has data outside its support, {found} (grey pixels under a Bernoulli: a cross-entropy)")
+            if self._has_moving_mask(site):
+                refuse(name, "has a mask that differs between draws of the latents, and the joint is not normalised")
         alone = self.guide_only
         if alone and not auxiliary:
             refuse(next(iter(alone)), "is in the guide alone (auxiliary), and the weights would lack its density")
