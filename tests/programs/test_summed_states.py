@@ -8,7 +8,7 @@ import pytest
 import torch
 from exact import discrete_states
 from exact.discrete_states import chain, chain_log_px, mixture, mixture_log_px, no_latent
-from helpers import assert_within_standard_errors
+from helpers import assert_within_standard_errors, mean_and_error, refusal
 from scalar_pairs import gradients
 from torch.testing import assert_close
 
@@ -68,7 +68,7 @@ def shifted_mixture(x):
 
 
 def shift_guide(x):
-    loc = pyro.param("loc", torch.tensor(0.2).double())
+    loc = pyro.param("loc", torch.tensor(0.2, dtype=torch.float64))
     with pyro.plate("data", len(x), dim=-1):
         pyro.sample("shift", dist.Normal(loc + 0.1 * x, 0.6))
 
@@ -103,3 +103,48 @@ def test_dreg_has_iwaes_gradient_beside_a_sum():
     error = sum(one.var() / len(one) for one in means).sqrt()
     assert_within_standard_errors(difference, 0.0, error)
     assert means[1].mean().abs() > 5 * means[1].std() / math.sqrt(30)
+
+
+# With globals ---------------------------------------------------------------------------------------------------------
+
+
+def test_global_means_leave_the_sum_of_each_datum():
+    """The evidence of all data is the sum over their joint assignments, within the error of nested weights."""
+    x = POINTS[:5]
+    result = pv.log_marginal(discrete_states.unknown_means, discrete_states.means_guide, x, num_samples=4_000)
+    assert result.log_px.shape == (1,)
+    assert_within_standard_errors(result.log_px[0], discrete_states.unknown_means_log_px(x), result.standard_error[0])
+    assert result.standard_error.item() < 0.1
+
+
+def test_a_state_that_all_data_share_makes_them_one_datum():
+    x = POINTS[:4]
+    truth = discrete_states.one_state_log_px(x)
+    result = pv.log_marginal(discrete_states.one_state_for_all, no_latent, x, num_samples=1)
+    assert_close(result.log_px, truth[None], rtol=0, atol=1e-10)
+    assert ELBO().loss(discrete_states.one_state_for_all, no_latent, x) == pytest.approx(-truth.item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("objective", [ELBO(1), IWAE(1)], ids=str)
+def test_a_subsample_of_a_mixture_is_unbiased(objective):
+    def subsampled(x):
+        with pyro.plate("data", len(x), subsample_size=3, dim=-1) as index:
+            component = pyro.sample(
+                "component", dist.Categorical(discrete_states.WEIGHTS), infer=dict(discrete_states.SUMMED)
+            )
+            pyro.sample("x", dist.Normal(discrete_states.MEANS[component], discrete_states.SD), obs=x[index])
+
+    losses = torch.tensor([objective.loss(subsampled, no_latent, POINTS) for _ in range(300)], dtype=torch.float64)
+    assert_within_standard_errors(*mean_and_error(-losses)[:1], mixture_log_px(POINTS).sum(), mean_and_error(losses)[1])
+
+
+def test_a_state_that_all_data_share_is_not_subsampled():
+    """Its sum is outside the product over all data, of which a part says nothing unbiased."""
+
+    def subsampled(x):
+        state = pyro.sample("state", dist.Categorical(discrete_states.WEIGHTS), infer=dict(discrete_states.SUMMED))
+        with pyro.plate("data", len(x), subsample_size=3, dim=-1) as index:
+            pyro.sample("x", dist.Normal(discrete_states.MEANS[state], discrete_states.SD), obs=x[index])
+
+    for call in (ELBO().loss, IWAE(1).loss):
+        assert "data" in refusal(call, subsampled, no_latent, POINTS)

@@ -57,6 +57,7 @@ def test_words_subsampled_leave_the_elbo_unbiased(subsampled):
     assert_within_standard_errors(mean, bound(1), error)
 
 
+@pytest.mark.filterwarnings("ignore:particles run one after another")
 @pytest.mark.parametrize("call", [
     IWAE(4).loss, DReG(4).loss, VIMCO(4).loss, ReweightedWakeSleep(4).loss, IWAE(4, joint=True).loss,
     partial(pv.log_marginal, num_samples=10),
