@@ -1,0 +1,162 @@
+"""The doors that a program can be taken through, each with the claims that hold of what comes out."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from helpers import assert_within_standard_errors, suite_seed
+from pyro import poutine
+from pyro.infer import ELBO as PyroELBO
+from pyro.infer import SVI
+from torch import Tensor
+
+import pyrovae as pv
+from programs_of_users.program import Program
+
+STEPS, EVALUATIONS = 15, 10
+LEARNING_RATE = 0.03
+
+Objectives = dict[str, Callable[..., PyroELBO]]
+OBJECTIVES: Objectives = {
+    "elbo": pv.objectives.ELBO,
+    "iwae": pv.objectives.IWAE,
+    "dreg": pv.objectives.DReG,
+    "vimco": pv.objectives.VIMCO,
+    "rws": pv.objectives.ReweightedWakeSleep,
+    "joint": partial(pv.objectives.IWAE, joint=True),
+}
+
+
+def plate_of(program: Program) -> dict[str, Any]:
+    """Returns the keyword that names the data plate, where the program needs it."""
+    return {} if program.plate is None else {"plate": program.plate}
+
+
+def parameters() -> dict[str, Tensor]:
+    """Returns copies of all parameters in Pyro's store."""
+    return {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+
+
+def assert_all_moved(program: Program, before: dict[str, Tensor]) -> None:
+    """Checks that training moved every parameter, and that all are finite."""
+    after = parameters()
+    still = [name for name, value in before.items() if torch.equal(value, after[name])]
+    assert [name for name in still if not name.startswith(program.untrained or "none")] == []
+    assert all(value.isfinite().all() for value in after.values())
+
+
+def loss_of(program: Program, objective: PyroELBO, seed: int) -> float:
+    torch.manual_seed(suite_seed(seed))
+    return objective.loss(program.model, program.guide, *program.args)
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def train_by_elbo(program: Program) -> None:
+    """Checks that the ELBO is Pyro's own on the same draws, with its gradient, and that its loss goes down."""
+    objective = OBJECTIVES["elbo"](**plate_of(program))
+    program.pyro_loss.loss(program.model, program.guide, *program.args)  # autoguides draw at their first call
+    objective.loss(program.model, program.guide, *program.args)
+    ours, theirs = (loss_of(program, one, 0) for one in (objective, program.pyro_loss))
+    if program.same_draws:
+        assert math.isclose(ours, theirs, rel_tol=1e-4, abs_tol=1e-4), (ours, theirs)
+    if program.same_draws and _is_reparameterised(program):
+        _assert_same_gradient(program, objective)
+    svi = _svi(program, objective)
+    before, start = parameters(), [loss_of(program, objective, seed) for seed in range(EVALUATIONS)]
+    losses = [svi.step(*program.args) for _ in range(STEPS)]
+    end = [loss_of(program, objective, seed) for seed in range(EVALUATIONS)]
+    assert all(map(math.isfinite, (*start, *losses, *end)))
+    assert sum(end) < sum(start), f"the loss went from {start} to {end}"
+    assert_all_moved(program, before)
+
+
+def _svi(program: Program, objective: PyroELBO) -> SVI:
+    return SVI(program.model, program.guide, pyro.optim.Adam({"lr": LEARNING_RATE}), objective)
+
+
+def _is_reparameterised(program: Program) -> bool:
+    """Returns True if a gradient has no score term, and so has one value on given draws."""
+    sites = poutine.trace(program.guide).get_trace(*program.args).nodes.values()
+    drawn = [site for site in sites if site["type"] == "sample" and not site["is_observed"]]
+    drawn = [site for site in drawn if type(site["fn"]).__name__ != "_Subsample"]
+    return all(site["fn"].has_rsample or site["infer"].get("enumerate") for site in drawn)
+
+
+def _assert_same_gradient(program: Program, objective: PyroELBO) -> None:
+    found = []
+    for one in (objective, program.pyro_loss):
+        torch.manual_seed(suite_seed(0))
+        stored = {name: value.unconstrained() for name, value in pyro.get_param_store().items()}
+        for parameter in stored.values():
+            parameter.grad = None
+        one.loss_and_grads(program.model, program.guide, *program.args)
+        found.append({name: p.grad for name, p in stored.items()})
+    for name, (ours, theirs) in {name: [both[name] for both in found] for name in found[0]}.items():
+        if ours is None or theirs is None:
+            assert all(gradient is None or not gradient.any() for gradient in (ours, theirs)), name
+        else:
+            torch.testing.assert_close(
+                ours, theirs, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+def train_by(name: str, program: Program) -> None:
+    """Checks that a bound of four particles is finite, and that its steps move every parameter."""
+    objective = OBJECTIVES[name](4, **plate_of(program))
+    first = loss_of(program, objective, 0)
+    before = parameters()
+    svi = _svi(program, objective)
+    losses = [svi.step(*program.args) for _ in range(4)]
+    assert all(map(math.isfinite, (first, *losses)))
+    assert_all_moved(program, before)
+
+
+def fit(program: Program) -> None:
+    """Checks that `fit` takes the arguments as a batch, and trains every parameter for two epochs."""
+    program.pyro_loss.loss(program.model, program.guide, *program.args)
+    before = parameters()
+    objective = OBJECTIVES["elbo"](**plate_of(program))
+    history = pv.fit(program, [program.args] * 2, epochs=2, objective=objective, progress=False)
+    assert len(history.loss) == 2
+    assert all(map(math.isfinite, history.loss))
+    assert_all_moved(program, before)
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+def log_marginal(program: Program) -> None:
+    """Checks the shape of log p(x), and its value in standard errors where it is known."""
+    num_samples = 20 if program.log_px is None else 200
+    settings = {"num_samples": num_samples, "progress": False, **plate_of(program)}
+    found = pv.log_marginal(program.model, program.guide, *program.args, **settings)
+    assert found.log_px.shape == (program.num_data,)
+    assert found.log_px.isfinite().all()
+    if program.log_px is not None:
+        assert_within_standard_errors(found.log_px, program.log_px(), found.standard_error, dtype=torch.float32)
+
+
+def compare(program: Program, bounds: list[str], has_log_px: bool) -> None:
+    """Checks that the objectives of these names are compared, with a gap to log p(x) where there is one."""
+
+    def named(name: str) -> Callable[[int], PyroELBO]:
+        def make(num_particles: int) -> PyroELBO:
+            return OBJECTIVES[name](num_particles, **plate_of(program))
+
+        make.__name__ = name
+        return make
+
+    settings = {"num_particles": [2], "repeats": 4, "compile": False, "progress": False}
+    found = pv.compare(program.model, program.guide, *program.args, objectives=[*map(named, bounds)], **settings)
+    assert [row.objective for row in found.rows] == bounds
+    assert all(math.isfinite(row.bound) for row in found.rows)
+    if has_log_px:
+        assert all(row.gap is not None and math.isfinite(row.gap) for row in found.rows)
+    else:
+        assert all(row.gap is None for row in found.rows)
+        assert found.no_gap
