@@ -31,6 +31,7 @@ def take(name: str, door: str) -> None:
         doors.train_by(door, program)
 
 
+@pytest.mark.filterwarnings("ignore:particles run one after another")
 @pytest.mark.parametrize(("name", "door"), CELLS)
 def test_a_program_goes_through_a_door_or_is_told_why_not(name, door, monkeypatch):
     monkeypatch.setattr("pyrovae.lab.comparing.LOG_PX_SAMPLES", 20)  # a program run one particle at a time takes long

@@ -16,8 +16,8 @@ from torch import Tensor
 import pyrovae as pv
 from programs_of_users.program import Program
 
-STEPS, EVALUATIONS = 15, 10
-LEARNING_RATE = 0.03
+STEPS = 8
+LEARNING_RATE = 0.01
 
 Objectives = dict[str, Callable[..., PyroELBO]]
 OBJECTIVES: Objectives = {
@@ -48,8 +48,8 @@ def assert_all_moved(program: Program, before: dict[str, Tensor]) -> None:
     assert all(value.isfinite().all() for value in after.values())
 
 
-def loss_of(program: Program, objective: PyroELBO, seed: int) -> float:
-    torch.manual_seed(suite_seed(seed))
+def loss_of(program: Program, objective: PyroELBO) -> float:
+    torch.manual_seed(suite_seed())
     return objective.loss(program.model, program.guide, *program.args)
 
 
@@ -57,29 +57,43 @@ def loss_of(program: Program, objective: PyroELBO, seed: int) -> float:
 
 
 def train_by_elbo(program: Program) -> None:
-    """Checks that the ELBO is Pyro's own on the same draws, with its gradient, and that its loss goes down."""
+    """Checks that the ELBO is Pyro's own on the same draws, with its gradient, and that steps lower it."""
     objective = OBJECTIVES["elbo"](**plate_of(program))
     program.pyro_loss.loss(program.model, program.guide, *program.args)  # autoguides draw at their first call
     objective.loss(program.model, program.guide, *program.args)
-    ours, theirs = (loss_of(program, one, 0) for one in (objective, program.pyro_loss))
+    ours, theirs = (loss_of(program, one) for one in (objective, program.pyro_loss))
     if program.same_draws:
         assert math.isclose(ours, theirs, rel_tol=1e-4, abs_tol=1e-4), (ours, theirs)
-    if program.same_draws and _is_reparameterised(program):
+    if program.same_draws and is_reparameterised(program):
         _assert_same_gradient(program, objective)
-    svi = _svi(program, objective)
-    before, start = parameters(), [loss_of(program, objective, seed) for seed in range(EVALUATIONS)]
-    losses = [svi.step(*program.args) for _ in range(STEPS)]
-    end = [loss_of(program, objective, seed) for seed in range(EVALUATIONS)]
-    assert all(map(math.isfinite, (*start, *losses, *end)))
-    assert sum(end) < sum(start), f"the loss went from {start} to {end}"
+    train(program, objective)
+
+
+def train_by(name: str, program: Program) -> None:
+    """Checks that steps on a bound of four particles move every parameter, and lower its loss."""
+    train(program, OBJECTIVES[name](4, **plate_of(program)), lowers=name in ("iwae", "joint"))
+
+
+def train(program: Program, objective: PyroELBO, lowers: bool = True) -> None:
+    """Checks that every parameter moves, and, with `lowers`, that the loss goes down on draws that stay the same.
+
+    On the same draws a total derivative is the gradient of the loss itself, and the claim is about no chance. Neither
+    a score function nor the double reparameterisation is such a derivative.
+    """
+    start = loss_of(program, objective)
+    before, losses = parameters(), []
+    svi = SVI(program.model, program.guide, pyro.optim.Adam({"lr": LEARNING_RATE}), objective)
+    for _ in range(STEPS):
+        torch.manual_seed(suite_seed())
+        losses.append(svi.step(*program.args))
+    assert all(map(math.isfinite, losses))
+    assert math.isclose(losses[0], start, rel_tol=1e-4, abs_tol=1e-4), "loss and step differ"
+    if lowers and is_reparameterised(program):
+        assert losses[-1] < start
     assert_all_moved(program, before)
 
 
-def _svi(program: Program, objective: PyroELBO) -> SVI:
-    return SVI(program.model, program.guide, pyro.optim.Adam({"lr": LEARNING_RATE}), objective)
-
-
-def _is_reparameterised(program: Program) -> bool:
+def is_reparameterised(program: Program) -> bool:
     """Returns True if a gradient has no score term, and so has one value on given draws."""
     sites = poutine.trace(program.guide).get_trace(*program.args).nodes.values()
     drawn = [site for site in sites if site["type"] == "sample" and not site["is_observed"]]
@@ -90,7 +104,7 @@ def _is_reparameterised(program: Program) -> bool:
 def _assert_same_gradient(program: Program, objective: PyroELBO) -> None:
     found = []
     for one in (objective, program.pyro_loss):
-        torch.manual_seed(suite_seed(0))
+        torch.manual_seed(suite_seed())
         stored = {name: value.unconstrained() for name, value in pyro.get_param_store().items()}
         for parameter in stored.values():
             parameter.grad = None
@@ -103,17 +117,6 @@ def _assert_same_gradient(program: Program, objective: PyroELBO) -> None:
             torch.testing.assert_close(
                 ours, theirs, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
             )
-
-
-def train_by(name: str, program: Program) -> None:
-    """Checks that a bound of four particles is finite, and that its steps move every parameter."""
-    objective = OBJECTIVES[name](4, **plate_of(program))
-    first = loss_of(program, objective, 0)
-    before = parameters()
-    svi = _svi(program, objective)
-    losses = [svi.step(*program.args) for _ in range(4)]
-    assert all(map(math.isfinite, (first, *losses)))
-    assert_all_moved(program, before)
 
 
 def fit(program: Program) -> None:

@@ -36,8 +36,8 @@ class LDA(nn.Module):
 
     def guide(self, data, of_documents=lambda shares: dist.Dirichlet(1 + 5 * shares)):
         positive = dist.constraints.positive
-        weights = pyro.param("topic_weights_posterior", torch.ones(TOPICS), constraint=positive)
-        words = pyro.param("topic_words_posterior", torch.ones(TOPICS, VOCABULARY), constraint=positive)
+        weights = pyro.param("topic_weights_posterior", 3 * torch.ones(TOPICS), constraint=positive)
+        words = pyro.param("topic_words_posterior", 3 * torch.ones(TOPICS, VOCABULARY), constraint=positive)
         with pyro.plate("topics", TOPICS):
             pyro.sample("topic_weights", dist.Gamma(weights, 1.0))
             pyro.sample("topic_words", dist.Dirichlet(words))
