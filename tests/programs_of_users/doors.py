@@ -48,6 +48,11 @@ def assert_all_moved(program: Program, before: dict[str, Tensor]) -> None:
     assert all(value.isfinite().all() for value in after.values())
 
 
+def start(program: Program) -> None:
+    """Registers the parameters: autoguides draw at their first call, and would move the stream of random numbers."""
+    program.pyro_loss.loss(program.model, program.guide, *program.args)
+
+
 def loss_of(program: Program, objective: PyroELBO) -> float:
     torch.manual_seed(suite_seed())
     return objective.loss(program.model, program.guide, *program.args)
@@ -59,8 +64,7 @@ def loss_of(program: Program, objective: PyroELBO) -> float:
 def train_by_elbo(program: Program) -> None:
     """Checks that the ELBO is Pyro's own on the same draws, with its gradient, and that steps lower it."""
     objective = OBJECTIVES["elbo"](**plate_of(program))
-    program.pyro_loss.loss(program.model, program.guide, *program.args)  # autoguides draw at their first call
-    objective.loss(program.model, program.guide, *program.args)
+    start(program)
     ours, theirs = (loss_of(program, one) for one in (objective, program.pyro_loss))
     if program.same_draws:
         assert math.isclose(ours, theirs, rel_tol=1e-4, abs_tol=1e-4), (ours, theirs)
@@ -80,16 +84,16 @@ def train(program: Program, objective: PyroELBO, lowers: bool = True) -> None:
     On the same draws a total derivative is the gradient of the loss itself, and the claim is about no chance. Neither
     a score function nor the double reparameterisation is such a derivative.
     """
-    start = loss_of(program, objective)
-    before, losses = parameters(), []
+    start(program)
+    first, before, losses = loss_of(program, objective), parameters(), []
     svi = SVI(program.model, program.guide, pyro.optim.Adam({"lr": LEARNING_RATE}), objective)
     for _ in range(STEPS):
         torch.manual_seed(suite_seed())
         losses.append(svi.step(*program.args))
     assert all(map(math.isfinite, losses))
-    assert math.isclose(losses[0], start, rel_tol=1e-4, abs_tol=1e-4), "loss and step differ"
+    assert math.isclose(losses[0], first, rel_tol=1e-4, abs_tol=1e-4), "loss and step differ"
     if lowers and is_reparameterised(program):
-        assert losses[-1] < start
+        assert losses[-1] < first
     assert_all_moved(program, before)
 
 
@@ -121,7 +125,7 @@ def _assert_same_gradient(program: Program, objective: PyroELBO) -> None:
 
 def fit(program: Program) -> None:
     """Checks that `fit` takes the arguments as a batch, and trains every parameter for two epochs."""
-    program.pyro_loss.loss(program.model, program.guide, *program.args)
+    start(program)
     before = parameters()
     objective = OBJECTIVES["elbo"](**plate_of(program))
     history = pv.fit(program, [program.args] * 2, epochs=2, objective=objective, progress=False)
@@ -144,18 +148,22 @@ def log_marginal(program: Program) -> None:
         assert_within_standard_errors(found.log_px, program.log_px(), found.standard_error, dtype=torch.float32)
 
 
-def compare(program: Program, bounds: list[str], has_log_px: bool) -> None:
-    """Checks that the objectives of these names are compared, with a gap to log p(x) where there is one."""
+def compare(program: Program, bounds: list[str], has_log_px: bool, **settings: Any) -> None:
+    """Checks that the objectives of these names are compared, with a gap to log p(x) where there is one.
+
+    `settings` are those of the objectives.
+    """
 
     def named(name: str) -> Callable[[int], PyroELBO]:
         def make(num_particles: int) -> PyroELBO:
-            return OBJECTIVES[name](num_particles, **plate_of(program))
+            return OBJECTIVES[name](num_particles, **plate_of(program), **settings)
 
         make.__name__ = name
         return make
 
-    settings = {"num_particles": [2], "repeats": 4, "compile": False, "progress": False}
-    found = pv.compare(program.model, program.guide, *program.args, objectives=[*map(named, bounds)], **settings)
+    objectives = [*map(named, bounds)]
+    how = {"num_particles": [2], "repeats": 4, "compile": False, "progress": False}
+    found = pv.compare(program.model, program.guide, *program.args, objectives=objectives, **how)
     assert [row.objective for row in found.rows] == bounds
     assert all(math.isfinite(row.bound) for row in found.rows)
     if has_log_px:

@@ -54,8 +54,8 @@ CROSSING = Reason(
 )
 IN_GUIDE = Reason(
     "guide must observe nothing",
-    "The guide observes, or adds a loss: such a term is the density of no latent. Importance weights would not be those "
-    "of the guide's draws, and the ELBO would be a bound on nothing.",
+    "The guide observes, or adds a loss: such a term is the density of no latent. Importance weights would not be "
+    "those of the guide's draws, and the ELBO would be a bound on nothing.",
     "Train the term in a loss of its own, as Kingma et al. (2014) do, and leave it out of the guide.",
 )
 REASONS = {
@@ -92,7 +92,7 @@ REFUSED: dict[str, dict[str, Reason]] = {
     "Gaussian mixture, AutoNormal": _GLOBAL,
     "LDA, documents at points": _POINT,
     "LDA, some words of each document": _at((*SEVERAL, "joint", "log_marginal"), INNER),
-    "matrix factorisation": _at(DOORS, CROSSING),
+    "matrix factorisation": _at(("elbo", *SEVERAL, "fit", "log_marginal"), CROSSING),
     "eight schools, AutoMultivariateNormal": _GLOBAL,
     "intercepts looked up by index": _GLOBAL,
     "item response": _GLOBAL,
