@@ -22,8 +22,8 @@ class Reason:
 JOINT = Reason(
     "joint=True",
     "The guide draws nothing for a single datum: all latents are global, or one draw outside the plates gives those of "
-    "all data (`AutoMultivariateNormal`), or all are summed out. K particles of a datum would be K times the same, "
-    "and the importance-weighted bound would silently be the ELBO.",
+    "all data (`AutoMultivariateNormal`). K particles of a datum would be K times the same, and the "
+    "importance-weighted bound would silently be the ELBO.",
     "`joint=True` puts one logsumexp around the whole data set; the ELBO is as tight as a bound per datum gets.",
 )
 POINT = Reason(
@@ -84,10 +84,8 @@ REFUSED: dict[str, dict[str, Reason]] = {
     "scANVI, labels given, a loss in the guide": _at(DOORS, IN_GUIDE),
     "causal-effect VAE": _at(DOORS, IN_GUIDE),
     "attend, infer, repeat in minibatches": _SUBSAMPLED,
-    "hidden Markov model": _GLOBAL,
     "hidden Markov model, AutoDelta": _POINT,
     "capture and recapture": _GLOBAL,
-    "Gaussian mixture, parameters learned": _GLOBAL,
     "Gaussian mixture, AutoDelta": _POINT,
     "Gaussian mixture, AutoNormal": _GLOBAL,
     "LDA, documents at points": _POINT,
