@@ -5,7 +5,9 @@ from dataclasses import replace
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.contrib.easyguide import EasyGuide
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from programs_of_users.hierarchies import positive
 from programs_of_users.program import Program, normals, source
@@ -81,3 +83,22 @@ def gamma_family() -> Program:
     pair = GammaFamily()
     x = torch.poisson(2 * torch.ones(5, pair.PIXELS), generator=source(22))
     return Program(pair.model, pair.guide, (x,))
+
+
+class GroupedGuide(EasyGuide):
+    """Pyro's example: one Normal for all weights and one for the factors of each datum, moved to positive numbers."""
+
+    def guide(self, x):
+        weights = self.group(match="w_.*")
+        loc, scale = (pyro.param(f"w_{name}", torch.full(weights.event_shape, -0.5)) for name in ("loc", "scale"))
+        weights.sample("ws", dist.Normal(loc, softplus(scale)).to_event(1))
+        factors = self.group(match="z_.*")
+        with self.plate("data", len(x)):
+            shape = (len(x), *factors.event_shape)
+            loc, scale = (pyro.param(f"z_{name}", torch.full(shape, -0.5)) for name in ("loc", "scale"))
+            factors.sample("zs", dist.Normal(loc, softplus(scale)).to_event(1))
+
+
+def gamma_family_with_groups() -> Program:
+    program = gamma_family()
+    return replace(program, guide=GroupedGuide(program.model))

@@ -1,16 +1,21 @@
 """Coins and regressions: all latents are global, and the data lie in a plate."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
+from pyro.distributions.transforms import affine_autoregressive
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
+    AutoGuideList,
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
     AutoNormal,
+    AutoNormalizingFlow,
 )
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
@@ -90,6 +95,19 @@ def regression_with_multivariate() -> Program:
 
 def regression_with_low_rank() -> Program:
     return _with(AutoLowRankMultivariateNormal, init_scale=0.4, rank=1)
+
+
+def regression_with_flow() -> Program:
+    return _with(partial(AutoNormalizingFlow, init_transform_fn=partial(affine_autoregressive, hidden_dims=[6])))
+
+
+def regression_with_list() -> Program:
+    """One guide for the weights and another for the bias."""
+    x, y = _inputs()
+    guide = AutoGuideList(_regression)
+    guide.append(AutoDiagonalNormal(poutine.block(_regression, expose=["weight"]), init_scale=0.4))
+    guide.append(AutoNormal(poutine.block(_regression, expose=["bias"]), init_scale=0.4))
+    return Program(_regression, guide, (x, y), log_px=lambda: _evidence(x, y))
 
 
 class BayesianRegression(PyroModule):

@@ -101,6 +101,8 @@ REFUSED: dict[str, dict[str, Reason]] = {
     "regression, AutoDiagonalNormal": _GLOBAL,
     "regression, AutoMultivariateNormal": _GLOBAL,
     "regression, AutoLowRankMultivariateNormal": _GLOBAL,
+    "regression, AutoNormalizingFlow": _GLOBAL,
+    "regression, AutoGuideList": _GLOBAL,
     "regression of PyroModules": _GLOBAL,
     "regression of PyroModules in minibatches": _GLOBAL | _SUBSAMPLED,
     "Gaussian process, inputs latent": _GLOBAL,
