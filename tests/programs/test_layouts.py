@@ -1,4 +1,4 @@
-"""Pairs in plates of every kind: the terms of a datum are the sum over all that is its own, written out by hand here."""
+"""Pairs in plates of every kind: the terms of a datum are the sum over all that is its own, written out by hand."""
 
 import pyro
 import pyro.distributions as dist
