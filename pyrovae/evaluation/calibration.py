@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.common import InputError, device_of, evaluates, local_seed, progress_bar, require, require_count
 from pyrovae.evaluation.chunks import check_args, in_chunks
-from pyrovae.programs import gate, is_masked, particles, sample_sites, takes_pair
+from pyrovae.programs import gate, is_masked, particles, require_no_masks, sample_sites, takes_pair
 
 SIGNIFICANCE = 0.01
 TAIL_SHARE = 0.1
@@ -140,7 +140,7 @@ def simulation_based_calibration(
 
     Raises:
         InputError: If the pair breaks the contract, the model does not have exactly one observed site or masks it, or a
-            latent is discrete or has no density.
+            latent is discrete, masked or without a density.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -212,6 +212,7 @@ def _check_pair(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[s
     )
     pair = gate.check(model, guide, None, value, *y)
     pair.check_densities(auxiliary=True)
+    require_no_masks(pair, "ranks need latents that every datum has")
     for name, site in pair.latent.items():
         if site["fn"].support.is_discrete:
             raise InputError(f'ranks need latents that are continuous, got {site["fn"].support} at site "{name}"')

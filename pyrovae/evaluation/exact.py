@@ -13,12 +13,16 @@ from pyrovae.evaluation.chunks import DATA_PER_CHUNK, OUTPUTS_PER_CHUNK, PAIRS_P
 from pyrovae.evaluation.cubature import VANISHED, log_integral
 from pyrovae.programs import (
     enumerated_states,
+    gate,
     has_real_support,
+    is_masked,
     log_joint,
     model_alone,
     particles,
     sample_sites,
     takes_model,
+    without_mask,
+    without_masks_of_latents,
 )
 
 GRID_TOLERANCE = 1e-2  # nats: a grid that is worse is refined
@@ -62,7 +66,7 @@ def quadrature_log_marginal(
     """
     require_number("limit", limit, above=0)
     require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
-    args, sites, home = _sites(model, args)
+    model, args, sites, home = _read(model, args)
     latents = {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
     shapes = {name: tuple(value.shape[1:]) for name, value in latents.items()}
     name, shape = next(iter(shapes.items()), ("", ()))
@@ -77,7 +81,7 @@ def quadrature_log_marginal(
         return log_joint(model, {name: z}, *(args if rows is None else [arg[rows] for arg in args]))
 
     def log_prior_at(z: Tensor, rows: Tensor | None) -> Tensor:
-        return (prior if rows is None else _sites(model, tuple(arg[rows] for arg in args))[1][name]["fn"]).log_prob(z)
+        return (prior if rows is None else _read(model, tuple(arg[rows] for arg in args))[2][name]["fn"]).log_prob(z)
 
     settings = {"like": latents[name], "num_data": len(args[0]), "limit": limit, "chunk_size": chunk_size}
     with pyro.validation_enabled(False):
@@ -117,7 +121,7 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
         >>> pv.enumerated_log_marginal(model, torch.ones(2, 1)).exp()  # 0.75 * 0.2 + 0.25 * 0.8
         tensor([0.3500, 0.3500], dtype=torch.float64)
     """
-    args, sites, home = _sites(model, args)
+    model, args, sites, home = _read(model, args)
     values = enumerated_states({name: site for name, site in sites.items() if not site["is_observed"]})
     num_states = len(next(iter(values.values())))
     outputs = model_alone(sites, 1).outputs
@@ -135,10 +139,13 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
     return torch.cat(parts).to(home)
 
 
-def _sites(model: Callable, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], dict[str, dict], torch.device]:
-    """Returns the data on the model's device, the sites of a run on them, and the data's own device.
+def _read(
+    model: Callable, args: tuple[Tensor, ...]
+) -> tuple[Callable, tuple[Tensor, ...], dict[str, dict], torch.device]:
+    """Returns the model, the data on its device, the sites of a run on them, and the data's own device.
 
-    It checks that the sites have densities.
+    It checks that the sites have densities. Masks of latents are taken off, after a check that nothing reads what they
+    mask: log p(x) stays what it is, and the latents have a density everywhere.
     """
     check_args(args)
     home, device = args[0].device, device_of(model, args)
@@ -150,4 +157,10 @@ def _sites(model: Callable, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...
     with local_seed(0), particles(2):
         twice = sample_sites(poutine.trace(model).get_trace(*args))
     model_alone(twice, 2).check_densities()
-    return args, sites, home
+    if any(is_masked(site) and not site["is_observed"] for site in sites.values()):
+        prior = poutine.block(model, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
+        with local_seed(0):
+            gate.check(model, prior, None, *args)
+        model = without_masks_of_latents(model)
+        sites = {name: site if site["is_observed"] else without_mask(site) for name, site in sites.items()}
+    return model, args, sites, home

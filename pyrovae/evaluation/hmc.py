@@ -14,7 +14,7 @@ from torch.distributions import Transform, biject_to, constraints
 from pyrovae.common import InputError, local_seed, require, require_choice, require_compile, require_count, warn
 from pyrovae.compilation import Replay
 from pyrovae.evaluation.chunks import COMPILE_PAIRS
-from pyrovae.programs import gate, particles, sample_sites, simple_pair
+from pyrovae.programs import gate, particles, sample_sites, simple_pair, without_mask
 
 STARTS = ("prior", "guide")
 COMPILE_STEPS = 5_000  # leapfrog steps of one shape, after which a graph has paid for its compilation
@@ -150,7 +150,10 @@ class AnnealedHMC:
             guide_sites = {}
             if self.start == "guide":
                 guide_sites = sample_sites(poutine.trace(poutine.replay(self.guide, trace=trace)).get_trace(*data))
-            terms = simple_pair(sample_sites(trace), guide_sites, len(u)).terms()
+            # What is masked is walked over, too, and integrates to 1 with its density.
+            model_sites = {n: s if s["is_observed"] else without_mask(s) for n, s in sample_sites(trace).items()}
+            guide_sites = {n: without_mask(s) for n, s in guide_sites.items()}
+            terms = simple_pair(model_sites, guide_sites, len(u)).terms()
             if self.start == "prior":
                 base, ratio = terms.log_prior, terms.log_likelihood
             else:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from pyro.distributions import Independent
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -12,7 +13,13 @@ from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
-from pyrovae.programs import Pair, check_no_zero_weights, warn_of_never_drawn
+from pyrovae.programs import (
+    Pair,
+    check_no_zero_weights,
+    require_no_autoencoder,
+    require_no_masks,
+    warn_of_never_drawn,
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,8 @@ class AnalyticKLELBO(DifferentiableELBO):
             if pair.is_local(site):
                 loss = loss + terms.beta * self._kl(pair, name, terms.scale)
             else:
-                loss = loss + site["scale"] * kl_divergence(pair.guide_sites[name]["fn"], site["fn"]).sum()
+                kl = kl_divergence(pair.guide_sites[name]["fn"], site["fn"])
+                loss = loss + scale_and_mask(kl, site["scale"], site["mask"]).sum()
         for name, site in pair.observed.items():
             if not pair.is_local(site):
                 loss = loss - site["scale"] * pair.log_density(name, site).sum()
@@ -78,10 +86,10 @@ class AnalyticKLELBO(DifferentiableELBO):
     def _kl(self, pair: Pair, name: str, scale: Tensor) -> Tensor:
         """Returns the KL of one site, summed over the data."""
         if self.free_bits is None:
-            each = [
-                run.by_datum(kl_divergence(run.guide_sites[name]["fn"], run.latent[name]["fn"]), run.latent[name])
-                for run in pair.runs
-            ]
+            each = []
+            for run in pair.runs:
+                q, site = run.guide_sites[name]["fn"], run.latent[name]
+                each.append(run.by_datum(scale_and_mask(kl_divergence(q, site["fn"]), mask=site["mask"]), site))
             return (scale * torch.cat(each).mean(0)).sum()
         q, p = pair.guide_sites[name]["fn"], pair.latent[name]["fn"]
         # Under to_event the base distributions are those of the single dimensions.
@@ -91,9 +99,10 @@ class AnalyticKLELBO(DifferentiableELBO):
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if there is no closed form, or if the sum of the sites' KLs is not the KL."""
         weighted_terms(pair)
-        pair.check_masks(False, "objective elbo_analytic_kl needs latents without a mask")
+        require_no_autoencoder(pair, "objective elbo_analytic_kl needs latents without a mask")
         if self.free_bits is not None:
             require(pair.layout.is_simple, "free_bits needs a pair with one data plate, at dim -1, around every site")
+            require_no_masks(pair, "free_bits needs latents that every datum has")
             for name, site in pair.guide_sites.items():
                 for fn in (site["fn"], pair.latent[name]["fn"]):
                     flat = isinstance(fn, Independent) and fn.event_dim == 1 and fn.base_dist.event_dim == 0

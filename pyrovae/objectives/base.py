@@ -26,6 +26,7 @@ from pyrovae.programs import (
     base_of,
     check_no_zero_weights,
     outside_support,
+    require_no_autoencoder,
     warn_of_never_drawn,
 )
 
@@ -125,8 +126,9 @@ class Objective(DifferentiableELBO):
 
     min_particles = 1
     takes_beta = True
-    takes_masked = False
     takes_subsampled = False
+    takes_points = False
+    """True if the guide may give points without a density: the codes of an autoencoder, or a maximum a posteriori."""
     reference: ClassVar[type[PyroELBO] | None] = None
     """The objective whose gradient, by plain differentiation, has the same mean; None for a gradient of that kind."""
 
@@ -187,10 +189,9 @@ class Objective(DifferentiableELBO):
         if not self.takes_beta:
             terms.require_no_beta(self)
         self._check_draws(pair)
-        pair.check_masks(
-            self.takes_masked,
-            f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)",
-        )
+        if not self.takes_points:
+            said = f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)"
+            require_no_autoencoder(pair, said)
         terms_of_gradient = coefficients_at_equal_weights(self)
         for site_name, site in pair.guide_sites.items():
             if terms_of_gradient.path is not None and pair.is_local(site):
@@ -201,7 +202,7 @@ class Objective(DifferentiableELBO):
                 )
             if isinstance(base_of(site["fn"]), Delta) and not pair.guide_only:
                 require(
-                    self.takes_masked,
+                    self.takes_points,
                     f'{name} needs a guide with a density, and site "{site_name}" is a point (Delta): use elbo, whose '
                     "optimum is then the maximum a posteriori",
                 )

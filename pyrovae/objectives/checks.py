@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrovae.common import InputError, require
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
 from pyrovae.objectives.base import DifferentiableELBO
-from pyrovae.programs import Pair, gate, is_masked
+from pyrovae.programs import Pair, gate, is_autoencoder
 
 JOINT_OVER_BATCH = (PyroReweightedWakeSleep, TraceTailAdaptive_ELBO)  # Pyro's whose weights are
 
@@ -54,7 +54,7 @@ def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args
             f'fit averages over the batch itself, and needs scale 1 at the observed site "{site_name}", got '
             f"{scale.tolist()}: let the data plate be pyro.plate('data', len(x)), without a full size or poutine.scale",
         )
-    if not isinstance(objective, DifferentiableELBO) and any(is_masked(site) for site in pair.latent.values()):
+    if not isinstance(objective, DifferentiableELBO) and any(is_autoencoder(site) for site in pair.latent.values()):
         raise InputError(f"an autoencoder needs objective elbo, got {name}")
     return pair
 

@@ -35,7 +35,7 @@ class ELBO(Objective):
     Source: Kingma and Welling 2014, arXiv:1312.6114.
     """
 
-    takes_masked = True
+    takes_points = True
     takes_subsampled = True
 
     def bound(self, log_weights: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class StickingTheLanding(ELBO):
     Source: Roeder, Wu and Duvenaud 2017, arXiv:1703.09194.
     """
 
-    takes_masked = False
+    takes_points = False
     reference = ELBO
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:

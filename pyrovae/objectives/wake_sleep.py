@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyrovae.common import require, require_number
@@ -82,7 +83,10 @@ class ReweightedWakeSleep(Objective):
         drawn = {name: site["value"] for name, site in dream.items()}
         with call.kept_statistics():
             asleep = poutine.trace(poutine.condition(call.guide, data=drawn)).get_trace(*args, **kwargs)
-        log_q = sum(site["fn"].log_prob(site["value"]).sum() for site in sample_sites(asleep).values())
+        log_q = sum(
+            scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"]).sum()
+            for site in sample_sites(asleep).values()
+        )
         scale = next(site["scale"] for site in dream.values() if site["infer"].get("was_observed"))
         surrogate = -self.sleep_weight * scale * log_q
         return loss + surrogate - surrogate.detach()

@@ -6,6 +6,7 @@ from pyrovae.programs.data_plates import DataPlate, inner_scale
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
 from pyrovae.programs.layout import PARTICLES, Layout, Reading, known_layout
+from pyrovae.programs.mask_checks import require_no_autoencoder, require_no_masks
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (
     Choices,
@@ -28,7 +29,17 @@ from pyrovae.programs.reruns import (
 )
 from pyrovae.programs.running import AS_IT_COMES, particles, run_pair
 from pyrovae.programs.running_statistics import kept_statistics
-from pyrovae.programs.sites import base_of, has_real_support, is_masked, outside_support, sample_sites
+from pyrovae.programs.sites import (
+    base_of,
+    has_real_support,
+    is_autoencoder,
+    is_masked,
+    outside_support,
+    sample_sites,
+    seen,
+    without_mask,
+    without_masks_of_latents,
+)
 from pyrovae.programs.support_checks import check_no_zero_weights, warn_of_never_drawn
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
@@ -63,6 +74,7 @@ __all__ = [
     "gate",
     "guide_draws",
     "has_real_support",
+    "is_autoencoder",
     "is_masked",
     "is_traced",
     "log_joint",
@@ -73,10 +85,15 @@ __all__ = [
     "pair_at",
     "proposals",
     "random_mark",
+    "require_no_autoencoder",
+    "require_no_masks",
     "restore_generators",
     "run_pair",
     "sample_sites",
     "saved_generators",
+    "seen",
     "simulated",
     "warn_of_never_drawn",
+    "without_mask",
+    "without_masks_of_latents",
 ]

@@ -1,5 +1,6 @@
 """Sums the log-densities of a site for each datum: over every dimension but those of the particles and of the data."""
 
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -91,6 +92,14 @@ def inner_scale(site: dict, plates: tuple[DataPlate, ...]) -> float:
     return scale
 
 
+def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the larger size in each dimension: for shapes that fit each other, the shape of both together."""
+    if one == other:
+        return one
+    pairs = zip_longest(reversed(one), reversed(other), fillvalue=1)
+    return tuple(max(sizes) for sizes in pairs)[::-1]
+
+
 def check_dimensions(sites: dict[str, dict], layout: Layout, plates: tuple[DataPlate, ...]) -> None:
     """Raises `InputError` if a site has a dimension that no plate declares, or lacks that of its data."""
     sizes = {plate.name: plate.size for plate in plates}
@@ -99,13 +108,7 @@ def check_dimensions(sites: dict[str, dict], layout: Layout, plates: tuple[DataP
         value = tuple(site["value"].shape)
         value_shape = value[: len(value) - event_dim]
         declared = {frame.dim for frame in frames if frame.vectorized} | {layout.particle_dim}
-        try:
-            batch = torch.broadcast_shapes(site["fn"].batch_shape, value_shape)
-        except RuntimeError as error:
-            shapes = f"{tuple(site['fn'].batch_shape)} for values {value_shape}"
-            raise InputError(
-                f'the value at site "{name}" must fit its distribution, of batch shape {shapes}'
-            ) from error
+        batch = _broadcast(tuple(site["fn"].batch_shape), value_shape)
         for dim in range(-len(batch), 0):
             if batch[dim] > 1 and dim not in declared:
                 raise InputError(

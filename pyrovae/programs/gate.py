@@ -1,8 +1,9 @@
 """One gate for every entrance: checks that a pair can give what is asked of it, in training or in measuring.
 
 An objective's loss, `fit`, `CompiledSVI`, `compare`, `race` and all estimates of log p(x) come through here. A check
-takes several runs of the pair, and is done once for each structure: the pair's programs, the kinds of its sites, and
-what is asked. A step of plain SVI only asks whether the structure is known.
+takes several runs of the pair, and is done once for each structure: the pair's programs, the kinds of its sites, which
+of them are unmasked where a latent is masked, and what is asked. A step of plain SVI only asks whether the structure is
+known.
 """
 
 import weakref
@@ -11,15 +12,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyro
+from torch import Tensor
 
 from pyrovae.common import evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
 from pyrovae.programs.layout import Reading
+from pyrovae.programs.mask_checks import check_masks, exposed
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.particle_checks import check_pair
 from pyrovae.programs.random_choices import is_traced, owner_of
 from pyrovae.programs.running import AS_IT_COMES
-from pyrovae.programs.sites import base_of
+from pyrovae.programs.sites import base_of, is_autoencoder, is_masked
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
 from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn
 
@@ -71,6 +74,7 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
         if not _is_known(model, guide, None, pair):
             check_parameters(pair.parameters, model, guide, args, kwargs)
             check_auxiliary(pair, guide, args, kwargs)
+            check_masks(pair, model, guide, args, kwargs)
             _remember(model, guide, None, pair)
         if needs is not None:
             needs.check(pair)
@@ -97,7 +101,7 @@ _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 def _structure(pair: Pair) -> tuple:
     of_sites = tuple(
-        (name, type(site["fn"]), type(base_of(site["fn"])), site["fn"].event_dim, site["mask"] is None)
+        (name, type(site["fn"]), type(base_of(site["fn"])), site["fn"].event_dim, is_masked(site), is_autoencoder(site))
         for sites in (pair.model_sites, pair.guide_sites)
         for name, site in sites.items()
     )
@@ -118,13 +122,21 @@ def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> t
 
 def _is_known(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
     try:
-        return _key(model, guide, needs, pair) in _known_of(model, guide)
+        known, key = _known_of(model, guide), _key(model, guide, needs, pair)
     except TypeError:  # a program or an objective that cannot be hashed, or not be referred to weakly
         return False
+    return key in known and _is_part(exposed(pair), known[key])
 
 
 def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> None:
     try:
-        _known_of(model, guide)[_key(model, guide, needs, pair)] = True
+        known, key = _known_of(model, guide), _key(model, guide, needs, pair)
     except TypeError:
         return
+    shown, before = exposed(pair), known.get(key)
+    known[key] = shown if shown is None or before is None else shown | before
+
+
+def _is_part(shown: Tensor | None, known: Tensor | None) -> bool:
+    """Returns True if a batch has no latent masked beside an unmasked site that no batch before had."""
+    return shown is None or (known is not None and not bool((shown & ~known).any()))

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae.common import InputError
 from pyrovae.programs.data_plates import DataPlate, by_datum, inner_scale
 from pyrovae.programs.layout import Layout, frames_of
-from pyrovae.programs.sites import base_of, is_masked, masks_of, outside_support
+from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support
 from pyrovae.programs.supports import bounds, contains, log_density
 
 
@@ -246,27 +246,5 @@ class Pair:
             if isinstance(base_of(site["fn"]), Delta) and not alone:
                 refuse(name, "is a point (Delta) in the guide: it has no density to weigh by")
         for name, site in (*self.latent.items(), *self.guide_sites.items()):
-            if is_masked(site):
-                refuse(name, "is latent and masked")
-
-    def check_masks(self, allowed: bool, said: str) -> None:
-        """Raises `InputError` if a latent is masked, or, with `allowed`, if model and guide mask it differently.
-
-        `said` begins the message.
-        """
-        for name, site in self.latent.items():
-            masks = [[mask for mask, _ in masks_of(one)] for one in (site, self.guide_sites[name])]
-            if not any(masks):
-                continue
-            if not allowed:
-                raise InputError(f'{said}, and site "{name}" has one')
-            ours, theirs = masks
-            if len(ours) != len(theirs) or not all(map(_are_one_mask, ours, theirs)):
-                raise InputError(f'the latent site "{name}" must have the same mask in model and guide')
-
-
-def _are_one_mask(one: Tensor | bool, other: Tensor | bool) -> bool:
-    try:
-        return bool((torch.as_tensor(one) == torch.as_tensor(other)).all())
-    except RuntimeError:  # their shapes do not broadcast
-        return False
+            if is_autoencoder(site):
+                refuse(name, "is latent and masked (the code of an autoencoder)")
