@@ -97,6 +97,10 @@ def inner_scale(site: dict, plates: tuple[DataPlate, ...]) -> float:
     return scale
 
 
+class UndeclaredDimension(InputError):
+    """A site has a dimension that no plate declares; with particles it may be one that they gave to a local value."""
+
+
 def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the larger size in each dimension: for shapes that fit each other, the shape of both together."""
     if one == other:
@@ -118,7 +122,7 @@ def check_dimensions(sites: dict[str, dict], layout: Layout, plates: tuple[DataP
         batch = _broadcast(tuple(site["fn"].batch_shape), value_shape)
         for dim in range(-len(batch), 0):
             if batch[dim] > 1 and dim not in declared:
-                raise InputError(
+                raise UndeclaredDimension(
                     f'every dimension of a site must be declared: site "{name}" has {batch[dim]} values along dim '
                     f"{dim}, where no plate is (is a to_event or a plate missing?)"
                 )

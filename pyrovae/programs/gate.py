@@ -54,6 +54,10 @@ class Weights:
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if the pair does not give such weights."""
+        require(
+            pair.coupled is None,
+            f'site "{pair.coupled}" must lie in the data plate, as it depends on latents inside it',
+        )
         if self.densities:
             pair.check_densities(auxiliary=True)
         if not self.zeros:

@@ -154,7 +154,7 @@ def exposed(pair: Pair) -> Tensor | None:
     if not latent:
         return None
     masks = [(seen(site), site["fn"].event_dim) for site in sites]
-    device = next(iter(pair.guide_sites.values()))["value"].device
+    device = next(iter(pair.model_sites.values()))["value"].device
     whole, some = (_of_events(masks, reduced, device) for reduced in (torch.all, torch.any))
     always = torch.ones_like(some[:1])
     return (~whole[latent]).float() @ torch.cat((some, always)).float().T > 0

@@ -46,12 +46,13 @@ def _checked(model: Callable, guide: Callable, reading: Reading, args: tuple, kw
                 "so that the weights are of no model"
             )
     if not pair.layout.is_vectorized:
-        return pair
+        return replace(pair, coupled=_coupled(*pair.runs[:2]))
     latents = {name: first_particle(pair, site) for name, site in pair.guide_sites.items()}
     before = random_mark()
     alone = _without_particles(model, guide, latents, pair, args, kwargs)
     if random_mark() != before:  # a program that draws more than its latents: no two runs have one density
         return pair
+    pair = replace(pair, coupled=_coupled(pair, alone))
     rounding = None
     for program, ours, theirs in (
         ("model", _log_p(pair)[0], _log_p(alone)),
@@ -105,6 +106,20 @@ def _rounding(
         "model": (_log_p(alone) - _log_p(there)).abs().max().item(),
         "guide": (alone.total(alone.guide_sites) - there.total(there.guide_sites)).abs().max().item(),
     }
+
+
+def _coupled(pair: Pair, other: Pair) -> str | None:
+    """Returns a global site whose density is another one at other local draws, or None if there is none.
+
+    The two runs have the same global draws; local ones differ, or are of two particles and of one.
+    """
+    for sites, others in ((pair.model_sites, other.model_sites), (pair.guide_sites, other.guide_sites)):
+        for name, site in sites.items():
+            if not pair.is_local(site):
+                ours, theirs = (run.log_density(name, one[name]).sum() for run, one in ((pair, sites), (other, others)))
+                if not torch.allclose(ours, theirs, rtol=1e-3, atol=ALLOWED_NATS, equal_nan=True):
+                    return name
+    return None
 
 
 def _log_p(pair: Pair) -> Tensor:

@@ -25,7 +25,7 @@ from pyrovae.common import (
     warn,
 )
 from pyrovae.programs.contract import check_latents
-from pyrovae.programs.data_plates import check_dimensions, data_plates
+from pyrovae.programs.data_plates import UndeclaredDimension, check_dimensions, data_plates
 from pyrovae.programs.enumerated_runs import Enumerating
 from pyrovae.programs.layout import (
     PARTICLES,
@@ -89,7 +89,7 @@ class _Run:
             try:
                 found = self._with_layout(layout)
             except (IndexError, RuntimeError, ValueError) as failed:
-                if isinstance(failed, InputError) or is_out_of_memory(failed):
+                if _is_final(failed):
                     raise
                 found, error = self._alone(failed), failed
             if isinstance(found, Pair):
@@ -111,7 +111,7 @@ class _Run:
             found = self._with_layout(layout)
             return found if isinstance(found, Pair) else self.vectorized_anew(found)
         except (IndexError, RuntimeError, ValueError) as error:
-            if isinstance(error, InputError) or is_out_of_memory(error) or is_validation_error(error) or is_traced():
+            if _is_final(error) or is_validation_error(error) or is_traced():
                 raise
             return self._looped(self._alone(error), error)
 
@@ -181,11 +181,16 @@ class _Run:
                 if layout.sums:
                     traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
             except (IndexError, RuntimeError) as error:
-                if isinstance(error, InputError) or is_out_of_memory(error):
+                if _is_final(error):
                     raise
                 raise InputError(f"the pair does not run: {first_line(error)}") from (why or error)
         pair_of(traces, 1, layout)
         return replace(layout, is_vectorized=True)
+
+
+def _is_final(error: Exception) -> bool:
+    """Returns True for an error that a run without particles would not change."""
+    return is_out_of_memory(error) or (isinstance(error, InputError) and not isinstance(error, UndeclaredDimension))
 
 
 def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
