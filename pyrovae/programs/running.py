@@ -141,7 +141,8 @@ class _Run:
         model_sites, guide_sites = map(sample_sites, traces)
         found = read_layout(model_sites, guide_sites, self.reading)
         # The guess gives all sites particles, and a known layout those in its plates.
-        if not (layout.takes(found) or (layout is _GUESS and not found.has_globals and found.nesting == 1)):
+        guessed = layout is _GUESS and not (found.has_globals or found.sums or found.nesting > 1)
+        if not (layout.takes(found) or guessed):
             return found
         if found.nesting < layout.nesting:
             found = replace(found, nesting=layout.nesting)
