@@ -40,7 +40,7 @@ def surrogate_sum(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients
             of_globals = of_globals + _weighted_sum(outer, at.score)
         sums.append((of_globals, [name for name in shared if leaves[name].requires_grad]))
     for total, names in sums:
-        if not total.requires_grad:  # every latent is masked by False, and no parameter is left
+        if not (names and total.requires_grad):  # nothing is drawn, or every latent is masked by False
             continue
         through = [leaves[name] for name in names]
         slopes = torch.autograd.grad(total, through, retain_graph=True, allow_unused=True)

@@ -73,12 +73,17 @@ def by_datum(log_prob: Tensor, site: dict, layout: Layout, plates: tuple[DataPla
     if own is not None and own.dim is None:  # one step of a sequential plate
         size = next(plate.size for plate in plates if plate.name == own.name)
         log_prob = torch.where(torch.arange(size, device=log_prob.device) == own.counter - 1, log_prob, 0.0)
-    if len(plates) < 2 or own is None:
-        return log_prob
+    return log_prob if own is None else in_columns(log_prob, own.name, plates)
+
+
+def in_columns(values: Tensor, name: str, plates: tuple[DataPlate, ...]) -> Tensor:
+    """Returns values of the data of one plate, `(..., data)`, with 0 at the data of the others."""
+    if len(plates) < 2:
+        return values
     parts = []
     for plate in plates:
-        shape = (*log_prob.shape[:-1], plate.size)
-        parts.append(log_prob.expand(shape) if plate.name == own.name else log_prob.new_zeros(shape))
+        shape = (*values.shape[:-1], plate.size)
+        parts.append(values.expand(shape) if plate.name == name else values.new_zeros(shape))
     return torch.cat(parts, -1)
 
 
@@ -90,6 +95,10 @@ def inner_scale(site: dict, plates: tuple[DataPlate, ...]) -> float:
         if frame.name not in names and frame.full_size not in (None, -1, frame.size):
             scale *= frame.full_size / frame.size
     return scale
+
+
+class UndeclaredDimension(InputError):
+    """A site has a dimension that no plate declares; with particles it may be one that they gave to a local value."""
 
 
 def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
@@ -108,10 +117,12 @@ def check_dimensions(sites: dict[str, dict], layout: Layout, plates: tuple[DataP
         value = tuple(site["value"].shape)
         value_shape = value[: len(value) - event_dim]
         declared = {frame.dim for frame in frames if frame.vectorized} | {layout.particle_dim}
+        if layout.sums:
+            declared |= site["infer"].get("_dim_to_id", {}).keys()
         batch = _broadcast(tuple(site["fn"].batch_shape), value_shape)
         for dim in range(-len(batch), 0):
             if batch[dim] > 1 and dim not in declared:
-                raise InputError(
+                raise UndeclaredDimension(
                     f'every dimension of a site must be declared: site "{name}" has {batch[dim]} values along dim '
                     f"{dim}, where no plate is (is a to_event or a plate missing?)"
                 )

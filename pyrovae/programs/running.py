@@ -4,7 +4,7 @@ Particles at once are a plate to the left of all others, around both programs, t
 drawn for all data together is drawn once. Particles one after another share those draws and the subsample's indices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -25,7 +25,8 @@ from pyrovae.common import (
     warn,
 )
 from pyrovae.programs.contract import check_latents
-from pyrovae.programs.data_plates import check_dimensions, data_plates
+from pyrovae.programs.data_plates import UndeclaredDimension, check_dimensions, data_plates
+from pyrovae.programs.enumerated_runs import Enumerating
 from pyrovae.programs.layout import (
     PARTICLES,
     Layout,
@@ -85,12 +86,12 @@ class _Run:
         if is_traced():
             return self._traced(layout)
         start = None if known else saved_generators()
-        statistics = saved_statistics(self.model, self.guide)
-        for _ in range(2 if self.reading.vectorize_particles is not False else 0):
+        statistics = None if known else saved_statistics(self.model, self.guide)
+        for _ in range(3 if self.reading.vectorize_particles is not False else 0):
             try:
                 found = self._with_layout(layout)
             except (IndexError, RuntimeError, ValueError) as failed:
-                if isinstance(failed, InputError) or is_out_of_memory(failed):
+                if _is_final(failed):
                     raise
                 if layout is known and is_validation_error(failed):  # of a value, and of no shape
                     raise
@@ -99,9 +100,9 @@ class _Run:
                 if found.layout != known:
                     remember_layout(self.model, self.guide, self.reading, found.layout)
                 return found
-            if start is not None:
+            if start is not None and statistics is not None:
                 restore_generators(start)
-            restore_statistics(statistics)
+                restore_statistics(statistics)
             if layout.takes(found):
                 break
             layout = found
@@ -153,7 +154,7 @@ class _Run:
         for index in range(self.num_particles):
             once = kept_statistics(self.model, self.guide) if index else nullcontext()
             with once, Given(shared):
-                traces = traces_of(self.model, self.guide, self.args, self.kwargs, None)
+                traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
             found = read_layout(*map(sample_sites, traces), self.reading)
             runs.append(pair_of(traces, 1, replace(found, is_vectorized=False)))
             shared = shared or shared_draws(traces, runs[0])
@@ -169,13 +170,20 @@ class _Run:
         with kept_generators(), torch.no_grad(), kept_statistics(self.model, self.guide):
             try:
                 traces = traces_of(self.model, self.guide, self.args, self.kwargs, None)
+                layout = replace(read_layout(*map(sample_sites, traces), self.reading), is_vectorized=False)
+                if layout.sums:
+                    traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
             except (IndexError, RuntimeError) as error:
-                if isinstance(error, InputError) or is_out_of_memory(error):
+                if _is_final(error):
                     raise
                 raise InputError(f"the pair does not run: {first_line(error)}") from (why or error)
-        layout = read_layout(*map(sample_sites, traces), self.reading)
-        pair_of(traces, 1, replace(layout, is_vectorized=False))
-        return layout
+        pair_of(traces, 1, layout)
+        return replace(layout, is_vectorized=True)
+
+
+def _is_final(error: Exception) -> bool:
+    """Returns True for an error that a run without particles would not change."""
+    return is_out_of_memory(error) or (isinstance(error, InputError) and not isinstance(error, UndeclaredDimension))
 
 
 def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
@@ -199,7 +207,16 @@ def traces_of(
 ) -> Traces:
     """Returns the traces of the model and of the guide, with particles, or for None without their plate."""
     guide_trace = trace_of(guide, args, kwargs, num_particles, layout)
+    model = with_all_states(model, layout, guide_trace.nodes)
     return trace_of(poutine.replay(model, trace=guide_trace), args, kwargs, num_particles, layout), guide_trace
+
+
+def with_all_states(model: Callable, layout: Layout, given: Collection[str], recycles: bool = True) -> Callable:
+    """Returns the model with every state of the sites that are summed out, if the layout has any.
+
+    `given` are the names of sites that get their values from elsewhere.
+    """
+    return Enumerating(layout.state_dim, given, recycles)(model) if layout.sums else model
 
 
 def trace_of(

@@ -302,11 +302,29 @@ def test_log_px_under_a_mask_that_depends_on_a_latent_is_that_of_the_mixture():
         math.log(0.4) + dist.Normal(double(0.5), math.sqrt(1 + 0.49)).log_prob(x),
         math.log(0.6) + dist.Normal(double(-1.0), 0.7).log_prob(x),
     )
-    found = pv.log_marginal(*switched(), x, num_samples=20_000, progress=False)
+    pair = switched()
+    found = pv.log_marginal(*pair, x, num_samples=20_000, progress=False)
     assert_within_standard_errors(found.value, truth, found.standard_error)
     for objective in (VIMCO(3), ReweightedWakeSleep(3), pv.objectives.ScoreFunction(3)):
-        losses = torch.tensor([objective.loss(*switched(), x) for _ in range(40)])
+        losses = torch.tensor([objective.loss(*pair, x) for _ in range(40)])
         assert -losses.mean() < truth.sum() + 5 * losses.std() / math.sqrt(40)
+
+
+def test_data_that_a_latent_masks_have_no_normalised_joint():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            on = pyro.sample("on", dist.Bernoulli(double(0.4))).bool()
+            with poutine.mask(mask=on):
+                pyro.sample("x", dist.Normal(double(0.5), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("on", dist.Bernoulli(logits=pyro.param("logit", double(0.3)).expand(x.shape)))
+
+    x = X[:, 0].repeat(20)
+    assert math.isfinite(VIMCO(3).loss(model, guide, x))
+    with pytest.raises(pv.InputError, match='site "x" has a mask that differs between draws of the latents'):
+        pv.log_marginal(model, guide, x, num_samples=10)
 
 
 # Once for each structure ----------------------------------------------------------------------------------------------
@@ -337,6 +355,18 @@ def test_a_fault_that_only_a_later_batch_shows_is_found_there():
         svi.step(X, torch.full_like(L, 4))  # nothing is masked
     with pytest.raises(pv.InputError, match='site "x_3" of the model must not read the latent "z_3"'):
         svi.step(X, torch.full_like(L, 3))
+
+
+def test_a_compiled_step_takes_other_lengths_and_is_checked_again_from_time_to_time():
+    step = pv.CompiledSVI(*chain(), Adam({"lr": 1e-6}), IWAE(3), inductor=False).step
+    for lengths in (L, L, L.flip(0), torch.full_like(L, 1)):
+        x, _ = sequences(lengths)
+        assert step(x, lengths) == pytest.approx(-log_px(x, lengths).sum().item(), abs=1e-3)
+    step = pv.CompiledSVI(*chain(masks_data=False), Adam({"lr": 1e-6}), IWAE(3), inductor=False).step
+    for _ in range(16):
+        step(X, torch.full_like(L, 4))  # nothing is masked
+    with pytest.raises(pv.InputError, match='site "x_3" of the model must not read the latent "z_3"'):
+        step(X, torch.full_like(L, 3))
 
 
 def test_the_check_leaves_random_numbers_alone():

@@ -1,0 +1,38 @@
+"""Checks the sums over the states of a model's own discrete sites."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pyro
+import torch
+
+from pyrovae.common import InputError, require
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.random_choices import restore_generators, saved_generators
+from pyrovae.programs.reruns import pair_at
+from pyrovae.programs.summed_sites import check_scales
+
+
+def check_sums(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> None:
+    """Raises `InputError` if a scale stands inside a sum, or if a site reads a state that `pyro.markov` has let go of.
+
+    Such a site gets the state of another step without an error from Pyro, unless every state has its own dimension.
+    """
+    if not pair.layout.sums:
+        return
+    check_scales(pair.sums)
+    pair = replace(pair, others=())
+    with torch.no_grad(), pyro.validation_enabled(False):
+        found, start = [], saved_generators()
+        for recycles in (True, False):
+            restore_generators(start)  # the same subsample, if there is one
+            try:
+                at = pair_at(model, guide, pair.draws(), *args, like=pair, recycles=recycles, **kwargs)
+                found.append(at.terms())
+            except InputError:  # too many states for a dimension each
+                return
+    ours, apart = (terms.log_likelihood + terms.log_prior for terms in found)
+    require(
+        torch.allclose(ours, apart, rtol=1e-4, atol=1e-4, equal_nan=True),
+        "a site must not read a summed site that is out of its reach: the history of pyro.markov is too short",
+    )
