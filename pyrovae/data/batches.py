@@ -83,8 +83,8 @@ def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> 
         _require_rows(data)
         _check_data(vae, (data,))
         Workers().check_same("data", [data])
-        on_device = data.to(device)
-        train = _shuffled(lambda rows: (on_device[rows.to(device)],), len(data), batch_size)
+        moved_data = data.to(device)
+        train = _shuffled(lambda rows: (moved_data[rows.to(device)],), len(data), batch_size)
     else:
         train = _each(vae, "data", [()] if data is None else data, device)
         require(
@@ -159,7 +159,7 @@ def _check_data(vae, args: Batch) -> None:
         return
     _require_rows(x)
     if check_data is None:
-        require_finite("x", x)
+        require_finite("x", cast(Tensor, x))
     else:
         check_data(*args)
 

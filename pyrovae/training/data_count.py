@@ -10,7 +10,7 @@ all data instead, and its gradient, divided by N, is per datum as that of other 
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
@@ -92,11 +92,11 @@ class _Counting(Messenger):
             if frame.name in self.count.plates:
                 size = frame.size
                 if size == -1:
-                    size = max(size_at(msg, frame.dim), self.sizes.get(frame.name, (1, 1))[0])
+                    size = max(size_at(cast(dict, msg), cast(int, frame.dim)), self.sizes.get(frame.name, (1, 1))[0])
                 whole = size if frame.full_size in (None, -1) else frame.full_size
                 self.sizes[frame.name] = size, whole
                 if self.count.num_data is not None:
                     msg["scale"] = msg["scale"] * (self.count.num_data / whole)
                 return
-        known = self.count.has_globals or site_is_subsample(msg) or msg["infer"].get("_deterministic")
-        require(known, f'site "{msg["name"]}" must be there at the first batch, as a site outside the data plate')
+        known = self.count.has_globals or site_is_subsample(msg) or (msg["infer"] or {}).get("_deterministic")
+        require(bool(known), f'site "{msg["name"]}" must be there at the first batch, as a site outside the data plate')
