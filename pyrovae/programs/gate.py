@@ -138,9 +138,9 @@ def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair)
     except TypeError:
         return
     shown, before = exposed(pair), known.get(key)
-    known[key] = shown if shown is None or before is None else shown | before
+    known[key] = shown if shown is None or before is None else shown | before.to(shown.device)
 
 
 def _is_part(shown: Tensor | None, known: Tensor | None) -> bool:
     """Returns True if a batch has no latent masked beside an unmasked site that no batch before had."""
-    return shown is None or (known is not None and not bool((shown & ~known).any()))
+    return shown is None or (known is not None and not bool((shown & ~known.to(shown.device)).any()))

@@ -73,6 +73,10 @@ class Layout:
         """Returns True if the particles of the other layout lie where they do in this one."""
         return (self.plates, self.particle_dim, self.sums) == (other.plates, other.particle_dim, other.sums)
 
+    def takes(self, other: "Layout") -> bool:
+        """Returns True if a run by this layout is one of a pair that has the other."""
+        return (self.plates, self.sums) == (other.plates, other.sums) and self.nesting >= other.nesting
+
     def is_local(self, site: dict) -> bool:
         """Returns True if a site has a value for each datum."""
         return not self.plates or any(frame.name in self.plates for frame in site["cond_indep_stack"])

@@ -54,8 +54,8 @@ class Pair:
 
     `plates` are its data plates: the data of one after the other are the columns of every result. `parameters` are the
     messages of the parameters that the two programs registered. `is_repeatable` is False if a program draws from a
-    generator of its own, which cannot be set back. `coupled` names a global site that depends on local draws. `others` are the runs of the other particles, if particles are run
-    one after another; the sites are then those of the first.
+    generator of its own, which cannot be set back. `coupled` names a global site that depends on local draws. `others`
+    are the runs of the other particles, if particles are run one after another; the sites are then those of the first.
     """
 
     model_sites: dict[str, dict]

@@ -58,11 +58,8 @@ def run_pair(
     """
     require_count("num_particles", num_particles)
     run = _Run(model, guide, args, kwargs, num_particles, reading)
-    known = run.known
     try:
-        if known is not None and not known.is_vectorized:
-            return run.one_by_one(known)
-        return run.vectorized(known) if known is not None else run.first()
+        return run.pair(known_layout(model, guide, reading))
     except TypeError as error:
         if "argument" not in str(error):
             raise
@@ -77,47 +74,48 @@ class _Run:
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.num_particles, self.reading = num_particles, reading
-        self.known = known_layout(model, guide, reading)
 
-    def first(self) -> Pair:
-        """Runs a pair whose layout is not known, again from the same random numbers if the guess was wrong."""
+    def pair(self, known: Layout | None) -> Pair:
+        """Runs the pair by its layout, or finds it first, which takes no random numbers.
+
+        That a known layout does not hold any more does take some: a step cannot afford to keep all generators' states.
+        """
+        if known is not None and not known.is_vectorized:
+            return self.one_by_one(known)
+        layout, error = known or _GUESS, None
         if is_traced():
-            return self.vectorized(_GUESS)
-        start, statistics = saved_generators(), saved_statistics(self.model, self.guide)
-        layout, error = _GUESS, None
+            return self._traced(layout)
+        start = None if known else saved_generators()
+        statistics = None if known else saved_statistics(self.model, self.guide)
         for _ in range(3 if self.reading.vectorize_particles is not False else 0):
             try:
                 found = self._with_layout(layout)
             except (IndexError, RuntimeError, ValueError) as failed:
                 if _is_final(failed):
                     raise
+                if layout is known and is_validation_error(failed):  # of a value, and of no shape
+                    raise
                 found, error = self._alone(failed), failed
             if isinstance(found, Pair):
+                if found.layout != known:
+                    remember_layout(self.model, self.guide, self.reading, found.layout)
                 return found
-            restore_generators(start)
-            restore_statistics(statistics)
-            if found == layout:
+            if start is not None and statistics is not None:
+                restore_generators(start)
+                restore_statistics(statistics)
+            if layout.takes(found):
                 break
             layout = found
         if error is None:
             layout = self._alone(None)
-        elif is_validation_error(error):  # of a value, and of no shape
+        elif is_validation_error(error):
             raise error
         return self._looped(layout, error)
 
-    def vectorized(self, layout: Layout) -> Pair:
-        """Runs a pair whose layout is known from earlier runs, and may have changed."""
-        try:
-            found = self._with_layout(layout)
-            return found if isinstance(found, Pair) else self.vectorized_anew(found)
-        except (IndexError, RuntimeError, ValueError) as error:
-            if _is_final(error) or is_validation_error(error) or is_traced():
-                raise
-            return self._looped(self._alone(error), error)
-
-    def vectorized_anew(self, layout: Layout) -> Pair:
-        """Runs a pair whose layout has just been read."""
+    def _traced(self, layout: Layout) -> Pair:
+        """Runs the pair while a graph is recorded, where generators cannot be set back."""
         found = self._with_layout(layout)
+        found = self._with_layout(found) if isinstance(found, Layout) else found
         if isinstance(found, Pair):
             return found
         raise InputError("the programs must have the same plates when they are run again with the same arguments")
@@ -143,15 +141,11 @@ class _Run:
         model_sites, guide_sites = map(sample_sites, traces)
         found = read_layout(model_sites, guide_sites, self.reading)
         # The guess gives all sites particles, and a known layout those in its plates.
-        fits = not found.has_globals if layout is _GUESS else found.plates == layout.plates
-        fits = fits and found.sums == layout.sums
-        if not fits or found.nesting > layout.nesting:
+        guessed = layout is _GUESS and not (found.has_globals or found.sums or found.nesting > 1)
+        if not (layout.takes(found) or guessed):
             return found
         if found.nesting < layout.nesting:
             found = replace(found, nesting=layout.nesting)
-        found = self.known if found == self.known else found
-        if found is not self.known:
-            remember_layout(self.model, self.guide, self.reading, found)
         return pair_of(traces, self.num_particles, found)
 
     def one_by_one(self, layout: Layout) -> Pair:

@@ -7,10 +7,11 @@ import pyro
 import torch
 
 from pyrovae.common import InputError, require
+from pyrovae.programs.layout import frames_of
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import restore_generators, saved_generators
 from pyrovae.programs.reruns import pair_at
-from pyrovae.programs.summed_sites import check_scales
+from pyrovae.programs.summed_sites import check_scales, summed_sites
 
 
 def check_sums(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> None:
@@ -20,7 +21,10 @@ def check_sums(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs
     """
     if not pair.layout.sums:
         return
-    check_scales(pair.sums)
+    groups = pair.sums
+    for group in groups:
+        _check_subsamples(group)
+    check_scales(groups)
     pair = replace(pair, others=())
     with torch.no_grad(), pyro.validation_enabled(False):
         found, start = [], saved_generators()
@@ -36,3 +40,16 @@ def check_sums(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs
         torch.allclose(ours, apart, rtol=1e-4, atol=1e-4, equal_nan=True),
         "a site must not read a summed site that is out of its reach: the history of pyro.markov is too short",
     )
+
+
+def _check_subsamples(group: dict[str, dict]) -> None:
+    """Raises `InputError` if a sum stands around a plate of which there is only a subsample."""
+    for summed in summed_sites(group).values():
+        inside = {frame.name for frame in frames_of(summed)}
+        for site in group.values():
+            for frame in frames_of(site):
+                require(
+                    frame.name in inside or frame.full_size in (None, -1, frame.size),
+                    f'the plate "{frame.name}" must not be subsampled: the sum over the states of "{summed["name"]}" '
+                    "couples all of it",
+                )

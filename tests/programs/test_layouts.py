@@ -169,7 +169,7 @@ def test_the_data_may_come_one_after_another(objective):
 # Sites outside it -----------------------------------------------------------------------------------------------------
 
 
-def test_a_site_outside_is_global_and_drawn_once():
+def global_pair() -> Pair:
     def program(mean_of, observe):
         def run(x):
             theta = pyro.sample("theta", dist.Normal(ZERO, 2.0) if observe else dist.Normal(0.3 * ONE, 0.5))
@@ -180,8 +180,11 @@ def test_a_site_outside_is_global_and_drawn_once():
 
         return run
 
-    pair = Pair(program(lambda theta, x: theta, True), program(lambda theta, x: theta + x.mean(-1), False))
-    draws, loss = draws_and_loss(pair, IWAE(K))
+    return Pair(program(lambda theta, x: theta, True), program(lambda theta, x: theta + x.mean(-1), False))
+
+
+def test_a_site_outside_is_global_and_drawn_once():
+    draws, loss = draws_and_loss(global_pair(), IWAE(K))
     theta, z = draws["theta"], draws["z"]
     assert theta.shape == ()
     log_w = normal_log_prob(X, z[..., None]).sum(-1) + normal_log_prob(z, theta, 0.8)
@@ -253,3 +256,45 @@ def test_the_rows_and_the_columns_of_a_table_are_its_data_as_one_is_told():
     of_u, of_v = log_ratios(draws["u"], draws["v"])
     log_w = normal_log_prob(X, draws["u"] + draws["v"]).sum((-1, -2)) + of_u.sum((-1, -2)) + of_v.sum((-1, -2))
     assert loss == pytest.approx(-log_mean_exp(log_w).item(), abs=1e-10)
+
+
+# What is known of a pair ----------------------------------------------------------------------------------------------
+
+
+def counted(pair: Pair) -> tuple[Pair, list[int]]:
+    runs = [0]
+
+    def model(x):
+        runs[0] += 1
+        pair.model(x)
+
+    return Pair(model, pair.guide), runs
+
+
+@pytest.mark.parametrize("name", ["nested", "global"])
+def test_a_layout_is_found_once_and_a_step_runs_the_pair_once(name):
+    pair, runs = counted(nested_pair() if name == "nested" else global_pair())
+    for _ in range(2):
+        run_pair(*pair, X, num_particles=K)
+    runs[0] = 0
+    run_pair(*pair, X, num_particles=K)
+    assert runs[0] == 1
+
+
+@pytest.mark.parametrize("objective", [ELBO(K), DReG(K)], ids=str)
+def test_plates_that_change_from_step_to_step_give_the_numbers_of_a_pair_of_its_own(objective):
+    use_nested = [False]
+
+    def either(part):
+        pairs = vector_pair(), nested_pair()
+        return lambda x: getattr(pairs[use_nested[0]], part)(x)
+
+    pair = Pair(either("model"), either("guide"))
+    for use_nested[0] in (False, True, False, True):
+        alone = (nested_pair if use_nested[0] else vector_pair)()
+        assert objective.loss(*pair, X) > 0
+        losses = []
+        for one in (pair, alone):
+            torch.manual_seed(suite_seed(3))
+            losses.append(objective.loss(*one, X))
+        assert losses[0] == pytest.approx(losses[1], abs=1e-10)
