@@ -31,8 +31,9 @@ def surrogate_sum(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients
     if score is not None:
         surrogate = surrogate + _weighted_sum(score, at.score)
     sums = []
-    if path is not None:
-        sums.append((_weighted_sum(path, at.log_weights), [name for name in draws if name not in shared]))
+    local = [name for name in draws if name not in shared]
+    if path is not None and local:
+        sums.append((_weighted_sum(path, at.log_weights), local))
     if any(leaves[name].requires_grad for name in shared):
         of_globals = _weighted_sum(model, at.log_p)
         outer = score if coefficients.outer_score is None else coefficients.outer_score

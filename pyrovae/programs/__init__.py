@@ -2,7 +2,7 @@
 
 from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
-from pyrovae.programs.data_plates import DataPlate, inner_scale
+from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
 from pyrovae.programs.layout import PARTICLES, Layout, Reading, known_layout
@@ -53,6 +53,7 @@ __all__ = [
     "known_layout",
     "model_alone",
     "simple_pair",
+    "size_at",
     "particles",
     "is_pair",
     "takes_model",

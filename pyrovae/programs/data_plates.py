@@ -36,7 +36,7 @@ def data_plates(layout: Layout, model_sites: dict[str, dict], guide_sites: dict[
         for frame in site["cond_indep_stack"]:
             if frame.name in sizes:
                 if frame.size == -1:
-                    without[frame.name] = max(_size_at(site, frame.dim), without.get(frame.name, 1))
+                    without[frame.name] = max(size_at(site, frame.dim), without.get(frame.name, 1))
                 else:
                     sizes[frame.name].add((frame.size, frame.full_size))
     for name, size in without.items():
@@ -46,7 +46,7 @@ def data_plates(layout: Layout, model_sites: dict[str, dict], guide_sites: dict[
     return tuple(DataPlate(name, size, full or size) for name, ((size, full),) in sizes.items())
 
 
-def _size_at(site: dict, dim: int) -> int:
+def size_at(site: dict, dim: int) -> int:
     """Returns the number of data that a site has along the dimension of a plate without a size."""
     shape = site["fn"].batch_shape
     size = shape[dim] if len(shape) >= -dim else 1

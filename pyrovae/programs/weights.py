@@ -51,9 +51,7 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
     return pair.terms().log_weights
 
 
-def _checked(
-    model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int, reading: Reading
-) -> Pair:
+def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int, reading: Reading) -> Pair:
     """Runs the pair, again if the check finds that its particles must be run one after another."""
     needs = gate.Weights(densities=False, everywhere=False, reading=reading)
 

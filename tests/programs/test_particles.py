@@ -104,7 +104,9 @@ def test_weights_of_a_part_of_the_data_or_of_their_terms_are_refused(where):
         def run(x):
             if where == "outside":
                 pyro.sample("scale", dist.LogNormal(ZERO, 0.1))
-            rows = pyro.plate("data", 8, subsample_size=4, dim=-1) if where == "outside" else pyro.plate("data", 4, dim=-1)
+            rows = (
+                pyro.plate("data", 8, subsample_size=4, dim=-1) if where == "outside" else pyro.plate("data", 4, dim=-1)
+            )
             with rows:
                 z = pyro.sample("z", dist.Normal(ZERO, ONE))
                 with pyro.plate("entries", 3, subsample_size=1 if where == "inside" else 3, dim=-2) as entries:
