@@ -5,7 +5,7 @@ from pyrovae.programs.calling import is_pair, takes_model, takes_pair
 from pyrovae.programs.data_plates import DataPlate, inner_scale
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
-from pyrovae.programs.layout import PARTICLES, Layout, Reading, known_layout
+from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, known_layout, read_layout
 from pyrovae.programs.mask_checks import require_no_autoencoder, require_no_masks
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (
@@ -24,10 +24,11 @@ from pyrovae.programs.reruns import (
     model_alone,
     not_finite,
     pair_at,
+    pair_of_sites,
     simple_pair,
     simulated,
 )
-from pyrovae.programs.running import AS_IT_COMES, particles, run_pair
+from pyrovae.programs.running import AS_IT_COMES, Given, particles, run_pair
 from pyrovae.programs.running_statistics import kept_statistics
 from pyrovae.programs.sites import (
     base_of,
@@ -71,6 +72,9 @@ __all__ = [
     "check_no_zero_weights",
     "common_choices",
     "enumerated_states",
+    "frames_of",
+    "Given",
+    "read_layout",
     "gate",
     "guide_draws",
     "has_real_support",
@@ -83,6 +87,7 @@ __all__ = [
     "not_finite",
     "outside_support",
     "pair_at",
+    "pair_of_sites",
     "proposals",
     "random_mark",
     "require_no_autoencoder",
