@@ -167,6 +167,8 @@ def test_labels_take_away_the_sum_over_classes():
     each: list[Tensor] = [m2.log_weights(z, x, torch.full_like(labels, y)) for y in range(3)]
     whole = m2.log_weights(z, x, torch.full_like(labels, -1))
     close(whole, torch.stack(each).logsumexp(0))
+    weights = [m2.bound(x, labels, count).detach() for count in (1, 100)]
+    assert bool((weights[0] < weights[1]).all() and (weights[1] < m2.log_px(x, labels)).all())
     mixed = m2.log_weights(z, x, labels)
     for n, label in enumerate(labels.tolist()):
         close(mixed[:, n], whole[:, n] if label < 0 else each[label][:, n])

@@ -190,11 +190,10 @@ def bidirectional_gap(
     lower, upper, drawn = [], [], []
     for data, bar in _chunks("bidirectional_gap", chains, args, plate, chunk_size, 2, progress):
         new, _, sites = simulated(model, data.args, {})
-        latent = {name: site for name, site in sites.items() if not site["infer"].get("was_observed")}
         hmc.check(new)
         steps = chains.pilot(new, bar)
         lower.append(chains.forward(new, steps, bar))
-        upper.append(chains.reverse(new, unconstrained(latent, hmc.layout)[0], steps, bar))
+        upper.append(chains.reverse(new, unconstrained(hmc.walked(sites), hmc.layout)[0], steps, bar))
         drawn.append([None if one is given else one.cpu() for one, given in zip(new, data.args, strict=True)])
     home = home_of(args)
     columns = zip(*Workers().in_turn(drawn), strict=True)

@@ -9,7 +9,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.common import InputError, device_of, evaluates, local_seed, progress_bar, require, require_count
-from pyrovae.evaluation.arguments import check_args, home_of, moved, tensors_in
+from pyrovae.data import moved
+from pyrovae.evaluation.arguments import check_args, home_of, tensors_in
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.rows import as_rows, data_dim_of, require_rows

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import InputError, Workers, device_of, is_out_of_memory, local_seed, require_count
-from pyrovae.evaluation.arguments import check_args, common_length, moved, tensors_in, with_tensors
+from pyrovae.data import moved
+from pyrovae.evaluation.arguments import check_args, common_length, tensors_in, with_tensors
 from pyrovae.programs import AS_IT_COMES, Pair, Reading, gate
 
 DATA_PER_CHUNK = 128
@@ -41,10 +42,10 @@ class Data:
     @cached_property
     def args(self) -> tuple:
         """The arguments with these data, on the device of the model."""
-        return moved(self.whole if self.size == self.num else tuple(map(self._rows, self.whole)), self.device)
+        return moved(self.whole if self.size == self.num else self._rows(), self.device)
 
-    def _rows(self, value: object) -> object:
-        return with_tensors(value, lambda t: t[self.start : self.stop] if self.is_data(t) else t)
+    def _rows(self) -> tuple:
+        return with_tensors(self.whole, lambda t: t[self.start : self.stop] if self.is_data(t) else t)
 
     def is_data(self, tensor: Tensor) -> bool:
         """Returns True if a tensor has all data as its first dimension."""

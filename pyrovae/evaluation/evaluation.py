@@ -129,19 +129,21 @@ def _observed_dimensions(pair: Pair) -> Tensor:
     total = torch.zeros(pair.batch_shape)
     for site in pair.observed.values():
         if pair.is_local(site):
-            total = total + pair.by_datum(_of_elements(site), site)
+            total = total + pair.by_datum(_of_elements(pair, site), site)
     return total[0]
 
 
 def _shared_dimensions(pair: Pair) -> float:
     """Returns the number of observed dimensions that belong to no datum."""
-    return sum(_of_elements(site).sum().item() for site in pair.observed.values() if not pair.is_local(site))
+    return sum(_of_elements(pair, site).sum().item() for site in pair.observed.values() if not pair.is_local(site))
 
 
-def _of_elements(site: dict) -> Tensor:
+def _of_elements(pair: Pair, site: dict) -> Tensor:
     """Returns the number of dimensions of each element of a site, without those that are masked."""
     mask = True if site["mask"] is None else site["mask"]
     dimensions, value = _dimensions(site["fn"]) * torch.as_tensor(mask).cpu(), site["value"]
+    while dimensions.dim() >= -pair.layout.state_dim:  # the same in every state
+        dimensions = dimensions[0]
     batch = value.shape[: value.dim() - site["fn"].event_dim]
     return dimensions.expand(torch.broadcast_shapes(dimensions.shape, batch)).float()
 

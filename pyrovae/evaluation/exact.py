@@ -57,7 +57,7 @@ def quadrature_log_marginal(
     require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
     alone = ModelAlone(model, args, "quadrature_log_marginal")
     shapes = {name: tuple(site["fn"].event_shape) for name, site in alone.latent.items()}
-    name, shape = next(iter(shapes.items()))
+    name, shape = next(iter(shapes.items()), ("", ()))
     require(
         len(shapes) == 1 and shape in ((1,), (2,)),
         f"quadrature needs one latent site of one or two dimensions, got {shapes}",
@@ -119,8 +119,8 @@ def enumerated_log_marginal(model: Callable, *args: object) -> Tensor:
         tensor([0.3500, 0.3500], dtype=torch.float64)
     """
     alone = ModelAlone(model, args, "enumerated_log_marginal")
-    values = enumerated_states(alone.latent)
-    num_states = len(next(iter(values.values())))
+    values = enumerated_states(alone.latent) if alone.latent else {}
+    num_states = len(next(iter(values.values()), (None,)))  # of those that the model does not sum out by itself
     size = min(alone.data.size, DATA_PER_CHUNK)
     data = alone.cut(size)
     outputs = alone.pair.outputs

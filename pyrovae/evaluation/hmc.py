@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo on the latents of a pair, for distributions between a start q_0(z) and the joint p(x, z)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple, cast
 
@@ -24,6 +24,7 @@ from pyrovae.programs import (
     pair_of_sites,
     particles,
     sample_sites,
+    with_all_states,
     without_mask,
 )
 
@@ -85,6 +86,7 @@ class AnnealedHMC:
         self.num_leapfrog, self.num_transitions, self.compile = num_leapfrog, num_transitions, compile
         self.reading: Reading = AS_IT_COMES
         self.layout = Layout()
+        self.latents: Collection[str] | None = None  # without those that are summed out
         self.places: list[Place] = []
         self._replays: dict[tuple, Replay] = {}
 
@@ -93,7 +95,7 @@ class AnnealedHMC:
         needs = gate.Weights(densities=False, everywhere=False, reading=self.reading)
         with local_seed(0):
             pair = gate.check(self.model, self.guide, needs, *data)
-        self.layout = pair.layout
+        self.layout, self.latents = pair.layout, list(pair.latent)
         require(len(pair.latent) > 0, "the model must have a latent site, and has none")
         for site in pair.latent.values():
             _bijection(site)
@@ -112,9 +114,13 @@ class AnnealedHMC:
         program = self.model if self.start == "prior" else self.guide
         with pyro.validation_enabled(False), particles(num_chains, self.layout):
             sites = sample_sites(poutine.trace(program).get_trace(*data))
-        latent = {name: site for name, site in sites.items() if not site["is_observed"]}
-        u, self.places = unconstrained(latent, self.layout)
+        u, self.places = unconstrained(self.walked(sites), self.layout)
         return self.state(u, data)
+
+    def walked(self, sites: dict[str, dict]) -> dict[str, dict]:
+        """Returns those of the sites that chains walk over: latents that are not summed out."""
+        names = sites if self.latents is None else self.latents
+        return {name: site for name, site in sites.items() if name in names and not site["is_observed"]}
 
     def state(self, u: Tensor, data: Sequence) -> ChainState:
         """Returns chains at `u`, `(chains, data, dim)`."""
@@ -166,12 +172,13 @@ class AnnealedHMC:
             u = u.detach().requires_grad_()
             parts = u.split([place.shape.numel() for place in self.places], -1)
             placed = _PlacedLatents(self.layout, u.shape[:2], dict(zip(self.places, parts, strict=True)))
-            trace = poutine.trace(placed(self.model)).get_trace(*data)
+            model = with_all_states(self.model, self.layout, [place.name for place in self.places])
+            trace = poutine.trace(placed(model)).get_trace(*data)
             guide_sites = {}
             if self.start == "guide":
                 guide_sites = sample_sites(poutine.trace(poutine.replay(self.guide, trace=trace)).get_trace(*data))
             # What is masked is walked over, too, and integrates to 1 with its density.
-            model_sites = {n: s if s["is_observed"] else without_mask(s) for n, s in sample_sites(trace).items()}
+            model_sites = {n: without_mask(s) if n in placed.u else s for n, s in sample_sites(trace).items()}
             guide_sites = {n: without_mask(s) for n, s in guide_sites.items()}
             terms = pair_of_sites(model_sites, guide_sites, len(u), self.layout).terms()
             if self.start == "prior":

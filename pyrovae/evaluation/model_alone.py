@@ -18,19 +18,21 @@ from pyrovae.programs import (
     at_every_datum,
     frames_of,
     gate,
+    is_marked,
     is_masked,
     log_joint,
     pair_of_sites,
     particles,
     read_layout,
     sample_sites,
+    with_all_states,
     without_mask,
     without_masks_of_latents,
 )
 
 
 class ModelAlone:
-    """Holds a model, its data, and its latent sites, each of one value for each datum.
+    """Holds a model, its data, and its latent sites, each of one value for each datum, without those that are summed.
 
     If the data share latents, all data are one datum: log-densities are then those of all data together.
 
@@ -49,19 +51,20 @@ class ModelAlone:
         args = moved(args, device_of(model, tensors_in(args)))
         with local_seed(0):  # for names and shapes, and to validate the arguments once
             sites = sample_sites(poutine.trace(model).get_trace(*args))
-        self.latent = {name: site for name, site in sites.items() if not site["is_observed"]}
-        require(len(self.latent) > 0, "model must have a latent site, and has none")
+        latent = {name: site for name, site in sites.items() if not site["is_observed"]}
+        require(len(latent) > 0, "model must have a latent site, and has none")
         layout = read_layout(sites, {}, AS_IT_COMES)
         if layout.has_globals:
-            layout = Layout(nesting=layout.nesting)
+            layout = Layout(nesting=layout.nesting, sums=layout.sums)
         self.layout = layout
+        self.latent = {name: site for name, site in latent.items() if not is_marked(site)}
         for site_name, site in self.latent.items():
             others = [frame.name for frame in frames_of(site) if frame.name not in layout.plates]
             rule = f"{name} needs latents with one value for each datum, or one for all"
             require(not others, f'{rule}, and site "{site_name}" lies in the plate "{others[0] if others else ""}"')
             sequential = layout.plates and data_dim_of(site, layout) is None
             require(not sequential, f'{rule}, and site "{site_name}" lies in a plate that is not vectorized')
-        self.pair = self._pair_of_two(model, args)
+        self.pair = self._pair_of_two(with_all_states(model, layout, self.latent), args)
         self.pair.check_densities()
         require(not self.pair.subsampled_plates, f"{name} needs all terms of a datum, and a plate subsamples them")
         if any(map(is_masked, self.latent.values())):
@@ -79,15 +82,17 @@ class ModelAlone:
             sites = sample_sites(poutine.trace(model).get_trace(*args))
         return pair_of_sites(sites, {}, 2, self.layout)
 
-    @staticmethod
-    def _prior_of(model: Callable) -> Callable:
+    def _prior_of(self, model: Callable) -> Callable:
         """Returns the guide that draws from the model's prior."""
-        return poutine.block(model, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
+
+        def is_hidden(site: dict) -> bool:
+            return site["type"] == "sample" and (site["is_observed"] or is_marked(site))
+
+        return poutine.block(model, hide_fn=is_hidden)
 
     def cut(self, size: int) -> Data:
         """Returns the data, to be taken in chunks of `size`; or whole, with a warning, if they may not be cut."""
-        latent = {name: site for name, site in self.pair.model_sites.items() if not site["is_observed"]}
-        found = Opened(self.data, replace(self.pair, guide_sites=latent), size, AS_IT_COMES)
+        found = Opened(self.data, replace(self.pair, guide_sites=self.pair.latent), size, AS_IT_COMES)
         return cut(self.model, self._prior_of(self.model), found, size)
 
     def log_joint(self, values: dict[str, Tensor], args: tuple, num_data: int) -> Tensor:

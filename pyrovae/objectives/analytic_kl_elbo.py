@@ -107,6 +107,12 @@ class AnalyticKLELBO(DifferentiableELBO):
                 for fn in (site["fn"], pair.latent[name]["fn"]):
                     flat = isinstance(fn, Independent) and fn.event_dim == 1 and fn.base_dist.event_dim == 0
                     require(flat, f'free_bits needs latents of independent dimensions, got {fn} at site "{name}"')
+        for group in pair.sums:
+            inside = [name for name in group if name in pair.latent]
+            require(
+                not inside,
+                f"objective elbo_analytic_kl needs priors without summed sites, and {inside} has one: use elbo",
+            )
         orders = [[name for name in sites if name in pair.latent] for sites in (pair.model_sites, pair.guide_sites)]
         require(
             orders[0] == orders[1],

@@ -188,7 +188,6 @@ class Objective(DifferentiableELBO):
         terms = weighted_terms(pair)
         if not self.takes_beta:
             terms.require_no_beta(self)
-        self._check_draws(pair)
         if not self.takes_points:
             said = f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)"
             require_no_autoencoder(pair, said)
@@ -206,6 +205,7 @@ class Objective(DifferentiableELBO):
                     f'{name} needs a guide with a density, and site "{site_name}" is a point (Delta): use elbo, whose '
                     "optimum is then the maximum a posteriori",
                 )
+        self._check_draws(pair)
         if terms_of_gradient.path is not None or not self.takes_zero_weights:
             self._check_zero_weights(pair)
         warn_of_never_drawn(pair)
@@ -217,12 +217,18 @@ class Objective(DifferentiableELBO):
     def _check_draws(self, pair: Pair) -> None:
         """Raises `InputError` if several particles would be one, or if a bound would take a part of a datum's terms."""
         name, layout = type(self).__name__, pair.layout
-        if self.num_draws > 1 and not self.joint and not layout.draws_locally:
+        # The mean over particles is the ELBO of one draw as well, and the logarithm of a mean is another bound.
+        if self.num_draws > 1 and not (self.joint or self.takes_subsampled or layout.draws_locally):
             require(
                 not layout.draws_globally,
                 f"{name} with {self.num_draws} particles needs latents that the guide draws for each datum, and this "
                 "guide draws all of them for all data at once: use joint=True",
             )
+        require(
+            pair.coupled is None or self.joint or self.num_draws == 1,
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that {name} with '
+            "several particles cannot give it to a datum: put it into the plate, or use joint=True",
+        )
         subsampled = pair.subsampled_plates
         if subsampled:
             require(

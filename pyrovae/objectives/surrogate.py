@@ -31,8 +31,9 @@ def surrogate_sum(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients
     if score is not None:
         surrogate = surrogate + _weighted_sum(score, at.score)
     sums = []
-    if path is not None:
-        sums.append((_weighted_sum(path, at.log_weights), [name for name in draws if name not in shared]))
+    local = [name for name in draws if name not in shared]
+    if path is not None and local:
+        sums.append((_weighted_sum(path, at.log_weights), local))
     if any(leaves[name].requires_grad for name in shared):
         of_globals = _weighted_sum(model, at.log_p)
         outer = score if coefficients.outer_score is None else coefficients.outer_score
@@ -40,7 +41,7 @@ def surrogate_sum(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients
             of_globals = of_globals + _weighted_sum(outer, at.score)
         sums.append((of_globals, [name for name in shared if leaves[name].requires_grad]))
     for total, names in sums:
-        if not total.requires_grad:  # every latent is masked by False, and no parameter is left
+        if not (names and total.requires_grad):  # nothing is drawn, or every latent is masked by False
             continue
         through = [leaves[name] for name in names]
         slopes = torch.autograd.grad(total, through, retain_graph=True, allow_unused=True)

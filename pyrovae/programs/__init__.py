@@ -2,7 +2,8 @@
 
 from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
-from pyrovae.programs.data_plates import DataPlate, inner_scale
+from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
+from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
 from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, known_layout, read_layout
@@ -28,7 +29,7 @@ from pyrovae.programs.reruns import (
     simple_pair,
     simulated,
 )
-from pyrovae.programs.running import AS_IT_COMES, Given, particles, run_pair
+from pyrovae.programs.running import AS_IT_COMES, Given, particles, run_pair, with_all_states
 from pyrovae.programs.running_statistics import kept_statistics
 from pyrovae.programs.sites import (
     base_of,
@@ -54,6 +55,7 @@ __all__ = [
     "known_layout",
     "model_alone",
     "simple_pair",
+    "size_at",
     "particles",
     "is_pair",
     "takes_model",
@@ -79,6 +81,7 @@ __all__ = [
     "guide_draws",
     "has_real_support",
     "is_autoencoder",
+    "is_marked",
     "is_masked",
     "is_traced",
     "log_joint",
@@ -99,6 +102,7 @@ __all__ = [
     "seen",
     "simulated",
     "warn_of_never_drawn",
+    "with_all_states",
     "without_mask",
     "without_masks_of_latents",
 ]

@@ -7,6 +7,7 @@ import torch
 from pyro.infer.util import is_validation_enabled
 
 from pyrovae.common import InputError
+from pyrovae.programs.enumerated_runs import is_summed
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.sites import is_discrete
 
@@ -19,12 +20,12 @@ def check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict], la
             f'the guide must observe nothing, and observes site "{observed[0]}": its density would be a part of no '
             "weight; train such a term in a loss of its own"
         )
-    latent = {name for name, site in model_sites.items() if not site["is_observed"]}
+    latent = {name for name, site in model_sites.items() if not (site["is_observed"] or is_summed(site))}
     proposed = {name for name, site in guide_sites.items() if not site["infer"].get("is_auxiliary")}
     if latent != proposed:
         raise InputError(
             f"model and guide must have the same latent sites, got {sorted(latent)} in the model "
-            f"and {sorted(proposed)} in the guide"
+            f"and {sorted(proposed)} in the guide{_hint(model_sites, latent - proposed)}"
         )
     for name in latent:
         where = ["in a data plate" if layout.is_local(s[name]) else "outside it" for s in (model_sites, guide_sites)]
@@ -52,3 +53,10 @@ def check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict], la
                 f'poutine.scale must be the same in model and guide at the latent site "{name}", '
                 f"got {ours.tolist()} in the model and {theirs.tolist()} in the guide"
             )
+
+
+def _hint(sites: dict[str, dict], names: set[str]) -> str:
+    """Returns what can be done about discrete latents that the guide does not draw, if there are any."""
+    discrete = sorted(name for name in names if is_discrete(sites[name]["fn"]))
+    mark = 'infer={"enumerate": "parallel"} in the model'
+    return f' (mark discrete site "{discrete[0]}" by {mark}, and it is summed out)' if discrete else ""

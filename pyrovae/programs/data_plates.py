@@ -36,7 +36,7 @@ def data_plates(layout: Layout, model_sites: dict[str, dict], guide_sites: dict[
         for frame in site["cond_indep_stack"]:
             if frame.name in sizes:
                 if frame.size == -1:
-                    without[frame.name] = max(_size_at(site, frame.dim), without.get(frame.name, 1))
+                    without[frame.name] = max(size_at(site, frame.dim), without.get(frame.name, 1))
                 else:
                     sizes[frame.name].add((frame.size, frame.full_size))
     for name, size in without.items():
@@ -46,7 +46,7 @@ def data_plates(layout: Layout, model_sites: dict[str, dict], guide_sites: dict[
     return tuple(DataPlate(name, size, full or size) for name, ((size, full),) in sizes.items())
 
 
-def _size_at(site: dict, dim: int) -> int:
+def size_at(site: dict, dim: int) -> int:
     """Returns the number of data that a site has along the dimension of a plate without a size."""
     shape = site["fn"].batch_shape
     size = shape[dim] if len(shape) >= -dim else 1
@@ -73,12 +73,17 @@ def by_datum(log_prob: Tensor, site: dict, layout: Layout, plates: tuple[DataPla
     if own is not None and own.dim is None:  # one step of a sequential plate
         size = next(plate.size for plate in plates if plate.name == own.name)
         log_prob = torch.where(torch.arange(size, device=log_prob.device) == own.counter - 1, log_prob, 0.0)
-    if len(plates) < 2 or own is None:
-        return log_prob
+    return log_prob if own is None else in_columns(log_prob, own.name, plates)
+
+
+def in_columns(values: Tensor, name: str, plates: tuple[DataPlate, ...]) -> Tensor:
+    """Returns values of the data of one plate, `(..., data)`, with 0 at the data of the others."""
+    if len(plates) < 2:
+        return values
     parts = []
     for plate in plates:
-        shape = (*log_prob.shape[:-1], plate.size)
-        parts.append(log_prob.expand(shape) if plate.name == own.name else log_prob.new_zeros(shape))
+        shape = (*values.shape[:-1], plate.size)
+        parts.append(values.expand(shape) if plate.name == name else values.new_zeros(shape))
     return torch.cat(parts, -1)
 
 
@@ -90,6 +95,10 @@ def inner_scale(site: dict, plates: tuple[DataPlate, ...]) -> float:
         if frame.name not in names and frame.full_size not in (None, -1, frame.size):
             scale *= frame.full_size / frame.size
     return scale
+
+
+class UndeclaredDimension(InputError):
+    """A site has a dimension that no plate declares; with particles it may be one that they gave to a local value."""
 
 
 def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
@@ -108,10 +117,12 @@ def check_dimensions(sites: dict[str, dict], layout: Layout, plates: tuple[DataP
         value = tuple(site["value"].shape)
         value_shape = value[: len(value) - event_dim]
         declared = {frame.dim for frame in frames if frame.vectorized} | {layout.particle_dim}
+        if layout.sums:
+            declared |= site["infer"].get("_dim_to_id", {}).keys()
         batch = _broadcast(tuple(site["fn"].batch_shape), value_shape)
         for dim in range(-len(batch), 0):
             if batch[dim] > 1 and dim not in declared:
-                raise InputError(
+                raise UndeclaredDimension(
                     f'every dimension of a site must be declared: site "{name}" has {batch[dim]} values along dim '
                     f"{dim}, where no plate is (is a to_event or a plate missing?)"
                 )

@@ -6,7 +6,6 @@ of them are unmasked where a latent is masked, and what is asked. A step of plai
 known.
 """
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +13,7 @@ from typing import Protocol
 import pyro
 from torch import Tensor
 
-from pyrovae.common import evaluation_mode, kept_generators, require
+from pyrovae.common import WeakByIdentity, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
 from pyrovae.programs.layout import Reading
 from pyrovae.programs.mask_checks import check_masks, exposed
@@ -24,6 +23,7 @@ from pyrovae.programs.random_choices import is_traced, owner_of
 from pyrovae.programs.running import AS_IT_COMES
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
+from pyrovae.programs.sum_checks import check_sums
 from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn
 
 
@@ -54,6 +54,10 @@ class Weights:
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if the pair does not give such weights."""
+        require(
+            pair.coupled is None,
+            f'site "{pair.coupled}" must lie in the data plate, as it depends on latents inside it',
+        )
         if self.densities:
             pair.check_densities(auxiliary=True)
         if not self.zeros:
@@ -75,6 +79,7 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
             check_parameters(pair.parameters, model, guide, args, kwargs)
             check_auxiliary(pair, guide, args, kwargs)
             check_masks(pair, model, guide, args, kwargs)
+            check_sums(pair, model, guide, args, kwargs)
             _remember(model, guide, None, pair)
         if needs is not None:
             needs.check(pair)
@@ -96,7 +101,7 @@ def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair
 
 # Structures that were checked -----------------------------------------------------------------------------------------
 
-_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_known: WeakByIdentity[WeakByIdentity[dict]] = WeakByIdentity()
 
 
 def _structure(pair: Pair) -> tuple:
@@ -110,8 +115,7 @@ def _structure(pair: Pair) -> tuple:
 
 def _known_of(model: Callable, guide: Callable) -> dict:
     """Returns what is known of a pair; it is forgotten with the objects that its programs belong to."""
-    of_guides = _known.setdefault(owner_of(model), weakref.WeakKeyDictionary())
-    return of_guides.setdefault(owner_of(guide), {})
+    return _known.setdefault(owner_of(model), WeakByIdentity).setdefault(owner_of(guide), dict)
 
 
 def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> tuple:
@@ -134,9 +138,9 @@ def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair)
     except TypeError:
         return
     shown, before = exposed(pair), known.get(key)
-    known[key] = shown if shown is None or before is None else shown | before
+    known[key] = shown if shown is None or before is None else shown | before.to(shown.device)
 
 
 def _is_part(shown: Tensor | None, known: Tensor | None) -> bool:
     """Returns True if a batch has no latent masked beside an unmasked site that no batch before had."""
-    return shown is None or (known is not None and not bool((shown & ~known).any()))
+    return shown is None or (known is not None and not bool((shown & ~known.to(shown.device)).any()))

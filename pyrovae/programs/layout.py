@@ -5,7 +5,6 @@ drawn for each particle, and a datum's term is the sum over all of their other d
 no plate holds the observed sites, the whole data set is one datum, and every site counts as local.
 """
 
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,7 +12,8 @@ from typing import NamedTuple
 from pyro.distributions import Delta, Unit
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 
-from pyrovae.common import InputError, require
+from pyrovae.common import InputError, WeakByIdentity, require
+from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.random_choices import owner_of
 from pyrovae.programs.sites import base_of
 
@@ -42,6 +42,7 @@ class Layout:
     - `nesting`: the number of dimensions that plates take. Particles lie to the left of them.
     - `has_globals`: a site lies outside the data plates.
     - `draws_locally`: the guide draws something for each datum; and `draws_globally`: something for all data together.
+    - `sums`: discrete sites of the model alone are summed out.
     - `is_vectorized`: particles are a dimension, and not runs one after another.
     """
 
@@ -50,6 +51,7 @@ class Layout:
     has_globals: bool = False
     draws_locally: bool = True
     draws_globally: bool = False
+    sums: bool = False
     is_vectorized: bool = True
 
     @property
@@ -58,13 +60,22 @@ class Layout:
         return -1 - self.nesting if self.is_vectorized else None
 
     @property
+    def state_dim(self) -> int:
+        """The first dimension to the left of all others, for the states of sites that are summed out."""
+        return -1 - self.nesting - self.is_vectorized
+
+    @property
     def is_simple(self) -> bool:
         """True if every site lies in a data plate, and plates take one dimension."""
         return not self.has_globals and self.nesting == 1 and self.is_vectorized
 
     def fits(self, other: "Layout") -> bool:
         """Returns True if the particles of the other layout lie where they do in this one."""
-        return (self.plates, self.particle_dim) == (other.plates, other.particle_dim)
+        return (self.plates, self.particle_dim, self.sums) == (other.plates, other.particle_dim, other.sums)
+
+    def takes(self, other: "Layout") -> bool:
+        """Returns True if a run by this layout is one of a pair that has the other."""
+        return (self.plates, self.sums) == (other.plates, other.sums) and self.nesting >= other.nesting
 
     def is_local(self, site: dict) -> bool:
         """Returns True if a site has a value for each datum."""
@@ -84,16 +95,19 @@ def read_layout(model_sites: dict[str, dict], guide_sites: dict[str, dict], read
     sites = [*model_sites.values(), *guide_sites.values()]
     dims = [-frame.dim for site in sites for frame in frames_of(site) if frame.vectorized]  # type: ignore[operator]
     nesting = max([1, *dims])
+    summed = [site for name, site in model_sites.items() if name not in guide_sites and is_marked(site)]
+    joint = Layout(nesting=nesting, sums=bool(summed))
     if reading.joint:
-        return Layout(nesting=nesting)
+        return joint
     plates = _data_plates(model_sites, guide_sites, reading.plate)
-    layout = Layout(plates, nesting)
+    layout = replace(joint, plates=plates)
     drawn = [site for site in guide_sites.values() if _is_random(site)]
+    if not all(map(layout.is_local, summed)):  # a sum over states for all data couples them
+        return joint
     if _is_drawn_at_once(layout, model_sites, guide_sites):
-        return Layout(nesting=nesting, draws_locally=False, draws_globally=True)
-    return Layout(
-        plates,
-        nesting,
+        return replace(joint, draws_locally=False, draws_globally=True)
+    return replace(
+        layout,
         has_globals=not all(map(layout.is_local, sites)),
         draws_locally=any(map(layout.is_local, drawn)),
         draws_globally=not all(map(layout.is_local, drawn)),
@@ -154,13 +168,12 @@ def _names(site: dict) -> list[str]:
 
 # Layouts that are known -----------------------------------------------------------------------------------------------
 
-_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_known: WeakByIdentity[WeakByIdentity[dict]] = WeakByIdentity()
 
 
 def _known_of(model: Callable, guide: Callable) -> dict:
     """Returns the layouts that are known of a pair; they are forgotten with the objects that its programs belong to."""
-    of_guides = _known.setdefault(owner_of(model), weakref.WeakKeyDictionary())
-    return of_guides.setdefault(owner_of(guide), {})
+    return _known.setdefault(owner_of(model), WeakByIdentity).setdefault(owner_of(guide), dict)
 
 
 def _key(model: Callable, guide: Callable, reading: Reading) -> tuple:
@@ -171,7 +184,7 @@ def known_layout(model: Callable, guide: Callable, reading: Reading) -> Layout |
     """Returns the layout of the pair's last run, or None if it has not been run."""
     try:
         return _known_of(model, guide).get(_key(model, guide, reading))
-    except TypeError:  # a program that cannot be hashed, or not be referred to weakly
+    except TypeError:  # a program that cannot be referred to weakly
         return None
 
 

@@ -3,7 +3,10 @@
 Where a latent is masked, the weights leave out its prior and its guide density. With equal masks in both they stay
 weights of the density p(x) if no unmasked density depends on a masked value: what is masked then integrates to 1. The
 states after the end of a short sequence are of this kind. A decoder that reads a masked latent makes an autoencoder,
-which has no log p(x); it says so at its latent sites, by `infer={"is_autoencoder": True}`.
+which has no log p(x); it says so at the latent sites of its guide, by `infer={"is_autoencoder": True}`.
+
+A reader is found by new draws of what is masked. One that does not yet read, as a network with weights of 0, is not
+found, and neither is one that no mask of the batch shows; see `exposed`.
 """
 
 from collections.abc import Callable
@@ -151,7 +154,7 @@ def exposed(pair: Pair) -> Tensor | None:
     if not latent:
         return None
     masks = [(seen(site), site["fn"].event_dim) for site in sites]
-    device = next(iter(pair.guide_sites.values()))["value"].device
+    device = next(iter(pair.model_sites.values()))["value"].device
     whole, some = (_of_events(masks, reduced, device) for reduced in (torch.all, torch.any))
     always = torch.ones_like(some[:1])
     return (~whole[latent]).float() @ torch.cat((some, always)).float().T > 0

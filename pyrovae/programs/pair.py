@@ -14,9 +14,11 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae.common import InputError
-from pyrovae.programs.data_plates import DataPlate, by_datum, inner_scale
-from pyrovae.programs.layout import Layout, frames_of
-from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support
+from pyrovae.programs.data_plates import DataPlate, by_datum, in_columns, inner_scale
+from pyrovae.programs.enumerated_runs import is_summed
+from pyrovae.programs.layout import PARTICLES, Layout, frames_of
+from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support, seen
+from pyrovae.programs.summed_sites import summed_groups, summed_log_prob
 from pyrovae.programs.supports import bounds, contains, log_density
 
 
@@ -52,8 +54,8 @@ class Pair:
 
     `plates` are its data plates: the data of one after the other are the columns of every result. `parameters` are the
     messages of the parameters that the two programs registered. `is_repeatable` is False if a program draws from a
-    generator of its own, which cannot be set back. `others` are the runs of the other particles, if particles are run
-    one after another; the sites are then those of the first.
+    generator of its own, which cannot be set back. `coupled` names a global site that depends on local draws. `others`
+    are the runs of the other particles, if particles are run one after another; the sites are then those of the first.
     """
 
     model_sites: dict[str, dict]
@@ -63,6 +65,7 @@ class Pair:
     plates: tuple[DataPlate, ...]
     parameters: tuple[Mapping[str, Any], ...] = ()
     is_repeatable: bool = True
+    coupled: str | None = None
     others: tuple["Pair", ...] = ()
 
     @property
@@ -87,8 +90,13 @@ class Pair:
 
     @property
     def latent(self) -> dict[str, dict]:
-        """The latent sites of the model."""
-        return {name: site for name, site in self.model_sites.items() if not site["is_observed"]}
+        """The latent sites of the model, without those that are summed out."""
+        return {name: site for name, site in self.model_sites.items() if not (site["is_observed"] or is_summed(site))}
+
+    @property
+    def sums(self) -> list[dict[str, dict]]:
+        """The groups of the model's sites that a sum over states couples."""
+        return summed_groups(self.model_sites) if self.layout.sums else []
 
     @property
     def guide_only(self) -> dict[str, dict]:
@@ -128,12 +136,37 @@ class Pair:
         """Returns the log-densities of the local sites, each without its `poutine.scale`, and so at beta = 1.
 
         A subsampled data plate's N / B thereby stays out of the logsumexp over particles, where it would give no bound.
+        What a sum over states couples to an observed site is in the log-likelihood, priors of latents included.
         """
         if self.others:
             parts = [replace(run, others=()).terms() for run in self.runs]
             each = zip(*((t.log_likelihood, t.log_prior, t.log_posterior) for t in parts), strict=True)
             return PairTerms(*map(torch.cat, each))
-        return PairTerms(self.total(self.observed), self.total(self.latent), self.total(self.guide_sites))
+        groups = self.sums
+        if not groups:
+            return PairTerms(self.total(self.observed), self.total(self.latent), self.total(self.guide_sites))
+        inside = {name for group in groups for name in group}
+        observed, latent = (
+            self.total({name: site for name, site in sites.items() if name not in inside})
+            for sites in (self.observed, self.latent)
+        )
+        for group in groups:
+            if any(site["is_observed"] for site in group.values()):
+                observed = observed + self._summed(group)
+            else:
+                latent = latent + self._summed(group)
+        return PairTerms(observed, latent, self.total(self.guide_sites))
+
+    def _summed(self, group: dict[str, dict]) -> Tensor:
+        """Returns the log-density of a group with its states summed out, `(num_particles, batch)`, without scales."""
+        first = next(iter(group.values()))
+        kept = {PARTICLES: self.num_particles} if self.layout.is_vectorized else {}
+        own = next((plate for plate in self.plates if plate.name in {f.name for f in frames_of(first)}), None)
+        if own is not None:
+            kept[own.name] = own.size
+        total = inner_scale(first, self.plates) * summed_log_prob(group, kept, self._log_density)
+        total = in_columns(total, own.name, self.plates) if own is not None else total.unsqueeze(-1)
+        return total.expand(self.batch_shape)
 
     def total(self, sites: dict[str, dict]) -> Tensor:
         """Returns the log-densities of the local ones of the sites, summed for each datum: `(num_particles, batch)`."""
@@ -220,6 +253,12 @@ class Pair:
                     return True
         return False
 
+    def _has_moving_mask(self, site: dict) -> bool:
+        """Returns True if the mask of an observed site differs between particles."""
+        mask = seen(site)
+        dim = mask.dim() - site["fn"].event_dim - len(self.batch_shape)
+        return dim >= 0 and mask.dim() > 0 and not torch.equal(mask, mask.narrow(dim, 0, 1).expand_as(mask))
+
     # Checks -----------------------------------------------------------------------------------------------------------
 
     def check_densities(self, auxiliary: bool = False) -> None:
@@ -239,6 +278,8 @@ class Pair:
             found = outside_support(site)
             if found and not self.has_moving_support(site):
                 refuse(name, f"has data outside its support, {found} (grey pixels under a Bernoulli: a cross-entropy)")
+            if self._has_moving_mask(site):
+                refuse(name, "has a mask that differs between draws of the latents, and the joint is not normalised")
         alone = self.guide_only
         if alone and not auxiliary:
             refuse(next(iter(alone)), "is in the guide alone (auxiliary), and the weights would lack its density")

@@ -46,15 +46,16 @@ def _checked(model: Callable, guide: Callable, reading: Reading, args: tuple, kw
                 "so that the weights are of no model"
             )
     if not pair.layout.is_vectorized:
-        return pair
+        return replace(pair, coupled=_coupled(*pair.runs[:2]))
     latents = {name: first_particle(pair, site) for name, site in pair.guide_sites.items()}
     before = random_mark()
     alone = _without_particles(model, guide, latents, pair, args, kwargs)
     if random_mark() != before:  # a program that draws more than its latents: no two runs have one density
         return pair
+    pair = replace(pair, coupled=_coupled(pair, alone))
     rounding = None
     for program, ours, theirs in (
-        ("model", pair.total(pair.model_sites)[0], alone.total(alone.model_sites)),
+        ("model", _log_p(pair)[0], _log_p(alone)),
         ("guide", pair.total(pair.guide_sites)[0], alone.total(alone.guide_sites)),
     ):
         if torch.allclose(ours, theirs, rtol=1e-3, atol=ALLOWED_NATS, equal_nan=True):
@@ -101,5 +102,26 @@ def _rounding(
         name: z * (1 - 4 * torch.finfo(z.dtype).eps) if z.is_floating_point() else z for name, z in latents.items()
     }
     there = _without_particles(model, guide, moved, alone, args, kwargs)
-    both = {"model": (alone.model_sites, there.model_sites), "guide": (alone.guide_sites, there.guide_sites)}
-    return {name: (alone.total(a) - there.total(b)).abs().max().item() for name, (a, b) in both.items()}
+    return {
+        "model": (_log_p(alone) - _log_p(there)).abs().max().item(),
+        "guide": (alone.total(alone.guide_sites) - there.total(there.guide_sites)).abs().max().item(),
+    }
+
+
+def _coupled(pair: Pair, other: Pair) -> str | None:
+    """Returns a global site whose density is another one at other local draws, or None if there is none.
+
+    The two runs have the same global draws; local ones differ, or are of two particles and of one.
+    """
+    for sites, others in ((pair.model_sites, other.model_sites), (pair.guide_sites, other.guide_sites)):
+        for name, site in sites.items():
+            if not pair.is_local(site):
+                ours, theirs = (run.log_density(name, one[name]).sum() for run, one in ((pair, sites), (other, others)))
+                if not torch.allclose(ours, theirs, rtol=1e-3, atol=ALLOWED_NATS, equal_nan=True):
+                    return name
+    return None
+
+
+def _log_p(pair: Pair) -> Tensor:
+    terms = pair.terms()
+    return terms.log_likelihood + terms.log_prior

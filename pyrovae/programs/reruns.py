@@ -12,10 +12,19 @@ from torch import Tensor
 
 from pyrovae.common import InputError, first_line, is_out_of_memory, require
 from pyrovae.programs.data_plates import data_plates
+from pyrovae.programs.enumerated_runs import is_summed
 from pyrovae.programs.layout import Layout, read_layout
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import Redrawn
-from pyrovae.programs.running import AS_IT_COMES, Given, particles, run_pair, shared_draws, trace_of
+from pyrovae.programs.running import (
+    AS_IT_COMES,
+    Given,
+    particles,
+    run_pair,
+    shared_draws,
+    trace_of,
+    with_all_states,
+)
 from pyrovae.programs.sites import sample_sites
 
 
@@ -26,25 +35,27 @@ def pair_at(
     *args,
     like: Pair | None = None,
     redraw: bool = False,
+    recycles: bool = True,
     **kwargs,
 ) -> Pair:
     """Returns the pair's sites at given values of all of the guide's draws, as `Pair.draws` returns them.
 
     `like` is an earlier run, with the layout and number of particles; without it the pair must have a simple layout,
     and the values are `(num_particles, batch, *event)`. With `redraw` the latents are drawn first, and the draws are
-    discarded (see `Choices`).
+    discarded (see `Choices`). For `recycles` see `Enumerating`.
     """
     if like is None or like.layout.is_vectorized:
         num_particles = len(next(iter(latents.values()))) if like is None else like.num_particles
         layout = Layout() if like is None else like.layout
         with particles(num_particles, layout):
-            return _at(model, guide, latents, args, kwargs, num_particles, None if like is None else layout, redraw)[0]
+            given = None if like is None else layout
+            return _at(model, guide, latents, args, kwargs, num_particles, given, redraw, recycles)[0]
     runs: list[Pair] = []
     shared: dict[str, Tensor] = {}
     for index in range(len(like.runs)):
         own = {name: z[index] if like.is_local(like.guide_sites[name]) else z for name, z in latents.items()}
         with Given({name: value for name, value in shared.items() if name not in own}):
-            pair, traces = _at(model, guide, own, args, kwargs, 1, like.layout, redraw)
+            pair, traces = _at(model, guide, own, args, kwargs, 1, like.layout, redraw, recycles)
         runs.append(pair)
         shared = shared or shared_draws(traces, pair)
     return replace(runs[0], others=tuple(runs[1:]))
@@ -59,13 +70,17 @@ def _at(
     num_particles: int,
     layout: Layout | None,
     redraw: bool,
+    recycles: bool,
 ) -> tuple[Pair, tuple[poutine.Trace, poutine.Trace]]:
     with Redrawn(latents) if redraw else nullcontext():
         trace = poutine.trace(guide if redraw else _AtGivenLatents(guide, latents)).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace(*args, **kwargs)
+        states = model if layout is None else with_all_states(model, layout, trace.nodes, recycles)
+        model_trace = poutine.trace(poutine.replay(states, trace=trace)).get_trace(*args, **kwargs)
     model_sites, guide_sites = sample_sites(model_trace), sample_sites(trace)
     if layout is None:
         layout = simple_layout(model_sites, guide_sites)
+        if layout.sums:
+            return _at(model, guide, latents, args, kwargs, num_particles, layout, redraw, recycles)
     plates = data_plates(layout, model_sites, guide_sites)
     return Pair(model_sites, guide_sites, num_particles, layout, plates), (model_trace, trace)
 
@@ -112,14 +127,21 @@ def log_joint(model: Callable, latents: dict[str, Tensor], *args, layout: Layout
     Values are `(num_particles, batch, *event)` or, the same for every datum, `(num_particles, 1, *event)`; with a
     `layout` they are as it has them, with all data. Scales are left out as in `log_weights`.
     """
-    num_particles = len(next(iter(latents.values())))
+    num_particles = len(next(iter(latents.values()), (None,)))  # all latents may be summed out
 
     def run(latents: dict[str, Tensor]) -> dict[str, dict]:
-        conditioned = poutine.condition(model, data=latents)
-        return sample_sites(trace_of(conditioned, args, kwargs, num_particles, layout or Layout()))
+        def trace(program: Callable) -> dict[str, dict]:
+            conditioned = poutine.condition(program, data=latents)
+            return sample_sites(trace_of(conditioned, args, kwargs, num_particles, layout or Layout()))
+
+        if layout is not None:
+            return trace(with_all_states(model, layout, latents))
+        sites = trace(model)
+        found = simple_layout(sites, {})
+        return trace(with_all_states(model, found, latents)) if found.sums else sites
 
     sites = at_every_datum(run, latents, len(args[0])) if layout is None else run(latents)
-    drawn = sorted(name for name, site in sites.items() if not site["is_observed"])
+    drawn = sorted(name for name, site in sites.items() if not (site["is_observed"] or is_summed(site)))
     if drawn:
         raise InputError(f"latents must hold a value for every latent site of the model, none for {drawn}")
     pair = model_alone(sites, num_particles) if layout is None else pair_of_sites(sites, {}, num_particles, layout)

@@ -4,7 +4,7 @@ Particles at once are a plate to the left of all others, around both programs, t
 drawn for all data together is drawn once. Particles one after another share those draws and the subsample's indices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -25,7 +25,8 @@ from pyrovae.common import (
     warn,
 )
 from pyrovae.programs.contract import check_latents
-from pyrovae.programs.data_plates import check_dimensions, data_plates
+from pyrovae.programs.data_plates import UndeclaredDimension, check_dimensions, data_plates
+from pyrovae.programs.enumerated_runs import Enumerating
 from pyrovae.programs.layout import (
     PARTICLES,
     Layout,
@@ -56,12 +57,9 @@ def run_pair(
     read in more than one way.
     """
     require_count("num_particles", num_particles)
-    known = known_layout(model, guide, reading)
     run = _Run(model, guide, args, kwargs, num_particles, reading)
     try:
-        if known is not None and not known.is_vectorized:
-            return run.one_by_one(known)
-        return run.vectorized(known) if known is not None else run.first()
+        return run.pair(known_layout(model, guide, reading))
     except TypeError as error:
         if "argument" not in str(error):
             raise
@@ -77,45 +75,47 @@ class _Run:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.num_particles, self.reading = num_particles, reading
 
-    def first(self) -> Pair:
-        """Runs a pair whose layout is not known, again from the same random numbers if the guess was wrong."""
+    def pair(self, known: Layout | None) -> Pair:
+        """Runs the pair by its layout, or finds it first, which takes no random numbers.
+
+        That a known layout does not hold any more does take some: a step cannot afford to keep all generators' states.
+        """
+        if known is not None and not known.is_vectorized:
+            return self.one_by_one(known)
+        layout, error = known or _GUESS, None
         if is_traced():
-            return self.vectorized(_GUESS)
-        start, statistics = saved_generators(), saved_statistics(self.model, self.guide)
-        layout, error = _GUESS, None
-        for _ in range(2 if self.reading.vectorize_particles is not False else 0):
+            return self._traced(layout)
+        start = None if known else saved_generators()
+        statistics = None if known else saved_statistics(self.model, self.guide)
+        for _ in range(3 if self.reading.vectorize_particles is not False else 0):
             try:
                 found = self._with_layout(layout)
             except (IndexError, RuntimeError, ValueError) as failed:
-                if isinstance(failed, InputError) or is_out_of_memory(failed):
+                if _is_final(failed):
+                    raise
+                if layout is known and is_validation_error(failed):  # of a value, and of no shape
                     raise
                 found, error = self._alone(failed), failed
             if isinstance(found, Pair):
+                if found.layout != known:
+                    remember_layout(self.model, self.guide, self.reading, found.layout)
                 return found
-            restore_generators(start)
-            restore_statistics(statistics)
-            if found == layout:
+            if start is not None and statistics is not None:
+                restore_generators(start)
+                restore_statistics(statistics)
+            if layout.takes(found):
                 break
             layout = found
         if error is None:
             layout = self._alone(None)
-        elif is_validation_error(error):  # of a value, and of no shape
+        elif is_validation_error(error):
             raise error
         return self._looped(layout, error)
 
-    def vectorized(self, layout: Layout) -> Pair:
-        """Runs a pair whose layout is known from earlier runs, and may have changed."""
-        try:
-            found = self._with_layout(layout)
-            return found if isinstance(found, Pair) else self.vectorized_anew(found)
-        except (IndexError, RuntimeError, ValueError) as error:
-            if isinstance(error, InputError) or is_out_of_memory(error) or is_validation_error(error) or is_traced():
-                raise
-            return self._looped(self._alone(error), error)
-
-    def vectorized_anew(self, layout: Layout) -> Pair:
-        """Runs a pair whose layout has just been read."""
+    def _traced(self, layout: Layout) -> Pair:
+        """Runs the pair while a graph is recorded, where generators cannot be set back."""
         found = self._with_layout(layout)
+        found = self._with_layout(found) if isinstance(found, Layout) else found
         if isinstance(found, Pair):
             return found
         raise InputError("the programs must have the same plates when they are run again with the same arguments")
@@ -141,13 +141,11 @@ class _Run:
         model_sites, guide_sites = map(sample_sites, traces)
         found = read_layout(model_sites, guide_sites, self.reading)
         # The guess gives all sites particles, and a known layout those in its plates.
-        fits = not found.has_globals if layout is _GUESS else found.plates == layout.plates
-        if not fits or found.nesting > layout.nesting:
+        guessed = layout is _GUESS and not (found.has_globals or found.sums or found.nesting > 1)
+        if not (layout.takes(found) or guessed):
             return found
         if found.nesting < layout.nesting:
             found = replace(found, nesting=layout.nesting)
-        if found != layout:
-            remember_layout(self.model, self.guide, self.reading, found)
         return pair_of(traces, self.num_particles, found)
 
     def one_by_one(self, layout: Layout) -> Pair:
@@ -157,7 +155,7 @@ class _Run:
         for index in range(self.num_particles):
             once = kept_statistics(self.model, self.guide) if index else nullcontext()
             with once, Given(shared):
-                traces = traces_of(self.model, self.guide, self.args, self.kwargs, None)
+                traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
             found = read_layout(*map(sample_sites, traces), self.reading)
             runs.append(pair_of(traces, 1, replace(found, is_vectorized=False)))
             shared = shared or shared_draws(traces, runs[0])
@@ -173,13 +171,20 @@ class _Run:
         with kept_generators(), torch.no_grad(), kept_statistics(self.model, self.guide):
             try:
                 traces = traces_of(self.model, self.guide, self.args, self.kwargs, None)
+                layout = replace(read_layout(*map(sample_sites, traces), self.reading), is_vectorized=False)
+                if layout.sums:
+                    traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
             except (IndexError, RuntimeError) as error:
-                if isinstance(error, InputError) or is_out_of_memory(error):
+                if _is_final(error):
                     raise
                 raise InputError(f"the pair does not run: {first_line(error)}") from (why or error)
-        layout = read_layout(*map(sample_sites, traces), self.reading)
-        pair_of(traces, 1, replace(layout, is_vectorized=False))
-        return layout
+        pair_of(traces, 1, layout)
+        return replace(layout, is_vectorized=True)
+
+
+def _is_final(error: Exception) -> bool:
+    """Returns True for an error that a run without particles would not change."""
+    return is_out_of_memory(error) or (isinstance(error, InputError) and not isinstance(error, UndeclaredDimension))
 
 
 def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
@@ -203,7 +208,16 @@ def traces_of(
 ) -> Traces:
     """Returns the traces of the model and of the guide, with particles, or for None without their plate."""
     guide_trace = trace_of(guide, args, kwargs, num_particles, layout)
+    model = with_all_states(model, layout, guide_trace.nodes)
     return trace_of(poutine.replay(model, trace=guide_trace), args, kwargs, num_particles, layout), guide_trace
+
+
+def with_all_states(model: Callable, layout: Layout, given: Collection[str], recycles: bool = True) -> Callable:
+    """Returns the model with every state of the sites that are summed out, if the layout has any.
+
+    `given` are the names of sites that get their values from elsewhere.
+    """
+    return Enumerating(layout.state_dim, given, recycles)(model) if layout.sums else model
 
 
 def trace_of(

@@ -1,6 +1,5 @@
 """The running statistics of batch normalisation: they move once per step, however often a step runs the pair."""
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,22 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from pyrovae.common import CapturedState
+from pyrovae.common import CapturedState, WeakByIdentity
 from pyrovae.programs.random_choices import owner_of
 
-_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_known: WeakByIdentity[WeakByIdentity[list]] = WeakByIdentity()
 
 
 def running_statistics(model: Callable, guide: Callable) -> list[tuple[dict, str]]:
     """Returns where the pair's batch normalisation keeps its running statistics: a dictionary and a key for each."""
     try:
-        of_guides = _known.setdefault(owner_of(model), weakref.WeakKeyDictionary())
-        found = of_guides.get(owner_of(guide))
-    except TypeError:  # a program that cannot be hashed, or not be referred to weakly
+        of_guides = _known.setdefault(owner_of(model), WeakByIdentity)
+        return of_guides.setdefault(owner_of(guide), lambda: _found(model, guide))
+    except TypeError:  # a program that cannot be referred to weakly
         return _found(model, guide)
-    if found is None:
-        found = of_guides[owner_of(guide)] = _found(model, guide)
-    return found
 
 
 def _found(model: Callable, guide: Callable) -> list[tuple[dict, str]]:

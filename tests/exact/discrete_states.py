@@ -18,7 +18,7 @@ SUMMED = {"enumerate": "parallel"}
 
 
 def mixture(x: Tensor) -> None:
-    means = pyro.param("means", MEANS)
+    means = pyro.param("means", MEANS.clone())
     with pyro.plate("data", len(x), dim=-1):
         component = pyro.sample("component", dist.Categorical(WEIGHTS), infer=SUMMED)
         pyro.sample("x", dist.Normal(means[component], SD), obs=x)
@@ -26,7 +26,7 @@ def mixture(x: Tensor) -> None:
 
 def chain(x: Tensor) -> None:
     """Observes sequences `(num_sequences, T)`."""
-    means = pyro.param("means", MEANS)
+    means = pyro.param("means", MEANS.clone())
     with pyro.plate("sequences", len(x), dim=-1):
         weights = WEIGHTS
         for t in pyro.markov(range(x.shape[1])):
@@ -60,3 +60,44 @@ def chain_log_px_path_by_path(x: Tensor) -> Tensor:
         prior = WEIGHTS[path[0]].log() + sum(MOVES[i, j].log() for i, j in itertools.pairwise(path))
         terms.append(prior + dist.Normal(MEANS[list(path)], SD).log_prob(x).sum(-1))
     return torch.stack(terms).logsumexp(0)
+
+
+# With globals ---------------------------------------------------------------------------------------------------------
+
+PRIOR_SD = 1.5
+
+
+def unknown_means(x: Tensor) -> None:
+    """A mixture of two halves whose means are global latents."""
+    with pyro.plate("components", 2, dim=-1):
+        means = pyro.sample("means", dist.Normal(torch.zeros(()).double(), PRIOR_SD))
+    with pyro.plate("data", len(x), dim=-1):
+        component = pyro.sample("component", dist.Categorical(torch.ones(2).double()), infer=dict(SUMMED))
+        pyro.sample("x", dist.Normal(means[component], SD), obs=x)
+
+
+def means_guide(x: Tensor) -> None:
+    loc = pyro.param("loc", torch.tensor([-0.5, 1.0], dtype=torch.float64))
+    with pyro.plate("components", 2, dim=-1):
+        pyro.sample("means", dist.Normal(loc, 1.0))
+
+
+def unknown_means_log_px(x: Tensor) -> Tensor:
+    """Returns log p of all data: the sum over every assignment, of each of which the means are integrated out."""
+    terms = []
+    for assigned in itertools.product((0, 1), repeat=len(x)):
+        same = torch.tensor([[i == j for j in assigned] for i in assigned])
+        covariance = PRIOR_SD**2 * same.double() + SD**2 * torch.eye(len(x)).double()
+        terms.append(dist.MultivariateNormal(torch.zeros(len(x)).double(), covariance).log_prob(x))
+    return torch.stack(terms).logsumexp(0) - len(x) * torch.tensor(2.0).double().log()
+
+
+def one_state_for_all(x: Tensor) -> None:
+    """One state that all data share: a global site that is summed out, which couples the data."""
+    state = pyro.sample("state", dist.Categorical(WEIGHTS), infer=dict(SUMMED))
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("x", dist.Normal(MEANS[state], SD), obs=x)
+
+
+def one_state_log_px(x: Tensor) -> Tensor:
+    return (WEIGHTS.log() + dist.Normal(MEANS, SD).log_prob(x[:, None]).sum(0)).logsumexp(0)

@@ -11,9 +11,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.infer import config_enumerate
 from torch import Tensor, nn
 
-from exact.expectations import log_mean_exp
+from exact.expectations import log_mean_exp, log_mean_weight, normal_grid
 
 CLASSES = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 SD, GUIDE_SD = 0.8, 0.6
@@ -34,9 +35,9 @@ class M2(nn.Module):
     def __init__(self, seed: int = 1) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        for name, shape in {"weight": (2, 3), "of_class": (3, 3), "encoder": (3, 2)}.items():
-            value = torch.randn(shape, generator=generator, dtype=torch.float64)
-            setattr(self, name, nn.Parameter(value))
+        weight, of_class = (0.6 * torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (2, 3))
+        self.weight, self.of_class = nn.Parameter(weight), nn.Parameter(of_class)
+        self.encoder = nn.Parameter(0.5 * weight.T.contiguous())
         self.drawn: list[Tensor] = []
 
     def guide(self, x: Tensor, labels: Tensor) -> None:
@@ -45,12 +46,11 @@ class M2(nn.Module):
             self.drawn.append(pyro.sample("z", self.posterior(x)).detach())
 
     def with_obs_mask(self, x: Tensor, labels: Tensor) -> None:
-        """Observes a part of the site "y", with Pyro's `obs_mask`."""
+        """Observes a part of the site "y", with Pyro's `obs_mask`, which passes no `infer` on to its two parts."""
         pyro.module("m2", self)
         known = labels >= 0
         with pyro.plate("data", len(x), dim=-1):
-            classes = dist.Categorical(CLASSES)
-            y = pyro.sample("y", classes, obs=labels.clamp(min=0), obs_mask=known, infer=dict(SUMMED))
+            y = pyro.sample("y", dist.Categorical(CLASSES), obs=labels.clamp(min=0), obs_mask=known)
             self.observe(x, y)
 
     def with_label_site(self, x: Tensor, labels: Tensor) -> None:
@@ -103,11 +103,25 @@ class M2(nn.Module):
     def iwae_loss(self, z: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         return -log_mean_exp(self.log_weights(z, x, labels)).sum()
 
+    def bound(self, x: Tensor, labels: Tensor, count: int, num: int = 41) -> Tensor:
+        """Returns E[log 1/K sum_k w_k] for each datum, by quadrature over z."""
+        noise, p = normal_grid(num, 6.5)
+        e = torch.cartesian_prod(noise, noise).unsqueeze(1)
+        log_w = self.log_weights(x @ self.encoder + GUIDE_SD * e, x, labels)
+        return log_mean_weight(log_w, torch.outer(p, p).flatten(), count)
+
+    def log_px(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Returns log p(x_n), or log p(x_n, y_n) where the label is known: Gaussians in closed form."""
+        covariance = self.weight.T @ self.weight + SD**2 * torch.eye(3).double()
+        each = CLASSES.log() + dist.MultivariateNormal(self.of_class, covariance).log_prob(x[:, None])
+        known = each.gather(1, labels.clamp(min=0)[:, None]).squeeze(1)
+        return torch.where(labels >= 0, known, each.logsumexp(1))
+
     @property
     def programs(self) -> dict[str, tuple[Callable, Callable]]:
         """The pairs of a model and its guide by the way in which labels are given."""
         return {
-            "obs_mask": (self.with_obs_mask, self.guide),
+            "obs_mask": (config_enumerate(self.with_obs_mask, default="parallel"), self.guide),
             "label site": (self.with_label_site, self.guide),
             "two plates": (self.in_two_plates, self.guide_in_two_plates),
         }
