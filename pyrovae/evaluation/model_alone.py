@@ -7,7 +7,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.common import device_of, local_seed, require
-from pyrovae.evaluation.arguments import check_args, home_of, moved, tensors_in
+from pyrovae.data import moved
+from pyrovae.evaluation.arguments import check_args, home_of, tensors_in
 from pyrovae.evaluation.chunks import Data, Opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.rows import as_rows, data_dim_of, from_rows
