@@ -30,7 +30,7 @@ from pyrovae.programs.reruns import (
     simulated,
 )
 from pyrovae.programs.running import AS_IT_COMES, Given, particles, run_pair, with_all_states
-from pyrovae.programs.running_statistics import kept_statistics
+from pyrovae.programs.running_statistics import kept_statistics, restore_statistics, saved_statistics
 from pyrovae.programs.sites import (
     base_of,
     has_real_support,
@@ -96,6 +96,8 @@ __all__ = [
     "require_no_autoencoder",
     "require_no_masks",
     "restore_generators",
+    "restore_statistics",
+    "saved_statistics",
     "run_pair",
     "sample_sites",
     "saved_generators",
