@@ -256,7 +256,9 @@ class Pair:
     def _has_moving_mask(self, site: dict) -> bool:
         """Returns True if the mask of an observed site differs between particles."""
         mask = seen(site)
-        dim = mask.dim() - site["fn"].event_dim - len(self.batch_shape)
+        if self.layout.particle_dim is None:
+            return any(not torch.equal(mask, seen(run.model_sites[site["name"]])) for run in self.others)
+        dim = mask.dim() - site["fn"].event_dim + self.layout.particle_dim
         return dim >= 0 and mask.dim() > 0 and not torch.equal(mask, mask.narrow(dim, 0, 1).expand_as(mask))
 
     # Checks -----------------------------------------------------------------------------------------------------------
