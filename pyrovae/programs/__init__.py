@@ -3,6 +3,7 @@
 from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
 from pyrovae.programs.contract import PARTICLES
+from pyrovae.programs.enumerated_guide import AllValues, EnumeratedPair, is_marked
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
@@ -16,7 +17,7 @@ from pyrovae.programs.random_choices import (
     saved_generators,
 )
 from pyrovae.programs.running import at_every_datum, guide_draws, log_joint, not_finite, pair_at, run_pair, simulated
-from pyrovae.programs.sites import base_of, has_real_support, is_masked, outside_support, sample_sites
+from pyrovae.programs.sites import base_of, has_real_support, is_masked, outside_support, sample_sites, without_mask
 from pyrovae.programs.support_checks import check_no_zero_weights, warn_of_never_drawn
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
@@ -24,7 +25,9 @@ __all__ = [
     "is_pair",
     "takes_model",
     "takes_pair",
+    "AllValues",
     "Choices",
+    "EnumeratedPair",
     "MAX_STATES",
     "Needs",
     "PARTICLES",
@@ -41,6 +44,7 @@ __all__ = [
     "gate",
     "guide_draws",
     "has_real_support",
+    "is_marked",
     "is_masked",
     "is_traced",
     "log_joint",
@@ -57,4 +61,5 @@ __all__ = [
     "saved_generators",
     "simulated",
     "warn_of_never_drawn",
+    "without_mask",
 ]

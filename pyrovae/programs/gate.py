@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from pyrovae.common import CapturedState, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
+from pyrovae.programs.enumerated_guide import is_marked
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.particle_checks import check_pair
 from pyrovae.programs.random_choices import is_traced, owner_of
@@ -88,7 +89,7 @@ _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 def _structure(pair: Pair) -> tuple:
     return tuple(
-        (name, type(site["fn"]), type(base_of(site["fn"])), site["fn"].event_dim, site["mask"] is None)
+        (name, type(site["fn"]), type(base_of(site["fn"])), site["fn"].event_dim, site["mask"] is None, is_marked(site))
         for sites in (pair.model_sites, pair.guide_sites)
         for name, site in sites.items()
     )

@@ -82,3 +82,20 @@ def masks_of(site: dict) -> list[tuple[Tensor | bool, int]]:
 def is_masked(site: dict) -> bool:
     """Returns True if a handler or the distribution itself masks the site."""
     return len(masks_of(site)) > 0
+
+
+def without_mask(site: dict) -> dict:
+    """Returns a site without any mask: what its value was drawn from, which a mask does not change."""
+    return {**site, "mask": None, "fn": _unmasked(site["fn"])}
+
+
+def _unmasked(fn: TorchDistribution) -> TorchDistribution:
+    if isinstance(fn, MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, Independent):
+        base = _unmasked(fn.base_dist)
+        return fn if base is fn.base_dist else Independent(base, fn.reinterpreted_batch_ndims)
+    if isinstance(fn, ExpandedDistribution):
+        base = _unmasked(fn.base_dist)
+        return fn if base is fn.base_dist else base.expand(fn.batch_shape)
+    return fn
