@@ -17,9 +17,19 @@ from pyrovae.objectives.estimator import (
     loss_in_chunks,
     loss_in_one_run,
 )
+from pyrovae.objectives.learning_signal import learning_signal
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
-from pyrovae.programs import Pair, base_of, check_no_zero_weights, outside_support, warn_of_never_drawn
+from pyrovae.objectives.surrogate import sites_without_rsample
+from pyrovae.programs import (
+    Pair,
+    base_of,
+    check_no_zero_weights,
+    enumerated_states,
+    is_marked,
+    outside_support,
+    warn_of_never_drawn,
+)
 
 
 class DifferentiableELBO(PyroELBO):
@@ -108,6 +118,8 @@ class Objective(DifferentiableELBO):
     min_particles = 1
     takes_beta = True
     takes_masked = False
+    sums_over_marked: ClassVar[bool] = False
+    """True if sites of the guide that are marked for enumeration are summed over."""
     reference: ClassVar[type[PyroELBO] | None] = None
     """The objective whose gradient, by plain differentiation, has the same mean; None for a gradient of that kind."""
 
@@ -129,6 +141,22 @@ class Objective(DifferentiableELBO):
         """Returns the coefficients of the gradient at these log-weights; called without gradients."""
         raise NotImplementedError
 
+    def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor | None:
+        """Returns the factor of d log q(c_k|upstream) for sites c of the guide without `rsample`; see `surrogate`.
+
+        If the gradient is that of plain autograd, it is L - L_-k, or with one draw L (see `learning_signal`), and
+        autograd adds the rest. A subclass with a path derivative of another kind says itself what it is, if there is
+        such a factor.
+        """
+        if not coefficients_at_equal_weights(self).is_total:
+            return None
+        return self._learning_signal(self.bound, log_weights)
+
+    @staticmethod
+    def _learning_signal(bound: Callable[[Tensor], Tensor], log_weights: Tensor) -> Tensor:
+        """Returns L - L_-k of a bound that is given `(num_draws, batch)` and nothing else."""
+        return learning_signal(lambda some: bound(some.flatten(1)).reshape(some.shape[1:]), log_weights)
+
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         if self.chunk_size is None or self.chunk_size >= self.num_draws:
             return loss_in_one_run(self, call)
@@ -147,26 +175,42 @@ class Objective(DifferentiableELBO):
             f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)",
         )
         terms_of_gradient = coefficients_at_equal_weights(self)
+        self._check_enumeration(pair)
+        for site_name in sites_without_rsample(pair) if terms_of_gradient.path is not None else ():
+            require(
+                self.without_rsample(torch.zeros(self.num_draws, 1), torch.ones(())) is not None,
+                f'{name} needs a reparameterised guide, and site "{site_name}" has no rsample: use elbo, iwae, dreg, '
+                "score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
+            )
         for site_name, site in pair.guide_sites.items():
-            if terms_of_gradient.path is not None:
-                require(
-                    site["fn"].has_rsample,
-                    f'{name} needs a reparameterised guide, and site "{site_name}" has no rsample: use '
-                    f"score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
-                )
             if isinstance(base_of(site["fn"]), Delta) and not pair.guide_only:
                 require(
                     self.takes_masked,
                     f'{name} needs a guide with a density, and site "{site_name}" is a point (Delta): use elbo, whose '
                     "optimum is then the maximum a posteriori",
                 )
-        if terms_of_gradient.path is not None or not self.takes_zero_weights:
+        has_path = terms_of_gradient.path is not None and any(s["fn"].has_rsample for s in pair.guide_sites.values())
+        if has_path or not self.takes_zero_weights:
             self._check_zero_weights(pair)
         warn_of_never_drawn(pair)
         require(
             pair.is_repeatable or (terms_of_gradient.is_total and self.chunk_size is None),
             f"{name} runs the pair again, which draws from a generator of its own that cannot be set back: use torch's",
         )
+
+    def _check_enumeration(self, pair: Pair) -> None:
+        """Raises `InputError` if a site of the guide is marked for enumeration, and this cannot sum over it."""
+        marked = {name: site for name, site in pair.guide_sites.items() if is_marked(site)}
+        for site_name, site in marked.items():
+            require(
+                self.sums_over_marked,
+                f'{type(self).__name__} draws every site of the guide, and "{site_name}" is marked for enumeration: '
+                "use elbo, which sums over it, or mark it in the model alone and leave it out of the guide",
+            )
+            how = site["infer"]["enumerate"]
+            require(how == "parallel", f'the guide must mark site "{site_name}" as enumerate="parallel", got {how!r}')
+        if marked:
+            enumerated_states(marked)
 
     def _check_zero_weights(self, pair: Pair) -> None:
         """Raises `InputError` if a weight may be 0.

@@ -1,5 +1,6 @@
 """The coefficients that say what an estimator's gradient is; see `estimator`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ class Coefficients:
         model: Multiplies the gradient of log p(x, z_k) in the model's parameters.
         path: Multiplies the gradient of log w_k through the draw.
         score: Multiplies the gradient of log q(z_k|x) through the density.
+        without_rsample: Multiplies, beside the others, the gradient of log q(c_k|upstream) of the sites c without
+            `rsample` in all that it depends on, reparameterised draws upstream included. None if the guide has no such
+            site, or if the other terms are enough for any.
         is_total: Set by `total`.
 
     Example:
@@ -29,6 +33,7 @@ class Coefficients:
     path: Tensor | None = None
     score: Tensor | None = None
     is_total: bool = False
+    without_rsample: Tensor | None = None
 
     @classmethod
     def total(cls, weights: Tensor, beta: Tensor | float) -> "Coefficients":
@@ -37,15 +42,14 @@ class Coefficients:
 
     def finite(self) -> "Coefficients":
         """Returns the coefficients with 0 in place of what is not finite, which log-weights of -inf can give."""
-        model = _zero_where_infinite(self.model)
-        path, score = (part if part is None else _zero_where_infinite(part) for part in (self.path, self.score))
-        return Coefficients(model, path, score, self.is_total)
+        return self._each(lambda part: torch.where(part.isfinite(), part, 0.0))
 
     def rows(self, start: int, stop: int) -> "Coefficients":
         """Returns the coefficients of the particles from `start` to before `stop`."""
-        path, score = (None if part is None else part[start:stop] for part in (self.path, self.score))
-        return Coefficients(self.model[start:stop], path, score, self.is_total)
+        return self._each(lambda part: part[start:stop])
 
-
-def _zero_where_infinite(coefficient: Tensor) -> Tensor:
-    return torch.where(coefficient.isfinite(), coefficient, 0.0)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Coefficients":
+        path, score, rest = (
+            None if part is None else change(part) for part in (self.path, self.score, self.without_rsample)
+        )
+        return Coefficients(change(self.model), path, score, self.is_total, rest)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from pyrovae.common import generator_states, kept_generators
 from pyrovae.programs import (
+    AllValues,
     Choices,
+    EnumeratedPair,
     Needs,
     Pair,
     Playback,
@@ -60,9 +62,11 @@ class PairCall:
         with self.kept_statistics():
             return self.choices.again(run)
 
-    def _run(self, num_particles: int) -> Pair:
-        with self._repeating():
-            return run_pair(self.model, self.guide, *self.args, num_particles=num_particles, **self.kwargs)
+    def _run(self, num_particles: int, sum_over_marked: bool = True) -> Pair:
+        values = AllValues() if sum_over_marked and getattr(self.needs, "sums_over_marked", False) else None
+        with self._repeating(), values or nullcontext():
+            pair = run_pair(self.model, self.guide, *self.args, num_particles=num_particles, **self.kwargs)
+        return EnumeratedPair.of(pair, values.sizes) if values and values.sizes else pair
 
     def _repeating(self) -> AbstractContextManager[object]:
         return nullcontext() if self.shared_draws is None else Playback(self.shared_draws)
@@ -86,7 +90,7 @@ class PairCall:
         """Draws once what the programs draw for all particles, if they draw more than latents."""
         with self.kept_statistics():
             with kept_generators():
-                drawn = {name: site["value"] for name, site in self._run(1).guide_sites.items()}
+                drawn = {name: site["value"] for name, site in self._run(1, sum_over_marked=False).guide_sites.items()}
                 before = random_mark()
                 pair_at(self.model, self.guide, drawn, *self.args, **self.kwargs)
                 draws_more = self.choices.draws_more or random_mark() != before
