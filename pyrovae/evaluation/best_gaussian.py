@@ -10,7 +10,7 @@ from pyro.distributions import Normal
 from torch import Tensor
 
 from pyrovae.common import InputError, local_seed
-from pyrovae.programs import base_of, gate, log_joint
+from pyrovae.programs import base_of, gate, log_joint, require_no_masks
 
 STEPS_PER_ROUND = 25  # between two looks at the ELBO
 MAX_HALVINGS = 8
@@ -112,6 +112,7 @@ def guide_gaussian(model: Callable, guide: Callable, data: list[Tensor]) -> tupl
     with local_seed(0):
         pair = gate.check(model, guide, None, *data)
     pair.check_densities()
+    require_no_masks(pair, "inference gaps need a latent that every datum has")
     gate.check_no_zero_weights(pair)
     sites = pair.guide_sites
     (name, site), *others = sites.items()

@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrovae.common import InputError, device_of, evaluates, local_seed, progress_bar, require, require_count
 from pyrovae.evaluation.chunks import check_args, in_chunks
-from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites, takes_pair
+from pyrovae.programs import gate, is_masked, particles, require_no_masks, sample_sites, takes_pair
 
 SIGNIFICANCE = 0.01
 TAIL_SHARE = 0.1
@@ -141,7 +140,7 @@ def simulation_based_calibration(
 
     Raises:
         InputError: If the pair breaks the contract, the model does not have exactly one observed site or masks it, or a
-            latent is discrete or has no density.
+            latent is discrete, masked or without a density.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -180,7 +179,7 @@ def simulation_based_calibration(
     with progress_bar(progress, num_data, "calibration", "datum") as bar:
         for x, *y in in_chunks(args, size):
             drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(x, *y))
-            with pyro.plate(PARTICLES, num_draws, dim=-2):
+            with particles(num_draws):
                 guessed = sample_sites(poutine.trace(guide).get_trace(drawn[observed]["value"], *y))
             found = [_ranks(drawn[name]["value"], guessed[name]["value"]).reshape(len(x), -1) for name in latents]
             ranks.append(torch.cat(found, 1))
@@ -213,6 +212,7 @@ def _check_pair(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[s
     )
     pair = gate.check(model, guide, None, value, *y)
     pair.check_densities(auxiliary=True)
+    require_no_masks(pair, "ranks need latents that every datum has")
     for name, site in pair.latent.items():
         if site["fn"].support.is_discrete:
             raise InputError(f'ranks need latents that are continuous, got {site["fn"].support} at site "{name}"')

@@ -10,7 +10,7 @@ from torch.distributions import kl_divergence
 from pyrovae.common import evaluates, require, require_count
 from pyrovae.evaluation.chunks import in_chunks
 from pyrovae.models import VAE, Diagonal, Standard
-from pyrovae.programs import PairTerms, gate, run_pair, takes_pair
+from pyrovae.programs import PairTerms, gate, is_autoencoder, run_pair, seen, takes_pair
 
 ACTIVE_VARIANCE = 0.01
 DRAWS_PER_DATUM = 32
@@ -157,7 +157,8 @@ def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
 def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
     """Counts the latent coordinates, over all sites, with Cov_x(E_q[z_j|x]) > 0.01, for any pair.
 
-    If the distribution of a site has no mean, or depends on another draw, E_q is the average of 32 draws (of 512 with
+    The variance is over the data that have the coordinate: those that a mask leaves out do not count. If the
+    distribution of a site has no mean, or depends on another draw, E_q is the average of 32 draws (of 512 with
     fewer than 200 data), and the variance that the draws add is subtracted.
 
     Args:
@@ -180,17 +181,33 @@ def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
         Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519.
     """
     require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
-    means: list[Tensor] = []
-    noise: Tensor | float = 0.0
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     num_draws = DRAWS_PER_DATUM if len(args[0]) >= MANY_DATA else 16 * DRAWS_PER_DATUM
     for chunk in in_chunks(args, DATA_PER_CHUNK):
         pair = run_pair(model, guide, *chunk, num_particles=num_draws)
         gate.check_once(model, guide, None, pair, chunk, {})
         sites = pair.guide_sites.values()
-        draws = torch.cat([_mean_or_draw(site) for site in sites], -1)
-        means.append(draws.mean(0))
-        noise = noise + draws.var(0).sum(0) / (num_draws * len(args[0]))
-    return int((torch.cat(means).var(0) - noise > ACTIVE_VARIANCE).sum())
+        draws, has = (torch.cat([part(site) for site in sites], -1) for part in (_mean_or_draw, _has))
+        parts.append(_moments(draws, has))
+    means, variances, counts = (torch.cat(part) for part in zip(*parts, strict=True))
+    has = counts > 0
+    _, variance, count = _moments(means, has)
+    noise = torch.where(has, variances / counts, 0.0).sum(0) / count
+    return int((variance - noise > ACTIVE_VARIANCE).sum())
+
+
+def _moments(values: Tensor, has: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns mean and variance of those values along the first dimension that `has` marks, and their number."""
+    count = has.sum(0)
+    mean = torch.where(has, values, 0.0).sum(0) / count
+    return mean, torch.where(has, values - mean, 0.0).square().sum(0) / (count - 1), count
+
+
+def _has(site: dict) -> Tensor:
+    """Returns which coordinates no mask excludes, `(particles, batch, coordinates)`; those of an autoencoder all."""
+    value = site["value"]
+    elements = torch.tensor(True, device=value.device) if is_autoencoder(site) else seen(site).to(value.device)
+    return elements.expand_as(value).reshape(*value.shape[:2], -1)
 
 
 def _mean_or_draw(site: dict) -> Tensor:

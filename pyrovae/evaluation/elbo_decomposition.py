@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyro
 import torch
@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from pyrovae.common import device_of, evaluates, local_seed, progress_bar, require, require_count
 from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, check_args, in_chunks, pairs_at_a_time
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
-from pyrovae.programs import Pair, gate, log_joint, pair_at, run_pair, takes_pair
+from pyrovae.programs import gate, log_joint, pair_at, require_no_masks, run_pair, takes_pair
 
 # A guide's density takes a few numbers for each latent, a decoding a few for each pixel.
 DENSITIES_PER_DECODING = 64
@@ -185,7 +185,8 @@ def _check_pair(model: Callable, guide: Callable, chunks: list[list[Tensor]]) ->
         pair = gate.check(model, guide, None, *data)
         gate.check_no_zero_weights(pair)
         # Without the observed sites: the density of the likelihood does not matter here.
-        Pair(pair.latent, pair.guide_sites, pair.batch_shape).check_densities()
+        replace(pair, model_sites=pair.latent).check_densities()
+        require_no_masks(pair, "q(z) needs latents that every datum has")
         first = first or {name: site["value"][:1, :1] for name, site in pair.guide_sites.items()}
         here = {name: z.expand(1, len(data[0]), *z.shape[2:]) for name, z in first.items()}
         log_prior.append(pair_at(model, guide, here, *data).terms().log_prior[0])

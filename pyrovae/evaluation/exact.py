@@ -11,7 +11,19 @@ from torch import Tensor
 from pyrovae.common import device_of, evaluates, local_seed, require, require_number
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK, OUTPUTS_PER_CHUNK, PAIRS_PER_CHUNK, check_args, in_chunks
 from pyrovae.evaluation.cubature import VANISHED, log_integral
-from pyrovae.programs import PARTICLES, Pair, enumerated_states, has_real_support, log_joint, sample_sites, takes_model
+from pyrovae.programs import (
+    enumerated_states,
+    gate,
+    has_real_support,
+    is_masked,
+    log_joint,
+    model_alone,
+    particles,
+    sample_sites,
+    takes_model,
+    without_mask,
+    without_masks_of_latents,
+)
 
 GRID_TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 
@@ -54,7 +66,7 @@ def quadrature_log_marginal(
     """
     require_number("limit", limit, above=0)
     require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
-    args, sites, home = _sites(model, args)
+    model, args, sites, home = _read(model, args)
     latents = {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
     shapes = {name: tuple(value.shape[1:]) for name, value in latents.items()}
     name, shape = next(iter(shapes.items()), ("", ()))
@@ -69,7 +81,7 @@ def quadrature_log_marginal(
         return log_joint(model, {name: z}, *(args if rows is None else [arg[rows] for arg in args]))
 
     def log_prior_at(z: Tensor, rows: Tensor | None) -> Tensor:
-        return (prior if rows is None else _sites(model, tuple(arg[rows] for arg in args))[1][name]["fn"]).log_prob(z)
+        return (prior if rows is None else _read(model, tuple(arg[rows] for arg in args))[2][name]["fn"]).log_prob(z)
 
     settings = {"like": latents[name], "num_data": len(args[0]), "limit": limit, "chunk_size": chunk_size}
     with pyro.validation_enabled(False):
@@ -109,10 +121,10 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
         >>> pv.enumerated_log_marginal(model, torch.ones(2, 1)).exp()  # 0.75 * 0.2 + 0.25 * 0.8
         tensor([0.3500, 0.3500], dtype=torch.float64)
     """
-    args, sites, home = _sites(model, args)
+    model, args, sites, home = _read(model, args)
     values = enumerated_states({name: site for name, site in sites.items() if not site["is_observed"]})
     num_states = len(next(iter(values.values())))
-    outputs = Pair(sites, {}, torch.Size((1, len(args[0])))).outputs
+    outputs = model_alone(sites, 1).outputs
     data_size = min(len(args[0]), DATA_PER_CHUNK)
     step = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // outputs) // data_size)
     parts = []
@@ -127,10 +139,13 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
     return torch.cat(parts).to(home)
 
 
-def _sites(model: Callable, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], dict[str, dict], torch.device]:
-    """Returns the data on the model's device, the sites of a run on them, and the data's own device.
+def _read(
+    model: Callable, args: tuple[Tensor, ...]
+) -> tuple[Callable, tuple[Tensor, ...], dict[str, dict], torch.device]:
+    """Returns the model, the data on its device, the sites of a run on them, and the data's own device.
 
-    It checks that the sites have densities.
+    It checks that the sites have densities. Masks of latents are taken off, after a check that nothing reads what they
+    mask: log p(x) stays what it is, and the latents have a density everywhere.
     """
     check_args(args)
     home, device = args[0].device, device_of(model, args)
@@ -139,7 +154,13 @@ def _sites(model: Callable, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...
         sites = sample_sites(poutine.trace(model).get_trace(*args))
     require(any(not site["is_observed"] for site in sites.values()), "model must have a latent site, and has none")
     # Two particles show whether the support of the data moves with the latents.
-    with local_seed(0), pyro.plate(PARTICLES, 2, dim=-2):
+    with local_seed(0), particles(2):
         twice = sample_sites(poutine.trace(model).get_trace(*args))
-    Pair(twice, {}, torch.Size((2, len(args[0])))).check_densities()
-    return args, sites, home
+    model_alone(twice, 2).check_densities()
+    if any(is_masked(site) and not site["is_observed"] for site in sites.values()):
+        prior = poutine.block(model, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
+        with local_seed(0):
+            gate.check(model, prior, None, *args)
+        model = without_masks_of_latents(model)
+        sites = {name: site if site["is_observed"] else without_mask(site) for name, site in sites.items()}
+    return model, args, sites, home

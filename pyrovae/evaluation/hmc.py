@@ -14,7 +14,7 @@ from torch.distributions import Transform, biject_to, constraints
 from pyrovae.common import InputError, local_seed, require, require_choice, require_compile, require_count, warn
 from pyrovae.compilation import Replay
 from pyrovae.evaluation.chunks import COMPILE_PAIRS
-from pyrovae.programs import PARTICLES, Pair, gate, sample_sites
+from pyrovae.programs import gate, particles, sample_sites, simple_pair, without_mask
 
 STARTS = ("prior", "guide")
 COMPILE_STEPS = 5_000  # leapfrog steps of one shape, after which a graph has paid for its compilation
@@ -94,7 +94,7 @@ class AnnealedHMC:
     def first(self, data: list[Tensor], num_chains: int) -> ChainState:
         """Returns chains at draws from q_0."""
         program = self.model if self.start == "prior" else self.guide
-        with pyro.validation_enabled(False), pyro.plate(PARTICLES, num_chains, dim=-2):
+        with pyro.validation_enabled(False), particles(num_chains):
             sites = sample_sites(poutine.trace(program).get_trace(*data))
         u, self.layout = unconstrained({name: site for name, site in sites.items() if not site["is_observed"]})
         return self.state(u, data)
@@ -140,7 +140,7 @@ class AnnealedHMC:
 
         base = log q_0(z) + log |det dz/du|, ratio = log p(x, z) - log q_0(z): the log-likelihood if q_0 is the prior.
         """
-        with torch.enable_grad(), pyro.validation_enabled(False), pyro.plate(PARTICLES, len(u), dim=-2):
+        with torch.enable_grad(), pyro.validation_enabled(False), particles(len(u)):
             u = u.detach().requires_grad_()
             parts = u.split([shape.numel() for _, shape in self.layout], -1)
             placed = _PlacedLatents(
@@ -150,7 +150,10 @@ class AnnealedHMC:
             guide_sites = {}
             if self.start == "guide":
                 guide_sites = sample_sites(poutine.trace(poutine.replay(self.guide, trace=trace)).get_trace(*data))
-            terms = Pair(sample_sites(trace), guide_sites, u.shape[:2]).terms()
+            # What is masked is walked over, too, and integrates to 1 with its density.
+            model_sites = {n: s if s["is_observed"] else without_mask(s) for n, s in sample_sites(trace).items()}
+            guide_sites = {n: without_mask(s) for n, s in guide_sites.items()}
+            terms = simple_pair(model_sites, guide_sites, len(u)).terms()
             if self.start == "prior":
                 base, ratio = terms.log_prior, terms.log_likelihood
             else:

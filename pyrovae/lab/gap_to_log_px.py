@@ -73,14 +73,13 @@ def _mode_matters(
     training = [module for module in modules if module.training]
     if not training:
         return False
-    latents = {name: site["value"] for name, site in pair.guide_sites.items()}
     found = []
     try:
         for mode in (True, False):
             for module in training:
                 module.training = mode
             with local_seed(0):
-                found.append(pair_at(model, guide, latents, *args).terms().log_weights)
+                found.append(pair_at(model, guide, pair.draws(), *args, like=pair).terms().log_weights)
     finally:
         for module in training:
             module.training = True

@@ -37,14 +37,15 @@ def sides_of(model: Callable, guide: Callable, args: tuple[Tensor, ...]) -> Side
     """
     with torch.enable_grad(), poutine.trace(param_only=True) as capture:
         drawn = run_pair(model, guide, *args)
-        draws = {name: site["value"] for name, site in drawn.guide_sites.items()}
-        held = pair_at(model, guide, {name: z.detach() for name, z in draws.items()}, *args).terms()
-        log_p, log_q = held.log_likelihood + held.log_prior, drawn.terms().log_posterior
+        draws = drawn.draws()
+        held = pair_at(model, guide, {name: z.detach() for name, z in draws.items()}, *args, like=drawn)
+        log_p = [held.terms().log_likelihood + held.terms().log_prior, held.global_terms(scaled=False)[0]]
+        log_q = [drawn.terms().log_posterior, drawn.global_terms(scaled=False)[1]]
     found = {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}  # type: ignore[union-attr]
     named = {name: parameter for name, parameter in found.items() if parameter.requires_grad}
     parameters = list({id(parameter): parameter for parameter in named.values()}.values())
-    of_model = _reached([log_p], parameters)
-    of_guide = _reached([log_q, *draws.values()], parameters)
+    of_model = _reached(log_p, parameters)
+    of_guide = _reached([*log_q, *draws.values()], parameters)
     sides = {
         "model": [p for p in parameters if id(p) in of_model - of_guide],
         "guide": [p for p in parameters if id(p) in of_guide - of_model],

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Delta
@@ -17,17 +17,18 @@ from pyrovae.objectives.estimator import (
     loss_in_chunks,
     loss_in_one_run,
 )
+from pyrovae.objectives.guide_checks import check_guide
 from pyrovae.objectives.learning_signal import learning_signal
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
-from pyrovae.objectives.surrogate import sites_without_rsample
 from pyrovae.programs import (
+    AS_IT_COMES,
     Pair,
+    Reading,
     base_of,
     check_no_zero_weights,
-    enumerated_states,
-    is_marked,
     outside_support,
+    require_no_autoencoder,
     warn_of_never_drawn,
 )
 
@@ -37,6 +38,10 @@ class DifferentiableELBO(PyroELBO):
 
     `_differentiable_loss` returns a 0-dim tensor.
     """
+
+    reading = AS_IT_COMES
+    sums_marked = False
+    """True if sites of the guide that are marked for enumeration are summed over, and not drawn."""
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if training the pair through this would go to a wrong gradient or bound."""
@@ -91,6 +96,11 @@ class Objective(DifferentiableELBO):
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time, if not all of them fit into memory; None runs all at once.
             The gradient is the same.
+        joint: Puts everything under one bound, as if the whole data set were one datum: for few data, and for guides
+            that draw the latents of all data at once.
+        plate: The name of the data plate, where the observed sites lie in plates that cross.
+        vectorize_particles: True runs all particles at once, False one after another; "auto" the latter only for
+            programs that do not take a dimension of particles.
 
     Raises:
         InputError: A setting is not a whole number, or too small.
@@ -98,7 +108,7 @@ class Objective(DifferentiableELBO):
     Example:
         A bound of one's own, with the gradient of plain autograd:
 
-        >>> from dataclasses import dataclass
+        >>> from dataclasses import dataclass, field, fields
         >>> @dataclass(frozen=True)
         ... class MyELBO(pv.objectives.Objective):
         ...     def bound(self, log_weights):
@@ -114,19 +124,35 @@ class Objective(DifferentiableELBO):
 
     num_particles: int = 1
     chunk_size: int | None = None
+    joint: bool = field(default=False, kw_only=True)
+    plate: str | None = field(default=None, kw_only=True)
+    vectorize_particles: bool | str = field(default="auto", kw_only=True)
 
     min_particles = 1
     takes_beta = True
-    takes_masked = False
-    sums_over_marked: ClassVar[bool] = False
-    """True if sites of the guide that are marked for enumeration are summed over."""
+    takes_subsampled = False
+    takes_points = False
+    """True if the guide may give points without a density: the codes of an autoencoder, or a maximum a posteriori."""
     reference: ClassVar[type[PyroELBO] | None] = None
     """The objective whose gradient, by plain differentiation, has the same mean; None for a gradient of that kind."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Objective.__repr__  # type: ignore[method-assign]  # else the decorator writes one
+
+    def __repr__(self) -> str:
+        """Returns the call that makes this objective, without how pairs are read where that is as usual."""
+        shown = [f for f in fields(self) if not (f.kw_only and getattr(self, f.name) == f.default)]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     def __post_init__(self) -> None:
         require_count("num_particles", self.num_particles, self.min_particles)
         if self.chunk_size is not None:
             require_count("chunk_size", self.chunk_size)
+        require(isinstance(self.joint, bool), f"joint must be true or false, got {self.joint!r}")
+        known = isinstance(self.vectorize_particles, bool) or self.vectorize_particles == "auto"
+        require(known, f"vectorize_particles must be true, false or auto, got {self.vectorize_particles!r}")
 
     @property
     def num_draws(self) -> int:
@@ -140,6 +166,13 @@ class Objective(DifferentiableELBO):
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
         """Returns the coefficients of the gradient at these log-weights; called without gradients."""
         raise NotImplementedError
+
+    def outer_score(self, log_weights: Tensor) -> Tensor | None:
+        """Returns the bound's own factor of d log q(z_k|x, theta) / dtheta, for global draws theta.
+
+        None stands for that of `coefficients`.
+        """
+        return None
 
     def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor | None:
         """Returns the factor of d log q(c_k|upstream) for sites c of the guide without `rsample`; see `surrogate`.
@@ -157,6 +190,11 @@ class Objective(DifferentiableELBO):
         """Returns L - L_-k of a bound that is given `(num_draws, batch)` and nothing else."""
         return learning_signal(lambda some: bound(some.flatten(1)).reshape(some.shape[1:]), log_weights)
 
+    @property
+    def reading(self) -> Reading:
+        """How the pair is read."""
+        return Reading(self.plate, self.joint, self.vectorize_particles)
+
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         if self.chunk_size is None or self.chunk_size >= self.num_draws:
             return loss_in_one_run(self, call)
@@ -170,25 +208,19 @@ class Objective(DifferentiableELBO):
         terms = weighted_terms(pair)
         if not self.takes_beta:
             terms.require_no_beta(self)
-        pair.check_masks(
-            self.takes_masked,
-            f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)",
-        )
+        if not self.takes_points:
+            said = f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)"
+            require_no_autoencoder(pair, said)
         terms_of_gradient = coefficients_at_equal_weights(self)
-        self._check_enumeration(pair)
-        for site_name in sites_without_rsample(pair) if terms_of_gradient.path is not None else ():
-            require(
-                self.without_rsample(torch.zeros(self.num_draws, 1), torch.ones(())) is not None,
-                f'{name} needs a reparameterised guide, and site "{site_name}" has no rsample: use elbo, iwae, dreg, '
-                "score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
-            )
+        check_guide(self, pair)
         for site_name, site in pair.guide_sites.items():
             if isinstance(base_of(site["fn"]), Delta) and not pair.guide_only:
                 require(
-                    self.takes_masked,
+                    self.takes_points,
                     f'{name} needs a guide with a density, and site "{site_name}" is a point (Delta): use elbo, whose '
                     "optimum is then the maximum a posteriori",
                 )
+        self._check_draws(pair)
         has_path = terms_of_gradient.path is not None and any(s["fn"].has_rsample for s in pair.guide_sites.values())
         if has_path or not self.takes_zero_weights:
             self._check_zero_weights(pair)
@@ -198,19 +230,28 @@ class Objective(DifferentiableELBO):
             f"{name} runs the pair again, which draws from a generator of its own that cannot be set back: use torch's",
         )
 
-    def _check_enumeration(self, pair: Pair) -> None:
-        """Raises `InputError` if a site of the guide is marked for enumeration, and this cannot sum over it."""
-        marked = {name: site for name, site in pair.guide_sites.items() if is_marked(site)}
-        for site_name, site in marked.items():
+    def _check_draws(self, pair: Pair) -> None:
+        """Raises `InputError` if several particles would be one, or if a bound would take a part of a datum's terms."""
+        name, layout = type(self).__name__, pair.layout
+        # The mean over particles is the ELBO of one draw as well, and the logarithm of a mean is another bound.
+        if self.num_draws > 1 and not (self.joint or self.takes_subsampled or layout.draws_locally):
             require(
-                self.sums_over_marked,
-                f'{type(self).__name__} draws every site of the guide, and "{site_name}" is marked for enumeration: '
-                "use elbo, which sums over it, or mark it in the model alone and leave it out of the guide",
+                not layout.draws_globally,
+                f"{name} with {self.num_draws} particles needs latents that the guide draws for each datum, and this "
+                "guide draws all of them for all data at once: use joint=True",
             )
-            how = site["infer"]["enumerate"]
-            require(how == "parallel", f'the guide must mark site "{site_name}" as enumerate="parallel", got {how!r}')
-        if marked:
-            enumerated_states(marked)
+        require(
+            pair.coupled is None or self.joint or self.num_draws == 1,
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that {name} with '
+            "several particles cannot give it to a datum: put it into the plate, or use joint=True",
+        )
+        subsampled = pair.subsampled_plates
+        if subsampled:
+            require(
+                self.takes_subsampled,
+                f'{name} needs all terms of a datum, and the plate "{subsampled[0]}" subsamples them: use elbo, which '
+                "alone is then unbiased",
+            )
 
     def _check_zero_weights(self, pair: Pair) -> None:
         """Raises `InputError` if a weight may be 0.

@@ -17,10 +17,12 @@ class Coefficients:
         model: Multiplies the gradient of log p(x, z_k) in the model's parameters.
         path: Multiplies the gradient of log w_k through the draw.
         score: Multiplies the gradient of log q(z_k|x) through the density.
+        is_total: Set by `total`.
         without_rsample: Multiplies, beside the others, the gradient of log q(c_k|upstream) of the sites c without
             `rsample` in all that it depends on, reparameterised draws upstream included. None if the guide has no such
             site, or if the other terms are enough for any.
-        is_total: Set by `total`.
+        outer_score: Takes the place of `score` in the gradient of global draws theta, which q(z|x, theta) depends on,
+            where `score` is not that of the bound.
 
     Example:
         >>> weights = torch.full((2, 3), 0.5)
@@ -33,6 +35,7 @@ class Coefficients:
     path: Tensor | None = None
     score: Tensor | None = None
     is_total: bool = False
+    outer_score: Tensor | None = None
     without_rsample: Tensor | None = None
 
     @classmethod
@@ -44,12 +47,17 @@ class Coefficients:
         """Returns the coefficients with 0 in place of what is not finite, which log-weights of -inf can give."""
         return self._each(lambda part: torch.where(part.isfinite(), part, 0.0))
 
+    def times(self, scale: Tensor) -> "Coefficients":
+        """Returns the coefficients multiplied by a number for each datum."""
+        return self._each(lambda part: part * scale)
+
     def rows(self, start: int, stop: int) -> "Coefficients":
         """Returns the coefficients of the particles from `start` to before `stop`."""
         return self._each(lambda part: part[start:stop])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Coefficients":
-        path, score, rest = (
-            None if part is None else change(part) for part in (self.path, self.score, self.without_rsample)
+        path, score, outer, rest = (
+            None if part is None else change(part)
+            for part in (self.path, self.score, self.outer_score, self.without_rsample)
         )
-        return Coefficients(change(self.model), path, score, self.is_total, rest)
+        return Coefficients(change(self.model), path, score, self.is_total, outer, rest)

@@ -37,8 +37,9 @@ class ELBO(Objective):
     Source: Kingma and Welling 2014, arXiv:1312.6114.
     """
 
-    takes_masked = True
-    sums_over_marked = True
+    takes_points = True
+    takes_subsampled = True
+    sums_marked = True
 
     def bound(self, log_weights: Tensor) -> Tensor:
         return log_weights.mean(0)
@@ -69,8 +70,8 @@ class StickingTheLanding(ELBO):
     Source: Roeder, Wu and Duvenaud 2017, arXiv:1703.09194.
     """
 
-    takes_masked = False
-    sums_over_marked = False
+    takes_points = False
+    sums_marked = False
     reference = ELBO
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:

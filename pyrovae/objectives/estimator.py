@@ -20,6 +20,7 @@ bound is -inf, and its gradient is 0.
 import functools
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -29,9 +30,9 @@ from torch.utils.checkpoint import checkpoint
 from pyrovae.common import kept_generators
 from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.pair_call import PairCall
-from pyrovae.objectives.scales import weighted_terms
+from pyrovae.objectives.scales import WeightedTerms, weighted_terms
 from pyrovae.objectives.surrogate import coefficients_for, surrogate_sum
-from pyrovae.programs import is_traced, restore_generators, saved_generators
+from pyrovae.programs import Pair, is_traced, restore_generators, saved_generators
 
 
 class Estimator(Protocol):
@@ -49,6 +50,8 @@ class Estimator(Protocol):
     def bound(self, log_weights: Tensor) -> Tensor: ...
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients: ...
+
+    def outer_score(self, log_weights: Tensor) -> Tensor | None: ...
 
     def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor | None: ...
 
@@ -68,15 +71,48 @@ def loss_in_one_run(estimator: Estimator, call: PairCall) -> Tensor:
     if not estimator.takes_beta and not is_traced():
         terms.require_no_beta(estimator)
     log_weights = terms.log_weights
-    value = -terms.scale * estimator.bound(log_weights.detach()).sum()
+    value = _value(estimator, terms, log_weights.detach())
     if not estimator.takes_beta and is_traced():  # where no value can be looked at
         value = torch.where(terms.beta == 1, value, math.nan)
     if not torch.is_grad_enabled():
         return value
-    with torch.no_grad():
-        coefficients = coefficients_for(estimator, pair, log_weights.detach(), terms.beta)
-    surrogate = -terms.scale * surrogate_sum(call, pair, terms, coefficients)
+    coefficients = _coefficients(estimator, pair, terms, log_weights.detach())
+    surrogate = _surrogate(call, pair, terms, coefficients) + _of_globals(pair, terms, value)
     return value + surrogate - surrogate.detach()
+
+
+def _value(estimator: Estimator, terms: WeightedTerms, log_weights: Tensor) -> Tensor:
+    """Returns minus the bound of all data and, if there are global sites, minus log p(theta) - log q(theta)."""
+    bound = estimator.bound(log_weights)
+    value = -terms.scale * bound.sum() if terms.scale.dim() == 0 else -(terms.scale * bound).sum()
+    return value if terms.log_ratio is None else value - terms.log_ratio.detach()
+
+
+@torch.no_grad()
+def _coefficients(estimator: Estimator, pair: Pair, terms: WeightedTerms, log_weights: Tensor) -> Coefficients:
+    coefficients = coefficients_for(estimator, pair, log_weights, terms.beta)
+    if terms.log_ratio is not None:
+        coefficients = replace(coefficients, outer_score=estimator.outer_score(log_weights))
+    return coefficients.finite()
+
+
+def _surrogate(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients: Coefficients) -> Tensor:
+    """Returns minus the sum whose gradient is the estimator's, under the scale of the data."""
+    if terms.scale.dim() == 0:
+        return -terms.scale * surrogate_sum(call, pair, terms, coefficients)
+    return -surrogate_sum(call, pair, terms, coefficients.times(terms.scale))
+
+
+def _of_globals(pair: Pair, terms: WeightedTerms, value: Tensor) -> Tensor | float:
+    """Returns what global sites add: their own log-densities, and a score-function term for draws without a path.
+
+    `value` is the whole loss, whose mean over theta ~ q that term differentiates.
+    """
+    if terms.log_ratio is None:
+        return 0.0
+    surrogate = -terms.log_ratio
+    score = pair.global_score()
+    return surrogate if score is None else surrogate + value.detach() * score
 
 
 def loss_in_chunks(estimator: Estimator, call: PairCall) -> Tensor:
@@ -99,22 +135,24 @@ def loss_in_chunks(estimator: Estimator, call: PairCall) -> Tensor:
             terms.require_no_beta(estimator)
         end = saved_generators()
         log_weights = torch.cat(parts)
-        value = -terms.scale * estimator.bound(log_weights).sum()
-        coefficients = coefficients_for(estimator, pair, log_weights, terms.beta)
+        value = _value(estimator, terms, log_weights)
+        coefficients = _coefficients(estimator, pair, terms, log_weights)
+    whole = value
     if not torch.is_grad_enabled():
         return value
 
-    def chunk(start: tuple, size: int, coefficients: Coefficients) -> Tensor:
+    def chunk(start: tuple, size: int, coefficients: Coefficients, is_first: bool) -> Tensor:
         with kept_generators(), call.kept_statistics():  # it is run again as gradients are taken
             restore_generators(start)
             pair = call.run(size)
             terms = weighted_terms(pair)
-            return -terms.scale * surrogate_sum(call, pair, terms, coefficients)
+            surrogate = _surrogate(call, pair, terms, coefficients)
+            return surrogate + _of_globals(pair, terms, whole) if is_first else surrogate
 
     first = 0
     for size, start in zip(sizes, starts, strict=True):
         own = coefficients.rows(first, first + size)
-        surrogate = checkpoint(chunk, start, size, own, use_reentrant=False)
+        surrogate = checkpoint(chunk, start, size, own, first == 0, use_reentrant=False)
         value = value + surrogate - surrogate.detach()
         first += size
     restore_generators(end)

@@ -94,5 +94,9 @@ class VIMCO(Objective):
         return log_mean_exp(log_weights)
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
-        weights = log_weights.softmax(0)
-        return Coefficients(weights, score=learning_signal(log_mean_exp, log_weights) - beta * weights)
+        return Coefficients(log_weights.softmax(0), score=vimco_score(log_weights, beta))
+
+
+def vimco_score(log_weights: Tensor, beta: Tensor | float = 1.0) -> Tensor:
+    """Returns the factors L - L_-k - beta w~_k of d log q(z_k|x), `(num_particles, batch)`."""
+    return learning_signal(log_mean_exp, log_weights) - beta * log_weights.softmax(0)

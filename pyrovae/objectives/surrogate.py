@@ -21,7 +21,7 @@ from torch import Tensor
 from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import WeightedTerms, weighted_terms
-from pyrovae.programs import EnumeratedPair, Pair, without_mask
+from pyrovae.programs import EnumeratedPair, Pair
 
 
 class GivesCoefficients(Protocol):
@@ -32,57 +32,75 @@ class GivesCoefficients(Protocol):
     def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor | None: ...
 
 
-def sites_without_rsample(pair: Pair) -> dict[str, dict]:
-    """Returns the sites of the guide that are drawn without `rsample`, by name."""
+def sites_without_rsample(pair: Pair) -> list[str]:
+    """Returns the names of the local sites of the guide that are drawn without `rsample`."""
     summed = pair.sizes if isinstance(pair, EnumeratedPair) else {}
-    return {name: s for name, s in pair.guide_sites.items() if name not in summed and not s["fn"].has_rsample}
+    sites = {name: site for name, site in pair.guide_sites.items() if pair.is_local(site) and name not in summed}
+    return [name for name, site in sites.items() if not site["fn"].has_rsample]
 
 
 def coefficients_for(estimator: GivesCoefficients, pair: Pair, log_weights: Tensor, beta: Tensor) -> Coefficients:
-    """Returns the coefficients of an estimator's gradient for the sites that a pair has, all of them finite."""
+    """Returns the coefficients of an estimator's gradient for the local sites that a pair has."""
     found = estimator.coefficients(log_weights, beta)
     if found.path is not None and sites_without_rsample(pair):
-        found = replace(found, without_rsample=estimator.without_rsample(log_weights, beta))
-    return found.finite()
+        return replace(found, without_rsample=estimator.without_rsample(log_weights, beta))
+    return found
 
 
 def surrogate_sum(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients: Coefficients) -> Tensor:
-    """Returns a sum whose gradient is that of the estimator."""
+    """Returns a sum whose gradient is that of the estimator.
+
+    A global draw theta is a parameter of the model in log p and of the guide in q(z|x, theta), whatever the path term
+    does with z: its slope is taken at held z, and goes on through theta's own draw.
+    """
     model, path, score = coefficients.model, coefficients.path, coefficients.score
     if coefficients.is_total:
         # The total derivative: the graph of the one run has it all.
         return _with_rest(_weighted_sum(model, terms.log_weights), pair, terms, coefficients)
-    draws = {name: site["value"] for name, site in pair.guide_sites.items()}
-    through = [] if path is None else [name for name, s in pair.guide_sites.items() if s["fn"].has_rsample]
-    leaves = {name: z.detach().requires_grad_(name in through) for name, z in draws.items()}
-    at = weighted_terms(call.run_at(leaves))
+    draws = pair.draws()
+    shared = {name for name, z in draws.items() if not pair.is_local(pair.guide_sites[name])}
+    local = [name for name in draws if name not in shared and pair.guide_sites[name]["fn"].has_rsample]
+    through = local if path is not None else []
+    leaves = {
+        name: z.detach().requires_grad_(z.requires_grad if name in shared else name in through)
+        for name, z in draws.items()
+    }
+    at = weighted_terms(call.run_at(leaves, pair))
     surrogate = _weighted_sum(model, at.log_p)
     if score is not None:
         surrogate = surrogate + _weighted_sum(score, at.score)
+    sums = []
     if path is not None and through:
-        moving = [leaves[name] for name in through]
-        slopes = torch.autograd.grad(_weighted_sum(path, at.log_weights), moving, retain_graph=True)
-        for slope, name in zip(slopes, through, strict=True):
-            surrogate = surrogate + (slope * draws[name]).sum()
+        sums.append((_weighted_sum(path, at.log_weights), through))
+    if any(leaves[name].requires_grad for name in shared):
+        of_globals = _weighted_sum(model, at.log_p)
+        outer = score if coefficients.outer_score is None else coefficients.outer_score
+        if outer is not None:
+            of_globals = of_globals + _weighted_sum(outer, at.score)
+        sums.append((of_globals, [name for name in shared if leaves[name].requires_grad]))
+    for total, names in sums:
+        if not (names and total.requires_grad):  # nothing is drawn, or every latent is masked by False
+            continue
+        slopes = torch.autograd.grad(total, [leaves[name] for name in names], retain_graph=True, allow_unused=True)
+        for slope, name in zip(slopes, names, strict=True):
+            if slope is not None:
+                surrogate = surrogate + (slope * draws[name]).sum()
     return _with_rest(surrogate, pair, terms, coefficients)
 
 
 def _with_rest(surrogate: Tensor, pair: Pair, terms: WeightedTerms, coefficients: Coefficients) -> Tensor:
-    """Returns the sum with the terms of the sites without `rsample`, if there are any.
-
-    Their densities are taken without masks: a value is drawn from the same distribution whether a mask hides it or not.
-    """
+    """Returns the sum with the terms of the sites without `rsample`, if there are any."""
     coefficient = coefficients.without_rsample
     if coefficient is None:
         return surrogate
-    sites = {name: without_mask(site) for name, site in sites_without_rsample(pair).items()}
+    names = sites_without_rsample(pair)
     if not isinstance(pair, EnumeratedPair):
-        return surrogate + _weighted_sum(coefficient, pair.total(sites))
+        return surrogate + _weighted_sum(coefficient, pair.log_q_of_draws(names))
     # Each state has draws of its own. They have a part in the terms of that state, which count by its probability.
-    log_w, chance = weighted_terms(pair.states).log_weights.detach(), pair.log_probabilities.detach().exp()
-    own = coefficient + coefficients.model * (log_w - terms.log_weights.detach())
+    states, chance = pair.states, pair.log_probabilities.detach().exp()
+    own = coefficient + coefficients.model * (weighted_terms(states).log_weights - terms.log_weights).detach()
     own = torch.where((chance > 0) & own.isfinite(), chance * own, 0.0)
-    return surrogate + _weighted_sum(own, pair.states.total(sites))
+    return surrogate + _weighted_sum(own, states.log_q_of_draws(names))
 
 
 def _weighted_sum(coefficients: Tensor, terms: Tensor) -> Tensor:

@@ -6,55 +6,61 @@ come after it are drawn once for each of them. A particle's term f is then its m
 
 import functools
 import math
-from dataclasses import dataclass, field, fields
-from typing import cast
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pyrovae.common import require
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.sites import without_mask
 
-FIRST_DIM = -3  # left of the particles and the data
+_VALUES = "_all_values"  # the key in a site's `infer` of the dimension along which it has all of its values
 
 
-def is_marked(site: dict | Message) -> bool:
-    """Returns True for a site that is marked for enumeration."""
-    infer = site["infer"] or {}
-    return infer.get("enumerate") is not None
+def mark_of(site: dict) -> str | None:
+    """Returns how a site is marked for enumeration, or None if it is not."""
+    return site["infer"].get("enumerate")
+
+
+def state_dims(sites: dict[str, dict]) -> set[int]:
+    """Returns the dimensions along which sites of the guide have all of their values."""
+    return {site["infer"][_VALUES] for site in sites.values() if _VALUES in site["infer"]}
 
 
 class AllValues(Messenger):
     """Gives every marked site that is drawn all of its values, each site along a dimension of its own.
 
-    `sizes` has the numbers of values of the last run, by name; the first site's dimension is the rightmost. Raises
-    `InputError` where a site has no finite number of values, or all together have more than 65,536.
+    Args:
+        first_dim: The dimension of the first site, to the left of all plates and of the particles.
+
+    Raises:
+        InputError: A site has no finite number of values, or all together have more than 65,536.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_dim: int) -> None:
         super().__init__()
-        self.sizes: dict[str, int] = {}
+        self.first_dim = first_dim
 
-    def _pyro_sample(self, msg: Message) -> None:
-        name, fn = cast(str, msg["name"]), cast(TorchDistribution, msg["fn"])
-        if msg["done"] or msg["is_observed"] or not is_marked(msg):
+    def __enter__(self) -> "AllValues":
+        self.sizes: dict[str, int] = {}
+        return super().__enter__()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name, fn = msg["name"], msg["fn"]
+        if msg["done"] or msg["is_observed"] or mark_of(msg) is None:
             return
-        if name in self.sizes:  # the program is run again
-            self.sizes = {}
-        values = enumerated_states({name: msg})[name]  # type: ignore[dict-item]
+        values, dim = enumerated_states({name: msg})[name], self.first_dim - len(self.sizes)
         self.sizes[name] = len(values)
         _check_number_of_states(self.sizes)
-        num_right = -FIRST_DIM - 2 + len(self.sizes)  # dimensions between those of the site's values and its event
+        num_right = -dim - 1  # dimensions between those of the site's values and its event
         values = values.reshape(len(values), *(1,) * num_right, *values.shape[2:])
-        if msg["infer"].get("expand"):  # type: ignore[union-attr]
+        if msg["infer"].get("expand"):
             ones = (1,) * (num_right - len(fn.batch_shape))
             values = values.expand(len(values), *ones, *fn.batch_shape, *fn.event_shape)
-        msg["value"], msg["done"] = values, True
+        msg["value"], msg["done"], msg["infer"] = values, True, {**msg["infer"], _VALUES: dim}
 
 
 def _check_number_of_states(sizes: dict[str, int]) -> None:
@@ -62,6 +68,20 @@ def _check_number_of_states(sizes: dict[str, int]) -> None:
     size = math.prod(sizes.values())
     found = f"{size:,} of {', '.join(map(repr, sizes))}"
     require(size <= MAX_STATES, f"sites marked for enumeration must have at most {MAX_STATES:,} values, got {found}")
+
+
+# Terms ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PairOfStates(Pair):
+    """Holds a run of a pair with terms for every state of some sites, `(*states, num_particles, batch)`."""
+
+    state_shape: torch.Size = torch.Size()  # noqa: RUF009
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return torch.Size((*self.state_shape, *super().batch_shape))
 
 
 @dataclass(frozen=True)
@@ -73,32 +93,47 @@ class EnumeratedPair(Pair):
 
     sizes: dict[str, int] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, pair: Pair, sizes: dict[str, int]) -> "EnumeratedPair":
-        """Returns the same run, with the sizes of the sites that have all of their values."""
-        return cls(**{field.name: getattr(pair, field.name) for field in fields(pair)}, sizes=dict(sizes))
-
     @property
-    def states(self) -> Pair:
-        """The same run with every state, so that terms are `(*states, num_particles, batch)`."""
-        left = tuple(reversed(self.sizes.values()))
-        return Pair(self.model_sites, self.guide_sites, torch.Size((*left, *self.batch_shape)))
+    def states(self) -> PairOfStates:
+        """The same run with terms for every state."""
+        shape = torch.Size(reversed(self.sizes.values()))
+        others = tuple(one.states for one in self.others if isinstance(one, EnumeratedPair))
+        return PairOfStates(**{**_fields(self), "others": others}, state_shape=shape)
 
     @functools.cached_property
     def log_probabilities(self) -> Tensor:
         """log q of the sites with all of their values at each state, `(*states, num_particles, batch)`."""
-        names = list(self.sizes)
-        return self.states.total({name: without_mask(self.guide_sites[name]) for name in names})
+        return self.states.log_q_of_draws(list(self.sizes), masked=False)
 
     def total(self, sites: dict[str, dict]) -> Tensor:
         """Returns the mean over the states of the log-densities of the sites, `(num_particles, batch)`.
 
         It is -inf where the log-density is at a state of positive probability.
         """
-        each, log_q = self.states.total(sites), self.log_probabilities
+        one = replace(self, others=()) if self.others else self
+        each, log_q = one.states.total(sites), one.log_probabilities
         possible = log_q > -math.inf  # 0 log 0 is 0, and would be nan
         no_density = possible & (each == -math.inf)
         probabilities = torch.where(possible, log_q, 0.0).exp()
         mean = torch.where(possible & ~no_density, probabilities * torch.where(each == -math.inf, 0.0, each), 0.0)
         dims = tuple(range(len(self.sizes)))
         return torch.where(no_density.any(dims), -math.inf, mean.sum(dims))
+
+
+def with_means(pair: Pair) -> Pair:
+    """Returns a pair whose terms are means over the sites of the guide that have all of their values, if there are any.
+
+    `pair` is a run under `AllValues`.
+    """
+    dims = {name: site["infer"][_VALUES] for name, site in pair.guide_sites.items() if _VALUES in site["infer"]}
+    if not dims:
+        return pair
+    sizes = {}
+    for name, dim in dims.items():
+        site = pair.guide_sites[name]
+        sizes[name] = site["value"].shape[dim - site["fn"].event_dim]
+    return EnumeratedPair(**_fields(pair), sizes=sizes)
+
+
+def _fields(pair: Pair) -> dict[str, Any]:
+    return {each.name: getattr(pair, each.name) for each in fields(Pair)}

@@ -1,10 +1,12 @@
 """Reads the sample sites of a trace: which there are, their families, supports and masks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.distributions import Delta, ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
@@ -84,18 +86,48 @@ def is_masked(site: dict) -> bool:
     return len(masks_of(site)) > 0
 
 
+def is_autoencoder(site: dict) -> bool:
+    """Returns True for the code of an autoencoder: a masked latent that `infer={"is_autoencoder": True}` marks."""
+    return bool(site["infer"].get("is_autoencoder")) and is_masked(site)
+
+
+def seen(site: dict) -> Tensor:
+    """Returns which elements of a site's value no mask excludes, of a shape that broadcasts with the value's."""
+    found = None
+    for mask, depth in masks_of(site):
+        mask, right = torch.as_tensor(mask), depth + base_of(site["fn"]).event_dim
+        mask = mask.reshape(mask.shape + (1,) * right) if mask.dim() and right else mask
+        found = mask if found is None else found & mask
+    return torch.tensor(True) if found is None else found
+
+
 def without_mask(site: dict) -> dict:
-    """Returns a site without any mask: what its value was drawn from, which a mask does not change."""
-    return {**site, "mask": None, "fn": _unmasked(site["fn"])}
+    """Returns the site without its masks, those of handlers and those of its distribution."""
+    return {**site, "mask": None, "fn": _without_mask(site["fn"])} if is_masked(site) else site
 
 
-def _unmasked(fn: TorchDistribution) -> TorchDistribution:
-    if isinstance(fn, MaskedDistribution):
-        return _unmasked(fn.base_dist)
-    if isinstance(fn, Independent):
-        base = _unmasked(fn.base_dist)
-        return fn if base is fn.base_dist else Independent(base, fn.reinterpreted_batch_ndims)
-    if isinstance(fn, ExpandedDistribution):
-        base = _unmasked(fn.base_dist)
-        return fn if base is fn.base_dist else base.expand(fn.batch_shape)
+def without_masks_of_latents(program: Callable) -> Callable:
+    """Returns the program with the masks of its latents taken off."""
+
+    def unmasked(*args, **kwargs) -> None:
+        with _MasksOff():
+            program(*args, **kwargs)
+
+    return unmasked
+
+
+class _MasksOff(Messenger):
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"]:
+            msg.update(without_mask(msg))
+
+
+def _without_mask(fn: TorchDistribution) -> TorchDistribution:
+    match fn:
+        case MaskedDistribution():
+            return _without_mask(fn.base_dist)
+        case Independent():
+            return _without_mask(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
+        case ExpandedDistribution():
+            return _without_mask(fn.base_dist).expand(fn.batch_shape)
     return fn

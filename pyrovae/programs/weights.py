@@ -5,9 +5,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from pyrovae.common import InputError
 from pyrovae.programs import gate
 from pyrovae.programs.calling import takes_pair
-from pyrovae.programs.running import run_pair
+from pyrovae.programs.layout import Reading
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.running import AS_IT_COMES, run_pair
 
 
 @takes_pair
@@ -17,7 +20,8 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
         log w_k = log p(x, z_k) - log q(z_k|x),  z_k ~ q(z|x)
 
     Their mean is the ELBO, and the logarithm of the mean of w_k estimates log p(x). They are always those at beta = 1:
-    scales are left out, masks of observed sites are kept.
+    scales are left out, masks of observed sites are kept. If a site lies outside the data plate, they are those of all
+    data together.
 
     Args:
         model: A Pyro program that observes `args`.
@@ -27,10 +31,10 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
         **kwargs: Further arguments of both programs.
 
     Returns:
-        The log-weights, `(num_particles, batch)`, in nats.
+        The log-weights, `(num_particles, batch)`, in nats; `(num_particles, 1)` for all data together.
 
     Raises:
-        InputError: The pair breaks the contract.
+        InputError: The pair breaks the contract, or subsamples the terms of a datum.
 
     Example:
         >>> vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5))
@@ -38,9 +42,24 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
         >>> log_w.shape
         torch.Size([10, 4])
     """
-    pair = run_pair(model, guide, *args, num_particles=num_particles, **kwargs)
-    gate.check_once(model, guide, None, pair, args, kwargs)
+    pair = _checked(model, guide, args, kwargs, num_particles, AS_IT_COMES)
+    if pair.layout.has_globals:
+        pair = _checked(model, guide, args, kwargs, num_particles, Reading(joint=True))
+    subsampled = pair.subsampled_plates
+    if subsampled:
+        raise InputError(f'log-weights need all terms of a datum, and the plate "{subsampled[0]}" subsamples them')
     return pair.terms().log_weights
+
+
+def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int, reading: Reading) -> Pair:
+    """Runs the pair, again if the check finds that its particles must be run one after another."""
+    needs = gate.Weights(densities=False, everywhere=False, reading=reading)
+
+    def run() -> Pair:
+        return run_pair(model, guide, *args, num_particles=num_particles, reading=reading, **kwargs)
+
+    pair = run()
+    return pair if gate.check_once(model, guide, needs, pair, args, kwargs) else run()
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:

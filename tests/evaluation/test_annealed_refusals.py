@@ -78,7 +78,10 @@ REFUSED = {
     "auxiliary": (NORMAL[0], auxiliary_guide, 'the guide\'s auxiliary site "a" must be what all latents'),
     "none": (observed_alone, nothing, "the model must have a latent site, and has none"),
     "outside": (outside, NORMAL[1], 'site "z" of the model lies in none'),
-    "masked": (*one_site(*[dist.Normal(half(), 1.0).mask(False)] * 2, lambda z: z, 1.0), 'site "z" is latent and mask'),
+    "masked": (
+        *one_site(*[dist.Normal(half(), 1.0).mask(False)] * 2, lambda z: z, 1.0),
+        'site "x" of the model must not read the latent "z" where only "z" is masked',
+    ),
 }
 
 
