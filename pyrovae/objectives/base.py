@@ -39,7 +39,11 @@ class DifferentiableELBO(PyroELBO):
     `_differentiable_loss` returns a 0-dim tensor.
     """
 
-    reading = AS_IT_COMES
+    @property
+    def reading(self) -> Reading:
+        """How the pair is read."""
+        return AS_IT_COMES
+
     sums_marked = False
     """True if sites of the guide that are marked for enumeration are summed over, and not drawn."""
 

@@ -7,6 +7,7 @@ drawn for all data together is drawn once. Particles one after another share tho
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pyro
 import torch
@@ -177,7 +178,7 @@ class _Run:
             once = kept_statistics(self.model, self.guide) if index else nullcontext()
             with once, Given(shared):
                 traces = self._traces(None, layout)
-            found = read_layout(*map(sample_sites, traces), self.reading)
+            found = layout_of(traces, self.reading)
             runs.append(pair_of(traces, 1, replace(found, is_vectorized=False)))
             shared = shared or shared_draws(traces, runs[0])
         if runs[0].layout != layout:
@@ -192,7 +193,7 @@ class _Run:
         with kept_generators(), torch.no_grad(), kept_statistics(self.model, self.guide):
             try:
                 traces = traces_of(self.model, self.guide, self.args, self.kwargs, None)
-                layout = replace(read_layout(*map(sample_sites, traces), self.reading), is_vectorized=False)
+                layout = replace(layout_of(traces, self.reading), is_vectorized=False)
                 if layout.sums:
                     traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
             except (IndexError, RuntimeError) as error:
@@ -206,6 +207,12 @@ class _Run:
 def _is_final(error: Exception) -> bool:
     """Returns True for an error that a run without particles would not change."""
     return is_out_of_memory(error) or (isinstance(error, InputError) and not isinstance(error, UndeclaredDimension))
+
+
+def layout_of(traces: Traces, reading: Reading) -> Layout:
+    """Returns the layout of the pair that two traces hold."""
+    model_sites, guide_sites = map(sample_sites, traces)
+    return read_layout(model_sites, guide_sites, reading)
 
 
 def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
@@ -281,9 +288,10 @@ class Given(Messenger):
 
 def shared_draws(traces: Traces, pair: Pair) -> dict[str, Tensor]:
     """Returns what all particles share: the draws of global sites, and the indices of subsamples."""
-    shared = {}
+    shared: dict[str, Tensor] = {}
     for trace in traces:
-        for name, site in trace.nodes.items():
+        nodes: dict[str, Any] = trace.nodes
+        for name, site in nodes.items():
             is_global = site["type"] == "sample" and not site["is_observed"] and not pair.is_local(site)
             if is_global or site_is_subsample(site):
                 shared[name] = site["value"]
