@@ -81,6 +81,7 @@ class PairCall:
                 *self.args,
                 num_particles=num_particles,
                 reading=self.needs.reading,
+                sums_marked=getattr(self.needs, "sums_marked", False),
                 **self.kwargs,
             )
 
