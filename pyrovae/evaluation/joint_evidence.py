@@ -35,6 +35,8 @@ from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.sampled_weights import joined, on_tensors, pays, sampled_log_weights
 from pyrovae.programs import Given, Pair, Reading, gate, run_pair
 
+BLOCKS = 64  # of draws with one seed, for processes to share
+
 
 def joint_log_weights(
     model: Callable,
@@ -58,15 +60,16 @@ def joint_log_weights(
     draws = _Draws(model, guide, found, num_draws, num_particles, compile)
     for chunk in draws.chunks:
         check_in_parts(model, guide, chunk, replace(needs, reading=found.reading))
-    seeds = torch.randint(2**62, (num_draws,)).tolist()  # the draws are the same whichever process takes them
+    blocks = torch.arange(num_draws).tensor_split(min(BLOCKS, num_draws))
+    seeds = torch.randint(2**62, (len(blocks),)).tolist()  # the draws are the same whichever process takes them
     parts = []
     with progress_bar(progress, num_draws, "log p(x)", "draw") as bar, torch.no_grad():
-        for index, seed in enumerate(seeds):
+        for index, (block, seed) in enumerate(zip(blocks, seeds, strict=True)):
             if Workers().owns(index):
                 with local_seed(seed):
-                    parts.append(draws.next().cpu())
-            bar.update()
-    return torch.stack(Workers().in_turn(parts)).unsqueeze(1).to(home_of(found.data.whole))
+                    parts.append(torch.stack([draws.next().cpu() for _ in block]))
+            bar.update(len(block))
+    return torch.cat(Workers().in_turn(parts)).unsqueeze(1).to(home_of(found.data.whole))
 
 
 def _at_once(model: Callable, guide: Callable, found: Opened, needs: gate.Weights) -> Opened | None:
