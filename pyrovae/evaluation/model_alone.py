@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from pyro import poutine
 from torch import Tensor
 

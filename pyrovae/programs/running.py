@@ -289,12 +289,16 @@ class Given(Messenger):
 
 def shared_draws(traces: Traces, pair: Pair) -> dict[str, Tensor]:
     """Returns what all particles share: the draws of global sites, and the indices of subsamples."""
-    sites = [(name, site) for trace in traces for name, site in trace.nodes.items() if site["type"] == "sample"]
-    of_globals = {name: site["value"] for name, site in sites if not (site["is_observed"] or pair.is_local(site))}
+    sites = {name: site for name, site in _nodes(traces) if site["type"] == "sample" and not site["is_observed"]}
+    of_globals = {name: site["value"] for name, site in sites.items() if not pair.is_local(site)}
     return {**of_globals, **subsample_indices(traces)}
 
 
 def subsample_indices(traces: Traces) -> dict[str, Tensor]:
     """Returns the indices of the plates that drew a part of their data."""
-    sites = [(name, site) for trace in traces for name, site in trace.nodes.items() if site_is_subsample(site)]
-    return {name: site["value"] for name, site in sites if site["fn"].subsample_size not in (None, site["fn"].size)}
+    sites = {name: site for name, site in _nodes(traces) if site_is_subsample(site)}
+    return {n: s["value"] for n, s in sites.items() if s["fn"].subsample_size not in (None, s["fn"].size)}
+
+
+def _nodes(traces: Traces) -> list[tuple[str, Any]]:
+    return [item for trace in traces for item in trace.nodes.items()]

@@ -44,8 +44,8 @@ def test_the_verdict_says_what_the_number_is():
     result = pv.log_marginal(pair, x, num_samples=6_400)
     assert result.log_px.shape == result.pareto_k.shape == (1,)
     assert result.verdict.startswith(
-        "joint evidence of all 10 data, by 100 draws of the latents that they share, nested: 64 draws of the others for "
-        "each: Pareto k <= 0.7; by the jackknife it is low by"
+        "joint evidence of all 10 data, by 100 draws of the latents that they share, nested: 64 draws of the others "
+        "for each: Pareto k <= 0.7; by the jackknife it is low by"
     )
 
 
