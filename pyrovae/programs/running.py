@@ -7,6 +7,7 @@ drawn for all data together is drawn once. Particles one after another share tho
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pyro
 import torch
