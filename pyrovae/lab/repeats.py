@@ -8,7 +8,7 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
-from pyrovae.common import local_seed
+from pyrovae.common import InputError, local_seed
 from pyrovae.lab.comparison import Row
 from pyrovae.lab.costs import clock, median
 from pyrovae.lab.gap_to_log_px import is_bound
@@ -89,10 +89,10 @@ def give_references(
 ) -> list[Repeats]:
     """Gives each estimator the repeats of its reference, and returns those that are not among the estimators already.
 
-    A guide with a site that has no unbiased `rsample` gets no references: there the gradient of the plain estimator is
-    itself biased.
+    A guide with a straight-through site gets no references: there the gradient of the plain estimator is itself biased.
+    An estimator gets none if the plain one is refused for this pair.
     """
-    if not all(_has_unbiased_rsample(site["fn"]) for site in pair.guide_sites.values()):
+    if any(getattr(base_of(site["fn"]), "has_biased_rsample", False) for site in pair.guide_sites.values()):
         return []
     new: list[Repeats] = []
     for estimator in estimators:
@@ -102,7 +102,10 @@ def give_references(
         known = (other for other in (*estimators, *new) if other is not estimator and other.objective == reference)
         estimator.reference = next(known, None)
         if estimator.reference is None:
-            check_objective(reference, model, guide, *args)
+            try:
+                check_objective(reference, model, guide, *args)
+            except InputError:
+                continue
             number = getattr(reference, "num_particles", estimator.num_particles)
             name = f"reference {type(reference).__name__}"
             estimator.reference = Repeats(name, number, reference, estimator.planned, sides)
@@ -117,7 +120,3 @@ def reference_of(objective: PyroELBO) -> PyroELBO | None:
         return None
     names = [name for name in inspect.signature(kind).parameters if name != "chunk_size" and hasattr(objective, name)]
     return kind(**{name: getattr(objective, name) for name in names})
-
-
-def _has_unbiased_rsample(fn) -> bool:
-    return fn.has_rsample and not getattr(base_of(fn), "has_biased_rsample", False)

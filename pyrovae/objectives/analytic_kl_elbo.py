@@ -122,8 +122,7 @@ class AnalyticKLELBO(DifferentiableELBO):
         for name in pair.latent:
             require(
                 pair.guide_sites[name]["fn"].has_rsample,
-                f'objective elbo_analytic_kl needs a reparameterised guide, and site "{name}" has no rsample: use '
-                f"score_function",
+                f'objective elbo_analytic_kl needs a reparameterised guide, and site "{name}" has no rsample: use elbo',
             )
             try:
                 kl_divergence(pair.guide_sites[name]["fn"], pair.latent[name]["fn"])

@@ -17,6 +17,8 @@ from pyrovae.objectives.estimator import (
     loss_in_chunks,
     loss_in_one_run,
 )
+from pyrovae.objectives.guide_checks import check_guide
+from pyrovae.objectives.learning_signal import learning_signal
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
 from pyrovae.programs import (
@@ -37,7 +39,13 @@ class DifferentiableELBO(PyroELBO):
     `_differentiable_loss` returns a 0-dim tensor.
     """
 
-    reading = AS_IT_COMES
+    @property
+    def reading(self) -> Reading:
+        """How the pair is read."""
+        return AS_IT_COMES
+
+    sums_marked = False
+    """True if sites of the guide that are marked for enumeration are summed over, and not drawn."""
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if training the pair through this would go to a wrong gradient or bound."""
@@ -170,6 +178,22 @@ class Objective(DifferentiableELBO):
         """
         return None
 
+    def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor | None:
+        """Returns the factor of d log q(c_k|upstream) for sites c of the guide without `rsample`; see `surrogate`.
+
+        If the gradient is that of plain autograd, it is L - L_-k, or with one draw L (see `learning_signal`), and
+        autograd adds the rest. A subclass with a path derivative of another kind says itself what it is, if there is
+        such a factor.
+        """
+        if not coefficients_at_equal_weights(self).is_total:
+            return None
+        return self._learning_signal(self.bound, log_weights)
+
+    @staticmethod
+    def _learning_signal(bound: Callable[[Tensor], Tensor], log_weights: Tensor) -> Tensor:
+        """Returns L - L_-k of a bound that is given `(num_draws, batch)` and nothing else."""
+        return learning_signal(lambda some: bound(some.flatten(1)).reshape(some.shape[1:]), log_weights)
+
     @property
     def reading(self) -> Reading:
         """How the pair is read."""
@@ -192,13 +216,8 @@ class Objective(DifferentiableELBO):
             said = f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)"
             require_no_autoencoder(pair, said)
         terms_of_gradient = coefficients_at_equal_weights(self)
+        check_guide(self, pair)
         for site_name, site in pair.guide_sites.items():
-            if terms_of_gradient.path is not None and pair.is_local(site):
-                require(
-                    site["fn"].has_rsample,
-                    f'{name} needs a reparameterised guide, and site "{site_name}" has no rsample: use '
-                    f"score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
-                )
             if isinstance(base_of(site["fn"]), Delta) and not pair.guide_only:
                 require(
                     self.takes_points,
@@ -206,7 +225,8 @@ class Objective(DifferentiableELBO):
                     "optimum is then the maximum a posteriori",
                 )
         self._check_draws(pair)
-        if terms_of_gradient.path is not None or not self.takes_zero_weights:
+        has_path = terms_of_gradient.path is not None and any(s["fn"].has_rsample for s in pair.guide_sites.values())
+        if has_path or not self.takes_zero_weights:
             self._check_zero_weights(pair)
         warn_of_never_drawn(pair)
         require(

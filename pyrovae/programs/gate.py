@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.common import WeakByIdentity, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
+from pyrovae.programs.enumerated_guide import mark_of
 from pyrovae.programs.layout import Reading
 from pyrovae.programs.mask_checks import check_masks, exposed
 from pyrovae.programs.pair import Pair
@@ -106,11 +107,15 @@ _known: WeakByIdentity[WeakByIdentity[dict]] = WeakByIdentity()
 
 def _structure(pair: Pair) -> tuple:
     of_sites = tuple(
-        (name, type(site["fn"]), type(base_of(site["fn"])), site["fn"].event_dim, is_masked(site), is_autoencoder(site))
+        (name, type(site["fn"]), type(base_of(site["fn"])), site["fn"].event_dim, *_marks(site))
         for sites in (pair.model_sites, pair.guide_sites)
         for name, site in sites.items()
     )
     return (pair.layout, *of_sites)
+
+
+def _marks(site: dict) -> tuple:
+    return is_masked(site), is_autoencoder(site), mark_of(site)
 
 
 def _known_of(model: Callable, guide: Callable) -> dict:

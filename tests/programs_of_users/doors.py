@@ -128,7 +128,7 @@ def fit(program: Program) -> None:
     start(program)
     before = parameters()
     objective = OBJECTIVES["elbo"](**plate_of(program))
-    history = pv.fit(program, [program.args] * 2, epochs=2, objective=objective, progress=False)
+    history = pv.fit(program, [program.args], epochs=2, objective=objective, progress=False)
     assert len(history.loss) == 2
     assert all(map(math.isfinite, history.loss))
     assert_all_moved(program, before)

@@ -32,7 +32,7 @@ POINT = Reason(
     "The ELBO, whose optimum is then the maximum a posteriori; or a guide with a density, such as `AutoNormal`.",
 )
 SUBSAMPLED = Reason(
-    "subsampl",
+    r"subsampl|holds \d of the \d",
     "The evidence is that of all data. N/B times the sum over a minibatch estimates the logarithm of a product "
     "without bias, and its exponential is not the product.",
     "Run the programs without a `subsample_size`; in training the bounds per datum stand outside the sum, and hold.",
