@@ -64,7 +64,7 @@ class EnumeratedELBO(DifferentiableELBO):
         weighted_terms(pair)
         require(
             pair.coupled_data is None,
-            f"elbo_enumerated sums over the latents of each datum, and {pair.coupled_data} depends on those of other data",
+            f"elbo_enumerated sums over the latents of a datum, and {pair.coupled_data} depends on those of others",
         )
         require_no_autoencoder(pair, "enumeration needs latents without a mask")
         enumerated_states(pair.guide_sites)

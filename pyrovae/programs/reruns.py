@@ -185,11 +185,13 @@ def not_finite(model: Callable, guide: Callable, *args, num_particles: int = 1, 
     try:
         with pyro.validation_enabled(False):  # it would say that some parameter is not finite, and no site
             pair = run_pair(model, guide, *args, num_particles=num_particles, **kwargs)
-            for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
-                for name, site in sites.items():
-                    for what, value in (("value", site["value"]), ("log-density", site["fn"].log_prob(site["value"]))):
-                        if not bool(value.isfinite().all()):
-                            return f'the {what} at site "{name}" of the {program} is not finite'
+            for run in pair.runs:
+                for program, sites in (("guide", run.guide_sites), ("model", run.model_sites)):
+                    for name, site in sites.items():
+                        log_prob = site["fn"].log_prob(site["value"])
+                        for what, value in (("value", site["value"]), ("log-density", log_prob)):
+                            if not bool(value.isfinite().all()):
+                                return f'the {what} at site "{name}" of the {program} is not finite'
     except ValueError as error:
         return first_line(error)
     return "in another run on the same batch the log-density of every site is finite"

@@ -4,7 +4,7 @@ Particles at once are a plate to the left of all others, around both programs, t
 drawn for all data together is drawn once. Particles one after another share those draws and the subsample's indices.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -225,7 +225,8 @@ def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
         check_dimensions(sites, layout, plates, states)
     parameters = tuple(node for trace in traces for node in trace.nodes.values() if node["type"] == "param")
     indices = subsample_indices(traces)
-    return with_means(Pair(model_sites, guide_sites, num_particles, layout, plates, parameters, indices=indices))
+    pair = Pair(model_sites, guide_sites, num_particles, layout, plates, parameters, indices=indices)
+    return with_means(pair)
 
 
 def traces_of(
@@ -289,17 +290,16 @@ class Given(Messenger):
 
 def shared_draws(traces: Traces, pair: Pair) -> dict[str, Tensor]:
     """Returns what all particles share: the draws of global sites, and the indices of subsamples."""
-    sites = [(name, site) for name, site in _nodes(traces) if site["type"] == "sample"]
-    of_globals = {name: site["value"] for name, site in sites if not (site["is_observed"] or pair.is_local(site))}
+    sites = {name: site for name, site in _nodes(traces) if site["type"] == "sample" and not site["is_observed"]}
+    of_globals = {name: site["value"] for name, site in sites.items() if not pair.is_local(site)}
     return {**of_globals, **subsample_indices(traces)}
 
 
 def subsample_indices(traces: Traces) -> dict[str, Tensor]:
     """Returns the indices of the plates that drew a part of their data."""
-    sites = [(name, site) for name, site in _nodes(traces) if site_is_subsample(site)]
-    return {name: site["value"] for name, site in sites if site["fn"].subsample_size not in (None, site["fn"].size)}
+    sites = {name: site for name, site in _nodes(traces) if site_is_subsample(site)}
+    return {n: s["value"] for n, s in sites.items() if s["fn"].subsample_size not in (None, s["fn"].size)}
 
 
-def _nodes(traces: Traces) -> Iterator[tuple[str, Any]]:
-    for trace in traces:
-        yield from trace.nodes.items()
+def _nodes(traces: Traces) -> list[tuple[str, Any]]:
+    return [item for trace in traces for item in trace.nodes.items()]
