@@ -49,7 +49,7 @@ def double(value: float) -> torch.Tensor:
 
 
 def pair_of(plate: str = "sized", has_local: bool = False) -> Pair:
-    """theta ~ N(0, 3), in the middle z_n ~ N(theta, 1) if `has_local`, and x_n ~ N(theta or z_n, 0.5), with a factor."""
+    """theta ~ N(0, 3), z_n ~ N(theta, 1) in the middle if `has_local`, and x_n ~ N(theta or z_n, 0.5); a factor."""
     make = PLATES[plate]
 
     def model(x):
