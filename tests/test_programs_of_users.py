@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import refusal, suite_seed
 from programs_of_users import PROGRAMS, doors
-from programs_of_users.verdicts import DOORS, JOINT, REFUSED, markdown, open_bounds, reason_at
+from programs_of_users.verdicts import DOORS, JOINT, REFUSED, compared, markdown, reason_at
 
 import pyrovae as pv
 
@@ -27,7 +27,7 @@ def take(name: str, door: str) -> None:
         doors.log_marginal(program)
     elif door == "compare":
         joint = {"joint": True} if reason_at(name, "iwae") is JOINT else {}
-        doors.compare(program, open_bounds(name) or ["elbo"], reason_at(name, "log_marginal") is None, **joint)
+        doors.compare(program, compared(name) or ["elbo"], reason_at(name, "log_marginal") is None, **joint)
     else:
         doors.train_by(door, program)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, Workers, device_of, is_out_of_memory, local_seed, require_count
+from pyrovae.common import InputError, Workers, device_of, first_line, is_out_of_memory, local_seed, require_count
 from pyrovae.data import moved
 from pyrovae.evaluation.arguments import check_args, common_length, tensors_in, with_tensors
 from pyrovae.programs import AS_IT_COMES, Pair, Reading, gate
@@ -99,7 +99,7 @@ def opened(
     if chunk_size is not None:
         require_count("chunk_size", chunk_size)
     length, device = common_length(args), device_of(model, tensors)
-    needs = gate.Weights(densities=False, everywhere=False, reading=reading)
+    needs = gate.Weights(densities=False, everywhere=False, alone=False, reading=reading)
     data, pair = None, None
     if length is not None:
         data = Data(args, length, 0, length, device)
@@ -141,6 +141,8 @@ def check_in_parts(
         with local_seed(0):
             inspect(gate.check(model, guide, needs, *data.args))
         return
+    except (TypeError, AttributeError) as error:  # the first thing that a program does with a strange argument
+        raise InputError(f"the pair does not run with these arguments: {first_line(error)}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error) or data.size == 1 or data.is_whole:
             raise

@@ -62,6 +62,7 @@ def _why_not(model: Callable, guide: Callable, found: Opened, size: int) -> str 
     if not any(map(data.is_data, tensors_in(data.whole))):
         return "no tensor among the arguments has a row for each"
     compared = data.rows(max(0, data.size - DATA_COMPARED), data.size)
+    size = size if size < compared.size else compared.size // 2
     part = compared.rows(compared.size - size, compared.size)  # the last ones: a program may well take the first
     rows = slice(compared.size - size, compared.size)
     try:

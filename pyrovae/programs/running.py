@@ -224,7 +224,9 @@ def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
     for sites in (model_sites, guide_sites):
         check_dimensions(sites, layout, plates, states)
     parameters = tuple(node for trace in traces for node in trace.nodes.values() if node["type"] == "param")
-    return with_means(Pair(model_sites, guide_sites, num_particles, layout, plates, parameters))
+    indices = subsample_indices(traces)
+    pair = Pair(model_sites, guide_sites, num_particles, layout, plates, parameters, indices=indices)
+    return with_means(pair)
 
 
 def traces_of(
@@ -288,11 +290,16 @@ class Given(Messenger):
 
 def shared_draws(traces: Traces, pair: Pair) -> dict[str, Tensor]:
     """Returns what all particles share: the draws of global sites, and the indices of subsamples."""
-    shared: dict[str, Tensor] = {}
-    for trace in traces:
-        nodes: dict[str, Any] = trace.nodes
-        for name, site in nodes.items():
-            is_global = site["type"] == "sample" and not site["is_observed"] and not pair.is_local(site)
-            if is_global or site_is_subsample(site):
-                shared[name] = site["value"]
-    return shared
+    sites = {name: site for name, site in _nodes(traces) if site["type"] == "sample" and not site["is_observed"]}
+    of_globals = {name: site["value"] for name, site in sites.items() if not pair.is_local(site)}
+    return {**of_globals, **subsample_indices(traces)}
+
+
+def subsample_indices(traces: Traces) -> dict[str, Tensor]:
+    """Returns the indices of the plates that drew a part of their data."""
+    sites = {name: site for name, site in _nodes(traces) if site_is_subsample(site)}
+    return {n: s["value"] for n, s in sites.items() if s["fn"].subsample_size not in (None, s["fn"].size)}
+
+
+def _nodes(traces: Traces) -> list[tuple[str, Any]]:
+    return [item for trace in traces for item in trace.nodes.items()]

@@ -6,7 +6,6 @@ from textwrap import wrap
 from programs_of_users import PROGRAMS
 
 DOORS = ("elbo", "iwae", "dreg", "vimco", "rws", "joint", "fit", "log_marginal", "compare")
-BOUNDS = ("elbo", "iwae", "dreg", "vimco", "rws", "joint")
 SEVERAL = ("iwae", "dreg", "vimco", "rws")  # bounds of several particles for each datum
 
 
@@ -114,9 +113,10 @@ def reason_at(name: str, door: str) -> Reason | None:
     return REFUSED.get(name, {}).get(door)
 
 
-def open_bounds(name: str) -> list[str]:
-    """Returns the names of the bounds that a program can be trained by."""
-    return [door for door in BOUNDS if reason_at(name, door) is None]
+def compared(name: str) -> list[str]:
+    """Returns the bounds that are compared: those of `compare` itself, or the joint one where they are closed."""
+    doors = [door for door in ("elbo", "iwae", "dreg") if reason_at(name, door) is None]
+    return doors + ["joint"] * (reason_at(name, "iwae") is not None and reason_at(name, "joint") is None)
 
 
 def markdown() -> str:
