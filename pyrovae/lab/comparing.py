@@ -23,7 +23,7 @@ from pyrovae.common import (
     shown,
 )
 from pyrovae.data import moved
-from pyrovae.evaluation import Estimate, check_args, log_marginal, tensors_in, with_tensors
+from pyrovae.evaluation import Estimate, check_args, common_length, log_marginal, tensors_in, with_tensors
 from pyrovae.lab.comparison import Comparison, Row
 from pyrovae.lab.costs import compiled_seconds, saved_bytes
 from pyrovae.lab.gap_to_log_px import no_log_px, not_its_bound
@@ -107,6 +107,7 @@ def compare(
     """
     named = _checked_objectives(objectives, num_particles, repeats, max_seconds, seed, compile)
     check_args(args)
+    _check_log_px(log_px, common_length(args), one_value=True)
     device = device_of(model, tensors_in(args))
     args = with_tensors(moved(args, device), Tensor.detach)
     reading = _reading_of([objective for _, by_size in named for _, objective in by_size])
@@ -268,9 +269,10 @@ class _AsRead:
     def check(self, pair: Pair) -> None: ...
 
 
-def _check_log_px(log_px: Estimate | None, num_data: int, one_value: bool) -> None:
+def _check_log_px(log_px: Estimate | None, num_data: int | None, one_value: bool) -> None:
+    """Raises `InputError` if a given estimate is of another kind, or of another number of data where that is known."""
     if log_px is not None:
         require(isinstance(log_px, Estimate), f"log_px must be an Estimate, got {shown(log_px)}")
         shape = tuple(log_px.value.shape)
-        fits = shape == (num_data,) or (one_value and shape == (1,))
+        fits = num_data is None or shape == (num_data,) or (one_value and shape == (1,))
         require(fits, f"log_px must be of the {num_data} data given, got values of shape {shape}")
