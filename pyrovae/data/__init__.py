@@ -1,6 +1,6 @@
 """Data sets in memory, and the batches of an epoch."""
 
-from pyrovae.data.arguments import Batch, leaves_of, main_tensor, mapped
+from pyrovae.data.arguments import Batch, leaves_of, main_tensor, mapped, moved
 from pyrovae.data.batches import Batches, batches_of, first_batch, generators_of, scale_hint_of
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.image_files import IMAGE_SETS
@@ -22,5 +22,6 @@ __all__ = [
     "load",
     "main_tensor",
     "mapped",
+    "moved",
     "scale_hint_of",
 ]

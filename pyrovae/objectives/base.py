@@ -39,7 +39,11 @@ class DifferentiableELBO(PyroELBO):
     `_differentiable_loss` returns a 0-dim tensor.
     """
 
-    reading = AS_IT_COMES
+    @property
+    def reading(self) -> Reading:
+        """How the pair is read."""
+        return AS_IT_COMES
+
     sums_marked = False
     """True if sites of the guide that are marked for enumeration are summed over, and not drawn."""
 
@@ -240,11 +244,7 @@ class Objective(DifferentiableELBO):
                 f"{name} with {self.num_draws} particles needs latents that the guide draws for each datum, and this "
                 "guide draws all of them for all data at once: use joint=True",
             )
-        require(
-            pair.coupled is None or self.joint or self.num_draws == 1,
-            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that {name} with '
-            "several particles cannot give it to a datum: put it into the plate, or use joint=True",
-        )
+        self._check_independence(pair)
         subsampled = pair.subsampled_plates
         if subsampled:
             require(
@@ -252,6 +252,24 @@ class Objective(DifferentiableELBO):
                 f'{name} needs all terms of a datum, and the plate "{subsampled[0]}" subsamples them: use elbo, which '
                 "alone is then unbiased",
             )
+
+    def _check_independence(self, pair: Pair) -> None:
+        """Raises `InputError` if a site depends on latents that it would be weighed without, or not learn from."""
+        name = type(self).__name__
+        has_scores = coefficients_at_equal_weights(self).path is None or not all(
+            site["fn"].has_rsample for site in pair.guide_sites.values() if pair.is_local(site)
+        )
+        one = self.num_draws == 1 and not has_scores
+        require(
+            pair.coupled is None or self.joint or one,
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that {name} with '
+            "several particles cannot give it to a datum: put it into the plate, or use joint=True",
+        )
+        require(
+            pair.coupled_data is None or one or (self.takes_subsampled and not has_scores),
+            f"{name} weighs each datum alone, and {pair.coupled_data} depends on the latents of other data: use "
+            "joint=True, or elbo with a reparameterised guide",
+        )
 
     def _check_zero_weights(self, pair: Pair) -> None:
         """Raises `InputError` if a weight may be 0.

@@ -4,9 +4,10 @@ from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
 from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
 from pyrovae.programs.enumerated_guide import EnumeratedPair, mark_of
+from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
-from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, known_layout
+from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, known_layout, read_layout
 from pyrovae.programs.mask_checks import require_no_autoencoder, require_no_masks
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (
@@ -25,11 +26,12 @@ from pyrovae.programs.reruns import (
     model_alone,
     not_finite,
     pair_at,
+    pair_of_sites,
     simple_pair,
     simulated,
 )
-from pyrovae.programs.running import AS_IT_COMES, particles, run_pair
-from pyrovae.programs.running_statistics import kept_statistics
+from pyrovae.programs.running import AS_IT_COMES, Given, particles, run_pair, with_all_states
+from pyrovae.programs.running_statistics import kept_statistics, restore_statistics, saved_statistics
 from pyrovae.programs.sites import (
     base_of,
     has_real_support,
@@ -75,10 +77,13 @@ __all__ = [
     "common_choices",
     "enumerated_states",
     "frames_of",
+    "Given",
+    "read_layout",
     "gate",
     "guide_draws",
     "has_real_support",
     "is_autoencoder",
+    "is_marked",
     "is_masked",
     "is_traced",
     "log_joint",
@@ -88,17 +93,21 @@ __all__ = [
     "not_finite",
     "outside_support",
     "pair_at",
+    "pair_of_sites",
     "proposals",
     "random_mark",
     "require_no_autoencoder",
     "require_no_masks",
     "restore_generators",
+    "restore_statistics",
+    "saved_statistics",
     "run_pair",
     "sample_sites",
     "saved_generators",
     "seen",
     "simulated",
     "warn_of_never_drawn",
+    "with_all_states",
     "without_mask",
     "without_masks_of_latents",
 ]

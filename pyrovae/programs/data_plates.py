@@ -139,10 +139,10 @@ def check_dimensions(
                     f"{dim}, where no plate is (is a to_event or a plate missing?)"
                 )
         for frame in frames:
-            if frame.name in sizes and frame.vectorized:
+            if frame.name in sizes and frame.dim is not None:
                 size = sizes[frame.name]
                 found = value_shape if site["is_observed"] else batch
-                if len(found) < -frame.dim or found[frame.dim] != size:  # type: ignore[operator]
+                if len(found) < -frame.dim or found[frame.dim] != size:
                     raise InputError(
                         f'the value at site "{name}" must have the {size} data left of its {event_dim} event '
                         f"dimensions, got shape {value} (is a to_event missing?)"

@@ -91,7 +91,8 @@ def first_particle(pair: Pair, site: dict) -> Tensor:
     value = site["value"]
     if not (pair.layout.is_vectorized and pair.is_local(site)):
         return value
-    num_dims = max((-frame.dim for frame in frames_of(site) if frame.vectorized), default=0) + site["fn"].event_dim
+    dims = [-frame.dim for frame in frames_of(site) if frame.dim is not None]
+    num_dims = max(dims, default=0) + site["fn"].event_dim
     return value[0].reshape(value.shape[value.dim() - num_dims :])
 
 

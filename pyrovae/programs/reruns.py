@@ -22,6 +22,7 @@ from pyrovae.programs.running import (
     particles,
     run_pair,
     shared_draws,
+    subsample_indices,
     trace_of,
     with_all_states,
 )
@@ -41,23 +42,23 @@ def pair_at(
     """Returns the pair's sites at given values of all of the guide's draws, as `Pair.draws` returns them.
 
     `like` is an earlier run, with the layout and number of particles; without it the pair must have a simple layout,
-    and the values are `(num_particles, batch, *event)`. With `redraw` the latents are drawn first, and the draws are
-    discarded (see `Choices`). For `recycles` see `Enumerating`.
+    and the values are `(num_particles, batch, *event)`. The subsamples are those of `like`. With `redraw` the latents
+    and subsamples are drawn first, and the draws are discarded (see `Choices`). For `recycles` see `Enumerating`.
     """
+    shared = {} if like is None or redraw else dict(like.indices)
     if like is None or like.layout.is_vectorized:
         num_particles = len(next(iter(latents.values()))) if like is None else like.num_particles
         layout = Layout() if like is None else like.layout
-        with particles(num_particles, layout):
+        with particles(num_particles, layout), Given(shared):
             given = None if like is None else layout
             return _at(model, guide, latents, args, kwargs, num_particles, given, redraw, recycles)[0]
     runs: list[Pair] = []
-    shared: dict[str, Tensor] = {}
     for index in range(len(like.runs)):
         own = {name: z[index] if like.is_local(like.guide_sites[name]) else z for name, z in latents.items()}
-        with Given({name: value for name, value in shared.items() if name not in own}):
+        with Given({name: own.get(name, value) for name, value in shared.items()}):  # only the first run drew them
             pair, traces = _at(model, guide, own, args, kwargs, 1, like.layout, redraw, recycles)
         runs.append(pair)
-        shared = shared or shared_draws(traces, pair)
+        shared = shared_draws(traces, pair) if index == 0 else shared
     return replace(runs[0], others=tuple(runs[1:]))
 
 
@@ -81,8 +82,8 @@ def _at(
         layout = simple_layout(model_sites, guide_sites)
         if layout.sums:
             return _at(model, guide, latents, args, kwargs, num_particles, layout, redraw, recycles)
-    plates = data_plates(layout, model_sites, guide_sites)
-    return Pair(model_sites, guide_sites, num_particles, layout, plates), (model_trace, trace)
+    plates, traces = data_plates(layout, model_sites, guide_sites), (model_trace, trace)
+    return Pair(model_sites, guide_sites, num_particles, layout, plates, indices=subsample_indices(traces)), traces
 
 
 def simple_layout(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> Layout:
@@ -109,32 +110,43 @@ class _AtGivenLatents:
 
 
 @torch.no_grad()
-def guide_draws(guide: Callable, *args, num_particles: int) -> dict[str, Tensor]:
-    """Returns draws of every latent site, `(num_particles, batch, *event)`, without running the model."""
-    return {n: site["value"] for n, site in sample_sites(trace_of(guide, args, {}, num_particles)).items()}
+def guide_draws(guide: Callable, *args, num_particles: int, layout: Layout | None = None) -> dict[str, Tensor]:
+    """Returns draws of every latent site, without running the model, as `Pair.draws` does.
+
+    They are `(num_particles, batch, *event)`, or as a layout without global sites has them.
+    """
+    if layout is None or layout.is_vectorized:
+        trace = trace_of(guide, args, {}, num_particles, layout or Layout())
+        return {name: site["value"] for name, site in sample_sites(trace).items()}
+    runs = [sample_sites(trace_of(guide, args, {}, None)) for _ in range(num_particles)]
+    return {name: torch.stack([run[name]["value"] for run in runs]) for name in runs[0]}
 
 
-def log_joint(model: Callable, latents: dict[str, Tensor], *args, **kwargs) -> Tensor:
+def log_joint(model: Callable, latents: dict[str, Tensor], *args, layout: Layout | None = None, **kwargs) -> Tensor:
     """Returns log p(x, z) in nats, `(num_particles, batch)`, with every latent site of the model at a given value.
 
-    Values are `(num_particles, batch, *event)` or, the same for every datum, `(num_particles, 1, *event)`. Scales are
-    left out as in `log_weights`.
+    Values are `(num_particles, batch, *event)` or, the same for every datum, `(num_particles, 1, *event)`; with a
+    `layout` they are as it has them, with all data. Scales are left out as in `log_weights`.
     """
-    num_particles = len(next(iter(latents.values())))
+    num_particles = len(next(iter(latents.values()), (None,)))  # all latents may be summed out
 
     def run(latents: dict[str, Tensor]) -> dict[str, dict]:
-        sites = sample_sites(trace_of(poutine.condition(model, data=latents), args, kwargs, num_particles))
-        layout = simple_layout(sites, {})
-        if not layout.sums:
-            return sites
-        states = with_all_states(model, layout, latents)
-        return sample_sites(trace_of(poutine.condition(states, data=latents), args, kwargs, num_particles))
+        def trace(program: Callable) -> dict[str, dict]:
+            conditioned = poutine.condition(program, data=latents)
+            return sample_sites(trace_of(conditioned, args, kwargs, num_particles, layout or Layout()))
 
-    sites = at_every_datum(run, latents, len(args[0]))
+        if layout is not None:
+            return trace(with_all_states(model, layout, latents))
+        sites = trace(model)
+        found = simple_layout(sites, {})
+        return trace(with_all_states(model, found, latents)) if found.sums else sites
+
+    sites = at_every_datum(run, latents, len(args[0])) if layout is None else run(latents)
     drawn = sorted(name for name, site in sites.items() if not (site["is_observed"] or is_summed(site)))
     if drawn:
         raise InputError(f"latents must hold a value for every latent site of the model, none for {drawn}")
-    return model_alone(sites, num_particles).terms().log_likelihood
+    pair = model_alone(sites, num_particles) if layout is None else pair_of_sites(sites, {}, num_particles, layout)
+    return pair.terms().log_likelihood
 
 
 def model_alone(sites: dict[str, dict], num_particles: int) -> Pair:
@@ -144,7 +156,13 @@ def model_alone(sites: dict[str, dict], num_particles: int) -> Pair:
 
 def simple_pair(model_sites: dict[str, dict], guide_sites: dict[str, dict], num_particles: int) -> Pair:
     """Returns a pair of given sites; raises `InputError` unless all lie in one data plate and in no other."""
-    layout = simple_layout(model_sites, guide_sites)
+    return pair_of_sites(model_sites, guide_sites, num_particles, simple_layout(model_sites, guide_sites))
+
+
+def pair_of_sites(
+    model_sites: dict[str, dict], guide_sites: dict[str, dict], num_particles: int, layout: Layout
+) -> Pair:
+    """Returns a pair of given sites in a known layout."""
     return Pair(model_sites, guide_sites, num_particles, layout, data_plates(layout, model_sites, guide_sites))
 
 
@@ -167,11 +185,13 @@ def not_finite(model: Callable, guide: Callable, *args, num_particles: int = 1, 
     try:
         with pyro.validation_enabled(False):  # it would say that some parameter is not finite, and no site
             pair = run_pair(model, guide, *args, num_particles=num_particles, **kwargs)
-            for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
-                for name, site in sites.items():
-                    for what, value in (("value", site["value"]), ("log-density", site["fn"].log_prob(site["value"]))):
-                        if not bool(value.isfinite().all()):
-                            return f'the {what} at site "{name}" of the {program} is not finite'
+            for run in pair.runs:
+                for program, sites in (("guide", run.guide_sites), ("model", run.model_sites)):
+                    for name, site in sites.items():
+                        log_prob = site["fn"].log_prob(site["value"])
+                        for what, value in (("value", site["value"]), ("log-density", log_prob)):
+                            if not bool(value.isfinite().all()):
+                                return f'the {what} at site "{name}" of the {program} is not finite'
     except ValueError as error:
         return first_line(error)
     return "in another run on the same batch the log-density of every site is finite"

@@ -7,6 +7,7 @@ drawn for all data together is drawn once. Particles one after another share tho
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pyro
 import torch
@@ -177,7 +178,7 @@ class _Run:
             once = kept_statistics(self.model, self.guide) if index else nullcontext()
             with once, Given(shared):
                 traces = self._traces(None, layout)
-            found = read_layout(*map(sample_sites, traces), self.reading)
+            found = layout_of(traces, self.reading)
             runs.append(pair_of(traces, 1, replace(found, is_vectorized=False)))
             shared = shared or shared_draws(traces, runs[0])
         if runs[0].layout != layout:
@@ -192,7 +193,7 @@ class _Run:
         with kept_generators(), torch.no_grad(), kept_statistics(self.model, self.guide):
             try:
                 traces = traces_of(self.model, self.guide, self.args, self.kwargs, None)
-                layout = replace(read_layout(*map(sample_sites, traces), self.reading), is_vectorized=False)
+                layout = replace(layout_of(traces, self.reading), is_vectorized=False)
                 if layout.sums:
                     traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
             except (IndexError, RuntimeError) as error:
@@ -208,6 +209,12 @@ def _is_final(error: Exception) -> bool:
     return is_out_of_memory(error) or (isinstance(error, InputError) and not isinstance(error, UndeclaredDimension))
 
 
+def layout_of(traces: Traces, reading: Reading) -> Layout:
+    """Returns the layout of the pair that two traces hold."""
+    model_sites, guide_sites = map(sample_sites, traces)
+    return read_layout(model_sites, guide_sites, reading)
+
+
 def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
     """Returns the pair that two traces hold, after checks of its sites."""
     model_sites, guide_sites = map(sample_sites, traces)
@@ -217,7 +224,9 @@ def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
     for sites in (model_sites, guide_sites):
         check_dimensions(sites, layout, plates, states)
     parameters = tuple(node for trace in traces for node in trace.nodes.values() if node["type"] == "param")
-    return with_means(Pair(model_sites, guide_sites, num_particles, layout, plates, parameters))
+    indices = subsample_indices(traces)
+    pair = Pair(model_sites, guide_sites, num_particles, layout, plates, parameters, indices=indices)
+    return with_means(pair)
 
 
 def traces_of(
@@ -281,10 +290,16 @@ class Given(Messenger):
 
 def shared_draws(traces: Traces, pair: Pair) -> dict[str, Tensor]:
     """Returns what all particles share: the draws of global sites, and the indices of subsamples."""
-    shared = {}
-    for trace in traces:
-        for name, site in trace.nodes.items():
-            is_global = site["type"] == "sample" and not site["is_observed"] and not pair.is_local(site)
-            if is_global or site_is_subsample(site):
-                shared[name] = site["value"]
-    return shared
+    sites = {name: site for name, site in _nodes(traces) if site["type"] == "sample" and not site["is_observed"]}
+    of_globals = {name: site["value"] for name, site in sites.items() if not pair.is_local(site)}
+    return {**of_globals, **subsample_indices(traces)}
+
+
+def subsample_indices(traces: Traces) -> dict[str, Tensor]:
+    """Returns the indices of the plates that drew a part of their data."""
+    sites = {name: site for name, site in _nodes(traces) if site_is_subsample(site)}
+    return {n: s["value"] for n, s in sites.items() if s["fn"].subsample_size not in (None, s["fn"].size)}
+
+
+def _nodes(traces: Traces) -> list[tuple[str, Any]]:
+    return [item for trace in traces for item in trace.nodes.items()]
