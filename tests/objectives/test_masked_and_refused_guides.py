@@ -154,8 +154,9 @@ def test_a_discrete_site_that_a_global_site_depends_on_is_refused_unless_all_is_
             pyro.sample("c", dist.Bernoulli(double(0.3)))
 
     said = refusal(objective.loss, model, guide, X.expand(3))
+    name = type(objective).__name__
     assert said == (
-        'site "few" lies outside the data plate and depends on latents inside it, so that no bound of a datum has it: '
-        "put it into the plate, or use joint=True"
+        f'site "few" lies outside the data plate and depends on latents inside it, and {name} cannot '
+        "give it to a datum: put it into the plate, or use joint=True"
     )
     assert replace(objective, joint=True).loss(model, guide, X.expand(3)) > 0
