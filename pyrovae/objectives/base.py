@@ -262,8 +262,8 @@ class Objective(DifferentiableELBO):
         one = self.num_draws == 1 and not has_scores
         require(
             pair.coupled is None or self.joint or one,
-            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that {name} with '
-            "several particles cannot give it to a datum: put it into the plate, or use joint=True",
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, and {name} cannot '
+            "give it to a datum: put it into the plate, or use joint=True",
         )
         require(
             pair.coupled_data is None or one or (self.takes_subsampled and not has_scores),
