@@ -306,8 +306,9 @@ def local_model(x):
 
 
 def test_an_unknown_number_of_data_is_refused():
-    message = refusal(fit, pair_of(), Unknown())
-    assert "must be known for a pair with sites outside the data plate: give a tensor" in message
+    assert "must be known for a pair with sites outside the data plate: give a tensor" in refusal(
+        fit, pair_of(), Unknown()
+    )
     fit(pair_of("declared"), Unknown())
 
 
@@ -325,17 +326,17 @@ def test_the_number_of_data_of_each_of_two_plates_is_asked_for():
 
 def test_one_bound_for_all_data_takes_one_batch():
     pair, joint = pair_of(has_local=True), IWAE(3, joint=True)
-    assert "joint=True puts all data under one bound: they must be in one batch, got 4" in refusal(
-        fit, pair, X, objective=joint
-    )
+    message = refusal(fit, pair, X, objective=joint)
+    assert "joint=True puts all data under one bound: they must be in one batch, got 4" in message
     pv.fit(pair, X, epochs=1, objective=joint)
 
 
 def test_a_guide_of_given_data_takes_one_batch():
-    auto = Pair(local_model, AutoNormal(local_model))
-    assert "AutoNormal has parameters for each datum: all data must be in one batch" in refusal(fit, auto, X)
-    at_once = Pair(local_model, AutoMultivariateNormal(local_model))
-    assert "draws the latents of all data at once: they must be in one batch" in refusal(fit, at_once, X)
+    for guide, why in (
+        (AutoNormal(local_model), "AutoNormal has parameters for each datum: all data must be in one batch"),
+        (AutoMultivariateNormal(local_model), "draws the latents of all data at once: they must be in one batch"),
+    ):
+        assert why in refusal(fit, Pair(local_model, guide), X)
 
 
 def test_a_global_site_that_comes_after_the_first_batch_is_refused():
