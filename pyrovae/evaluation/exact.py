@@ -67,7 +67,10 @@ def quadrature_log_marginal(
     def args_at(rows: Tensor | None) -> tuple:
         if rows is None:
             return data.args
-        require(alone.takes_rows, "quadrature_log_marginal needs more points for these data: raise num_points, or lower limit")
+        require(
+            alone.takes_rows,
+            "quadrature_log_marginal needs a finer grid for these data: raise num_points",
+        )
         return data.at(rows)
 
     def log_joint_at(z: Tensor, rows: Tensor | None) -> Tensor:
