@@ -156,9 +156,10 @@ def test_topics_have_one_evidence_by_enumeration_and_by_quadrature():
 
 
 def test_bounds_of_topics_are_in_order_and_converge():
-    values = [topics.bound(topics.WORDS, count) for count in (1, 4)]
-    assert values[0] < values[1] < topics.log_evidence(topics.WORDS)
-    close(values, [topics.bound(topics.WORDS, count, step=0.2, num=28) for count in (1, 4)], atol=1e-6)
+    elbo, bound = (topics.bound(topics.WORDS, count) for count in (1, 4))
+    assert elbo < bound < topics.log_evidence(topics.WORDS)
+    first = topics.WORDS[:, :1]
+    close(topics.bound(first, 4), topics.bound(first, 4, step=0.25, num=24), atol=1e-6)
 
 
 def test_labels_take_away_the_sum_over_classes():

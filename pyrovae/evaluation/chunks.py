@@ -112,7 +112,7 @@ def opened(
     if chunk_size is not None:
         require_count("chunk_size", chunk_size)
     length, device = common_length(args), device_of(model, tensors)
-    needs = gate.Weights(densities=False, everywhere=False, reading=reading)
+    needs = gate.Weights(densities=False, everywhere=False, alone=False, reading=reading)
     data, pair = None, None
     _set_up(guide, moved(args, device))
     if length is not None:

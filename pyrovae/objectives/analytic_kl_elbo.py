@@ -99,6 +99,11 @@ class AnalyticKLELBO(DifferentiableELBO):
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if there is no closed form, or if the sum of the sites' KLs is not the KL."""
         weighted_terms(pair)
+        require(
+            pair.coupled is None or self.num_particles == 1,
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that several '
+            "particles cannot give it to a datum: put it into the plate",
+        )
         require_no_autoencoder(pair, "objective elbo_analytic_kl needs latents without a mask")
         if self.free_bits is not None:
             require(pair.layout.is_simple, "free_bits needs a pair with one data plate, at dim -1, around every site")
@@ -122,8 +127,7 @@ class AnalyticKLELBO(DifferentiableELBO):
         for name in pair.latent:
             require(
                 pair.guide_sites[name]["fn"].has_rsample,
-                f'objective elbo_analytic_kl needs a reparameterised guide, and site "{name}" has no rsample: use '
-                f"score_function",
+                f'objective elbo_analytic_kl needs a reparameterised guide, and site "{name}" has no rsample: use elbo',
             )
             try:
                 kl_divergence(pair.guide_sites[name]["fn"], pair.latent[name]["fn"])

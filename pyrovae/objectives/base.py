@@ -17,6 +17,8 @@ from pyrovae.objectives.estimator import (
     loss_in_chunks,
     loss_in_one_run,
 )
+from pyrovae.objectives.guide_checks import check_guide
+from pyrovae.objectives.learning_signal import learning_signal
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
 from pyrovae.programs import (
@@ -37,7 +39,13 @@ class DifferentiableELBO(PyroELBO):
     `_differentiable_loss` returns a 0-dim tensor.
     """
 
-    reading = AS_IT_COMES
+    @property
+    def reading(self) -> Reading:
+        """How the pair is read."""
+        return AS_IT_COMES
+
+    sums_marked = False
+    """True if sites of the guide that are marked for enumeration are summed over, and not drawn."""
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if training the pair through this would go to a wrong gradient or bound."""
@@ -84,9 +92,14 @@ class Objective(DifferentiableELBO):
 
         loss = - scale sum_n bound(log w_1n ... log w_Kn)
 
-    A subclass gives `bound` and, for the gradient, `coefficients`. As with `pyro.infer.ELBO` the loss is summed over
-    the data plate, and multiplied by the scale common to all sites. Under a beta on the latents,
-    log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the place of log w, and the bound is none on log p(x).
+    As with `pyro.infer.ELBO` the loss is summed over the data plate, and multiplied by the scale common to all sites.
+    Under a beta on the latents, log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the place of log w, and
+    the bound is none on log p(x).
+
+    Sites outside the data plate are drawn once, theta ~ q(theta), and their log p(theta) - log q(theta) is subtracted,
+    whatever the bound of a datum is. The guide of theta gets the gradient of the whole.
+
+    A subclass gives `bound` and, for the gradient, `coefficients`.
 
     Args:
         num_particles: K, the draws of z per datum.
@@ -104,7 +117,7 @@ class Objective(DifferentiableELBO):
     Example:
         A bound of one's own, with the gradient of plain autograd:
 
-        >>> from dataclasses import dataclass, field, fields
+        >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class MyELBO(pv.objectives.Objective):
         ...     def bound(self, log_weights):
@@ -170,6 +183,22 @@ class Objective(DifferentiableELBO):
         """
         return None
 
+    def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor | None:
+        """Returns the factor of d log q(c_k|upstream) for sites c of the guide without `rsample`; see `surrogate`.
+
+        If the gradient is that of plain autograd, it is L - L_-k, or with one draw L (see `learning_signal`), and
+        autograd adds the rest. A subclass with a path derivative of another kind says itself what it is, if there is
+        such a factor.
+        """
+        if not coefficients_at_equal_weights(self).is_total:
+            return None
+        return self._learning_signal(self.bound, log_weights)
+
+    @staticmethod
+    def _learning_signal(bound: Callable[[Tensor], Tensor], log_weights: Tensor) -> Tensor:
+        """Returns L - L_-k of a bound that is given `(num_draws, batch)` and nothing else."""
+        return learning_signal(lambda some: bound(some.flatten(1)).reshape(some.shape[1:]), log_weights)
+
     @property
     def reading(self) -> Reading:
         """How the pair is read."""
@@ -192,13 +221,8 @@ class Objective(DifferentiableELBO):
             said = f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)"
             require_no_autoencoder(pair, said)
         terms_of_gradient = coefficients_at_equal_weights(self)
+        check_guide(self, pair)
         for site_name, site in pair.guide_sites.items():
-            if terms_of_gradient.path is not None and pair.is_local(site):
-                require(
-                    site["fn"].has_rsample,
-                    f'{name} needs a reparameterised guide, and site "{site_name}" has no rsample: use '
-                    f"score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
-                )
             if isinstance(base_of(site["fn"]), Delta) and not pair.guide_only:
                 require(
                     self.takes_points,
@@ -206,7 +230,8 @@ class Objective(DifferentiableELBO):
                     "optimum is then the maximum a posteriori",
                 )
         self._check_draws(pair)
-        if terms_of_gradient.path is not None or not self.takes_zero_weights:
+        has_path = terms_of_gradient.path is not None and any(s["fn"].has_rsample for s in pair.guide_sites.values())
+        if has_path or not self.takes_zero_weights:
             self._check_zero_weights(pair)
         warn_of_never_drawn(pair)
         require(
@@ -224,11 +249,7 @@ class Objective(DifferentiableELBO):
                 f"{name} with {self.num_draws} particles needs latents that the guide draws for each datum, and this "
                 "guide draws all of them for all data at once: use joint=True",
             )
-        require(
-            pair.coupled is None or self.joint or self.num_draws == 1,
-            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that {name} with '
-            "several particles cannot give it to a datum: put it into the plate, or use joint=True",
-        )
+        self._check_independence(pair)
         subsampled = pair.subsampled_plates
         if subsampled:
             require(
@@ -236,6 +257,24 @@ class Objective(DifferentiableELBO):
                 f'{name} needs all terms of a datum, and the plate "{subsampled[0]}" subsamples them: use elbo, which '
                 "alone is then unbiased",
             )
+
+    def _check_independence(self, pair: Pair) -> None:
+        """Raises `InputError` if a site depends on latents that it would be weighed without, or not learn from."""
+        name = type(self).__name__
+        has_scores = coefficients_at_equal_weights(self).path is None or not all(
+            site["fn"].has_rsample for site in pair.guide_sites.values() if pair.is_local(site)
+        )
+        one = self.num_draws == 1 and not has_scores
+        require(
+            pair.coupled is None or self.joint or one,
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, and {name} cannot '
+            "give it to a datum: put it into the plate, or use joint=True",
+        )
+        require(
+            pair.coupled_data is None or one or (self.takes_subsampled and not has_scores),
+            f"{name} weighs each datum alone, and {pair.coupled_data} depends on the latents of other data: use "
+            "joint=True, or elbo with a reparameterised guide",
+        )
 
     def _check_zero_weights(self, pair: Pair) -> None:
         """Raises `InputError` if a weight may be 0.

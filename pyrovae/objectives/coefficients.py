@@ -18,6 +18,9 @@ class Coefficients:
         path: Multiplies the gradient of log w_k through the draw.
         score: Multiplies the gradient of log q(z_k|x) through the density.
         is_total: Set by `total`.
+        without_rsample: Multiplies, beside the others, the gradient of log q(c_k|upstream) of the sites c without
+            `rsample` in all that it depends on, reparameterised draws upstream included. None if the guide has no such
+            site, or if the other terms are enough for any.
         outer_score: Takes the place of `score` in the gradient of global draws theta, which q(z|x, theta) depends on,
             where `score` is not that of the bound.
 
@@ -33,6 +36,7 @@ class Coefficients:
     score: Tensor | None = None
     is_total: bool = False
     outer_score: Tensor | None = None
+    without_rsample: Tensor | None = None
 
     @classmethod
     def total(cls, weights: Tensor, beta: Tensor | float) -> "Coefficients":
@@ -52,7 +56,8 @@ class Coefficients:
         return self._each(lambda part: part[start:stop])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Coefficients":
-        path, score, outer = (
-            None if part is None else change(part) for part in (self.path, self.score, self.outer_score)
+        path, score, outer, rest = (
+            None if part is None else change(part)
+            for part in (self.path, self.score, self.outer_score, self.without_rsample)
         )
-        return Coefficients(change(self.model), path, score, self.is_total, outer)
+        return Coefficients(change(self.model), path, score, self.is_total, outer, rest)

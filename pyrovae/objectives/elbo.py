@@ -15,7 +15,9 @@ class ELBO(Objective):
 
         1/K sum_k log w_k,  z_k ~ q(z|x)
 
-    It takes points (`Delta`) in the guide too, and then gives the maximum a posteriori.
+    Sites of the guide without `rsample` get the score function with the mean of the other draws as a baseline, those
+    that are marked `infer={"enumerate": "parallel"}` are summed over, and all others get their path derivative. Points
+    (`Delta`) in the guide give the maximum a posteriori.
 
     Args:
         num_particles: K, the draws of z per datum; more of them lower the variance and leave the bound as it is.
@@ -37,6 +39,7 @@ class ELBO(Objective):
 
     takes_points = True
     takes_subsampled = True
+    sums_marked = True
 
     def bound(self, log_weights: Tensor) -> Tensor:
         return log_weights.mean(0)
@@ -52,6 +55,8 @@ class StickingTheLanding(ELBO):
         1/K sum_k d log w_k/dz_k  dz_k/dphi
 
     The gradient is unbiased, as the mean of the score term is 0, and has no variance if q(z|x) is the exact posterior.
+    Sites c without `rsample` get (log w_k - b_k) d log q(c_k|upstream) with the mean b_k of the other log-weights, and
+    that has no variance there either, if there are two draws.
 
     Args:
         num_particles: K, the draws of z per datum.
@@ -66,8 +71,12 @@ class StickingTheLanding(ELBO):
     """
 
     takes_points = False
+    sums_marked = False
     reference = ELBO
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
         weights = torch.full_like(log_weights, 1 / len(log_weights))
         return Coefficients(weights, path=weights)
+
+    def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor:
+        return self._learning_signal(self.bound, log_weights)

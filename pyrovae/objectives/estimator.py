@@ -10,7 +10,8 @@ log-weights alone, that say what its gradient is:
 IWAE is (w~, w~, -w~) with the normalised weights w~, DReG (w~, w~^2, 0), reweighted wake-sleep (w~, 0, w~). The path
 term is generic: the pair is run again with the draws as leaves, autograd gives d log w / dz there, and its product with
 the draw z(phi) of the first run has the wanted gradient, for any guide with `rsample` (modules, flows, sites that
-depend on each other). A parameter that model and guide share gets the sum of its terms.
+depend on each other). A parameter that model and guide share gets the sum of its terms. Sites of the guide without
+`rsample` have no path; `surrogate` says what takes its place.
 
 A draw of weight 0 (log w = -inf) has no part in the model's and the path's terms. If all weights of a datum are 0 its
 bound is -inf, and its gradient is 0.
@@ -30,7 +31,7 @@ from pyrovae.common import kept_generators
 from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import WeightedTerms, weighted_terms
-from pyrovae.objectives.surrogate import surrogate_sum
+from pyrovae.objectives.surrogate import coefficients_for, surrogate_sum
 from pyrovae.programs import Pair, is_traced, restore_generators, saved_generators
 
 
@@ -51,6 +52,8 @@ class Estimator(Protocol):
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients: ...
 
     def outer_score(self, log_weights: Tensor) -> Tensor | None: ...
+
+    def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor | None: ...
 
     def __hash__(self) -> int: ...
 
@@ -73,7 +76,7 @@ def loss_in_one_run(estimator: Estimator, call: PairCall) -> Tensor:
         value = torch.where(terms.beta == 1, value, math.nan)
     if not torch.is_grad_enabled():
         return value
-    coefficients = _coefficients(estimator, terms, log_weights.detach())
+    coefficients = _coefficients(estimator, pair, terms, log_weights.detach())
     surrogate = _surrogate(call, pair, terms, coefficients) + _of_globals(pair, terms, value)
     return value + surrogate - surrogate.detach()
 
@@ -86,8 +89,8 @@ def _value(estimator: Estimator, terms: WeightedTerms, log_weights: Tensor) -> T
 
 
 @torch.no_grad()
-def _coefficients(estimator: Estimator, terms: WeightedTerms, log_weights: Tensor) -> Coefficients:
-    coefficients = estimator.coefficients(log_weights, terms.beta)
+def _coefficients(estimator: Estimator, pair: Pair, terms: WeightedTerms, log_weights: Tensor) -> Coefficients:
+    coefficients = coefficients_for(estimator, pair, log_weights, terms.beta)
     if terms.log_ratio is not None:
         coefficients = replace(coefficients, outer_score=estimator.outer_score(log_weights))
     return coefficients.finite()
@@ -125,14 +128,15 @@ def loss_in_chunks(estimator: Estimator, call: PairCall) -> Tensor:
         for index, size in enumerate(sizes):
             starts.append(call.start_of_chunk())
             with call.kept_statistics() if index else nullcontext():
-                terms = weighted_terms(call.run(size))
+                pair = call.run(size)
+            terms = weighted_terms(pair)
             parts.append(terms.log_weights)
         if not estimator.takes_beta:
             terms.require_no_beta(estimator)
         end = saved_generators()
         log_weights = torch.cat(parts)
         value = _value(estimator, terms, log_weights)
-        coefficients = _coefficients(estimator, terms, log_weights)
+        coefficients = _coefficients(estimator, pair, terms, log_weights)
     whole = value
     if not torch.is_grad_enabled():
         return value

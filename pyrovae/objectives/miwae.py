@@ -98,6 +98,9 @@ class PIWAE(MIWAE):
         guide = self._weights(log_weights)
         return Coefficients(log_weights.softmax(0), path=guide, score=-beta * guide)
 
+    def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor:
+        return self._learning_signal(super().bound, log_weights)
+
 
 @dataclass(frozen=True)
 class CIWAE(Objective):

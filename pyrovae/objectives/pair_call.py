@@ -14,13 +14,16 @@ from pyrovae.programs import (
     Playback,
     common_choices,
     gate,
+    is_traced,
     kept_statistics,
     known_layout,
     pair_at,
     random_mark,
     restore_generators,
+    restore_statistics,
     run_pair,
     saved_generators,
+    saved_statistics,
 )
 
 
@@ -48,12 +51,16 @@ class PairCall:
     def run(self, num_particles: int, once: bool = False) -> Pair:
         """Runs the pair; with `once` this is the only run, and `run_at` does not follow."""
         known = known_layout(self.model, self.guide, self.needs.reading)
+        start = None if known or is_traced() else (saved_generators(), saved_statistics(self.model, self.guide))
         with nullcontext() if once else self.choices.first():
             pair = self._run(num_particles)
         if known is not None and not known.fits(pair.layout):
             return self.run(num_particles, once)  # the plates have changed, and what was found out took random numbers
         if gate.check_once(self.model, self.guide, self.needs, pair, self.args, self.kwargs):
             return pair
+        if start is not None:
+            restore_generators(start[0])
+            restore_statistics(start[1])
         return self.run(num_particles, once)  # one particle after another: several at once had other densities
 
     def run_at(self, latents: dict[str, Tensor], like: Pair) -> Pair:
@@ -74,6 +81,7 @@ class PairCall:
                 *self.args,
                 num_particles=num_particles,
                 reading=self.needs.reading,
+                sums_marked=getattr(self.needs, "sums_marked", False),
                 **self.kwargs,
             )
 
@@ -93,7 +101,8 @@ class PairCall:
                 pair = self._run(1)
                 before = random_mark()
                 pair_at(self.model, self.guide, pair.draws(), *self.args, like=pair, **self.kwargs)
-                draws_more = self.choices.draws_more or pair.layout.draws_globally or random_mark() != before
+                shares = pair.layout.draws_globally or len(pair.indices) > 0
+                draws_more = self.choices.draws_more or shares or random_mark() != before
             if draws_more:
                 self.choices.mark_as_drawing_more()
                 self.other_generators = saved_generators()[1:]

@@ -44,7 +44,9 @@ def weighted_terms(pair: Pair) -> WeightedTerms:
     Raises `InputError` if the local observed sites, or the latent ones, do not have one scale.
     """
     observed, latent = ([s for s in sites.values() if pair.is_local(s)] for sites in (pair.observed, pair.latent))
-    of_observed, of_latent = ([_scale(pair, site) for site in sites] for sites in (observed, latent))
+    terms = pair.terms()
+    dtype = torch.promote_types(terms.log_likelihood.dtype, terms.log_prior.dtype)
+    of_observed, of_latent = ([_scale(pair, site).to(dtype) for site in sites] for sites in (observed, latent))
     scale = of_observed[0] if of_observed else torch.ones(())
     betas = [one / scale for one in of_latent]
     beta = betas[0] if betas else torch.ones(())
@@ -56,9 +58,8 @@ def weighted_terms(pair: Pair) -> WeightedTerms:
         scale = scale * torch.cat(parts)
     log_ratio = None
     if pair.layout.has_globals:
-        log_p, log_q = pair.global_terms(scaled=True)
-        log_ratio = log_p - log_q
-    terms = pair.terms()
+        of_model, of_guide = pair.global_terms(scaled=True)
+        log_ratio = of_model - of_guide
     return WeightedTerms(
         terms.log_likelihood + beta * terms.log_prior,
         beta * terms.log_posterior,
@@ -74,11 +75,11 @@ def _scale(pair: Pair, site: dict) -> Tensor:
 
     With several data plates it is without theirs, too.
     """
-    scale, inner = torch.as_tensor(site["scale"]), inner_scale(site, pair.plates)
-    own = (
-        next((plate.scale for plate in pair.plates if plate.name in _names(site)), 1.0) if len(pair.plates) > 1 else 1.0
-    )
-    return scale if inner * own == 1 else scale / (inner * own)
+    given, inner = site["scale"], inner_scale(site, pair.plates)
+    scale = given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
+    if len(pair.plates) > 1:
+        inner *= next((plate.scale for plate in pair.plates if plate.name in _names(site)), 1.0)
+    return scale if inner == 1 else scale / inner
 
 
 def _names(site: dict) -> set[str]:

@@ -4,7 +4,6 @@ ScoreFunction  1/K sum_k (log w_k - b_k) d log q(z_k|x)
 VIMCO          sum_k (L - L_-k - beta w~_k) d log q(z_k|x)
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from pyrovae.objectives.base import Objective
 from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.iwae import IWAE
+from pyrovae.objectives.learning_signal import learning_signal
 from pyrovae.programs import log_mean_exp
 
 BASELINES = ("none", "leave_one_out")
@@ -99,14 +99,4 @@ class VIMCO(Objective):
 
 def vimco_score(log_weights: Tensor, beta: Tensor | float = 1.0) -> Tensor:
     """Returns the factors L - L_-k - beta w~_k of d log q(z_k|x), `(num_particles, batch)`."""
-    count, weights = len(log_weights), log_weights.softmax(0)
-    is_zero = log_weights == -math.inf
-    known = torch.where(is_zero, 0.0, log_weights)
-    others = (known.sum(0) - known) / (count - 1)
-    others = torch.where(is_zero.sum(0) > is_zero.long(), -math.inf, others)
-    # Row k of the matrix has the weights with the k-th replaced.
-    replaced = log_weights.expand(count, *log_weights.shape).clone()
-    index = torch.arange(count)
-    replaced[index, index] = others
-    without = replaced.logsumexp(1) - math.log(count)
-    return log_mean_exp(log_weights) - without - beta * weights
+    return learning_signal(log_mean_exp, log_weights) - beta * log_weights.softmax(0)

@@ -3,6 +3,7 @@
 from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
 from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
+from pyrovae.programs.enumerated_guide import EnumeratedPair, mark_of
 from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
@@ -30,7 +31,7 @@ from pyrovae.programs.reruns import (
     simulated,
 )
 from pyrovae.programs.running import AS_IT_COMES, Given, particles, run_pair, with_all_states
-from pyrovae.programs.running_statistics import kept_statistics
+from pyrovae.programs.running_statistics import kept_statistics, restore_statistics, saved_statistics
 from pyrovae.programs.sites import (
     base_of,
     has_real_support,
@@ -61,6 +62,7 @@ __all__ = [
     "takes_model",
     "takes_pair",
     "Choices",
+    "EnumeratedPair",
     "MAX_STATES",
     "Needs",
     "PARTICLES",
@@ -87,6 +89,7 @@ __all__ = [
     "log_joint",
     "log_mean_exp",
     "log_weights",
+    "mark_of",
     "not_finite",
     "outside_support",
     "pair_at",
@@ -96,6 +99,8 @@ __all__ = [
     "require_no_autoencoder",
     "require_no_masks",
     "restore_generators",
+    "restore_statistics",
+    "saved_statistics",
     "run_pair",
     "sample_sites",
     "saved_generators",

@@ -1,5 +1,6 @@
 """Sums the log-densities of a site for each datum: over every dimension but those of the particles and of the data."""
 
+from collections.abc import Collection
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -55,11 +56,17 @@ def size_at(site: dict, dim: int) -> int:
 
 
 def by_datum(log_prob: Tensor, site: dict, layout: Layout, plates: tuple[DataPlate, ...]) -> Tensor:
-    """Returns a site's log-densities summed for each datum, in a shape that broadcasts to `(num_particles, batch)`."""
+    """Returns a site's log-densities summed for each datum, in a shape that broadcasts to `(num_particles, batch)`.
+
+    Dimensions of states, to the left of the particles, are kept.
+    """
     frames = frames_of(site)
     own = next((frame for frame in frames if frame.name in layout.plates), None)
     data_dim = None if own is None else own.dim
-    others = [dim for dim in range(-log_prob.dim(), 0) if dim not in (layout.particle_dim, data_dim)]
+    while layout.sums and log_prob.dim() >= -layout.state_dim and len(log_prob) == 1:  # the only state of a summed site
+        log_prob = log_prob.squeeze(0)
+    leftmost = max(-log_prob.dim(), layout.state_dim + 1)
+    others = [dim for dim in range(leftmost, 0) if dim not in (layout.particle_dim, data_dim)]
     if others:
         sizes = {frame.dim: frame.size for frame in frames if frame.vectorized}
         for dim in others:  # a density that is the same all over a plate counts for each of its elements
@@ -70,6 +77,8 @@ def by_datum(log_prob: Tensor, site: dict, layout: Layout, plates: tuple[DataPla
         log_prob = log_prob if has_data else log_prob.unsqueeze(-1)
     elif data_dim is None:
         log_prob = log_prob.unsqueeze(-1)
+    if not layout.is_vectorized and log_prob.dim() > 1:  # it has states
+        log_prob = log_prob.unsqueeze(-2)
     if own is not None and own.dim is None:  # one step of a sequential plate
         size = next(plate.size for plate in plates if plate.name == own.name)
         log_prob = torch.where(torch.arange(size, device=log_prob.device) == own.counter - 1, log_prob, 0.0)
@@ -109,14 +118,19 @@ def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(max(sizes) for sizes in pairs)[::-1]
 
 
-def check_dimensions(sites: dict[str, dict], layout: Layout, plates: tuple[DataPlate, ...]) -> None:
-    """Raises `InputError` if a site has a dimension that no plate declares, or lacks that of its data."""
+def check_dimensions(
+    sites: dict[str, dict], layout: Layout, plates: tuple[DataPlate, ...], states: Collection[int] = ()
+) -> None:
+    """Raises `InputError` if a site has a dimension that no plate declares, or lacks that of its data.
+
+    `states` are the dimensions of the states of the guide's sites.
+    """
     sizes = {plate.name: plate.size for plate in plates}
     for name, site in sites.items():
         frames, event_dim = frames_of(site), site["fn"].event_dim
         value = tuple(site["value"].shape)
         value_shape = value[: len(value) - event_dim]
-        declared = {frame.dim for frame in frames if frame.vectorized} | {layout.particle_dim}
+        declared = {frame.dim for frame in frames if frame.vectorized} | {layout.particle_dim, *states}
         if layout.sums:
             declared |= site["infer"].get("_dim_to_id", {}).keys()
         batch = _broadcast(tuple(site["fn"].batch_shape), value_shape)
@@ -127,10 +141,10 @@ def check_dimensions(sites: dict[str, dict], layout: Layout, plates: tuple[DataP
                     f"{dim}, where no plate is (is a to_event or a plate missing?)"
                 )
         for frame in frames:
-            if frame.name in sizes and frame.vectorized:
+            if frame.name in sizes and frame.dim is not None:
                 size = sizes[frame.name]
                 found = value_shape if site["is_observed"] else batch
-                if len(found) < -frame.dim or found[frame.dim] != size:  # type: ignore[operator]
+                if len(found) < -frame.dim or found[frame.dim] != size:
                     raise InputError(
                         f'the value at site "{name}" must have the {size} data left of its {event_dim} event '
                         f"dimensions, got shape {value} (is a to_event missing?)"

@@ -93,7 +93,7 @@ def read_layout(model_sites: dict[str, dict], guide_sites: dict[str, dict], read
     Raises `InputError`, with the names of the candidates, if more than one plate may be meant.
     """
     sites = [*model_sites.values(), *guide_sites.values()]
-    dims = [-frame.dim for site in sites for frame in frames_of(site) if frame.vectorized]  # type: ignore[operator]
+    dims = [-frame.dim for site in sites for frame in frames_of(site) if frame.dim is not None]
     nesting = max([1, *dims])
     summed = [site for name, site in model_sites.items() if name not in guide_sites and is_marked(site)]
     joint = Layout(nesting=nesting, sums=bool(summed))

@@ -40,7 +40,12 @@ def check_masks(pair: Pair, model: Callable, guide: Callable, args: tuple, kwarg
         require(not is_masked(site), f'the site "{name}" is in the guide alone, and must not be masked')
     for name, site in pair.latent.items():
         ours, theirs = seen(site), seen(pair.guide_sites[name])
-        require(_are_equal(ours, theirs), f'the latent site "{name}" must have the same mask in model and guide')
+        if not _are_equal(ours, theirs):
+            counts = [(~mask.to(site["value"].device)).expand_as(site["value"]).sum() for mask in (ours, theirs)]
+            raise InputError(
+                f'the latent site "{name}" must have the same mask in model and guide, got {counts[0]} of '
+                f"{site['value'].numel()} elements masked in the model and {counts[1]} in the guide"
+            )
     names = [n for n, site in pair.latent.items() if not (is_autoencoder(site) or bool(seen(site).all()))]
     if names:
         pair = replace(pair, others=())  # of particles one after another the first is enough

@@ -3,8 +3,8 @@
 log w_kn = log p(x_n|z_kn) + log p(z_kn) - log q(z_kn|x_n),    shape (num_particles, batch)
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from pyrovae.common import InputError
 from pyrovae.programs.data_plates import DataPlate, by_datum, in_columns, inner_scale
 from pyrovae.programs.enumerated_runs import is_summed
 from pyrovae.programs.layout import PARTICLES, Layout, frames_of
-from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support, seen
+from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support, seen, without_mask
 from pyrovae.programs.summed_sites import summed_groups, summed_log_prob
 from pyrovae.programs.supports import bounds, contains, log_density
 
@@ -54,8 +54,10 @@ class Pair:
 
     `plates` are its data plates: the data of one after the other are the columns of every result. `parameters` are the
     messages of the parameters that the two programs registered. `is_repeatable` is False if a program draws from a
-    generator of its own, which cannot be set back. `coupled` names a global site that depends on local draws. `others`
-    are the runs of the other particles, if particles are run one after another; the sites are then those of the first.
+    generator of its own, which cannot be set back. `coupled` names a global site that depends on local draws, and
+    `coupled_data` says which site of a datum depends on the latents of other data. `indices` are those of the
+    subsamples that plates drew. `others` are the runs of the other particles, if particles are run one after another;
+    the sites are then those of the first.
     """
 
     model_sites: dict[str, dict]
@@ -66,6 +68,8 @@ class Pair:
     parameters: tuple[Mapping[str, Any], ...] = ()
     is_repeatable: bool = True
     coupled: str | None = None
+    coupled_data: str | None = None
+    indices: Mapping[str, Tensor] = field(default_factory=dict)
     others: tuple["Pair", ...] = ()
 
     @property
@@ -141,7 +145,7 @@ class Pair:
         if self.others:
             parts = [replace(run, others=()).terms() for run in self.runs]
             each = zip(*((t.log_likelihood, t.log_prior, t.log_posterior) for t in parts), strict=True)
-            return PairTerms(*map(torch.cat, each))
+            return PairTerms(*(torch.cat(parts, -2) for parts in each))
         groups = self.sums
         if not groups:
             return PairTerms(self.total(self.observed), self.total(self.latent), self.total(self.guide_sites))
@@ -177,6 +181,21 @@ class Pair:
             log_prob = self.log_density(name, site)
             scale = inner_scale(site, self.plates)
             total = total + by_datum(log_prob if scale == 1 else scale * log_prob, site, self.layout, self.plates)
+        return total.expand(self.batch_shape)
+
+    def log_q_of_draws(self, names: Collection[str], masked: bool = True) -> Tensor:
+        """Returns log q of local draws of the guide, summed for each datum, `(num_particles, batch)`.
+
+        It is that of what was drawn: a subsample counts for itself alone, and the mask of an autoencoder does not hold.
+        With `masked` False no mask does.
+        """
+        if self.others:
+            return torch.cat([replace(run, others=()).log_q_of_draws(names, masked) for run in self.runs], -2)
+        total = torch.zeros(())
+        for name in names:
+            site = self.guide_sites[name]
+            site = site if masked and not is_autoencoder(site) else without_mask(site)
+            total = total + by_datum(self.log_density(name, site), site, self.layout, self.plates)
         return total.expand(self.batch_shape)
 
     def by_datum(self, values: Tensor, site: dict) -> Tensor:
@@ -256,7 +275,9 @@ class Pair:
     def _has_moving_mask(self, site: dict) -> bool:
         """Returns True if the mask of an observed site differs between particles."""
         mask = seen(site)
-        dim = mask.dim() - site["fn"].event_dim - len(self.batch_shape)
+        if self.layout.particle_dim is None:
+            return any(not torch.equal(mask, seen(run.model_sites[site["name"]])) for run in self.others)
+        dim = mask.dim() - site["fn"].event_dim + self.layout.particle_dim
         return dim >= 0 and mask.dim() > 0 and not torch.equal(mask, mask.narrow(dim, 0, 1).expand_as(mask))
 
     # Checks -----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ drawn for all data together is drawn once. Particles one after another share tho
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pyro
 import torch
@@ -26,6 +27,7 @@ from pyrovae.common import (
 )
 from pyrovae.programs.contract import check_latents
 from pyrovae.programs.data_plates import UndeclaredDimension, check_dimensions, data_plates
+from pyrovae.programs.enumerated_guide import AllValues, state_dims, with_means
 from pyrovae.programs.enumerated_runs import Enumerating
 from pyrovae.programs.layout import (
     PARTICLES,
@@ -48,16 +50,25 @@ Traces = tuple[poutine.Trace, poutine.Trace]
 
 
 def run_pair(
-    model: Callable, guide: Callable, *args, num_particles: int = 1, reading: Reading = AS_IT_COMES, **kwargs
+    model: Callable,
+    guide: Callable,
+    *args,
+    num_particles: int = 1,
+    reading: Reading = AS_IT_COMES,
+    sums_marked: bool = False,
+    **kwargs,
 ) -> Pair:
     """Runs the guide, then the model at what the guide drew, `num_particles` times.
+
+    With `sums_marked` sites of the guide that are marked for enumeration have all of their values, and terms are means
+    over them.
 
     Raises `InputError` if the pair has no log-weights: latent sites that differ between model and guide, scales that
     differ between them, dimensions that no plate declares, observed values without that of the data; or if it can be
     read in more than one way.
     """
     require_count("num_particles", num_particles)
-    run = _Run(model, guide, args, kwargs, num_particles, reading)
+    run = _Run(model, guide, args, kwargs, num_particles, reading, sums_marked)
     try:
         return run.pair(known_layout(model, guide, reading))
     except TypeError as error:
@@ -70,10 +81,17 @@ class _Run:
     """Runs the pair with one set of arguments."""
 
     def __init__(
-        self, model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int, reading: Reading
+        self,
+        model: Callable,
+        guide: Callable,
+        args: tuple,
+        kwargs: dict,
+        num_particles: int,
+        reading: Reading,
+        sums_marked: bool,
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
-        self.num_particles, self.reading = num_particles, reading
+        self.num_particles, self.reading, self.sums_marked = num_particles, reading, sums_marked
 
     def pair(self, known: Layout | None) -> Pair:
         """Runs the pair by its layout, or finds it first, which takes no random numbers.
@@ -137,7 +155,7 @@ class _Run:
 
     def _with_layout(self, layout: Layout) -> Pair | Layout:
         """Runs all particles at once; returns the layout that the pair has instead, if it is not the given one."""
-        traces = traces_of(self.model, self.guide, self.args, self.kwargs, self.num_particles, layout)
+        traces = self._traces(self.num_particles, layout)
         model_sites, guide_sites = map(sample_sites, traces)
         found = read_layout(model_sites, guide_sites, self.reading)
         # The guess gives all sites particles, and a known layout those in its plates.
@@ -148,6 +166,10 @@ class _Run:
             found = replace(found, nesting=layout.nesting)
         return pair_of(traces, self.num_particles, found)
 
+    def _traces(self, num_particles: int | None, layout: Layout) -> Traces:
+        sums_marked = self.sums_marked and not layout.sums  # of two programs with states one must be refused
+        return traces_of(self.model, self.guide, self.args, self.kwargs, num_particles, layout, sums_marked)
+
     def one_by_one(self, layout: Layout) -> Pair:
         """Runs the particles one after another, with the first one's global draws and subsample."""
         runs: list[Pair] = []
@@ -155,9 +177,11 @@ class _Run:
         for index in range(self.num_particles):
             once = kept_statistics(self.model, self.guide) if index else nullcontext()
             with once, Given(shared):
-                traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
-            found = read_layout(*map(sample_sites, traces), self.reading)
-            runs.append(pair_of(traces, 1, replace(found, is_vectorized=False)))
+                traces = self._traces(None, layout)
+            found = replace(layout_of(traces, self.reading), is_vectorized=False)
+            if index == 0 and found.sums != layout.sums:  # states that these data give, or give no more
+                return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, found))
+            runs.append(pair_of(traces, 1, found))
             shared = shared or shared_draws(traces, runs[0])
         if runs[0].layout != layout:
             remember_layout(self.model, self.guide, self.reading, runs[0].layout)
@@ -171,7 +195,7 @@ class _Run:
         with kept_generators(), torch.no_grad(), kept_statistics(self.model, self.guide):
             try:
                 traces = traces_of(self.model, self.guide, self.args, self.kwargs, None)
-                layout = replace(read_layout(*map(sample_sites, traces), self.reading), is_vectorized=False)
+                layout = replace(layout_of(traces, self.reading), is_vectorized=False)
                 if layout.sums:
                     traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
             except (IndexError, RuntimeError) as error:
@@ -187,15 +211,24 @@ def _is_final(error: Exception) -> bool:
     return is_out_of_memory(error) or (isinstance(error, InputError) and not isinstance(error, UndeclaredDimension))
 
 
+def layout_of(traces: Traces, reading: Reading) -> Layout:
+    """Returns the layout of the pair that two traces hold."""
+    model_sites, guide_sites = map(sample_sites, traces)
+    return read_layout(model_sites, guide_sites, reading)
+
+
 def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
     """Returns the pair that two traces hold, after checks of its sites."""
     model_sites, guide_sites = map(sample_sites, traces)
     check_latents(model_sites, guide_sites, layout)
     plates = data_plates(layout, model_sites, guide_sites)
+    states = state_dims(guide_sites)
     for sites in (model_sites, guide_sites):
-        check_dimensions(sites, layout, plates)
+        check_dimensions(sites, layout, plates, states)
     parameters = tuple(node for trace in traces for node in trace.nodes.values() if node["type"] == "param")
-    return Pair(model_sites, guide_sites, num_particles, layout, plates, parameters)
+    indices = subsample_indices(traces)
+    pair = Pair(model_sites, guide_sites, num_particles, layout, plates, parameters, indices=indices)
+    return with_means(pair)
 
 
 def traces_of(
@@ -205,9 +238,11 @@ def traces_of(
     kwargs: dict,
     num_particles: int | None,
     layout: Layout = _GUESS,
+    sums_marked: bool = False,
 ) -> Traces:
     """Returns the traces of the model and of the guide, with particles, or for None without their plate."""
-    guide_trace = trace_of(guide, args, kwargs, num_particles, layout)
+    with AllValues(layout.state_dim) if sums_marked else nullcontext():
+        guide_trace = trace_of(guide, args, kwargs, num_particles, layout)
     model = with_all_states(model, layout, guide_trace.nodes)
     return trace_of(poutine.replay(model, trace=guide_trace), args, kwargs, num_particles, layout), guide_trace
 
@@ -257,10 +292,16 @@ class Given(Messenger):
 
 def shared_draws(traces: Traces, pair: Pair) -> dict[str, Tensor]:
     """Returns what all particles share: the draws of global sites, and the indices of subsamples."""
-    shared = {}
-    for trace in traces:
-        for name, site in trace.nodes.items():
-            is_global = site["type"] == "sample" and not site["is_observed"] and not pair.is_local(site)
-            if is_global or site_is_subsample(site):
-                shared[name] = site["value"]
-    return shared
+    sites = {name: site for name, site in _nodes(traces) if site["type"] == "sample" and not site["is_observed"]}
+    of_globals = {name: site["value"] for name, site in sites.items() if not pair.is_local(site)}
+    return {**of_globals, **subsample_indices(traces)}
+
+
+def subsample_indices(traces: Traces) -> dict[str, Tensor]:
+    """Returns the indices of the plates that drew a part of their data."""
+    sites = {name: site for name, site in _nodes(traces) if site_is_subsample(site)}
+    return {n: s["value"] for n, s in sites.items() if s["fn"].subsample_size not in (None, s["fn"].size)}
+
+
+def _nodes(traces: Traces) -> list[tuple[str, Any]]:
+    return [item for trace in traces for item in trace.nodes.items()]

@@ -13,6 +13,8 @@ from torch.distributions import constraints
 
 from pyrovae.programs.supports import base_support, described
 
+_WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
+
 
 def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
     """Returns the sample sites of a trace by name, without those of plates and of `pyro.deterministic`."""
@@ -26,7 +28,7 @@ def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
 
 def base_of(fn: TorchDistribution) -> TorchDistribution:
     """Returns the family of a distribution, without its `to_event`, `mask` and `expand`."""
-    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+    while isinstance(fn, _WRAPPERS):
         fn = fn.base_dist
     return fn
 
@@ -72,7 +74,7 @@ def masks_of(site: dict) -> list[tuple[Tensor | bool, int]]:
     The number is how many dimensions an element of the value has to the right of the mask's own.
     """
     fn, found, depth = site["fn"], [(site["mask"], 0)], 0
-    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+    while isinstance(fn, _WRAPPERS):
         if isinstance(fn, MaskedDistribution):
             found.append((fn._mask, depth))
         if isinstance(fn, Independent):
@@ -83,7 +85,14 @@ def masks_of(site: dict) -> list[tuple[Tensor | bool, int]]:
 
 def is_masked(site: dict) -> bool:
     """Returns True if a handler or the distribution itself masks the site."""
-    return len(masks_of(site)) > 0
+    if site["mask"] is not None and site["mask"] is not True:
+        return True
+    fn = site["fn"]
+    while isinstance(fn, _WRAPPERS):
+        if isinstance(fn, MaskedDistribution) and fn._mask is not True:
+            return True
+        fn = fn.base_dist
+    return False
 
 
 def is_autoencoder(site: dict) -> bool:

@@ -78,7 +78,7 @@ def add_pair(name: str, make: Callable[[], Pair], objective, said: str) -> None:
         add(f"{name}, {type(objective).__name__}, {door}", said, lambda c=call: c(objective, make()))
 
 
-for objective, num in ((IWAE(8), 8), (DReG(3), 3), (ELBO(2), 2), (VIMCO(2), 2)):
+for objective, num in ((IWAE(8), 8), (DReG(3), 3), (ScoreFunction(2), 2), (VIMCO(2), 2)):
     said = AT_ONCE.format(type(objective).__name__, num)
     add_pair("only globals", global_only, objective, said)
     add_pair("drawn at once", drawn_at_once, objective, said)
@@ -99,7 +99,7 @@ def test_the_elbo_takes_a_subsample_inside_a_datum(objective):
     assert objective.loss(*inner_subsample(), ROWS) > 0
 
 
-@pytest.mark.parametrize("objective", [ELBO(1), IWAE(1), IWAE(8, joint=True)], ids=str)
+@pytest.mark.parametrize("objective", [ELBO(1), ELBO(2), IWAE(1), IWAE(8, joint=True)], ids=str)
 @pytest.mark.parametrize("make", [global_only, drawn_at_once])
-def test_what_is_drawn_at_once_is_taken_with_one_particle_or_jointly(make, objective):
+def test_what_is_drawn_at_once_is_taken_with_one_particle_or_jointly_or_in_the_elbo(make, objective):
     assert objective.loss(*make(), ROWS) > 0

@@ -63,11 +63,11 @@ def test_auto_normal_keeps_a_latent_of_each_datum_local():
         assert_close(tuple(one.detach() for one in pair.global_terms(scaled=False)), outer, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("objective", [ELBO(4), IWAE(4), DReG(4)], ids=str)
+@pytest.mark.parametrize("objective", [IWAE(4), DReG(4)], ids=str)
 def test_auto_normal_is_trained_below_the_evidence(objective):
     guide = AutoNormal(MODEL)
     svi = pyro.infer.SVI(MODEL, guide, pyro.optim.Adam({"lr": 0.03}), objective)
-    for _ in range(200):
+    for _ in range(150):
         svi.step(X)
     with torch.no_grad():
         bounds = [-objective.loss(MODEL, guide, X) for _ in range(100)]

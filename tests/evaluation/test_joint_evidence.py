@@ -49,7 +49,7 @@ def test_the_evidence_of_a_part_is_that_of_the_data_given():
     pair = Hierarchy({**near.parameters, "log_sd": near.parameters["log_sd"] + 0.2})
     assert_is(pv.log_marginal(pair.model, pair.guide, x[:10], num_samples=2_000), pair.log_evidence(x[:10]), 0.05)
     why = refusal(pv.log_marginal, pair.model, partial(pair.guide, subsample_size=5), x, num_samples=100)
-    assert "subsampl" in why
+    assert 'plate "data" holds 5 of the 20' in why
 
 
 def test_the_exact_guides_have_no_error():
@@ -127,7 +127,7 @@ def train(model, guide, *args: Tensor, steps: int) -> None:
 
 def test_the_exact_autoguide_of_a_regression_gives_its_evidence_without_error():
     x, y = conjugate.measurements()
-    result = pv.log_marginal(conjugate.regression, exact_guide(x, y), x, y, num_samples=100)
+    result = pv.log_marginal(conjugate.regression, exact_guide(x, y), x, y, num_samples=20)
     torch.testing.assert_close(result.log_px[0], conjugate.regression_log_evidence(x, y), rtol=0, atol=1e-8)
 
 
@@ -137,15 +137,15 @@ def test_a_trained_autoguide_of_a_regression_gives_its_evidence(family):
     start = init_to_value(values={"w": conjugate.regression_posterior(x, y)[0]})
     guide = family(conjugate.regression, init_loc_fn=start, init_scale=0.1)
     train(conjugate.regression, guide, x, y, steps=150)
-    result = pv.log_marginal(conjugate.regression, guide, x, y, num_samples=5_000)
+    result = pv.log_marginal(conjugate.regression, guide, x, y, num_samples=500)
     assert_is(result, conjugate.regression_log_evidence(x, y), 0.1)
 
 
 def test_two_regressions_are_compared_in_three_lines():
     """The truth does not depend on the last column, and the evidence says so."""
     x, y = conjugate.measurements()
-    large = pv.log_marginal(conjugate.regression, exact_guide(x, y), x, y, num_samples=500)
-    small = pv.log_marginal(conjugate.regression, exact_guide(x[:, :2], y), x[:, :2], y, num_samples=500)
+    large = pv.log_marginal(conjugate.regression, exact_guide(x, y), x, y, num_samples=20)
+    small = pv.log_marginal(conjugate.regression, exact_guide(x[:, :2], y), x[:, :2], y, num_samples=20)
     difference = small.minus(large)
     truth = conjugate.regression_log_evidence(x[:, :2], y) - conjugate.regression_log_evidence(x, y)
     assert truth > 0.5

@@ -211,6 +211,6 @@ def unread(far: float = 0.0) -> Pair:
 def test_active_units_are_counted_over_the_data_that_have_them():
     torch.manual_seed(suite_seed(5))
     assert pv.diagnostics.active_units(*unread(far=100.0), X[:, 0]) == 0
-    assert pv.diagnostics.active_units(*chain(), X, L) == 4
-    long = torch.tensor([4, 1, 1, 1, 1, 1])  # a variance over one datum is none
-    assert pv.diagnostics.active_units(*chain(), X, long) == 1
+    assert pv.diagnostics.active_units(*chain(), *sequences(L.repeat(10))) == 4
+    one_is_long = torch.tensor([4] + [1] * 59)  # a variance over one datum is none
+    assert pv.diagnostics.active_units(*chain(), *sequences(one_is_long)) == 1

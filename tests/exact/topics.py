@@ -19,7 +19,7 @@ from torch.distributions import kl_divergence
 from exact.expectations import beta_grid, log_mean_weight, logit_grid
 
 TOPIC_PRIOR, SHARE_PRIOR = (1.5, 1.0), (0.9, 1.2)
-TOPIC_GUIDE, SHARE_GUIDE = ((3.0, 1.5), (1.5, 2.5)), ((2.0, 1.5), (1.5, 2.0), (1.8, 1.8))  # a row a topic, a document
+TOPIC_GUIDE, SHARE_GUIDE = ((2.0, 1.2), (1.6, 1.4)), ((1.4, 1.2), (1.0, 1.5), (1.3, 1.3))  # a row a topic, a document
 # One column a document: words 0 or 1.
 WORDS = torch.tensor([[0, 1, 0], [0, 1, 1], [0, 0, 1]])
 SUMMED = {"enumerate": "parallel"}
@@ -101,11 +101,11 @@ def words_given(words: Tensor, share: Tensor, first: Tensor, second: Tensor) -> 
     return of_zero.log().unsqueeze(-1) * zeros + torch.log1p(-of_zero).unsqueeze(-1) * (len(words) - zeros)
 
 
-def bound(words: Tensor, count: int, step: float = 0.3, num: int = 20) -> float:
+def bound(words: Tensor, count: int, step: float = 0.4, num: int = 16) -> float:
     """Returns E_q[log p(topics) - log q(topics) + sum_d L_K(topics)]; with K = 1 the ELBO."""
     (first, p), (second, p_second) = (beta_grid(*row, num=num) for row in TOPIC_GUIDE)
     total = minus_kl_of_topics()
-    for d, row in enumerate(SHARE_GUIDE):
+    for d, row in enumerate(SHARE_GUIDE[: words.shape[1]]):
         share, p_share = logit_grid(*row, step=step)
         log_w = words_given(words[:, d : d + 1], share, first[:, None], second[None, :]).squeeze(-1)
         ratio = log_density(SHARE_PRIOR, share) - log_density(row, share)

@@ -109,6 +109,9 @@ def test_an_observation_outside_is_part_of_the_joint_evidence():
     near = Hierarchy().with_exact_local_guide().with_exact_global_guide(X)
     mean, sd = near.parameters["mu"], math.exp(near.parameters["log_sd"])
     truth = near.log_evidence(X) + normal(EARLIER, mean, math.hypot(sd, 0.5))
+    precision = sd**-2 + 0.5**-2
+    both = {"mu": (mean / sd**2 + EARLIER.item() / 0.5**2) / precision, "log_sd": 0.1 - math.log(precision) / 2}
+    near = Hierarchy({**near.parameters, **both})  # a little wide
     result = pv.log_marginal(with_an_earlier_observation, near.guide, X, num_samples=4_000)
     assert result.log_px.shape == (1,)
     assert_within_standard_errors(result.log_px[0], truth, result.standard_error[0])

@@ -46,6 +46,10 @@ def discrete() -> Pair:
     return pair(lambda: dist.Bernoulli(double(0.5)), lambda loc, scale: dist.Bernoulli(logits=loc + scale))
 
 
+def marked() -> Pair:
+    return Pair(discrete().model, poutine.infer_config(discrete().guide, lambda site: {"enumerate": "parallel"}))
+
+
 class OnLatentsMask(MaskMessenger):
     """Masks the sites that are not observed."""
 
@@ -167,6 +171,7 @@ WEIGHS = {
     "race": lambda pair: race(pair, ELBO()),
 }
 RSAMPLE = 'needs a reparameterised guide, and site "z" has no rsample'
+MARKED = 'draws every site of the guide, and "z" is marked for enumeration'
 AUXILIARY = 'the guide\'s auxiliary site "a" must be what all latents are a bijection of'
 POINT = r'site "z" is a point \(Delta\)'
 MASKED = r"masked|without a mask"
@@ -175,9 +180,10 @@ UNEQUAL = "must have the same mask in model and guide"
 
 # Pair, an objective that must not train it, what is said, and the estimates that do not refuse it.
 REFUSED = {
-    "no rsample": (discrete, ELBO(), RSAMPLE),
-    "no rsample, IWAE": (discrete, IWAE(8), RSAMPLE),
-    "no rsample, path derivative": (discrete, DReG(8), RSAMPLE),
+    "no rsample": (discrete, AnalyticKLELBO(), RSAMPLE),
+    "marked for enumeration": (marked, IWAE(8), MARKED),
+    "marked for enumeration, path derivative": (marked, DReG(8), MARKED),
+    "marked for enumeration, score function": (marked, ScoreFunction(2), MARKED),
     "autoencoder, analytic KL": (autoencoder, AnalyticKLELBO(), MASKED),
     "autoencoder, IWAE": (autoencoder, IWAE(4), MASKED),
     "masked and read": (masked, ELBO(), READ),

@@ -192,7 +192,10 @@ UNEQUAL = 'the latent site "z" must have the same mask in model and guide'
 READ_Z = 'site "x" of the model must not read the latent "z" where only "z" is masked'
 VARIOUS = {
     "the guide's alone": (one_latent(guide_mask=first_half), UNEQUAL),
-    "the prior's alone": (one_latent(prior_mask=False), UNEQUAL),
+    "the prior's alone": (
+        one_latent(prior_mask=False),
+        f"{UNEQUAL}, got 12 of 12 elements masked in the model and 0 in the guide",
+    ),
     "other data": (one_latent(prior_mask=first_half, guide_mask=lambda x: ~first_half(x)), UNEQUAL),
     "read": (one_latent(first_half, first_half), READ_Z),
     "all, and read": (one_latent(False, False), READ_Z),

@@ -118,3 +118,17 @@ def test_weights_of_a_part_of_the_data_or_of_their_terms_are_refused(where):
     with pytest.raises(pv.InputError, match="log-weights need all terms") as caught:
         pv.log_weights(program(True), program(False), X, num_particles=3)
     assert "\n" not in str(caught.value)
+
+
+def test_particles_of_a_subsampled_pair_are_checked_at_the_same_subsample():
+    def program(observes):
+        def run(x):
+            with pyro.plate("data", 8, subsample_size=4, dim=-1) as rows:
+                z = pyro.sample("z", normal((3,)))
+                if observes:
+                    pyro.sample("x", dist.Normal(3 * z.softmax(1), 0.1).to_event(1), obs=x[rows])
+
+        return run
+
+    with pytest.warns(UserWarning, match="something in it works across leading dimensions"):
+        pv.objectives.IWAE(3).loss(program(True), program(False), torch.cat([X, X]))

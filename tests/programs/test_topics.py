@@ -38,10 +38,10 @@ def test_a_bound_of_documents_is_that_by_quadrature(objective, count):
 
 
 def test_the_evidence_is_the_sum_over_all_assignments():
-    result = pv.log_marginal(topics.model, topics.guide, WORDS, num_samples=20_000)
+    result = pv.log_marginal(topics.model, topics.guide, WORDS, num_samples=10_000)
     assert result.log_px.shape == (1,)
     assert_within_standard_errors(result.log_px[0], EVIDENCE, result.standard_error[0])
-    assert result.standard_error.item() < 0.05
+    assert result.standard_error.item() < 0.1
 
 
 # Words subsampled, and points for shares ------------------------------------------------------------------------------
