@@ -307,7 +307,7 @@ def local_model(x):
 
 def test_an_unknown_number_of_data_is_refused():
     message = refusal(fit, pair_of(), Unknown())
-    assert 'must be known for a pair with sites outside the data plate: give a tensor' in message
+    assert "must be known for a pair with sites outside the data plate: give a tensor" in message
     fit(pair_of("declared"), Unknown())
 
 
