@@ -92,9 +92,14 @@ class Objective(DifferentiableELBO):
 
         loss = - scale sum_n bound(log w_1n ... log w_Kn)
 
-    A subclass gives `bound` and, for the gradient, `coefficients`. As with `pyro.infer.ELBO` the loss is summed over
-    the data plate, and multiplied by the scale common to all sites. Under a beta on the latents,
-    log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the place of log w, and the bound is none on log p(x).
+    As with `pyro.infer.ELBO` the loss is summed over the data plate, and multiplied by the scale common to all sites.
+    Under a beta on the latents, log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the place of log w, and
+    the bound is none on log p(x).
+
+    Sites outside the data plate are drawn once, theta ~ q(theta), and their log p(theta) - log q(theta) is subtracted,
+    whatever the bound of a datum is. The guide of theta gets the gradient of the whole.
+
+    A subclass gives `bound` and, for the gradient, `coefficients`.
 
     Args:
         num_particles: K, the draws of z per datum.
@@ -112,7 +117,7 @@ class Objective(DifferentiableELBO):
     Example:
         A bound of one's own, with the gradient of plain autograd:
 
-        >>> from dataclasses import dataclass, field, fields
+        >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class MyELBO(pv.objectives.Objective):
         ...     def bound(self, log_weights):
@@ -265,8 +270,8 @@ class Objective(DifferentiableELBO):
         one = self.num_draws == 1 and not has_scores
         require(
             pair.coupled is None or self.joint or one,
-            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that {name} with '
-            "several particles cannot give it to a datum: put it into the plate, or use joint=True",
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, and {name} cannot '
+            "give it to a datum: put it into the plate, or use joint=True",
         )
         require(
             pair.coupled_data is None or one or (self.takes_subsampled and not has_scores),

@@ -7,6 +7,7 @@ known.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -154,18 +155,16 @@ def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> t
 def _is_known(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
     try:
         known, key = _known_of(model, guide), _key(model, guide, needs, pair)
-    except TypeError:  # a program or an objective that cannot be hashed, or not be referred to weakly
+        return key in known and _is_part(exposed(pair), known[key])
+    except TypeError:  # a program that cannot be referred to weakly, or an objective that cannot be hashed
         return False
-    return key in known and _is_part(exposed(pair), known[key])
 
 
 def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> None:
-    try:
+    with suppress(TypeError):
         known, key = _known_of(model, guide), _key(model, guide, needs, pair)
-    except TypeError:
-        return
-    shown, before = exposed(pair), known.get(key)
-    known[key] = shown if shown is None or before is None else shown | before.to(shown.device)
+        shown, before = exposed(pair), known.get(key)
+        known[key] = shown if shown is None or before is None else shown | before
 
 
 def _is_part(shown: Tensor | None, known: Tensor | None) -> bool:

@@ -182,8 +182,10 @@ class _Run:
             once = kept_statistics(self.model, self.guide) if index else nullcontext()
             with once, Given(shared):
                 traces = self._traces(None, layout)
-            found = layout_of(traces, self.reading)
-            runs.append(pair_of(traces, 1, replace(found, is_vectorized=False)))
+            found = replace(layout_of(traces, self.reading), is_vectorized=False)
+            if index == 0 and found.sums != layout.sums:  # states that these data give, or give no more
+                return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, found))
+            runs.append(pair_of(traces, 1, found))
             shared = shared or shared_draws(traces, runs[0])
         if runs[0].layout != layout:
             remember_layout(self.model, self.guide, self.reading, runs[0].layout)

@@ -57,6 +57,12 @@ IN_GUIDE = Reason(
     "those of the guide's draws, and the ELBO would be a bound on nothing.",
     "Train the term in a loss of its own, as Kingma et al. (2014) do, and leave it out of the guide.",
 )
+ENUMERATED = Reason(
+    "marked for enumeration",
+    "A site enumerated in the guide is averaged over exactly. The mean of a logarithm of K weights would run over all "
+    "S^K values of K draws.",
+    "The ELBO; or leave the mark out, and the site is drawn; or let the model alone sum it out, as every bound can.",
+)
 REASONS = {
     "a": JOINT,
     "b": POINT,
@@ -65,6 +71,7 @@ REASONS = {
     "e": FACTOR,
     "f": CROSSING,
     "g": IN_GUIDE,
+    "h": ENUMERATED,
 }
 
 
@@ -82,6 +89,8 @@ REFUSED: dict[str, dict[str, Reason]] = {
     "VAE with a factor outside its plate": _at("log_marginal", FACTOR),
     "scANVI, labels given, a loss in the guide": _at(DOORS, IN_GUIDE),
     "causal-effect VAE": _at(DOORS, IN_GUIDE),
+    "M2, labels enumerated in the guide": _at((*SEVERAL, "joint"), ENUMERATED),
+    "scANVI, labels enumerated in the guide": _at((*SEVERAL, "joint"), ENUMERATED),
     "attend, infer, repeat in minibatches": _SUBSAMPLED,
     "hidden Markov model, AutoDelta": _POINT,
     "capture and recapture": _GLOBAL,
