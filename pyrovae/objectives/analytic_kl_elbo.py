@@ -16,6 +16,7 @@ from pyrovae.objectives.scales import weighted_terms
 from pyrovae.programs import (
     Pair,
     check_no_zero_weights,
+    inner_scale,
     require_no_autoencoder,
     require_no_masks,
     warn_of_never_drawn,
@@ -89,7 +90,8 @@ class AnalyticKLELBO(DifferentiableELBO):
             each = []
             for run in pair.runs:
                 q, site = run.guide_sites[name]["fn"], run.latent[name]
-                each.append(run.by_datum(scale_and_mask(kl_divergence(q, site["fn"]), mask=site["mask"]), site))
+                kl = scale_and_mask(kl_divergence(q, site["fn"]), inner_scale(site, run.plates), site["mask"])
+                each.append(run.by_datum(kl, site))
             return (scale * torch.cat(each).mean(0)).sum()
         q, p = pair.guide_sites[name]["fn"], pair.latent[name]["fn"]
         # Under to_event the base distributions are those of the single dimensions.
@@ -117,6 +119,11 @@ class AnalyticKLELBO(DifferentiableELBO):
             require(
                 not inside,
                 f"objective elbo_analytic_kl needs priors without summed sites, and {inside} has one: use elbo",
+            )
+        for name in pair.guide_only:
+            raise InputError(
+                f"objective elbo_analytic_kl needs a guide that draws the latents themselves, and this one draws "
+                f'"{name}", which they are made of; use objective elbo'
             )
         orders = [[name for name in sites if name in pair.latent] for sites in (pair.model_sites, pair.guide_sites)]
         require(

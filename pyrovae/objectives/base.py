@@ -161,6 +161,9 @@ class Objective(DifferentiableELBO):
         if self.chunk_size is not None:
             require_count("chunk_size", self.chunk_size)
         require(isinstance(self.joint, bool), f"joint must be true or false, got {self.joint!r}")
+        require(self.plate is None or isinstance(self.plate, str), f"plate must be the name of one, got {self.plate!r}")
+        both = self.joint and self.plate is not None
+        require(not both, f"plate must not be given with joint, where all data are one datum; got {self.plate!r}")
         known = isinstance(self.vectorize_particles, bool) or self.vectorize_particles == "auto"
         require(known, f"vectorize_particles must be true, false or auto, got {self.vectorize_particles!r}")
 

@@ -90,7 +90,7 @@ def simple_layout(model_sites: dict[str, dict], guide_sites: dict[str, dict]) ->
     """Returns the layout of a pair whose sites all lie in data plates; raises `InputError` on any other."""
     layout = read_layout(model_sites, guide_sites, AS_IT_COMES)
     require(
-        layout.is_simple and len(layout.plates) > 0,
+        layout.is_simple,
         "this needs a pair whose sites all lie in one data plate and in no other: it is defined for each datum alone",
     )
     return layout

@@ -35,6 +35,7 @@ from pyrovae.programs.layout import (
     Reading,
     known_layout,
     read_layout,
+    reason_unsaid,
     remember_layout,
     run_one_by_one,
 )
@@ -108,7 +109,7 @@ class _Run:
         for _ in range(3 if self.reading.vectorize_particles is not False else 0):
             try:
                 found = self._with_layout(layout)
-            except (IndexError, RuntimeError, ValueError) as failed:
+            except (AssertionError, IndexError, RuntimeError, ValueError) as failed:
                 if _is_final(failed):
                     raise
                 if layout is known and is_validation_error(failed):  # of a value, and of no shape
@@ -144,12 +145,11 @@ class _Run:
                 "model and guide must take particles to the left of the batch (networks: any number of leading batch "
                 f"dimensions); without particles they run, and with {self.num_particles} there was: {first_line(error)}"
             ) from error
-        if error is not None and self.num_particles > 1:
-            warn(
-                "particles run one after another, as the programs do not take a dimension of particles: "
-                f"{first_line(error)}"
-            )
-        return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, layout))
+        why = None
+        if error is not None:
+            why = "particles run one after another, as the programs do not take a dimension of particles: "
+            why += first_line(error)
+        return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, layout, why))
 
     # Runs -------------------------------------------------------------------------------------------------------------
 
@@ -172,6 +172,10 @@ class _Run:
 
     def one_by_one(self, layout: Layout) -> Pair:
         """Runs the particles one after another, with the first one's global draws and subsample."""
+        if self.num_particles > 1:
+            why = reason_unsaid(self.model, self.guide, self.reading)
+            if why is not None:
+                warn(why)
         runs: list[Pair] = []
         shared: dict[str, Tensor] = {}
         for index in range(self.num_particles):
