@@ -49,7 +49,7 @@ def double(value: float) -> torch.Tensor:
 
 
 def pair_of(plate: str = "sized", has_local: bool = False) -> Pair:
-    """theta ~ N(0, 3), in the middle z_n ~ N(theta, 1) if `has_local`, and x_n ~ N(theta or z_n, 0.5), with a factor."""
+    """theta ~ N(0, 3), with `has_local` z_n ~ N(theta, 1), and x_n ~ N(z_n, 0.5), or theta for z_n; with a factor."""
     make = PLATES[plate]
 
     def model(x):
