@@ -71,6 +71,18 @@ def without_size_guide(x):
         pyro.sample("z", normal(2))
 
 
+def inner_plate(x):
+    """Two latents for each datum, of which the guide draws one."""
+    with pyro.plate("data", len(x), dim=-1), pyro.plate("parts", 2, dim=-2):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, :2].T)
+
+
+def without_inner_plate(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
 def guide_outside(x):
     pyro.sample("z", dist.Normal(x[:, :2], 0.5).to_event(2))
 
@@ -120,6 +132,7 @@ PAIRS = {
     "undeclared": Pair(undeclared, undeclared_guide),
     "no size": Pair(without_size, without_size_guide),
     "guide outside": Pair(model, guide_outside),
+    "one for two": Pair(inner_plate, without_inner_plate),
     "guide observes": Pair(model, observing_guide),
     "one name twice": Pair(twice, twice),
     "no site": Pair(nothing, nothing),

@@ -7,8 +7,8 @@ import pyro
 import pytest
 import torch
 from helpers import refusal, suite_seed
-from programs_of_users import PROGRAMS, doors
-from programs_of_users.verdicts import DOORS, JOINT, REFUSED, markdown, open_bounds, reason_at
+from programs_of_users import PROGRAMS, doors, semi_supervised
+from programs_of_users.verdicts import DOORS, JOINT, REFUSED, compared, markdown, reason_at
 
 import pyrovae as pv
 
@@ -27,7 +27,7 @@ def take(name: str, door: str) -> None:
         doors.log_marginal(program)
     elif door == "compare":
         joint = {"joint": True} if reason_at(name, "iwae") is JOINT else {}
-        doors.compare(program, open_bounds(name) or ["elbo"], reason_at(name, "log_marginal") is None, **joint)
+        doors.compare(program, compared(name) or ["elbo"], reason_at(name, "log_marginal") is None, **joint)
     else:
         doors.train_by(door, program)
 
@@ -44,11 +44,19 @@ def test_a_program_goes_through_a_door_or_is_told_why_not(name, door, monkeypatc
         assert re.search(reason.says, message), message
 
 
-@pytest.mark.parametrize("objective", ["elbo", "iwae"])
-def test_labels_may_be_given_for_a_part_of_the_data(objective):
-    unlabelled, labelled = PROGRAMS["M2, labels latent and enumerated"](), PROGRAMS["M2, labels given"]()
-    batches = [unlabelled.args, labelled.args]
-    history = pv.fit(unlabelled, batches, epochs=4, objective=doors.OBJECTIVES[objective](3), lr=0.03, progress=False)
+@pytest.mark.parametrize(
+    ("unlabelled", "labelled", "objective"),
+    [
+        (semi_supervised.enumerated_m2, semi_supervised.labelled_m2, "elbo"),
+        (semi_supervised.drawn_m2, semi_supervised.labelled_m2, "iwae"),
+        (semi_supervised.summed_m2, semi_supervised.labelled_summed_m2, "iwae"),
+        (semi_supervised.summed_m2, semi_supervised.labelled_summed_m2, "dreg"),
+    ],
+)
+def test_labels_may_be_given_for_a_part_of_the_data(unlabelled, labelled, objective):
+    program, batches = unlabelled(), [unlabelled().args, labelled().args]
+    how = {"epochs": 8, "objective": doors.OBJECTIVES[objective](3), "lr": 0.03, "progress": False}
+    history = pv.fit(program, batches, **how)
     assert torch.tensor(history.loss).isfinite().all()
     assert history.loss[-1] < history.loss[0]
 

@@ -221,7 +221,8 @@ def _ranks(value: Tensor, draws: Tensor) -> Tensor:
 def _drawn_data(model: Callable, args: tuple) -> tuple[str, Tensor]:
     """Returns the name of the model's one observed site, and a draw of it in place of the data."""
     x = args[0] if args else None
-    require(isinstance(x, Tensor), f"x must be a tensor, whose place draws can take, got {type(x).__name__}")
+    if not isinstance(x, Tensor):
+        raise InputError(f"x must be a tensor, whose place draws can take, got {type(x).__name__}")
     drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args))
     observed = [name for name, site in drawn.items() if site["infer"].get("was_observed")]
     require(len(observed) == 1, f"the model must have one observed site, that of the data, got {observed}")

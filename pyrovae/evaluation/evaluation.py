@@ -98,6 +98,7 @@ def evaluate(
     needs = Weights(
         zeros="elbo" not in methods,
         everywhere=any(str(method).startswith("is_") for method in methods),
+        alone=any(method != "elbo" for method in methods),
         reading=found.reading,
     )
     sizes, discrete = [], []

@@ -1,6 +1,5 @@
 """log p(x) per datum without draws: by quadrature for one or two latents, by enumeration for discrete ones."""
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -64,12 +63,14 @@ def quadrature_log_marginal(
     )
     prior, data = alone.latent[name]["fn"], alone.data
     require(has_real_support(prior), f'quadrature needs a latent of real numbers, got {prior.support} at site "{name}"')
-    may_cut = functools.cache(lambda: not alone.cut(max(1, data.size // 2)).is_whole)
 
     def args_at(rows: Tensor | None) -> tuple:
         if rows is None:
             return data.args
-        require(may_cut(), "quadrature_log_marginal needs more points for these data: raise num_points, or lower limit")
+        require(
+            alone.takes_rows,
+            "quadrature_log_marginal needs a finer grid for these data: raise num_points",
+        )
         return data.at(rows)
 
     def log_joint_at(z: Tensor, rows: Tensor | None) -> Tensor:

@@ -215,7 +215,7 @@ def importance_bound(
     require_count("num_repeats", num_repeats, 2)
     require_compile(compile)
     num_samples, several = num_particles * num_repeats, num_particles > 1
-    needs = gate.Weights(densities=several, everywhere=False, zeros=several)
+    needs = gate.Weights(densities=several, everywhere=False, zeros=several, alone=several)
     found = opened(model, guide, args, chunk_size, Reading(plate))
     check_subsamples("importance_bound", model, guide, found)
     layout = found.pair.layout

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
+import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.common import device_of, local_seed, require
+from pyrovae.common import device_of, is_out_of_memory, local_seed, require
 from pyrovae.data import moved
 from pyrovae.evaluation.arguments import check_args, home_of, tensors_in
 from pyrovae.evaluation.chunks import Data, Opened
@@ -86,15 +89,36 @@ class ModelAlone:
     def _prior_of(self, model: Callable) -> Callable:
         """Returns the guide that draws from the model's prior."""
 
-        def is_hidden(site: dict) -> bool:
+        def is_hidden(site: Any) -> bool:
             return site["type"] == "sample" and (site["is_observed"] or is_marked(site))
 
         return poutine.block(model, hide_fn=is_hidden)
 
     def cut(self, size: int) -> Data:
         """Returns the data, to be taken in chunks of `size`; or whole, with a warning, if they may not be cut."""
-        found = Opened(self.data, replace(self.pair, guide_sites=self.pair.latent), size, AS_IT_COMES)
+        found = Opened(self.data, replace(self.pair, guide_sites=self.pair.latent), size, AS_IT_COMES, size)
         return cut(self.model, self._prior_of(self.model), found, size)
+
+    @cached_property
+    def takes_rows(self) -> bool:
+        """True if data in another order, some of them twice, have the log-densities that they have among all."""
+        if self.data.is_whole:
+            return False
+        size = self.data.size
+        index = torch.arange(size // 2, size).repeat(2)[:size].to(self.data.device)
+        z = {}
+        for name, site in self.pair.latent.items():
+            value, data_dim = site["value"], data_dim_of(site, self.layout)
+            rows = as_rows(value, value.dim() - site["fn"].event_dim, data_dim, self.layout)[:1]
+            z[name] = rows.reshape(1, size, *site["fn"].event_shape)
+        try:
+            whole = self.log_joint(z, self.data.args, size)[0, index]
+            own = self.log_joint({name: value[:, index] for name, value in z.items()}, self.data.at(index), size)[0]
+        except Exception as error:  # a program may fail in any way on other data
+            if is_out_of_memory(error):
+                raise
+            return False
+        return torch.allclose(own, whole, rtol=100 * torch.finfo(own.dtype).eps, atol=1e-6, equal_nan=True)
 
     def log_joint(self, values: dict[str, Tensor], args: tuple, num_data: int) -> Tensor:
         """Returns log p(x, z), `(num, num_data)`, at values `(num, num_data, *event)`, or `(num, 1, *event)`."""

@@ -26,10 +26,18 @@ class Repeats:
     """
 
     def __init__(
-        self, name: str, num_particles: int, objective: PyroELBO, planned: int, sides: dict[str, list[Tensor]]
+        self,
+        name: str,
+        num_particles: int,
+        objective: PyroELBO,
+        planned: int,
+        sides: dict[str, list[Tensor]],
+        num_data: int,
     ) -> None:
         self.name, self.num_particles, self.objective, self.sides = name, num_particles, objective, sides
-        self.planned = planned
+        self.planned, self.num_data = planned, num_data
+        trained = [parameter for parameters in sides.values() for parameter in parameters]
+        self.device = trained[0].device if trained else torch.device("cpu")
         self.bounds: list[float] = []
         self.times: list[float] = []
         self.moments = {side: Moments(planned) for side, parameters in sides.items() if parameters}
@@ -40,19 +48,19 @@ class Repeats:
         """The median time of a step."""
         return median(self.times)
 
-    def take_one(self, model: Callable, guide: Callable, args: tuple[Tensor, ...], seed: int) -> None:
+    def take_one(self, model: Callable, guide: Callable, args: tuple, seed: int) -> None:
         """Takes one gradient, of draws that `seed` fixes."""
         for parameters in self.sides.values():
             for parameter in parameters:
                 parameter.grad = None
         with local_seed(seed):
-            started = clock(args[0].device)
+            started = clock(self.device)
             loss = self.objective.loss_and_grads(model, guide, *args)  # type: ignore[attr-defined]
-            self.times.append(clock(args[0].device) - started)
-        self.bounds.append(-float(loss) / len(args[0]))
+            self.times.append(clock(self.device) - started)
+        self.bounds.append(-float(loss) / self.num_data)
         for side, moments in self.moments.items():
             flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.sides[side]]
-            moments.add(torch.cat([g.flatten() for g in flat]) / len(args[0]))
+            moments.add(torch.cat([g.flatten() for g in flat]) / self.num_data)
 
     def row(
         self, log_px: float | None, compiled_seconds: float | None, step_seconds: float, saved_bytes: int | None
@@ -83,7 +91,7 @@ def give_references(
     estimators: list[Repeats],
     model: Callable,
     guide: Callable,
-    args: tuple[Tensor, ...],
+    args: tuple,
     pair: Pair,
     sides: dict[str, list[Tensor]],
 ) -> list[Repeats]:
@@ -108,7 +116,7 @@ def give_references(
                 continue
             number = getattr(reference, "num_particles", estimator.num_particles)
             name = f"reference {type(reference).__name__}"
-            estimator.reference = Repeats(name, number, reference, estimator.planned, sides)
+            estimator.reference = Repeats(name, number, reference, estimator.planned, sides, estimator.num_data)
             new.append(estimator.reference)
     return new
 

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.programs import pair_at, run_pair
+from pyrovae.programs import AS_IT_COMES, Reading, pair_at, run_pair
 
 SIDES = ("model", "guide", "shared")
 
@@ -30,13 +30,13 @@ class Sides:
     unreached: tuple[str, ...]
 
 
-def sides_of(model: Callable, guide: Callable, args: tuple[Tensor, ...]) -> Sides:
+def sides_of(model: Callable, guide: Callable, args: tuple, reading: Reading = AS_IT_COMES) -> Sides:
     """Returns the parameters that autograd finds behind log p at held draws, and behind the draws and log q.
 
     A parameter whose gradient is always zero counts as found.
     """
     with torch.enable_grad(), poutine.trace(param_only=True) as capture:
-        drawn = run_pair(model, guide, *args)
+        drawn = run_pair(model, guide, *args, reading=reading)
         draws = drawn.draws()
         held = pair_at(model, guide, {name: z.detach() for name, z in draws.items()}, *args, like=drawn)
         log_p = [held.terms().log_likelihood + held.terms().log_prior, held.global_terms(scaled=False)[0]]

@@ -16,6 +16,7 @@ from pyrovae.objectives.scales import weighted_terms
 from pyrovae.programs import (
     Pair,
     check_no_zero_weights,
+    inner_scale,
     require_no_autoencoder,
     require_no_masks,
     warn_of_never_drawn,
@@ -89,7 +90,8 @@ class AnalyticKLELBO(DifferentiableELBO):
             each = []
             for run in pair.runs:
                 q, site = run.guide_sites[name]["fn"], run.latent[name]
-                each.append(run.by_datum(scale_and_mask(kl_divergence(q, site["fn"]), mask=site["mask"]), site))
+                kl = scale_and_mask(kl_divergence(q, site["fn"]), inner_scale(site, run.plates), site["mask"])
+                each.append(run.by_datum(kl, site))
             return (scale * torch.cat(each).mean(0)).sum()
         q, p = pair.guide_sites[name]["fn"], pair.latent[name]["fn"]
         # Under to_event the base distributions are those of the single dimensions.
@@ -99,6 +101,11 @@ class AnalyticKLELBO(DifferentiableELBO):
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if there is no closed form, or if the sum of the sites' KLs is not the KL."""
         weighted_terms(pair)
+        require(
+            pair.coupled is None or self.num_particles == 1,
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that several '
+            "particles cannot give it to a datum: put it into the plate",
+        )
         require_no_autoencoder(pair, "objective elbo_analytic_kl needs latents without a mask")
         if self.free_bits is not None:
             require(pair.layout.is_simple, "free_bits needs a pair with one data plate, at dim -1, around every site")
@@ -112,6 +119,11 @@ class AnalyticKLELBO(DifferentiableELBO):
             require(
                 not inside,
                 f"objective elbo_analytic_kl needs priors without summed sites, and {inside} has one: use elbo",
+            )
+        for name in pair.guide_only:
+            raise InputError(
+                f"objective elbo_analytic_kl needs a guide that draws the latents themselves, and this one draws "
+                f'"{name}", which they are made of; use objective elbo'
             )
         orders = [[name for name in sites if name in pair.latent] for sites in (pair.model_sites, pair.guide_sites)]
         require(

@@ -56,14 +56,14 @@ class DifferentiableELBO(PyroELBO):
         Args:
             model: A Pyro program that observes the data.
             guide: A Pyro program that draws the model's latent sites.
-            *args: What both programs take, the data `(batch, *event)` first.
+            *args: What both programs take, of any number and type.
             **kwargs: Further arguments of both programs.
 
         Returns:
-            Minus the bound, summed over the data plate, in nats.
+            Minus the bound, summed over the data, in nats; see `Objective`.
 
         Raises:
-            InputError: The pair breaks the contract, or does not fit the objective.
+            InputError: The pair has no log-weights, or does not fit the objective.
         """
         return self._differentiable_loss(PairCall(model, guide, args, kwargs, self))
 
@@ -90,21 +90,27 @@ class DifferentiableELBO(PyroELBO):
 class Objective(DifferentiableELBO):
     """Represents an estimator as a value: frozen, comparable, without state, one for any number of models.
 
-        loss = - scale sum_n bound(log w_1n ... log w_Kn)
+        loss = - (log p(theta) - log q(theta) + scale sum_n bound(log w_1n ... log w_Kn))
+        w_kn = p(x_n, z_kn|theta) / q(z_kn|x_n, theta),    theta ~ q(theta),  z_kn ~ q(z_n|x_n, theta)
 
-    A subclass gives `bound` and, for the gradient, `coefficients`. As with `pyro.infer.ELBO` the loss is summed over
-    the data plate, and multiplied by the scale common to all sites. Under a beta on the latents,
-    log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the place of log w, and the bound is none on log p(x).
+    The data n are those of the data plate, the outermost one around the observed sites with latents of their own. Sites
+    in it are local: z_n is drawn K times for each datum. Sites outside are global: theta is drawn once, whatever K and
+    the bound are, and its guide gets the gradient of the whole. Without global sites log p(theta) - log q(theta) is 0.
+    As with `pyro.infer.ELBO` the loss is summed over the data, and `scale` is what is common to all local sites, such
+    as N/B of a subsample. Under a beta on the latents, log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the
+    place of log w, and the bound is none on log p(x). docs/your_own_program.md says how programs are read.
+
+    A subclass gives `bound` and, for the gradient, `coefficients`.
 
     Args:
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time, if not all of them fit into memory; None runs all at once.
             The gradient is the same.
-        joint: Puts everything under one bound, as if the whole data set were one datum: for few data, and for guides
-            that draw the latents of all data at once.
+        joint: Puts everything under one bound, as if the whole data set were one datum: the K draws are then of theta
+            and all z_n together. For few data, and for guides that draw the latents of all data at once.
         plate: The name of the data plate, where the observed sites lie in plates that cross.
         vectorize_particles: True runs all particles at once, False one after another; "auto" the latter only for
-            programs that do not take a dimension of particles.
+            programs that do not take a dimension of particles, or that compute across it.
 
     Raises:
         InputError: A setting is not a whole number, or too small.
@@ -112,7 +118,7 @@ class Objective(DifferentiableELBO):
     Example:
         A bound of one's own, with the gradient of plain autograd:
 
-        >>> from dataclasses import dataclass, field, fields
+        >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class MyELBO(pv.objectives.Objective):
         ...     def bound(self, log_weights):
@@ -155,6 +161,9 @@ class Objective(DifferentiableELBO):
         if self.chunk_size is not None:
             require_count("chunk_size", self.chunk_size)
         require(isinstance(self.joint, bool), f"joint must be true or false, got {self.joint!r}")
+        require(self.plate is None or isinstance(self.plate, str), f"plate must be the name of one, got {self.plate!r}")
+        both = self.joint and self.plate is not None
+        require(not both, f"plate must not be given with joint, where all data are one datum; got {self.plate!r}")
         known = isinstance(self.vectorize_particles, bool) or self.vectorize_particles == "auto"
         require(known, f"vectorize_particles must be true, false or auto, got {self.vectorize_particles!r}")
 
@@ -244,11 +253,7 @@ class Objective(DifferentiableELBO):
                 f"{name} with {self.num_draws} particles needs latents that the guide draws for each datum, and this "
                 "guide draws all of them for all data at once: use joint=True",
             )
-        require(
-            pair.coupled is None or self.joint or self.num_draws == 1,
-            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that {name} with '
-            "several particles cannot give it to a datum: put it into the plate, or use joint=True",
-        )
+        self._check_independence(pair)
         subsampled = pair.subsampled_plates
         if subsampled:
             require(
@@ -256,6 +261,24 @@ class Objective(DifferentiableELBO):
                 f'{name} needs all terms of a datum, and the plate "{subsampled[0]}" subsamples them: use elbo, which '
                 "alone is then unbiased",
             )
+
+    def _check_independence(self, pair: Pair) -> None:
+        """Raises `InputError` if a site depends on latents that it would be weighed without, or not learn from."""
+        name = type(self).__name__
+        has_scores = coefficients_at_equal_weights(self).path is None or not all(
+            site["fn"].has_rsample for site in pair.guide_sites.values() if pair.is_local(site)
+        )
+        one = self.num_draws == 1 and not has_scores
+        require(
+            pair.coupled is None or self.joint or one,
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, and {name} cannot '
+            "give it to a datum: put it into the plate, or use joint=True",
+        )
+        require(
+            pair.coupled_data is None or one or (self.takes_subsampled and not has_scores),
+            f"{name} weighs each datum alone, and {pair.coupled_data} depends on the latents of other data: use "
+            "joint=True, or elbo with a reparameterised guide",
+        )
 
     def _check_zero_weights(self, pair: Pair) -> None:
         """Raises `InputError` if a weight may be 0.

@@ -23,7 +23,7 @@ def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args
         objective: One of ours, or any `pyro.infer.ELBO`.
         model: A Pyro program that observes the data.
         guide: A Pyro program that draws the model's latent sites.
-        *args: What both programs take, the data `(batch, *event)` first.
+        *args: What both programs take, of any number and type.
 
     Returns:
         The run of the pair that was checked.
@@ -42,7 +42,7 @@ def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args
         not isinstance(objective, JOINT_OVER_BATCH),
         f"objective {name} is not for data in a plate: its weights are joint over the minibatch and not per datum",
     )
-    pair = gate.check(model, guide, objective if isinstance(objective, DifferentiableELBO) else None, *args)
+    pair = gate.check(model, guide, _needs_of(objective), *args)
     if isinstance(objective, RenyiELBO):
         _check_renyi(pair)
     elif isinstance(objective, TraceMeanField_ELBO):
@@ -50,6 +50,13 @@ def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args
     if not isinstance(objective, DifferentiableELBO) and any(is_autoencoder(site) for site in pair.latent.values()):
         raise InputError(f"an autoencoder needs objective elbo, got {name}")
     return pair
+
+
+def _needs_of(objective: PyroELBO) -> gate.Needs | None:
+    """Returns what an objective asks of a pair: one of Pyro's nothing, but where it weighs each datum alone."""
+    if isinstance(objective, DifferentiableELBO):
+        return objective
+    return gate.Weights(densities=False, everywhere=False) if isinstance(objective, RenyiELBO) else None
 
 
 def _check_renyi(pair: Pair) -> None:

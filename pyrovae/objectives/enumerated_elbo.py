@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyrovae.common import require
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import WeightedTerms, weighted_terms
@@ -61,6 +62,10 @@ class EnumeratedELBO(DifferentiableELBO):
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if the latents are not discrete, have too many values, or are an autoencoder's."""
         weighted_terms(pair)
+        require(
+            pair.coupled_data is None,
+            f"elbo_enumerated sums over the latents of a datum, and {pair.coupled_data} depends on those of others",
+        )
         require_no_autoencoder(pair, "enumeration needs latents without a mask")
         enumerated_states(pair.guide_sites)
         check_no_zero_weights(pair)

@@ -32,12 +32,6 @@ def check_guide(objective: Any, pair: Pair) -> None:
             f'{name} needs a reparameterised guide, and site "{without[0]}" has no rsample: use elbo, iwae, dreg, '
             "score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
         )
-    learning = without if has_path else [n for n, site in pair.guide_sites.items() if pair.is_local(site)]
-    require(
-        pair.coupled is None or not (learning or marked),
-        f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that no bound of a '
-        "datum has it: put it into the plate, or use joint=True",
-    )
 
 
 def _check_mark(name: str, site: dict, pair: Pair) -> None:

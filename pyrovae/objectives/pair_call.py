@@ -101,7 +101,8 @@ class PairCall:
                 pair = self._run(1)
                 before = random_mark()
                 pair_at(self.model, self.guide, pair.draws(), *self.args, like=pair, **self.kwargs)
-                draws_more = self.choices.draws_more or pair.layout.draws_globally or random_mark() != before
+                shares = pair.layout.draws_globally or len(pair.indices) > 0
+                draws_more = self.choices.draws_more or shares or random_mark() != before
             if draws_more:
                 self.choices.mark_as_drawing_more()
                 self.other_generators = saved_generators()[1:]

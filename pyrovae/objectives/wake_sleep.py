@@ -34,6 +34,7 @@ class ReweightedWakeSleep(Objective):
         chunk_size: How many particles are run at a time; None runs all at once.
         sleep_weight: The share of sleep-phi in the guide's gradient, in [0, 1]; the rest is wake-phi. Above 0 every
             observed site must observe an argument as it is: the guide is given what the model drew in its place.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: There are fewer than two particles, or `sleep_weight` lies outside [0, 1].
@@ -69,10 +70,18 @@ class ReweightedWakeSleep(Objective):
 
     def check(self, pair: Pair) -> None:
         super().check(pair)
+        if self.sleep_weight == 0:
+            return
         require(
-            self.sleep_weight == 0 or not pair.layout.has_globals,
+            not pair.layout.has_globals,
             "sleep_weight must be 0 for a pair with global sites: data drawn anew come from other values of them",
         )
+        require(
+            not pair.guide_only,
+            "sleep_weight must be 0 for a guide whose latents are made of auxiliary sites: it has no density at other "
+            "latents than its own",
+        )
+        require(len(pair.plates) < 2, "sleep_weight must be 0 for a pair with several data plates: they scale apart")
 
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         loss = super()._differentiable_loss(call)

@@ -1,8 +1,8 @@
 """Checks the auxiliary sites of a guide, those that the model does not have.
 
-They are legal if the latents are a bijection of them, as in Pyro's autoguides: the auxiliary sites then carry the
-density, and each latent is a `Delta` with log_density = -log |det J|. With any other auxiliary site the weights lack a
-density, and an objective runs off to a value above log p(x).
+They are legal if the latents that are points are a bijection of them, as in Pyro's autoguides: the auxiliary sites then
+carry the density, and each such latent is a `Delta` with log_density = -log |det J|. With any other auxiliary site the
+weights lack a density, and an objective runs off to a value above log p(x).
 """
 
 from collections.abc import Callable
@@ -25,18 +25,21 @@ MAX_JACOBIAN_SIZE = 256  # the Jacobian of more latents than that is not checked
 
 
 def check_auxiliary(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> None:
-    """Raises `InputError` unless the latents are a bijection of the guide's auxiliary sites, if it has any.
+    """Raises `InputError` unless the points among the latents are a bijection of the guide's auxiliary sites.
 
-    The Jacobian is checked at one draw.
+    The Jacobian is checked at one draw. There may be latents besides that the guide draws in the usual way.
     """
     auxiliary = {name: site for name, site in pair.guide_only.items() if not isinstance(base_of(site["fn"]), Unit)}
     if not auxiliary:
         return
     names = ", ".join(f'"{name}"' for name in auxiliary)
     latent = {name: site for name, site in pair.guide_sites.items() if name in pair.model_sites}
-    drawn = [name for name, site in latent.items() if not isinstance(base_of(site["fn"]), Delta)]
+    points = [name for name, site in latent.items() if isinstance(base_of(site["fn"]), Delta)]
+    drawn = [name for name in latent if name not in points]
     why = f"the guide's auxiliary site {names} must be what all latents are a bijection of, each a Delta"
-    require(not drawn, f"{why}, and {drawn[0] if drawn else ''!r} is drawn: the weights lack the density of {names}")
+    require(
+        len(points) > 0, f"{why}, and {drawn[0] if drawn else ''!r} is drawn: the weights lack the density of {names}"
+    )
     # The first datum of the first particle, or all data where a latent is drawn for all of them.
     alone = {name: first_particle(pair, site) for name, site in auxiliary.items()}
     values = {name: _first_datum(pair, site, alone[name], site["fn"].event_dim) for name, site in auxiliary.items()}
@@ -45,13 +48,14 @@ def check_auxiliary(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> N
 
     def run(flat: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the latents of one datum on the real line, and the log-density of their points there."""
-        at = {}
+        at = {name: first_particle(pair, latent[name]) for name in drawn}
         for (name, site), part in zip(auxiliary.items(), flat.split(sizes), strict=True):
             at[name] = _with_first_datum(pair, site, alone[name], part.reshape(values[name].shape))
         with Given(at):
             sites = sample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
         reals, log_density = [], torch.zeros(())
-        for name, site in pair.latent.items():
+        for name in points:
+            site = pair.latent[name]
             z, point, bijection = sites[name]["value"], sites[name]["fn"], biject_to(site["fn"].support)
             u = bijection.inv(z)
             jacobian = bijection.log_abs_det_jacobian(u, z)

@@ -7,8 +7,9 @@ import torch
 from pyro.infer.util import is_validation_enabled
 
 from pyrovae.common import InputError
+from pyrovae.programs.enumerated_guide import state_dims
 from pyrovae.programs.enumerated_runs import is_summed
-from pyrovae.programs.layout import Layout
+from pyrovae.programs.layout import Layout, frames_of
 from pyrovae.programs.sites import is_discrete
 
 
@@ -41,6 +42,7 @@ def check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict], la
                 f'the latent site "{name}" must be of one kind, got {kinds[0]} in the model and {kinds[1]} in the '
                 "guide: a mass and a density do not weigh each other"
             )
+        _check_plates(name, model_sites[name], guide_sites[name])
         fn, value = model_sites[name]["fn"], tuple(model_sites[name]["value"].shape)
         if value[len(value) - fn.event_dim :] != tuple(fn.event_shape):
             raise InputError(
@@ -52,6 +54,22 @@ def check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict], la
             raise InputError(
                 f'poutine.scale must be the same in model and guide at the latent site "{name}", '
                 f"got {ours.tolist()} in the model and {theirs.tolist()} in the guide"
+            )
+
+
+def _check_plates(name: str, site: dict, proposal: dict) -> None:
+    """Raises `InputError` if a latent lies in a plate of the model's and has one value for all of its elements.
+
+    Its prior would count for each of them, and its density under the guide once.
+    """
+    if state_dims({name: proposal}):
+        return
+    value = proposal["value"].shape[: proposal["value"].dim() - proposal["fn"].event_dim]
+    for frame in frames_of(site):
+        if frame.dim is not None and frame.size > 1 and (len(value) < -frame.dim or value[frame.dim] != frame.size):
+            raise InputError(
+                f'the latent site "{name}" must have a value for each of the {frame.size} elements of the plate '
+                f'"{frame.name}" that it lies in, got a guide that draws values of shape {tuple(value)}'
             )
 
 

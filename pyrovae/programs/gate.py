@@ -7,7 +7,8 @@ known.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pyro
@@ -16,6 +17,7 @@ from torch import Tensor
 from pyrovae.common import WeakByIdentity, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
 from pyrovae.programs.enumerated_guide import mark_of
+from pyrovae.programs.independence_checks import coupled_data
 from pyrovae.programs.layout import Reading
 from pyrovae.programs.mask_checks import check_masks, exposed
 from pyrovae.programs.pair import Pair
@@ -46,11 +48,14 @@ class Weights:
     - `everywhere`: the guide draws wherever the prior can, or the estimate converges too low. A bound with finitely
       many particles stays valid.
     - `zeros`: a weight may be 0, as it may be in a mean of weights and not in a mean of their logarithms.
+    - `alone`: each datum has weights of its own, as it needs for a mean of weights, and not for a mean of their
+      logarithms.
     """
 
     densities: bool = True
     everywhere: bool = True
     zeros: bool = True
+    alone: bool = True
     reading: Reading = AS_IT_COMES
 
     def check(self, pair: Pair) -> None:
@@ -58,6 +63,11 @@ class Weights:
         require(
             pair.coupled is None,
             f'site "{pair.coupled}" must lie in the data plate, as it depends on latents inside it',
+        )
+        require(
+            pair.coupled_data is None or not self.alone,
+            f"a datum has a log p(x) of its own only if it has its own latents, and {pair.coupled_data} depends on the "
+            "latents of other data",
         )
         if self.densities:
             pair.check_densities(auxiliary=True)
@@ -83,7 +93,7 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
             check_sums(pair, model, guide, args, kwargs)
             _remember(model, guide, None, pair)
         if needs is not None:
-            needs.check(pair)
+            needs.check(replace(pair, coupled_data=_coupled_data(pair, model, guide, args, kwargs)))
             _remember(model, guide, needs, pair)
     return pair
 
@@ -98,6 +108,19 @@ def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair
     checked = check(model, guide, needs, *args, **kwargs)
     _remember(model, guide, needs, pair)
     return checked.layout.is_vectorized == pair.layout.is_vectorized
+
+
+def _coupled_data(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> str | None:
+    """Returns what `coupled_data` does, which it finds out once for each structure."""
+    names = getattr(model, "__name__", ""), getattr(guide, "__name__", "")
+    key = ("coupled data", *names, _structure(pair))
+    try:
+        known = _known_of(model, guide)
+    except TypeError:  # a program that cannot be hashed, or not be referred to weakly
+        known = {}
+    if key not in known:
+        known[key] = coupled_data(pair, model, guide, args, kwargs)
+    return known[key]
 
 
 # Structures that were checked -----------------------------------------------------------------------------------------
@@ -132,18 +155,16 @@ def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> t
 def _is_known(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
     try:
         known, key = _known_of(model, guide), _key(model, guide, needs, pair)
-    except TypeError:  # a program or an objective that cannot be hashed, or not be referred to weakly
+        return key in known and _is_part(exposed(pair), known[key])
+    except TypeError:  # a program that cannot be referred to weakly, or an objective that cannot be hashed
         return False
-    return key in known and _is_part(exposed(pair), known[key])
 
 
 def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> None:
-    try:
+    with suppress(TypeError):
         known, key = _known_of(model, guide), _key(model, guide, needs, pair)
-    except TypeError:
-        return
-    shown, before = exposed(pair), known.get(key)
-    known[key] = shown if shown is None or before is None else shown | before.to(shown.device)
+        shown, before = exposed(pair), known.get(key)
+        known[key] = shown if shown is None or before is None else shown | before
 
 
 def _is_part(shown: Tensor | None, known: Tensor | None) -> bool:

@@ -6,6 +6,7 @@ no plate holds the observed sites, the whole data set is one datum, and every si
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -66,8 +67,8 @@ class Layout:
 
     @property
     def is_simple(self) -> bool:
-        """True if every site lies in a data plate, and plates take one dimension."""
-        return not self.has_globals and self.nesting == 1 and self.is_vectorized
+        """True if every site lies in the one data plate, and plates take one dimension."""
+        return len(self.plates) == 1 and not self.has_globals and self.nesting == 1 and self.is_vectorized
 
     def fits(self, other: "Layout") -> bool:
         """Returns True if the particles of the other layout lie where they do in this one."""
@@ -196,8 +197,21 @@ def remember_layout(model: Callable, guide: Callable, reading: Reading, layout: 
         return
 
 
-def run_one_by_one(model: Callable, guide: Callable, reading: Reading, layout: Layout) -> Layout:
-    """Returns the layout for particles one after another, from now on."""
+def run_one_by_one(
+    model: Callable, guide: Callable, reading: Reading, layout: Layout, why: str | None = None
+) -> Layout:
+    """Returns the layout for particles one after another, from now on; `why` is kept for `reason_unsaid`."""
     layout = replace(layout, is_vectorized=False)
     remember_layout(model, guide, reading, layout)
+    if why is not None:
+        with suppress(TypeError):
+            _known_of(model, guide)["why", *_key(model, guide, reading)] = why
     return layout
+
+
+def reason_unsaid(model: Callable, guide: Callable, reading: Reading) -> str | None:
+    """Returns why particles run one after another, or None if there is no reason or it was returned before."""
+    try:
+        return _known_of(model, guide).pop(("why", *_key(model, guide, reading)), None)
+    except TypeError:
+        return None

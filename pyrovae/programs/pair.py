@@ -4,7 +4,7 @@ log w_kn = log p(x_n|z_kn) + log p(z_kn) - log q(z_kn|x_n),    shape (num_partic
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -54,8 +54,10 @@ class Pair:
 
     `plates` are its data plates: the data of one after the other are the columns of every result. `parameters` are the
     messages of the parameters that the two programs registered. `is_repeatable` is False if a program draws from a
-    generator of its own, which cannot be set back. `coupled` names a global site that depends on local draws. `others`
-    are the runs of the other particles, if particles are run one after another; the sites are then those of the first.
+    generator of its own, which cannot be set back. `coupled` names a global site that depends on local draws, and
+    `coupled_data` says which site of a datum depends on the latents of other data. `indices` are those of the
+    subsamples that plates drew. `others` are the runs of the other particles, if particles are run one after another;
+    the sites are then those of the first.
     """
 
     model_sites: dict[str, dict]
@@ -66,6 +68,8 @@ class Pair:
     parameters: tuple[Mapping[str, Any], ...] = ()
     is_repeatable: bool = True
     coupled: str | None = None
+    coupled_data: str | None = None
+    indices: Mapping[str, Tensor] = field(default_factory=dict)
     others: tuple["Pair", ...] = ()
 
     @property

@@ -16,6 +16,7 @@ from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import random_mark
 from pyrovae.programs.reruns import pair_at
 from pyrovae.programs.running import run_pair
+from pyrovae.programs.sites import is_discrete
 
 ALLOWED_NATS = 1e-3
 ALLOWED_ROUNDINGS = 100  # two runs may differ by this many times the effect of a few roundings of the latents
@@ -100,7 +101,10 @@ def _rounding(
 ) -> dict[str, float]:
     """Returns how far the log-densities of model and guide move when the latents move by a few roundings."""
     moved = {
-        name: z * (1 - 4 * torch.finfo(z.dtype).eps) if z.is_floating_point() else z for name, z in latents.items()
+        name: z * (1 - 4 * torch.finfo(z.dtype).eps)
+        if z.is_floating_point() and not is_discrete(alone.guide_sites[name]["fn"])
+        else z
+        for name, z in latents.items()
     }
     there = _without_particles(model, guide, moved, alone, args, kwargs)
     return {

@@ -22,6 +22,7 @@ from pyrovae.programs.running import (
     particles,
     run_pair,
     shared_draws,
+    subsample_indices,
     trace_of,
     with_all_states,
 )
@@ -41,23 +42,23 @@ def pair_at(
     """Returns the pair's sites at given values of all of the guide's draws, as `Pair.draws` returns them.
 
     `like` is an earlier run, with the layout and number of particles; without it the pair must have a simple layout,
-    and the values are `(num_particles, batch, *event)`. With `redraw` the latents are drawn first, and the draws are
-    discarded (see `Choices`). For `recycles` see `Enumerating`.
+    and the values are `(num_particles, batch, *event)`. The subsamples are those of `like`. With `redraw` the latents
+    and subsamples are drawn first, and the draws are discarded (see `Choices`). For `recycles` see `Enumerating`.
     """
+    shared = {} if like is None or redraw else dict(like.indices)
     if like is None or like.layout.is_vectorized:
         num_particles = len(next(iter(latents.values()))) if like is None else like.num_particles
         layout = Layout() if like is None else like.layout
-        with particles(num_particles, layout):
+        with particles(num_particles, layout), Given(shared):
             given = None if like is None else layout
             return _at(model, guide, latents, args, kwargs, num_particles, given, redraw, recycles)[0]
     runs: list[Pair] = []
-    shared: dict[str, Tensor] = {}
     for index in range(len(like.runs)):
         own = {name: z[index] if like.is_local(like.guide_sites[name]) else z for name, z in latents.items()}
-        with Given({name: value for name, value in shared.items() if name not in own}):
+        with Given({name: own.get(name, value) for name, value in shared.items()}):  # only the first run drew them
             pair, traces = _at(model, guide, own, args, kwargs, 1, like.layout, redraw, recycles)
         runs.append(pair)
-        shared = shared or shared_draws(traces, pair)
+        shared = shared_draws(traces, pair) if index == 0 else shared
     return replace(runs[0], others=tuple(runs[1:]))
 
 
@@ -81,15 +82,15 @@ def _at(
         layout = simple_layout(model_sites, guide_sites)
         if layout.sums:
             return _at(model, guide, latents, args, kwargs, num_particles, layout, redraw, recycles)
-    plates = data_plates(layout, model_sites, guide_sites)
-    return Pair(model_sites, guide_sites, num_particles, layout, plates), (model_trace, trace)
+    plates, traces = data_plates(layout, model_sites, guide_sites), (model_trace, trace)
+    return Pair(model_sites, guide_sites, num_particles, layout, plates, indices=subsample_indices(traces)), traces
 
 
 def simple_layout(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> Layout:
     """Returns the layout of a pair whose sites all lie in data plates; raises `InputError` on any other."""
     layout = read_layout(model_sites, guide_sites, AS_IT_COMES)
     require(
-        layout.is_simple and len(layout.plates) > 0,
+        layout.is_simple,
         "this needs a pair whose sites all lie in one data plate and in no other: it is defined for each datum alone",
     )
     return layout

@@ -35,6 +35,7 @@ from pyrovae.programs.layout import (
     Reading,
     known_layout,
     read_layout,
+    reason_unsaid,
     remember_layout,
     run_one_by_one,
 )
@@ -108,7 +109,7 @@ class _Run:
         for _ in range(3 if self.reading.vectorize_particles is not False else 0):
             try:
                 found = self._with_layout(layout)
-            except (IndexError, RuntimeError, ValueError) as failed:
+            except (AssertionError, IndexError, RuntimeError, ValueError) as failed:
                 if _is_final(failed):
                     raise
                 if layout is known and is_validation_error(failed):  # of a value, and of no shape
@@ -144,12 +145,11 @@ class _Run:
                 "model and guide must take particles to the left of the batch (networks: any number of leading batch "
                 f"dimensions); without particles they run, and with {self.num_particles} there was: {first_line(error)}"
             ) from error
-        if error is not None and self.num_particles > 1:
-            warn(
-                "particles run one after another, as the programs do not take a dimension of particles: "
-                f"{first_line(error)}"
-            )
-        return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, layout))
+        why = None
+        if error is not None:
+            why = "particles run one after another, as the programs do not take a dimension of particles: "
+            why += first_line(error)
+        return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, layout, why))
 
     # Runs -------------------------------------------------------------------------------------------------------------
 
@@ -172,14 +172,20 @@ class _Run:
 
     def one_by_one(self, layout: Layout) -> Pair:
         """Runs the particles one after another, with the first one's global draws and subsample."""
+        if self.num_particles > 1:
+            why = reason_unsaid(self.model, self.guide, self.reading)
+            if why is not None:
+                warn(why)
         runs: list[Pair] = []
         shared: dict[str, Tensor] = {}
         for index in range(self.num_particles):
             once = kept_statistics(self.model, self.guide) if index else nullcontext()
             with once, Given(shared):
                 traces = self._traces(None, layout)
-            found = layout_of(traces, self.reading)
-            runs.append(pair_of(traces, 1, replace(found, is_vectorized=False)))
+            found = replace(layout_of(traces, self.reading), is_vectorized=False)
+            if index == 0 and found.sums != layout.sums:  # states that these data give, or give no more
+                return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, found))
+            runs.append(pair_of(traces, 1, found))
             shared = shared or shared_draws(traces, runs[0])
         if runs[0].layout != layout:
             remember_layout(self.model, self.guide, self.reading, runs[0].layout)
@@ -224,7 +230,9 @@ def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
     for sites in (model_sites, guide_sites):
         check_dimensions(sites, layout, plates, states)
     parameters = tuple(node for trace in traces for node in trace.nodes.values() if node["type"] == "param")
-    return with_means(Pair(model_sites, guide_sites, num_particles, layout, plates, parameters))
+    indices = subsample_indices(traces)
+    pair = Pair(model_sites, guide_sites, num_particles, layout, plates, parameters, indices=indices)
+    return with_means(pair)
 
 
 def traces_of(
@@ -288,11 +296,16 @@ class Given(Messenger):
 
 def shared_draws(traces: Traces, pair: Pair) -> dict[str, Tensor]:
     """Returns what all particles share: the draws of global sites, and the indices of subsamples."""
-    shared: dict[str, Tensor] = {}
-    for trace in traces:
-        nodes: dict[str, Any] = trace.nodes
-        for name, site in nodes.items():
-            is_global = site["type"] == "sample" and not site["is_observed"] and not pair.is_local(site)
-            if is_global or site_is_subsample(site):
-                shared[name] = site["value"]
-    return shared
+    sites = {name: site for name, site in _nodes(traces) if site["type"] == "sample" and not site["is_observed"]}
+    of_globals = {name: site["value"] for name, site in sites.items() if not pair.is_local(site)}
+    return {**of_globals, **subsample_indices(traces)}
+
+
+def subsample_indices(traces: Traces) -> dict[str, Tensor]:
+    """Returns the indices of the plates that drew a part of their data."""
+    sites = {name: site for name, site in _nodes(traces) if site_is_subsample(site)}
+    return {n: s["value"] for n, s in sites.items() if s["fn"].subsample_size not in (None, s["fn"].size)}
+
+
+def _nodes(traces: Traces) -> list[tuple[str, Any]]:
+    return [item for trace in traces for item in trace.nodes.items()]

@@ -21,6 +21,10 @@ OUTSIDE = (
     'the latent site "z" must lie in the data plate in both programs or in neither, got in a data plate in the model '
     "and outside it in the guide"
 )
+ONE_FOR_TWO = (
+    'the latent site "z" must have a value for each of the 2 elements of the plate "parts" that it lies in, got a '
+    r"guide that draws values of shape \(.+\)"
+)
 OBSERVES = 'the guide must observe nothing, and observes site "{}": its density would be a part of no weight; .+'
 SCALES = r"poutine.scale must be the same in model and guide at the latent site \"z\", got {} in the model and {} .+"
 NO_DENSITY = r'log p\(x\) does not exist or cannot be had: site "{}" {}'
@@ -30,6 +34,7 @@ for name, said, uses in (
     ("undeclared", 'every dimension of a site must be declared: site "x" has 3 values along dim -1, .+', ON_PAIRS),
     ("no size", r'the value at site "z" must have the 4 data left of its 1 event dimensions, got shape .+', ON_PAIRS),
     ("guide outside", OUTSIDE, ON_PAIRS),
+    ("one for two", ONE_FOR_TWO, ON_PAIRS),
     ("guide observes", OBSERVES.format("y"), ON_PAIRS),
     ("one name twice", "the pair does not run: Multiple sample sites named 'data'", ON_PAIRS),
     ("no site", "model must observe the data at a site, and observes none", ON_PAIRS),

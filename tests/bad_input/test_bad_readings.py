@@ -9,11 +9,22 @@ import pytest
 import torch
 from broken_pairs import ROWS, Pair, decode, guide, model, normal
 from pyro.infer import SVI
-from pyro.infer.autoguide import AutoMultivariateNormal
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.optim import Adam
 from refusals import Table, check_refusal
 
-from pyrovae.objectives import ELBO, IWAE, VIMCO, AnalyticKLELBO, DReG, ScoreFunction, StickingTheLanding
+from pyrovae.objectives import (
+    ELBO,
+    IWAE,
+    VIMCO,
+    AnalyticKLELBO,
+    DReG,
+    EnumeratedELBO,
+    ReweightedWakeSleep,
+    ScoreFunction,
+    StickingTheLanding,
+    from_text,
+)
 
 CASES = Table()
 add = CASES.add
@@ -60,6 +71,27 @@ def subsample() -> Pair:
     return Pair(model, guide)
 
 
+def two_plates() -> Pair:
+    """Latents of few values in two plates, which no sum over the values of all has the dimensions for."""
+
+    def model(x):
+        for plate, num in (("some", 1), ("others", 3)):
+            with pyro.plate(plate, num, dim=-1):
+                z = pyro.sample(f"z of {plate}", dist.Bernoulli(0.3))
+                pyro.sample(f"x of {plate}", dist.Normal(z, 1.0), obs=x[:num, 0])
+
+    def guide(x):
+        for plate, num in (("some", 1), ("others", 3)):
+            with pyro.plate(plate, num, dim=-1):
+                pyro.sample(f"z of {plate}", dist.Bernoulli(0.4))
+
+    return Pair(model, guide)
+
+
+def autoguided() -> Pair:
+    return Pair(model, AutoNormal(model, create_plates=lambda x: pyro.plate("data", len(x), dim=-1)))
+
+
 plain = partial(Pair, model, guide)
 AT_ONCE = (
     "{} with {} particles needs latents that the guide draws for each datum, and this guide draws all of them for all "
@@ -78,7 +110,7 @@ def add_pair(name: str, make: Callable[[], Pair], objective, said: str) -> None:
         add(f"{name}, {type(objective).__name__}, {door}", said, lambda c=call: c(objective, make()))
 
 
-for objective, num in ((IWAE(8), 8), (DReG(3), 3), (ELBO(2), 2), (VIMCO(2), 2)):
+for objective, num in ((IWAE(8), 8), (DReG(3), 3), (ScoreFunction(2), 2), (VIMCO(2), 2)):
     said = AT_ONCE.format(type(objective).__name__, num)
     add_pair("only globals", global_only, objective, said)
     add_pair("drawn at once", drawn_at_once, objective, said)
@@ -87,6 +119,17 @@ for objective in (IWAE(8), IWAE(1), DReG(8), VIMCO(8), ScoreFunction(2)):
     add_pair("inner subsample", inner_subsample, objective, said)
 add_pair("joint and subsampled", subsample, IWAE(8, joint=True), ALL_TERMS.format("IWAE", "data"))
 add_pair("unknown plate", plain, ELBO(plate="dta"), PLATE.format("data", "dta"))
+
+TWO_PLATES = "this needs a pair whose sites all lie in one data plate and in no other: .+"
+SLEEP = "sleep_weight must be 0 for a {}: .+"
+awake = ReweightedWakeSleep(2, sleep_weight=0.5)
+add_pair("two plates, enumerated", two_plates, EnumeratedELBO(), TWO_PLATES)
+add_pair("two plates, asleep", two_plates, awake, SLEEP.format("pair with several data plates"))
+add_pair("autoguide, asleep", autoguided, awake, SLEEP.format("guide whose latents are made of auxiliary sites"))
+both = "plate must not be given with joint, where all data are one datum; got 'rows'"
+add("joint and a plate", both, IWAE, 2, joint=True, plate="rows")
+add("joint and a plate, by text", both, from_text, "iwae(num_particles=2, joint=True, plate=rows)")
+add("a plate by its number", "plate must be the name of one, got 1", IWAE, 2, plate=1)
 
 
 @pytest.mark.parametrize("case", CASES.parameters())
@@ -99,7 +142,7 @@ def test_the_elbo_takes_a_subsample_inside_a_datum(objective):
     assert objective.loss(*inner_subsample(), ROWS) > 0
 
 
-@pytest.mark.parametrize("objective", [ELBO(1), IWAE(1), IWAE(8, joint=True)], ids=str)
+@pytest.mark.parametrize("objective", [ELBO(1), ELBO(2), IWAE(1), IWAE(8, joint=True)], ids=str)
 @pytest.mark.parametrize("make", [global_only, drawn_at_once])
-def test_what_is_drawn_at_once_is_taken_with_one_particle_or_jointly(make, objective):
+def test_what_is_drawn_at_once_is_taken_with_one_particle_or_jointly_or_in_the_elbo(make, objective):
     assert objective.loss(*make(), ROWS) > 0

@@ -8,7 +8,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy.special import roots_jacobi
 from torch import Tensor
 
-STEP = 0.25  # of log t; the error of the trapezoidal rule is then of the order exp(-pi^2 / 0.25)
+STEP = 0.35  # of log t; the error of the trapezoidal rule is then of the order exp(-pi^2 / 0.35)
 
 
 @functools.cache

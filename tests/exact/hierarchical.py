@@ -92,7 +92,7 @@ class Hierarchy:
         sd, shift = at["log_sd"].exp(), at["mu"] - PRIOR_MEAN
         return 0.5 + at["log_sd"] - math.log(PRIOR_SD) - (sd.square() + shift.square()) / (2 * PRIOR_SD**2)
 
-    def local_bound(self, x: Tensor, count: int, num: int = 321, num_theta: int = 24) -> Tensor:
+    def local_bound(self, x: Tensor, count: int, num: int = 201, num_theta: int = 20) -> Tensor:
         """Returns E_q(theta)[L_K(theta)] for each datum, `(N,)`, with L_K(theta) = E[log 1/K sum_k w_k]."""
         (noise, p), (standard, p_theta) = normal_grid(num), hermite(num_theta)
         log_p, log_q = self.densities(noise.reshape(-1, 1, 1), self.theta_at(standard)[:, None], x)

@@ -101,7 +101,7 @@ def words_given(words: Tensor, share: Tensor, first: Tensor, second: Tensor) -> 
     return of_zero.log().unsqueeze(-1) * zeros + torch.log1p(-of_zero).unsqueeze(-1) * (len(words) - zeros)
 
 
-def bound(words: Tensor, count: int, step: float = 0.3, num: int = 20) -> float:
+def bound(words: Tensor, count: int, step: float = 0.4, num: int = 16) -> float:
     """Returns E_q[log p(topics) - log q(topics) + sum_d L_K(topics)]; with K = 1 the ELBO."""
     (first, p), (second, p_second) = (beta_grid(*row, num=num) for row in TOPIC_GUIDE)
     total = minus_kl_of_topics()

@@ -73,7 +73,7 @@ def test_the_mean_gradient_is_that_by_quadrature(objective, of):
 
 def test_theta_is_no_leaf_of_the_path():
     """Taken for one, its guide would get the gradient of no bound, many standard errors away."""
-    mean, error = mean_gradient(DReG(2), NARROW, X, runs=250)
+    mean, error = mean_gradient(DReG(2), NARROW, X, runs=200)
     assert_within_standard_errors(mean, truth("IWAE"), error, note=f"parameters {NAMES}")
     apart = ((truth("theta as a leaf") - truth("IWAE")).abs() / error)[NAMES.index("mu")]
     assert apart > 20, apart
@@ -84,7 +84,7 @@ def test_theta_is_no_leaf_of_the_path():
 ], ids=str)  # fmt: skip
 def test_a_theta_without_a_path_gets_the_score_of_the_whole_bound(objective, of):
     """The local part keeps its own estimator: DReG's path is not lost because theta has none."""
-    mean, error = mean_gradient(objective, WITHOUT_PATH, X[:2], runs=800)
+    mean, error = mean_gradient(objective, WITHOUT_PATH, X[:2], runs=500)
     expected = truth(of, WITHOUT_PATH, 2)
     assert_within_standard_errors(mean, expected, error, note=f"parameters {NAMES}")
     at = NAMES.index("mu")

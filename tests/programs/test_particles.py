@@ -1,6 +1,8 @@
 """Each particle has the density that it has alone: work across leading dimensions is refused, and rounding is not."""
 
 import math
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import pyro
@@ -118,3 +120,49 @@ def test_weights_of_a_part_of_the_data_or_of_their_terms_are_refused(where):
     with pytest.raises(pv.InputError, match="log-weights need all terms") as caught:
         pv.log_weights(program(True), program(False), X, num_particles=3)
     assert "\n" not in str(caught.value)
+
+
+def test_particles_of_a_subsampled_pair_are_checked_at_the_same_subsample():
+    def program(observes):
+        def run(x):
+            with pyro.plate("data", 8, subsample_size=4, dim=-1) as rows:
+                z = pyro.sample("z", normal((3,)))
+                if observes:
+                    pyro.sample("x", dist.Normal(3 * z.softmax(1), 0.1).to_event(1), obs=x[rows])
+
+        return run
+
+    with pytest.warns(UserWarning, match="something in it works across leading dimensions"):
+        pv.objectives.IWAE(3).loss(program(True), program(False), torch.cat([X, X]))
+
+
+def asserting() -> tuple[Callable, Callable]:
+    """A network that checks the number of its input's dimensions, as many do."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", normal((3,)))
+            assert z.dim() == 2, "z must be (batch, 3)"
+            pyro.sample("x", dist.Normal(z, 0.1).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x, 0.5).to_event(1))
+
+    return model, guide
+
+
+def test_a_network_that_asserts_the_shape_of_its_input_runs_one_particle_after_another():
+    with pytest.warns(UserWarning, match=r"take a dimension of particles: z must be \(batch, 3\)"):
+        assert pv.objectives.IWAE(3).loss(*asserting(), X) > 0
+
+
+def test_that_particles_run_one_after_another_is_said_once_and_not_before_there_are_several():
+    pair = asserting()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run_pair(*pair, X, num_particles=1)
+        assert not caught
+        for _ in range(2):
+            run_pair(*pair, X, num_particles=3)
+    assert [str(one.message).partition(",")[0] for one in caught] == ["particles run one after another"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from exact import discrete_states
 from exact.discrete_states import chain, chain_log_px, mixture, mixture_log_px, no_latent
-from helpers import assert_within_standard_errors, mean_and_error, refusal
+from helpers import assert_within_standard_errors, mean_and_error, refusal, suite_seed
 from scalar_pairs import gradients
 from torch.testing import assert_close
 
@@ -52,6 +52,48 @@ def test_many_steps_are_no_harder_than_few():
     x = torch.randn(2, 40).double()
     result = pv.log_marginal(chain, no_latent, x, num_samples=1)
     assert_close(result.log_px, chain_log_px(x), rtol=0, atol=1e-9)
+
+
+def mixed_pair(states):
+    """A mixture of `states` components, all equal; with 0 of them there is no site for the component."""
+
+    def model(x, c=None):
+        with pyro.plate("data", len(x)):
+            mean = torch.tensor(0.5)
+            if states:
+                fn = dist.Categorical(torch.ones(states))
+                mean = mean + 0 * pyro.sample("c", fn, infer={"enumerate": "parallel"}, obs=c)
+            z = pyro.sample("z", dist.Normal(mean, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.7), obs=x)
+
+    def guide(x, c=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.6 * x, pyro.param("scale", torch.tensor(0.8))))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+@pytest.mark.parametrize("objective", [ELBO, DReG])
+def test_a_state_that_is_the_only_one_changes_nothing(objective, vectorized):
+    losses = []
+    for states in (0, 1, 2):
+        torch.manual_seed(suite_seed(1))
+        losses.append(objective(3, vectorize_particles=vectorized).loss(*mixed_pair(states), POINTS.float()))
+    assert losses == pytest.approx(losses[:1] * 3, abs=1e-5)
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_states_may_be_given_for_a_part_of_the_batches(vectorized):
+    model, guide = mixed_pair(2)
+    objective, x = ELBO(3, vectorize_particles=vectorized), POINTS.float()
+    for c in (None, torch.zeros(len(x)), None):
+        losses = []
+        for pair in ((model, guide), mixed_pair(2)):
+            objective.loss(*pair, x, c)  # once more with the states as they are
+            torch.manual_seed(suite_seed(2))
+            losses.append(objective.loss(*pair, x, c))
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 # With a continuous latent beside the state ----------------------------------------------------------------------------

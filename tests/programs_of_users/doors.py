@@ -1,6 +1,7 @@
 """The doors that a program can be taken through, each with the claims that hold of what comes out."""
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 import pyrovae as pv
 from programs_of_users.program import Program
 
-STEPS = 8
+STEPS = 5
 LEARNING_RATE = 0.01
 
 Objectives = dict[str, Callable[..., PyroELBO]]
@@ -75,7 +76,8 @@ def train_by_elbo(program: Program) -> None:
 
 def train_by(name: str, program: Program) -> None:
     """Checks that steps on a bound of four particles move every parameter, and lower its loss."""
-    train(program, OBJECTIVES[name](4, **plate_of(program)), lowers=name in ("iwae", "joint"))
+    plate = {} if name == "joint" else plate_of(program)
+    train(program, OBJECTIVES[name](4, **plate), lowers=name in ("iwae", "joint"))
 
 
 def train(program: Program, objective: PyroELBO, lowers: bool = True) -> None:
@@ -156,7 +158,8 @@ def compare(program: Program, bounds: list[str], has_log_px: bool, **settings: A
 
     def named(name: str) -> Callable[[int], PyroELBO]:
         def make(num_particles: int) -> PyroELBO:
-            return OBJECTIVES[name](num_particles, **plate_of(program), **settings)
+            plate = {} if name == "joint" else plate_of(program)
+            return OBJECTIVES[name](num_particles, **plate, **settings)
 
         make.__name__ = name
         return make
@@ -166,7 +169,8 @@ def compare(program: Program, bounds: list[str], has_log_px: bool, **settings: A
     found = pv.compare(program.model, program.guide, *program.args, objectives=objectives, **how)
     assert [row.objective for row in found.rows] == bounds
     assert all(math.isfinite(row.bound) for row in found.rows)
-    if has_log_px and "training mode" not in (found.no_gap or ""):  # there, batch normalisation has other densities
+    # Batch normalisation has other densities in training, and scANVI scales every site: no bound is on log p(x) then.
+    if has_log_px and not re.search("training mode|under the scale", found.no_gap or ""):
         assert all(row.gap is not None and math.isfinite(row.gap) for row in found.rows)
     else:
         assert all(row.gap is None for row in found.rows)

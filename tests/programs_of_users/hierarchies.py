@@ -47,14 +47,11 @@ def positive(name: str, start: Tensor) -> Tensor:
 def _evidence_of_schools() -> Tensor:
     """Returns log p(y) by the trapezoidal rule over log tau, with mu and all theta integrated in closed form."""
     log_tau = torch.linspace(-12, 12, 4_001, dtype=torch.float64)
-    y, variance = EFFECTS.double(), ERRORS.double() ** 2
-    log_joint = []
-    for tau in log_tau.exp():
-        covariance = torch.diag(variance + tau**2) + 100.0
-        marginal = torch.distributions.MultivariateNormal(torch.zeros_like(y), covariance)
-        log_joint.append(marginal.log_prob(y) + math.log(2 / (5 * math.pi)) - torch.log1p((tau / 5) ** 2) + tau.log())
-    total = torch.stack(log_joint).logsumexp(0) + (log_tau[1] - log_tau[0]).log()
-    return total.reshape(1)
+    tau, y, variance = log_tau.exp(), EFFECTS.double(), ERRORS.double() ** 2
+    covariance = torch.diag_embed(variance + tau.unsqueeze(-1) ** 2) + 100.0
+    of_data = torch.distributions.MultivariateNormal(torch.zeros_like(y), covariance).log_prob(y)
+    log_joint = of_data + math.log(2 / (5 * math.pi)) - torch.log1p((tau / 5) ** 2) + log_tau
+    return (log_joint.logsumexp(0) + (log_tau[1] - log_tau[0]).log()).reshape(1)
 
 
 def _schools_without_centre(y, sigma):
@@ -110,7 +107,7 @@ def indexed_intercepts() -> Program:
         with pyro.plate("counties", 3):
             intercept = pyro.sample("intercept", dist.Normal(mu, 0.5))
         with pyro.plate("houses", len(y)):
-            pyro.sample("y", dist.Normal(intercept[..., county], 0.7), obs=y)
+            pyro.sample("y", dist.Normal(intercept[county], 0.7), obs=y)
 
     guide = AutoNormal(model, init_scale=0.3)
     return Program(model, guide, (county, y), log_px=lambda: _evidence_of_houses(county, y))
@@ -134,7 +131,7 @@ def item_response() -> Program:
         with pyro.plate("items", 4):
             difficulty = pyro.sample("difficulty", dist.Normal(0.0, 1.0))
         with pyro.plate("answers", len(answers)):
-            logits = ability[..., student] - difficulty[..., item]
+            logits = ability[student] - difficulty[item]
             pyro.sample("obs", dist.Bernoulli(logits=logits), obs=answers)
 
     return Program(model, AutoNormal(model, init_scale=0.5), (student, item, answers))

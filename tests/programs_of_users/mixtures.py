@@ -7,6 +7,7 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
 from torch import Tensor
+from torch.nn.functional import pad
 
 from programs_of_users.hierarchies import positive
 from programs_of_users.program import Program, bits, log_normal, normals, source
@@ -77,9 +78,7 @@ def stick_breaking_mixture() -> Program:
             beta = pyro.sample("beta", dist.Beta(1.0, 1.0))
         with pyro.plate("components", truncation):
             mu = pyro.sample("mu", dist.Normal(0.0, 3.0))
-        rest = (1 - beta).cumprod(-1)
-        ones = torch.ones_like(beta[..., :1])
-        weights = torch.cat([beta, ones], -1) * torch.cat([ones, rest], -1)
+        weights = pad(beta, (0, 1), value=1) * pad((1 - beta).cumprod(-1), (1, 0), value=1)
         with pyro.plate("data", len(data)):
             z = pyro.sample("z", dist.Categorical(weights))
             pyro.sample("obs", dist.Normal(mu[z], 1.0), obs=data)

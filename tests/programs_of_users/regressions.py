@@ -124,7 +124,7 @@ class BayesianRegression(PyroModule):
         sigma = pyro.sample("sigma", dist.LogNormal(-0.5, 0.5))
         mean = self.linear(x).squeeze(-1)
         with pyro.plate("data", len(x), subsample_size=self.subsample_size) as rows:
-            pyro.sample("obs", dist.Normal(mean[..., rows], sigma), obs=y[rows])
+            pyro.sample("obs", dist.Normal(mean[rows], sigma), obs=y[rows])
         return mean
 
 

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
 from programs_of_users.program import Program, TwoHeads, bits, joined, mlp, normals, source
@@ -38,20 +38,53 @@ class M2(nn.Module):
             pyro.sample("z", dist.Normal(*self.encoder(joined(xs, ys))).to_event(1))
 
 
-def _m2(*labels) -> Program:
-    pair, xs = M2(), bits(source(2), NUM, PIXELS)
+class SummedM2(M2):
+    """The class is summed out in the model alone, and the guide draws the style from the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = TwoHeads(PIXELS, LATENT)
+        del self.classifier
+
+    def model(self, xs, ys=None):
+        config_enumerate(super().model, "parallel", expand=True)(xs, ys)
+
+    def guide(self, xs, ys=None):
+        pyro.module("ss_vae", self)
+        with pyro.plate("data"):
+            pyro.sample("z", dist.Normal(*self.encoder(xs)).to_event(1))
+
+
+def _m2(pair: M2, *labels, enumerated: bool = True) -> Program:
     loss = TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
-    guide = config_enumerate(pair.guide, "parallel", expand=True)
+    guide = config_enumerate(pair.guide, "parallel", expand=True) if enumerated else pair.guide
     untrained = ("ss_vae$$$classifier",) if labels else ()
-    return Program(pair.model, guide, (xs, *labels), NUM, pyro_loss=loss, untrained=untrained)
+    args = (bits(source(2), NUM, PIXELS), *labels)
+    return Program(pair.model, guide, args, NUM, pyro_loss=loss, untrained=untrained)
 
 
-def unlabelled_m2() -> Program:
-    return _m2()
+def _labels() -> Tensor:
+    return one_hot(torch.arange(NUM) % CLASSES, CLASSES).float()
+
+
+def enumerated_m2() -> Program:
+    return _m2(M2())
+
+
+def drawn_m2() -> Program:
+    return _m2(M2(), enumerated=False)
 
 
 def labelled_m2() -> Program:
-    return _m2(one_hot(torch.arange(NUM) % CLASSES, CLASSES).float())
+    return _m2(M2(), _labels())
+
+
+def summed_m2() -> Program:
+    return _m2(SummedM2(), enumerated=False)
+
+
+def labelled_summed_m2() -> Program:
+    return _m2(SummedM2(), _labels(), enumerated=False)
 
 
 def _fully_connected(*sizes: int) -> nn.Sequential:
@@ -123,7 +156,7 @@ def unlabelled_cells() -> Program:
 
 
 def labelled_cells() -> Program:
-    return _single_cells(one_hot(torch.arange(NUM) % CLASSES, CLASSES).float())
+    return _single_cells(_labels())
 
 
 class CausalEffect(nn.Module):

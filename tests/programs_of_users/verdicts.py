@@ -6,7 +6,6 @@ from textwrap import wrap
 from programs_of_users import PROGRAMS
 
 DOORS = ("elbo", "iwae", "dreg", "vimco", "rws", "joint", "fit", "log_marginal", "compare")
-BOUNDS = ("elbo", "iwae", "dreg", "vimco", "rws", "joint")
 SEVERAL = ("iwae", "dreg", "vimco", "rws")  # bounds of several particles for each datum
 
 
@@ -58,6 +57,12 @@ IN_GUIDE = Reason(
     "those of the guide's draws, and the ELBO would be a bound on nothing.",
     "Train the term in a loss of its own, as Kingma et al. (2014) do, and leave it out of the guide.",
 )
+ENUMERATED = Reason(
+    "marked for enumeration",
+    "A site enumerated in the guide is averaged over exactly. The mean of a logarithm of K weights would run over all "
+    "S^K values of K draws.",
+    "The ELBO; or leave the mark out, and the site is drawn; or let the model alone sum it out, as every bound can.",
+)
 REASONS = {
     "a": JOINT,
     "b": POINT,
@@ -66,6 +71,7 @@ REASONS = {
     "e": FACTOR,
     "f": CROSSING,
     "g": IN_GUIDE,
+    "h": ENUMERATED,
 }
 
 
@@ -83,6 +89,8 @@ REFUSED: dict[str, dict[str, Reason]] = {
     "VAE with a factor outside its plate": _at("log_marginal", FACTOR),
     "scANVI, labels given, a loss in the guide": _at(DOORS, IN_GUIDE),
     "causal-effect VAE": _at(DOORS, IN_GUIDE),
+    "M2, labels enumerated in the guide": _at((*SEVERAL, "joint"), ENUMERATED),
+    "scANVI, labels enumerated in the guide": _at((*SEVERAL, "joint"), ENUMERATED),
     "attend, infer, repeat in minibatches": _SUBSAMPLED,
     "hidden Markov model, AutoDelta": _POINT,
     "capture and recapture": _GLOBAL,
@@ -114,9 +122,10 @@ def reason_at(name: str, door: str) -> Reason | None:
     return REFUSED.get(name, {}).get(door)
 
 
-def open_bounds(name: str) -> list[str]:
-    """Returns the names of the bounds that a program can be trained by."""
-    return [door for door in BOUNDS if reason_at(name, door) is None]
+def compared(name: str) -> list[str]:
+    """Returns the bounds that are compared: those of `compare` itself, or the joint one where they are closed."""
+    doors = [door for door in ("elbo", "iwae", "dreg") if reason_at(name, door) is None]
+    return doors + ["joint"] * (reason_at(name, "iwae") is not None and reason_at(name, "joint") is None)
 
 
 def markdown() -> str:

@@ -8,9 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact import conjugate
-from helpers import Pair, refusal, suite_seed
+from global_pairs import BATCH, NUM, PLATES, POSITIVE, X, double, pair_of
+from helpers import Pair, suite_seed
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoNormal
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
@@ -32,45 +33,6 @@ from pyrovae.training.data_count import DataCount
 from pyrovae.training.gradients import BatchGradients, gradients_of
 from pyrovae.training.pair_checks import checked_pair
 from pyrovae.training.whole_data import WholeData
-
-NUM, BATCH = 12, 3
-X = 0.7 + torch.randn(NUM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-POSITIVE = dist.constraints.positive
-PLATES = {
-    "sized": lambda x: pyro.plate("data", len(x)),
-    "without a size": lambda x: pyro.plate("data"),
-    "at dim -2": lambda x: pyro.plate("data", x.numel(), dim=-2),
-    "declared": lambda x: pyro.plate("data", NUM, subsample=x),
-}
-
-
-def double(value: float) -> torch.Tensor:
-    return torch.tensor(value, dtype=torch.float64)
-
-
-def pair_of(plate: str = "sized", has_local: bool = False) -> Pair:
-    """theta ~ N(0, 3), with `has_local` z_n ~ N(theta, 1), and x_n ~ N(z_n, 0.5), or theta for z_n; with a factor."""
-    make = PLATES[plate]
-
-    def model(x):
-        shift = pyro.param("shift", double(0.1))
-        theta = pyro.sample("theta", dist.Normal(double(0.0), 3.0))
-        pyro.factor("regulariser", -shift.square())
-        with make(x):
-            x = x.unsqueeze(-1) if plate == "at dim -2" else x
-            mean = theta + shift + torch.zeros_like(x)
-            z = pyro.sample("z", dist.Normal(mean, 1.0)) if has_local else mean
-            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
-
-    def guide(x):
-        loc, scale = pyro.param("loc", double(0.2)), pyro.param("scale", double(0.3), constraint=POSITIVE)
-        theta = pyro.sample("theta", dist.Normal(loc, scale))
-        if has_local:
-            with make(x):
-                x = x.unsqueeze(-1) if plate == "at dim -2" else x
-                pyro.sample("z", dist.Normal(pyro.param("slope", double(0.5)) * x + 0.1 * theta, 0.6))
-
-    return Pair(model, guide)
 
 
 def count_of(pair, source, objective=None, batch_size=BATCH) -> DataCount:
@@ -156,13 +118,6 @@ def test_the_loss_of_an_epoch_is_of_each_datum_where_the_program_declares_their_
 
 
 # The number of data ---------------------------------------------------------------------------------------------------
-
-
-class Unknown:
-    """Yields batches, and does not say how many."""
-
-    def __iter__(self):
-        return iter(X.split(BATCH))
 
 
 def drawn_anew(**settings) -> DataLoader:
@@ -290,63 +245,3 @@ def test_processes_with_unequal_numbers_of_rows_have_the_gradient_of_one(plate, 
         assert sum(sizes) == 5
         found.append(torch.stack([sum(losses), *(parameter.grad for parameter in parameters.values())]))
     torch.testing.assert_close(*found, rtol=0, atol=1e-10)
-
-
-# Refusals -------------------------------------------------------------------------------------------------------------
-
-
-def fit(pair, data, **settings) -> None:
-    pv.fit(pair, data, epochs=1, batch_size=BATCH, progress=False, **settings)
-
-
-def local_model(x):
-    theta = pyro.sample("theta", dist.Normal(double(0.0), 3.0))
-    with pyro.plate("data", len(x)):
-        pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(theta, 1.0)), 0.5), obs=x)
-
-
-def test_an_unknown_number_of_data_is_refused():
-    message = refusal(fit, pair_of(), Unknown())
-    assert "must be known for a pair with sites outside the data plate: give a tensor" in message
-    fit(pair_of("declared"), Unknown())
-
-
-def test_the_number_of_data_of_each_of_two_plates_is_asked_for():
-    def model(x):
-        theta = pyro.sample("theta", dist.Normal(double(0.0), 3.0))
-        for name, part in (("first", x[:1]), ("second", x[1:])):
-            with pyro.plate(name, len(part)):
-                pyro.sample(f"x_{name}", dist.Normal(theta, 0.5), obs=part)
-
-    pair = Pair(model, pair_of().guide)
-    assert 'is not for each of the plates "first" and "second"' in refusal(fit, pair, X)
-    pv.fit(pair, X, epochs=1)
-
-
-def test_one_bound_for_all_data_takes_one_batch():
-    pair, joint = pair_of(has_local=True), IWAE(3, joint=True)
-    assert "joint=True puts all data under one bound: they must be in one batch, got 4" in refusal(
-        fit, pair, X, objective=joint
-    )
-    pv.fit(pair, X, epochs=1, objective=joint)
-
-
-def test_a_guide_of_given_data_takes_one_batch():
-    auto = Pair(local_model, AutoNormal(local_model))
-    assert "AutoNormal has parameters for each datum: all data must be in one batch" in refusal(fit, auto, X)
-    at_once = Pair(local_model, AutoMultivariateNormal(local_model))
-    assert "draws the latents of all data at once: they must be in one batch" in refusal(fit, at_once, X)
-
-
-def test_a_global_site_that_comes_after_the_first_batch_is_refused():
-    def model(x):
-        theta = pyro.sample("theta", dist.Normal(double(0.0), 3.0)) if x[0] > 0 else double(0.0)
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(theta + pyro.param("shift", double(0.1)), 0.5), obs=x)
-
-    def guide(x):
-        if x[0] > 0:
-            pyro.sample("theta", dist.Normal(pyro.param("loc", double(0.0)), 0.3))
-
-    message = refusal(fit, Pair(model, guide), [-torch.ones(2).double(), torch.ones(2).double()])
-    assert 'site "theta" must be there at the first batch, as a site outside the data plate' in message
