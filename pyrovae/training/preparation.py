@@ -128,6 +128,7 @@ def prepare(
         scheduler=make_schedule(settings.schedule, optimizer, settings.epochs),
         fingerprint=fingerprint,
     )
+    layout = checks.runs[0].layout
     validation = Validation(
         vae,
         data.held_out,
@@ -136,6 +137,6 @@ def prepare(
         trained[0].device,
         readings[0],
         in_chunks=data.validates_rows and whole.has_rows(checks.runs[0]),
-        draws_globally=checks.runs[0].layout.draws_globally,
+        several_draws=layout.draws_globally or not layout.plates,
     )
     return Training(vae, data.source, data.train, state, elbos, gradients, beta, validation, checks, compiled)

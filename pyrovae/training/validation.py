@@ -33,7 +33,7 @@ class Validation:
         device: the device on which processes add up their sums.
         reading: how the first objective reads the pair.
         in_chunks: whether a batch may be cut into chunks of its rows.
-        draws_globally: whether the guide draws latents that all data share: theta is then drawn several times.
+        several_draws: whether the guide draws latents that all data share, which are then drawn several times.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Validation:
         device: torch.device,
         reading: Reading,
         in_chunks: bool,
-        draws_globally: bool,
+        several_draws: bool,
     ) -> None:
         self.vae, self.held_out, self.source, self.generators, self.device = vae, held_out, source, generators, device
-        self.reading, self.in_chunks, self.draws_globally = reading, in_chunks, draws_globally
+        self.reading, self.in_chunks, self.several_draws = reading, in_chunks, several_draws
         self.modules, self.workers = modules_of(vae), Workers()
 
     @torch.no_grad()
@@ -81,11 +81,11 @@ class Validation:
         return torch.tensor([terms.log_likelihood.sum().item(), kl.sum().item(), pair.batch], dtype=torch.float64)
 
     def _chunks(self, batches: Batches) -> Iterator[Batch]:
-        """Yields what is run at a time; where the guide draws theta, each of few chunks comes more than once."""
+        """Yields what is run at a time; where theta is drawn several times, each of few chunks comes more than once."""
         epoch = batches()
         for batch in epoch:
             chunks = self._rows(batch)
-            wanted = GLOBAL_DRAWS if self.draws_globally else 1
+            wanted = GLOBAL_DRAWS if self.several_draws else 1
             for _ in range(math.ceil(wanted / (len(chunks) * (epoch.num_batches or 1)))):
                 yield from chunks
 

@@ -1,4 +1,4 @@
-"""`fit` takes batches of anything that a pair takes, and its steps are per datum of the data plate at any dim."""
+"""`fit` takes batches of anything that a pair takes; its steps are per datum of the data plate, wherever that lies."""
 
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -17,7 +17,6 @@ import pyrovae as pv
 from pyrovae.objectives import ELBO, IWAE
 
 pytestmark = pytest.mark.usefixtures("float64")
-OBJECTIVES = [IWAE(2), Trace_ELBO()]
 
 
 def plain_pair(read, plates, observe=lambda x: x) -> Pair:
@@ -157,13 +156,15 @@ def parameters() -> Tensor:
     return torch.cat([value.unconstrained().detach().flatten() for _, value in sorted(pyro.get_param_store().items())])
 
 
-@pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize(
+    ("name", "objective", "compile"),
+    [
+        *((name, objective, False) for name in BATCHES for objective in (IWAE(2), Trace_ELBO())),
+        *((name, IWAE(2), True) for name in BATCHES if name not in EAGER),
+    ],
+)
 def test_a_step_is_the_objectives_divided_by_the_number_of_data(name, objective, compile, without_machine_code):
     make, batch, count = BATCHES[name]
-    if compile and (objective is not OBJECTIVES[0] or name in EAGER):
-        pytest.skip("runs eagerly")
     args, rate = batch if isinstance(batch, tuple) and not isinstance(batch, PackedSequence) else (batch,), 0.1
     count = count or int((batch > -0.5).sum())
     pair = make()
@@ -235,7 +236,7 @@ def test_a_tensor_is_cut_along_the_data_plate_alone():
 
 def test_large_values_in_any_argument_are_named():
     pair = plain_pair(lambda batch, x: x, rows)
-    with pytest.raises(FloatingPointError, match=r"y reaches 1e.06: standardise it"):
+    with pytest.raises(FloatingPointError, match=r"y reaches 1e\+06: standardise it"):
         pv.fit(pair, [({}, 1e6 * torch.ones(4))], epochs=50, lr=1e9, optimizer=partial(torch.optim.SGD))
 
 
@@ -250,10 +251,11 @@ def test_validation_is_the_elbo_for_each_datum_of_whole_batches(name):
     count, pair = count or int((batch > -0.5).sum()), make()
     history = pv.fit(pair, [batch], epochs=1, validation=[batch, batch], progress=False)
     total = 0.0
-    for index in range(2):
+    draws = 8 if name == "no plate" else 2  # what all data share is drawn eight times
+    for index in range(draws):
         torch.manual_seed(index)
         total -= ELBO().loss(pair.model, pair.guide, *args)
-    assert history.elbo == [pytest.approx(total / (2 * count), abs=1e-10)]
+    assert history.elbo == [pytest.approx(total / (draws * count), abs=1e-10)]
     assert history.elbo[0] == pytest.approx(history.reconstruction[0] - history.kl[0], abs=1e-10)
 
 
@@ -299,8 +301,8 @@ def test_particles_one_after_another_give_one_training_compiled_and_not(without_
     found = []
     for compile in (False, True):
         pyro.clear_param_store()
-        pair, x = Normed(), data(20, 2)
-        history = pv.fit(pair, x, epochs=2, batch_size=8, objective=IWAE(3), compile=compile, seed=1, validation=x)
+        pair, x = Normed(), data(16, 2)
+        history = pv.fit(pair, x, epochs=1, batch_size=8, objective=IWAE(2), compile=compile, seed=1, validation=x)
         found.append((history.loss, history.elbo, parameters_of(pair), pair.norm.running_mean))
     assert found[0][:2] == found[1][:2]
     assert all(map(torch.equal, found[0][2:], found[1][2:]))
