@@ -5,10 +5,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+import pyro
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from pyrovae.common import InputError, Workers, device_of, first_line, is_out_of_memory, local_seed, require_count
+from pyrovae.common import (
+    InputError,
+    Workers,
+    device_of,
+    first_line,
+    is_out_of_memory,
+    kept_generators,
+    local_seed,
+    require_count,
+)
 from pyrovae.data import moved
 from pyrovae.evaluation.arguments import check_args, common_length, tensors_in, with_tensors
 from pyrovae.programs import AS_IT_COMES, Pair, Reading, gate
@@ -69,14 +80,16 @@ class Opened(NamedTuple):
     """Holds the data of a pair, a run of it on some or all of them, and how many pairs fit into memory.
 
     - `pair`: two particles; it tells the layout.
-    - `pairs_at_a_time`: the number of pairs of a particle and a datum that are decoded at a time.
+    - `pairs_at_a_time`: the number of pairs of a particle and a datum that are decoded at a time, as the caller wants.
     - `reading`: how the pair is read.
+    - `pairs_in_memory`: the number of pairs that memory allows.
     """
 
     data: Data
     pair: Pair
     pairs_at_a_time: int
     reading: Reading
+    pairs_in_memory: int
 
     @property
     def as_one(self) -> Data:
@@ -101,6 +114,7 @@ def opened(
     length, device = common_length(args), device_of(model, tensors)
     needs = gate.Weights(densities=False, everywhere=False, alone=False, reading=reading)
     data, pair = None, None
+    _set_up(guide, moved(args, device))
     if length is not None:
         data = Data(args, length, 0, length, device)
         pair = _pair_of_rows(model, guide, data.rows(0, DATA_PER_CHUNK), needs)
@@ -109,19 +123,39 @@ def opened(
         check_in_parts(model, guide, Data(args, 1, 0, 1, device, is_whole=True), needs, found.append)
         pair = found[0]
         data = Data(args, pair.batch, 0, pair.batch, device)
-    at_a_time = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // pair.outputs))
-    return Opened(data, pair, at_a_time if chunk_size is None else chunk_size, reading)
+    most = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // pair.outputs))
+    return Opened(data, pair, most if chunk_size is None else chunk_size, reading, most)
+
+
+@torch.no_grad()
+def _set_up(guide: Callable, args: tuple) -> None:
+    """Lets one of Pyro's autoguides, if it has not run yet, make its parameters for all data."""
+    if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
+        with kept_generators():
+            guide(*args)
 
 
 def _pair_of_rows(model: Callable, guide: Callable, few: Data, needs: gate.Needs) -> Pair | None:
-    """Returns a run of the pair on some rows, or None if it has not as many data as there are rows."""
+    """Returns a run of the pair on some rows, or None if all data have to be run to tell.
+
+    That is so if it fails, which may be due to the cut; if it has not as many data as there are rows; or if it made
+    parameters with a row for each of them, which are then forgotten.
+    """
     found: list[Pair] = []
+    store = pyro.get_param_store()
+    before = set(store.keys())
     try:
         check_in_parts(model, guide, few, needs, found.append)
-    except InputError:
-        if few.size == few.num:
+    except Exception as error:
+        if few.size == few.num or is_out_of_memory(error):
             raise
-        return None  # which may be due to the cut: all data tell
+        return None
+    finally:
+        new = [name for name in store.keys() if name not in before and few.size in store[name].shape]  # noqa: SIM118
+        if few.size < few.num and new:
+            found.clear()
+            for name in new:
+                del store[name]
     plates = {plate.name for pair in found for plate in pair.plates}
     return found[0] if len(plates) == 1 and sum(pair.batch for pair in found) == few.size else None
 

@@ -17,7 +17,7 @@ from pyrovae.evaluation.chunks import Data, Opened
 from pyrovae.evaluation.rows import data_dim_of
 from pyrovae.programs import Pair, pair_at, run_pair
 
-DATA_COMPARED = 1_024  # of more data, the last so many stand for all
+DATA_COMPARED = 1_024  # of more data, the last so many stand for all, or fewer if memory does not suffice for them
 ROUNDINGS = 64  # units in the last place, by which the terms of a datum may differ
 LATENT_ROUNDINGS = 100  # times the effect of a few roundings of the latents, by which they may differ, too
 
@@ -61,7 +61,8 @@ def _why_not(model: Callable, guide: Callable, found: Opened, size: int) -> str 
         return "their plate is not vectorized"
     if not any(map(data.is_data, tensors_in(data.whole))):
         return "no tensor among the arguments has a row for each"
-    compared = data.rows(max(0, data.size - DATA_COMPARED), data.size)
+    most = max(2 * size, min(DATA_COMPARED, found.pairs_in_memory))
+    compared = data.rows(max(0, data.size - most), data.size)
     size = size if size < compared.size else compared.size // 2
     part = compared.rows(compared.size - size, compared.size)  # the last ones: a program may well take the first
     rows = slice(compared.size - size, compared.size)

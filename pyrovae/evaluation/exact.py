@@ -69,7 +69,7 @@ def quadrature_log_marginal(
             return data.args
         require(
             alone.takes_rows,
-            "quadrature_log_marginal needs more points for these data: raise num_points, or lower limit",
+            "quadrature_log_marginal needs a finer grid for these data: raise num_points",
         )
         return data.at(rows)
 

@@ -80,7 +80,9 @@ def _at_once(model: Callable, guide: Callable, found: Opened, needs: gate.Weight
         check_in_parts(model, guide, found.as_one, replace(needs, reading=reading), pairs.append)
     except InputError:
         return None
-    return Opened(found.as_one, pairs[0], max(1, found.pairs_at_a_time // found.data.size), reading)
+    return Opened(
+        found.as_one, pairs[0], max(1, found.pairs_at_a_time // found.data.size), reading, found.pairs_in_memory
+    )
 
 
 class _Draws:

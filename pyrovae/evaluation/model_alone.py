@@ -96,7 +96,7 @@ class ModelAlone:
 
     def cut(self, size: int) -> Data:
         """Returns the data, to be taken in chunks of `size`; or whole, with a warning, if they may not be cut."""
-        found = Opened(self.data, replace(self.pair, guide_sites=self.pair.latent), size, AS_IT_COMES)
+        found = Opened(self.data, replace(self.pair, guide_sites=self.pair.latent), size, AS_IT_COMES, size)
         return cut(self.model, self._prior_of(self.model), found, size)
 
     @cached_property

@@ -56,14 +56,14 @@ class DifferentiableELBO(PyroELBO):
         Args:
             model: A Pyro program that observes the data.
             guide: A Pyro program that draws the model's latent sites.
-            *args: What both programs take, the data `(batch, *event)` first.
+            *args: What both programs take, of any number and type.
             **kwargs: Further arguments of both programs.
 
         Returns:
-            Minus the bound, summed over the data plate, in nats.
+            Minus the bound, summed over the data, in nats; see `Objective`.
 
         Raises:
-            InputError: The pair breaks the contract, or does not fit the objective.
+            InputError: The pair has no log-weights, or does not fit the objective.
         """
         return self._differentiable_loss(PairCall(model, guide, args, kwargs, self))
 
@@ -90,14 +90,15 @@ class DifferentiableELBO(PyroELBO):
 class Objective(DifferentiableELBO):
     """Represents an estimator as a value: frozen, comparable, without state, one for any number of models.
 
-        loss = - scale sum_n bound(log w_1n ... log w_Kn)
+        loss = - (log p(theta) - log q(theta) + scale sum_n bound(log w_1n ... log w_Kn))
+        w_kn = p(x_n, z_kn|theta) / q(z_kn|x_n, theta),    theta ~ q(theta),  z_kn ~ q(z_n|x_n, theta)
 
-    As with `pyro.infer.ELBO` the loss is summed over the data plate, and multiplied by the scale common to all sites.
-    Under a beta on the latents, log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the place of log w, and
-    the bound is none on log p(x).
-
-    Sites outside the data plate are drawn once, theta ~ q(theta), and their log p(theta) - log q(theta) is subtracted,
-    whatever the bound of a datum is. The guide of theta gets the gradient of the whole.
+    The data n are those of the data plate, the outermost one around the observed sites with latents of their own. Sites
+    in it are local: z_n is drawn K times for each datum. Sites outside are global: theta is drawn once, whatever K and
+    the bound are, and its guide gets the gradient of the whole. Without global sites log p(theta) - log q(theta) is 0.
+    As with `pyro.infer.ELBO` the loss is summed over the data, and `scale` is what is common to all local sites, such
+    as N/B of a subsample. Under a beta on the latents, log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the
+    place of log w, and the bound is none on log p(x). docs/your_own_program.md says how programs are read.
 
     A subclass gives `bound` and, for the gradient, `coefficients`.
 
@@ -105,11 +106,11 @@ class Objective(DifferentiableELBO):
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time, if not all of them fit into memory; None runs all at once.
             The gradient is the same.
-        joint: Puts everything under one bound, as if the whole data set were one datum: for few data, and for guides
-            that draw the latents of all data at once.
+        joint: Puts everything under one bound, as if the whole data set were one datum: the K draws are then of theta
+            and all z_n together. For few data, and for guides that draw the latents of all data at once.
         plate: The name of the data plate, where the observed sites lie in plates that cross.
         vectorize_particles: True runs all particles at once, False one after another; "auto" the latter only for
-            programs that do not take a dimension of particles.
+            programs that do not take a dimension of particles, or that compute across it.
 
     Raises:
         InputError: A setting is not a whole number, or too small.

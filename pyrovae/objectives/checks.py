@@ -23,7 +23,7 @@ def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args
         objective: One of ours, or any `pyro.infer.ELBO`.
         model: A Pyro program that observes the data.
         guide: A Pyro program that draws the model's latent sites.
-        *args: What both programs take, the data `(batch, *event)` first.
+        *args: What both programs take, of any number and type.
 
     Returns:
         The run of the pair that was checked.

@@ -22,6 +22,7 @@ class ELBO(Objective):
     Args:
         num_particles: K, the draws of z per datum; more of them lower the variance and leave the bound as it is.
         chunk_size: How many particles are run at a time; None runs all at once.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Example:
         >>> pv.objectives.ELBO(2).bound(torch.tensor([[1.0], [3.0]]).log())
@@ -61,6 +62,7 @@ class StickingTheLanding(ELBO):
     Args:
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time; None runs all at once.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Example:
         >>> gradient = pv.objectives.StickingTheLanding(2).coefficients(torch.zeros(2, 1), torch.ones(()))

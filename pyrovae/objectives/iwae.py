@@ -22,6 +22,7 @@ class IWAE(Objective):
     Args:
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time; None runs all at once.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Example:
         >>> pv.objectives.IWAE(2).bound(torch.tensor([[1.0], [3.0]]).log())
@@ -61,6 +62,7 @@ class DReG(IWAE):
     Args:
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time; None runs all at once.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Example:
         >>> log_w = torch.tensor([[1.0], [3.0]]).log()

@@ -30,6 +30,7 @@ class MIWAE(Objective):
         num_particles: K, the draws of z in each batch.
         chunk_size: How many particles are run at a time; None runs all at once.
         num_batches: M, the number of batches; M K draws of z are made per datum.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: A setting is not a whole number >= 1.
@@ -78,6 +79,7 @@ class PIWAE(MIWAE):
         num_particles: K, the draws of z in each batch.
         chunk_size: How many particles are run at a time; None runs all at once.
         num_batches: M, the number of batches; M K draws of z are made per datum.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: A setting is not a whole number >= 1.
@@ -112,6 +114,7 @@ class CIWAE(Objective):
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time; None runs all at once.
         elbo_weight: c in [0, 1]: the ELBO at 1, IWAE at 0.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: `elbo_weight` lies outside [0, 1].

@@ -28,6 +28,7 @@ class Renyi(Objective):
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time; None runs all at once.
         alpha: The order, any finite number.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: `alpha` is not a finite number.

@@ -31,6 +31,7 @@ class ScoreFunction(Objective):
         chunk_size: How many particles are run at a time; None runs all at once.
         baseline: "none" for b_k = 0, or "leave_one_out" for the mean of the other particles,
             b_k = 1/(K-1) sum_{j != k} log w_j, which lowers the variance.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: The baseline is unknown, or needs more particles.
@@ -74,6 +75,7 @@ class VIMCO(Objective):
     Args:
         num_particles: K >= 2, the draws of z per datum.
         chunk_size: How many particles are run at a time; None runs all at once.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: There are fewer than two particles.

@@ -34,6 +34,7 @@ class ReweightedWakeSleep(Objective):
         chunk_size: How many particles are run at a time; None runs all at once.
         sleep_weight: The share of sleep-phi in the guide's gradient, in [0, 1]; the rest is wake-phi. Above 0 every
             observed site must observe an argument as it is: the guide is given what the model drew in its place.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: There are fewer than two particles, or `sleep_weight` lies outside [0, 1].

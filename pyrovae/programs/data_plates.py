@@ -77,6 +77,8 @@ def by_datum(log_prob: Tensor, site: dict, layout: Layout, plates: tuple[DataPla
         log_prob = log_prob if has_data else log_prob.unsqueeze(-1)
     elif data_dim is None:
         log_prob = log_prob.unsqueeze(-1)
+    while log_prob.dim() > 1 + layout.is_vectorized and log_prob.shape[0] == 1:  # a dimension of nothing
+        log_prob = log_prob[0]
     if not layout.is_vectorized and log_prob.dim() > 1:  # it has states
         log_prob = log_prob.unsqueeze(-2)
     if own is not None and own.dim is None:  # one step of a sequential plate

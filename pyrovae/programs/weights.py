@@ -20,13 +20,13 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
         log w_k = log p(x, z_k) - log q(z_k|x),  z_k ~ q(z|x)
 
     Their mean is the ELBO, and the logarithm of the mean of w_k estimates log p(x). They are always those at beta = 1:
-    scales are left out, masks of observed sites are kept. If a site lies outside the data plate, they are those of all
-    data together.
+    scales are left out, masks are kept. If a site lies outside the data plate, so that data share it, the weights are
+    those of all data together, of draws of everything, as with `joint=True` of an objective; `log_marginal` nests them.
 
     Args:
-        model: A Pyro program that observes `args`.
-        guide: A Pyro program that draws every latent site of the model.
-        *args: What both programs take, the data `(batch, *event)` first.
+        model: A Pyro program that observes the data.
+        guide: A Pyro program that draws every latent site of the model, but for those that the model sums out.
+        *args: What both programs take, of any number and type.
         num_particles: K, how many times z is drawn for each datum.
         **kwargs: Further arguments of both programs.
 
@@ -34,7 +34,8 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
         The log-weights, `(num_particles, batch)`, in nats; `(num_particles, 1)` for all data together.
 
     Raises:
-        InputError: The pair breaks the contract, or subsamples the terms of a datum.
+        InputError: The pair has no log-weights (docs/your_own_program.md says which have), or subsamples the terms of
+            a datum.
 
     Example:
         >>> vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5))

@@ -76,7 +76,8 @@ def train_by_elbo(program: Program) -> None:
 
 def train_by(name: str, program: Program) -> None:
     """Checks that steps on a bound of four particles move every parameter, and lower its loss."""
-    train(program, OBJECTIVES[name](4, **plate_of(program)), lowers=name in ("iwae", "joint"))
+    plate = {} if name == "joint" else plate_of(program)
+    train(program, OBJECTIVES[name](4, **plate), lowers=name in ("iwae", "joint"))
 
 
 def train(program: Program, objective: PyroELBO, lowers: bool = True) -> None:
@@ -157,7 +158,8 @@ def compare(program: Program, bounds: list[str], has_log_px: bool, **settings: A
 
     def named(name: str) -> Callable[[int], PyroELBO]:
         def make(num_particles: int) -> PyroELBO:
-            return OBJECTIVES[name](num_particles, **plate_of(program), **settings)
+            plate = {} if name == "joint" else plate_of(program)
+            return OBJECTIVES[name](num_particles, **plate, **settings)
 
         make.__name__ = name
         return make
