@@ -55,7 +55,7 @@ def weighted_terms(pair: Pair) -> WeightedTerms:
             raise InputError(f"poutine.scale must be one number for all {sites} sites, got {numbers}")
     if len(pair.plates) > 1:
         parts = [scale.new_full((plate.size,), plate.scale) for plate in pair.plates]
-        scale = scale * torch.cat(parts)
+        scale = scale * torch.cat(parts).to(terms.log_likelihood.device)
     log_ratio = None
     if pair.layout.has_globals:
         of_model, of_guide = pair.global_terms(scaled=True)

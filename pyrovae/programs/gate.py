@@ -17,7 +17,7 @@ from torch import Tensor
 from pyrovae.common import WeakByIdentity, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
 from pyrovae.programs.enumerated_guide import mark_of
-from pyrovae.programs.independence_checks import coupled_data
+from pyrovae.programs.independence_checks import Coupled, coupled
 from pyrovae.programs.layout import Reading
 from pyrovae.programs.mask_checks import check_masks, exposed
 from pyrovae.programs.pair import Pair
@@ -93,7 +93,8 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
             check_sums(pair, model, guide, args, kwargs)
             _remember(model, guide, None, pair)
         if needs is not None:
-            needs.check(replace(pair, coupled_data=_coupled_data(pair, model, guide, args, kwargs)))
+            found = _coupled(pair, model, guide, args, kwargs)
+            needs.check(replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside))
             _remember(model, guide, needs, pair)
     return pair
 
@@ -110,16 +111,16 @@ def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair
     return checked.layout.is_vectorized == pair.layout.is_vectorized
 
 
-def _coupled_data(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> str | None:
-    """Returns what `coupled_data` does, which it finds out once for each structure."""
+def _coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Coupled:
+    """Returns what `coupled` does, which it finds out once for each structure."""
     names = getattr(model, "__name__", ""), getattr(guide, "__name__", "")
-    key = ("coupled data", *names, _structure(pair))
+    key = ("coupled", *names, _structure(pair))
     try:
         known = _known_of(model, guide)
     except TypeError:  # a program that cannot be hashed, or not be referred to weakly
         known = {}
     if key not in known:
-        known[key] = coupled_data(pair, model, guide, args, kwargs)
+        known[key] = coupled(pair, model, guide, args, kwargs)
     return known[key]
 
 

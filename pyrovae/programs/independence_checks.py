@@ -1,12 +1,13 @@
-"""Checks what plates declare: the terms of a datum depend on its own latents and on no other datum's.
+"""Checks what plates declare: a datum's terms depend on its own latents alone, and sites outside on none of them.
 
 A graph's nodes whose edges read the latents of both ends break it, and so does a series whose steps lie in one plate.
 Their log-density is still a sum over the data, so that the ELBO stays what it is; a logarithm of a mean of weights for
-each datum alone is no bound then.
+each datum alone is no bound then. A site outside the plate that reads local draws has a density for each particle.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -21,56 +22,99 @@ from pyrovae.programs.reruns import pair_at
 ALLOWED_NATS = 1e-3
 ALLOWED_ROUNDINGS = 100  # a term may move by this many times the effect of a few roundings of the latents
 
-Terms = dict[str, Tensor]
-"""The log-densities of each local site, `(num_particles, batch)`, by a description of the site."""
+
+class Coupled(NamedTuple):
+    """Names what depends on latents that it must not depend on; None stands for nothing.
+
+    - `outside`: the name of a site outside the data plates that depends on latents inside.
+    - `inside`: a site, in words, whose terms of some datum depend on another datum's latents.
+    """
+
+    outside: str | None = None
+    inside: str | None = None
 
 
-def coupled_data(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> str | None:
-    """Returns a site whose terms of some datum depend on another datum's latents, or None if there is none.
+class _Terms(NamedTuple):
+    """Holds the log-densities of sites inside the data plates, `(num_particles, batch)`, and outside, each a sum."""
+
+    inside: dict[str, Tensor]
+    outside: dict[str, Tensor]
+
+
+def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Coupled:
+    """Returns which sites of the pair depend on what their plates say that they do not.
 
     Half of the data get the latents of another particle, and then the other half: no term of the rest may move. `pair`
     is a run of the two programs with two particles.
     """
-    halves = [half for half in _halves(pair) if bool(half.any()) and not bool(half.all())]
+    halves = [half for half in _halves(pair) if bool(half.any())]
+    if not pair.layout.has_globals:
+        halves = [half for half in halves if not bool(half.all())]
     if not halves or state_dims(pair.guide_sites):
-        return None
+        return Coupled()
     start = saved_generators()
 
-    def run(latents: dict[str, Tensor]) -> Terms:
+    def run(latents: dict[str, Tensor]) -> _Terms:
         restore_generators(start)  # whatever the programs draw besides latents is the same each time
         return _terms(pair_at(model, guide, latents, *args, like=pair, **kwargs))
 
     with torch.no_grad(), pyro.validation_enabled(False):
         draws = pair.draws()
-        before, rounding = run(draws), None
+        before, rounded = run(draws), None
         for half in halves:
             after = run(_with_others_latents(pair, draws, half))
-            for site, term in before.items():
-                moved = torch.where(half, term, after[site])
-                if torch.allclose(moved, term, rtol=1e-3, atol=ALLOWED_NATS, equal_nan=True):
-                    continue
-                if rounding is None:
-                    again, rounded = run(draws), run({name: _rounded(z) for name, z in draws.items()})
-                    if any(not torch.equal(again[name], one) for name, one in before.items()):
-                        return None  # no two runs have one density
-                    rounding = {name: (rounded[name] - one).abs().max().item() for name, one in before.items()}
-                if not (moved - term).abs().max().item() <= ALLOWED_NATS + ALLOWED_ROUNDINGS * rounding[site]:
-                    return site
+            inside = {
+                name: torch.where(half.to(term.device), term, after.inside[name])
+                for name, term in before.inside.items()
+            }
+            moved = _moved(before.inside, inside), _moved(before.outside, after.outside)
+            if moved == (None, None):
+                continue
+            if rounded is None:
+                rounded = run({name: _rounded(z) for name, z in draws.items()})
+                again = run(draws)
+                if _moved(before.inside, again.inside, 0.0) or _moved(before.outside, again.outside, 0.0):
+                    return Coupled()  # no two runs have one density
+            found = Coupled(
+                _moved(before.outside, after.outside, rounded=rounded.outside),
+                _moved(before.inside, inside, rounded=rounded.inside),
+            )
+            if found != Coupled():
+                return found
+    return Coupled()
+
+
+def _moved(
+    before: dict[str, Tensor], after: dict[str, Tensor], allowed: float = 1.0, rounded: dict[str, Tensor] | None = None
+) -> str | None:
+    """Returns the first name whose term has moved by more than is allowed.
+
+    That is 1e-3 nats, or as much of the term, or where `rounded` is given what some roundings of the latents move.
+    """
+    for name, term in before.items():
+        if torch.allclose(after[name], term, rtol=1e-3 * allowed, atol=ALLOWED_NATS * allowed, equal_nan=True):
+            continue
+        rounding = 0.0 if rounded is None else (rounded[name] - term).abs().max().item()
+        if not (after[name] - term).abs().max().item() <= ALLOWED_NATS * allowed + ALLOWED_ROUNDINGS * rounding:
+            return name
     return None
 
 
-def _terms(pair: Pair) -> Terms:
+def _terms(pair: Pair) -> _Terms:
+    runs = [replace(run, others=()) for run in pair.runs]
+    inside, outside = {}, {}
     if pair.layout.sums:  # whose sites have no terms of their own
         terms = pair.terms()
-        return {"the model": terms.log_likelihood + terms.log_prior, "the guide": terms.log_posterior}
-    found: Terms = {}
+        inside = {"the model": terms.log_likelihood + terms.log_prior, "the guide": terms.log_posterior}
     for program in ("model_sites", "guide_sites"):
         for name, site in getattr(pair, program).items():
-            if pair.is_local(site):
-                runs = [replace(run, others=()) for run in pair.runs]
+            if not pair.is_local(site):
+                each = [run.log_density(name, getattr(run, program)[name]).sum() for run in runs]
+                outside[name] = torch.stack(each)
+            elif not pair.layout.sums:
                 each = [run.total({name: getattr(run, program)[name]}) for run in runs]
-                found[f'site "{name}" of the {program.partition("_")[0]}'] = torch.cat(each)
-    return found
+                inside[f'site "{name}" of the {program.partition("_")[0]}'] = torch.cat(each)
+    return _Terms(inside, outside)
 
 
 def _halves(pair: Pair) -> list[Tensor]:

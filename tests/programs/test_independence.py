@@ -9,7 +9,7 @@ from scalar_pairs import Pair
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.objectives import ELBO, IWAE, VIMCO, DReG, ScoreFunction, StickingTheLanding
+from pyrovae.objectives import ELBO, IWAE, VIMCO, AnalyticKLELBO, DReG, ScoreFunction, StickingTheLanding
 from pyrovae.programs import Reading, run_pair
 
 ZERO, ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
@@ -164,3 +164,33 @@ INDEPENDENT = {
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_independent_data_are_taken(name):
     assert IWAE(3).loss(*INDEPENDENT[name](), X) > 0
+
+
+# Sites outside the plate ----------------------------------------------------------------------------------------------
+
+
+def pooled(noise: bool) -> Pair:
+    """A label of the whole set reads the latents of all data, and perhaps noise that is drawn anew at each run."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(ZERO, ONE))
+            mean = z + torch.randn(z.shape, dtype=torch.float64) if noise else z
+            pyro.sample("x", dist.Normal(mean, ONE), obs=x[:, 0])
+        pyro.factor("label", -z.square().sum())
+
+    return Pair(model, coded(lambda z: z).guide)
+
+
+@pytest.mark.parametrize("objective", [IWAE(3), ELBO(3), AnalyticKLELBO(3), ScoreFunction(1)], ids=str)
+@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("num_data", [6, 1])
+def test_a_site_outside_the_plate_that_reads_latents_inside_is_refused(num_data, noise, objective):
+    with pytest.raises(pv.InputError, match='site "label" lies outside the data plate and depends on latents inside'):
+        objective.loss(*pooled(noise), X[:num_data])
+
+
+@pytest.mark.filterwarnings("ignore:particles run one after another")  # it would sum over particles, too
+@pytest.mark.parametrize("objective", [ELBO(1), AnalyticKLELBO(1), IWAE(3, joint=True)], ids=str)
+def test_it_is_taken_with_one_particle_or_jointly(objective):
+    assert objective.loss(*pooled(noise=False), X) > 0
