@@ -30,41 +30,67 @@ def guide(x, q=lambda x: dist.Normal(x[:, :2], 0.5)):
         pyro.sample("z", q(x).to_event(1))
 
 
-def outside(program):
-    """Trap 1: RenyiELBO gives a joint bound over the minibatch here, without a word."""
-
-    def run(x):
-        pyro.sample("scale", dist.LogNormal(0.0, 1.0))
-        program(x)
-
-    return run
-
-
-def no_plate(x):
-    z = pyro.sample("z", normal(len(x), 2))
-    pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([len(x), 3]).to_event(2), obs=x)
+def crossing(x):
+    """Ratings, with latents of the rows and of the columns: either can be the data."""
+    rows, columns = pyro.plate("rows", len(x), dim=-2), pyro.plate("columns", x.shape[1], dim=-1)
+    with rows:
+        u = pyro.sample("u", dist.Normal(0.0, 1.0))
+    with columns:
+        v = pyro.sample("v", dist.Normal(0.0, 1.0))
+    with rows, columns:
+        pyro.sample("x", dist.Normal(u + v, 1.0), obs=x)
 
 
-def wrong_dim(x):
-    with pyro.plate("data", len(x), dim=-3):
-        pyro.sample("x", decode(pyro.sample("z", normal(2))), obs=x[:, None, None])
+def crossing_guide(x):
+    with pyro.plate("rows", len(x), dim=-2):
+        pyro.sample("u", dist.Normal(0.0, 1.0))
+    with pyro.plate("columns", x.shape[1], dim=-1):
+        pyro.sample("v", dist.Normal(0.0, 1.0))
 
 
-def nested(x):
-    with pyro.plate("pixels", 2, dim=-2), pyro.plate("data", len(x), dim=-1):
+def undeclared(x):
+    """A to_event is missing, so that x has a dimension that no plate declares."""
+    with pyro.plate("data", len(x), dim=-2):
+        pyro.sample("z", normal(2))
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+
+def undeclared_guide(x):
+    with pyro.plate("data", len(x), dim=-2):
         pyro.sample("z", normal(2))
 
 
-def sequential(x):
-    for i in pyro.plate("data", len(x)):
-        pyro.sample(f"x{i}", normal(3), obs=x[i])
+def without_size(x):
+    """The prior of z has one value for all data, as a plate without a size expands no site."""
+    with pyro.plate("data"):
+        pyro.sample("x", decode(pyro.sample("z", normal(2))), obs=x)
 
 
-def two_plates(x):
+def without_size_guide(x):
+    with pyro.plate("data"):
+        pyro.sample("z", normal(2))
+
+
+def inner_plate(x):
+    """Two latents for each datum, of which the guide draws one."""
+    with pyro.plate("data", len(x), dim=-1), pyro.plate("parts", 2, dim=-2):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, :2].T)
+
+
+def without_inner_plate(x):
     with pyro.plate("data", len(x), dim=-1):
-        z = pyro.sample("z", normal(2))
-    with pyro.plate("again", len(x), dim=-1):
-        pyro.sample("x", decode(z), obs=x)
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def guide_outside(x):
+    pyro.sample("z", dist.Normal(x[:, :2], 0.5).to_event(2))
+
+
+def observing_guide(x):
+    guide(x)
+    with pyro.plate("labels", len(x), dim=-1):
+        pyro.sample("y", normal(3), obs=x)
 
 
 def other_latents(x):
@@ -102,12 +128,12 @@ def nothing(x):
 
 delta = partial(guide, q=lambda x: dist.Delta(x[:, :2]))
 PAIRS = {
-    "site outside": Pair(outside(model), outside(guide)),
-    "no plate": Pair(no_plate, guide),
-    "wrong dim": Pair(wrong_dim, wrong_dim),
-    "nested": Pair(nested, nested),
-    "sequential": Pair(sequential, nothing),
-    "two plates": Pair(two_plates, guide),
+    "crossing": Pair(crossing, crossing_guide),
+    "undeclared": Pair(undeclared, undeclared_guide),
+    "no size": Pair(without_size, without_size_guide),
+    "guide outside": Pair(model, guide_outside),
+    "one for two": Pair(inner_plate, without_inner_plate),
+    "guide observes": Pair(model, observing_guide),
     "one name twice": Pair(twice, twice),
     "no site": Pair(nothing, nothing),
     "other latents": Pair(model, other_latents),

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "compilation": {"common"},
     "objectives": {"common", "programs"},
     "training": {"common", "data", "programs", "compilation", "objectives"},
-    "evaluation": {"common", "models", "programs", "compilation", "objectives"},
+    "evaluation": {"common", "data", "models", "programs", "compilation", "objectives"},
     "lab": {"common", "data", "programs", "objectives", "training", "evaluation", "plots"},
     "runs": {"common", "data", "models", "objectives", "training", "evaluation", "plots"},
     "cli": {"common"},

@@ -44,6 +44,7 @@ from pyrovae.common.rng import (
     set_generator_states,
 )
 from pyrovae.common.tables import right_aligned
+from pyrovae.common.weak_by_identity import WeakByIdentity
 from pyrovae.common.workers import Workers, alone, process_group
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "CapturedState",
     "FolderInUse",
     "InputError",
+    "WeakByIdentity",
     "Workers",
     "all_generator_states",
     "alone",

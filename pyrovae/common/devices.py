@@ -1,7 +1,7 @@
 """The device that work runs on: chosen by name, of this worker process, or of a model's parameters."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -33,11 +33,16 @@ def device_of_worker(device: str) -> str:
     return device
 
 
-def device_of(model: Callable, args: tuple[Tensor, ...]) -> torch.device:
-    """Returns the device of the model's parameters if it is a module or a module's method, else that of the data."""
+def device_of(model: Callable, args: Iterable[object]) -> torch.device:
+    """Returns the device of the model's parameters if it is a module or a module's method, else that of the data.
+
+    Without a tensor among the arguments it is the CPU.
+    """
     owner = getattr(model, "__self__", model)
     parameter = next(owner.parameters(), None) if isinstance(owner, torch.nn.Module) else None
-    return args[0].device if parameter is None else parameter.device
+    if parameter is not None:
+        return parameter.device
+    return next((arg.device for arg in args if isinstance(arg, Tensor)), torch.device("cpu"))
 
 
 def on_device_of(model: Callable, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

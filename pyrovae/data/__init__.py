@@ -1,6 +1,7 @@
 """Data sets in memory, and the batches of an epoch."""
 
-from pyrovae.data.batches import VALIDATION_CHUNK, Batch, Batches, batches_of, first_batch, generators_of, scale_hint_of
+from pyrovae.data.arguments import Batch, leaves_of, main_tensor, mapped, moved
+from pyrovae.data.batches import Batches, batches_of, first_batch, generators_of, scale_hint_of
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.image_files import IMAGE_SETS
 from pyrovae.data.loading import DATASETS, NUM_CLASSES, load
@@ -14,10 +15,13 @@ __all__ = [
     "Dataset",
     "IMAGE_SETS",
     "NUM_CLASSES",
-    "VALIDATION_CHUNK",
     "batches_of",
     "first_batch",
     "generators_of",
+    "leaves_of",
     "load",
+    "main_tensor",
+    "mapped",
+    "moved",
     "scale_hint_of",
 ]

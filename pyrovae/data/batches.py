@@ -1,18 +1,18 @@
 """Makes the batches of an epoch from a data set, a tensor or an iterable: checked, and on the device."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from pyrovae.common import InputError, Workers, fixed_generators, require, require_finite, scale_hint
+from pyrovae.data.arguments import Batch, is_spread, main_tensor, moved, positions
 from pyrovae.data.dataset import Dataset
 
-VALIDATION_CHUNK = 1_024
 FIRST_BATCH_SEED = 0
-
-Batch = tuple[Tensor, ...]  # x, and the conditions of a conditional VAE
 
 
 def generators_of(source: object) -> list[torch.Generator]:
@@ -26,7 +26,7 @@ def generators_of(source: object) -> list[torch.Generator]:
 def scale_hint_of(source: object, batch: Batch) -> str:
     """Returns the `scale_hint` of the data that a run on `source` failed on, or that of the batch."""
     whole = source.arguments("train") if isinstance(source, Dataset) else (source,)
-    return scale_hint(*whole) or scale_hint(*batch)
+    return scale_hint(*whole) or scale_hint(*map(main_tensor, batch))
 
 
 class Epoch:
@@ -59,8 +59,9 @@ def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> 
     """Returns the batches for training and those for validation, or None, checked and on the device.
 
     Args:
-        vae: The pair. Its `num_conditions` says how many conditions a batch has, and its `check_data` checks a batch.
-        data: A `Dataset`, a tensor or an iterable of batches.
+        vae: The pair. If it has a `num_conditions`, that says how many conditions a batch has, and otherwise what its
+            programs take does. Its `check_data` checks a batch.
+        data: A `Dataset`, a tensor or an iterable of batches; None is one batch without arguments.
         validation: A tensor or an iterable of batches; None stands for the validation data of a `Dataset`.
         batch_size: The number of data in a training batch, which an iterable of batches decides itself.
         device: The device that batches are moved to.
@@ -68,50 +69,60 @@ def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> 
     Raises:
         InputError: If data cannot be used. Batches of an iterable are checked when they come.
     """
-    num_args = 1 + getattr(vae, "num_conditions", 0)
     if isinstance(data, Dataset):
+        num_args = _num_args(vae, all_taken=False)
         for split in ("train", "validation"):
             if len(data.arguments(split)[0]):
                 _check_data(vae, data.arguments(split)[:num_args])
-        if validation is None and len(data.validation_x):
-            validation = [data.arguments("validation")]
         Workers().check_same("data", data.arguments("train"))
         on_device = data.to(device)
         train = _shuffled(lambda rows: on_device.batch(rows)[:num_args], len(data.train_x), batch_size)
+        if validation is None and len(data.validation_x):
+            return train, _each(vae, "validation", [data.arguments("validation")[:num_args]], device)
+    elif isinstance(data, Tensor):
+        _require_rows(data)
+        _check_data(vae, (data,))
+        Workers().check_same("data", [data])
+        moved_data = data.to(device)
+        train = _shuffled(lambda rows: (moved_data[rows.to(device)],), len(data), batch_size)
     else:
-        train = _batches(vae, "data", data, num_args, batch_size, device, shuffle=True)
-    if validation is None:
-        return train, None
-    return train, _batches(vae, "validation", validation, num_args, VALIDATION_CHUNK, device, shuffle=False)
+        train = _each(vae, "data", [()] if data is None else data, device)
+        require(
+            Workers().size == 1,
+            f"data must be a Dataset or a tensor where several processes train, got {type(data).__name__}",
+        )
+    if isinstance(validation, Tensor):
+        _check_data(vae, (validation,))
+        Workers().check_same("validation", [validation])
+        validation = [validation.to(device)]
+    return train, None if validation is None else _each(vae, "validation", validation, device)
 
 
-def _batches(
-    vae, name: str, source: Tensor | Iterable, num_args: int, batch_size: int, device: torch.device, shuffle: bool
-) -> Batches:
-    """Returns the batches of a tensor or an iterable; `name` is that of the argument, for errors."""
-    if isinstance(source, Tensor):
-        _check_data(vae, (source,))
-        Workers().check_same(name, [source])
-        source = source.to(device)
-        if shuffle:
-            return _shuffled(lambda rows: (source[rows.to(device)],), len(source), batch_size)
-        return lambda: Epoch(((part,) for part in source.split(batch_size)), -(-len(source) // batch_size))
+def _num_args(vae, all_taken: bool) -> int | None:
+    """Returns how many arguments of a batch the pair is given, of an iterable all that its programs take."""
+    if hasattr(vae, "num_conditions"):
+        return 1 + vae.num_conditions
+    needed, taken = positions(vae.model, vae.guide)
+    if not all_taken:
+        return max(1, needed)
+    return None if taken == math.inf else int(taken)
+
+
+def _each(vae, name: str, source: Iterable, device: torch.device) -> Batches:
+    """Returns the batches of an iterable; `name` is that of the argument, for errors."""
     require(
-        isinstance(source, Iterable),
+        isinstance(source, Iterable) and not isinstance(source, dict | str | PackedSequence),
         f"{name} must be a Dataset, a tensor or an iterable of batches, got {type(source).__name__}",
     )
-    require(
-        not shuffle or Workers().size == 1,
-        f"{name} must be a Dataset or a tensor where several processes train, got {type(source).__name__}",
-    )
     require(iter(source) is not source, f"{name} must be iterable again at every epoch, got a one-time iterator")
+    num_args = _num_args(vae, all_taken=True)
 
     def checked() -> Iterator[Batch]:
         batch = None
         for batch in source:
-            args = (tuple(batch) if isinstance(batch, tuple | list) else (batch,))[:num_args]
+            args = (tuple(batch) if is_spread(batch) else (batch,))[:num_args]
             _check_data(vae, args)
-            yield tuple(part.to(device) for part in args)
+            yield moved(args, device)
         require(batch is not None, f"{name} must yield at least one batch, got none")
 
     num_batches: int | None
@@ -141,7 +152,18 @@ def _shuffled(take: Callable[[Tensor], Batch], num_data: int, batch_size: int) -
 
 
 def _check_data(vae, args: Batch) -> None:
-    x = args[0]
+    """Raises `InputError` if a batch cannot be used; of a pair without a `check_data` only the first argument tells."""
+    x = main_tensor(args[0]) if args else None
+    check_data = getattr(vae, "check_data", None)
+    if check_data is None and not (isinstance(x, Tensor) and x.dim() > 0):
+        return
+    _require_rows(x)
+    if check_data is None:
+        require_finite("x", cast(Tensor, x))
+    else:
+        check_data(*args)
+
+
+def _require_rows(x: object) -> None:
     if not (isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0):
         raise InputError(f"x must be a tensor of at least one datum, got {x!r}"[:200])
-    getattr(vae, "check_data", lambda x, *_: require_finite("x", x))(*args)

@@ -3,8 +3,8 @@
 from pyrovae.evaluation import diagnostics
 from pyrovae.evaluation.annealed_chains import AnnealedEstimate
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal, bidirectional_gap
+from pyrovae.evaluation.arguments import check_args, common_length, tensors_in, with_tensors
 from pyrovae.evaluation.calibration import simulation_based_calibration
-from pyrovae.evaluation.chunks import check_args
 from pyrovae.evaluation.diagnostics import active_units, has_kl_per_dimension, latent_use
 from pyrovae.evaluation.elbo_decomposition import elbo_surgery
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
@@ -24,6 +24,9 @@ __all__ = [
     "annealed_log_marginal",
     "bidirectional_gap",
     "check_args",
+    "common_length",
+    "tensors_in",
+    "with_tensors",
     "diagnostics",
     "elbo_surgery",
     "enumerated_log_marginal",

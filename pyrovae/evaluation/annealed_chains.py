@@ -1,6 +1,7 @@
 """Annealed chains on one chunk of data: forwards, backwards, and the pilot run that tunes their step sizes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +79,7 @@ class AnnealedChains:
         self.pilot_repeats = math.ceil(PILOT_TRANSITIONS / num_distributions)
         self.num_pilot = PILOT_WARMUP + self.pilot_repeats * num_distributions
 
-    def forward(self, data: list[Tensor], steps: Tensor, bar: tqdm) -> AnnealedEstimate:
+    def forward(self, data: Sequence, steps: Tensor, bar: tqdm) -> AnnealedEstimate:
         """Runs chains from q_0 to the posterior with step sizes `steps` `(num_distributions, data)`."""
         state = self.hmc.first(data, self.num_chains)
         log_w, acceptance = torch.zeros_like(state.base, dtype=torch.float64), torch.zeros_like(steps[0])
@@ -89,7 +90,7 @@ class AnnealedChains:
             bar.update()
         return AnnealedEstimate(*log_mean(log_w), acceptance, steps, log_w, influences=influences(log_w))
 
-    def reverse(self, data: list[Tensor], exact: Tensor, steps: Tensor, bar: tqdm) -> AnnealedEstimate:
+    def reverse(self, data: Sequence, exact: Tensor, steps: Tensor, bar: tqdm) -> AnnealedEstimate:
         """Runs the same chains backwards from exact draws of the posterior, `exact` `(data, dim)`.
 
         Returns the upper bound on log p(x): value and log-weights are minus those of 1 / p(x).
@@ -104,7 +105,7 @@ class AnnealedChains:
         value, error, ess = log_mean(log_w)
         return AnnealedEstimate(-value, error, ess, acceptance, steps, -log_w, influences=-influences(log_w))
 
-    def pilot(self, data: list[Tensor], bar: tqdm) -> Tensor:
+    def pilot(self, data: Sequence, bar: tqdm) -> Tensor:
         """Returns the step sizes at which HMC accepts 0.65 of its proposals, `(num_distributions, data)`.
 
         They are found by stochastic approximation on log step along the schedule, at a gain that lets it follow the

@@ -1,19 +1,20 @@
 """Annealed importance sampling: log p(x) per datum, and bounds from both sides for data that the model draws."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import Workers, device_of, evaluates, local_seed, progress_bar
+from pyrovae.common import Workers, evaluates, local_seed, progress_bar
 from pyrovae.evaluation.annealed_chains import AnnealedChains, AnnealedEstimate
-from pyrovae.evaluation.chunks import check_args, pairs_at_a_time
+from pyrovae.evaluation.arguments import home_of
+from pyrovae.evaluation.chunks import Data, opened
+from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.hmc import AnnealedHMC, unconstrained
-from pyrovae.programs import simulated, takes_pair
+from pyrovae.evaluation.subsamples import check_subsamples
+from pyrovae.programs import Reading, simulated, takes_pair
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class BidirectionalEstimate:
 
     lower: AnnealedEstimate
     upper: AnnealedEstimate
-    args: tuple[Tensor, ...]
+    args: tuple
 
     @property
     def gap(self) -> Estimate:
@@ -44,12 +45,13 @@ class BidirectionalEstimate:
 def annealed_log_marginal(
     model: Callable,
     guide: Callable,
-    *args: Tensor,
+    *args: object,
     num_distributions: int = 1_000,
     num_chains: int = 16,
     start: str = "prior",
     schedule: str = "sigmoid",
     num_leapfrog: int = 10,
+    plate: str | None = None,
     chunk_size: int | None = None,
     compile: bool | str = "auto",
     progress: bool | None = None,
@@ -75,15 +77,19 @@ def annealed_log_marginal(
     run. Each use jitters them by a fifth either way, so that trajectories do not close upon themselves. A latent on a
     constrained support moves in the unconstrained space of `biject_to(support)`, under its density there.
 
+    If the data share latents, the result is the joint evidence of all of them, `(1,)`: a chain then walks over the
+    latents of all data together.
+
     Args:
         model: The model of any pair that keeps the contract.
         guide: The guide; its draws are used only if `start` is "guide".
-        *args: The tensors that model and guide take, of one length, the data first.
+        *args: What model and guide take, of any number and type.
         num_distributions: The number of distributions K.
         num_chains: The number of chains C for each datum.
         start: q_0: "prior" for the model's p(z), or "guide" for q(z|x), which is nearer but perhaps too narrow.
         schedule: "linear" for t_k = k / K, or "sigmoid" for that of Wu et al., slow at both ends.
         num_leapfrog: The number of leapfrog steps of each HMC step.
+        plate: The name of the data plate, where the observed sites lie in plates that cross.
         chunk_size: The number of pairs of a chain and a datum that run at a time, but at least the chains of one datum.
             None is as in `log_marginal`. Where memory does not suffice, it must be made smaller by hand.
         compile: True runs densities and gradients as a compiled graph, which gives the same numbers to rounding. "auto"
@@ -110,11 +116,11 @@ def annealed_log_marginal(
     hmc = AnnealedHMC(model, guide, start, num_leapfrog, num_distributions, compile)
     chains = AnnealedChains(hmc, num_distributions, num_chains, schedule)
     parts = []
-    for data, bar in _chunks(chains, args, chunk_size, 1, progress):
-        hmc.check(data)
-        steps = chains.pilot(data, bar)
-        parts.append(chains.forward(data, steps, bar))
-    return _joined(parts, args[0].device)
+    for data, bar in _chunks("annealed_log_marginal", chains, args, plate, chunk_size, 1, progress):
+        hmc.check(data.args)
+        steps = chains.pilot(data.args, bar)
+        parts.append(chains.forward(data.args, steps, bar))
+    return _joined(parts, home_of(args))
 
 
 @takes_pair
@@ -123,12 +129,13 @@ def annealed_log_marginal(
 def bidirectional_gap(
     model: Callable,
     guide: Callable,
-    *args: Tensor,
+    *args: object,
     num_distributions: int = 1_000,
     num_chains: int = 16,
     start: str = "prior",
     schedule: str = "sigmoid",
     num_leapfrog: int = 10,
+    plate: str | None = None,
     chunk_size: int | None = None,
     compile: bool | str = "auto",
     progress: bool | None = None,
@@ -149,13 +156,15 @@ def bidirectional_gap(
     Args:
         model: As in `annealed_log_marginal`.
         guide: As in `annealed_log_marginal`.
-        *args: Tensors of one length that stand in for the data, by their number and shape. Every observed site must
-            observe one of them as it is, and is replaced by what that site draws. All others (conditions) stay.
+        *args: What model and guide take. Tensors stand in for the data, by their number and shape: every observed site
+            must observe one of the arguments as it is, which is replaced by what that site draws. All others
+            (conditions) stay.
         num_distributions: As in `annealed_log_marginal`, and so are the arguments below.
         num_chains: The number of chains C, for either bound.
         start: q_0, "prior" or "guide".
         schedule: "sigmoid" or "linear".
         num_leapfrog: The number of leapfrog steps of each HMC step.
+        plate: The name of the data plate.
         chunk_size: The number of pairs of a chain and a datum that run at a time.
         compile: True, False or "auto".
         progress: True, False or None.
@@ -179,37 +188,49 @@ def bidirectional_gap(
     hmc = AnnealedHMC(model, guide, start, num_leapfrog, num_distributions, compile)
     chains = AnnealedChains(hmc, num_distributions, num_chains, schedule)
     lower, upper, drawn = [], [], []
-    for data, bar in _chunks(chains, args, chunk_size, 2, progress):
-        data, _, sites = simulated(model, data, {})
-        latent = {name: site for name, site in sites.items() if not site["infer"].get("was_observed")}
-        hmc.check(data)
-        steps = chains.pilot(data, bar)
-        lower.append(chains.forward(data, steps, bar))
-        upper.append(chains.reverse(data, unconstrained(latent)[0], steps, bar))
-        drawn.append(data)
-    home = args[0].device
-    drawn = Workers().in_turn([[part.cpu() for part in data] for data in drawn])
-    args = tuple(torch.cat(parts).to(home) for parts in zip(*drawn, strict=True))
+    for data, bar in _chunks("bidirectional_gap", chains, args, plate, chunk_size, 2, progress):
+        new, _, sites = simulated(model, data.args, {})
+        hmc.check(new)
+        steps = chains.pilot(new, bar)
+        lower.append(chains.forward(new, steps, bar))
+        upper.append(chains.reverse(new, unconstrained(hmc.walked(sites), hmc.layout)[0], steps, bar))
+        drawn.append([None if one is given else one.cpu() for one, given in zip(new, data.args, strict=True)])
+    home = home_of(args)
+    columns = zip(*Workers().in_turn(drawn), strict=True)
+    args = tuple(
+        given if parts[0] is None else torch.cat(parts).to(home) for parts, given in zip(columns, args, strict=True)
+    )
     return BidirectionalEstimate(_joined(lower, home), _joined(upper, home), args)
 
 
 def _chunks(
-    chains: AnnealedChains, args: tuple, chunk_size: int | None, num_runs: int, progress: bool | None
-) -> Iterator[tuple[list[Tensor], tqdm]]:
+    name: str,
+    chains: AnnealedChains,
+    args: tuple,
+    plate: str | None,
+    chunk_size: int | None,
+    num_runs: int,
+    progress: bool | None,
+) -> Iterator[tuple[Data, tqdm]]:
     """Yields runs of data on the model's device, with the bar, which counts the transitions of a pilot and `num_runs`
-    runs."""
-    check_args(args)
-    Workers().check_same("data", args)
+    runs.
+
+    If the data share latents, all of them are one datum.
+    """
     hmc = chains.hmc
-    device = device_of(hmc.model, args)
-    step = max(1, pairs_at_a_time(hmc.model, hmc.guide, args, chunk_size) // chains.num_chains)
-    total = math.ceil(len(args[0]) / step) * (chains.num_pilot + num_runs * (len(chains.t) - 1))
+    found = opened(hmc.model, hmc.guide, args, chunk_size, Reading(plate, vectorize_particles=True))
+    check_subsamples(name, hmc.model, hmc.guide, found)
+    step = max(1, found.pairs_at_a_time // chains.num_chains)
+    has_globals = found.pair.layout.has_globals
+    hmc.reading = Reading(plate, has_globals, vectorize_particles=True)
+    data = found.as_one if has_globals else cut(hmc.model, hmc.guide, found, step)
+    total = len(list(data.in_chunks(step))) * (chains.num_pilot + num_runs * (len(chains.t) - 1))
     with progress_bar(progress, total, "log p(x) by AIS", "step") as bar:
-        for index, first in enumerate(range(0, len(args[0]), step)):
+        for index, chunk in enumerate(data.in_chunks(step)):
             seed = int(torch.randint(2**62, ()))  # the draws are the same whichever process takes these data
             if Workers().owns(index):
                 with local_seed(seed):
-                    yield [arg[first : first + step].to(device).contiguous() for arg in args], bar
+                    yield chunk, bar
 
 
 def _joined(parts: list[AnnealedEstimate], device: torch.device) -> AnnealedEstimate:

@@ -10,7 +10,8 @@ from pyro.distributions import Normal
 from torch import Tensor
 
 from pyrovae.common import InputError, local_seed
-from pyrovae.programs import base_of, gate, log_joint
+from pyrovae.evaluation.rows import as_rows, data_dim_of, from_rows, require_rows
+from pyrovae.programs import Layout, base_of, gate, log_joint, require_no_masks
 
 STEPS_PER_ROUND = 25  # between two looks at the ELBO
 MAX_HALVINGS = 8
@@ -37,7 +38,7 @@ class BestGaussian(NamedTuple):
 def fit_best_gaussian(
     model: Callable,
     guide: Callable,
-    data: list[Tensor],
+    args: tuple,
     num_steps: int,
     num_draws: int,
     num_final_draws: int,
@@ -48,7 +49,8 @@ def fit_best_gaussian(
 
     Returns it, and True if the search has converged.
     """
-    name, loc, scale = guide_gaussian(model, guide, data)
+    of_guide = guide_gaussian(model, guide, args)
+    loc, scale = of_guide.loc, of_guide.scale
 
     def draw(num: int) -> Tensor:
         return torch.randn(num, *loc.shape, dtype=loc.dtype, device=loc.device)
@@ -60,7 +62,7 @@ def fit_best_gaussian(
         # noise where q is the posterior (Roeder et al. 2017, arXiv:1703.09194).
         log_q = Normal(at_loc.detach(), at_scale.detach(), validate_args=False).log_prob(z).sum(-1)
         with pyro.validation_enabled(False):
-            return log_joint(model, {name: z}, *data) - log_q
+            return log_joint(model, {of_guide.name: of_guide.shaped(z)}, *args, layout=of_guide.layout) - log_q
 
     @torch.no_grad()
     def all_log_weights(at_loc: Tensor, at_scale: Tensor, noise: Tensor) -> Tensor:
@@ -103,15 +105,32 @@ def fit_best_gaussian(
     return found, halvings == MAX_HALVINGS
 
 
+class OfGuide(NamedTuple):
+    """Holds the guide's own Gaussian of each datum, `loc` and `scale` `(batch, latent_dim)`, and where it is drawn."""
+
+    name: str
+    loc: Tensor
+    scale: Tensor
+    shape: torch.Size
+    data_dim: int | None
+    layout: Layout
+
+    def shaped(self, z: Tensor) -> Tensor:
+        """Returns values `(draws, batch, latent_dim)` as the model takes them."""
+        return from_rows(z.reshape(*z.shape[:2], *self.shape), self.data_dim, self.layout)
+
+
 @torch.no_grad()
-def guide_gaussian(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[str, Tensor, Tensor]:
-    """Returns the name of the one latent site, and the guide's loc and scale there, `(batch, latent_dim)`.
+def guide_gaussian(model: Callable, guide: Callable, args: tuple) -> OfGuide:
+    """Returns the Gaussians of the guide.
 
     Raises `InputError` if the pair has no inference gaps, because it breaks the contract or its guide is another one.
     """
     with local_seed(0):
-        pair = gate.check(model, guide, None, *data)
+        pair = gate.check(model, guide, None, *args)
+    require_rows("inference_gaps", pair.layout, "compare log_marginal with importance_bound")
     pair.check_densities()
+    require_no_masks(pair, "inference gaps need a latent that every datum has")
     gate.check_no_zero_weights(pair)
     sites = pair.guide_sites
     (name, site), *others = sites.items()
@@ -119,5 +138,7 @@ def guide_gaussian(model: Callable, guide: Callable, data: list[Tensor]) -> tupl
     if others or type(q) is not Normal or site["fn"].event_dim != 1:
         families = {n: f"{type(base_of(s['fn'])).__name__}, event_dim {s['fn'].event_dim}" for n, s in sites.items()}
         raise InputError(f"the guide must have one latent site, Normal(...).to_event(1), got {families}")
-    shape = site["value"].shape
-    return name, q.loc.expand(shape)[0].clone(), q.scale.expand(shape)[0].clone()
+    shape, data_dim = site["value"].shape, data_dim_of(site, pair.layout)
+    loc, scale = (as_rows(one.expand(shape), len(shape) - 1, data_dim, pair.layout)[0] for one in (q.loc, q.scale))
+    flat = loc.reshape(len(loc), -1).clone(), scale.reshape(len(loc), -1).clone()
+    return OfGuide(name, *flat, loc.shape[1:], data_dim, pair.layout)

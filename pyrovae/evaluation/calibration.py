@@ -4,14 +4,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrovae.common import InputError, device_of, evaluates, local_seed, progress_bar, require, require_count
-from pyrovae.evaluation.chunks import check_args, in_chunks
-from pyrovae.programs import PARTICLES, gate, is_masked, sample_sites, takes_pair
+from pyrovae.data import moved
+from pyrovae.evaluation.arguments import check_args, home_of, tensors_in
+from pyrovae.evaluation.chunks import opened
+from pyrovae.evaluation.cuts import cut
+from pyrovae.evaluation.rows import as_rows, data_dim_of, require_rows
+from pyrovae.evaluation.subsamples import check_subsamples
+from pyrovae.programs import Layout, gate, guide_draws, is_masked, require_no_masks, sample_sites, takes_pair
 
 SIGNIFICANCE = 0.01
 TAIL_SHARE = 0.1
@@ -107,7 +111,7 @@ class Calibration:
 def simulation_based_calibration(
     model: Callable,
     guide: Callable,
-    *args: Tensor,
+    *args: object,
     num_draws: int = 99,
     num_bins: int = 20,
     chunk_size: int = 8_192,
@@ -127,9 +131,9 @@ def simulation_based_calibration(
     Args:
         model: The model of any pair that keeps the contract, with one observed site.
         guide: Its guide.
-        *args: The tensors that model and guide take, of one length, the data first. Only the number, shape and dtype of
-            the data are used (zeros will do). The model is conditioned on the others (labels). One set of latents is
-            drawn for each datum.
+        *args: What model and guide take, the tensor of data first. Only the number, shape and dtype of the data are
+            used (zeros will do). The model is conditioned on the others (labels). One set of latents is drawn for each
+            datum.
         num_draws: The number L of the guide's draws for each datum.
         num_bins: The number of bins of the histograms. It must divide `num_draws` + 1, and each bin must hold 5 data in
             expectation.
@@ -141,7 +145,7 @@ def simulation_based_calibration(
 
     Raises:
         InputError: If the pair breaks the contract, the model does not have exactly one observed site or masks it, or a
-            latent is discrete or has no density.
+            latent is discrete, masked, without a density, or shared by the data.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -160,32 +164,48 @@ def simulation_based_calibration(
         f"num_bins must divide num_draws + 1 = {num_draws + 1}, for bins of as many ranks each, got {num_bins}",
     )
     check_args(args)
-    num_data = len(args[0])
+    device = device_of(model, tensors_in(args))
+    with local_seed(0):
+        observed, x = _drawn_data(model, moved(args, device))
+    found = opened(model, guide, (x, *args[1:]))
+    layout, num_data = found.pair.layout, found.data.size
+    require_rows("simulation_based_calibration", layout, "rank a draw of theta in many data sets", vectorized=False)
+    check_subsamples("simulation_based_calibration", model, guide, found)
     require(
         num_data >= 5 * num_bins,
         f"{num_bins} bins need at least {5 * num_bins} data (5 each), got {num_data}",
     )
-    device, home = device_of(model, args), args[0].device
-    args = tuple(arg.to(device) for arg in args)
     size = max(1, chunk_size // num_draws)
-    for data in in_chunks(args, size):
+    chunks = list(cut(model, guide, found, size).in_chunks(size))
+    for data in chunks:
         with local_seed(0):
-            observed, latents = _check_pair(model, guide, list(data))
-    names = tuple(
-        f"{j + 1}" if len(latents) == 1 else f"{j + 1} of {name}"
-        for name, width in latents.items()
-        for j in range(width)
-    )
+            latents = _checked_latents(model, guide, data.args)
     ranks = []
     with progress_bar(progress, num_data, "calibration", "datum") as bar:
-        for x, *y in in_chunks(args, size):
-            drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(x, *y))
-            with pyro.plate(PARTICLES, num_draws, dim=-2):
-                guessed = sample_sites(poutine.trace(guide).get_trace(drawn[observed]["value"], *y))
-            found = [_ranks(drawn[name]["value"], guessed[name]["value"]).reshape(len(x), -1) for name in latents]
-            ranks.append(torch.cat(found, 1))
-            bar.update(len(x))
-    return Calibration(torch.cat(ranks).to(home), num_draws, num_bins, names)
+        for data in chunks:
+            drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*data.args))
+            new = (drawn[observed]["value"], *data.args[1:])
+            guessed = guide_draws(guide, *new, num_particles=num_draws, layout=layout)
+            parts = [_ranks(*_coordinates(drawn[n]["value"], guessed[n], site, layout)) for n, site in latents.items()]
+            ranks.append(torch.cat(parts, 1))
+            bar.update(data.size)
+    names = tuple(
+        f"{j + 1}" if len(latents) == 1 else f"{j + 1} of {name}"
+        for name, part in zip(latents, parts, strict=True)
+        for j in range(part.shape[1])
+    )
+    return Calibration(torch.cat(ranks).to(home_of(args)), num_draws, num_bins, names)
+
+
+def _coordinates(value: Tensor, draws: Tensor, site: dict, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Returns a site's value `(data, coordinates)`, and the draws of the guide, `(draws, data, coordinates)`."""
+    event_dim, data_dim = site["fn"].event_dim, data_dim_of(site, layout)
+
+    def rows(one: Tensor) -> Tensor:
+        return as_rows(one, one.dim() - event_dim, data_dim, layout)
+
+    own, guessed = rows(value), rows(draws) if layout.is_vectorized else torch.stack([rows(one) for one in draws])
+    return own.reshape(len(own), -1), guessed.reshape(*guessed.shape[:2], -1)
 
 
 def _ranks(value: Tensor, draws: Tensor) -> Tensor:
@@ -198,10 +218,12 @@ def _ranks(value: Tensor, draws: Tensor) -> Tensor:
     return below + (torch.rand(equal.shape, dtype=torch.float64, device=equal.device) * (equal + 1)).long()
 
 
-def _check_pair(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[str, dict[str, int]]:
-    """Checks the pair; returns the name of its observed site and the number of dimensions of each latent one."""
-    x, *y = data
-    drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*data))
+def _drawn_data(model: Callable, args: tuple) -> tuple[str, Tensor]:
+    """Returns the name of the model's one observed site, and a draw of it in place of the data."""
+    x = args[0] if args else None
+    if not isinstance(x, Tensor):
+        raise InputError(f"x must be a tensor, whose place draws can take, got {type(x).__name__}")
+    drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args))
     observed = [name for name, site in drawn.items() if site["infer"].get("was_observed")]
     require(len(observed) == 1, f"the model must have one observed site, that of the data, got {observed}")
     value = drawn[observed[0]]["value"]
@@ -211,9 +233,15 @@ def _check_pair(model: Callable, guide: Callable, data: list[Tensor]) -> tuple[s
         f'a draw of the observed site "{observed[0]}" must be like the data it takes the place of, '
         f"{tuple(x.shape)} {x.dtype}, got {tuple(value.shape)} {value.dtype}",
     )
-    pair = gate.check(model, guide, None, value, *y)
+    return observed[0], value
+
+
+def _checked_latents(model: Callable, guide: Callable, args: tuple) -> dict[str, dict]:
+    """Returns the latent sites of the model, after a check that they have ranks."""
+    pair = gate.check(model, guide, None, *args)
     pair.check_densities(auxiliary=True)
+    require_no_masks(pair, "ranks need latents that every datum has")
     for name, site in pair.latent.items():
         if site["fn"].support.is_discrete:
             raise InputError(f'ranks need latents that are continuous, got {site["fn"].support} at site "{name}"')
-    return observed[0], {name: site["value"][0, 0].numel() for name, site in pair.latent.items()}
+    return pair.latent

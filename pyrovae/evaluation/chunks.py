@@ -1,11 +1,28 @@
-"""Data cut into chunks that fit into memory: checks of the data, sizes of chunks, checks of the pair on each chunk."""
+"""Data cut into chunks that fit into memory: what the chunks are, their sizes, and checks of the pair on them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
+import pyro
+import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from pyrovae.common import device_of, is_out_of_memory, local_seed, require, require_count, require_finite
-from pyrovae.programs import Pair, gate
+from pyrovae.common import (
+    InputError,
+    Workers,
+    device_of,
+    first_line,
+    is_out_of_memory,
+    kept_generators,
+    local_seed,
+    require_count,
+)
+from pyrovae.data import moved
+from pyrovae.evaluation.arguments import check_args, common_length, tensors_in, with_tensors
+from pyrovae.programs import AS_IT_COMES, Pair, Reading, gate
 
 DATA_PER_CHUNK = 128
 PAIRS_PER_CHUNK = 8_192  # pairs of a particle and a datum
@@ -13,39 +30,140 @@ OUTPUTS_PER_CHUNK = PAIRS_PER_CHUNK * 784  # numbers that a decoder returns: 26 
 COMPILE_PAIRS = 5_000_000  # pairs, from which on a compiled graph pays for its compilation
 
 
-def check_args(args: tuple[Tensor, ...]) -> None:
-    """Raises `InputError` unless `args` are finite tensors of one length, the data first."""
-    require(len(args) > 0, "model and guide must be given tensors, the data first, got none")
-    for index, arg in enumerate(args):
-        name = "x" if index == 0 else "y"
-        require(isinstance(arg, Tensor), f"{name} must be a tensor, got {type(arg).__name__}")
-        require(arg.dim() > 0, f"{name} must have a dimension of data, got shape ()")
-        if arg.is_floating_point():
-            require_finite(name, arg)
-    require(len({len(arg) for arg in args}) == 1, f"arguments must have one length, got {[len(arg) for arg in args]}")
-    require(len(args[0]) > 0, "x must hold at least one datum, got 0")
+@dataclass(frozen=True)
+class Data:
+    """Holds the arguments of a pair, and which of their data are meant: `stop - start` of `num`, or all of them.
+
+    Rows are taken of the tensors whose first dimension is `num`, also within lists, tuples and dicts. With `is_whole`
+    they may not be: a chunk then has all data.
+    """
+
+    whole: tuple
+    num: int
+    start: int
+    stop: int
+    device: torch.device
+    is_whole: bool = False
+
+    @property
+    def size(self) -> int:
+        """The number of data."""
+        return self.stop - self.start
+
+    @cached_property
+    def args(self) -> tuple:
+        """The arguments with these data, on the device of the model."""
+        return moved(self.whole if self.size == self.num else self._rows(), self.device)
+
+    def _rows(self) -> tuple:
+        return with_tensors(self.whole, lambda t: t[self.start : self.stop] if self.is_data(t) else t)
+
+    def is_data(self, tensor: Tensor) -> bool:
+        """Returns True if a tensor has all data as its first dimension."""
+        return tensor.dim() > 0 and len(tensor) == self.num
+
+    def rows(self, start: int, stop: int) -> "Data":
+        """Returns some of these data."""
+        return replace(self, start=self.start + start, stop=min(self.start + stop, self.stop))
+
+    def at(self, index: Tensor) -> tuple:
+        """Returns the arguments with the data of these indices among all, in their order and as often."""
+        return with_tensors(self.whole, lambda t: t[index] if self.is_data(t) else t)
+
+    def in_chunks(self, size: int) -> Iterator["Data"]:
+        """Yields chunks of `size` data, of which the last may be smaller, or all data if they cannot be cut."""
+        for first in range(0, self.size, self.size if self.is_whole else size):
+            yield self if self.is_whole else self.rows(first, first + size)
 
 
-def in_chunks(args: tuple[Tensor, ...], size: int) -> Iterable[tuple[Tensor, ...]]:
-    """Cuts `args` into chunks of `size` data, of which the last may be smaller."""
-    return zip(*(arg.split(size) for arg in args), strict=True)
+class Opened(NamedTuple):
+    """Holds the data of a pair, a run of it on some or all of them, and how many pairs fit into memory.
+
+    - `pair`: two particles; it tells the layout.
+    - `pairs_at_a_time`: the number of pairs of a particle and a datum that are decoded at a time, as the caller wants.
+    - `reading`: how the pair is read.
+    - `pairs_in_memory`: the number of pairs that memory allows.
+    """
+
+    data: Data
+    pair: Pair
+    pairs_at_a_time: int
+    reading: Reading
+    pairs_in_memory: int
+
+    @property
+    def as_one(self) -> Data:
+        """All data as one datum, for a joint reading."""
+        return Data(self.data.whole, 1, 0, 1, self.data.device, is_whole=True)
 
 
-def pairs_at_a_time(model: Callable, guide: Callable, args: tuple[Tensor, ...], chunk_size: int | None) -> int:
-    """Returns `chunk_size`, or for None as many pairs of a particle and a datum as a decoder's memory allows."""
+def opened(
+    model: Callable, guide: Callable, args: tuple, chunk_size: int | None = None, reading: Reading = AS_IT_COMES
+) -> Opened:
+    """Counts the data, runs the pair on them, and finds out how many pairs fit into memory.
+
+    Tensors of one length are data: the first of them are run. Of arguments of any other kind, only a run of all tells
+    how many data there are. `chunk_size` is the number of pairs at a time; None takes as many as a decoder's memory
+    allows. Raises `InputError` if the arguments have values that are not finite, or if the pair breaks the contract.
+    """
+    check_args(args)
+    tensors = tensors_in(args)
+    Workers().check_same("data", tensors)
     if chunk_size is not None:
         require_count("chunk_size", chunk_size)
-        return chunk_size
-    device, outputs = device_of(model, args), []
-    few = [arg[:DATA_PER_CHUNK].to(device) for arg in args]
-    check_in_parts(model, guide, few, None, lambda pair: outputs.append(pair.outputs))
-    return max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // outputs[0]))
+    length, device = common_length(args), device_of(model, tensors)
+    needs = gate.Weights(densities=False, everywhere=False, alone=False, reading=reading)
+    data, pair = None, None
+    _set_up(guide, moved(args, device))
+    if length is not None:
+        data = Data(args, length, 0, length, device)
+        pair = _pair_of_rows(model, guide, data.rows(0, DATA_PER_CHUNK), needs)
+    if data is None or pair is None:
+        found: list[Pair] = []
+        check_in_parts(model, guide, Data(args, 1, 0, 1, device, is_whole=True), needs, found.append)
+        pair = found[0]
+        data = Data(args, pair.batch, 0, pair.batch, device)
+    most = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // pair.outputs))
+    return Opened(data, pair, most if chunk_size is None else chunk_size, reading, most)
+
+
+@torch.no_grad()
+def _set_up(guide: Callable, args: tuple) -> None:
+    """Lets one of Pyro's autoguides, if it has not run yet, make its parameters for all data."""
+    if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
+        with kept_generators():
+            guide(*args)
+
+
+def _pair_of_rows(model: Callable, guide: Callable, few: Data, needs: gate.Needs) -> Pair | None:
+    """Returns a run of the pair on some rows, or None if all data have to be run to tell.
+
+    That is so if it fails, which may be due to the cut; if it has not as many data as there are rows; or if it made
+    parameters with a row for each of them, which are then forgotten.
+    """
+    found: list[Pair] = []
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    try:
+        check_in_parts(model, guide, few, needs, found.append)
+    except Exception as error:
+        if few.size == few.num or is_out_of_memory(error):
+            raise
+        return None
+    finally:
+        new = [name for name in store.keys() if name not in before and few.size in store[name].shape]  # noqa: SIM118
+        if few.size < few.num and new:
+            found.clear()
+            for name in new:
+                del store[name]
+    plates = {plate.name for pair in found for plate in pair.plates}
+    return found[0] if len(plates) == 1 and sum(pair.batch for pair in found) == few.size else None
 
 
 def check_in_parts(
     model: Callable,
     guide: Callable,
-    data: Sequence[Tensor],
+    data: Data,
     needs: gate.Needs | None,
     inspect: Callable[[Pair], object] = lambda pair: None,
 ) -> None:
@@ -55,11 +173,13 @@ def check_in_parts(
     """
     try:
         with local_seed(0):
-            inspect(gate.check(model, guide, needs, *data))
+            inspect(gate.check(model, guide, needs, *data.args))
         return
+    except (TypeError, AttributeError) as error:  # the first thing that a program does with a strange argument
+        raise InputError(f"the pair does not run with these arguments: {first_line(error)}") from error
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error) or len(data[0]) == 1:
+        if not is_out_of_memory(error) or data.size == 1 or data.is_whole:
             raise
-    half = len(data[0]) // 2
-    check_in_parts(model, guide, [part[:half] for part in data], needs, inspect)
-    check_in_parts(model, guide, [part[half:] for part in data], needs, inspect)
+    half = data.size // 2
+    check_in_parts(model, guide, data.rows(0, half), needs, inspect)
+    check_in_parts(model, guide, data.rows(half, data.size), needs, inspect)

@@ -8,9 +8,12 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.common import evaluates, require, require_count
-from pyrovae.evaluation.chunks import in_chunks
+from pyrovae.evaluation.chunks import opened
+from pyrovae.evaluation.cuts import cut
+from pyrovae.evaluation.rows import as_rows, data_dim_of, require_rows
+from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.models import VAE, Diagonal, Standard
-from pyrovae.programs import PairTerms, gate, run_pair, takes_pair
+from pyrovae.programs import Pair, PairTerms, gate, is_autoencoder, run_pair, seen, takes_pair
 
 ACTIVE_VARIANCE = 0.01
 DRAWS_PER_DATUM = 32
@@ -21,7 +24,7 @@ DATA_PER_CHUNK = 256
 @takes_pair
 @evaluates
 @torch.no_grad()
-def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: int = 1) -> dict[str, Tensor]:
+def elbo_terms(model: Callable, guide: Callable, *args: object, num_particles: int = 1) -> dict[str, Tensor]:
     """Estimates the terms of the ELBO for each datum, at beta = 1.
 
         elbo = reconstruction - kl
@@ -30,7 +33,7 @@ def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: i
     Args:
         model: The model of any pair that keeps the contract.
         guide: Its guide.
-        *args: The tensors that model and guide take, of one length, the data first.
+        *args: What model and guide take, of any number and type.
         num_particles: The number of draws for each datum, over which the means are taken.
 
     Returns:
@@ -47,6 +50,7 @@ def elbo_terms(model: Callable, guide: Callable, *args: Tensor, num_particles: i
     """
     pair = run_pair(model, guide, *args, num_particles=num_particles)
     gate.check_once(model, guide, None, pair, args, {})
+    require_rows("elbo_terms", pair.layout, "use importance_bound, with one particle", vectorized=False)
     terms: PairTerms = pair.terms()
     reconstruction, kl = terms.log_likelihood.mean(0), (terms.log_posterior - terms.log_prior).mean(0)
     return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
@@ -154,16 +158,17 @@ def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
 @takes_pair
 @evaluates
 @torch.no_grad()
-def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
+def active_units(model: Callable, guide: Callable, *args: object) -> int:
     """Counts the latent coordinates, over all sites, with Cov_x(E_q[z_j|x]) > 0.01, for any pair.
 
-    If the distribution of a site has no mean, or depends on another draw, E_q is the average of 32 draws (of 512 with
+    The variance is over the data that have the coordinate: those that a mask leaves out do not count. If the
+    distribution of a site has no mean, or depends on another draw, E_q is the average of 32 draws (of 512 with
     fewer than 200 data), and the variance that the draws add is subtracted.
 
     Args:
         model: The model of any pair that keeps the contract.
         guide: Its guide.
-        *args: The tensors that model and guide take, of one length, the data first; at least 2 data.
+        *args: What model and guide take, of any number and type; at least 2 data.
 
     Returns:
         The number of active units.
@@ -179,29 +184,62 @@ def active_units(model: Callable, guide: Callable, *args: Tensor) -> int:
     Source:
         Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519.
     """
-    require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
-    means: list[Tensor] = []
-    noise: Tensor | float = 0.0
-    num_draws = DRAWS_PER_DATUM if len(args[0]) >= MANY_DATA else 16 * DRAWS_PER_DATUM
-    for chunk in in_chunks(args, DATA_PER_CHUNK):
-        pair = run_pair(model, guide, *chunk, num_particles=num_draws)
-        gate.check_once(model, guide, None, pair, chunk, {})
-        sites = pair.guide_sites.values()
-        draws = torch.cat([_mean_or_draw(site) for site in sites], -1)
-        means.append(draws.mean(0))
-        noise = noise + draws.var(0).sum(0) / (num_draws * len(args[0]))
-    return int((torch.cat(means).var(0) - noise > ACTIVE_VARIANCE).sum())
+    found = opened(model, guide, args)
+    check_subsamples("active_units", model, guide, found)
+    layout, num_data = found.pair.layout, found.data.size
+    require_rows("active_units", layout, "its variance is that over the data", vectorized=False)
+    require(num_data > 1, "a variance over data needs at least 2, got 1")
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    num_draws = DRAWS_PER_DATUM if num_data >= MANY_DATA else 16 * DRAWS_PER_DATUM
+    for chunk in cut(model, guide, found, DATA_PER_CHUNK).in_chunks(DATA_PER_CHUNK):
+        pair = run_pair(model, guide, *chunk.args, num_particles=num_draws)
+        gate.check_once(model, guide, None, pair, chunk.args, {})
+        draws, has = (_coordinates(pair, part) for part in (_mean_or_draw, _has))
+        parts.append(_moments(draws, has))
+    means, variances, counts = (torch.cat(part) for part in zip(*parts, strict=True))
+    has = counts > 0
+    _, variance, count = _moments(means, has)
+    noise = torch.where(has, variances / counts, 0.0).sum(0) / count
+    return int((variance - noise > ACTIVE_VARIANCE).sum())
+
+
+def _moments(values: Tensor, has: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns mean and variance of those values along the first dimension that `has` marks, and their number."""
+    count = has.sum(0)
+    mean = torch.where(has, values, 0.0).sum(0) / count
+    return mean, torch.where(has, values - mean, 0.0).square().sum(0) / (count - 1), count
+
+
+def _coordinates(pair: Pair, of_site: Callable[[dict], Tensor]) -> Tensor:
+    """Returns `of_site` of every site of the guide, in the shape of its values: `(particles, batch, coordinates)`."""
+    runs = []
+    for run in pair.runs:
+        sites = []
+        for site in run.guide_sites.values():
+            values, data_dim = of_site(site), data_dim_of(site, pair.layout)
+            rows = as_rows(values, values.dim() - site["fn"].event_dim, data_dim, pair.layout)
+            rows = rows if pair.layout.is_vectorized else rows.unsqueeze(0)
+            sites.append(rows.reshape(*rows.shape[:2], -1))
+        runs.append(torch.cat(sites, -1))
+    return torch.cat(runs)
+
+
+def _has(site: dict) -> Tensor:
+    """Returns which elements of a site no mask excludes; those of an autoencoder all."""
+    value = site["value"]
+    elements = torch.tensor(True, device=value.device) if is_autoencoder(site) else seen(site).to(value.device)
+    return elements.expand_as(value)
 
 
 def _mean_or_draw(site: dict) -> Tensor:
-    """Returns the mean of a site's distribution, or its draws if it has no mean: `(particles, batch, coordinates)`."""
+    """Returns the mean of a site's distribution, or its draws if it has no mean."""
     value = site["value"]
     try:
         mean = site["fn"].mean
     except (NotImplementedError, AttributeError):
         mean = value
     mean = mean if bool(mean.isfinite().all()) else value
-    return mean.expand_as(value).double().reshape(*value.shape[:2], -1)
+    return mean.expand_as(value).double()
 
 
 @evaluates

@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyro
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import device_of, evaluates, local_seed, progress_bar, require, require_count
-from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, check_args, in_chunks, pairs_at_a_time
+from pyrovae.common import evaluates, local_seed, progress_bar, require, require_count
+from pyrovae.evaluation.arguments import home_of
+from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, Data, opened
+from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
-from pyrovae.programs import Pair, gate, log_joint, pair_at, run_pair, takes_pair
+from pyrovae.evaluation.rows import as_rows, data_dim_of, from_rows, require_rows
+from pyrovae.evaluation.subsamples import check_subsamples
+from pyrovae.programs import Pair, gate, log_joint, pair_at, require_no_masks, run_pair, takes_pair
 
 # A guide's density takes a few numbers for each latent, a decoding a few for each pixel.
 DENSITIES_PER_DECODING = 64
@@ -79,7 +83,7 @@ class ElboSurgery:
 def elbo_surgery(
     model: Callable,
     guide: Callable,
-    *args: Tensor,
+    *args: object,
     num_draws: int = 4,
     chunk_size: int | None = None,
     progress: bool | None = None,
@@ -97,8 +101,8 @@ def elbo_surgery(
     Args:
         model: The model of any pair that keeps the contract and whose prior is the same for every datum.
         guide: Its guide.
-        *args: The tensors that model and guide take, of one length, the data first. Grey pixels are allowed; the
-            reconstruction is then minus a cross-entropy.
+        *args: What model and guide take, of any number and type. Grey pixels are allowed; the reconstruction is then
+            minus a cross-entropy.
         num_draws: The number of draws z ~ q(z|x_n) for each datum, at least 2.
         chunk_size: The number of pairs of a draw and a datum that are decoded at a time. None is as in `log_marginal`.
             The densities of the guide are evaluated 64 times as many at a time.
@@ -108,8 +112,8 @@ def elbo_surgery(
         An `ElboSurgery`.
 
     Raises:
-        InputError: If the pair breaks the contract, a latent of the guide has no density (a Delta, or masked), or p(z)
-            differs between data.
+        InputError: If the pair breaks the contract, the data share a latent, a latent of the guide has no density (a
+            Delta, or masked), or p(z) differs between data.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -123,24 +127,25 @@ def elbo_surgery(
         Hoffman and Johnson 2016, "ELBO surgery", NIPS workshop on Advances in Approximate Bayesian Inference.
     """
     require_count("num_draws", num_draws, 2)
-    check_args(args)
     densities = DENSITIES_PER_DECODING * (chunk_size or PAIRS_PER_CHUNK)
-    chunk_size = pairs_at_a_time(model, guide, args, chunk_size)
-    device, home, num_data = device_of(model, args), args[0].device, len(args[0])
-    args = tuple(arg.to(device) for arg in args)
-    size = min(num_data, max(1, chunk_size // num_draws))
+    found = opened(model, guide, args, chunk_size)
+    check_subsamples("elbo_surgery", model, guide, found)
+    require_rows("elbo_surgery", found.pair.layout, "its terms are those of a datum")
+    home, num_data = home_of(args), found.data.size
+    size = min(num_data, max(1, found.pairs_at_a_time // num_draws))
+    data = cut(model, guide, found, size)
     with local_seed(0):
-        _check_pair(model, guide, [list(data) for data in in_chunks(args, size)])
+        _check_pair(model, guide, list(data.in_chunks(size)))
     terms, draws = [], []
     with progress_bar(progress, 2 * num_data, "ELBO surgery", "datum") as bar:
-        for data in in_chunks(args, size):
-            pair = run_pair(model, guide, *data, num_particles=num_draws)
-            draws.append({name: site["value"] for name, site in pair.guide_sites.items()})
-            found = pair.terms()
-            terms.append(torch.stack((found.log_likelihood, found.log_prior, found.log_posterior)).double())
-            bar.update(len(data[0]))
+        for chunk in data.in_chunks(size):
+            pair = run_pair(model, guide, *chunk.args, num_particles=num_draws)
+            draws.append({name: _rows(site, pair) for name, site in pair.guide_sites.items()})
+            of_chunk = pair.terms()
+            terms.append(torch.stack((of_chunk.log_likelihood, of_chunk.log_prior, of_chunk.log_posterior)).double())
+            bar.update(chunk.size)
         latents = {name: torch.cat([draw[name] for draw in draws], 1) for name in draws[0]}
-        log_q = _log_aggregated(guide, args, latents, densities, bar)
+        log_q = _log_aggregated(guide, data, latents, pair, densities, bar)
     log_likelihood, log_prior, log_posterior = torch.cat(terms, 2)
 
     def estimate(value: Tensor) -> Estimate:
@@ -155,40 +160,61 @@ def elbo_surgery(
     )
 
 
-def _log_aggregated(guide: Callable, args: tuple[Tensor, ...], latents: dict, chunk_size: int, bar: tqdm) -> Tensor:
-    """Returns log q(z) = log 1/N sum_n q(z|x_n) at latents `(num_draws, N, *event)`: `(num_draws, N)`, float64.
+def _rows(site: dict, pair: Pair) -> Tensor:
+    """Returns the draws of a site, `(num_draws, data, ...)`."""
+    value = site["value"]
+    return as_rows(value, value.dim() - site["fn"].event_dim, data_dim_of(site, pair.layout), pair.layout)
+
+
+def _log_aggregated(
+    guide: Callable, data: Data, latents: dict[str, Tensor], pair: Pair, chunk_size: int, bar: tqdm
+) -> Tensor:
+    """Returns log q(z) = log 1/N sum_n q(z|x_n) at latents `(num_draws, N, ...)`: `(num_draws, N)`, float64.
 
     A chunk holds as many draws as it can, under few data: each datum then goes through the encoder once.
     """
     num_draws, num_data = next(iter(latents.values())).shape[:2]
     flat = {name: z.flatten(0, 1).unsqueeze(1) for name, z in latents.items()}
+    data_dims = {name: data_dim_of(site, pair.layout) for name, site in pair.guide_sites.items()}
     draw_size = min(num_draws * num_data, chunk_size)
     data_size = max(1, chunk_size // draw_size)
-    total = torch.full((num_draws * num_data,), -math.inf, dtype=torch.float64, device=args[0].device)
-    for data in in_chunks(args, data_size):
+    total = torch.full((num_draws * num_data,), -math.inf, dtype=torch.float64, device=data.device)
+    for chunk in data.in_chunks(data_size):
         for start in range(0, len(total), draw_size):
             # A guide whose sites depend on each other may need all values in one shape.
-            z = {name: v[start : start + draw_size].expand(-1, len(data[0]), *v.shape[2:]) for name, v in flat.items()}
+            z = {
+                name: from_rows(
+                    v[start : start + draw_size].expand(-1, chunk.size, *v.shape[2:]), data_dims[name], pair.layout
+                )
+                for name, v in flat.items()
+            }
             with pyro.validation_enabled(False):  # the draws are the guide's own
-                log_q = log_joint(guide, z, *data)
+                log_q = log_joint(guide, z, *chunk.args, layout=pair.layout)
             rows = total[start : start + draw_size]
             rows.copy_(torch.logaddexp(rows, log_q.double().logsumexp(1)))
-        bar.update(len(data[0]))
+        bar.update(chunk.size)
     return total.unflatten(0, (num_draws, num_data)) - math.log(num_data)
 
 
-def _check_pair(model: Callable, guide: Callable, chunks: list[list[Tensor]]) -> None:
+def _check_pair(model: Callable, guide: Callable, chunks: list[Data]) -> None:
     """Checks that the pair keeps the contract, the guide has densities, and p(z) is the same for all data."""
     log_prior: list[Tensor] = []
     first: dict[str, Tensor] = {}
     for data in chunks:
-        pair = gate.check(model, guide, None, *data)
+        pair = gate.check(model, guide, None, *data.args)
         gate.check_no_zero_weights(pair)
         # Without the observed sites: the density of the likelihood does not matter here.
-        Pair(pair.latent, pair.guide_sites, pair.batch_shape).check_densities()
-        first = first or {name: site["value"][:1, :1] for name, site in pair.guide_sites.items()}
-        here = {name: z.expand(1, len(data[0]), *z.shape[2:]) for name, z in first.items()}
-        log_prior.append(pair_at(model, guide, here, *data).terms().log_prior[0])
+        replace(pair, model_sites=pair.latent).check_densities()
+        require_no_masks(pair, "q(z) needs latents that every datum has")
+        first = first or {name: _rows(site, pair)[:1, :1] for name, site in pair.guide_sites.items()}
+        here = {
+            name: from_rows(
+                z.expand(1, data.size, *z.shape[2:]), data_dim_of(pair.guide_sites[name], pair.layout), pair.layout
+            )
+            for name, z in first.items()
+        }
+        at = pair_at(model, guide, here, *data.args, like=replace(pair, num_particles=1))
+        log_prior.append(at.terms().log_prior[0])
     found = torch.cat(log_prior)
     spread = (found - found[0]).abs().max().item()
     require(

@@ -46,8 +46,8 @@ class Estimate:
 
     @property
     def data_error(self) -> float:
-        """Standard error of `mean` as an estimate for the population that the data come from."""
-        return self.value.std().item() / math.sqrt(len(self.value))
+        """Standard error of `mean` as an estimate for the population that the data come from; nan for one value."""
+        return math.nan if len(self.value) == 1 else self.value.std().item() / math.sqrt(len(self.value))
 
     def minus(self, other: "Estimate") -> "Estimate":
         """Returns this estimate minus another of the same data, with the standard error of the difference.
@@ -84,7 +84,8 @@ def estimate_lines(estimates: dict[str, Estimate]) -> list[str]:
 class MarginalLikelihood(Estimate):
     """Holds log p(x) by importance sampling, as `log_marginal` returns it.
 
-    Every tensor is `(batch,)` unless another shape is given, and in nats unless it has no unit.
+    For data that share latents it is their joint evidence, one value. Every tensor is `(batch,)` unless another shape
+    is given, and in nats unless it has no unit.
 
     Args:
         value: log p(x), also called `log_px`.
@@ -96,7 +97,8 @@ class MarginalLikelihood(Estimate):
         smoothed: log p(x) from Pareto-smoothed weights: less variance, and lower where tails are heavy.
         bounds: The bounds L_K at each K of `bound_sizes`, from the same draws, `(sizes, batch)`.
         bounds_error: Their standard errors, `(sizes, batch)`.
-        num_samples: The number of draws for each datum.
+        num_samples: The number of draws for each datum, or of the shared latents.
+        evidence_of: What the joint evidence is of, and how it was drawn; None where each datum has its log p(x).
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -114,6 +116,7 @@ class MarginalLikelihood(Estimate):
     bounds: Tensor
     bounds_error: Tensor
     num_samples: int
+    evidence_of: str | None = None
 
     @property
     def bound_sizes(self) -> list[int]:
@@ -141,6 +144,8 @@ class MarginalLikelihood(Estimate):
     @property
     def verdict(self) -> str:
         """A sentence that says how far to believe `mean`."""
+        if self.evidence_of is not None:
+            return f"{self.evidence_of}: {self._verdict_of_one}"
         bad, count = self.is_unreliable.nonzero().flatten().tolist(), len(self.value)
         if bool(self.pareto_k.isnan().all()):
             return f"{self.num_samples} samples are too few to tell whether the estimates are reliable"
@@ -159,4 +164,21 @@ class MarginalLikelihood(Estimate):
             f"{1 - len(bad) / count:.1%} of {count:,} data have Pareto k <= 0.7, and not the {len(bad):,} others (at "
             f"{shown}): the proposal is too narrow or its draws too few; the mean is low, by the jackknife {by}{lone} "
             "and perhaps by far more, and the standard errors say little, also where k is small: it is an estimate, too"
+        )
+
+    @property
+    def _verdict_of_one(self) -> str:
+        """What `verdict` says of a joint evidence."""
+        if bool(self.pareto_k.isnan().all()):
+            return f"{self.num_samples} draws are too few to tell whether the estimate is reliable"
+        low = (self.jackknife - self.value).item()  # infinite where all weights but one are 0
+        by = f"by {max(low, 0):.2g} nats" if math.isfinite(low) else "by an amount that no draw tells"
+        if not bool(self.is_unreliable.any()):
+            return (
+                f"Pareto k <= 0.7; by the jackknife it is low {by}, if the proposal reaches all of the posterior, "
+                "which its own draws cannot tell"
+            )
+        return (
+            f"Pareto k > 0.7, at an effective sample size of {self.ess.item():.2g}: the proposal is too narrow or its "
+            f"draws too few; it is low, by the jackknife {by} and perhaps by far more, and its error says little"
         )

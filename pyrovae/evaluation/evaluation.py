@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
@@ -11,7 +12,6 @@ from torch import Tensor
 from pyrovae.common import (
     InputError,
     derived_seed,
-    device_of,
     evaluates,
     local_seed,
     require,
@@ -19,11 +19,13 @@ from pyrovae.common import (
     require_seed,
 )
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal
-from pyrovae.evaluation.chunks import check_args, check_in_parts, in_chunks
+from pyrovae.evaluation.chunks import check_in_parts, opened
+from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evaluation_table import Evaluation, Measured
 from pyrovae.evaluation.importance_sampling import importance_bound, log_marginal
-from pyrovae.programs import Pair, Weights, takes_pair
+from pyrovae.evaluation.subsamples import check_subsamples
+from pyrovae.programs import Pair, Reading, Weights, takes_pair
 
 ELBO_DRAWS = 100
 IWAE_REPEATS = 10
@@ -36,10 +38,11 @@ METHODS = "elbo, iwae_K, is_S, ais_T or ais_prior_T (K particles, S samples, T d
 def evaluate(
     model: Callable,
     guide: Callable,
-    *args: Tensor,
+    *args: object,
     methods: Sequence[str] = ("elbo", "iwae_50", "is_5000"),
     num_chains: int = 16,
     dequantised: bool = False,
+    plate: str | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evaluation:
@@ -53,17 +56,19 @@ def evaluate(
         "ais_prior_1000"  the same from the prior; it needs more distributions, and finds modes of the posterior that
                           the guide has missed, which no other method here can
 
-    The numbers may be others. Each method has random numbers of its own, fixed by `seed`. Modules run in `eval()` mode
-    and are in their own mode again afterwards.
+    The numbers may be others. If the data share latents, every method gives one number for all of them, its estimate of
+    or bound on the joint evidence. Each method has random numbers of its own, fixed by `seed`. Modules run in `eval()`
+    mode and are in their own mode again afterwards.
 
     Args:
         model: The model of any pair that keeps the contract.
         guide: Its guide.
-        *args: The tensors that model and guide take, of one length, the data first.
+        *args: What model and guide take, of any number and type.
         methods: The names of the methods.
         num_chains: The number of chains of annealed importance sampling for each datum.
         dequantised: True says that the data are pixels of 256 levels with noise added, on [0, 1]. Only then do
             continuous data have bits per dimension.
+        plate: The name of the data plate, where the observed sites lie in plates that cross.
         seed: The seed of all methods, a whole number.
         progress: True shows a progress bar, False none, None one on a terminal.
 
@@ -87,10 +92,15 @@ def evaluate(
     require_seed(seed)
     require(len(methods) > 0, "methods must name at least one method, got none")
     runs = [_parse(method, num_chains) for method in methods]
-    check_args(args)
-    device = device_of(model, args)
+    found = opened(model, guide, args, reading=Reading(plate))
+    check_subsamples("evaluate", model, guide, found)
     # The ELBO refuses weights of zero, and importance sampling a guide that does not reach all of the prior.
-    needs = Weights(zeros="elbo" not in methods, everywhere=any(str(method).startswith("is_") for method in methods))
+    needs = Weights(
+        zeros="elbo" not in methods,
+        everywhere=any(str(method).startswith("is_") for method in methods),
+        alone=any(method != "elbo" for method in methods),
+        reading=found.reading,
+    )
     sizes, discrete = [], []
 
     def inspect(pair: Pair) -> None:
@@ -98,15 +108,19 @@ def evaluate(
         discrete.append(all(site["fn"].support.is_discrete for site in pair.observed.values()))
 
     # All data are checked: one grey image makes the "ELBO" under a Bernoulli a cross-entropy, which has no bits.
-    for data in in_chunks(args, DATA_PER_CHECK):
-        check_in_parts(model, guide, [part.to(device) for part in data], needs, inspect)
-    size = torch.cat(sizes).double().mean().item()
+    for chunk in cut(model, guide, found, DATA_PER_CHECK).in_chunks(DATA_PER_CHECK):
+        check_in_parts(model, guide, chunk, needs, inspect)
+    dimensions = torch.cat(sizes).double()
+    if found.pair.layout.has_globals:  # every estimate is one number for all data
+        size = dimensions.sum().item() + _shared_dimensions(found.pair)
+    else:
+        size = dimensions.mean().item()
     offset = 0.0 if all(discrete) else 8.0 if dequantised else None
     measured = []
     for method, run in zip(methods, runs, strict=True):
         started = time.perf_counter()
         with local_seed(derived_seed(seed, method)):
-            estimate = run(model, guide, *args, progress=progress)
+            estimate = run(model, guide, *args, plate=plate, progress=progress)
         measured.append(Measured(method, estimate, time.perf_counter() - started))
     return Evaluation(tuple(measured), size, offset if size else None)
 
@@ -115,9 +129,24 @@ def _observed_dimensions(pair: Pair) -> Tensor:
     """Returns the number of observed dimensions of each datum, without those that are masked, `(batch,)`."""
     total = torch.zeros(pair.batch_shape)
     for site in pair.observed.values():
-        mask = True if site["mask"] is None else site["mask"]
-        total = total + _dimensions(site["fn"]) * torch.as_tensor(mask).cpu()
+        if pair.is_local(site):
+            total = total + pair.by_datum(_of_elements(pair, site), site)
     return total[0]
+
+
+def _shared_dimensions(pair: Pair) -> float:
+    """Returns the number of observed dimensions that belong to no datum."""
+    return sum(_of_elements(pair, site).sum().item() for site in pair.observed.values() if not pair.is_local(site))
+
+
+def _of_elements(pair: Pair, site: dict) -> Tensor:
+    """Returns the number of dimensions of each element of a site, without those that are masked."""
+    mask = True if site["mask"] is None else site["mask"]
+    dimensions, value = _dimensions(site["fn"]) * torch.as_tensor(mask).cpu(), site["value"]
+    while dimensions.dim() >= -pair.layout.state_dim:  # the same in every state
+        dimensions = dimensions[0]
+    batch = value.shape[: value.dim() - site["fn"].event_dim]
+    return dimensions.expand(torch.broadcast_shapes(dimensions.shape, batch)).float()
 
 
 def _dimensions(fn: TorchDistribution) -> Tensor:
@@ -141,19 +170,17 @@ def _parse(method: str, num_chains: int) -> Callable[..., Estimate]:
     kind, count = match[1] or match[2], int(match[3] or 1)
     require_count(method, count)
 
-    def run(model: Callable, guide: Callable, *args: Tensor, progress: bool | None) -> Estimate:
+    def run(model: Callable, guide: Callable, *args: object, **settings: Any) -> Estimate:
         match kind:
             case "elbo":
-                return importance_bound(model, guide, *args, num_particles=1, num_repeats=ELBO_DRAWS, progress=progress)
+                return importance_bound(model, guide, *args, num_particles=1, num_repeats=ELBO_DRAWS, **settings)
             case "iwae":
-                return importance_bound(
-                    model, guide, *args, num_particles=count, num_repeats=IWAE_REPEATS, progress=progress
-                )
+                return importance_bound(model, guide, *args, num_particles=count, num_repeats=IWAE_REPEATS, **settings)
             case "is":
-                return log_marginal(model, guide, *args, num_samples=count, progress=progress)
+                return log_marginal(model, guide, *args, num_samples=count, **settings)
         start = "prior" if kind == "ais_prior" else "guide"
         return annealed_log_marginal(
-            model, guide, *args, num_distributions=count, num_chains=num_chains, start=start, progress=progress
+            model, guide, *args, num_distributions=count, num_chains=num_chains, start=start, **settings
         )
 
     return run

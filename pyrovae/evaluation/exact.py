@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
-from pyrovae.common import device_of, evaluates, local_seed, require, require_number
-from pyrovae.evaluation.chunks import DATA_PER_CHUNK, OUTPUTS_PER_CHUNK, PAIRS_PER_CHUNK, check_args, in_chunks
+from pyrovae.common import evaluates, require, require_number
+from pyrovae.evaluation.chunks import DATA_PER_CHUNK, OUTPUTS_PER_CHUNK, PAIRS_PER_CHUNK
 from pyrovae.evaluation.cubature import VANISHED, log_integral
-from pyrovae.programs import PARTICLES, Pair, enumerated_states, has_real_support, log_joint, sample_sites, takes_model
+from pyrovae.evaluation.model_alone import ModelAlone
+from pyrovae.programs import enumerated_states, has_real_support, takes_model
 
 GRID_TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 
@@ -20,7 +20,7 @@ GRID_TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 @evaluates
 @torch.no_grad()
 def quadrature_log_marginal(
-    model: Callable, *args: Tensor, limit: float = 7.0, num_points: int = 401, chunk_size: int = 2**20
+    model: Callable, *args: object, limit: float = 7.0, num_points: int = 401, chunk_size: int = 2**20
 ) -> tuple[Tensor, Tensor]:
     """Integrates p(x, z) over z without draws: log p(x) for a model with one or two latent dimensions.
 
@@ -31,7 +31,7 @@ def quadrature_log_marginal(
 
     Args:
         model: A model with one latent site of one or two real dimensions.
-        *args: The tensors that the model takes, of one length, the data first.
+        *args: What the model takes, of any number and type.
         limit: The grid covers [-limit, limit] in each dimension.
         num_points: The number of points of the grid in each dimension: odd, and at least 3.
         chunk_size: The number of pairs of a point and a datum that are taken at a time.
@@ -54,24 +54,34 @@ def quadrature_log_marginal(
     """
     require_number("limit", limit, above=0)
     require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
-    args, sites, home = _sites(model, args)
-    latents = {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
-    shapes = {name: tuple(value.shape[1:]) for name, value in latents.items()}
+    alone = ModelAlone(model, args, "quadrature_log_marginal")
+    shapes = {name: tuple(site["fn"].event_shape) for name, site in alone.latent.items()}
     name, shape = next(iter(shapes.items()), ("", ()))
     require(
         len(shapes) == 1 and shape in ((1,), (2,)),
         f"quadrature needs one latent site of one or two dimensions, got {shapes}",
     )
-    prior = sites[name]["fn"]
+    prior, data = alone.latent[name]["fn"], alone.data
     require(has_real_support(prior), f'quadrature needs a latent of real numbers, got {prior.support} at site "{name}"')
 
+    def args_at(rows: Tensor | None) -> tuple:
+        if rows is None:
+            return data.args
+        require(
+            alone.takes_rows,
+            "quadrature_log_marginal needs a finer grid for these data: raise num_points",
+        )
+        return data.at(rows)
+
     def log_joint_at(z: Tensor, rows: Tensor | None) -> Tensor:
-        return log_joint(model, {name: z}, *(args if rows is None else [arg[rows] for arg in args]))
+        return alone.log_joint({name: z}, args_at(rows), data.size if rows is None else len(rows))
 
     def log_prior_at(z: Tensor, rows: Tensor | None) -> Tensor:
-        return (prior if rows is None else _sites(model, tuple(arg[rows] for arg in args))[1][name]["fn"]).log_prob(z)
+        args_at(rows)
+        return alone.log_prior(z, name, rows)
 
-    settings = {"like": latents[name], "num_data": len(args[0]), "limit": limit, "chunk_size": chunk_size}
+    like = alone.latent[name]["value"]
+    settings = {"like": like, "num_data": data.size, "limit": limit, "chunk_size": chunk_size}
     with pyro.validation_enabled(False):
         joint = log_integral(log_joint_at, num_points=num_points, tolerance=GRID_TOLERANCE, **settings)
         mass = log_integral(log_prior_at, num_points=(num_points + 1) // 2, tolerance=GRID_TOLERANCE, **settings)
@@ -79,13 +89,13 @@ def quadrature_log_marginal(
     # The integral beyond the limits is at most what it would be if the density at the border held in all of the square:
     # a tail falls by 10 nats or more on its way to the border.
     beyond = (joint.edge + shape[0] * math.log(2 * limit) - joint.value).exp()
-    return joint.value.to(home), torch.where(known, joint.error + beyond, math.inf).to(home)
+    return joint.value.to(alone.home), torch.where(known, joint.error + beyond, math.inf).to(alone.home)
 
 
 @takes_model
 @evaluates
 @torch.no_grad()
-def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
+def enumerated_log_marginal(model: Callable, *args: object) -> Tensor:
     """Sums p(x, z) over every value of all latents: log p(x) for a model with discrete latents, exact to rounding.
 
         log p(x) = log sum_z p(x, z)
@@ -93,7 +103,7 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
     Args:
         model: A model whose latent sites are discrete and can be enumerated, as for `pv.objectives.EnumeratedELBO`,
             with at most 65,536 values in all.
-        *args: The tensors that the model takes, of one length, the data first.
+        *args: What the model takes, of any number and type.
 
     Returns:
         log p(x), `(batch,)`, in nats, float64.
@@ -109,37 +119,20 @@ def enumerated_log_marginal(model: Callable, *args: Tensor) -> Tensor:
         >>> pv.enumerated_log_marginal(model, torch.ones(2, 1)).exp()  # 0.75 * 0.2 + 0.25 * 0.8
         tensor([0.3500, 0.3500], dtype=torch.float64)
     """
-    args, sites, home = _sites(model, args)
-    values = enumerated_states({name: site for name, site in sites.items() if not site["is_observed"]})
-    num_states = len(next(iter(values.values())))
-    outputs = Pair(sites, {}, torch.Size((1, len(args[0])))).outputs
-    data_size = min(len(args[0]), DATA_PER_CHUNK)
-    step = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // outputs) // data_size)
+    alone = ModelAlone(model, args, "enumerated_log_marginal")
+    values = enumerated_states(alone.latent) if alone.latent else {}
+    num_states = len(next(iter(values.values()), (None,)))  # of those that the model does not sum out by itself
+    size = min(alone.data.size, DATA_PER_CHUNK)
+    data = alone.cut(size)
+    outputs = alone.pair.outputs
+    step = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // outputs) // (data.size if data.is_whole else size))
     parts = []
-    for data in in_chunks(args, data_size):
-        total = torch.full((len(data[0]),), -math.inf, dtype=torch.float64, device=data[0].device)
+    for chunk in data.in_chunks(size):
+        total = torch.full((chunk.size,), -math.inf, dtype=torch.float64, device=data.device)
         for start in range(0, num_states, step):
             some = {name: value[start : start + step] for name, value in values.items()}
             with pyro.validation_enabled(False):
-                joint = log_joint(model, some, *data)
+                joint = alone.log_joint(some, chunk.args, chunk.size)
             total = torch.logaddexp(total, joint.double().logsumexp(0))
         parts.append(total)
-    return torch.cat(parts).to(home)
-
-
-def _sites(model: Callable, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], dict[str, dict], torch.device]:
-    """Returns the data on the model's device, the sites of a run on them, and the data's own device.
-
-    It checks that the sites have densities.
-    """
-    check_args(args)
-    home, device = args[0].device, device_of(model, args)
-    args = tuple(arg.to(device) for arg in args)
-    with local_seed(0):  # for names and shapes, and to validate the arguments once
-        sites = sample_sites(poutine.trace(model).get_trace(*args))
-    require(any(not site["is_observed"] for site in sites.values()), "model must have a latent site, and has none")
-    # Two particles show whether the support of the data moves with the latents.
-    with local_seed(0), pyro.plate(PARTICLES, 2, dim=-2):
-        twice = sample_sites(poutine.trace(model).get_trace(*args))
-    Pair(twice, {}, torch.Size((2, len(args[0])))).check_densities()
-    return args, sites, home
+    return torch.cat(parts).to(alone.home)

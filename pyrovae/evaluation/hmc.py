@@ -1,8 +1,8 @@
 """Hamiltonian Monte Carlo on the latents of a pair, for distributions between a start q_0(z) and the joint p(x, z)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
-from typing import cast
+from typing import NamedTuple, cast
 
 import pyro
 import torch
@@ -13,8 +13,20 @@ from torch.distributions import Transform, biject_to, constraints
 
 from pyrovae.common import InputError, local_seed, require, require_choice, require_compile, require_count, warn
 from pyrovae.compilation import Replay
+from pyrovae.evaluation.arguments import changeable, with_tensors
 from pyrovae.evaluation.chunks import COMPILE_PAIRS
-from pyrovae.programs import PARTICLES, Pair, gate, sample_sites
+from pyrovae.evaluation.rows import as_rows, data_dim_of, from_rows
+from pyrovae.programs import (
+    AS_IT_COMES,
+    Layout,
+    Reading,
+    gate,
+    pair_of_sites,
+    particles,
+    sample_sites,
+    with_all_states,
+    without_mask,
+)
 
 STARTS = ("prior", "guide")
 COMPILE_STEPS = 5_000  # leapfrog steps of one shape, after which a graph has paid for its compilation
@@ -55,6 +67,7 @@ class AnnealedHMC:
 
     q_0 is the model's prior or the guide's q(z|x), as `start` says. `num_transitions` is the number of transitions
     that each chain is expected to take; `compile="auto"` decides by it. Only `_densities` runs with gradients.
+    `reading` is how the pair is read, and may be set before the first check.
     """
 
     def __init__(
@@ -71,17 +84,22 @@ class AnnealedHMC:
         require_compile(compile)
         self.model, self.guide, self.start = model, guide, start
         self.num_leapfrog, self.num_transitions, self.compile = num_leapfrog, num_transitions, compile
-        self.layout: list[tuple[str, torch.Size]] = []
+        self.reading: Reading = AS_IT_COMES
+        self.layout = Layout()
+        self.latents: Collection[str] | None = None  # without those that are summed out
+        self.places: list[Place] = []
         self._replays: dict[tuple, Replay] = {}
 
-    def check(self, data: list[Tensor]) -> None:
+    def check(self, data: Sequence) -> None:
         """Checks the pair in one validated run that leaves the caller's generators alone; no other run is validated."""
+        needs = gate.Weights(densities=False, everywhere=False, reading=self.reading)
         with local_seed(0):
-            pair = gate.check(self.model, self.guide, None, *data)
+            pair = gate.check(self.model, self.guide, needs, *data)
+        self.layout, self.latents = pair.layout, list(pair.latent)
         require(len(pair.latent) > 0, "the model must have a latent site, and has none")
         for site in pair.latent.values():
             _bijection(site)
-        pair.check_densities()
+        pair.check_densities(auxiliary=self.start == "prior")
         for name, site in pair.latent.items() if self.start == "guide" else ():
             u = _bijection(site).inv(site["value"])
             if not torch.allclose(_bijection(pair.guide_sites[name])(u), _bijection(site)(u), rtol=1e-3, atol=1e-5):
@@ -91,24 +109,34 @@ class AnnealedHMC:
                     f"got {ours} in the model and {theirs} in the guide"
                 )
 
-    def first(self, data: list[Tensor], num_chains: int) -> ChainState:
+    def first(self, data: Sequence, num_chains: int) -> ChainState:
         """Returns chains at draws from q_0."""
         program = self.model if self.start == "prior" else self.guide
-        with pyro.validation_enabled(False), pyro.plate(PARTICLES, num_chains, dim=-2):
+        with pyro.validation_enabled(False), particles(num_chains, self.layout):
             sites = sample_sites(poutine.trace(program).get_trace(*data))
-        u, self.layout = unconstrained({name: site for name, site in sites.items() if not site["is_observed"]})
+        u, self.places = unconstrained(self.walked(sites), self.layout)
         return self.state(u, data)
 
-    def state(self, u: Tensor, data: list[Tensor]) -> ChainState:
+    def walked(self, sites: dict[str, dict]) -> dict[str, dict]:
+        """Returns those of the sites that chains walk over: latents that are not summed out."""
+        names = sites if self.latents is None else self.latents
+        return {name: site for name, site in sites.items() if name in names and not site["is_observed"]}
+
+    def state(self, u: Tensor, data: Sequence) -> ChainState:
         """Returns chains at `u`, `(chains, data, dim)`."""
-        shape, args = tuple(u.shape), [u, *data]
+        shape, inputs = tuple(u.shape), [u, *changeable(tuple(data))]
         if shape in self._replays:
-            return ChainState(u, *cast(tuple[Tensor, ...], self._replays[shape](*args)))
+            return ChainState(u, *cast(tuple[Tensor, ...], self._replays[shape](*inputs)))
         num_steps = self.num_transitions * self.num_leapfrog
         pays = num_steps >= COMPILE_STEPS or num_steps * shape[0] * shape[1] >= COMPILE_PAIRS
         if not (self.compile is True or (self.compile == "auto" and pays)):
-            return ChainState(u, *self._densities(*args))
-        replay = Replay(self._densities, args, lambda: self._densities(*args), (self.model, self.guide))
+            return ChainState(u, *self._densities(u, *data))
+
+        def on_tensors(u: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            remaining = iter(tensors)
+            return self._densities(u, *with_tensors(tuple(data), lambda _: next(remaining)))
+
+        replay = Replay(on_tensors, inputs, lambda: on_tensors(*inputs), (self.model, self.guide))
         if replay.graph is None:
             warn(f"chains run eagerly, as the program cannot be replayed: {replay.why}")
             self.compile = False
@@ -116,7 +144,7 @@ class AnnealedHMC:
             self._replays[shape] = replay
         return ChainState(u, *cast(tuple[Tensor, ...], replay.outcome))
 
-    def transition(self, state: ChainState, t: float, step: Tensor, data: list[Tensor]) -> tuple[ChainState, Tensor]:
+    def transition(self, state: ChainState, t: float, step: Tensor, data: Sequence) -> tuple[ChainState, Tensor]:
         """Takes one HMC step that leaves pi_t invariant, with step sizes `step` `(data,)`.
 
         Returns the new state and the probabilities of acceptance, `(chains, data)`.
@@ -135,22 +163,24 @@ class AnnealedHMC:
         probability = torch.where(possible, change.clamp(max=0).exp(), 0.0)
         return state.moved(torch.rand_like(probability) < probability, new), probability
 
-    def _densities(self, u: Tensor, *data: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _densities(self, u: Tensor, *data: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns (base, ratio, gradient of base, gradient of ratio) at `u` `(chains, data, dim)`, without a graph.
 
         base = log q_0(z) + log |det dz/du|, ratio = log p(x, z) - log q_0(z): the log-likelihood if q_0 is the prior.
         """
-        with torch.enable_grad(), pyro.validation_enabled(False), pyro.plate(PARTICLES, len(u), dim=-2):
+        with torch.enable_grad(), pyro.validation_enabled(False), particles(len(u), self.layout):
             u = u.detach().requires_grad_()
-            parts = u.split([shape.numel() for _, shape in self.layout], -1)
-            placed = _PlacedLatents(
-                {n: p.reshape(*u.shape[:2], *s) for (n, s), p in zip(self.layout, parts, strict=True)}
-            )
-            trace = poutine.trace(placed(self.model)).get_trace(*data)
+            parts = u.split([place.shape.numel() for place in self.places], -1)
+            placed = _PlacedLatents(self.layout, u.shape[:2], dict(zip(self.places, parts, strict=True)))
+            model = with_all_states(self.model, self.layout, [place.name for place in self.places])
+            trace = poutine.trace(placed(model)).get_trace(*data)
             guide_sites = {}
             if self.start == "guide":
                 guide_sites = sample_sites(poutine.trace(poutine.replay(self.guide, trace=trace)).get_trace(*data))
-            terms = Pair(sample_sites(trace), guide_sites, u.shape[:2]).terms()
+            # What is masked is walked over, too, and integrates to 1 with its density.
+            model_sites = {n: without_mask(s) if n in placed.u else s for n, s in sample_sites(trace).items()}
+            guide_sites = {n: without_mask(s) for n, s in guide_sites.items()}
+            terms = pair_of_sites(model_sites, guide_sites, len(u), self.layout).terms()
             if self.start == "prior":
                 base, ratio = terms.log_prior, terms.log_likelihood
             else:
@@ -182,28 +212,45 @@ def _bijection(site: dict) -> Transform:
     raise InputError(f'the latent site "{site["name"]}" must have a density that HMC can walk on: it {why}')
 
 
-def unconstrained(sites: dict[str, dict]) -> tuple[Tensor, list[tuple[str, torch.Size]]]:
-    """Returns the unconstrained values of all sites side by side, `(..., dim)`, and each one's name and event shape."""
-    parts, layout = [], []
+class Place(NamedTuple):
+    """States a latent site's name, the shape of what a datum has there, and the dimension of the data."""
+
+    name: str
+    shape: torch.Size
+    data_dim: int | None
+
+
+def unconstrained(sites: dict[str, dict], layout: Layout) -> tuple[Tensor, list[Place]]:
+    """Returns the unconstrained values of all sites side by side, `(..., data, dim)`, and the place of each."""
+    parts, places = [], []
     for name, site in sorted(sites.items()):  # model and guide may draw in different orders
-        batch_dim = site["value"].dim() - site["fn"].event_dim
-        u = _bijection(site).inv(site["value"])
-        parts.append(u.reshape(*u.shape[:batch_dim], -1))
-        layout.append((name, u.shape[batch_dim:]))
-    return torch.cat(parts, -1), layout
+        batch_dim, data_dim = site["value"].dim() - site["fn"].event_dim, data_dim_of(site, layout)
+        u = as_rows(_bijection(site).inv(site["value"]), batch_dim, data_dim, layout)
+        leading = 1 + max(0, batch_dim - layout.nesting)
+        parts.append(u.reshape(*u.shape[:leading], -1))
+        places.append(Place(name, u.shape[leading:], data_dim))
+    return torch.cat(parts, -1), places
 
 
 class _PlacedLatents(Messenger):
-    """Gives latent sites the values to which the bijections to their supports take given real vectors `u`."""
+    """Gives latent sites the values to which the bijections to their supports take given real vectors `u`.
 
-    def __init__(self, u: dict[str, Tensor]) -> None:
+    These are `(chains, data, dim)`, for each of the sites.
+    """
+
+    def __init__(self, layout: Layout, shape: torch.Size, u: dict[Place, Tensor]) -> None:
         super().__init__()
-        self.u = u
+        self.layout, self.shape = layout, shape
+        self.u = {place.name: (place, part) for place, part in u.items()}
         self.log_jacobian: Tensor | float = 0.0
         """log |det dz/du| of all sites together, `(chains, data)`."""
 
     def _pyro_sample(self, msg: dict) -> None:
         if msg["name"] in self.u and not msg["is_observed"]:
-            u, bijection = self.u[msg["name"]], _bijection(msg)
+            place, part = self.u[msg["name"]]
+            u = from_rows(part.reshape(*self.shape, *place.shape), place.data_dim, self.layout)
+            bijection = _bijection(msg)
             msg["value"], msg["done"] = bijection(u), True
-            self.log_jacobian = self.log_jacobian + bijection.log_abs_det_jacobian(u, msg["value"])
+            jacobian = bijection.log_abs_det_jacobian(u, msg["value"])
+            rows = as_rows(jacobian, jacobian.dim(), place.data_dim, self.layout)
+            self.log_jacobian = self.log_jacobian + rows.reshape(*self.shape, -1).sum(-1)

@@ -1,15 +1,20 @@
-"""Importance sampling from the guide: log p(x) per datum with its errors, and the importance-weighted bounds."""
+"""Importance sampling from the guide: log p(x) with its errors, and the importance-weighted bounds."""
 
 import math
 from collections.abc import Callable
 
 from torch import Tensor
 
-from pyrovae.common import evaluates, require_count
+from pyrovae.common import evaluates, require, require_compile, require_count
+from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.importance_weights import bounds, grouped, influences, jackknifed, log_mean, pareto_smoothed
+from pyrovae.evaluation.joint_evidence import joint_log_weights
 from pyrovae.evaluation.sampled_weights import joined, sampled_log_weights
-from pyrovae.programs import gate, takes_pair
+from pyrovae.evaluation.subsamples import check_subsamples
+from pyrovae.programs import Reading, gate, takes_pair
+
+PARTICLES_PER_DRAW = 64  # draws of each z for a draw of theta
 
 
 @takes_pair
@@ -17,8 +22,10 @@ from pyrovae.programs import gate, takes_pair
 def log_marginal(
     model: Callable,
     guide: Callable,
-    *args: Tensor,
+    *args: object,
     num_samples: int = 5_000,
+    num_particles: int | None = None,
+    plate: str | None = None,
     chunk_size: int | None = None,
     compile: bool | str = "auto",
     progress: bool | None = None,
@@ -38,14 +45,29 @@ def log_marginal(
     or take few values, as those of codes do (`enumerated_log_marginal` has no such doubts). It does not see a mode of
     the posterior that no draw has visited.
 
+    If the data share latents theta, which lie outside the data plate, no datum has a log p(x) of its own. The result is
+    then the joint evidence log p(x_1 ... x_N) of the data given, of shape `(1,)`, and S counts draws of theta:
+
+        w_s = p(theta_s) / q(theta_s)  prod_n 1/K sum_k p(x_n, z_nk | theta_s) / q(z_nk | x_n, theta_s)
+
+    It is not biased, and each datum's part is averaged over K draws before the parts are multiplied: weights of single
+    draws of everything would vary as much as those of all data together. `num_samples` is the number of draws of each
+    z_n in all, so that S = num_samples / K. If theta is all that the guide draws, S = num_samples. A pair without a
+    data plate, or whose guide draws the latents of all data at once, has its joint evidence from draws of everything.
+    The difference between the joint evidences of two models is their log Bayes factor.
+
     Args:
         model: The model of any pair that keeps the contract.
         guide: The proposal q(z|x): the trained guide, or another one made by `pv.proposals`.
-        *args: The tensors that model and guide take, of one length, the data first.
+        *args: What model and guide take, of any number and type.
         num_samples: The number of draws S for each datum.
+        num_particles: K, of latents of a datum beside shared ones. None takes 64, or the square root of `num_samples`
+            if that is less. If the effective sample size is small, more of them help, or a better guide.
+        plate: The name of the data plate, where the observed sites lie in plates that cross.
         chunk_size: The number of pairs of a particle and a datum that are decoded at a time. None takes 8,192 pairs,
             or fewer if they have more outputs than so many images of 784 pixels. The weights of at most 128 data are
-            kept at a time, of fewer if `num_samples` is large.
+            kept at a time, of fewer if `num_samples` is large. Chunks of data take the rows of all tensors whose first
+            dimension is the number of data, if log-weights stay what they are; a warning tells if they do not.
         compile: True runs the chunks as a compiled graph, which gives the same numbers to rounding. "auto" does so
             from five million pairs on.
         progress: True shows a progress bar, False none, None one on a terminal.
@@ -54,8 +76,8 @@ def log_marginal(
         A `MarginalLikelihood` with the estimates, their errors and diagnoses; its `verdict` sums them up.
 
     Raises:
-        InputError: If the pair breaks the contract, or if no density exists because the data are not finite or lie
-            outside the likelihood's support.
+        InputError: If the pair breaks the contract, if a plate leaves out terms (a subsample), or if no density exists
+            because the data are not finite or lie outside the likelihood's support.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -64,20 +86,72 @@ def log_marginal(
         >>> torch.allclose(result.log_px, vae.log_px(x).double(), atol=1e-4)
         True
 
+        The evidence of ten tosses of a coin, 7 of them heads, is 7! 3! / 11! under a uniform prior:
+
+        >>> Beta, Bernoulli = pyro.distributions.Beta, pyro.distributions.Bernoulli
+        >>> def coin(x):
+        ...     f = pyro.sample("f", Beta(1.0, 1.0))
+        ...     with pyro.plate("tosses", len(x)):
+        ...         pyro.sample("x", Bernoulli(f), obs=x)
+        >>> def guide(x):
+        ...     pyro.sample("f", Beta(8.0, 4.0))
+        >>> tosses = torch.tensor([1.0] * 7 + [0.0] * 3)
+        >>> result = pv.log_marginal(coin, guide, tosses, num_samples=100)
+        >>> result.log_px.exp() * 1320  # the guide is the posterior
+        tensor([1.0000], dtype=torch.float64)
+        >>> print(result.verdict)
+        joint evidence of all 10 data, by 100 draws of the latents that they share: Pareto k <= 0.7; ...
+
     Source:
         Vehtari, Simpson, Gelman, Yao and Gabry 2024, arXiv:1507.02646 (Pareto k and smoothing); Nowozin 2018, ICLR
         (the jackknife).
     """
-    parts = []
+    require_count("num_samples", num_samples)
+    require_compile(compile)
+    if num_particles is not None:
+        require_count("num_particles", num_particles)
     needs = gate.Weights()
-    for log_w in sampled_log_weights(model, guide, args, num_samples, chunk_size, compile, progress, needs):
-        value, error, ess = log_mean(log_w)
-        pareto_k, smoothed = pareto_smoothed(log_w)
-        parts.append((influences(log_w), value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)))
-    found, value, error, *others = joined(parts, args)
-    ess, pareto_k, jackknife, smoothed, bound, bound_error = others
+    found = opened(model, guide, args, chunk_size, Reading(plate))
+    check_subsamples("log_marginal", model, guide, found)
+    layout = found.pair.layout
+    nested = layout.has_globals and layout.draws_locally
+    require(
+        num_particles is None or nested,
+        f"num_particles is for pairs with latents of a datum beside shared ones, and this is none; got {num_particles}",
+    )
+    if not layout.has_globals:
+        drawn = sampled_log_weights(model, guide, found, num_samples, compile, progress, needs)
+        columns = joined([_statistics(log_w) for log_w in drawn], args)
+        return _result(
+            columns, num_samples, None if layout.plates else f"joint evidence of all data, by {num_samples:,} draws"
+        )
+    particles = _particles(num_samples, num_particles) if nested else 1
+    draws = num_samples // particles
+    log_w = joint_log_weights(model, guide, found, draws, particles, compile, progress, needs)
+    of = f"joint evidence of all {found.data.size:,} data, by {draws:,} draws of the latents that they share"
+    of += f", nested: {particles:,} draws of the others for each" if nested else ""
+    return _result(list(_statistics(log_w)), draws, of)
+
+
+def _particles(num_samples: int, num_particles: int | None) -> int:
+    """Returns the number of draws of each z for a draw of theta."""
+    if num_particles is None:
+        return min(PARTICLES_PER_DRAW, math.isqrt(num_samples))
+    require(num_particles <= num_samples, f"num_particles must be <= num_samples = {num_samples}, got {num_particles}")
+    return num_particles
+
+
+def _statistics(log_w: Tensor) -> tuple[Tensor, ...]:
+    """Returns what a `MarginalLikelihood` holds, from log-weights `(draws, data)`."""
+    value, error, ess = log_mean(log_w)
+    pareto_k, smoothed = pareto_smoothed(log_w)
+    return influences(log_w), value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)
+
+
+def _result(columns: list[Tensor], num_samples: int, of: str | None) -> MarginalLikelihood:
+    found, value, error, ess, pareto_k, jackknife, smoothed, bound, bound_error = columns
     return MarginalLikelihood(
-        value, error, ess, pareto_k, jackknife, smoothed, bound, bound_error, num_samples, influences=found
+        value, error, ess, pareto_k, jackknife, smoothed, bound, bound_error, num_samples, of, influences=found
     )
 
 
@@ -86,9 +160,10 @@ def log_marginal(
 def importance_bound(
     model: Callable,
     guide: Callable,
-    *args: Tensor,
+    *args: object,
     num_particles: int,
     num_repeats: int = 10,
+    plate: str | None = None,
     chunk_size: int | None = None,
     compile: bool | str = "auto",
     progress: bool | None = None,
@@ -97,22 +172,31 @@ def importance_bound(
 
         L_K = E[log 1/K sum_k w_k],    w_k = p(x, z_k) / q(z_k|x),    z_k ~ q(z|x)
 
+    If the data share latents theta ~ q(theta), it is one number for all N data given, the bound that
+    `objectives.IWAE(K)` trains:
+
+        L_K = E[log p(theta) - log q(theta) + sum_n log 1/K sum_k w_nk],    z_nk ~ q(z_n|x_n, theta)
+
+    It bounds the joint evidence, of which `log_marginal` has tighter bounds. If the guide draws the latents of all data
+    at once, and none for a datum alone, the K particles are draws of all of them.
+
     L_1 is the ELBO. At K = 1 grey pixels are allowed, too: the result is then minus the loss of training, a bound on
     minus a cross-entropy and not on a log-density.
 
     Args:
         model: The model of any pair that keeps the contract.
         guide: The guide, or another proposal.
-        *args: The tensors that model and guide take, of one length, the data first.
+        *args: What model and guide take, of any number and type.
         num_particles: The number of particles K.
         num_repeats: The number of independent sets of K draws, at least 2, over which the mean and its standard error
             are taken.
+        plate: As in `log_marginal`.
         chunk_size: As in `log_marginal`.
         compile: As in `log_marginal`.
         progress: As in `log_marginal`.
 
     Returns:
-        An `Estimate` of L_K, `(batch,)`, in nats.
+        An `Estimate` of L_K, `(batch,)`, in nats; `(1,)` for all data together.
 
     Raises:
         InputError: As `log_marginal` does.
@@ -129,12 +213,32 @@ def importance_bound(
     """
     require_count("num_particles", num_particles)
     require_count("num_repeats", num_repeats, 2)
-    parts = []
+    require_compile(compile)
     num_samples, several = num_particles * num_repeats, num_particles > 1
-    needs = gate.Weights(densities=several, everywhere=False, zeros=several)
-    for log_w in sampled_log_weights(model, guide, args, num_samples, chunk_size, compile, progress, needs):
-        repeats = log_w.unflatten(0, (num_repeats, num_particles)).logsumexp(1) - math.log(num_particles)
-        mean = repeats.mean(0)
-        parts.append((mean, repeats.std(0) / math.sqrt(num_repeats), grouped(repeats - mean)))
-    mean, error, found = joined(parts, args)
-    return Estimate(mean, error, influences=found)
+    needs = gate.Weights(densities=several, everywhere=False, zeros=several, alone=several)
+    found = opened(model, guide, args, chunk_size, Reading(plate))
+    check_subsamples("importance_bound", model, guide, found)
+    layout = found.pair.layout
+    if layout.has_globals and layout.draws_locally:
+        log_w = joint_log_weights(model, guide, found, num_repeats, num_particles, compile, progress, needs)
+        mean, error, groups = _mean_of_repeats(log_w)
+    elif layout.has_globals:
+        log_w = joint_log_weights(model, guide, found, num_samples, 1, compile, progress, needs)
+        mean, error, groups = _mean_of_repeats(_bounds_of_repeats(log_w, num_repeats))
+    else:
+        drawn = sampled_log_weights(model, guide, found, num_samples, compile, progress, needs)
+        parts = [_mean_of_repeats(_bounds_of_repeats(log_w, num_repeats)) for log_w in drawn]
+        mean, error, groups = joined(parts, args)
+    return Estimate(mean, error, influences=groups)
+
+
+def _bounds_of_repeats(log_w: Tensor, num_repeats: int) -> Tensor:
+    """Returns log 1/K sum_k w_k of each repeat, `(num_repeats, data)`, from log-weights of all of them."""
+    num_particles = len(log_w) // num_repeats
+    return log_w.unflatten(0, (num_repeats, num_particles)).logsumexp(1) - math.log(num_particles)
+
+
+def _mean_of_repeats(repeats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the mean of the repeats, its standard error, and how far groups of repeats move it."""
+    mean = repeats.mean(0)
+    return mean, repeats.std(0) / math.sqrt(len(repeats)), grouped(repeats - mean)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import (
-    device_of,
     evaluates,
     progress_bar,
     require,
@@ -16,10 +15,13 @@ from pyrovae.common import (
     require_number,
     warn,
 )
+from pyrovae.evaluation.arguments import home_of
 from pyrovae.evaluation.best_gaussian import STEPS_PER_ROUND, BestGaussian, fit_best_gaussian, guide_gaussian
-from pyrovae.evaluation.chunks import DATA_PER_CHUNK, check_args, in_chunks, pairs_at_a_time
+from pyrovae.evaluation.chunks import DATA_PER_CHUNK, opened
+from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.evaluation.importance_sampling import log_marginal
+from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.programs import takes_pair
 
 NOT_CONVERGED = (
@@ -76,7 +78,7 @@ class InferenceGaps:
 def inference_gaps(
     model: Callable,
     guide: Callable,
-    *args: Tensor,
+    *args: object,
     log_px: Tensor | Estimate | None = None,
     num_samples: int = 5_000,
     num_steps: int = 1_000,
@@ -103,7 +105,7 @@ def inference_gaps(
     Args:
         model: The model of any pair that keeps the contract and has one latent site.
         guide: Its guide, which draws that site from Normal(...).to_event(1).
-        *args: The tensors that model and guide take, of one length, the data first.
+        *args: What model and guide take, of any number and type.
         log_px: log p(x), if it is known, `(batch,)`, in nats, or an `Estimate`. None takes `log_marginal`. That is too
             low if the guide is far from p(z|x), and so is then the approximation gap: look at `gaps.log_px.pareto_k`.
         num_samples: The number of draws of `log_marginal` for each datum.
@@ -119,7 +121,8 @@ def inference_gaps(
         An `InferenceGaps`. A warning tells if it has not converged.
 
     Raises:
-        InputError: If the pair breaks the contract, the guide is another one, or no density exists.
+        InputError: If the pair breaks the contract, the data share a latent, the guide is another one, or no density
+            exists.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.eye(2), torch.zeros(2), 0.5, torch.zeros(2))  # a diagonal posterior
@@ -139,25 +142,26 @@ def inference_gaps(
     require_count("num_draws", num_draws)
     require_count("num_final_draws", num_final_draws, 2)
     require_number("lr", lr, above=0)
-    check_args(args)
-    chunk_size = pairs_at_a_time(model, guide, args, chunk_size)
-    home, device = args[0].device, device_of(model, args)
+    found = opened(model, guide, args, chunk_size)
+    check_subsamples("inference_gaps", model, guide, found)
+    home, chunk_size, num_data = home_of(args), found.pairs_at_a_time, found.data.size
     size = min(DATA_PER_CHUNK, max(1, chunk_size // num_draws))
-    guide_gaussian(model, guide, [arg[:size].to(device) for arg in args])  # refuses before log p(x) takes its time
+    data = cut(model, guide, found, size)
+    guide_gaussian(model, guide, next(data.in_chunks(size)).args)  # refuses before log p(x) takes its time
     if isinstance(log_px, Tensor):
         log_px = Estimate(log_px.detach().double(), torch.zeros_like(log_px, dtype=torch.float64))
     elif log_px is None:
         log_px = log_marginal(model, guide, *args, num_samples=num_samples, chunk_size=chunk_size, progress=progress)
     require(isinstance(log_px, Estimate), f"log_px must be a tensor, an Estimate or None, got {type(log_px).__name__}")
     shape = tuple(log_px.value.shape)
-    require(shape == (len(args[0]),), f"log_px must have shape ({len(args[0])},), got {shape}")
+    require(shape == (num_data,), f"log_px must have shape ({num_data},), got {shape}")
     parts, converged = [], True
-    with progress_bar(progress, len(args[0]), "inference gaps", "datum") as bar:
-        for data in in_chunks(args, size):
+    with progress_bar(progress, num_data, "inference gaps", "datum") as bar:
+        for chunk in data.in_chunks(size):
             part, done = fit_best_gaussian(
                 model,
                 guide,
-                [d.to(device) for d in data],
+                chunk.args,
                 chunk_size=chunk_size,
                 num_steps=num_steps,
                 num_draws=num_draws,
@@ -166,7 +170,7 @@ def inference_gaps(
             )
             parts.append([tensor.to(home) for tensor in part])
             converged = converged and done
-            bar.update(len(data[0]))
+            bar.update(chunk.size)
     best = BestGaussian(*(torch.cat(part) for part in zip(*parts, strict=True)))
     require_finite("the ELBO of the guide", best.guide_elbo)
     if not converged:

@@ -2,7 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 from pyro.infer import ELBO as PyroELBO
@@ -20,7 +22,8 @@ from pyrovae.common import (
     require_seed,
     shown,
 )
-from pyrovae.evaluation import Estimate, check_args, log_marginal
+from pyrovae.data import moved
+from pyrovae.evaluation import Estimate, check_args, common_length, log_marginal, tensors_in, with_tensors
 from pyrovae.lab.comparison import Comparison, Row
 from pyrovae.lab.costs import compiled_seconds, saved_bytes
 from pyrovae.lab.gap_to_log_px import no_log_px, not_its_bound
@@ -28,7 +31,7 @@ from pyrovae.lab.repeats import Repeats, give_references
 from pyrovae.lab.sides import SIDES, sides_of
 from pyrovae.lab.untouched import untouched
 from pyrovae.objectives import OBJECTIVES, check_objective, from_text, parse
-from pyrovae.programs import gate, takes_pair
+from pyrovae.programs import AS_IT_COMES, Pair, Reading, gate, takes_pair
 
 FEWEST_REPEATS = 4  # two give the direction of the mean gradient, and two are measured along it
 LOG_PX_SAMPLES = 5_000
@@ -38,7 +41,7 @@ LOG_PX_SAMPLES = 5_000
 def compare(
     model: Callable,
     guide: Callable,
-    *args: Tensor,
+    *args: Any,
     objectives: Sequence[str | Callable[[int], PyroELBO | None]] = ("elbo", "iwae", "dreg"),
     num_particles: Sequence[int] = (1, 8, 64),
     repeats: int = 100,
@@ -57,8 +60,8 @@ def compare(
     A parameter is on the side of the program that its gradient comes from, whichever program registers it; see `Row`.
     The bias is that of the mean gradient against the plain estimator of the same bound with the same settings, which
     the class of an objective names as its `reference`: `ELBO` for STL, analytic KL and the score function, `IWAE` for
-    DReG and VIMCO. It is measured if every site of the guide is reparameterised and none is straight-through. A number
-    near its floor is no evidence of a signal or a bias.
+    DReG and VIMCO. It is not measured if a site of the guide draws straight through, whose gradient is biased under the
+    plain estimators, too. A number near its floor is no evidence of a signal or a bias.
 
     Everything that the programs can see is left as it was found (parameters and their gradients, buffers and other
     tensors, modes, attributes), and so are the param store and the generators.
@@ -66,7 +69,8 @@ def compare(
     Args:
         model: The generative program p(x, z), called with `args`.
         guide: The inference program q(z|x), called with `args`.
-        *args: The batch: x of shape `(batch, *event_shape)`, followed by the conditions if there are any.
+        *args: The arguments of both programs, of any number and type: the data x of shape `(batch, *event_shape)` for a
+            VAE. The number of data is that of the data plate.
         objectives: The estimators. Each is a name of `objectives.OBJECTIVES`, also with settings, as in
             `"miwae(num_batches=4)"`; or a function from K to a
             `pyro.infer.ELBO`, or to None for a K that it does not take.
@@ -74,7 +78,8 @@ def compare(
             (`elbo_enumerated`) has a single row, at the first K.
         repeats: The number of gradients of each estimator, at least 4.
         log_px: An estimate of log p(x) for these data, which the gaps are measured from. By default it is taken by
-            importance sampling with 5,000 draws.
+            importance sampling with 5,000 draws. Where sites lie outside the data plate it is the joint evidence of all
+            data, and the gap is that per datum.
         compile: If True, compiled steps are timed, too.
         max_seconds: The time after which no more repeats begin; no limit by default. All estimators then have the same
             number of repeats, at least 4, and none is compiled.
@@ -102,18 +107,21 @@ def compare(
     """
     named = _checked_objectives(objectives, num_particles, repeats, max_seconds, seed, compile)
     check_args(args)
-    _check_log_px(log_px, len(args[0]))
-    device = device_of(model, args)
-    args = tuple(arg.detach().to(device) for arg in args)
+    _check_log_px(log_px, common_length(args), one_value=True)
+    device = device_of(model, tensors_in(args))
+    args = with_tensors(moved(args, device), Tensor.detach)
+    reading = _reading_of([objective for _, by_size in named for _, objective in by_size])
     with torch.enable_grad(), untouched(model, guide) as watch, local_seed(seed):
-        pair = gate.check(model, guide, None, *args)
+        pair = gate.check(model, guide, _AsRead(reading), *args)
+        num_data = sum(plate.full_size for plate in pair.plates) if pair.plates else 1
+        _check_log_px(log_px, num_data, one_value=pair.layout.has_globals)
         for objective in (objective for _, by_size in named for _, objective in by_size):
             check_objective(objective, model, guide, *args)
-        sides = sides_of(model, guide, args)
+        sides = sides_of(model, guide, args, reading)
         trained = {side: getattr(sides, side) for side in SIDES}
         require(any(trained.values()), "model and guide must have a parameter that the loss depends on, and have none")
         estimators = [
-            Repeats(name, number, objective, repeats, trained)
+            Repeats(name, number, objective, repeats, trained, num_data)
             for name, by_size in named
             for number, objective in by_size
         ]
@@ -122,29 +130,33 @@ def compare(
         if log_px is None and no_gap is None:
             try:
                 with local_seed(derived_seed(seed, "log p(x)")):
-                    log_px = log_marginal(model, guide, *args, num_samples=LOG_PX_SAMPLES, progress=progress)
+                    log_px = log_marginal(
+                        model, guide, *args, num_samples=LOG_PX_SAMPLES, progress=progress, plate=reading.plate
+                    )
             except InputError as error:  # the pair has bounds, but its weights give no log p(x)
                 no_gap = str(error)
         no_gap = no_gap or not_its_bound(model, guide, args, pair, watch.modules)
         complete = _take_repeats([*estimators, *references], model, guide, args, repeats, max_seconds, seed, progress)
         kept_anyway = [*watch.parameters(), *(p for side in trained.values() for p in side)]
+        found = Comparison((), log_px, complete, num_data=num_data).log_px_per_datum
         rows = _rows(
             estimators,
             model,
             guide,
             args,
-            log_px=log_px.mean if log_px is not None and no_gap is None else None,
+            log_px=found[0] if found is not None and no_gap is None else None,
+            device=device,
             compile=compile and complete,  # if the time ran out, there is none left to compile in
             kept_anyway=kept_anyway,
         )
-    return Comparison(rows, log_px, complete, no_gap, sides.unreached)
+    return Comparison(rows, log_px, complete, no_gap, sides.unreached, num_data)
 
 
 def _take_repeats(
     estimators: Sequence[Repeats],
     model: Callable,
     guide: Callable,
-    args: tuple[Tensor, ...],
+    args: tuple,
     repeats: int,
     max_seconds: float | None,
     seed: int,
@@ -167,14 +179,15 @@ def _rows(
     estimators: Sequence[Repeats],
     model: Callable,
     guide: Callable,
-    args: tuple[Tensor, ...],
+    args: tuple,
     *,
     log_px: float | None,
+    device: torch.device,
     compile: bool,
     kept_anyway: Sequence[Tensor],
 ) -> tuple[Row, ...]:
     """Returns the rows, once compiled steps are timed and the memory is measured without the tensors `kept_anyway`."""
-    seconds = [compiled_seconds(model, guide, args, one.objective) if compile else None for one in estimators]
+    seconds = [compiled_seconds(model, guide, args, one.objective, device) if compile else None for one in estimators]
     all_compiled = None not in seconds
     return tuple(
         one.row(
@@ -239,8 +252,27 @@ def _by_size(
     return getattr(objective, "__name__", type(by_size[0][1]).__name__ if by_size else shown(objective)), by_size
 
 
-def _check_log_px(log_px: Estimate | None, num_data: int) -> None:
+def _reading_of(objectives: Sequence[PyroELBO]) -> Reading:
+    """Returns how the pair is read: as one datum if all objectives do so, and with the data plate that one names."""
+    readings = [getattr(objective, "reading", AS_IT_COMES) for objective in objectives]
+    plates = {reading.plate for reading in readings if reading.plate is not None}
+    require(len(plates) < 2, f"objectives must name one data plate, got {' and '.join(sorted(plates))}")
+    return Reading(next(iter(plates), None), all(reading.joint for reading in readings))
+
+
+@dataclass(frozen=True)
+class _AsRead:
+    """Asks for nothing but a pair that can be read so."""
+
+    reading: Reading
+
+    def check(self, pair: Pair) -> None: ...
+
+
+def _check_log_px(log_px: Estimate | None, num_data: int | None, one_value: bool) -> None:
+    """Raises `InputError` if a given estimate is of another kind, or of another number of data where that is known."""
     if log_px is not None:
         require(isinstance(log_px, Estimate), f"log_px must be an Estimate, got {shown(log_px)}")
         shape = tuple(log_px.value.shape)
-        require(shape == (num_data,), f"log_px must be of the {num_data} data given, got values of shape {shape}")
+        fits = num_data is None or shape == (num_data,) or (one_value and shape == (1,))
+        require(fits, f"log_px must be of the {num_data} data given, got values of shape {shape}")

@@ -79,6 +79,8 @@ class Comparison:
         no_gap: The reason why no row has a gap to log p(x); None if rows have gaps.
         unreached: The names of parameters that neither log p(x, z) nor the draws nor log q(z|x) depend on. They belong
             to no side, and no objective trains them.
+        num_data: The number of data that bounds and gradients are divided by. If `log_px` is the joint evidence of all
+            of them, its one value is not divided.
 
     Example:
         >>> vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
@@ -98,6 +100,16 @@ class Comparison:
     complete: bool
     no_gap: str | None = None
     unreached: tuple[str, ...] = ()
+    num_data: int = 1
+
+    @property
+    def log_px_per_datum(self) -> tuple[float, float] | None:
+        """log p(x) per datum and its Monte Carlo error, in nats; None where `log_px` is None."""
+        if self.log_px is None:
+            return None
+        count = len(self.log_px.value)
+        share = 1 if count > 1 else 1 / self.num_data  # the evidence of all data has one value
+        return self.log_px.mean * share, self.log_px.monte_carlo_error * share
 
     def __getitem__(self, key: tuple[str, int]) -> Row:
         for row in self.rows:
@@ -171,7 +183,8 @@ class Comparison:
     def notes(self) -> str:
         """The lines below the table: log p(x), the repeats, why there is no gap, and parameters that never train."""
         fewest = min(row.repeats for row in self.rows)
-        log_px = "" if self.log_px is None else f"log p(x) {self.log_px.mean:.3f} nats; "
+        found = self.log_px_per_datum
+        log_px = "" if found is None else f"log p(x) {found[0]:.3f} nats; "
         notes = [f"{log_px}{fewest} repeats or more{'' if self.complete else ' (the time ran out)'}"]
         notes += [] if self.no_gap is None else [f"no gap: {self.no_gap}"]
         if self.unreached:

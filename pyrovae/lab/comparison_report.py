@@ -52,8 +52,7 @@ def write_comparison(folder: Path, comparison: Comparison, overwrite: bool = Fal
 
 
 def _log_px(comparison: Comparison) -> tuple[float, float] | None:
-    log_px = comparison.log_px
-    return None if log_px is None else (log_px.mean, log_px.monte_carlo_error)
+    return comparison.log_px_per_datum
 
 
 def draw_comparison(comparison: Comparison) -> dict[str, Figure]:

@@ -27,21 +27,23 @@ def median(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def compiled_seconds(model: Callable, guide: Callable, args: tuple[Tensor, ...], objective: PyroELBO) -> float | None:
+def compiled_seconds(
+    model: Callable, guide: Callable, args: tuple, objective: PyroELBO, device: torch.device
+) -> float | None:
     """Returns the median time of a replayed step in seconds; None if the step cannot be replayed."""
     if not hasattr(objective, "differentiable_loss"):
         return None
     loss = CompiledLoss(model, guide, objective)
     seconds = []
     for _ in range(TIMED_STEPS + 1):
-        started = clock(args[0].device)
+        started = clock(device)
         loss.loss_and_grads(*args)
-        seconds.append(clock(args[0].device) - started)
+        seconds.append(clock(device) - started)
     return None if loss.reason is not None else median(seconds[1:])
 
 
 def saved_bytes(
-    model: Callable, guide: Callable, args: tuple[Tensor, ...], objective: PyroELBO, parameters: Sequence[Tensor]
+    model: Callable, guide: Callable, args: tuple, objective: PyroELBO, parameters: Sequence[Tensor]
 ) -> int | None:
     """Returns the most bytes that autograd keeps at any one time for the backward pass, not counting `parameters`.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from pyro.infer import ELBO as PyroELBO
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae.common import InputError, local_seed
 from pyrovae.objectives import AnalyticKLELBO, EnumeratedELBO, Objective
@@ -24,7 +24,7 @@ def no_log_px(pair: Pair) -> str | None:
 
 
 def not_its_bound(
-    model: Callable, guide: Callable, args: tuple[Tensor, ...], pair: Pair, modules: Sequence[nn.Module]
+    model: Callable, guide: Callable, args: tuple, pair: Pair, modules: Sequence[nn.Module]
 ) -> str | None:
     """Returns why no objective bounds log p(x) under the present scales and modes of this pair, or None."""
     for name, site in (*pair.model_sites.items(), *pair.guide_sites.items()):
@@ -66,21 +66,18 @@ def _is_below_mean_weight(objective: Objective) -> bool:
 
 
 @torch.no_grad()
-def _mode_matters(
-    model: Callable, guide: Callable, args: tuple[Tensor, ...], pair: Pair, modules: Sequence[nn.Module]
-) -> bool:
+def _mode_matters(model: Callable, guide: Callable, args: tuple, pair: Pair, modules: Sequence[nn.Module]) -> bool:
     """Returns True if the densities at the same latents differ between training mode and evaluation mode."""
     training = [module for module in modules if module.training]
     if not training:
         return False
-    latents = {name: site["value"] for name, site in pair.guide_sites.items()}
     found = []
     try:
         for mode in (True, False):
             for module in training:
                 module.training = mode
             with local_seed(0):
-                found.append(pair_at(model, guide, latents, *args).terms().log_weights)
+                found.append(pair_at(model, guide, pair.draws(), *args, like=pair).terms().log_weights)
     finally:
         for module in training:
             module.training = True

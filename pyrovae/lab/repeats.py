@@ -8,7 +8,7 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
-from pyrovae.common import local_seed
+from pyrovae.common import InputError, local_seed
 from pyrovae.lab.comparison import Row
 from pyrovae.lab.costs import clock, median
 from pyrovae.lab.gap_to_log_px import is_bound
@@ -26,10 +26,18 @@ class Repeats:
     """
 
     def __init__(
-        self, name: str, num_particles: int, objective: PyroELBO, planned: int, sides: dict[str, list[Tensor]]
+        self,
+        name: str,
+        num_particles: int,
+        objective: PyroELBO,
+        planned: int,
+        sides: dict[str, list[Tensor]],
+        num_data: int,
     ) -> None:
         self.name, self.num_particles, self.objective, self.sides = name, num_particles, objective, sides
-        self.planned = planned
+        self.planned, self.num_data = planned, num_data
+        trained = [parameter for parameters in sides.values() for parameter in parameters]
+        self.device = trained[0].device if trained else torch.device("cpu")
         self.bounds: list[float] = []
         self.times: list[float] = []
         self.moments = {side: Moments(planned) for side, parameters in sides.items() if parameters}
@@ -40,19 +48,19 @@ class Repeats:
         """The median time of a step."""
         return median(self.times)
 
-    def take_one(self, model: Callable, guide: Callable, args: tuple[Tensor, ...], seed: int) -> None:
+    def take_one(self, model: Callable, guide: Callable, args: tuple, seed: int) -> None:
         """Takes one gradient, of draws that `seed` fixes."""
         for parameters in self.sides.values():
             for parameter in parameters:
                 parameter.grad = None
         with local_seed(seed):
-            started = clock(args[0].device)
+            started = clock(self.device)
             loss = self.objective.loss_and_grads(model, guide, *args)  # type: ignore[attr-defined]
-            self.times.append(clock(args[0].device) - started)
-        self.bounds.append(-float(loss) / len(args[0]))
+            self.times.append(clock(self.device) - started)
+        self.bounds.append(-float(loss) / self.num_data)
         for side, moments in self.moments.items():
             flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.sides[side]]
-            moments.add(torch.cat([g.flatten() for g in flat]) / len(args[0]))
+            moments.add(torch.cat([g.flatten() for g in flat]) / self.num_data)
 
     def row(
         self, log_px: float | None, compiled_seconds: float | None, step_seconds: float, saved_bytes: int | None
@@ -83,16 +91,16 @@ def give_references(
     estimators: list[Repeats],
     model: Callable,
     guide: Callable,
-    args: tuple[Tensor, ...],
+    args: tuple,
     pair: Pair,
     sides: dict[str, list[Tensor]],
 ) -> list[Repeats]:
     """Gives each estimator the repeats of its reference, and returns those that are not among the estimators already.
 
-    A guide with a site that has no unbiased `rsample` gets no references: there the gradient of the plain estimator is
-    itself biased.
+    A guide with a straight-through site gets no references: there the gradient of the plain estimator is itself biased.
+    An estimator gets none if the plain one is refused for this pair.
     """
-    if not all(_has_unbiased_rsample(site["fn"]) for site in pair.guide_sites.values()):
+    if any(getattr(base_of(site["fn"]), "has_biased_rsample", False) for site in pair.guide_sites.values()):
         return []
     new: list[Repeats] = []
     for estimator in estimators:
@@ -102,10 +110,13 @@ def give_references(
         known = (other for other in (*estimators, *new) if other is not estimator and other.objective == reference)
         estimator.reference = next(known, None)
         if estimator.reference is None:
-            check_objective(reference, model, guide, *args)
+            try:
+                check_objective(reference, model, guide, *args)
+            except InputError:
+                continue
             number = getattr(reference, "num_particles", estimator.num_particles)
             name = f"reference {type(reference).__name__}"
-            estimator.reference = Repeats(name, number, reference, estimator.planned, sides)
+            estimator.reference = Repeats(name, number, reference, estimator.planned, sides, estimator.num_data)
             new.append(estimator.reference)
     return new
 
@@ -117,7 +128,3 @@ def reference_of(objective: PyroELBO) -> PyroELBO | None:
         return None
     names = [name for name in inspect.signature(kind).parameters if name != "chunk_size" and hasattr(objective, name)]
     return kind(**{name: getattr(objective, name) for name in names})
-
-
-def _has_unbiased_rsample(fn) -> bool:
-    return fn.has_rsample and not getattr(base_of(fn), "has_biased_rsample", False)

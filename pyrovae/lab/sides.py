@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.programs import pair_at, run_pair
+from pyrovae.programs import AS_IT_COMES, Reading, pair_at, run_pair
 
 SIDES = ("model", "guide", "shared")
 
@@ -30,21 +30,22 @@ class Sides:
     unreached: tuple[str, ...]
 
 
-def sides_of(model: Callable, guide: Callable, args: tuple[Tensor, ...]) -> Sides:
+def sides_of(model: Callable, guide: Callable, args: tuple, reading: Reading = AS_IT_COMES) -> Sides:
     """Returns the parameters that autograd finds behind log p at held draws, and behind the draws and log q.
 
     A parameter whose gradient is always zero counts as found.
     """
     with torch.enable_grad(), poutine.trace(param_only=True) as capture:
-        drawn = run_pair(model, guide, *args)
-        draws = {name: site["value"] for name, site in drawn.guide_sites.items()}
-        held = pair_at(model, guide, {name: z.detach() for name, z in draws.items()}, *args).terms()
-        log_p, log_q = held.log_likelihood + held.log_prior, drawn.terms().log_posterior
+        drawn = run_pair(model, guide, *args, reading=reading)
+        draws = drawn.draws()
+        held = pair_at(model, guide, {name: z.detach() for name, z in draws.items()}, *args, like=drawn)
+        log_p = [held.terms().log_likelihood + held.terms().log_prior, held.global_terms(scaled=False)[0]]
+        log_q = [drawn.terms().log_posterior, drawn.global_terms(scaled=False)[1]]
     found = {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}  # type: ignore[union-attr]
     named = {name: parameter for name, parameter in found.items() if parameter.requires_grad}
     parameters = list({id(parameter): parameter for parameter in named.values()}.values())
-    of_model = _reached([log_p], parameters)
-    of_guide = _reached([log_q, *draws.values()], parameters)
+    of_model = _reached(log_p, parameters)
+    of_guide = _reached([*log_q, *draws.values()], parameters)
     sides = {
         "model": [p for p in parameters if id(p) in of_model - of_guide],
         "guide": [p for p in parameters if id(p) in of_guide - of_model],

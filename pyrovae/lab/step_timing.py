@@ -13,7 +13,7 @@ from pyrovae.data import batches_of
 from pyrovae.lab.entrants import Entrant, TrainingPlan, text_of
 from pyrovae.lab.race_folder import kept_step_seconds
 from pyrovae.programs import ProgramPair
-from pyrovae.training import gradients_of, make_optimizer, trained_parameters
+from pyrovae.training import DataCount, checked_pair, gradients_of, make_optimizer
 
 TIMED_ROUNDS = 30
 
@@ -75,12 +75,12 @@ def _step_of(pair: ProgramPair, plan: TrainingPlan, elbo: PyroELBO, compile: boo
     if isinstance(pair, nn.Module):
         pair.to(device)
     batch = next(iter(batches_of(pair, plan.data, None, plan.setting("batch_size"), device)[0]()))
-    parameters = trained_parameters(pair, elbo, batch)
-    gradients = gradients_of(pair, elbo, parameters, compile)
+    parameters, run = checked_pair(pair, elbo, batch)
+    gradients = gradients_of(pair, elbo, parameters, compile, DataCount(run.layout.plates, run.layout.has_globals))
     optimizer = make_optimizer(plan.setting("optimizer"), list(parameters.values()), plan.setting("lr"))
 
     def step() -> None:
-        loss, _ = gradients(*batch)
+        loss, *_ = gradients(*batch)
         optimizer.step()
         loss.item()  # waits for the device
 

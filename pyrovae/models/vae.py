@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -156,12 +156,12 @@ class VAE(Module):
 
     @contextmanager
     def _latent_handlers(self) -> Iterator[None]:
-        """Scales the latent site of a program by beta, or masks it in an autoencoder, which has no KL."""
+        """Scales the latent site of a program by beta; masks it in an autoencoder, which has no KL, and marks it."""
         with poutine.scale(scale=self.beta):
             if self.posterior_family.has_density:
                 yield
             else:
-                with poutine.mask(mask=False):
+                with poutine.mask(mask=False), poutine.infer_config(config_fn=_autoencoder_mark):
                     yield
 
     @property
@@ -236,6 +236,11 @@ class VAE(Module):
         if is_validation_enabled():  # a traced step cannot read values, and was validated before it was traced
             for condition, value in zip(self.encoder_features.conditions, y, strict=True):
                 condition.check(value, num_data)
+
+
+def _autoencoder_mark(site: object) -> Any:
+    """Returns what says of a masked latent that the decoder reads it: `pyrovae.programs` would refuse it otherwise."""
+    return {"is_autoencoder": True}
 
 
 def mean_of(q: dist.TorchDistribution, num_draws: int = 64) -> Tensor:

@@ -3,9 +3,9 @@
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
 from pyrovae.objectives.base import DifferentiableELBO, Objective
 from pyrovae.objectives.checks import check_objective
+from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
-from pyrovae.objectives.estimator import Coefficients
 from pyrovae.objectives.iwae import IWAE, DReG
 from pyrovae.objectives.miwae import CIWAE, MIWAE, PIWAE
 from pyrovae.objectives.registry import NEED_NUM_PARTICLES, OBJECTIVES, SHORTHANDS, from_name, from_text, parse, resolve

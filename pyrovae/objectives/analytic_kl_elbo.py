@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
 from pyro.distributions import Independent
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -11,7 +13,14 @@ from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
-from pyrovae.programs import Pair, check_no_zero_weights, warn_of_never_drawn
+from pyrovae.programs import (
+    Pair,
+    check_no_zero_weights,
+    inner_scale,
+    require_no_autoencoder,
+    require_no_masks,
+    warn_of_never_drawn,
+)
 
 
 @dataclass(frozen=True)
@@ -63,29 +72,59 @@ class AnalyticKLELBO(DifferentiableELBO):
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         pair = call.run(self.num_particles, once=True)
         terms = weighted_terms(pair)
-        loss = -pair.terms().log_likelihood.mean(0).sum()
-        for name in pair.latent:
-            loss = loss + terms.beta * self._kl(pair, name)
-        return terms.scale * loss
+        loss = -(terms.scale * pair.terms().log_likelihood.mean(0)).sum()
+        for name, site in pair.latent.items():
+            if pair.is_local(site):
+                loss = loss + terms.beta * self._kl(pair, name, terms.scale)
+            else:
+                kl = kl_divergence(pair.guide_sites[name]["fn"], site["fn"])
+                loss = loss + scale_and_mask(kl, site["scale"], site["mask"]).sum()
+        for name, site in pair.observed.items():
+            if not pair.is_local(site):
+                loss = loss - site["scale"] * pair.log_density(name, site).sum()
+        return loss
 
-    def _kl(self, pair: Pair, name: str) -> Tensor:
+    def _kl(self, pair: Pair, name: str, scale: Tensor) -> Tensor:
         """Returns the KL of one site, summed over the data."""
-        q, p = pair.guide_sites[name]["fn"], pair.latent[name]["fn"]
         if self.free_bits is None:
-            return kl_divergence(q, p).expand(pair.batch_shape).mean(0).sum()
+            each = []
+            for run in pair.runs:
+                q, site = run.guide_sites[name]["fn"], run.latent[name]
+                kl = scale_and_mask(kl_divergence(q, site["fn"]), inner_scale(site, run.plates), site["mask"])
+                each.append(run.by_datum(kl, site))
+            return (scale * torch.cat(each).mean(0)).sum()
+        q, p = pair.guide_sites[name]["fn"], pair.latent[name]["fn"]
         # Under to_event the base distributions are those of the single dimensions.
         per_dimension = kl_divergence(q.base_dist, p.base_dist).mean(0)
-        return len(per_dimension) * per_dimension.mean(0).clamp(min=self.free_bits).sum()
+        return scale * len(per_dimension) * per_dimension.mean(0).clamp(min=self.free_bits).sum()
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if there is no closed form, or if the sum of the sites' KLs is not the KL."""
         weighted_terms(pair)
-        pair.check_masks(False, "objective elbo_analytic_kl needs latents without a mask")
+        require(
+            pair.coupled is None or self.num_particles == 1,
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, so that several '
+            "particles cannot give it to a datum: put it into the plate",
+        )
+        require_no_autoencoder(pair, "objective elbo_analytic_kl needs latents without a mask")
         if self.free_bits is not None:
+            require(pair.layout.is_simple, "free_bits needs a pair with one data plate, at dim -1, around every site")
+            require_no_masks(pair, "free_bits needs latents that every datum has")
             for name, site in pair.guide_sites.items():
                 for fn in (site["fn"], pair.latent[name]["fn"]):
                     flat = isinstance(fn, Independent) and fn.event_dim == 1 and fn.base_dist.event_dim == 0
                     require(flat, f'free_bits needs latents of independent dimensions, got {fn} at site "{name}"')
+        for group in pair.sums:
+            inside = [name for name in group if name in pair.latent]
+            require(
+                not inside,
+                f"objective elbo_analytic_kl needs priors without summed sites, and {inside} has one: use elbo",
+            )
+        for name in pair.guide_only:
+            raise InputError(
+                f"objective elbo_analytic_kl needs a guide that draws the latents themselves, and this one draws "
+                f'"{name}", which they are made of; use objective elbo'
+            )
         orders = [[name for name in sites if name in pair.latent] for sites in (pair.model_sites, pair.guide_sites)]
         require(
             orders[0] == orders[1],
@@ -95,11 +134,10 @@ class AnalyticKLELBO(DifferentiableELBO):
         for name in pair.latent:
             require(
                 pair.guide_sites[name]["fn"].has_rsample,
-                f'objective elbo_analytic_kl needs a reparameterised guide, and site "{name}" has no rsample: use '
-                f"score_function",
+                f'objective elbo_analytic_kl needs a reparameterised guide, and site "{name}" has no rsample: use elbo',
             )
             try:
-                self._kl(pair, name)
+                kl_divergence(pair.guide_sites[name]["fn"], pair.latent[name]["fn"])
             # IndexError: torch's KL of two Bernoullis does not broadcast.
             except (NotImplementedError, AttributeError, IndexError) as error:
                 raise InputError(

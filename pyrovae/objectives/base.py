@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Delta
@@ -17,9 +17,20 @@ from pyrovae.objectives.estimator import (
     loss_in_chunks,
     loss_in_one_run,
 )
+from pyrovae.objectives.guide_checks import check_guide
+from pyrovae.objectives.learning_signal import learning_signal
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
-from pyrovae.programs import Pair, base_of, check_no_zero_weights, outside_support, warn_of_never_drawn
+from pyrovae.programs import (
+    AS_IT_COMES,
+    Pair,
+    Reading,
+    base_of,
+    check_no_zero_weights,
+    outside_support,
+    require_no_autoencoder,
+    warn_of_never_drawn,
+)
 
 
 class DifferentiableELBO(PyroELBO):
@@ -27,6 +38,14 @@ class DifferentiableELBO(PyroELBO):
 
     `_differentiable_loss` returns a 0-dim tensor.
     """
+
+    @property
+    def reading(self) -> Reading:
+        """How the pair is read."""
+        return AS_IT_COMES
+
+    sums_marked = False
+    """True if sites of the guide that are marked for enumeration are summed over, and not drawn."""
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if training the pair through this would go to a wrong gradient or bound."""
@@ -37,14 +56,14 @@ class DifferentiableELBO(PyroELBO):
         Args:
             model: A Pyro program that observes the data.
             guide: A Pyro program that draws the model's latent sites.
-            *args: What both programs take, the data `(batch, *event)` first.
+            *args: What both programs take, of any number and type.
             **kwargs: Further arguments of both programs.
 
         Returns:
-            Minus the bound, summed over the data plate, in nats.
+            Minus the bound, summed over the data, in nats; see `Objective`.
 
         Raises:
-            InputError: The pair breaks the contract, or does not fit the objective.
+            InputError: The pair has no log-weights, or does not fit the objective.
         """
         return self._differentiable_loss(PairCall(model, guide, args, kwargs, self))
 
@@ -71,16 +90,27 @@ class DifferentiableELBO(PyroELBO):
 class Objective(DifferentiableELBO):
     """Represents an estimator as a value: frozen, comparable, without state, one for any number of models.
 
-        loss = - scale sum_n bound(log w_1n ... log w_Kn)
+        loss = - (log p(theta) - log q(theta) + scale sum_n bound(log w_1n ... log w_Kn))
+        w_kn = p(x_n, z_kn|theta) / q(z_kn|x_n, theta),    theta ~ q(theta),  z_kn ~ q(z_n|x_n, theta)
 
-    A subclass gives `bound` and, for the gradient, `coefficients`. As with `pyro.infer.ELBO` the loss is summed over
-    the data plate, and multiplied by the scale common to all sites. Under a beta on the latents,
-    log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the place of log w, and the bound is none on log p(x).
+    The data n are those of the data plate, the outermost one around the observed sites with latents of their own. Sites
+    in it are local: z_n is drawn K times for each datum. Sites outside are global: theta is drawn once, whatever K and
+    the bound are, and its guide gets the gradient of the whole. Without global sites log p(theta) - log q(theta) is 0.
+    As with `pyro.infer.ELBO` the loss is summed over the data, and `scale` is what is common to all local sites, such
+    as N/B of a subsample. Under a beta on the latents, log w_beta = log p(x|z) + beta (log p(z) - log q(z|x)) takes the
+    place of log w, and the bound is none on log p(x). docs/your_own_program.md says how programs are read.
+
+    A subclass gives `bound` and, for the gradient, `coefficients`.
 
     Args:
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time, if not all of them fit into memory; None runs all at once.
             The gradient is the same.
+        joint: Puts everything under one bound, as if the whole data set were one datum: the K draws are then of theta
+            and all z_n together. For few data, and for guides that draw the latents of all data at once.
+        plate: The name of the data plate, where the observed sites lie in plates that cross.
+        vectorize_particles: True runs all particles at once, False one after another; "auto" the latter only for
+            programs that do not take a dimension of particles, or that compute across it.
 
     Raises:
         InputError: A setting is not a whole number, or too small.
@@ -104,17 +134,38 @@ class Objective(DifferentiableELBO):
 
     num_particles: int = 1
     chunk_size: int | None = None
+    joint: bool = field(default=False, kw_only=True)
+    plate: str | None = field(default=None, kw_only=True)
+    vectorize_particles: bool | str = field(default="auto", kw_only=True)
 
     min_particles = 1
     takes_beta = True
-    takes_masked = False
+    takes_subsampled = False
+    takes_points = False
+    """True if the guide may give points without a density: the codes of an autoencoder, or a maximum a posteriori."""
     reference: ClassVar[type[PyroELBO] | None] = None
     """The objective whose gradient, by plain differentiation, has the same mean; None for a gradient of that kind."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Objective.__repr__  # type: ignore[method-assign]  # else the decorator writes one
+
+    def __repr__(self) -> str:
+        """Returns the call that makes this objective, without how pairs are read where that is as usual."""
+        shown = [f for f in fields(self) if not (f.kw_only and getattr(self, f.name) == f.default)]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     def __post_init__(self) -> None:
         require_count("num_particles", self.num_particles, self.min_particles)
         if self.chunk_size is not None:
             require_count("chunk_size", self.chunk_size)
+        require(isinstance(self.joint, bool), f"joint must be true or false, got {self.joint!r}")
+        require(self.plate is None or isinstance(self.plate, str), f"plate must be the name of one, got {self.plate!r}")
+        both = self.joint and self.plate is not None
+        require(not both, f"plate must not be given with joint, where all data are one datum; got {self.plate!r}")
+        known = isinstance(self.vectorize_particles, bool) or self.vectorize_particles == "auto"
+        require(known, f"vectorize_particles must be true, false or auto, got {self.vectorize_particles!r}")
 
     @property
     def num_draws(self) -> int:
@@ -129,6 +180,34 @@ class Objective(DifferentiableELBO):
         """Returns the coefficients of the gradient at these log-weights; called without gradients."""
         raise NotImplementedError
 
+    def outer_score(self, log_weights: Tensor) -> Tensor | None:
+        """Returns the bound's own factor of d log q(z_k|x, theta) / dtheta, for global draws theta.
+
+        None stands for that of `coefficients`.
+        """
+        return None
+
+    def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor | None:
+        """Returns the factor of d log q(c_k|upstream) for sites c of the guide without `rsample`; see `surrogate`.
+
+        If the gradient is that of plain autograd, it is L - L_-k, or with one draw L (see `learning_signal`), and
+        autograd adds the rest. A subclass with a path derivative of another kind says itself what it is, if there is
+        such a factor.
+        """
+        if not coefficients_at_equal_weights(self).is_total:
+            return None
+        return self._learning_signal(self.bound, log_weights)
+
+    @staticmethod
+    def _learning_signal(bound: Callable[[Tensor], Tensor], log_weights: Tensor) -> Tensor:
+        """Returns L - L_-k of a bound that is given `(num_draws, batch)` and nothing else."""
+        return learning_signal(lambda some: bound(some.flatten(1)).reshape(some.shape[1:]), log_weights)
+
+    @property
+    def reading(self) -> Reading:
+        """How the pair is read."""
+        return Reading(self.plate, self.joint, self.vectorize_particles)
+
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         if self.chunk_size is None or self.chunk_size >= self.num_draws:
             return loss_in_one_run(self, call)
@@ -142,30 +221,63 @@ class Objective(DifferentiableELBO):
         terms = weighted_terms(pair)
         if not self.takes_beta:
             terms.require_no_beta(self)
-        pair.check_masks(
-            self.takes_masked,
-            f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)",
-        )
+        if not self.takes_points:
+            said = f"objective {name} needs latents without a mask (an autoencoder needs objective elbo)"
+            require_no_autoencoder(pair, said)
         terms_of_gradient = coefficients_at_equal_weights(self)
+        check_guide(self, pair)
         for site_name, site in pair.guide_sites.items():
-            if terms_of_gradient.path is not None:
-                require(
-                    site["fn"].has_rsample,
-                    f'{name} needs a reparameterised guide, and site "{site_name}" has no rsample: use '
-                    f"score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
-                )
             if isinstance(base_of(site["fn"]), Delta) and not pair.guide_only:
                 require(
-                    self.takes_masked,
+                    self.takes_points,
                     f'{name} needs a guide with a density, and site "{site_name}" is a point (Delta): use elbo, whose '
                     "optimum is then the maximum a posteriori",
                 )
-        if terms_of_gradient.path is not None or not self.takes_zero_weights:
+        self._check_draws(pair)
+        has_path = terms_of_gradient.path is not None and any(s["fn"].has_rsample for s in pair.guide_sites.values())
+        if has_path or not self.takes_zero_weights:
             self._check_zero_weights(pair)
         warn_of_never_drawn(pair)
         require(
             pair.is_repeatable or (terms_of_gradient.is_total and self.chunk_size is None),
             f"{name} runs the pair again, which draws from a generator of its own that cannot be set back: use torch's",
+        )
+
+    def _check_draws(self, pair: Pair) -> None:
+        """Raises `InputError` if several particles would be one, or if a bound would take a part of a datum's terms."""
+        name, layout = type(self).__name__, pair.layout
+        # The mean over particles is the ELBO of one draw as well, and the logarithm of a mean is another bound.
+        if self.num_draws > 1 and not (self.joint or self.takes_subsampled or layout.draws_locally):
+            require(
+                not layout.draws_globally,
+                f"{name} with {self.num_draws} particles needs latents that the guide draws for each datum, and this "
+                "guide draws all of them for all data at once: use joint=True",
+            )
+        self._check_independence(pair)
+        subsampled = pair.subsampled_plates
+        if subsampled:
+            require(
+                self.takes_subsampled,
+                f'{name} needs all terms of a datum, and the plate "{subsampled[0]}" subsamples them: use elbo, which '
+                "alone is then unbiased",
+            )
+
+    def _check_independence(self, pair: Pair) -> None:
+        """Raises `InputError` if a site depends on latents that it would be weighed without, or not learn from."""
+        name = type(self).__name__
+        has_scores = coefficients_at_equal_weights(self).path is None or not all(
+            site["fn"].has_rsample for site in pair.guide_sites.values() if pair.is_local(site)
+        )
+        one = self.num_draws == 1 and not has_scores
+        require(
+            pair.coupled is None or self.joint or one,
+            f'site "{pair.coupled}" lies outside the data plate and depends on latents inside it, and {name} cannot '
+            "give it to a datum: put it into the plate, or use joint=True",
+        )
+        require(
+            pair.coupled_data is None or one or (self.takes_subsampled and not has_scores),
+            f"{name} weighs each datum alone, and {pair.coupled_data} depends on the latents of other data: use "
+            "joint=True, or elbo with a reparameterised guide",
         )
 
     def _check_zero_weights(self, pair: Pair) -> None:

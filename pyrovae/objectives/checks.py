@@ -1,29 +1,29 @@
 """Checks a pair and an objective, ours or Pyro's, before training."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pyro.infer import ELBO as PyroELBO
 from pyro.infer import RenyiELBO, TraceMeanField_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer import ReweightedWakeSleep as PyroReweightedWakeSleep
-from torch import Tensor
 
 from pyrovae.common import InputError, require
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
 from pyrovae.objectives.base import DifferentiableELBO
-from pyrovae.programs import Pair, gate, is_masked
+from pyrovae.programs import Pair, gate, is_autoencoder
 
 JOINT_OVER_BATCH = (PyroReweightedWakeSleep, TraceTailAdaptive_ELBO)  # Pyro's whose weights are
 
 
-def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args: Tensor) -> Pair:
+def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args: Any) -> Pair:
     """Returns two particles of the pair, after a check that `fit` and `compare` can train it through `objective`.
 
     Args:
         objective: One of ours, or any `pyro.infer.ELBO`.
         model: A Pyro program that observes the data.
         guide: A Pyro program that draws the model's latent sites.
-        *args: What both programs take, the data `(batch, *event)` first.
+        *args: What both programs take, of any number and type.
 
     Returns:
         The run of the pair that was checked.
@@ -42,21 +42,21 @@ def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args
         not isinstance(objective, JOINT_OVER_BATCH),
         f"objective {name} is not for data in a plate: its weights are joint over the minibatch and not per datum",
     )
-    pair = gate.check(model, guide, objective if isinstance(objective, DifferentiableELBO) else None, *args)
+    pair = gate.check(model, guide, _needs_of(objective), *args)
     if isinstance(objective, RenyiELBO):
         _check_renyi(pair)
     elif isinstance(objective, TraceMeanField_ELBO):
         AnalyticKLELBO().check(pair)
-    for site_name, site in pair.observed.items():
-        scale = torch.as_tensor(site["scale"])
-        require(
-            bool((scale == 1).all()),
-            f'fit averages over the batch itself, and needs scale 1 at the observed site "{site_name}", got '
-            f"{scale.tolist()}: let the data plate be pyro.plate('data', len(x)), without a full size or poutine.scale",
-        )
-    if not isinstance(objective, DifferentiableELBO) and any(is_masked(site) for site in pair.latent.values()):
+    if not isinstance(objective, DifferentiableELBO) and any(is_autoencoder(site) for site in pair.latent.values()):
         raise InputError(f"an autoencoder needs objective elbo, got {name}")
     return pair
+
+
+def _needs_of(objective: PyroELBO) -> gate.Needs | None:
+    """Returns what an objective asks of a pair: one of Pyro's nothing, but where it weighs each datum alone."""
+    if isinstance(objective, DifferentiableELBO):
+        return objective
+    return gate.Weights(densities=False, everywhere=False) if isinstance(objective, RenyiELBO) else None
 
 
 def _check_renyi(pair: Pair) -> None:
@@ -70,6 +70,12 @@ def _check_renyi(pair: Pair) -> None:
             bool((scale == 1).all()),
             f'RenyiELBO needs scale 1 at every site, got {scale.tolist()} at site "{name}": a scale (beta, or a '
             f"subsampled plate) inside the logsumexp gives no bound on log p(x); use objective iwae or renyi",
+        )
+    for name, site in pair.model_sites.items():
+        require(
+            pair.is_local(site),
+            f'RenyiELBO gives one bound for all data together, as site "{name}" lies outside the data plate; use '
+            "objective iwae or renyi",
         )
     for name, site in pair.guide_sites.items():
         require(

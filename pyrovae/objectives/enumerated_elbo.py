@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyrovae.common import require
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import WeightedTerms, weighted_terms
@@ -14,8 +15,11 @@ from pyrovae.programs import (
     at_every_datum,
     check_no_zero_weights,
     enumerated_states,
+    is_masked,
     pair_at,
+    require_no_autoencoder,
     warn_of_never_drawn,
+    without_mask,
 )
 
 
@@ -40,20 +44,29 @@ class EnumeratedELBO(DifferentiableELBO):
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         drawn = call.run(1, once=True)  # only its sites are used
 
-        def run(latents: dict[str, Tensor]) -> WeightedTerms:
-            return weighted_terms(pair_at(call.model, call.guide, latents, *call.args, **call.kwargs))
+        def run(latents: dict[str, Tensor]) -> tuple[WeightedTerms, Tensor]:
+            pair = pair_at(call.model, call.guide, latents, *call.args, **call.kwargs)
+            terms = weighted_terms(pair)
+            if not any(map(is_masked, pair.guide_sites.values())):
+                return terms, terms.score
+            # Masked latents are summed over, too, with their mass under q.
+            return terms, pair.total({name: without_mask(site) for name, site in pair.guide_sites.items()})
 
-        terms = at_every_datum(run, enumerated_states(drawn.guide_sites), drawn.batch_shape[1])
-        possible = terms.score > -math.inf  # 0 log 0 is 0, and would be nan
+        terms, log_q = at_every_datum(run, enumerated_states(drawn.guide_sites), drawn.batch_shape[1])
+        possible = log_q > -math.inf  # 0 log 0 is 0, and would be nan
         no_weight = possible & (terms.log_weights == -math.inf)  # the bound is -inf, and the rest has a gradient
         log_w = torch.where(possible & ~no_weight, terms.log_weights, 0.0)
-        bound = (torch.where(possible, torch.where(possible, terms.score, 0.0).exp(), 0.0) * log_w).sum()
+        bound = (torch.where(possible, torch.where(possible, log_q, 0.0).exp(), 0.0) * log_w).sum()
         return -terms.scale * (bound - torch.where(no_weight.any(), math.inf, 0.0))
 
     def check(self, pair: Pair) -> None:
-        """Raises `InputError` if the latents are not discrete, have too many values, or are masked."""
+        """Raises `InputError` if the latents are not discrete, have too many values, or are an autoencoder's."""
         weighted_terms(pair)
-        pair.check_masks(False, "enumeration needs latents without a mask")
+        require(
+            pair.coupled_data is None,
+            f"elbo_enumerated sums over the latents of a datum, and {pair.coupled_data} depends on those of others",
+        )
+        require_no_autoencoder(pair, "enumeration needs latents without a mask")
         enumerated_states(pair.guide_sites)
         check_no_zero_weights(pair)
         warn_of_never_drawn(pair)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyrovae.common import require, require_count, require_number
 from pyrovae.objectives.base import Objective
-from pyrovae.objectives.estimator import Coefficients
+from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.programs import log_mean_exp
 
 
@@ -30,6 +30,7 @@ class MIWAE(Objective):
         num_particles: K, the draws of z in each batch.
         chunk_size: How many particles are run at a time; None runs all at once.
         num_batches: M, the number of batches; M K draws of z are made per datum.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: A setting is not a whole number >= 1.
@@ -78,6 +79,7 @@ class PIWAE(MIWAE):
         num_particles: K, the draws of z in each batch.
         chunk_size: How many particles are run at a time; None runs all at once.
         num_batches: M, the number of batches; M K draws of z are made per datum.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: A setting is not a whole number >= 1.
@@ -98,6 +100,9 @@ class PIWAE(MIWAE):
         guide = self._weights(log_weights)
         return Coefficients(log_weights.softmax(0), path=guide, score=-beta * guide)
 
+    def without_rsample(self, log_weights: Tensor, beta: Tensor) -> Tensor:
+        return self._learning_signal(super().bound, log_weights)
+
 
 @dataclass(frozen=True)
 class CIWAE(Objective):
@@ -109,6 +114,7 @@ class CIWAE(Objective):
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time; None runs all at once.
         elbo_weight: c in [0, 1]: the ELBO at 1, IWAE at 0.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: `elbo_weight` lies outside [0, 1].

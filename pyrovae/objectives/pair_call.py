@@ -1,7 +1,7 @@
 """Runs a pair for an objective: once, again at the same random choices, or in chunks of particles."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -14,11 +14,16 @@ from pyrovae.programs import (
     Playback,
     common_choices,
     gate,
+    is_traced,
+    kept_statistics,
+    known_layout,
     pair_at,
     random_mark,
     restore_generators,
+    restore_statistics,
     run_pair,
     saved_generators,
+    saved_statistics,
 )
 
 
@@ -45,40 +50,47 @@ class PairCall:
 
     def run(self, num_particles: int, once: bool = False) -> Pair:
         """Runs the pair; with `once` this is the only run, and `run_at` does not follow."""
+        known = known_layout(self.model, self.guide, self.needs.reading)
+        start = None if known or is_traced() else (saved_generators(), saved_statistics(self.model, self.guide))
         with nullcontext() if once else self.choices.first():
             pair = self._run(num_particles)
-        gate.check_once(self.model, self.guide, self.needs, pair, self.args, self.kwargs)
-        return pair
+        if known is not None and not known.fits(pair.layout):
+            return self.run(num_particles, once)  # the plates have changed, and what was found out took random numbers
+        if gate.check_once(self.model, self.guide, self.needs, pair, self.args, self.kwargs):
+            return pair
+        if start is not None:
+            restore_generators(start[0])
+            restore_statistics(start[1])
+        return self.run(num_particles, once)  # one particle after another: several at once had other densities
 
-    def run_at(self, latents: dict[str, Tensor]) -> Pair:
-        """Runs the pair at given latents, with all other random choices those of the last run."""
+    def run_at(self, latents: dict[str, Tensor], like: Pair) -> Pair:
+        """Runs the pair at given latents, with all other random choices those of `like`, the last run."""
 
         def run(redraw: bool) -> Pair:
             with self._repeating():
-                return pair_at(self.model, self.guide, latents, *self.args, redraw=redraw, **self.kwargs)
+                return pair_at(self.model, self.guide, latents, *self.args, like=like, redraw=redraw, **self.kwargs)
 
         with self.kept_statistics():
             return self.choices.again(run)
 
     def _run(self, num_particles: int) -> Pair:
         with self._repeating():
-            return run_pair(self.model, self.guide, *self.args, num_particles=num_particles, **self.kwargs)
+            return run_pair(
+                self.model,
+                self.guide,
+                *self.args,
+                num_particles=num_particles,
+                reading=self.needs.reading,
+                sums_marked=getattr(self.needs, "sums_marked", False),
+                **self.kwargs,
+            )
 
     def _repeating(self) -> AbstractContextManager[object]:
         return nullcontext() if self.shared_draws is None else Playback(self.shared_draws)
 
-    @contextmanager
-    def kept_statistics(self) -> Iterator[None]:
+    def kept_statistics(self) -> AbstractContextManager[None]:
         """Lets copies of the running statistics move within the block: their own move once a step, in the first run."""
-        places = gate.running_statistics(self.model, self.guide)
-        own = [container[name] for container, name in places]
-        for (container, name), tensor in zip(places, own, strict=True):
-            container[name] = tensor.clone()
-        try:
-            yield
-        finally:
-            for (container, name), tensor in zip(places, own, strict=True):
-                container[name] = tensor
+        return kept_statistics(self.model, self.guide)
 
     # Chunks of particles ----------------------------------------------------------------------------------------------
 
@@ -86,10 +98,11 @@ class PairCall:
         """Draws once what the programs draw for all particles, if they draw more than latents."""
         with self.kept_statistics():
             with kept_generators():
-                drawn = {name: site["value"] for name, site in self._run(1).guide_sites.items()}
+                pair = self._run(1)
                 before = random_mark()
-                pair_at(self.model, self.guide, drawn, *self.args, **self.kwargs)
-                draws_more = self.choices.draws_more or random_mark() != before
+                pair_at(self.model, self.guide, pair.draws(), *self.args, like=pair, **self.kwargs)
+                shares = pair.layout.draws_globally or len(pair.indices) > 0
+                draws_more = self.choices.draws_more or shares or random_mark() != before
             if draws_more:
                 self.choices.mark_as_drawing_more()
                 self.other_generators = saved_generators()[1:]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae.common import require_number
 from pyrovae.objectives.base import Objective
-from pyrovae.objectives.estimator import Coefficients
+from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.programs import log_mean_exp
 
 
@@ -28,6 +28,7 @@ class Renyi(Objective):
         num_particles: K, the draws of z per datum.
         chunk_size: How many particles are run at a time; None runs all at once.
         alpha: The order, any finite number.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: `alpha` is not a finite number.

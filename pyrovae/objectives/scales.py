@@ -7,15 +7,16 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae.common import InputError, require
-from pyrovae.programs import Pair
+from pyrovae.programs import Pair, inner_scale
 
 
 @dataclass(frozen=True)
 class WeightedTerms:
     """Holds log w = log_p - log_q with beta on the latents, and apart from it the scale common to all sites.
 
-    `log_p`, `log_q` and `score` (log q without beta) are `(num_particles, batch)`; `scale` multiplies the whole
-    objective, outside any logsumexp; `beta` is the one of all latents.
+    `log_p`, `log_q` and `score` (log q without beta) are `(num_particles, batch)`; `scale`, a number or one per datum,
+    multiplies the bound, outside any logsumexp; `beta` is the one of all local latents. `log_ratio` is
+    log p(theta) - log q(theta) of global sites under their own scales, 0-dim, or None if there are none.
     """
 
     log_p: Tensor
@@ -23,6 +24,7 @@ class WeightedTerms:
     score: Tensor
     scale: Tensor
     beta: Tensor
+    log_ratio: Tensor | None = None
 
     @property
     def log_weights(self) -> Tensor:
@@ -37,21 +39,51 @@ class WeightedTerms:
 
 
 def weighted_terms(pair: Pair) -> WeightedTerms:
-    """Returns the terms of a pair under its `poutine.scale`s.
+    """Returns the terms of a pair under its `poutine.scale`s, and the log-density ratio of its global sites.
 
-    Raises `InputError` if the observed sites, or the latent ones, do not have one scale.
+    Raises `InputError` if the local observed sites, or the latent ones, do not have one scale.
     """
-    scales = [torch.as_tensor(site["scale"]) for site in pair.observed.values()]
-    scale = scales[0] if scales else torch.ones(())
-    betas = [torch.as_tensor(site["scale"]) / scale for site in pair.latent.values()]
+    observed, latent = ([s for s in sites.values() if pair.is_local(s)] for sites in (pair.observed, pair.latent))
+    terms = pair.terms()
+    dtype = torch.promote_types(terms.log_likelihood.dtype, terms.log_prior.dtype)
+    of_observed, of_latent = ([_scale(pair, site).to(dtype) for site in sites] for sites in (observed, latent))
+    scale = of_observed[0] if of_observed else torch.ones(())
+    betas = [one / scale for one in of_latent]
     beta = betas[0] if betas else torch.ones(())
-    for sites, numbers in (("observed", scales), ("latent", betas)):
+    for sites, numbers in (("observed", of_observed), ("latent", betas)):
         if not _is_one_number(numbers):
             raise InputError(f"poutine.scale must be one number for all {sites} sites, got {numbers}")
-    terms = pair.terms()
+    if len(pair.plates) > 1:
+        parts = [scale.new_full((plate.size,), plate.scale) for plate in pair.plates]
+        scale = scale * torch.cat(parts).to(terms.log_likelihood.device)
+    log_ratio = None
+    if pair.layout.has_globals:
+        of_model, of_guide = pair.global_terms(scaled=True)
+        log_ratio = of_model - of_guide
     return WeightedTerms(
-        terms.log_likelihood + beta * terms.log_prior, beta * terms.log_posterior, terms.log_posterior, scale, beta
+        terms.log_likelihood + beta * terms.log_prior,
+        beta * terms.log_posterior,
+        terms.log_posterior,
+        scale,
+        beta,
+        log_ratio,
     )
+
+
+def _scale(pair: Pair, site: dict) -> Tensor:
+    """Returns a site's scale without the N / B of plates inside the data plate, which belongs to its own term.
+
+    With several data plates it is without theirs, too.
+    """
+    given, inner = site["scale"], inner_scale(site, pair.plates)
+    scale = given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
+    if len(pair.plates) > 1:
+        inner *= next((plate.scale for plate in pair.plates if plate.name in _names(site)), 1.0)
+    return scale if inner == 1 else scale / inner
+
+
+def _names(site: dict) -> set[str]:
+    return {frame.name for frame in site["cond_indep_stack"]}
 
 
 def _is_one_number(scales: list[Tensor]) -> bool:

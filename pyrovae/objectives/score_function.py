@@ -4,7 +4,6 @@ ScoreFunction  1/K sum_k (log w_k - b_k) d log q(z_k|x)
 VIMCO          sum_k (L - L_-k - beta w~_k) d log q(z_k|x)
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from pyrovae.common import require, require_choice
 from pyrovae.objectives.base import Objective
+from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.elbo import ELBO
-from pyrovae.objectives.estimator import Coefficients
 from pyrovae.objectives.iwae import IWAE
+from pyrovae.objectives.learning_signal import learning_signal
 from pyrovae.programs import log_mean_exp
 
 BASELINES = ("none", "leave_one_out")
@@ -31,6 +31,7 @@ class ScoreFunction(Objective):
         chunk_size: How many particles are run at a time; None runs all at once.
         baseline: "none" for b_k = 0, or "leave_one_out" for the mean of the other particles,
             b_k = 1/(K-1) sum_{j != k} log w_j, which lowers the variance.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: The baseline is unknown, or needs more particles.
@@ -74,6 +75,7 @@ class VIMCO(Objective):
     Args:
         num_particles: K >= 2, the draws of z per datum.
         chunk_size: How many particles are run at a time; None runs all at once.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: There are fewer than two particles.
@@ -94,14 +96,9 @@ class VIMCO(Objective):
         return log_mean_exp(log_weights)
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:
-        count, weights = len(log_weights), log_weights.softmax(0)
-        is_zero = log_weights == -math.inf
-        known = torch.where(is_zero, 0.0, log_weights)
-        others = (known.sum(0) - known) / (count - 1)
-        others = torch.where(is_zero.sum(0) > is_zero.long(), -math.inf, others)
-        # Row k of the matrix has the weights with the k-th replaced.
-        replaced = log_weights.expand(count, *log_weights.shape).clone()
-        index = torch.arange(count)
-        replaced[index, index] = others
-        without = replaced.logsumexp(1) - math.log(count)
-        return Coefficients(weights, score=log_mean_exp(log_weights) - without - beta * weights)
+        return Coefficients(log_weights.softmax(0), score=vimco_score(log_weights, beta))
+
+
+def vimco_score(log_weights: Tensor, beta: Tensor | float = 1.0) -> Tensor:
+    """Returns the factors L - L_-k - beta w~_k of d log q(z_k|x), `(num_particles, batch)`."""
+    return learning_signal(log_mean_exp, log_weights) - beta * log_weights.softmax(0)

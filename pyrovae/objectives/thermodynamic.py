@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae.common import require_count, require_number
 from pyrovae.objectives.base import Objective
-from pyrovae.objectives.estimator import Coefficients
+from pyrovae.objectives.coefficients import Coefficients
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class ThermodynamicVO(Objective):
         chunk_size: How many particles are run at a time; None runs all at once.
         num_partitions: The number of intervals of t.
         first: The first point after 0, between 0 and 1, exclusive.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: A setting is out of its range.

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyrovae.common import require, require_number
 from pyrovae.objectives.base import Objective
-from pyrovae.objectives.estimator import Coefficients
+from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.pair_call import PairCall
-from pyrovae.programs import log_mean_exp, sample_sites, simulated
+from pyrovae.objectives.score_function import vimco_score
+from pyrovae.programs import Pair, log_mean_exp, sample_sites, simulated
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class ReweightedWakeSleep(Objective):
         chunk_size: How many particles are run at a time; None runs all at once.
         sleep_weight: The share of sleep-phi in the guide's gradient, in [0, 1]; the rest is wake-phi. Above 0 every
             observed site must observe an argument as it is: the guide is given what the model drew in its place.
+        joint, plate, vectorize_particles: As in `Objective`.
 
     Raises:
         InputError: There are fewer than two particles, or `sleep_weight` lies outside [0, 1].
@@ -62,6 +65,24 @@ class ReweightedWakeSleep(Objective):
         weights = log_weights.softmax(0)
         return Coefficients(weights, score=(1 - self.sleep_weight) * weights)
 
+    def outer_score(self, log_weights: Tensor) -> Tensor:
+        return vimco_score(log_weights)  # wake-phi is no gradient of the bound
+
+    def check(self, pair: Pair) -> None:
+        super().check(pair)
+        if self.sleep_weight == 0:
+            return
+        require(
+            not pair.layout.has_globals,
+            "sleep_weight must be 0 for a pair with global sites: data drawn anew come from other values of them",
+        )
+        require(
+            not pair.guide_only,
+            "sleep_weight must be 0 for a guide whose latents are made of auxiliary sites: it has no density at other "
+            "latents than its own",
+        )
+        require(len(pair.plates) < 2, "sleep_weight must be 0 for a pair with several data plates: they scale apart")
+
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         loss = super()._differentiable_loss(call)
         if self.sleep_weight == 0 or not torch.is_grad_enabled():
@@ -71,7 +92,10 @@ class ReweightedWakeSleep(Objective):
         drawn = {name: site["value"] for name, site in dream.items()}
         with call.kept_statistics():
             asleep = poutine.trace(poutine.condition(call.guide, data=drawn)).get_trace(*args, **kwargs)
-        log_q = sum(site["fn"].log_prob(site["value"]).sum() for site in sample_sites(asleep).values())
+        log_q = sum(
+            scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"]).sum()
+            for site in sample_sites(asleep).values()
+        )
         scale = next(site["scale"] for site in dream.values() if site["infer"].get("was_observed"))
         surrogate = -self.sleep_weight * scale * log_q
         return loss + surrogate - surrogate.detach()

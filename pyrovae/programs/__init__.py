@@ -2,9 +2,13 @@
 
 from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
-from pyrovae.programs.contract import PARTICLES
+from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
+from pyrovae.programs.enumerated_guide import EnumeratedPair, mark_of
+from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
+from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, known_layout, read_layout
+from pyrovae.programs.mask_checks import require_no_autoencoder, require_no_masks
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (
     Choices,
@@ -15,16 +19,50 @@ from pyrovae.programs.random_choices import (
     restore_generators,
     saved_generators,
 )
-from pyrovae.programs.running import at_every_datum, guide_draws, log_joint, not_finite, pair_at, run_pair, simulated
-from pyrovae.programs.sites import base_of, has_real_support, is_masked, outside_support, sample_sites
+from pyrovae.programs.reruns import (
+    at_every_datum,
+    guide_draws,
+    log_joint,
+    model_alone,
+    not_finite,
+    pair_at,
+    pair_of_sites,
+    simple_pair,
+    simulated,
+)
+from pyrovae.programs.running import AS_IT_COMES, Given, particles, run_pair, with_all_states
+from pyrovae.programs.running_statistics import kept_statistics, restore_statistics, saved_statistics
+from pyrovae.programs.sites import (
+    base_of,
+    has_real_support,
+    is_autoencoder,
+    is_masked,
+    outside_support,
+    sample_sites,
+    seen,
+    without_mask,
+    without_masks_of_latents,
+)
 from pyrovae.programs.support_checks import check_no_zero_weights, warn_of_never_drawn
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
 __all__ = [
+    "AS_IT_COMES",
+    "DataPlate",
+    "inner_scale",
+    "Layout",
+    "Reading",
+    "kept_statistics",
+    "known_layout",
+    "model_alone",
+    "simple_pair",
+    "size_at",
+    "particles",
     "is_pair",
     "takes_model",
     "takes_pair",
     "Choices",
+    "EnumeratedPair",
     "MAX_STATES",
     "Needs",
     "PARTICLES",
@@ -38,23 +76,38 @@ __all__ = [
     "check_no_zero_weights",
     "common_choices",
     "enumerated_states",
+    "frames_of",
+    "Given",
+    "read_layout",
     "gate",
     "guide_draws",
     "has_real_support",
+    "is_autoencoder",
+    "is_marked",
     "is_masked",
     "is_traced",
     "log_joint",
     "log_mean_exp",
     "log_weights",
+    "mark_of",
     "not_finite",
     "outside_support",
     "pair_at",
+    "pair_of_sites",
     "proposals",
     "random_mark",
+    "require_no_autoencoder",
+    "require_no_masks",
     "restore_generators",
+    "restore_statistics",
+    "saved_statistics",
     "run_pair",
     "sample_sites",
     "saved_generators",
+    "seen",
     "simulated",
     "warn_of_never_drawn",
+    "with_all_states",
+    "without_mask",
+    "without_masks_of_latents",
 ]

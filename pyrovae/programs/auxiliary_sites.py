@@ -1,65 +1,71 @@
 """Checks the auxiliary sites of a guide, those that the model does not have.
 
-They are legal if the latents are a bijection of them, as in Pyro's autoguides: the auxiliary sites then carry the
-density, and each latent is a `Delta` with log_density = -log |det J|. With any other auxiliary site the weights lack a
-density, and an objective runs off to a value above log p(x).
+They are legal if the latents that are points are a bijection of them, as in Pyro's autoguides: the auxiliary sites then
+carry the density, and each such latent is a `Delta` with log_density = -log |det J|. With any other auxiliary site the
+weights lack a density, and an objective runs off to a value above log p(x).
 """
 
 from collections.abc import Callable
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta, Unit
+from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to
 
 from pyrovae.common import InputError, require
-from pyrovae.programs.contract import PARTICLES
+from pyrovae.programs.layout import frames_of
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.random_choices import Redrawn
+from pyrovae.programs.particle_checks import first_particle
+from pyrovae.programs.running import Given
 from pyrovae.programs.sites import base_of, sample_sites
 
 MAX_JACOBIAN_SIZE = 256  # the Jacobian of more latents than that is not checked
 
 
 def check_auxiliary(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> None:
-    """Raises `InputError` unless the latents are a bijection of the guide's auxiliary sites, if it has any.
+    """Raises `InputError` unless the points among the latents are a bijection of the guide's auxiliary sites.
 
-    The Jacobian is checked at one draw.
+    The Jacobian is checked at one draw. There may be latents besides that the guide draws in the usual way.
     """
     auxiliary = {name: site for name, site in pair.guide_only.items() if not isinstance(base_of(site["fn"]), Unit)}
     if not auxiliary:
         return
     names = ", ".join(f'"{name}"' for name in auxiliary)
     latent = {name: site for name, site in pair.guide_sites.items() if name in pair.model_sites}
-    drawn = [name for name, site in latent.items() if not isinstance(base_of(site["fn"]), Delta)]
+    points = [name for name, site in latent.items() if isinstance(base_of(site["fn"]), Delta)]
+    drawn = [name for name in latent if name not in points]
     why = f"the guide's auxiliary site {names} must be what all latents are a bijection of, each a Delta"
-    require(not drawn, f"{why}, and {drawn[0] if drawn else ''!r} is drawn: the weights lack the density of {names}")
-    values = {name: site["value"][0, 0].reshape(-1) for name, site in auxiliary.items()}
-    size = sum(value.numel() for value in values.values())
+    require(
+        len(points) > 0, f"{why}, and {drawn[0] if drawn else ''!r} is drawn: the weights lack the density of {names}"
+    )
+    # The first datum of the first particle, or all data where a latent is drawn for all of them.
+    alone = {name: first_particle(pair, site) for name, site in auxiliary.items()}
+    values = {name: _first_datum(pair, site, alone[name], site["fn"].event_dim) for name, site in auxiliary.items()}
+    sizes = [value.numel() for value in values.values()]
+    size = sum(sizes)
 
     def run(flat: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the latents of one datum on the real line, and the log-density of their points there."""
-        parts = dict(zip(values, flat.split([value.numel() for value in values.values()]), strict=True))
-        at = {}
-        for name, site in auxiliary.items():
-            z = site["value"][:1].clone()
-            z[0, 0] = parts[name].reshape(z.shape[2:])
-            at[name] = z
-        with Redrawn(at), pyro.plate(PARTICLES, 1, dim=-2):
+        at = {name: first_particle(pair, latent[name]) for name in drawn}
+        for (name, site), part in zip(auxiliary.items(), flat.split(sizes), strict=True):
+            at[name] = _with_first_datum(pair, site, alone[name], part.reshape(values[name].shape))
+        with Given(at):
             sites = sample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
         reals, log_density = [], torch.zeros(())
-        for name, site in pair.latent.items():
-            z, bijection = sites[name]["value"], biject_to(site["fn"].support)
+        for name in points:
+            site = pair.latent[name]
+            z, point, bijection = sites[name]["value"], sites[name]["fn"], biject_to(site["fn"].support)
             u = bijection.inv(z)
-            point = base_of(sites[name]["fn"])
             jacobian = bijection.log_abs_det_jacobian(u, z)
-            log_density = log_density + point.log_density.expand(1, z.shape[1])[0, 0] + jacobian[0, 0].sum()
-            reals.append(u[0, 0].reshape(-1))
+            jacobian = sum_rightmost(jacobian, jacobian.dim() - (z.dim() - point.event_dim))
+            terms = (point.log_prob(z) + jacobian).expand(z.shape[: z.dim() - point.event_dim])
+            log_density = log_density + _first_datum(pair, sites[name], terms, 0).sum()
+            reals.append(_first_datum(pair, sites[name], u, u.dim() - terms.dim()).reshape(-1))
         return torch.cat(reals), log_density
 
-    start = torch.cat(list(values.values()))
+    start = torch.cat([value.reshape(-1) for value in values.values()])
     try:
         reals, log_density = run(start)
     except NotImplementedError:
@@ -75,3 +81,21 @@ def check_auxiliary(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> N
         fits,
         f"{why} with log_density = -log |det J|, {expected.item():.4g} at a draw, got {log_density.item():.4g}",
     )
+
+
+def _data_dim(pair: Pair, site: dict) -> int | None:
+    """Returns the dimension of the data at a site, or None if it has none."""
+    return next((frame.dim for frame in frames_of(site) if frame.name in pair.layout.plates), None)
+
+
+def _first_datum(pair: Pair, site: dict, value: Tensor, event_dim: int) -> Tensor:
+    dim = _data_dim(pair, site)
+    return value if dim is None else value.select(dim - event_dim, 0)
+
+
+def _with_first_datum(pair: Pair, site: dict, value: Tensor, first: Tensor) -> Tensor:
+    dim = _data_dim(pair, site)
+    if dim is None:
+        return first
+    dim -= site["fn"].event_dim
+    return torch.cat([first.unsqueeze(dim), value.narrow(dim, 1, value.shape[dim] - 1)], dim)

@@ -1,70 +1,40 @@
-"""Checks the contract of a (model, guide) pair, without which there are no terms for each datum.
+"""Checks that model and guide of a pair are of the same latents: the same sites, of one kind and shape.
 
-One plate at dim -1, the data plate, encloses every sample site of both programs. Both have the same latent sites, of
-the same kind and shape and under the same scale, and observed values have the data dimension.
+Without that there are no log-weights.
 """
 
 import torch
 from pyro.infer.util import is_validation_enabled
-from torch import Tensor
 
 from pyrovae.common import InputError
+from pyrovae.programs.enumerated_guide import state_dims
+from pyrovae.programs.enumerated_runs import is_summed
+from pyrovae.programs.layout import Layout, frames_of
 from pyrovae.programs.sites import is_discrete
 
-PARTICLES = "num_particles"  # the name of the plate of the particles, at dim -2
 
-
-def check_contract(model_sites: dict[str, dict], guide_sites: dict[str, dict], args: tuple) -> int:
-    """Returns the number of data, if the pair keeps the contract. Raises `InputError` otherwise."""
-    batch = check_plate({"model": model_sites, "guide": guide_sites}, args)
-    _check_latents(model_sites, guide_sites)
-    for name, site in model_sites.items():
-        event_dim, shape = site["fn"].event_dim, tuple(site["value"].shape)
-        if site["is_observed"] and shape[: len(shape) - event_dim][-1:] != (batch,):
-            raise InputError(
-                f'the value at site "{name}" must have the {batch} data left of its {event_dim} event dimensions, '
-                f"got shape {shape} (is a to_event missing?)"
-            )
-    return batch
-
-
-def check_plate(programs: dict[str, dict[str, dict]], args: tuple) -> int:
-    """Returns the number of data in the one plate at dim -1 that encloses every site of the programs.
-
-    `programs` has the sites of each program under the name that messages give it. Raises `InputError` if there is no
-    such plate, or if it does not hold all data of the first argument.
-    """
-    plates = set()
-    for program, sites in programs.items():
-        for name, site in sites.items():
-            frames = [frame for frame in site["cond_indep_stack"] if frame.name != PARTICLES]
-            found = ", ".join(
-                f'"{f.name}" at dim {f.dim}' if f.vectorized else f'"{f.name}", sequential' for f in frames
-            )
-            if len(frames) != 1 or frames[0].dim != -1:
-                raise InputError(
-                    f'every sample site must lie in one data plate at dim -1, and in no other; site "{name}" of the '
-                    f"{program} lies in {found or 'none'}: per-datum terms cannot be had"
-                )
-            plates.add((frames[0].name, frames[0].size))
-    if len(plates) != 1:
-        raise InputError(f"all sites must share one data plate (name, size), got {sorted(plates)}")
-    (_, size), x = plates.pop(), args[0] if args else None
-    if isinstance(x, Tensor) and x.dim() > 0 and len(x) != size:
-        raise InputError(f"the data plate must hold every datum: it holds {size} of the {len(x)} given")
-    return size
-
-
-def _check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> None:
-    """Raises `InputError` unless model and guide have the same latent sites under the same scale."""
-    latent = {name for name, site in model_sites.items() if not site["is_observed"]}
+def check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict], layout: Layout) -> None:
+    """Raises `InputError` unless model and guide have the same latent sites, in the same plate and under one scale."""
+    observed = [name for name, site in guide_sites.items() if site["is_observed"]]
+    if observed:
+        raise InputError(
+            f'the guide must observe nothing, and observes site "{observed[0]}": its density would be a part of no '
+            "weight; train such a term in a loss of its own"
+        )
+    latent = {name for name, site in model_sites.items() if not (site["is_observed"] or is_summed(site))}
     proposed = {name for name, site in guide_sites.items() if not site["infer"].get("is_auxiliary")}
     if latent != proposed:
         raise InputError(
             f"model and guide must have the same latent sites, got {sorted(latent)} in the model "
-            f"and {sorted(proposed)} in the guide"
+            f"and {sorted(proposed)} in the guide{_hint(model_sites, latent - proposed)}"
         )
     for name in latent:
+        where = ["in a data plate" if layout.is_local(s[name]) else "outside it" for s in (model_sites, guide_sites)]
+        if where[0] != where[1]:
+            raise InputError(
+                f'the latent site "{name}" must lie in the data plate in both programs or in neither, got {where[0]} '
+                f"in the model and {where[1]} in the guide"
+            )
         discrete = [is_discrete(sites[name]["fn"]) for sites in (model_sites, guide_sites)]
         if None not in discrete and discrete[0] != discrete[1]:
             kinds = ["discrete" if one else "continuous" for one in discrete]
@@ -72,6 +42,7 @@ def _check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -
                 f'the latent site "{name}" must be of one kind, got {kinds[0]} in the model and {kinds[1]} in the '
                 "guide: a mass and a density do not weigh each other"
             )
+        _check_plates(name, model_sites[name], guide_sites[name])
         fn, value = model_sites[name]["fn"], tuple(model_sites[name]["value"].shape)
         if value[len(value) - fn.event_dim :] != tuple(fn.event_shape):
             raise InputError(
@@ -84,3 +55,26 @@ def _check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -
                 f'poutine.scale must be the same in model and guide at the latent site "{name}", '
                 f"got {ours.tolist()} in the model and {theirs.tolist()} in the guide"
             )
+
+
+def _check_plates(name: str, site: dict, proposal: dict) -> None:
+    """Raises `InputError` if a latent lies in a plate of the model's and has one value for all of its elements.
+
+    Its prior would count for each of them, and its density under the guide once.
+    """
+    if state_dims({name: proposal}):
+        return
+    value = proposal["value"].shape[: proposal["value"].dim() - proposal["fn"].event_dim]
+    for frame in frames_of(site):
+        if frame.dim is not None and frame.size > 1 and (len(value) < -frame.dim or value[frame.dim] != frame.size):
+            raise InputError(
+                f'the latent site "{name}" must have a value for each of the {frame.size} elements of the plate '
+                f'"{frame.name}" that it lies in, got a guide that draws values of shape {tuple(value)}'
+            )
+
+
+def _hint(sites: dict[str, dict], names: set[str]) -> str:
+    """Returns what can be done about discrete latents that the guide does not draw, if there are any."""
+    discrete = sorted(name for name in names if is_discrete(sites[name]["fn"]))
+    mark = 'infer={"enumerate": "parallel"} in the model'
+    return f' (mark discrete site "{discrete[0]}" by {mark}, and it is summed out)' if discrete else ""

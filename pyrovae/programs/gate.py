@@ -1,30 +1,40 @@
 """One gate for every entrance: checks that a pair can give what is asked of it, in training or in measuring.
 
 An objective's loss, `fit`, `CompiledSVI`, `compare`, `race` and all estimates of log p(x) come through here. A check
-takes several runs of the pair, and is done once for each structure: the pair's programs, the kinds of its sites, and
-what is asked. A step of plain SVI only asks whether the structure is known.
+takes several runs of the pair, and is done once for each structure: the pair's programs, the kinds of its sites, which
+of them are unmasked where a latent is masked, and what is asked. A step of plain SVI only asks whether the structure is
+known.
 """
 
-import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pyro
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor
 
-from pyrovae.common import CapturedState, evaluation_mode, kept_generators, require
+from pyrovae.common import WeakByIdentity, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
+from pyrovae.programs.enumerated_guide import mark_of
+from pyrovae.programs.independence_checks import Coupled, coupled
+from pyrovae.programs.layout import Reading
+from pyrovae.programs.mask_checks import check_masks, exposed
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.particle_checks import check_pair
 from pyrovae.programs.random_choices import is_traced, owner_of
-from pyrovae.programs.sites import base_of
+from pyrovae.programs.running import AS_IT_COMES
+from pyrovae.programs.sites import base_of, is_autoencoder, is_masked
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
+from pyrovae.programs.sum_checks import check_sums
 from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn
 
 
 class Needs(Protocol):
-    """States what is asked of a pair: an objective does, and an estimate of log p(x)."""
+    """States what is asked of a pair, and how it is read: an objective does, and an estimate of log p(x)."""
+
+    @property
+    def reading(self) -> Reading: ...
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if the pair does not give it."""
@@ -38,14 +48,27 @@ class Weights:
     - `everywhere`: the guide draws wherever the prior can, or the estimate converges too low. A bound with finitely
       many particles stays valid.
     - `zeros`: a weight may be 0, as it may be in a mean of weights and not in a mean of their logarithms.
+    - `alone`: each datum has weights of its own, as it needs for a mean of weights, and not for a mean of their
+      logarithms.
     """
 
     densities: bool = True
     everywhere: bool = True
     zeros: bool = True
+    alone: bool = True
+    reading: Reading = AS_IT_COMES
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if the pair does not give such weights."""
+        require(
+            pair.coupled is None,
+            f'site "{pair.coupled}" must lie in the data plate, as it depends on latents inside it',
+        )
+        require(
+            pair.coupled_data is None or not self.alone,
+            f"a datum has a log p(x) of its own only if it has its own latents, and {pair.coupled_data} depends on the "
+            "latents of other data",
+        )
         if self.densities:
             pair.check_densities(auxiliary=True)
         if not self.zeros:
@@ -58,46 +81,70 @@ class Weights:
 def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs) -> Pair:
     """Returns two particles of the pair, run in evaluation mode, after a check that it gives what `needs` asks for.
 
-    With None the pair must only keep the contract. Raises `InputError` otherwise, in one line that says why.
+    With None the pair must only have log-weights. Raises `InputError` otherwise, in one line that says why.
     """
+    reading = AS_IT_COMES if needs is None else needs.reading
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
-        pair = check_pair(model, guide, *args, **kwargs)
+        pair = check_pair(model, guide, reading, args, kwargs)
         if not _is_known(model, guide, None, pair):
             check_parameters(pair.parameters, model, guide, args, kwargs)
             check_auxiliary(pair, guide, args, kwargs)
+            check_masks(pair, model, guide, args, kwargs)
+            check_sums(pair, model, guide, args, kwargs)
             _remember(model, guide, None, pair)
         if needs is not None:
-            needs.check(pair)
+            found = _coupled(pair, model, guide, args, kwargs)
+            needs.check(replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside))
             _remember(model, guide, needs, pair)
     return pair
 
 
-def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair, args: tuple, kwargs: dict) -> None:
-    """Calls `check` unless a pair of this structure has passed it; `pair` is a run of it as it is now."""
-    if is_traced():  # the eager step before it was checked
-        return
-    if not _is_known(model, guide, needs, pair):
-        check(model, guide, needs, *args, **kwargs)
-        _remember(model, guide, needs, pair)
+def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair, args: tuple, kwargs: dict) -> bool:
+    """Calls `check` unless a pair of this structure has passed it; `pair` is a run of it as it is now.
+
+    Returns False if the check found that particles must be run one after another, which those of `pair` were not.
+    """
+    if is_traced() or _is_known(model, guide, needs, pair):  # while a graph is traced, the eager step was checked
+        return True
+    checked = check(model, guide, needs, *args, **kwargs)
+    _remember(model, guide, needs, pair)
+    return checked.layout.is_vectorized == pair.layout.is_vectorized
+
+
+def _coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Coupled:
+    """Returns what `coupled` does, which it finds out once for each structure."""
+    names = getattr(model, "__name__", ""), getattr(guide, "__name__", "")
+    key = ("coupled", *names, _structure(pair))
+    try:
+        known = _known_of(model, guide)
+    except TypeError:  # a program that cannot be hashed, or not be referred to weakly
+        known = {}
+    if key not in known:
+        known[key] = coupled(pair, model, guide, args, kwargs)
+    return known[key]
 
 
 # Structures that were checked -----------------------------------------------------------------------------------------
 
-_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_known: WeakByIdentity[WeakByIdentity[dict]] = WeakByIdentity()
 
 
 def _structure(pair: Pair) -> tuple:
-    return tuple(
-        (name, type(site["fn"]), type(base_of(site["fn"])), site["fn"].event_dim, site["mask"] is None)
+    of_sites = tuple(
+        (name, type(site["fn"]), type(base_of(site["fn"])), site["fn"].event_dim, *_marks(site))
         for sites in (pair.model_sites, pair.guide_sites)
         for name, site in sites.items()
     )
+    return (pair.layout, *of_sites)
+
+
+def _marks(site: dict) -> tuple:
+    return is_masked(site), is_autoencoder(site), mark_of(site)
 
 
 def _known_of(model: Callable, guide: Callable) -> dict:
     """Returns what is known of a pair; it is forgotten with the objects that its programs belong to."""
-    of_guides = _known.setdefault(owner_of(model), weakref.WeakKeyDictionary())
-    return of_guides.setdefault(owner_of(guide), {})
+    return _known.setdefault(owner_of(model), WeakByIdentity).setdefault(owner_of(guide), dict)
 
 
 def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> tuple:
@@ -108,26 +155,19 @@ def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> t
 
 def _is_known(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
     try:
-        return _key(model, guide, needs, pair) in _known_of(model, guide)
-    except TypeError:  # a program or an objective that cannot be hashed, or not be referred to weakly
+        known, key = _known_of(model, guide), _key(model, guide, needs, pair)
+        return key in known and _is_part(exposed(pair), known[key])
+    except TypeError:  # a program that cannot be referred to weakly, or an objective that cannot be hashed
         return False
 
 
 def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> None:
-    try:
-        _known_of(model, guide)[_key(model, guide, needs, pair)] = True
-    except TypeError:
-        return
+    with suppress(TypeError):
+        known, key = _known_of(model, guide), _key(model, guide, needs, pair)
+        shown, before = exposed(pair), known.get(key)
+        known[key] = shown if shown is None or before is None else shown | before
 
 
-def running_statistics(model: Callable, guide: Callable) -> list[tuple[dict, str]]:
-    """Returns where the pair's batch normalisation keeps its running statistics: a dictionary and a key for each."""
-    try:
-        known = _known_of(model, guide)
-    except TypeError:
-        known = {}
-    if "statistics" not in known:
-        modules = [module for module in CapturedState((model, guide)).modules if isinstance(module, _NormBase)]
-        names = ((module._buffers, name) for module in modules for name in module._buffers)
-        known["statistics"] = [(container, name) for container, name in names if container[name] is not None]
-    return known["statistics"]
+def _is_part(shown: Tensor | None, known: Tensor | None) -> bool:
+    """Returns True if a batch has no latent masked beside an unmasked site that no batch before had."""
+    return shown is None or (known is not None and not bool((shown & ~known.to(shown.device)).any()))

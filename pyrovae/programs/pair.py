@@ -3,8 +3,8 @@
 log w_kn = log p(x_n|z_kn) + log p(z_kn) - log q(z_kn|x_n),    shape (num_particles, batch)
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +14,11 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae.common import InputError
-from pyrovae.programs.sites import base_of, is_masked, masks_of, outside_support
+from pyrovae.programs.data_plates import DataPlate, by_datum, in_columns, inner_scale
+from pyrovae.programs.enumerated_runs import is_summed
+from pyrovae.programs.layout import PARTICLES, Layout, frames_of
+from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support, seen, without_mask
+from pyrovae.programs.summed_sites import summed_groups, summed_log_prob
 from pyrovae.programs.supports import bounds, contains, log_density
 
 
@@ -32,7 +36,7 @@ class ProgramPair(Protocol):
 
 @dataclass(frozen=True)
 class PairTerms:
-    """Holds log-densities of a pair's sites at z ~ q(z|x), each `(num_particles, batch)`, in nats and at beta = 1."""
+    """Holds log-densities of local sites at z ~ q(z|x), each `(num_particles, batch)`, in nats and at beta = 1."""
 
     log_likelihood: Tensor
     log_prior: Tensor
@@ -48,15 +52,40 @@ class PairTerms:
 class Pair:
     """Holds the sample sites of one run of a pair, by name, after the checks of `run_pair`.
 
-    `parameters` are the messages of the parameters that the two programs registered. `is_repeatable` is False if a
-    program draws from a generator of its own, which cannot be set back.
+    `plates` are its data plates: the data of one after the other are the columns of every result. `parameters` are the
+    messages of the parameters that the two programs registered. `is_repeatable` is False if a program draws from a
+    generator of its own, which cannot be set back. `coupled` names a global site that depends on local draws, and
+    `coupled_data` says which site of a datum depends on the latents of other data. `indices` are those of the
+    subsamples that plates drew. `others` are the runs of the other particles, if particles are run one after another;
+    the sites are then those of the first.
     """
 
     model_sites: dict[str, dict]
     guide_sites: dict[str, dict]
-    batch_shape: torch.Size
+    num_particles: int
+    layout: Layout
+    plates: tuple[DataPlate, ...]
     parameters: tuple[Mapping[str, Any], ...] = ()
     is_repeatable: bool = True
+    coupled: str | None = None
+    coupled_data: str | None = None
+    indices: Mapping[str, Tensor] = field(default_factory=dict)
+    others: tuple["Pair", ...] = ()
+
+    @property
+    def batch(self) -> int:
+        """The number of data."""
+        return sum(plate.size for plate in self.plates) if self.plates else 1
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The shape of terms: `(num_particles, batch)`."""
+        return torch.Size((self.num_particles, self.batch))
+
+    @property
+    def runs(self) -> tuple["Pair", ...]:
+        """The runs of the two programs: one, with all particles, or one for each particle."""
+        return (self, *self.others) if self.others else (self,)
 
     @property
     def observed(self) -> dict[str, dict]:
@@ -65,8 +94,13 @@ class Pair:
 
     @property
     def latent(self) -> dict[str, dict]:
-        """The latent sites of the model."""
-        return {name: site for name, site in self.model_sites.items() if not site["is_observed"]}
+        """The latent sites of the model, without those that are summed out."""
+        return {name: site for name, site in self.model_sites.items() if not (site["is_observed"] or is_summed(site))}
+
+    @property
+    def sums(self) -> list[dict[str, dict]]:
+        """The groups of the model's sites that a sum over states couples."""
+        return summed_groups(self.model_sites) if self.layout.sums else []
 
     @property
     def guide_only(self) -> dict[str, dict]:
@@ -80,25 +114,124 @@ class Pair:
         sizes = [value.numel() for fn in fns for value in vars(fn).values() if isinstance(value, Tensor)]
         return max(1, max(sizes, default=1) // self.batch_shape.numel())
 
+    def is_local(self, site: dict) -> bool:
+        """Returns True if a site has a value for each datum, and False if for all data together."""
+        return self.layout.is_local(site)
+
+    @property
+    def subsampled_plates(self) -> list[str]:
+        """The names of the plates that hold a subsample of a datum's own terms."""
+        data = {plate.name for plate in self.plates}
+        local = [site for site in (*self.model_sites.values(), *self.guide_sites.values()) if self.is_local(site)]
+        found = [f.name for site in local for f in frames_of(site) if f.full_size not in (None, -1, f.size)]
+        return [name for name in dict.fromkeys(found) if name not in data]
+
+    def draws(self) -> dict[str, Tensor]:
+        """Returns the values of the guide's sites; those of local sites have all particles."""
+        if self.layout.is_vectorized:
+            return {name: site["value"] for name, site in self.guide_sites.items()}
+        local = [name for name, site in self.guide_sites.items() if self.is_local(site)]
+        stacked = {name: torch.stack([run.guide_sites[name]["value"] for run in self.runs]) for name in local}
+        return {name: stacked.get(name, site["value"]) for name, site in self.guide_sites.items()}
+
     # Densities --------------------------------------------------------------------------------------------------------
 
     def terms(self) -> PairTerms:
-        """Returns the log-densities of the sites, each without its `poutine.scale`, and so at beta = 1.
+        """Returns the log-densities of the local sites, each without its `poutine.scale`, and so at beta = 1.
 
-        A subsampled plate's N / B thereby stays out of the logsumexp over particles, where it would give no bound.
+        A subsampled data plate's N / B thereby stays out of the logsumexp over particles, where it would give no bound.
+        What a sum over states couples to an observed site is in the log-likelihood, priors of latents included.
         """
-        return PairTerms(self.total(self.observed), self.total(self.latent), self.total(self.guide_sites))
+        if self.others:
+            parts = [replace(run, others=()).terms() for run in self.runs]
+            each = zip(*((t.log_likelihood, t.log_prior, t.log_posterior) for t in parts), strict=True)
+            return PairTerms(*(torch.cat(parts, -2) for parts in each))
+        groups = self.sums
+        if not groups:
+            return PairTerms(self.total(self.observed), self.total(self.latent), self.total(self.guide_sites))
+        inside = {name for group in groups for name in group}
+        observed, latent = (
+            self.total({name: site for name, site in sites.items() if name not in inside})
+            for sites in (self.observed, self.latent)
+        )
+        for group in groups:
+            if any(site["is_observed"] for site in group.values()):
+                observed = observed + self._summed(group)
+            else:
+                latent = latent + self._summed(group)
+        return PairTerms(observed, latent, self.total(self.guide_sites))
+
+    def _summed(self, group: dict[str, dict]) -> Tensor:
+        """Returns the log-density of a group with its states summed out, `(num_particles, batch)`, without scales."""
+        first = next(iter(group.values()))
+        kept = {PARTICLES: self.num_particles} if self.layout.is_vectorized else {}
+        own = next((plate for plate in self.plates if plate.name in {f.name for f in frames_of(first)}), None)
+        if own is not None:
+            kept[own.name] = own.size
+        total = inner_scale(first, self.plates) * summed_log_prob(group, kept, self._log_density)
+        total = in_columns(total, own.name, self.plates) if own is not None else total.unsqueeze(-1)
+        return total.expand(self.batch_shape)
 
     def total(self, sites: dict[str, dict]) -> Tensor:
-        """Returns the log-densities of the sites, summed for each datum: `(num_particles, batch)`, in nats."""
+        """Returns the log-densities of the local ones of the sites, summed for each datum: `(num_particles, batch)`."""
         total = torch.zeros(())
         for name, site in sites.items():
-            try:
-                log_prob = self._log_density(name, site)
-            except ValueError as error:  # Pyro's validation, which does not name the site
-                raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
-            total = total + scale_and_mask(log_prob, mask=site["mask"])
+            if not self.is_local(site):
+                continue
+            log_prob = self.log_density(name, site)
+            scale = inner_scale(site, self.plates)
+            total = total + by_datum(log_prob if scale == 1 else scale * log_prob, site, self.layout, self.plates)
         return total.expand(self.batch_shape)
+
+    def log_q_of_draws(self, names: Collection[str], masked: bool = True) -> Tensor:
+        """Returns log q of local draws of the guide, summed for each datum, `(num_particles, batch)`.
+
+        It is that of what was drawn: a subsample counts for itself alone, and the mask of an autoencoder does not hold.
+        With `masked` False no mask does.
+        """
+        if self.others:
+            return torch.cat([replace(run, others=()).log_q_of_draws(names, masked) for run in self.runs], -2)
+        total = torch.zeros(())
+        for name in names:
+            site = self.guide_sites[name]
+            site = site if masked and not is_autoencoder(site) else without_mask(site)
+            total = total + by_datum(self.log_density(name, site), site, self.layout, self.plates)
+        return total.expand(self.batch_shape)
+
+    def by_datum(self, values: Tensor, site: dict) -> Tensor:
+        """Returns values of a local site's elements, summed for each datum: `(num_particles, batch)`."""
+        return by_datum(values, site, self.layout, self.plates).expand(self.batch_shape)
+
+    def global_terms(self, scaled: bool) -> tuple[Tensor, Tensor]:
+        """Returns log p and log q of the global sites, each a 0-dim sum, with `poutine.scale` if `scaled`."""
+        totals = []
+        for sites in (self.model_sites, self.guide_sites):
+            total = torch.zeros(())
+            for name, site in sites.items():
+                if not self.is_local(site):
+                    log_prob = self.log_density(name, site).sum()
+                    total = total + (site["scale"] * log_prob if scaled else log_prob)
+            totals.append(total)
+        return totals[0], totals[1]
+
+    def global_score(self) -> Tensor | None:
+        """Returns log q of the global draws that have no `rsample`, 0-dim, or None if all of them have one."""
+        without = {
+            name: site
+            for name, site in self.guide_sites.items()
+            if not self.is_local(site) and not site["fn"].has_rsample
+        }
+        if not without:
+            return None
+        return torch.stack([self.log_density(name, site).sum() for name, site in without.items()]).sum()
+
+    def log_density(self, name: str, site: dict) -> Tensor:
+        """Returns a site's log-densities under its mask, one for each of its elements."""
+        try:
+            log_prob = self._log_density(name, site)
+        except ValueError as error:  # Pyro's validation, which does not name the site
+            raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
+        return scale_and_mask(log_prob, mask=site["mask"])
 
     def _log_density(self, name: str, site: dict) -> Tensor:
         """Returns the site's log-density; outside the support it is -inf and has no gradient."""
@@ -106,7 +239,7 @@ class Pair:
         if not self._may_lie_outside(name, site):
             return fn.log_prob(value, *site["args"], **site["kwargs"])
         # Only a run with particles shows that a support moves with the latents.
-        has_particles = len(self.batch_shape) > 1
+        has_particles = self.layout.is_vectorized
         if site["is_observed"] and is_validation_enabled() and has_particles and not self.has_moving_support(site):
             found = outside_support(site)
             if found:
@@ -128,14 +261,24 @@ class Pair:
 
     def has_moving_support(self, site: dict) -> bool:
         """Returns True if an observed site's support differs between particles, as that of x ~ Uniform(0, z) does."""
+        if self.layout.particle_dim is None:
+            return False
         event_dim = site["fn"].event_dim
         for bound in bounds(site["fn"].support):
-            dim = bound.dim() - event_dim - len(self.batch_shape)
+            dim = bound.dim() - event_dim + self.layout.particle_dim
             if dim >= 0 and bound.shape[dim] > 1:
                 first, *others = bound.unbind(dim)
                 if any(not torch.equal(first, other) for other in others):
                     return True
         return False
+
+    def _has_moving_mask(self, site: dict) -> bool:
+        """Returns True if the mask of an observed site differs between particles."""
+        mask = seen(site)
+        if self.layout.particle_dim is None:
+            return any(not torch.equal(mask, seen(run.model_sites[site["name"]])) for run in self.others)
+        dim = mask.dim() - site["fn"].event_dim + self.layout.particle_dim
+        return dim >= 0 and mask.dim() > 0 and not torch.equal(mask, mask.narrow(dim, 0, 1).expand_as(mask))
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
@@ -156,6 +299,8 @@ class Pair:
             found = outside_support(site)
             if found and not self.has_moving_support(site):
                 refuse(name, f"has data outside its support, {found} (grey pixels under a Bernoulli: a cross-entropy)")
+            if self._has_moving_mask(site):
+                refuse(name, "has a mask that differs between draws of the latents, and the joint is not normalised")
         alone = self.guide_only
         if alone and not auxiliary:
             refuse(next(iter(alone)), "is in the guide alone (auxiliary), and the weights would lack its density")
@@ -163,27 +308,5 @@ class Pair:
             if isinstance(base_of(site["fn"]), Delta) and not alone:
                 refuse(name, "is a point (Delta) in the guide: it has no density to weigh by")
         for name, site in (*self.latent.items(), *self.guide_sites.items()):
-            if is_masked(site):
-                refuse(name, "is latent and masked")
-
-    def check_masks(self, allowed: bool, said: str) -> None:
-        """Raises `InputError` if a latent is masked, or, with `allowed`, if model and guide mask it differently.
-
-        `said` begins the message.
-        """
-        for name, site in self.latent.items():
-            masks = [[mask for mask, _ in masks_of(one)] for one in (site, self.guide_sites[name])]
-            if not any(masks):
-                continue
-            if not allowed:
-                raise InputError(f'{said}, and site "{name}" has one')
-            ours, theirs = masks
-            if len(ours) != len(theirs) or not all(map(_are_one_mask, ours, theirs)):
-                raise InputError(f'the latent site "{name}" must have the same mask in model and guide')
-
-
-def _are_one_mask(one: Tensor | bool, other: Tensor | bool) -> bool:
-    try:
-        return bool((torch.as_tensor(one) == torch.as_tensor(other)).all())
-    except RuntimeError:  # their shapes do not broadcast
-        return False
+            if is_autoencoder(site):
+                refuse(name, "is latent and masked (the code of an autoencoder)")

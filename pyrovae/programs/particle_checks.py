@@ -8,34 +8,36 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
-from pyrovae.common import InputError, first_line
+from pyrovae.common import InputError, first_line, warn
+from pyrovae.programs.layout import Reading, frames_of, run_one_by_one
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import random_mark
-from pyrovae.programs.running import run_pair, traces_of
-from pyrovae.programs.sites import sample_sites
+from pyrovae.programs.reruns import pair_at
+from pyrovae.programs.running import run_pair
+from pyrovae.programs.sites import is_discrete
 
 ALLOWED_NATS = 1e-3
 ALLOWED_ROUNDINGS = 100  # two runs may differ by this many times the effect of a few roundings of the latents
 
 
-def check_pair(model: Callable, guide: Callable, *args, **kwargs) -> Pair:
+def check_pair(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:
     """Returns two particles of the pair, after a check that each is what the pair gives without a particle dimension.
 
-    Raises `InputError` otherwise, and if the model observes nothing or the guide draws straight through.
+    If they are not, particles are run one after another from now on, or `InputError` is raised if `reading` says that
+    they must not be. It is also raised if the model observes nothing or the guide draws straight through.
     """
     try:
-        return _checked(model, guide, args, kwargs)
+        return _checked(model, guide, reading, args, kwargs)
     except InputError:
         raise
     except ValueError as error:  # Pyro's validation, in many lines, for example on a value outside a support
         raise InputError(f"the pair does not run: {first_line(error)}") from error
 
 
-def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Pair:
-    pair = run_pair(model, guide, *args, num_particles=2, **kwargs)
+def _checked(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:
+    pair = run_pair(model, guide, *args, num_particles=2, reading=reading, **kwargs)
     if not pair.observed:
         raise InputError("model must observe the data at a site, and observes none")
     for name, site in pair.guide_sites.items():
@@ -44,41 +46,54 @@ def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Pai
                 f'site "{name}" draws straight through: its density is taken at another value than the one it draws, '
                 "so that the weights are of no model"
             )
-    latents = {name: site["value"][0] for name, site in pair.guide_sites.items()}
+    if not pair.layout.is_vectorized:
+        return replace(pair, coupled=_coupled(*pair.runs[:2]))
+    latents = {name: first_particle(pair, site) for name, site in pair.guide_sites.items()}
     before = random_mark()
-    alone = _without_particles(model, guide, latents, args, kwargs)
+    alone = _without_particles(model, guide, latents, pair, args, kwargs)
     if random_mark() != before:  # a program that draws more than its latents: no two runs have one density
         return pair
+    pair = replace(pair, coupled=_coupled(pair, alone))
     rounding = None
     for program, ours, theirs in (
-        ("model", pair.total(pair.model_sites)[0], alone.total(alone.model_sites)),
+        ("model", _log_p(pair)[0], _log_p(alone)),
         ("guide", pair.total(pair.guide_sites)[0], alone.total(alone.guide_sites)),
     ):
         if torch.allclose(ours, theirs, rtol=1e-3, atol=ALLOWED_NATS, equal_nan=True):
             continue
         if rounding is None:
-            again = _without_particles(model, guide, latents, args, kwargs)
+            again = _without_particles(model, guide, latents, pair, args, kwargs)
             if not torch.equal(again.terms().log_weights, alone.terms().log_weights):
                 return replace(pair, is_repeatable=False)
             rounding = _rounding(model, guide, latents, alone, args, kwargs)
         off = (ours - theirs).abs().max().item()
         if not off <= ALLOWED_NATS + ALLOWED_ROUNDINGS * rounding[program]:
-            raise InputError(
-                f"the {program} must give each particle the density that it has alone, and differs by up to "
-                f"{off:.3g} nats: something in it works across leading dimensions"
-            )
+            found = f"differs by up to {off:.3g} nats: something in it works across leading dimensions"
+            if reading.vectorize_particles is True:
+                raise InputError(f"the {program} must give each particle the density that it has alone, and {found}")
+            warn(f"particles run one after another: with several at once the density of the {program} {found}")
+            run_one_by_one(model, guide, reading, pair.layout)
+            return run_pair(model, guide, *args, num_particles=2, reading=reading, **kwargs)
     return pair
 
 
-def _without_particles(model: Callable, guide: Callable, latents: dict[str, Tensor], args: tuple, kwargs: dict) -> Pair:
+def _without_particles(
+    model: Callable, guide: Callable, latents: dict[str, Tensor], like: Pair, args: tuple, kwargs: dict
+) -> Pair:
     """Runs the pair at given latents without a dimension of particles."""
-    model, guide = (poutine.condition(program, data=latents) for program in (model, guide))
-    sites = []
-    for trace in traces_of(model, guide, args, kwargs, None):
-        found = {name: s for name, s in sample_sites(trace).items() if name in latents or s["is_observed"]}
-        sites.append({name: {**s, "is_observed": name not in latents} for name, s in found.items()})
-    model_sites, guide_sites = sites
-    return Pair(model_sites, guide_sites, next(iter(model_sites.values()))["fn"].batch_shape[-1:])
+    layout = replace(like.layout, is_vectorized=False)
+    stacked = {name: z.unsqueeze(0) if like.is_local(like.guide_sites[name]) else z for name, z in latents.items()}
+    return pair_at(model, guide, stacked, *args, like=replace(like, num_particles=1, layout=layout), **kwargs)
+
+
+def first_particle(pair: Pair, site: dict) -> Tensor:
+    """Returns the value of a site for the first particle, as it would be without a dimension of particles."""
+    value = site["value"]
+    if not (pair.layout.is_vectorized and pair.is_local(site)):
+        return value
+    dims = [-frame.dim for frame in frames_of(site) if frame.dim is not None]
+    num_dims = max(dims, default=0) + site["fn"].event_dim
+    return value[0].reshape(value.shape[value.dim() - num_dims :])
 
 
 def _rounding(
@@ -86,8 +101,32 @@ def _rounding(
 ) -> dict[str, float]:
     """Returns how far the log-densities of model and guide move when the latents move by a few roundings."""
     moved = {
-        name: z * (1 - 4 * torch.finfo(z.dtype).eps) if z.is_floating_point() else z for name, z in latents.items()
+        name: z * (1 - 4 * torch.finfo(z.dtype).eps)
+        if z.is_floating_point() and not is_discrete(alone.guide_sites[name]["fn"])
+        else z
+        for name, z in latents.items()
     }
-    there = _without_particles(model, guide, moved, args, kwargs)
-    both = {"model": (alone.model_sites, there.model_sites), "guide": (alone.guide_sites, there.guide_sites)}
-    return {name: (alone.total(a) - there.total(b)).abs().max().item() for name, (a, b) in both.items()}
+    there = _without_particles(model, guide, moved, alone, args, kwargs)
+    return {
+        "model": (_log_p(alone) - _log_p(there)).abs().max().item(),
+        "guide": (alone.total(alone.guide_sites) - there.total(there.guide_sites)).abs().max().item(),
+    }
+
+
+def _coupled(pair: Pair, other: Pair) -> str | None:
+    """Returns a global site whose density is another one at other local draws, or None if there is none.
+
+    The two runs have the same global draws; local ones differ, or are of two particles and of one.
+    """
+    for sites, others in ((pair.model_sites, other.model_sites), (pair.guide_sites, other.guide_sites)):
+        for name, site in sites.items():
+            if not pair.is_local(site):
+                ours, theirs = (run.log_density(name, one[name]).sum() for run, one in ((pair, sites), (other, others)))
+                if not torch.allclose(ours, theirs, rtol=1e-3, atol=ALLOWED_NATS, equal_nan=True):
+                    return name
+    return None
+
+
+def _log_p(pair: Pair) -> Tensor:
+    terms = pair.terms()
+    return terms.log_likelihood + terms.log_prior

@@ -6,7 +6,6 @@ program draws besides its latents must then be as it was, or the second run is t
 
 import ctypes
 import random
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae.common import generator_states, require, set_generator_states
+from pyrovae.common import WeakByIdentity, generator_states, require, set_generator_states
 
 
 def is_traced() -> bool:
@@ -45,8 +44,8 @@ class Choices:
         """Marks the programs as ones that draw more than their latents, from now on."""
         self.draws_more = True
         for program in self.programs:
-            with suppress(TypeError):  # cannot be hashed, or not be referred to weakly
-                _programs_that_draw_more.add(owner_of(program))
+            with suppress(TypeError):  # cannot be referred to weakly
+                _programs_that_draw_more.setdefault(owner_of(program), lambda: True)
 
     @contextmanager
     def first(self) -> Iterator[None]:
@@ -136,7 +135,7 @@ def random_mark() -> tuple:
 
 # Programs that draw more than latents --------------------------------------------------------------------------------
 
-_programs_that_draw_more: weakref.WeakSet = weakref.WeakSet()
+_programs_that_draw_more: WeakByIdentity[bool] = WeakByIdentity()
 
 
 def owner_of(program: Callable) -> object:
@@ -145,10 +144,7 @@ def owner_of(program: Callable) -> object:
 
 
 def _draw_more(programs: tuple[Callable, Callable]) -> bool:
-    try:
-        return any(owner_of(program) in _programs_that_draw_more for program in programs)
-    except TypeError:  # cannot be hashed, or not be referred to weakly
-        return False
+    return any(_programs_that_draw_more.get(owner_of(program)) is not None for program in programs)
 
 
 # Graphs --------------------------------------------------------------------------------------------------------------

@@ -1,178 +1,311 @@
-"""Runs a (model, guide) pair: with K particles at once, at given latents, or with the data drawn anew.
+"""Runs a (model, guide) pair with K particles: at once, where the programs can, and otherwise one after another.
 
-K particles are K runs of the pair, vectorised: a plate at dim -2 around both programs.
+Particles at once are a plate to the left of all others, around both programs, that only local sites lie in: what is
+drawn for all data together is drawn once. Particles one after another share those draws and the subsample's indices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae.common import InputError, first_line, is_out_of_memory, require_count
-from pyrovae.programs.contract import PARTICLES, check_contract, check_plate
+from pyrovae.common import (
+    InputError,
+    first_line,
+    is_out_of_memory,
+    is_validation_error,
+    kept_generators,
+    require_count,
+    warn,
+)
+from pyrovae.programs.contract import check_latents
+from pyrovae.programs.data_plates import UndeclaredDimension, check_dimensions, data_plates
+from pyrovae.programs.enumerated_guide import AllValues, state_dims, with_means
+from pyrovae.programs.enumerated_runs import Enumerating
+from pyrovae.programs.layout import (
+    PARTICLES,
+    Layout,
+    Reading,
+    known_layout,
+    read_layout,
+    reason_unsaid,
+    remember_layout,
+    run_one_by_one,
+)
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.random_choices import Redrawn
+from pyrovae.programs.random_choices import is_traced, restore_generators, saved_generators
+from pyrovae.programs.running_statistics import kept_statistics, restore_statistics, saved_statistics
 from pyrovae.programs.sites import sample_sites
 
+AS_IT_COMES = Reading()
+_GUESS = Layout()  # particles at every site, to the left of one dimension of plates: what most pairs need
 
-def run_pair(model: Callable, guide: Callable, *args, num_particles: int = 1, **kwargs) -> Pair:
-    """Runs the guide, then the model at what the guide drew, `num_particles` times, vectorised.
+Traces = tuple[poutine.Trace, poutine.Trace]
 
-    Raises `InputError` if the pair breaks the contract: a site outside the plate, a nested plate or one at another
-    dim, a plate that does not hold every datum, latent sites that differ between model and guide, scales that differ
-    between them, observed values without the data dimension.
+
+def run_pair(
+    model: Callable,
+    guide: Callable,
+    *args,
+    num_particles: int = 1,
+    reading: Reading = AS_IT_COMES,
+    sums_marked: bool = False,
+    **kwargs,
+) -> Pair:
+    """Runs the guide, then the model at what the guide drew, `num_particles` times.
+
+    With `sums_marked` sites of the guide that are marked for enumeration have all of their values, and terms are means
+    over them.
+
+    Raises `InputError` if the pair has no log-weights: latent sites that differ between model and guide, scales that
+    differ between them, dimensions that no plate declares, observed values without that of the data; or if it can be
+    read in more than one way.
     """
     require_count("num_particles", num_particles)
+    run = _Run(model, guide, args, kwargs, num_particles, reading, sums_marked)
     try:
-        traces = traces_of(model, guide, args, kwargs, num_particles)
+        return run.pair(known_layout(model, guide, reading))
     except TypeError as error:
         if "argument" not in str(error):
             raise
         raise InputError(f"model and guide must take the same {len(args)} arguments: {first_line(error)}") from error
-    except (IndexError, RuntimeError, ValueError) as error:
-        if isinstance(error, InputError) or is_out_of_memory(error):
-            raise
-        _explain(error, model, guide, args, kwargs, num_particles)
+
+
+class _Run:
+    """Runs the pair with one set of arguments."""
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        args: tuple,
+        kwargs: dict,
+        num_particles: int,
+        reading: Reading,
+        sums_marked: bool,
+    ) -> None:
+        self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
+        self.num_particles, self.reading, self.sums_marked = num_particles, reading, sums_marked
+
+    def pair(self, known: Layout | None) -> Pair:
+        """Runs the pair by its layout, or finds it first, which takes no random numbers.
+
+        That a known layout does not hold any more does take some: a step cannot afford to keep all generators' states.
+        """
+        if known is not None and not known.is_vectorized:
+            return self.one_by_one(known)
+        layout, error = known or _GUESS, None
+        if is_traced():
+            return self._traced(layout)
+        start = None if known else saved_generators()
+        statistics = None if known else saved_statistics(self.model, self.guide)
+        for _ in range(3 if self.reading.vectorize_particles is not False else 0):
+            try:
+                found = self._with_layout(layout)
+            except (AssertionError, IndexError, RuntimeError, ValueError) as failed:
+                if _is_final(failed):
+                    raise
+                if layout is known and is_validation_error(failed):  # of a value, and of no shape
+                    raise
+                found, error = self._alone(failed), failed
+            if isinstance(found, Pair):
+                if found.layout != known:
+                    remember_layout(self.model, self.guide, self.reading, found.layout)
+                return found
+            if start is not None and statistics is not None:
+                restore_generators(start)
+                restore_statistics(statistics)
+            if layout.takes(found):
+                break
+            layout = found
+        if error is None:
+            layout = self._alone(None)
+        elif is_validation_error(error):
+            raise error
+        return self._looped(layout, error)
+
+    def _traced(self, layout: Layout) -> Pair:
+        """Runs the pair while a graph is recorded, where generators cannot be set back."""
+        found = self._with_layout(layout)
+        found = self._with_layout(found) if isinstance(found, Layout) else found
+        if isinstance(found, Pair):
+            return found
+        raise InputError("the programs must have the same plates when they are run again with the same arguments")
+
+    def _looped(self, layout: Layout, error: Exception | None) -> Pair:
+        if error is not None and self.reading.vectorize_particles is True:
+            raise InputError(
+                "model and guide must take particles to the left of the batch (networks: any number of leading batch "
+                f"dimensions); without particles they run, and with {self.num_particles} there was: {first_line(error)}"
+            ) from error
+        why = None
+        if error is not None:
+            why = "particles run one after another, as the programs do not take a dimension of particles: "
+            why += first_line(error)
+        return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, layout, why))
+
+    # Runs -------------------------------------------------------------------------------------------------------------
+
+    def _with_layout(self, layout: Layout) -> Pair | Layout:
+        """Runs all particles at once; returns the layout that the pair has instead, if it is not the given one."""
+        traces = self._traces(self.num_particles, layout)
+        model_sites, guide_sites = map(sample_sites, traces)
+        found = read_layout(model_sites, guide_sites, self.reading)
+        # The guess gives all sites particles, and a known layout those in its plates.
+        guessed = layout is _GUESS and not (found.has_globals or found.sums or found.nesting > 1)
+        if not (layout.takes(found) or guessed):
+            return found
+        if found.nesting < layout.nesting:
+            found = replace(found, nesting=layout.nesting)
+        return pair_of(traces, self.num_particles, found)
+
+    def _traces(self, num_particles: int | None, layout: Layout) -> Traces:
+        sums_marked = self.sums_marked and not layout.sums  # of two programs with states one must be refused
+        return traces_of(self.model, self.guide, self.args, self.kwargs, num_particles, layout, sums_marked)
+
+    def one_by_one(self, layout: Layout) -> Pair:
+        """Runs the particles one after another, with the first one's global draws and subsample."""
+        if self.num_particles > 1:
+            why = reason_unsaid(self.model, self.guide, self.reading)
+            if why is not None:
+                warn(why)
+        runs: list[Pair] = []
+        shared: dict[str, Tensor] = {}
+        for index in range(self.num_particles):
+            once = kept_statistics(self.model, self.guide) if index else nullcontext()
+            with once, Given(shared):
+                traces = self._traces(None, layout)
+            found = replace(layout_of(traces, self.reading), is_vectorized=False)
+            if index == 0 and found.sums != layout.sums:  # states that these data give, or give no more
+                return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, found))
+            runs.append(pair_of(traces, 1, found))
+            shared = shared or shared_draws(traces, runs[0])
+        if runs[0].layout != layout:
+            remember_layout(self.model, self.guide, self.reading, runs[0].layout)
+        return replace(runs[0], others=tuple(runs[1:]))
+
+    def _alone(self, why: Exception | None) -> Layout:
+        """Returns the layout, from a run without particles.
+
+        A pair that is no pair often shows as a clash of shapes with the particles: this run tells what it is.
+        """
+        with kept_generators(), torch.no_grad(), kept_statistics(self.model, self.guide):
+            try:
+                traces = traces_of(self.model, self.guide, self.args, self.kwargs, None)
+                layout = replace(layout_of(traces, self.reading), is_vectorized=False)
+                if layout.sums:
+                    traces = traces_of(self.model, self.guide, self.args, self.kwargs, None, layout)
+            except (IndexError, RuntimeError) as error:
+                if _is_final(error):
+                    raise
+                raise InputError(f"the pair does not run: {first_line(error)}") from (why or error)
+        pair_of(traces, 1, layout)
+        return replace(layout, is_vectorized=True)
+
+
+def _is_final(error: Exception) -> bool:
+    """Returns True for an error that a run without particles would not change."""
+    return is_out_of_memory(error) or (isinstance(error, InputError) and not isinstance(error, UndeclaredDimension))
+
+
+def layout_of(traces: Traces, reading: Reading) -> Layout:
+    """Returns the layout of the pair that two traces hold."""
     model_sites, guide_sites = map(sample_sites, traces)
-    batch = check_contract(model_sites, guide_sites, args)
+    return read_layout(model_sites, guide_sites, reading)
+
+
+def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
+    """Returns the pair that two traces hold, after checks of its sites."""
+    model_sites, guide_sites = map(sample_sites, traces)
+    check_latents(model_sites, guide_sites, layout)
+    plates = data_plates(layout, model_sites, guide_sites)
+    states = state_dims(guide_sites)
+    for sites in (model_sites, guide_sites):
+        check_dimensions(sites, layout, plates, states)
     parameters = tuple(node for trace in traces for node in trace.nodes.values() if node["type"] == "param")
-    return Pair(model_sites, guide_sites, torch.Size((num_particles, batch)), parameters)
-
-
-def _explain(
-    error: Exception, model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int
-) -> NoReturn:
-    """Raises `InputError` that says why a run with particles failed.
-
-    A broken contract often shows as a clash of shapes with the particles: a run without them tells which it is.
-    """
-    try:
-        alone = traces_of(model, guide, args, kwargs, None)
-    except (IndexError, RuntimeError) as without:
-        if isinstance(without, InputError) or is_out_of_memory(without):
-            raise
-        raise InputError(f"the pair does not run: {first_line(without)}") from error
-    model_sites, guide_sites = map(sample_sites, alone)
-    check_contract(model_sites, guide_sites, args)
-    raise InputError(
-        "model and guide must take particles to the left of the batch (networks: any number of leading batch "
-        f"dimensions); without particles they run, and with {num_particles} there was: {first_line(error)}"
-    ) from error
+    indices = subsample_indices(traces)
+    pair = Pair(model_sites, guide_sites, num_particles, layout, plates, parameters, indices=indices)
+    return with_means(pair)
 
 
 def traces_of(
-    model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int | None
-) -> tuple[poutine.Trace, poutine.Trace]:
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: dict,
+    num_particles: int | None,
+    layout: Layout = _GUESS,
+    sums_marked: bool = False,
+) -> Traces:
     """Returns the traces of the model and of the guide, with particles, or for None without their plate."""
-    guide_trace = _trace(guide, args, kwargs, num_particles)
-    return _trace(poutine.replay(model, trace=guide_trace), args, kwargs, num_particles), guide_trace
+    with AllValues(layout.state_dim) if sums_marked else nullcontext():
+        guide_trace = trace_of(guide, args, kwargs, num_particles, layout)
+    model = with_all_states(model, layout, guide_trace.nodes)
+    return trace_of(poutine.replay(model, trace=guide_trace), args, kwargs, num_particles, layout), guide_trace
 
 
-def _trace(program: Callable, args: tuple, kwargs: dict, num_particles: int | None) -> poutine.Trace:
-    with nullcontext() if num_particles is None else pyro.plate(PARTICLES, num_particles, dim=-2):
+def with_all_states(model: Callable, layout: Layout, given: Collection[str], recycles: bool = True) -> Callable:
+    """Returns the model with every state of the sites that are summed out, if the layout has any.
+
+    `given` are the names of sites that get their values from elsewhere.
+    """
+    return Enumerating(layout.state_dim, given, recycles)(model) if layout.sums else model
+
+
+def trace_of(
+    program: Callable, args: tuple, kwargs: dict, num_particles: int | None, layout: Layout = _GUESS
+) -> poutine.Trace:
+    """Returns the trace of a program, with particles, or for None without their plate."""
+    with nullcontext() if num_particles is None else particles(num_particles, layout):
         return poutine.trace(program).get_trace(*args, **kwargs)
 
 
-@torch.no_grad()
-def guide_draws(guide: Callable, *args, num_particles: int) -> dict[str, Tensor]:
-    """Returns draws of every latent site, `(num_particles, batch, *event)`, without running the model."""
-    return {n: site["value"] for n, site in sample_sites(_trace(guide, args, {}, num_particles)).items()}
+def particles(num_particles: int, layout: Layout = _GUESS) -> AbstractContextManager:
+    """Returns the plate of the particles: to the left of all other plates, around local sites only."""
+    return _Particles(layout, num_particles)
 
 
-@torch.no_grad()
-def not_finite(model: Callable, guide: Callable, *args, num_particles: int = 1, **kwargs) -> str:
-    """Runs the pair once more, and describes which site has a value or a log-density that is not finite."""
-    try:
-        with pyro.validation_enabled(False):  # it would say that some parameter is not finite, and no site
-            pair = run_pair(model, guide, *args, num_particles=num_particles, **kwargs)
-            for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
-                for name, site in sites.items():
-                    for what, value in (("value", site["value"]), ("log-density", site["fn"].log_prob(site["value"]))):
-                        if not bool(value.isfinite().all()):
-                            return f'the {what} at site "{name}" of the {program} is not finite'
-    except ValueError as error:
-        return first_line(error)
-    return "in another run on the same batch the log-density of every site is finite"
+class _Particles(pyro.plate):
+    def __init__(self, layout: Layout, num_particles: int) -> None:
+        super().__init__(PARTICLES, num_particles, dim=layout.particle_dim)
+        self.layout = layout
+
+    def _process_message(self, msg) -> None:
+        if self.layout.is_local(msg):
+            super()._process_message(msg)
 
 
-def simulated(model: Callable, args: Sequence, kwargs: dict) -> tuple[list, dict, dict[str, dict]]:
-    """Returns the arguments with draws in place of all that was observed, and the sites of the model that drew them.
+class Given(Messenger):
+    """Gives sites the values held here, in place of draws; they stay latent."""
 
-    Raises `InputError` if a site does not observe one of the arguments as it is.
-    """
-    sites = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs))
-    places = {**dict(enumerate(args)), **kwargs}
-    for name, site in sites.items():
-        if site["infer"].get("was_observed"):
-            place = next((key for key, arg in places.items() if site["infer"]["obs"] is arg), None)
-            if place is None or site["value"].shape != places[place].shape:
-                raise InputError(f'the site "{name}" must observe one of the arguments as it is, to be drawn anew')
-            places[place] = site["value"].to(places[place])
-    return [places[index] for index in range(len(args))], {name: places[name] for name in kwargs}, sites
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-# Given latents --------------------------------------------------------------------------------------------------------
+def shared_draws(traces: Traces, pair: Pair) -> dict[str, Tensor]:
+    """Returns what all particles share: the draws of global sites, and the indices of subsamples."""
+    sites = {name: site for name, site in _nodes(traces) if site["type"] == "sample" and not site["is_observed"]}
+    of_globals = {name: site["value"] for name, site in sites.items() if not pair.is_local(site)}
+    return {**of_globals, **subsample_indices(traces)}
 
 
-def pair_at(
-    model: Callable, guide: Callable, latents: dict[str, Tensor], *args, redraw: bool = False, **kwargs
-) -> Pair:
-    """Returns the pair's sites at given values of all of the guide's draws, `(num_particles, batch, *event)`.
-
-    With `redraw` the latents are drawn first, and the draws are discarded (see `Choices`).
-    """
-    num_particles = len(next(iter(latents.values())))
-    at: AbstractContextManager = Redrawn(latents) if redraw else nullcontext()
-    with at, pyro.plate(PARTICLES, num_particles, dim=-2):
-        trace = poutine.trace(guide if redraw else _AtGivenLatents(guide, latents)).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace(*args, **kwargs)
-    model_sites, guide_sites = sample_sites(model_trace), sample_sites(trace)
-    return Pair(model_sites, guide_sites, torch.Size((num_particles, check_plate({"model": model_sites}, args))))
+def subsample_indices(traces: Traces) -> dict[str, Tensor]:
+    """Returns the indices of the plates that drew a part of their data."""
+    sites = {name: site for name, site in _nodes(traces) if site_is_subsample(site)}
+    return {n: s["value"] for n, s in sites.items() if s["fn"].subsample_size not in (None, s["fn"].size)}
 
 
-class _AtGivenLatents:
-    """Runs a guide with its draws given; unlike under `poutine.condition`, its sites stay latent."""
-
-    def __init__(self, guide: Callable, latents: dict[str, Tensor]) -> None:
-        self.guide, self.latents = guide, latents
-
-    def __call__(self, *args, **kwargs) -> None:
-        trace = poutine.Trace()
-        for name, value in self.latents.items():
-            trace.add_node(name, type="sample", name=name, value=value, is_observed=False, infer={}, fn=None)
-        poutine.replay(self.guide, trace=trace)(*args, **kwargs)
-
-
-def log_joint(model: Callable, latents: dict[str, Tensor], *args, **kwargs) -> Tensor:
-    """Returns log p(x, z) in nats, `(num_particles, batch)`, with every latent site of the model at a given value.
-
-    Values are `(num_particles, batch, *event)` or, the same for every datum, `(num_particles, 1, *event)`. Scales are
-    left out as in `log_weights`.
-    """
-    num_particles = len(next(iter(latents.values())))
-
-    def run(latents: dict[str, Tensor]) -> dict[str, dict]:
-        return sample_sites(_trace(poutine.condition(model, data=latents), args, kwargs, num_particles))
-
-    sites = at_every_datum(run, latents, len(args[0]))
-    drawn = sorted(name for name, site in sites.items() if not site["is_observed"])
-    if drawn:
-        raise InputError(f"latents must hold a value for every latent site of the model, none for {drawn}")
-    return Pair(sites, {}, torch.Size((num_particles, check_plate({"model": sites}, args)))).terms().log_likelihood
-
-
-def at_every_datum(run: Callable[[dict[str, Tensor]], Any], latents: dict[str, Tensor], batch: int) -> Any:
-    """Calls `run` at values `(num_particles, 1, *event)`, the same for every datum: a decoder runs once per particle.
-
-    If a program needs the whole data dimension, `run` is called again with the values expanded to the batch.
-    """
-    try:
-        return run(latents)
-    except (IndexError, RuntimeError) as error:
-        if batch == 1 or is_out_of_memory(error):
-            raise
-    return run({name: z.expand(len(z), batch, *z.shape[2:]) if z.shape[1] == 1 else z for name, z in latents.items()})
+def _nodes(traces: Traces) -> list[tuple[str, Any]]:
+    return [item for trace in traces for item in trace.nodes.items()]

@@ -1,15 +1,19 @@
 """Reads the sample sites of a trace: which there are, their families, supports and masks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.distributions import Delta, ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.programs.supports import base_support, described
+
+_WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
 
 
 def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
@@ -24,7 +28,7 @@ def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
 
 def base_of(fn: TorchDistribution) -> TorchDistribution:
     """Returns the family of a distribution, without its `to_event`, `mask` and `expand`."""
-    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+    while isinstance(fn, _WRAPPERS):
         fn = fn.base_dist
     return fn
 
@@ -70,7 +74,7 @@ def masks_of(site: dict) -> list[tuple[Tensor | bool, int]]:
     The number is how many dimensions an element of the value has to the right of the mask's own.
     """
     fn, found, depth = site["fn"], [(site["mask"], 0)], 0
-    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+    while isinstance(fn, _WRAPPERS):
         if isinstance(fn, MaskedDistribution):
             found.append((fn._mask, depth))
         if isinstance(fn, Independent):
@@ -81,4 +85,58 @@ def masks_of(site: dict) -> list[tuple[Tensor | bool, int]]:
 
 def is_masked(site: dict) -> bool:
     """Returns True if a handler or the distribution itself masks the site."""
-    return len(masks_of(site)) > 0
+    if site["mask"] is not None and site["mask"] is not True:
+        return True
+    fn = site["fn"]
+    while isinstance(fn, _WRAPPERS):
+        if isinstance(fn, MaskedDistribution) and fn._mask is not True:
+            return True
+        fn = fn.base_dist
+    return False
+
+
+def is_autoencoder(site: dict) -> bool:
+    """Returns True for the code of an autoencoder: a masked latent that `infer={"is_autoencoder": True}` marks."""
+    return bool(site["infer"].get("is_autoencoder")) and is_masked(site)
+
+
+def seen(site: dict) -> Tensor:
+    """Returns which elements of a site's value no mask excludes, of a shape that broadcasts with the value's."""
+    found = None
+    for mask, depth in masks_of(site):
+        mask, right = torch.as_tensor(mask), depth + base_of(site["fn"]).event_dim
+        mask = mask.reshape(mask.shape + (1,) * right) if mask.dim() and right else mask
+        found = mask if found is None else found & mask
+    return torch.tensor(True) if found is None else found
+
+
+def without_mask(site: dict) -> dict:
+    """Returns the site without its masks, those of handlers and those of its distribution."""
+    return {**site, "mask": None, "fn": _without_mask(site["fn"])} if is_masked(site) else site
+
+
+def without_masks_of_latents(program: Callable) -> Callable:
+    """Returns the program with the masks of its latents taken off."""
+
+    def unmasked(*args, **kwargs) -> None:
+        with _MasksOff():
+            program(*args, **kwargs)
+
+    return unmasked
+
+
+class _MasksOff(Messenger):
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"]:
+            msg.update(without_mask(msg))
+
+
+def _without_mask(fn: TorchDistribution) -> TorchDistribution:
+    match fn:
+        case MaskedDistribution():
+            return _without_mask(fn.base_dist)
+        case Independent():
+            return _without_mask(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
+        case ExpandedDistribution():
+            return _without_mask(fn.base_dist).expand(fn.batch_shape)
+    return fn

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from pyro.distributions import Delta
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.common import require, warn
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.sites import base_of, is_masked
+from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support
 from pyrovae.programs.supports import contains, described
 
 PRIOR_DRAWS = 100  # for each particle and datum, where constraints do not tell what the guide never draws
@@ -16,9 +17,9 @@ PRIOR_DRAWS = 100  # for each particle and datum, where constraints do not tell 
 def check_no_zero_weights(pair: Pair) -> None:
     """Raises `InputError` if the guide draws what the prior cannot give: the weight is 0, and the ELBO is -inf."""
     for name, site, prior, proposal in _supports(pair):
-        inside = contains(prior, proposal, compare_tensors=True)
+        inside = contains(prior, proposal, compare_tensors=not is_masked(site))
         if inside is None:
-            inside = bool(prior.check(site["value"]).all())
+            inside = _is_inside(site, prior, site["value"])
         require(
             inside,
             f'the guide must draw what the prior can give at site "{name}", {described(prior)}, got a guide on '
@@ -32,9 +33,9 @@ def never_drawn(pair: Pair) -> str | None:
     However many draws are made, an estimate of log p(x) then converges too low.
     """
     for name, site, prior, proposal in _supports(pair):
-        covered = contains(proposal, prior, compare_tensors=True)
+        covered = contains(proposal, prior, compare_tensors=not is_masked(site))
         if covered is None:
-            covered = bool(proposal.check(site["fn"].sample((PRIOR_DRAWS,))).all())
+            covered = _is_inside(pair.guide_sites[name], proposal, site["fn"].sample((PRIOR_DRAWS,)))
         if not covered:
             return (
                 f'the guide never draws a part of what the prior gives at site "{name}": the prior is on '
@@ -50,11 +51,18 @@ def warn_of_never_drawn(pair: Pair) -> None:
         warn(f"{missing}: the bound is valid but never tight")
 
 
+def _is_inside(site: dict, support: constraints.Constraint, value: Tensor) -> bool:
+    """Returns True if every element of the value that no mask of the site excludes lies in its support."""
+    if is_masked(site):
+        return outside_support({**site, "value": value}) is None
+    return bool(support.check(value).all())
+
+
 def _supports(pair: Pair) -> Iterator[tuple[str, dict, constraints.Constraint, constraints.Constraint]]:
     """Yields name, site, and the supports of prior and guide, for each latent that is drawn."""
     for name, site in pair.latent.items():
         proposal = pair.guide_sites[name]["fn"]
-        if not (isinstance(base_of(proposal), Delta) or is_masked(site)):
+        if not (isinstance(base_of(proposal), Delta) or is_autoencoder(site)):
             try:
                 yield name, site, site["fn"].support, proposal.support
             except NotImplementedError:  # a distribution that does not declare its support

@@ -5,9 +5,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from pyrovae.common import InputError
 from pyrovae.programs import gate
 from pyrovae.programs.calling import takes_pair
-from pyrovae.programs.running import run_pair
+from pyrovae.programs.layout import Reading
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.running import AS_IT_COMES, run_pair
 
 
 @takes_pair
@@ -17,20 +20,22 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
         log w_k = log p(x, z_k) - log q(z_k|x),  z_k ~ q(z|x)
 
     Their mean is the ELBO, and the logarithm of the mean of w_k estimates log p(x). They are always those at beta = 1:
-    scales are left out, masks of observed sites are kept.
+    scales are left out, masks are kept. If a site lies outside the data plate, so that data share it, the weights are
+    those of all data together, of draws of everything, as with `joint=True` of an objective; `log_marginal` nests them.
 
     Args:
-        model: A Pyro program that observes `args`.
-        guide: A Pyro program that draws every latent site of the model.
-        *args: What both programs take, the data `(batch, *event)` first.
+        model: A Pyro program that observes the data.
+        guide: A Pyro program that draws every latent site of the model, but for those that the model sums out.
+        *args: What both programs take, of any number and type.
         num_particles: K, how many times z is drawn for each datum.
         **kwargs: Further arguments of both programs.
 
     Returns:
-        The log-weights, `(num_particles, batch)`, in nats.
+        The log-weights, `(num_particles, batch)`, in nats; `(num_particles, 1)` for all data together.
 
     Raises:
-        InputError: The pair breaks the contract.
+        InputError: The pair has no log-weights (docs/your_own_program.md says which have), or subsamples the terms of
+            a datum.
 
     Example:
         >>> vae = pv.VAE((2,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5))
@@ -38,9 +43,24 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
         >>> log_w.shape
         torch.Size([10, 4])
     """
-    pair = run_pair(model, guide, *args, num_particles=num_particles, **kwargs)
-    gate.check_once(model, guide, None, pair, args, kwargs)
+    pair = _checked(model, guide, args, kwargs, num_particles, AS_IT_COMES)
+    if pair.layout.has_globals:
+        pair = _checked(model, guide, args, kwargs, num_particles, Reading(joint=True))
+    subsampled = pair.subsampled_plates
+    if subsampled:
+        raise InputError(f'log-weights need all terms of a datum, and the plate "{subsampled[0]}" subsamples them')
     return pair.terms().log_weights
+
+
+def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int, reading: Reading) -> Pair:
+    """Runs the pair, again if the check finds that its particles must be run one after another."""
+    needs = gate.Weights(densities=False, everywhere=False, reading=reading)
+
+    def run() -> Pair:
+        return run_pair(model, guide, *args, num_particles=num_particles, reading=reading, **kwargs)
+
+    pair = run()
+    return pair if gate.check_once(model, guide, needs, pair, args, kwargs) else run()
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:

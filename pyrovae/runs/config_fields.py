@@ -35,8 +35,8 @@ class ConfigFields:
     posterior: str = "diagonal"
     """diagonal, full_covariance, flow; bernoulli (codes of bits) or relaxed_bernoulli; delta: an autoencoder"""
     temperature: float | None = None
-    """of relaxed_bernoulli (default: 0.5), or of straight-through gradients for bernoulli, which otherwise needs a
-    score-function objective"""
+    """of relaxed_bernoulli (default: 0.5), or of straight-through gradients for bernoulli, which otherwise has the
+    gradient of a score function"""
     prior: str = "standard"
     """standard, mixture (of Gaussians), vamp (of posteriors of pseudo-inputs) or flow"""
     num_components: int | None = None

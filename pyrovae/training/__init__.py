@@ -5,12 +5,13 @@ from pyrovae.training.beta_schedules import BETA_SCHEDULES
 from pyrovae.training.checkpoints import LOCK, Checkpoints
 from pyrovae.training.compiled_loss import CompiledLoss
 from pyrovae.training.compiled_svi import CompiledSVI
+from pyrovae.training.data_count import DataCount
 from pyrovae.training.fingerprint import digest
 from pyrovae.training.fitting import fit
 from pyrovae.training.gradients import compiles, gradients_of
 from pyrovae.training.history import History
 from pyrovae.training.optimizers import LEARNING_RATE_SCHEDULES, make_optimizer
-from pyrovae.training.pair_checks import trained_parameters
+from pyrovae.training.pair_checks import checked_pair
 from pyrovae.training.preparation import TrainingData, prepare
 from pyrovae.training.settings import NONFINITE, FitSettings
 from pyrovae.training.state import check_fits
@@ -20,6 +21,7 @@ __all__ = [
     "Checkpoints",
     "CompiledLoss",
     "CompiledSVI",
+    "DataCount",
     "FitSettings",
     "History",
     "LEARNING_RATE_SCHEDULES",
@@ -27,6 +29,7 @@ __all__ = [
     "NONFINITE",
     "TrainingData",
     "check_fits",
+    "checked_pair",
     "compiles",
     "digest",
     "fit",
@@ -34,5 +37,4 @@ __all__ = [
     "make_optimizer",
     "prepare",
     "beta_schedules",
-    "trained_parameters",
 ]

@@ -1,6 +1,7 @@
 """`CompiledLoss`: loss and gradients of an objective, whose Pyro handlers run once and are then replayed."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -10,11 +11,14 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from pyrovae.common import InputError, require, warn
 from pyrovae.compilation import Outcome, Replay
+from pyrovae.data import leaves_of, mapped
 from pyrovae.objectives import Objective
-from pyrovae.programs import gate, not_finite
+from pyrovae.programs import AS_IT_COMES, gate, not_finite
+from pyrovae.training.data_count import Counted, DataCount, Rows
 
 USUAL_GRAPHS = 8  # one for each shape of the arguments; more make compiling a waste
 MAX_CHANGES = 8  # of the pair, each of which makes it be traced again
@@ -24,6 +28,7 @@ MAX_CHANGES = 8  # of the pair, each of which makes it be traced again
 class _Traced:
     replay: Replay
     parameters: list[Tensor]
+    counted: Counted
 
 
 class CompiledLoss:
@@ -41,8 +46,8 @@ class CompiledLoss:
     Args:
         model, guide: the pair.
         loss: an ELBO with a `differentiable_loss`.
-        per_datum: divides the gradients by `len(args[0])` and takes their norm. The loss is always the objective's own,
-            summed over the data.
+        count: says how the data of a call are counted. The gradients are then divided by the number that the loss is
+            of, and their norm is taken. The loss is always the objective's own, summed over the data.
         inductor: compiles the graph to machine code; False replays its operations one by one, which gives the eager
             step's numbers to the bit.
 
@@ -56,14 +61,16 @@ class CompiledLoss:
         guide: Callable,
         loss: PyroELBO,
         *,
-        per_datum: bool = False,
+        count: DataCount | None = None,
         inductor: bool = True,
     ) -> None:
         if not (isinstance(loss, PyroELBO) and hasattr(loss, "differentiable_loss")):
             raise InputError(f"loss must be an ELBO with a differentiable_loss, got {type(loss).__name__}")
-        self.model, self.guide, self.loss, self.per_datum, self.inductor = model, guide, loss, per_datum, inductor
+        self.model, self.guide, self.loss, self.count, self.inductor = model, guide, loss, count, inductor
         self.parameters: list[Tensor] = []
         """The parameters of the last call."""
+        self.counted: Counted = Rows(1)
+        """The numbers of data of the last call; without a `count` the gradients are those of the whole loss."""
         self.reason: str | None = None
         """The reason why steps run eagerly, or None if they are replayed."""
         self._traced: dict[tuple, _Traced] = {}
@@ -75,7 +82,7 @@ class CompiledLoss:
     def loss_and_grads(self, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         """Sets `.grad` of the pair's parameters.
 
-        Returns `(loss, norm)`, 0-dim tensors without gradient. `norm` is None unless `per_datum`.
+        Returns `(loss, norm)`, 0-dim tensors without gradient. `norm` is None without a `count`.
         """
         loss, norm, *gradients = self._run("step", args, kwargs)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -88,13 +95,18 @@ class CompiledLoss:
 
     def not_finite(self, *args, **kwargs) -> str:
         """Returns words that name the site whose log-density is not finite, found by an eager, validated run."""
-        return not_finite(self.model, self.guide, *args, num_particles=getattr(self.loss, "num_draws", 1), **kwargs)
+        num_particles, reading = getattr(self.loss, "num_draws", 1), getattr(self.loss, "reading", AS_IT_COMES)
+        return not_finite(self.model, self.guide, *args, num_particles=num_particles, reading=reading, **kwargs)
 
     def _run(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
         if self.reason is not None or pyro.poutine.runtime._PYRO_STACK:
             return self._run_eagerly(kind, args, kwargs)
-        flat = [*args, *kwargs.values()]
-        key = (kind, len(args), *kwargs, *_torch_settings(), *_layouts(flat))
+        flat = leaves_of((args, kwargs))
+        if any(isinstance(leaf, PackedSequence) for leaf in flat):
+            self._go_eager("the lengths in a packed sequence decide what is done")
+            return self._run_eagerly(kind, args, kwargs)
+        structure = () if len(flat) == len(args) + len(kwargs) else str(mapped(lambda leaf: None, (args, kwargs)))
+        key = (kind, len(args), *kwargs, structure, *_torch_settings(), *_layouts(flat))
         try:
             traced = self._traced.get(key)
         except TypeError:
@@ -103,7 +115,7 @@ class CompiledLoss:
         if traced is not None:
             change = traced.replay.change()
             if change is None and not traced.replay.is_due:
-                self.parameters = traced.parameters
+                self.parameters, self.counted = traced.parameters, traced.counted
                 return traced.replay(*(arg for arg in flat if isinstance(arg, Tensor)))
             if change is None:
                 return self._compare_with_eager(traced, kind, args, kwargs)
@@ -112,10 +124,9 @@ class CompiledLoss:
             if self._changes > MAX_CHANGES:
                 self._go_eager(f"{change} changed {self._changes} times, and each time it must be traced again")
                 return self._run_eagerly(kind, args, kwargs)
-        return self._trace(kind, key, args, kwargs)
+        return self._trace(kind, key, flat, args, kwargs)
 
-    def _trace(self, kind: str, key: tuple, args: tuple, kwargs: dict) -> Outcome:
-        flat = [*args, *kwargs.values()]
+    def _trace(self, kind: str, key: tuple, flat: list, args: tuple, kwargs: dict) -> Outcome:
         if len(self._traced) == USUAL_GRAPHS:
             numbers = [arg for arg in flat if not isinstance(arg, Tensor)]
             if numbers:
@@ -130,9 +141,9 @@ class CompiledLoss:
 
         def function(*values: Tensor) -> Outcome:
             tensors = iter(values)
-            filled = [next(tensors) if isinstance(arg, Tensor) else arg for arg in flat]
-            named = dict(zip(kwargs, filled[len(args) :], strict=True))
-            return self._outcome(kind, self._loss(kind, filled[: len(args)], named), filled)
+            filled, named = mapped(lambda leaf: next(tensors) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+            with self._counting(filled) as counted:
+                return self._outcome(kind, self._loss(kind, filled, named), counted)
 
         tensors = [arg for arg in flat if isinstance(arg, Tensor)]
         programs = (self.model, self.guide)
@@ -141,12 +152,12 @@ class CompiledLoss:
         if replay.why is not None:
             self._go_eager(replay.why)
         else:
-            self._traced[key] = _Traced(replay, self.parameters)
+            self._traced[key] = _Traced(replay, self.parameters, self.counted)
         return replay.outcome
 
     def _compare_with_eager(self, traced: _Traced, kind: str, args: tuple, kwargs: dict) -> Outcome:
         """Runs the step by Pyro and by the graph, and goes on eagerly if they differ."""
-        tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
+        tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
         outcome, why = traced.replay.compare(partial(self._run_eagerly, kind, args, kwargs), tensors)
         if why is None and [id(p) for p in self.parameters] != [id(p) for p in traced.parameters]:
             why = "it trains other parameters than when it was traced"
@@ -163,20 +174,29 @@ class CompiledLoss:
     # The step ---------------------------------------------------------------------------------------------------------
 
     def _run_eagerly(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
-        with poutine.trace(param_only=True) as capture:
-            loss = self._loss(kind, args, kwargs)
-        sites = {name: site for name, site in capture.trace.nodes.items() if site["type"] == "param"}
+        with self._counting(args) as counted:
+            with poutine.trace(param_only=True) as capture:
+                loss = self._loss(kind, args, kwargs)
+            self._take_parameters(capture.trace, args, kwargs)
+            outcome = self._outcome(kind, loss, counted)  # taking gradients may run the pair again
+        self.counted = counted
+        return outcome
+
+    def _counting(self, args: tuple) -> AbstractContextManager[Counted]:
+        return nullcontext(Rows(1)) if self.count is None else self.count.of_run(args)
+
+    def _take_parameters(self, trace: poutine.Trace, args: tuple, kwargs: dict) -> None:
+        sites = {name: site for name, site in trace.nodes.items() if site["type"] == "param"}
         gate.check_parameters(tuple(sites.values()), self.model, self.guide, args, kwargs)
         self._names = list(sites)
         found = (site["value"].unconstrained() for site in sites.values())  # type: ignore[union-attr]
         self.parameters = list({id(p): p for p in found}.values())
-        return self._outcome(kind, loss, args)
 
     def _loss(self, kind: str, args, kwargs) -> Tensor:
         with torch.set_grad_enabled(kind == "step"):
             return self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
 
-    def _outcome(self, kind: str, loss: Tensor, args) -> Outcome:
+    def _outcome(self, kind: str, loss: Tensor, counted: Counted) -> Outcome:
         """Returns (loss, norm, gradients ...), or the loss alone where it is only evaluated."""
         if kind == "evaluate":
             return (loss.detach(),)
@@ -185,8 +205,8 @@ class CompiledLoss:
         found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
         gradients = [next(found) if parameter.requires_grad else None for parameter in self.parameters]
         norm = None
-        if self.per_datum:
-            gradients = [None if g is None else g * (1 / len(args[0])) for g in gradients]
+        if self.count is not None:
+            gradients = [None if g is None else g * (1 / counted.whole) for g in gradients]
             norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
         # As `backward` does: fused optimisers go through parameter and gradient in the order of their memory.
         laid_out = (_with_strides_of(p, g) for g, p in zip(gradients, self.parameters, strict=True))

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from pyrovae.common import fixed_generators, is_validation_error, require
-from pyrovae.data import Dataset
+from pyrovae.data import Batch, Dataset, mapped
 from pyrovae.programs import ProgramPair
+from pyrovae.training.data_count import DataCount
 from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values
 
 SEED = 0
@@ -22,12 +24,25 @@ TRAINING = "training data"
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 
 
-def digest(tensors: Iterable[Tensor]) -> str:
-    """Returns a hash of the tensors' shapes and values."""
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def digest(values: Iterable[object]) -> str:
+    """Returns a hash of tensors' shapes and values, of plain values, and of the types of anything else, in order."""
     found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(str(tuple(tensor.shape)).encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
+    def add(value: object) -> None:
+        if isinstance(value, Tensor):
+            found.update(str(tuple(value.shape)).encode())
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, PackedSequence):
+            for part in value:
+                add(part)
+        else:
+            found.update(repr(value).encode() if isinstance(value, _PLAIN) else type(value).__name__.encode())
+
+    for value in values:
+        mapped(add, value)
     return found.hexdigest()
 
 
@@ -46,6 +61,7 @@ class Fingerprint:
     Args:
         vae: the pair.
         elbo: the objective of the first epoch.
+        count: says how its data are counted.
         parameters: the pair's parameters.
         batch: the first batch.
         told: the texts by name; None is a text that is not known.
@@ -57,13 +73,15 @@ class Fingerprint:
         self,
         vae: ProgramPair,
         elbo: ELBO,
+        count: DataCount,
         parameters: Sequence[Tensor],
-        batch: Sequence[Tensor],
+        batch: Batch,
         told: dict[str, str | None],
         generators: Sequence[torch.Generator],
         at_full_beta: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self.vae, self.elbo, self.parameters, self.batch, self.told = vae, elbo, parameters, batch, told
+        self.vae, self.elbo, self.count = vae, elbo, count
+        self.parameters, self.batch, self.told = parameters, batch, told
         self.generators, self.at_full_beta = generators, at_full_beta
         self.where = f"{parameters[0].device.type} under torch {torch.__version__}"
         self.start: float | None = math.sqrt(sum(p.detach().double().square().sum().item() for p in parameters))
@@ -83,7 +101,8 @@ class Fingerprint:
         for parameter in self.parameters:
             parameter.grad = None
         try:
-            with self._no_trace_left(), in_training_mode(self.vae), torch.enable_grad():
+            count = self.count.of_run(self.batch)
+            with self._no_trace_left(), in_training_mode(self.vae), torch.enable_grad(), count as counted:
                 loss = self.elbo.loss_and_grads(  # type: ignore[attr-defined]
                     self.vae.model, self.vae.guide, *self.batch
                 )
@@ -96,7 +115,7 @@ class Fingerprint:
         finally:
             for parameter in self.parameters:
                 parameter.grad = None
-        return float(loss) / len(self.batch[0]), norm / len(self.batch[0])
+        return float(loss) / counted.whole, norm / counted.whole
 
     @contextmanager
     def _no_trace_left(self) -> Iterator[None]:
@@ -160,9 +179,7 @@ def _described(value: Tensor) -> str:
     return f"{value.item():.6g}" if value.numel() == 1 else f"the same, of shape {tuple(value.shape)}"
 
 
-def data_digests(
-    data: object, validation: object, first: Iterable[Tensor], again: Callable[[], Iterable[Tensor]]
-) -> dict[str, str | None]:
+def data_digests(data: object, validation: object, first: Batch, again: Callable[[], Batch]) -> dict[str, str | None]:
     """Returns digests of the training data and of the validation data; None where they are not known.
 
     All of a data set or a tensor is digested, but only the `first` batch of an iterable. `again()` draws that batch

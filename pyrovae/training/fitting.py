@@ -20,7 +20,7 @@ from pyrovae.training.settings import FitSettings
 
 def fit(
     vae: Any,
-    data: Dataset | Tensor | Iterable,
+    data: Dataset | Tensor | Iterable | None,
     *,
     epochs: int,
     objective: str | ELBO | Mapping[int, str | ELBO] = "elbo",
@@ -51,17 +51,26 @@ def fit(
 
         parameters <- optimizer(parameters, d/d parameters  loss(batch) / len(batch))
 
-    so that learning rate and clipping mean the same at every batch size.
+    so that learning rate and clipping mean the same at every batch size. The number of data is that of the data plate;
+    without one, each batch is one datum.
+
+    Sites outside the data plate are of all N data together. In a batch of B they count by B / N, so that every step
+    follows the bound on all data, divided by N: under our objectives and under Pyro's. N is the length of a `Dataset`
+    or a tensor; an iterable must have a length, and its data are counted before the first step. Where the program
+    declares N itself, as `pyro.plate("data", N, subsample_size=len(x))` does, it is taken as it is.
 
     Within `pv.workers.process_group` every process takes its rows of each batch (`data` a `Dataset` or a tensor), and
     the gradients are those of the whole batch. The first process writes checkpoints and shows progress.
 
     Args:
-        vae: a VAE, or anything with a `model` and a `guide` that keep the contract; conditional ones need a
-            `num_conditions`, too. Afterwards it is still on `device`, and a module is in `eval()` mode.
+        vae: a VAE, or anything with a `model` and a `guide`, such as a named tuple of a function and an autoguide.
+            All parameters must be registered at the first batch. Afterwards the pair is still on `device`, and a module
+            is in `eval()` mode.
         data: a `Dataset` (trained on its training data, validated on its validation data), a tensor `(N, ...)`, or any
-            iterable, such as a `DataLoader`, that yields batches `x` or `(x, y, ...)` again at each epoch. A
-            conditional VAE is given as many y as it has conditions, any other none.
+            iterable, such as a `DataLoader`, that yields batches again at each epoch. The items of a tuple or a list
+            are the arguments of model and guide; anything else, such as a tensor, a dict or a `PackedSequence`, is one
+            argument. A pair is given no more arguments than it takes, and a conditional VAE as many y as it has
+            conditions. None is for programs without arguments, and makes one step an epoch.
         epochs: the number of passes through the data.
         objective: a name, also with settings, as in `"dreg(num_particles=64)"` (see `pv.objectives.from_text`), or a
             `pyro.infer.ELBO`. Or several, each used from an epoch on: `{1: "elbo", 51: "iwae(num_particles=50)"}`; the
@@ -79,7 +88,8 @@ def fit(
             "auto" compiles where it pays for the seconds that it takes: objectives of `pv.objectives`, 2,000 steps or
             more.
         validation: a tensor or an iterable of batches, in place of the data set's own. After each epoch its ELBO is
-            estimated from the same draws, which leave the training's stream of random numbers alone.
+            estimated from the same draws, which leave the training's stream of random numbers alone. It is of the data
+            and of their own latents, without the KL of latents that all data share.
         patience: training stops after this number of epochs without a better validation ELBO, and the best parameters
             are restored. None trains through all epochs.
         nonfinite: "stop" at a loss or gradient that is not finite, or "skip" that step; `History` counts them.
@@ -100,7 +110,8 @@ def fit(
 
     Raises:
         InputError: on bad input, before anything is trained; a checkpoint of other data, or another optimiser or model,
-            is bad input.
+            is bad input, and so are batches that do not make up a whole (several of them where N is not known, or for a
+            guide that draws all data's latents at once).
         FloatingPointError: if the loss or a gradient is no longer finite, or a distribution refuses its parameters; it
             names epoch, step and site. Other errors of the pair pass through.
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pyro.infer import ELBO
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from pyrovae.common import InputError, Workers, is_validation_error, require
 from pyrovae.data import Batch
 from pyrovae.objectives import DifferentiableELBO
-from pyrovae.programs import ProgramPair
+from pyrovae.programs import ProgramPair, Reading
 from pyrovae.training.compiled_loss import CompiledLoss
+from pyrovae.training.data_count import Counted, DataCount, Rows
 
 COMPILE_STEPS = 2_000  # compiling takes a few seconds and saves a few milliseconds a step
 
@@ -23,20 +24,28 @@ def compiles(elbo: ELBO, num_steps: int) -> bool:
     return isinstance(elbo, DifferentiableELBO) and num_steps >= COMPILE_STEPS
 
 
+Step = tuple[Tensor, Tensor, Counted]
+
+
 def gradients_of(
-    vae: ProgramPair, elbo: ELBO, parameters: dict[str, Tensor], compile: bool
-) -> Callable[..., tuple[Tensor, Tensor]]:
+    vae: ProgramPair, elbo: ELBO, parameters: dict[str, Tensor], compile: bool, count: DataCount
+) -> Callable[..., Step]:
     """Returns a function of a batch that sets the parameters' `.grad`, per datum.
 
-    The function returns the loss, summed over the data, and the norm of the gradient per datum.
+    The function returns the loss, summed over the data, the norm of the gradient per datum, and the numbers of data,
+    which `count` says how to find.
     """
     if compile:
-        compiled = CompiledLoss(vae.model, vae.guide, elbo, per_datum=True)
-        return cast(Callable[..., tuple[Tensor, Tensor]], compiled.loss_and_grads)  # per_datum gives a norm
-    return partial(_loss_and_grads, vae, elbo, list(parameters.values()))
+        return partial(_compiled_loss_and_grads, CompiledLoss(vae.model, vae.guide, elbo, count=count))
+    return partial(_loss_and_grads, vae, elbo, list(parameters.values()), count)
 
 
-def _loss_and_grads(vae: ProgramPair, elbo: ELBO, parameters: list[Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
+def _compiled_loss_and_grads(compiled: CompiledLoss, *batch: Any) -> Step:
+    loss, norm = compiled.loss_and_grads(*batch)
+    return loss, cast(Tensor, norm), compiled.counted  # there is a norm where data are counted
+
+
+def _loss_and_grads(vae: ProgramPair, elbo: ELBO, parameters: list[Tensor], count: DataCount, *batch: Any) -> Step:
     """Does by Pyro, step by step, what `gradients_of` says.
 
     The gradients are divided by the number of data, and not the loss: inside the loss, as a scale, the factor would
@@ -44,12 +53,13 @@ def _loss_and_grads(vae: ProgramPair, elbo: ELBO, parameters: list[Tensor], *bat
     """
     for parameter in parameters:
         parameter.grad = None
-    loss = elbo.loss_and_grads(vae.model, vae.guide, *batch)  # type: ignore[attr-defined]
+    with count.of_run(batch) as counted:
+        loss = elbo.loss_and_grads(vae.model, vae.guide, *batch)  # type: ignore[attr-defined]
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     require(len(found) > 0, "the objective must give some parameter a gradient, and gives none")
-    torch._foreach_mul_(found, 1 / len(batch[0]))
+    torch._foreach_mul_(found, 1 / counted.whole)
     norm = nn.utils.get_total_norm(found)
-    return norm.new_tensor(loss), norm
+    return norm.new_tensor(loss), norm, counted
 
 
 class BatchGradients:
@@ -59,31 +69,40 @@ class BatchGradients:
         compute: the function that `gradients_of` returns.
         parameters: the parameters, in an order that all processes share.
         num_particles: the draws of z per datum in the objective.
+        reading: how the objective reads the pair.
         skip_refused: whether a batch that Pyro's validation refuses counts as one whose loss is not finite.
     """
 
     def __init__(
         self,
-        compute: Callable[..., tuple[Tensor, Tensor]],
+        compute: Callable[..., Step],
         parameters: Sequence[Tensor],
         num_particles: int,
+        reading: Reading,
         skip_refused: bool,
     ) -> None:
-        self.compute, self.parameters, self.num_particles = compute, parameters, num_particles
+        self.compute, self.parameters = compute, parameters
+        self.num_particles, self.reading = num_particles, reading
         self.skip_refused, self.workers = skip_refused, Workers()
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Returns (loss summed over this process's data, norm of the whole batch's gradient, number of own data)."""
         if self.workers.size > 1:
             return self._summed_over_processes(batch)
-        loss, norm = self._computed(batch)
-        return loss, norm, loss.new_tensor(len(batch[0]))
+        loss, norm, counted = self._computed(batch)
+        return self._of_own_data(loss, counted), norm, loss.new_tensor(counted.size)
+
+    def _of_own_data(self, loss: Tensor, counted: Counted) -> Tensor:
+        """Returns the loss of as many data as the batch has, if the program declares that it stands for more."""
+        return loss if counted.whole == counted.size else loss * (counted.size / counted.whole)
 
     def _summed_over_processes(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        count = len(batch[0])
         for parameter in self.parameters:
             parameter.grad = None
-        loss = self._computed(batch)[0] if count else self.parameters[0].new_zeros(())
+        loss, count = self.parameters[0].new_zeros(()), 0
+        if len(batch[0]):  # the last batch may have fewer rows than there are processes
+            loss, _, counted = self._computed(batch)
+            loss, count = self._of_own_data(loss, counted), counted.size
         has = [parameter.grad is not None for parameter in self.parameters]
         sums = [(torch.zeros_like(p) if p.grad is None else count * p.grad).flatten() for p in self.parameters]
         # One message carries all: the gradients, which parameters have one, and the number of data.
@@ -98,11 +117,11 @@ class BatchGradients:
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         return loss, norm, loss.new_tensor(count)
 
-    def _computed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _computed(self, batch: Batch) -> Step:
         try:
             return self.compute(*batch)
         except ValueError as error:
             if not self.skip_refused or isinstance(error, InputError) or not is_validation_error(error):
                 raise
             nan = self.parameters[0].new_tensor(math.nan)
-            return nan, nan
+            return nan, nan, Rows(1)

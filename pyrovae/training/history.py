@@ -11,11 +11,12 @@ class History:
 
     Attributes:
         epoch: the numbers of the epochs, from 1.
-        loss: minus the training objective, averaged over the epoch's data while the parameters moved.
-        elbo: the ELBO of the validation data after the epoch, at beta = 1; None without validation data, as are the
-            next two.
+        loss: minus the training objective, averaged over the epoch's data while the parameters moved. Latents that all
+            N data share are in it by 1 / N.
+        elbo: the ELBO of the validation data after the epoch, at beta = 1, without the KL of latents that all data
+            share; None without validation data, as are the next two.
         reconstruction: E_q[log p(x|z)] of the validation data.
-        kl: E_q[log q(z|x) - log p(z)] of the validation data.
+        kl: E_q[log q(z|x) - log p(z)] of the validation data, for the latents of single data.
         lr: the learning rate of the epoch's steps.
         skipped: the number of steps left out because loss or gradient was not finite; None where such a step stops the
             training.

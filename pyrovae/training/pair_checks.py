@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pyrovae.common import InputError, is_validation_error, kept_generators, local_seed, require
 from pyrovae.data import Batch, scale_hint_of
 from pyrovae.objectives import check_objective
-from pyrovae.programs import ProgramPair
+from pyrovae.programs import Pair, ProgramPair
 from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values, modules_of
 
 
@@ -32,6 +32,8 @@ class PairChecks:
     ) -> None:
         self.vae, self.source, self.batch, self.generators, self.seed = vae, source, batch, generators, seed
         self.registered: set[str] = set()
+        self.runs: list[Pair] = []
+        """The run of the pair that was checked for each objective."""
 
     def parameters(self, elbos: Iterable[ELBO], batch_size: int | None) -> dict[str, Tensor]:
         """Returns the pair's parameters by name, after checking it under every objective.
@@ -42,7 +44,8 @@ class PairChecks:
         with kept_generators(self.generators), local_seed(self.seed):
             try:
                 for elbo in elbos:
-                    parameters = trained_parameters(self.vae, elbo, self.batch)
+                    parameters, run = checked_pair(self.vae, elbo, self.batch)
+                    self.runs.append(run)
             except InputError as error:
                 large = scale_hint_of(self.source, self.batch) if is_validation_error(error) else ""
                 if large:
@@ -64,13 +67,13 @@ class PairChecks:
         require(not new, f"parameters must all be registered at the first batch; later came {sorted(new)}")
 
 
-def trained_parameters(vae: ProgramPair, elbo: ELBO, batch: Batch) -> dict[str, Tensor]:
-    """Returns the pair's parameters by name, once it is clear that `elbo` trains through the pair and reaches them all.
+def checked_pair(vae: ProgramPair, elbo: ELBO, batch: Batch) -> tuple[dict[str, Tensor], Pair]:
+    """Returns the pair's parameters by name, and a run of it, once it is clear that `elbo` trains all of them.
 
     The pair runs in evaluation mode, so that batch statistics do not move.
     """
     with poutine.trace(param_only=True) as capture:
-        check_objective(elbo, vae.model, vae.guide, *batch)
+        run = check_objective(elbo, vae.model, vae.guide, *batch)
     sites = {name: site for name, site in capture.trace.nodes.items() if site["type"] == "param"}
     named = {name: site["value"].unconstrained() for name, site in sites.items()}  # type: ignore[union-attr]
     found = {id(p): (name, p) for name, p in named.items()}
@@ -86,7 +89,7 @@ def trained_parameters(vae: ProgramPair, elbo: ELBO, batch: Batch) -> dict[str, 
                     f"parameter {name} would never train: neither model nor guide registers it, or Pyro's param store "
                     f"holds another tensor under its name (a name used before, or a parameter that is not contiguous)"
                 )
-    return parameters
+    return parameters, run
 
 
 def check_batch_of_one(vae: ProgramPair, elbo: ELBO, batch: Batch, batch_size: int) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from pyrovae.common import derived_seed, require
 from pyrovae.data import Batch, Batches, Dataset, batches_of, first_batch, generators_of
+from pyrovae.programs import AS_IT_COMES
 from pyrovae.training.beta_schedules import ScheduledBeta
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.early_stopping import EarlyStopping
@@ -21,6 +23,7 @@ from pyrovae.training.pair_modules import buffers_of
 from pyrovae.training.settings import FitSettings
 from pyrovae.training.state import TrainingState
 from pyrovae.training.validation import Validation
+from pyrovae.training.whole_data import WholeData
 
 
 class TrainingData:
@@ -28,7 +31,7 @@ class TrainingData:
 
     Args:
         vae: the pair, by which the data are checked.
-        source: a data set, a tensor or an iterable of batches.
+        source: a data set, a tensor or an iterable of batches; None for a pair without arguments.
         validation: a tensor or an iterable of batches to validate on; None takes the data set's own, if there are any.
         settings: give the size of a batch, and say whether validation data are needed.
         device: the device that batches are moved to.
@@ -37,7 +40,7 @@ class TrainingData:
     def __init__(
         self,
         vae: object,
-        source: Dataset | Tensor | Iterable,
+        source: Dataset | Tensor | Iterable | None,
         validation: Tensor | Iterable | None,
         settings: FitSettings,
         device: torch.device,
@@ -47,6 +50,8 @@ class TrainingData:
         needed = settings.patience is not None
         require(not needed or self.held_out is not None, "patience needs validation data, got none")
         self.generators = generators_of(source)
+        self.validates_rows = validation is None or isinstance(validation, Tensor) or hasattr(vae, "check_data")
+        """Whether a validation batch is made of rows, one for each datum, which are not so in any program's batches."""
 
     def digests(self, first: Batch) -> dict[str, str | None]:
         """Returns digests of the data, of which `first` is the first batch."""
@@ -62,7 +67,7 @@ class Training:
     """
 
     vae: Any
-    source: Dataset | Tensor | Iterable
+    source: Dataset | Tensor | Iterable | None
     batches: Batches
     state: TrainingState
     objectives: dict[int, ELBO]
@@ -88,23 +93,29 @@ def prepare(
     checks = PairChecks(vae, data.source, first, data.generators, check_seed)
     parameters = checks.parameters(elbos.values(), settings.batch_size if epoch.smallest_share == 1 else None)
     trained = list(parameters.values())
+    whole = WholeData(vae, data.source, data.train, epoch.num_batches, first, data.generators)
+    readings = [getattr(elbo, "reading", AS_IT_COMES) for elbo in elbos.values()]
+    counts = list(map(whole.count, checks.runs, readings))
     compiled = bool(settings.compile)
-    if settings.compile == "auto":
-        compiled = all(compiles(elbo, settings.epochs * (epoch.num_batches or 0)) for elbo in elbos.values())
+    if settings.compile == "auto":  # an autoguide cannot be replayed: it makes new plates as it runs
+        compiled = not isinstance(vae.guide, AutoGuide) and all(
+            compiles(elbo, settings.epochs * (epoch.num_batches or 0)) for elbo in elbos.values()
+        )
     gradients = {
         start: BatchGradients(
-            gradients_of(vae, elbo, parameters, compiled),
+            gradients_of(vae, elbo, parameters, compiled, count),
             trained,
             num_particles=getattr(elbo, "num_draws", 1),
+            reading=reading,
             skip_refused=settings.nonfinite == "skip",
         )
-        for start, elbo in elbos.items()
+        for (start, elbo), count, reading in zip(elbos.items(), counts, readings, strict=True)
     }
     optimizer = make_optimizer(settings.optimizer, trained, settings.lr)
     beta, fingerprint = ScheduledBeta(vae, settings.beta_factor), None
     if checkpoints is not None:
         told = {**data.digests(first), "optimizer settings": unusual_settings(optimizer), **checkpoints.told}
-        fingerprint = Fingerprint(vae, elbos[1], trained, first, told, data.generators, beta.at_full)
+        fingerprint = Fingerprint(vae, elbos[1], counts[0], trained, first, told, data.generators, beta.at_full)
     buffers = buffers_of(vae)
     state = TrainingState(
         vae,
@@ -117,5 +128,15 @@ def prepare(
         scheduler=make_schedule(settings.schedule, optimizer, settings.epochs),
         fingerprint=fingerprint,
     )
-    validation = Validation(vae, data.held_out, data.source, data.generators, trained[0].device)
+    layout = checks.runs[0].layout
+    validation = Validation(
+        vae,
+        data.held_out,
+        data.source,
+        data.generators,
+        trained[0].device,
+        readings[0],
+        in_chunks=data.validates_rows and whole.has_rows(checks.runs[0]),
+        several_draws=layout.draws_globally or not layout.plates,
+    )
     return Training(vae, data.source, data.train, state, elbos, gradients, beta, validation, checks, compiled)

@@ -68,7 +68,8 @@ class Steps:
                 position.skipped += 1
             else:
                 model, guide = self.training.vae.model, self.training.vae.guide
-                site = not_finite(model, guide, *batch, num_particles=self.gradients.num_particles)
+                num_particles, reading = self.gradients.num_particles, self.gradients.reading
+                site = not_finite(model, guide, *batch, num_particles=num_particles, reading=reading)
                 detail = f"loss {loss}, norm of the gradient {norm}; {site}"
                 raise FloatingPointError(self._diverged(step, batch, detail))
         return finite

@@ -29,7 +29,7 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any], int, pv.objectives.Objec
 
 @contextmanager
 def without_gate():
-    check_once, gate.check_once = gate.check_once, lambda *args: None
+    check_once, gate.check_once = gate.check_once, lambda *args: True
     try:
         yield
     finally:

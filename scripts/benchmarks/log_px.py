@@ -12,6 +12,7 @@ from cases import Case, seconds_per_call
 from floor import fastest_product
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.importance_weights import bounds, jackknifed, log_mean, pareto_smoothed
 from pyrovae.evaluation.sampled_weights import sampled_log_weights
 from pyrovae.programs import Weights
@@ -41,7 +42,8 @@ def time_log_px(case: Case, num_data: int, num_samples: int, device: torch.devic
     def ours(compile: bool) -> Iterator[float]:
         """Yields a rate for each run of data after the first, in which the graph is compiled."""
         started = None
-        for log_w in sampled_log_weights(vae.model, vae.guide, (x,), num_samples, 64 * size, compile, False, Weights()):
+        found = opened(vae.model, vae.guide, (x,), 64 * size)
+        for log_w in sampled_log_weights(vae.model, vae.guide, found, num_samples, compile, False, Weights()):
             count = len(log_mean(log_w)[0])
             pareto_smoothed(log_w), jackknifed(log_w), bounds(log_w)  # as log_marginal does
             if started is not None:

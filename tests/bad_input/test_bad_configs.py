@@ -19,7 +19,7 @@ add = CASES.add
 CHOICE = ("nope", "", "ReLU", "MNIST", "a\nb", 3, 1.5, True, ["elbo"], {})
 COUNT = (0, -1, 1.5, 2.0, True, "3", "a\nb", math.nan, math.inf, [1])
 POSITIVE = (0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, "1", "a\nb", True, [1.0])
-OF_OTHERS = "one of num_particles, chunk_size with objective elbo"
+OF_OTHERS = "one of num_particles, chunk_size, joint, plate, vectorize_particles with objective elbo"
 # Fields, what each must be, and wrong values of it in the config of a run on points.
 BAD_FIELDS = (
     (

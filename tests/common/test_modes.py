@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import refusal, small_vae
+from helpers import small_vae
 from torch import nn
 
 import pyrovae as pv
@@ -226,4 +226,5 @@ def test_the_mode_is_not_blamed_on_leading_dimensions():
     assert pv.log_marginal(vae.model, vae.guide, X, num_samples=5).log_px.isfinite().all()
     bad = noisy_vae(latent_dim=2)
     bad.decoder.norm = nn.Softmax(1)  # across leading dimensions in every mode
-    assert "leading dimensions" in refusal(pv.log_marginal, bad.model, bad.guide, X, num_samples=5)
+    with pytest.warns(UserWarning, match="leading dimensions"):
+        pv.log_marginal(bad.model, bad.guide, X, num_samples=5)

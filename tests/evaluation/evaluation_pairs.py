@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.evaluation.annealed_chains import AnnealedChains
 from pyrovae.evaluation.hmc import AnnealedHMC
+from pyrovae.programs import Layout
 
 FEW = {"num_distributions": 4, "num_chains": 8, "num_leapfrog": 2}
 
@@ -16,6 +17,7 @@ def annealer(model, guide, num_distributions=3, num_chains=8, start="prior", sch
     """Returns chains without a pilot. An "uneven" schedule shows mistakes that symmetric ones hide."""
     known = "linear" if schedule == "uneven" else schedule
     hmc_steps = AnnealedHMC(model, guide, start, num_leapfrog, num_distributions, False)
+    hmc_steps.layout = Layout(("data",))
     chains = AnnealedChains(hmc_steps, num_distributions, num_chains, known)
     if schedule == "uneven":
         chains.t = [t**2 for t in chains.t]

@@ -26,7 +26,7 @@ from pyrovae.evaluation.hmc import STARTS
         ({"compile": "yes"}, "compile must be true, false or auto, got 'yes'"),
         ({"x": torch.full((3, 5), math.nan)}, "x must be finite, got nan at index \\(0, 0\\)"),
         ({"x": torch.zeros(0, 5)}, "x must hold at least one datum, got 0"),
-        ({"x": "images"}, "x must be a tensor, got str"),
+        ({"x": "images"}, "the pair does not run with these arguments: .*'str'.*"),
     ],
 )
 @pytest.mark.parametrize("function", [annealed_log_marginal, bidirectional_gap])
@@ -77,8 +77,11 @@ REFUSED = {
     "delta": (NORMAL[0], one_site(None, dist.Delta(half()), None, 1.0)[1], 'site "z" is a point \\(Delta\\)'),
     "auxiliary": (NORMAL[0], auxiliary_guide, 'the guide\'s auxiliary site "a" must be what all latents'),
     "none": (observed_alone, nothing, "the model must have a latent site, and has none"),
-    "outside": (outside, NORMAL[1], 'site "z" of the model lies in none'),
-    "masked": (*one_site(*[dist.Normal(half(), 1.0).mask(False)] * 2, lambda z: z, 1.0), 'site "z" is latent and mask'),
+    "outside": (outside, NORMAL[1], 'the latent site "z" must lie in the data plate in both programs or in neither'),
+    "masked": (
+        *one_site(*[dist.Normal(half(), 1.0).mask(False)] * 2, lambda z: z, 1.0),
+        'site "x" of the model must not read the latent "z" where only "z" is masked',
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from pyro import poutine
 import pyrovae as pv
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal, bidirectional_gap
 from pyrovae.evaluation.hmc import STARTS, unconstrained
-from pyrovae.programs import sample_sites
+from pyrovae.programs import Layout, sample_sites
 
 
 def integral(log_density, points):
@@ -77,8 +77,9 @@ def test_the_order_in_which_sites_are_drawn_does_not_matter():
     # The layout is learnt from the guide's draws, and the model's exact draws are placed by it.
     sites = sample_sites(poutine.trace(two_site_model).get_trace(X5))
     latent = [(name, sites[name]) for name in ("z1", "z2")]
-    (u, layout), (other_u, other_layout) = unconstrained(dict(latent)), unconstrained(dict(latent[::-1]))
-    assert layout == other_layout == [("z1", torch.Size([1])), ("z2", torch.Size([]))]
+    layout = Layout(("data",))
+    (u, places), (other_u, other_places) = (unconstrained(dict(one), layout) for one in (latent, latent[::-1]))
+    assert places == other_places == [("z1", torch.Size([1]), -1), ("z2", torch.Size([]), -1)]
     assert torch.equal(u, torch.stack([sites["z1"]["value"].squeeze(-1), sites["z2"]["value"].log()], -1))
     assert torch.equal(u, other_u)
 

@@ -172,7 +172,7 @@ def test_a_plate_that_draws_its_own_subsample_is_refused():
         with pyro.plate("data", len(x), subsample_size=2, dim=-1) as index:
             pyro.sample("z", vae.posterior(x[index]))
 
-    with pytest.raises(pv.InputError, match="holds 2 of the 5"):
+    with pytest.raises(pv.InputError, match="holds a subsample of 2 of the 5, drawn anew each time"):
         pv.log_marginal(model, guide, draw(vae, 5), num_samples=20)
 
 

@@ -17,7 +17,7 @@ def test_steps_are_timed_as_they_are_trained(monkeypatch):
     monkeypatch.setattr(pv.training.gradients, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
     compiled = []
     real = step_timing.gradients_of
-    monkeypatch.setattr(step_timing, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3])))
+    monkeypatch.setattr(step_timing, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3]), *args[4:]))
     elbo, iwae = entrants_of(make, OBJECTIVES)
     plan = TrainingPlan(ring(), 3, {"batch_size": 25})
     step_timing.step_seconds((elbo, iwae), plan, 0, {})

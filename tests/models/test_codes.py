@@ -164,10 +164,12 @@ def test_codes_under_a_condition_are_enumerated_label_by_label():
     assert (found - pv.enumerated_log_marginal(vae.model, x, y.roll(1))).abs().max() > 0.01  # y matters
 
 
-def test_codes_without_a_temperature_need_a_score_function_and_a_prior_of_their_kind():
+def test_codes_without_a_temperature_need_a_prior_of_their_kind_and_no_closed_form():
     x = torch.randn(5, 4)
-    assert 'site "z" has no rsample: use score_function' in refusal(pv.fit, coded("bits"), x, epochs=1)
-    pv.fit(coded("bits"), x, epochs=1, objective="vimco", num_particles=3)
+    said = refusal(pv.fit, coded("bits"), x, epochs=1, objective="elbo_analytic_kl")
+    assert 'site "z" has no rsample: use elbo' in said
+    for objective in ("elbo", "vimco", "dreg"):
+        pv.fit(coded("bits"), x, epochs=1, objective=objective, num_particles=3)
     pv.fit(coded("classes", 0.5), x, epochs=1, objective="iwae", num_particles=3)
     narrow = {"latent_dim": 3, "posterior": posteriors.Bernoulli(3), "prior": priors.Bernoulli(1)}
     assert refusal(small_vae, (4,), **narrow) == "prior must have z of shape (3,), as the posterior has, got (1,)"

@@ -18,6 +18,7 @@ from helpers import (
 import pyrovae as pv
 from pyrovae.models import posteriors, priors
 from pyrovae.objectives import check_objective
+from pyrovae.programs import gate
 
 
 def combinations():
@@ -136,7 +137,8 @@ def test_every_part_goes_with_every_likelihood(likelihood):
     for name in combinations():
         vae = vae_of(name, make())
         vae.check_data(x)
-        pair = pv.programs.particle_checks.check_pair(vae.model, vae.guide, x)
+        pair = gate.check(vae.model, vae.guide, None, x)
+        assert pair.layout.is_vectorized
         pair.check_densities()
         loss = pv.objectives.IWAE(3).differentiable_loss(vae.model, vae.guide, x)
         loss.backward()

@@ -41,11 +41,11 @@ REFUSED = {
     "iwae(num_particles=" + "-" * 3_000 + "1)": FORM,
     "iwae(num_particles=(" + "(" * 300 + "1": FORM,
     "iwae(num_particles=\0)": FORM,
-    "elbo(name=1)": "name must be one of num_particles, chunk_size with objective elbo; got 1",
+    "elbo(name=1)": "name must be one of num_particles, chunk_size, joint, plate,",
     "iwae:num_particles=5": "objective must be one of elbo, ",
     "evidence(num_particles=5)": "objective must be one of elbo, ",
     "dreg": "num_particles must be given with objective dreg",
-    "dreg(alpha=2)": "alpha must be one of num_particles, chunk_size with objective dreg; got 2",
+    "dreg(alpha=2)": "alpha must be one of num_particles, chunk_size, joint, plate,",
     "iwae(num_particles=0)": "num_particles must be a whole number >= 1, got 0",
 }
 

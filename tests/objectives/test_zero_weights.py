@@ -56,7 +56,7 @@ def test_every_bound_and_coefficient_is_defined_where_weights_are_0(objective, n
         assert part is None or part.isfinite().all()
     if num_zero == 4:
         assert bound.item() == -math.inf
-        assert coefficients.model.abs().max() <= 1 / 4 + 1e-12 if objective.takes_masked else True
+        assert coefficients.model.abs().max() <= 1 / 4 + 1e-12 if objective.takes_points else True
     if isinstance(objective, IWAE) and 0 < num_zero < 4:
         left = log_weights[num_zero:]
         assert bound.item() == pytest.approx((left.logsumexp(0) - math.log(4)).item(), abs=1e-12)

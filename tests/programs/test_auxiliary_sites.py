@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, mean_and_error
+from helpers import assert_within_standard_errors, mean_and_error, suite_seed
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from scalar_pairs import Pair, X, at, double, pair, plain, quadrature
@@ -72,3 +72,32 @@ def test_a_point_whose_density_is_not_its_jacobians_is_refused():
 
     with pytest.raises(pv.InputError, match=r"log_density = -log \|det J\|, -0.6931 at a draw, got"):
         ELBO().loss(plain().model, guide, X)
+
+
+@pytest.mark.parametrize("objective", [ELBO(2), IWAE(3), DReG(3), StickingTheLanding(2)], ids=str)
+def test_latents_that_are_drawn_may_stand_beside_those_that_are_made_of_auxiliary_sites(objective):
+    """The same guide twice: its first latent as a point with the density of its Jacobian, or drawn itself."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            scale = pyro.sample("scale", dist.LogNormal(double(0.0), 1.0))
+            z = pyro.sample("z", dist.Normal(double(0.0), scale))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    def guide(made):
+        def run(x):
+            with pyro.plate("data", len(x), dim=-1):
+                if made:
+                    a = pyro.sample("a", dist.Normal(double(0.2), 0.5), infer={"is_auxiliary": True})
+                    scale = pyro.sample("scale", dist.Delta(a.exp(), log_density=-a))
+                else:
+                    scale = pyro.sample("scale", dist.LogNormal(double(0.2), 0.5))
+                pyro.sample("z", dist.Normal(0.3 * x[:, 0], scale))
+
+        return run
+
+    losses = []
+    for made in (True, False):
+        torch.manual_seed(suite_seed(1))
+        losses.append(objective.loss(model, guide(made), X))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-10)

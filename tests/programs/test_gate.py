@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI
 from pyro.optim import Adam
+from pyro.poutine.mask_messenger import MaskMessenger
 from scalar_pairs import (
     OUTSIDE,
     SHORT,
@@ -45,11 +46,34 @@ def discrete() -> Pair:
     return pair(lambda: dist.Bernoulli(double(0.5)), lambda loc, scale: dist.Bernoulli(logits=loc + scale))
 
 
-def masked() -> Pair:
+def marked() -> Pair:
+    return Pair(discrete().model, poutine.infer_config(discrete().guide, lambda site: {"enumerate": "parallel"}))
+
+
+class OnLatentsMask(MaskMessenger):
+    """Masks the sites that are not observed."""
+
+    def _process_message(self, msg):
+        if msg["type"] == "sample" and not msg["is_observed"]:
+            super()._process_message(msg)
+
+
+def masked(mark: bool = False) -> Pair:
+    """Returns a pair whose likelihood reads the latents of half of the data, which are masked."""
+
     def around(program):
-        return lambda x: poutine.mask(program, mask=torch.arange(len(x)) % 2 == 0)(x)
+        def run(x):
+            marked = poutine.infer_config(config_fn=lambda site: {"is_autoencoder": mark})
+            with marked, OnLatentsMask(mask=torch.arange(len(x)) % 2 == 0):
+                program(x)
+
+        return run
 
     return pair(normal, dist.Normal, around=around)
+
+
+def autoencoder() -> Pair:
+    return masked(mark=True)
 
 
 def masked_guide() -> Pair:
@@ -147,21 +171,27 @@ WEIGHS = {
     "race": lambda pair: race(pair, ELBO()),
 }
 RSAMPLE = 'needs a reparameterised guide, and site "z" has no rsample'
+MARKED = 'draws every site of the guide, and "z" is marked for enumeration'
 AUXILIARY = 'the guide\'s auxiliary site "a" must be what all latents are a bijection of'
 POINT = r'site "z" is a point \(Delta\)'
 MASKED = r"masked|without a mask"
+READ = 'site "x" of the model must not read the latent "z" where only "z" is masked'
+UNEQUAL = "must have the same mask in model and guide"
 
 # Pair, an objective that must not train it, what is said, and the estimates that do not refuse it.
 REFUSED = {
-    "no rsample": (discrete, ELBO(), RSAMPLE),
-    "no rsample, IWAE": (discrete, IWAE(8), RSAMPLE),
-    "no rsample, path derivative": (discrete, DReG(8), RSAMPLE),
-    "masked, analytic KL": (masked, AnalyticKLELBO(), MASKED),
-    "masked, IWAE": (masked, IWAE(4), MASKED),
-    "a mask of the guide's": (masked_guide, ELBO(), "must have the same mask in model and guide"),
-    "a mask of the guide's distribution": (masked_distribution, ELBO(), "must have the same mask in model and guide"),
-    "a mask of the guide's, IWAE": (masked_guide, IWAE(4), "needs latents without a mask"),
-    "a mask of the guide's, analytic KL": (masked_guide, AnalyticKLELBO(), "needs latents without a mask"),
+    "no rsample": (discrete, AnalyticKLELBO(), RSAMPLE),
+    "marked for enumeration": (marked, IWAE(8), MARKED),
+    "marked for enumeration, path derivative": (marked, DReG(8), MARKED),
+    "marked for enumeration, score function": (marked, ScoreFunction(2), MARKED),
+    "autoencoder, analytic KL": (autoencoder, AnalyticKLELBO(), MASKED),
+    "autoencoder, IWAE": (autoencoder, IWAE(4), MASKED),
+    "masked and read": (masked, ELBO(), READ),
+    "masked and read, IWAE": (masked, IWAE(4), READ),
+    "a mask of the guide's": (masked_guide, ELBO(), UNEQUAL),
+    "a mask of the guide's distribution": (masked_distribution, ELBO(), UNEQUAL),
+    "a mask of the guide's, IWAE": (masked_guide, IWAE(4), UNEQUAL),
+    "a mask of the guide's, analytic KL": (masked_guide, AnalyticKLELBO(), UNEQUAL),
     "auxiliary": (auxiliary, ELBO(), AUXILIARY),
     "auxiliary, score function": (auxiliary, ScoreFunction(2), AUXILIARY),
     "name taken": (name_taken, ELBO(), TAKEN),
@@ -192,7 +222,9 @@ def test_every_door_refuses_to_train_what_one_refuses(name, door):
 
 
 MEASURED = {
-    "masked": (masked, MASKED, {"log_weights"}),
+    "autoencoder": (autoencoder, MASKED, {"log_weights"}),
+    "masked and read": (masked, READ, set()),
+    "a mask of the guide's": (masked_guide, UNEQUAL, set()),
     "auxiliary": (auxiliary, AUXILIARY, set()),
     "name taken": (name_taken, TAKEN, {"race"}),
     "short of the prior": (

@@ -65,7 +65,7 @@ def test_several_latent_sites_that_depend_on_each_other_are_summed():
     torch.testing.assert_close(pair.terms().log_weights, expected, atol=1e-12, rtol=0)
 
 
-def test_a_mask_on_the_observed_site_is_kept_and_one_on_a_latent_has_no_log_px():
+def test_a_mask_on_the_observed_site_is_kept_and_data_that_are_masked_with_their_latents_have_density_1():
     vae = linear_gaussian(0)
     x = draw(vae, 4)
     seen = torch.tensor([True, False, True, True])
@@ -78,8 +78,9 @@ def test_a_mask_on_the_observed_site_is_kept_and_one_on_a_latent_has_no_log_px()
 
     terms = run_pair(masked, vae.guide, x, num_particles=2).terms()
     assert (terms.log_likelihood == 0).tolist() == [[False, True, False, False]] * 2
-    with pytest.raises(pv.InputError, match='site "z" is latent and masked'):
-        pv.log_marginal(poutine.mask(vae.model, seen), poutine.mask(vae.guide, seen), x, num_samples=5)
+    both = (poutine.mask(program, mask=seen) for program in (vae.model, vae.exact_guide))
+    found = pv.log_marginal(*both, x, num_samples=5).log_px
+    torch.testing.assert_close(found, torch.where(seen, vae.log_px(x), 0.0).detach(), atol=1e-10, rtol=0)
 
 
 def test_log_joint_takes_latents_shared_by_all_data_or_one_for_each():
@@ -110,7 +111,7 @@ def test_a_guide_that_draws_outside_the_priors_support_is_refused_in_one_line():
         assert "\n" not in str(caught.value)
 
 
-def test_a_network_that_takes_no_particle_dimension_is_named_as_the_cause():
+def test_a_network_that_takes_no_particle_dimension_runs_its_particles_one_after_another():
     """Trap 9: convolutions take one leading dimension only."""
     conv = torch.nn.Conv1d(1, 1, 1).double()
 
@@ -123,9 +124,22 @@ def test_a_network_that_takes_no_particle_dimension_is_named_as_the_cause():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(x[:, None], 1.0).to_event(2))
 
+    vectorized = pv.objectives.IWAE(2, vectorize_particles=True)
     with pytest.raises(pv.InputError, match="any number of leading batch dimensions") as caught:
-        pv.log_weights(model, guide, X, num_particles=2)
+        vectorized.loss(model, guide, X)
     assert "\n" not in str(caught.value)
+    with pytest.warns(UserWarning, match="particles run one after another"):
+        log_w = pv.log_weights(model, guide, X, num_particles=3)
+    pair = run_pair(model, guide, X, num_particles=3)
+    z = pair.draws()["z"]
+    assert log_w.shape == (3, 4)
+    assert len(z.flatten().unique()) == z.numel()  # draws of their own
+    expected = (
+        normal((1, 3)).log_prob(z)
+        + dist.Normal(torch.stack([conv(one) for one in z]), 1.0).log_prob(X[:, None]).sum((-1, -2))
+        - dist.Normal(X[:, None], 1.0).log_prob(z).sum((-1, -2))
+    )
+    torch.testing.assert_close(pair.terms().log_weights, expected, atol=1e-12, rtol=0)
 
 
 # Pairs that once gave a wrong log p(x) without a word ----------------------------------------------------------------
@@ -144,7 +158,8 @@ def test_a_prior_masked_by_its_distribution_and_a_factor_in_the_model_are_refuse
             pyro.factor("penalty", -z.square().sum(-1))
             pyro.sample("x", vae.decode(z), obs=x)
 
-    for model, message in ((masked, 'site "z" is latent and masked'), (factored, 'site "penalty" is a factor')):
+    unequal = 'the latent site "z" must have the same mask in model and guide'
+    for model, message in ((masked, unequal), (factored, 'site "penalty" is a factor')):
         with pytest.raises(pv.InputError, match=message):
             pv.log_marginal(model, vae.guide, draw(vae, 4), num_samples=5)
 

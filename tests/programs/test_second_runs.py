@@ -26,6 +26,7 @@ from pyrovae.objectives import (
     ScoreFunction,
     StickingTheLanding,
 )
+from pyrovae.programs import Reading, pair_at, run_pair
 from pyrovae.programs.random_choices import Choices
 
 DATA = torch.linspace(-1, 3, 1_000, dtype=torch.float64)
@@ -229,3 +230,35 @@ def test_with_dropout_compiled_steps_are_the_eager_ones(objective):
     assert compiled.reason is None
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-12)
     assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("subsample_size", [10, 4])
+def test_the_second_run_has_the_log_weights_of_the_first_beside_global_draws_and_one_particle_after_another(
+    subsample_size, vectorize
+):
+    """The particles after the first draw neither global sites nor subsamples, in the second run as in the first."""
+
+    def program(observes):
+        def run():
+            mean = pyro.sample("mean", dist.Normal(double(0.0), 1.0))
+            with pyro.plate("data", 10, subsample_size=subsample_size) as index:
+                z = pyro.sample("z", dist.Normal(mean * torch.rand(subsample_size, dtype=torch.float64), 1.0))
+                if observes:
+                    pyro.sample("x", dist.Normal(z * torch.rand(()), 0.7), obs=DATA[index])
+
+        return run
+
+    model, guide = program(True), program(False)
+    reading = Reading(vectorize_particles=vectorize)
+    for _ in range(2):  # the second time it is known to draw more than its latents
+        choices = Choices(model, guide)
+        with choices.first():
+            first = run_pair(model, guide, num_particles=3, reading=reading)
+        state = torch.get_rng_state()
+        latents = {name: z.detach() for name, z in first.draws().items()}
+        second = choices.again(
+            lambda redraw, first=first, latents=latents: pair_at(model, guide, latents, like=first, redraw=redraw)
+        )
+        torch.testing.assert_close(second.terms().log_weights, first.terms().log_weights, atol=1e-12, rtol=0)
+        assert torch.equal(torch.get_rng_state(), state)

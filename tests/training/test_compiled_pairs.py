@@ -1,5 +1,7 @@
 """Compiled steps of every kind of pair and argument are those of `pyro.infer.SVI`."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -84,6 +86,28 @@ def discrete_pair():
     return discrete_model, discrete_guide, None
 
 
+def mixed_pair(marked=False):
+    """Returns a pair with a category without `rsample`, which the guide draws after one latent and before another."""
+
+    def model(x):
+        weight = pyro.param("weight", torch.linspace(-1, 1, 6, dtype=x.dtype).reshape(3, 2))
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.OneHotCategorical(logits=x.new_zeros(3)))
+            z = pyro.sample("z", dist.Normal(c @ weight, 1.0).to_event(1))
+            u = pyro.sample("u", dist.Normal(z, 0.5).to_event(1))
+            pyro.sample("x", dist.Normal(u, 0.7).to_event(1), obs=x)
+
+    def guide(x):
+        slope, logits = (pyro.param(name, x.new_full((2, num), 0.3)) for name, num in (("slope", 2), ("logits", 3)))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x @ slope, 0.6).to_event(1))
+            infer = {"enumerate": "parallel"} if marked else {}
+            c = pyro.sample("c", dist.OneHotCategorical(logits=z @ logits), infer=infer)
+            pyro.sample("u", dist.Normal(z + c[..., :2], 0.6).to_event(1))
+
+    return model, guide, None
+
+
 def conditional_pair():
     """Returns a pair that takes labels as a second argument."""
     network = nn.Linear(2 + 4, 4).double()
@@ -114,6 +138,10 @@ PAIRS = {
     "discrete, VIMCO": (discrete_pair, POINTS, VIMCO(4)),
     "discrete, enumerated": (discrete_pair, POINTS, EnumeratedELBO()),
     "bits, enumerated": (vae_pair(event_shape=(2,), posterior="bernoulli"), POINTS, EnumeratedELBO()),
+    "mixed, ELBO": (mixed_pair, POINTS, ELBO(3)),
+    "mixed, IWAE": (mixed_pair, POINTS, IWAE(3)),
+    "mixed, path derivative": (mixed_pair, POINTS, DReG(3)),
+    "mixed, enumerated": (partial(mixed_pair, marked=True), POINTS, ELBO(2)),
     "relaxed bits": (vae_pair(event_shape=(2,), posterior="relaxed_bernoulli"), POINTS, DReG(4)),
     "labels": (conditional_pair, LABELS, IWAE(3)),
     "one-hot labels": (vae_pair(event_shape=(2,), condition=pv.OneHot(4)), LABELS, IWAE(3)),

@@ -121,12 +121,12 @@ def test_a_parameter_that_comes_later_is_refused():
 
 
 @pytest.mark.parametrize("scale", [4.0, 0.01])
-def test_a_scale_of_the_whole_is_refused_where_it_would_move_the_learning_rate(scale):
+def test_a_scale_of_the_whole_is_the_users_and_multiplies_the_loss(scale):
     vae = small_vae()
     pair = type("Pair", (), {})()
     pair.model, pair.guide = pyro.poutine.scale(vae.model, scale), pyro.poutine.scale(vae.guide, scale)
-    with pytest.raises(pv.InputError, match="fit averages over the batch itself, and needs scale 1"):
-        pv.fit(pair, ring(), epochs=1)
+    losses = [pv.fit(one, ring(), epochs=1, lr=1e-12, seed=0).loss[0] for one in (vae, pair)]
+    assert losses[1] == pytest.approx(scale * losses[0], rel=1e-4)
 
 
 def test_beta_changed_in_the_midst_of_an_iwae_run_is_refused():

@@ -31,9 +31,9 @@ class _CodePosterior(Posterior):
 class Bernoulli(_CodePosterior):
     """Independent bits, z_j ~ Bernoulli(sigmoid(outputs_j)).
 
-    With a `temperature` draws have a straight-through gradient, which objectives that differentiate draws need. The
-    objectives `score_function`, `vimco`, `reweighted_wake_sleep` and `thermodynamic` do without, and so does
-    `elbo_enumerated`, for few bits.
+    With a `temperature` draws have a straight-through gradient, which objectives that differentiate draws then take.
+    Without one every objective but `elbo_analytic_kl` takes a score-function gradient, and `elbo_enumerated` sums over
+    all values, for few bits.
 
     Args:
         latent_dim: The number of bits, L.

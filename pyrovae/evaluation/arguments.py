@@ -1,0 +1,46 @@
+"""The arguments of a pair, of any number and type: finds the tensors in them, changes them, checks their values."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.common import require, require_finite
+from pyrovae.data import leaves_of, main_tensor, mapped
+
+
+def tensors_in(args: tuple) -> list[Tensor]:
+    """Returns the tensors in the arguments, also those in lists, tuples, dicts and packed sequences."""
+    return [tensor for tensor in map(main_tensor, leaves_of(args)) if isinstance(tensor, Tensor)]
+
+
+def with_tensors(args: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Returns the arguments with `change` of each tensor in its place; packed sequences stay as they are."""
+    return mapped(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, args)
+
+
+def changeable(args: tuple) -> list[Tensor]:
+    """Returns the tensors in the arguments that `with_tensors` changes, in its order."""
+    return [leaf for leaf in leaves_of(args) if isinstance(leaf, Tensor)]
+
+
+def home_of(args: tuple) -> torch.device:
+    """Returns the device of the first tensor in the arguments, where results belong; without any it is the CPU."""
+    return next((tensor.device for tensor in tensors_in(args)), torch.device("cpu"))
+
+
+def common_length(args: tuple) -> int | None:
+    """Returns the length of all arguments if they are tensors of one length, and None if they are anything else."""
+    lengths = {len(arg) if isinstance(arg, Tensor) and arg.dim() else None for arg in args}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def check_args(args: tuple) -> None:
+    """Raises `InputError` unless all floating-point tensors in the arguments are finite, and the first is not empty."""
+    for index, arg in enumerate(args):
+        for tensor in tensors_in((arg,)):
+            if tensor.is_floating_point() and (index == 0 or tensor.layout == torch.strided):
+                require_finite("x" if index == 0 else "y", tensor)
+    if args and isinstance(args[0], Tensor) and args[0].dim():
+        require(len(args[0]) > 0, "x must hold at least one datum, got 0")

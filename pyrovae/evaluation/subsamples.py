@@ -1,0 +1,42 @@
+"""Refuses data that a plate takes a part of, where an estimate needs all of them or the same ones in every run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+
+from pyrovae.common import InputError, local_seed, require
+from pyrovae.evaluation.chunks import Opened
+
+
+def check_subsamples(name: str, model: Callable, guide: Callable, found: Opened) -> None:
+    """Raises `InputError`, on behalf of the function called `name`, if a plate leaves out terms that it needs.
+
+    These are terms of a datum; all data, where there are latents that they share; and in any case data that stay the
+    same from run to run. The indices of a subsample may be given to a data plate.
+    """
+    pair = found.pair
+    for inner in pair.subsampled_plates:
+        raise InputError(f'{name} needs all terms of a datum, and the plate "{inner}" subsamples them')
+    for plate in pair.plates:
+        if plate.size == plate.full_size:
+            continue
+        holds = f'and the plate "{plate.name}" holds a subsample of {plate.size} of the {plate.full_size}'
+        require(not pair.layout.has_globals, f"{name} needs all of the data that share a latent, {holds}")
+        is_drawn = any(_draws_a_subsample(program, plate.name, found.data.args) for program in (model, guide))
+        require(not is_drawn, f"{name} needs the same data in every run, {holds}, drawn anew each time")
+
+
+@torch.no_grad()
+def _draws_a_subsample(program: Callable, plate: str, args: tuple) -> bool:
+    """Returns True if a program's plate draws its subsample: some of three seeds then give different ones."""
+    indices = []
+    for seed in (0, 1, 2):
+        with local_seed(seed):
+            site: Any = poutine.trace(program).get_trace(*args).nodes.get(plate)
+        if site is None or not site_is_subsample(site):
+            return False
+        indices.append(torch.as_tensor(site["value"]))
+    return not all(torch.equal(index, indices[0]) for index in indices)

@@ -1,0 +1,111 @@
+"""Bounds of programs with a global latent, against their exact values by quadrature and the exact evidence."""
+
+from functools import partial
+
+import pytest
+import torch
+from exact import hierarchical
+from exact.hierarchical import OF_Z, Hierarchy
+from helpers import assert_within_standard_errors, mean_and_error
+from scalar_pairs import gradients
+
+from pyrovae.objectives import ELBO, IWAE, VIMCO, DReG, Renyi, ReweightedWakeSleep
+from pyrovae.programs import run_pair
+
+NUM = 4
+X = hierarchical.data(NUM)
+
+
+def bounds(objective, pair: Hierarchy, *args, repeats: int, **kwargs) -> torch.Tensor:
+    """Draws minus the loss `repeats` times."""
+    found = [-objective.loss(pair.model, pair.guide, *args, **kwargs) for _ in range(repeats)]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def narrow(pair: Hierarchy) -> Hierarchy:
+    """Lets theta hardly vary and z vary less, for little noise; all that a bound of the local part does stays."""
+    return Hierarchy({**pair.parameters, "log_sd": -2.5, "log_scale": -0.8})
+
+
+def test_the_exact_values_are_in_order():
+    """K moves the local part alone: with the exact q(z | x, theta) it moves nothing, and theta's gap is left."""
+    pair = Hierarchy()
+    values = [pair.bound(X, count).item() for count in (1, 2, 8, 64)]
+    assert values == sorted(values)
+    evidence = pair.log_evidence(X).item()
+    assert values[0] == pytest.approx(pair.elbo(X).item(), abs=1e-10)
+    assert values[-1] < evidence
+    exact = pair.with_exact_local_guide()
+    assert exact.bound(X, 64).item() == pytest.approx(exact.elbo(X).item(), abs=1e-9)
+    assert values[-1] < exact.elbo(X).item() < evidence
+
+
+@pytest.mark.parametrize(("objective", "count"), [
+    (ELBO(1), 1),
+    (ELBO(8), 1),
+    (IWAE(2), 2),
+    (IWAE(8), 8),
+    (IWAE(8, chunk_size=3), 8),
+    (DReG(8), 8),
+    (VIMCO(8), 8),
+    (ReweightedWakeSleep(8), 8),
+    (Renyi(8, alpha=0.0), 8),
+], ids=str)  # fmt: skip
+def test_a_bound_is_that_by_quadrature_and_lies_between_elbo_and_evidence(objective, count):
+    """Its logsumexp is over each datum's particles, at one theta for all of them."""
+    pair = narrow(Hierarchy())
+    mean, error = mean_and_error(bounds(objective, pair, X, repeats=60 if objective.chunk_size else 300))
+    truth = pair.bound(X, count).item()
+    assert_within_standard_errors(mean, truth, error)
+    assert pair.elbo(X) <= truth + 1e-10 < pair.log_evidence(X)
+    if count == 8 and not objective.chunk_size:  # or the test could not tell one K from another
+        assert truth - pair.bound(X, 1).item() > 10 * error
+
+
+@pytest.mark.parametrize(("objective", "count"), [(ELBO(1), 1), (IWAE(8), 8)], ids=str)
+@pytest.mark.parametrize("way", ["the plate draws", "the caller draws"])
+def test_a_bound_is_unbiased_under_subsampling(objective, count, way):
+    """N / B stands outside the logsumexp and outside theta's own densities."""
+    pair, size = narrow(Hierarchy()), 2
+    truth = pair.bound(X, count).item()
+    if way == "the plate draws":
+        found = bounds(objective, pair, X, repeats=400, subsample_size=size)
+    else:
+        parts = [X[torch.randperm(NUM)[:size]] for _ in range(400)]
+        found = torch.cat([bounds(objective, pair, x, NUM, repeats=1) for x in parts])
+    assert_within_standard_errors(*mean_and_error(found)[:1], truth, mean_and_error(found)[1])
+    assert found.std() > 0.5  # the data differ, and so do subsamples
+
+
+def test_both_programs_and_second_runs_see_one_subsample():
+    """At the exact q(z | x, theta) all weights of a datum are equal, and no slope is left along the path of z."""
+    pair = Hierarchy().with_exact_local_guide()
+    programs = [partial(program, subsample_size=2) for program in (pair.model, pair.guide)]
+    sampled = run_pair(*programs, X, num_particles=5).terms().log_weights
+    torch.testing.assert_close(sampled, sampled[:1].expand(5, 2), rtol=0, atol=1e-10)
+    for _ in range(5):
+        found = gradients(DReG(4), programs, X)[0]
+        of_z = torch.stack([found[sorted(pair.parameters).index(name)] for name in OF_Z])
+        torch.testing.assert_close(of_z, torch.zeros(4).double(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("count", [1, 2, 16])
+def test_joint_puts_theta_and_z_under_one_logsumexp(count):
+    """For one datum the exact value is a quadrature in two dimensions."""
+    pair, x = Hierarchy(), X[:1]
+    found = bounds(IWAE(count, joint=True), pair, x, repeats=600)
+    truth = pair.joint_bound(x, count)
+    assert_within_standard_errors(mean_and_error(found)[0], truth, mean_and_error(found)[1])
+    assert truth < pair.log_evidence(x)
+    if count == 16:
+        assert truth - pair.bound(x, count) > 10 * mean_and_error(found)[1]
+
+
+def test_joint_tends_to_the_evidence_of_few_data():
+    x = X[:3]
+    pair = Hierarchy().with_exact_global_guide(x)
+    truth = pair.log_evidence(x)
+    gaps = [truth - bounds(IWAE(count, joint=True), pair, x, repeats=40).mean() for count in (1, 100, 10_000)]
+    assert gaps[0] > gaps[1] > gaps[2]
+    found = bounds(IWAE(100_000, joint=True), pair, x, repeats=10)
+    assert_within_standard_errors(mean_and_error(found)[0], truth, mean_and_error(found)[1] + 1e-3)

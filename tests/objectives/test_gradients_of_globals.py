@@ -1,0 +1,107 @@
+"""Gradients where q(z | x, theta) and p(x, z | theta) both depend on a global theta, against quadrature.
+
+In log p theta is a parameter of the model, in q(z | x, theta) one of the guide. Its own guide gets the gradient of the
+whole bound, along its path or by its score, whatever estimator the local part has.
+"""
+
+from dataclasses import replace
+from functools import cache
+
+import pyro
+import pytest
+import torch
+from exact import hierarchical, hierarchical_gradients
+from exact.hierarchical import Hierarchy
+from helpers import assert_within_standard_errors, mean_and_error
+from pyro.distributions.testing.fakes import NonreparameterizedNormal
+from scalar_pairs import gradients
+from torch import Tensor
+
+from pyrovae.objectives import (
+    ELBO,
+    IWAE,
+    MIWAE,
+    VIMCO,
+    DReG,
+    ReweightedWakeSleep,
+    ScoreFunction,
+    StickingTheLanding,
+    ThermodynamicVO,
+)
+
+X = hierarchical.data(30)
+NAMES = sorted(hierarchical.OFF)
+NARROW = Hierarchy({**hierarchical.OFF, "log_sd": -4.0})  # little noise from theta itself
+WITHOUT_PATH = Hierarchy({**hierarchical.OFF, "mu": 2.0, "log_sd": -0.5}, NonreparameterizedNormal)
+TRUTHS = {
+    "ELBO": hierarchical_gradients.of_elbo,
+    "IWAE": hierarchical_gradients.of_bound,
+    "wake-phi": hierarchical_gradients.of_wake_phi,
+    "thermodynamic": hierarchical_gradients.of_thermodynamic,
+    "theta as a leaf": hierarchical_gradients.of_theta_as_leaf,
+}
+
+
+@cache
+def truth(of: str, pair: Hierarchy = NARROW, num: int = len(X)) -> Tensor:
+    """Returns the gradient of the loss in every parameter, in the order of their names."""
+    found = TRUTHS[of](pair, X[:num])
+    return torch.stack([found[name] for name in NAMES])
+
+
+def mean_gradient(objective, pair: Hierarchy, x: Tensor, runs: int) -> tuple[Tensor, Tensor]:
+    """Returns the mean over runs of the gradient in every parameter, and its standard error."""
+    with pyro.validation_enabled(False):
+        return mean_and_error(gradients(objective, (pair.model, pair.guide), x, num=runs))
+
+
+@pytest.mark.parametrize(("objective", "of"), [
+    (ELBO(2), "ELBO"),
+    (StickingTheLanding(2), "ELBO"),
+    (ScoreFunction(2, baseline="leave_one_out"), "ELBO"),
+    (IWAE(2), "IWAE"),
+    (DReG(2), "IWAE"),
+    (VIMCO(2), "IWAE"),
+    (MIWAE(1, num_batches=2), "ELBO"),
+    (ReweightedWakeSleep(2), "wake-phi"),
+    (ThermodynamicVO(2, num_partitions=2, first=hierarchical_gradients.FIRST), "thermodynamic"),
+], ids=str)  # fmt: skip
+def test_the_mean_gradient_is_that_by_quadrature(objective, of):
+    mean, error = mean_gradient(objective, NARROW, X, runs=100)
+    assert_within_standard_errors(mean, truth(of), error, note=f"parameters {NAMES}")
+
+
+def test_theta_is_no_leaf_of_the_path():
+    """Taken for one, its guide would get the gradient of no bound, many standard errors away."""
+    mean, error = mean_gradient(DReG(2), NARROW, X, runs=200)
+    assert_within_standard_errors(mean, truth("IWAE"), error, note=f"parameters {NAMES}")
+    apart = ((truth("theta as a leaf") - truth("IWAE")).abs() / error)[NAMES.index("mu")]
+    assert apart > 20, apart
+
+
+@pytest.mark.parametrize(("objective", "of"), [
+    (IWAE(2), "IWAE"), (DReG(2), "IWAE"), (ReweightedWakeSleep(2), "wake-phi"),
+], ids=str)  # fmt: skip
+def test_a_theta_without_a_path_gets_the_score_of_the_whole_bound(objective, of):
+    """The local part keeps its own estimator: DReG's path is not lost because theta has none."""
+    mean, error = mean_gradient(objective, WITHOUT_PATH, X[:2], runs=500)
+    expected = truth(of, WITHOUT_PATH, 2)
+    assert_within_standard_errors(mean, expected, error, note=f"parameters {NAMES}")
+    at = NAMES.index("mu")
+    assert expected[at].abs() > 5 * error[at]
+
+
+@pytest.mark.parametrize("objective", [ELBO(3), IWAE(3)], ids=str)
+def test_chunks_of_particles_count_the_globals_once(objective):
+    """Where theta and z hardly vary, one run's gradient is that of another."""
+    still = Hierarchy({**hierarchical.OFF, "log_sd": -14.0, "log_scale": -14.0})
+    whole, parts = (
+        gradients(one, (still.model, still.guide), X)[0] for one in (objective, replace(objective, chunk_size=2))
+    )
+    torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-3)
+
+
+def test_the_gradients_of_the_bounds_differ():
+    """Or one truth would serve for another."""
+    for one, other in (("ELBO", "IWAE"), ("wake-phi", "IWAE"), ("thermodynamic", "ELBO")):
+        assert (truth(one) - truth(other)).abs().max() > 1
