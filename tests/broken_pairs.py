@@ -1,4 +1,4 @@
-"""Models and guides that break the contract, each in one way, for the tests in bad_input/."""
+"""Models and guides that are no pair, each in one way, for the tests in bad_input/."""
 
 from collections.abc import Callable
 from functools import partial

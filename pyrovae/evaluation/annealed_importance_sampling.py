@@ -81,7 +81,7 @@ def annealed_log_marginal(
     latents of all data together.
 
     Args:
-        model: The model of any pair that keeps the contract.
+        model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
         guide: The guide; its draws are used only if `start` is "guide".
         *args: What model and guide take, of any number and type.
         num_distributions: The number of distributions K.
@@ -100,7 +100,7 @@ def annealed_log_marginal(
         An `AnnealedEstimate`, in nats.
 
     Raises:
-        InputError: If the pair breaks the contract, a latent site is discrete, or no density exists.
+        InputError: If the pair is refused, a latent site is discrete, or no density exists.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))

@@ -124,7 +124,7 @@ class OfGuide(NamedTuple):
 def guide_gaussian(model: Callable, guide: Callable, args: tuple) -> OfGuide:
     """Returns the Gaussians of the guide.
 
-    Raises `InputError` if the pair has no inference gaps, because it breaks the contract or its guide is another one.
+    Raises `InputError` if the pair has no inference gaps, because it is refused or its guide is another one.
     """
     with local_seed(0):
         pair = gate.check(model, guide, None, *args)

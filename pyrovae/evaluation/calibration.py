@@ -129,7 +129,7 @@ def simulation_based_calibration(
     real ones, and averages over x: a guide that gives the prior for every x passes, too.
 
     Args:
-        model: The model of any pair that keeps the contract, with one observed site.
+        model: The generative program p(x, z) of a pair with one observed site.
         guide: Its guide.
         *args: What model and guide take, the tensor of data first. Only the number, shape and dtype of the data are
             used (zeros will do). The model is conditioned on the others (labels). One set of latents is drawn for each
@@ -144,7 +144,7 @@ def simulation_based_calibration(
         A `Calibration` with the ranks, the test and the verdict.
 
     Raises:
-        InputError: If the pair breaks the contract, the model does not have exactly one observed site or masks it, or a
+        InputError: If the pair is refused, the model does not have exactly one observed site or masks it, or a
             latent is discrete, masked, without a density, or shared by the data.
 
     Example:

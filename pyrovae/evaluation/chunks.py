@@ -104,7 +104,7 @@ def opened(
 
     Tensors of one length are data: the first of them are run. Of arguments of any other kind, only a run of all tells
     how many data there are. `chunk_size` is the number of pairs at a time; None takes as many as a decoder's memory
-    allows. Raises `InputError` if the arguments have values that are not finite, or if the pair breaks the contract.
+    allows. Raises `InputError` if the arguments have values that are not finite, or if the pair is refused.
     """
     check_args(args)
     tensors = tensors_in(args)

@@ -31,7 +31,7 @@ def elbo_terms(model: Callable, guide: Callable, *args: object, num_particles: i
         reconstruction = E_q[log p(x|z)],    kl = E_q[log q(z|x) - log p(z)]
 
     Args:
-        model: The model of any pair that keeps the contract.
+        model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
         guide: Its guide.
         *args: What model and guide take, of any number and type.
         num_particles: The number of draws for each datum, over which the means are taken.
@@ -40,7 +40,7 @@ def elbo_terms(model: Callable, guide: Callable, *args: object, num_particles: i
         A dict of `elbo`, `reconstruction` and `kl`, each `(batch,)`, in nats.
 
     Raises:
-        InputError: If the pair breaks the contract.
+        InputError: If the pair is refused (see docs/your_own_program.md).
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -166,7 +166,7 @@ def active_units(model: Callable, guide: Callable, *args: object) -> int:
     fewer than 200 data), and the variance that the draws add is subtracted.
 
     Args:
-        model: The model of any pair that keeps the contract.
+        model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
         guide: Its guide.
         *args: What model and guide take, of any number and type; at least 2 data.
 
@@ -174,7 +174,7 @@ def active_units(model: Callable, guide: Callable, *args: object) -> int:
         The number of active units.
 
     Raises:
-        InputError: If there are fewer than 2 data, or the pair breaks the contract.
+        InputError: If there are fewer than 2 data, or the pair is refused.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.eye(3, 2), torch.zeros(3), 0.5, torch.zeros(2))

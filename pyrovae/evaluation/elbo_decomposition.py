@@ -99,7 +99,7 @@ def elbo_surgery(
     population.
 
     Args:
-        model: The model of any pair that keeps the contract and whose prior is the same for every datum.
+        model: The generative program p(x, z) of a pair whose prior is the same for every datum.
         guide: Its guide.
         *args: What model and guide take, of any number and type. Grey pixels are allowed; the reconstruction is then
             minus a cross-entropy.
@@ -112,7 +112,7 @@ def elbo_surgery(
         An `ElboSurgery`.
 
     Raises:
-        InputError: If the pair breaks the contract, the data share a latent, a latent of the guide has no density (a
+        InputError: If the pair is refused, the data share a latent, a latent of the guide has no density (a
             Delta, or masked), or p(z) differs between data.
 
     Example:
@@ -197,7 +197,7 @@ def _log_aggregated(
 
 
 def _check_pair(model: Callable, guide: Callable, chunks: list[Data]) -> None:
-    """Checks that the pair keeps the contract, the guide has densities, and p(z) is the same for all data."""
+    """Checks that the pair has log-weights, the guide has densities, and p(z) is the same for all data."""
     log_prior: list[Tensor] = []
     first: dict[str, Tensor] = {}
     for data in chunks:

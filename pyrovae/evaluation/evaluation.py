@@ -61,7 +61,7 @@ def evaluate(
     mode and are in their own mode again afterwards.
 
     Args:
-        model: The model of any pair that keeps the contract.
+        model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
         guide: Its guide.
         *args: What model and guide take, of any number and type.
         methods: The names of the methods.

@@ -57,7 +57,7 @@ def log_marginal(
     The difference between the joint evidences of two models is their log Bayes factor.
 
     Args:
-        model: The model of any pair that keeps the contract.
+        model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
         guide: The proposal q(z|x): the trained guide, or another one made by `pv.proposals`.
         *args: What model and guide take, of any number and type.
         num_samples: The number of draws S for each datum.
@@ -76,7 +76,7 @@ def log_marginal(
         A `MarginalLikelihood` with the estimates, their errors and diagnoses; its `verdict` sums them up.
 
     Raises:
-        InputError: If the pair breaks the contract, if a plate leaves out terms (a subsample), or if no density exists
+        InputError: If the pair is refused, if a plate leaves out terms (a subsample), or if no density exists
             because the data are not finite or lie outside the likelihood's support.
 
     Example:
@@ -184,7 +184,7 @@ def importance_bound(
     minus a cross-entropy and not on a log-density.
 
     Args:
-        model: The model of any pair that keeps the contract.
+        model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
         guide: The guide, or another proposal.
         *args: What model and guide take, of any number and type.
         num_particles: The number of particles K.

@@ -103,7 +103,7 @@ def inference_gaps(
     be too high.
 
     Args:
-        model: The model of any pair that keeps the contract and has one latent site.
+        model: The generative program p(x, z) of a pair with one latent site.
         guide: Its guide, which draws that site from Normal(...).to_event(1).
         *args: What model and guide take, of any number and type.
         log_px: log p(x), if it is known, `(batch,)`, in nats, or an `Estimate`. None takes `log_marginal`. That is too
@@ -121,7 +121,7 @@ def inference_gaps(
         An `InferenceGaps`. A warning tells if it has not converged.
 
     Raises:
-        InputError: If the pair breaks the contract, the data share a latent, the guide is another one, or no density
+        InputError: If the pair is refused, the data share a latent, the guide is another one, or no density
             exists.
 
     Example:

@@ -90,7 +90,7 @@ def compare(
         A `Comparison`, which prints as a table.
 
     Raises:
-        InputError: An argument is invalid, the pair breaks the contract, or an objective does not fit the pair.
+        InputError: An argument is invalid, the pair is refused, or an objective does not fit the pair.
 
     Example:
         >>> vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))

@@ -2,7 +2,7 @@
 
 An amortised Gaussian that was trained by the ELBO is too narrow more often than too wide, and a proposal with thinner
 tails than the posterior has importance weights of infinite variance (Pareto k > 0.5). Each proposal is a guide for
-`log_marginal(model, proposal, x)` and keeps the contract if the trained guide does.
+`log_marginal(model, proposal, x)` and is taken wherever the trained guide is.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from torch.distributions.transforms import AffineTransform
 from torch.types import _size
 
 from pyrovae.common import InputError, require, require_number
-from pyrovae.programs.sites import has_real_support
+from pyrovae.programs.sites import base_of, has_real_support
 from pyrovae.programs.supports import EitherOf, contains, log_density
 
 
@@ -30,7 +30,8 @@ def widened(guide: Callable, factor: float) -> Callable:
 
         z' = E[z] + factor (z - E[z])
 
-    The standard deviations of a Gaussian (diagonal or not) are multiplied by `factor`.
+    The standard deviations of a Gaussian (diagonal or not) are multiplied by `factor`. Points stay as they are: in an
+    autoguide each is a function of the site that is drawn, and moves with it.
 
     Args:
         guide: A guide whose latents are real vectors, drawn from distributions with a known mean.
@@ -52,8 +53,8 @@ def widened(guide: Callable, factor: float) -> Callable:
 
     class Widen(Messenger):
         def _pyro_sample(self, msg: Message) -> None:
-            if _is_latent(msg):
-                fn = cast(TorchDistribution, msg["fn"])
+            fn = cast(TorchDistribution, msg["fn"])
+            if _is_latent(msg) and not isinstance(base_of(fn), dist.Delta):
                 rule = f'widened needs latents of real numbers, got {fn.support} at site "{msg["name"]}"'
                 require(has_real_support(fn), rule)
                 try:

@@ -1,4 +1,4 @@
-"""Checks of a pair on its first batch: the contract, the parameters that train, batches of one datum."""
+"""Checks of a pair on its first batch: its log-weights, the parameters that train, batches of one datum."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Pairs that break the contract, at every function that takes a pair."""
+"""Pairs that are refused, at every function that takes a pair."""
 
 from functools import partial
 

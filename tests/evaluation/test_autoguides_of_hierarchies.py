@@ -5,8 +5,8 @@ import pytest
 import torch
 from exact import hierarchical
 from exact.hierarchical import LATENT_SD, NOISE_SD, PRIOR_MEAN, PRIOR_SD, Hierarchy, normal
-from helpers import assert_within_standard_errors, mean_and_error, refusal
-from pyro.infer.autoguide import AutoIAFNormal, AutoMultivariateNormal, AutoNormal
+from helpers import assert_within_standard_errors, mean_and_error, refusal, suite_seed
+from pyro.infer.autoguide import AutoIAFNormal, AutoMultivariateNormal, AutoNormal, init_to_value
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -94,3 +94,19 @@ def test_one_joint_latent_makes_the_data_one_datum():
 def test_several_particles_of_one_joint_latent_need_joint(family, objective):
     """The local part has no randomness of its own, and IWAE would silently be the ELBO."""
     assert "joint=True" in refusal(objective.loss, MODEL, family(MODEL), X)
+
+
+def mean_field(x: Tensor) -> AutoNormal:
+    mean, covariance = joint_posterior(x)
+    values, scale = {"theta": mean[0], "z": mean[1:]}, covariance.diagonal().sqrt().mean().item()
+    return AutoNormal(MODEL, init_loc_fn=init_to_value(values=values), init_scale=scale)
+
+
+@pytest.mark.parametrize("guide", [exact_guide, mean_field])
+def test_a_widened_autoguide_has_the_evidence(guide):
+    """The site that is drawn is widened, and the points that are functions of it move along."""
+    wide = pv.proposals.widened(guide(X), 1.3)
+    torch.manual_seed(suite_seed(3))
+    result = pv.log_marginal(MODEL, wide, X, num_samples=6_400)
+    assert_within_standard_errors(result.log_px[0], Hierarchy().log_evidence(X), result.standard_error[0])
+    assert result.pareto_k.item() < 0.7

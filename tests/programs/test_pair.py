@@ -1,4 +1,4 @@
-"""The contract: what keeps it gives per-datum terms, and what breaks it is refused and never summed in silence."""
+"""A pair gives per-datum terms, or is refused and never summed in silence."""
 
 import pyro
 import pyro.distributions as dist
@@ -96,7 +96,7 @@ def test_log_joint_takes_latents_shared_by_all_data_or_one_for_each():
         log_joint(vae.model, {"u": z}, x)
 
 
-# What breaks the contract (see also bad_input/test_bad_pairs.py) ----------------------------------------------------
+# What is refused (see also bad_input/test_bad_pairs.py) --------------------------------------------------------------
 
 
 def test_a_guide_that_draws_outside_the_priors_support_is_refused_in_one_line():
