@@ -56,6 +56,16 @@ def of_wake_phi(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
     return {**of_bound(hierarchy, x), **{name: wake[name] for name in OF_Z}}
 
 
+def of_wake_phi_for_theta(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
+    """Returns what theta's guide gets if wake-phi is wrongly taken for theta in q(z | x, theta), too."""
+
+    def surrogate(log_p, log_q, log_p_held, log_q_held):
+        return ((log_p - log_q).detach().softmax(0) * (log_p_held + log_q_held)).sum(0)
+
+    wrong = with_densities_of_theta(hierarchy, expected(hierarchy, x, surrogate))
+    return {**of_wake_phi(hierarchy, x), **{name: wrong[name] for name in OF_THETA}}
+
+
 def of_thermodynamic(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
     """Returns that of the left sum on the points 0, FIRST, 1 by the covariance estimator, with two particles.
 

@@ -5,7 +5,8 @@ from functools import partial
 import pytest
 import torch
 from exact import hierarchical
-from exact.hierarchical import OF_Z, Hierarchy
+from exact.expectations import log_mean_exp
+from exact.hierarchical import OF_Z, PRIOR_MEAN, PRIOR_SD, Hierarchy, normal
 from helpers import assert_within_standard_errors, mean_and_error
 from scalar_pairs import gradients
 
@@ -60,6 +61,24 @@ def test_a_bound_is_that_by_quadrature_and_lies_between_elbo_and_evidence(object
     assert pair.elbo(X) <= truth + 1e-10 < pair.log_evidence(X)
     if count == 8 and not objective.chunk_size:  # or the test could not tell one K from another
         assert truth - pair.bound(X, 1).item() > 10 * error
+
+
+@pytest.mark.parametrize("objective", [ELBO(3), IWAE(3), DReG(3), VIMCO(3), ReweightedWakeSleep(3)], ids=str)
+def test_the_loss_is_that_by_hand_at_its_draws(objective):
+    """Theta's own densities stand outside, once and whole."""
+    pair, at = Hierarchy(), Hierarchy().tensors()
+    objective.loss(pair.model, pair.guide, X)  # the checks of the pair are done
+    torch.manual_seed(7)
+    loss = objective.loss(pair.model, pair.guide, X)
+    torch.manual_seed(7)
+    draws = run_pair(pair.model, pair.guide, X, num_particles=3).draws()
+    theta, z = draws["theta"], draws["z"]
+    noise = (z - at["on_x"] * X - at["on_theta"] * theta - at["bias"]) / at["log_scale"].exp()
+    log_p, log_q = pair.densities(noise, theta, X)
+    log_w = log_p - log_q
+    local = log_w.mean(0) if isinstance(objective, ELBO) else log_mean_exp(log_w)
+    outer = normal(theta, PRIOR_MEAN, PRIOR_SD) - normal(theta, at["mu"], at["log_sd"].exp())
+    assert loss == pytest.approx(-(outer + local.sum()).item(), abs=1e-10)
 
 
 @pytest.mark.parametrize(("objective", "count"), [(ELBO(1), 1), (IWAE(8), 8)], ids=str)

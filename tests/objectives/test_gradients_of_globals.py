@@ -32,11 +32,13 @@ from pyrovae.objectives import (
 X = hierarchical.data(30)
 NAMES = sorted(hierarchical.OFF)
 NARROW = Hierarchy({**hierarchical.OFF, "log_sd": -4.0})  # little noise from theta itself
+FAR_FROM_THETA = Hierarchy({**NARROW.parameters, "on_theta": 0.9, "bias": -0.5})
 WITHOUT_PATH = Hierarchy({**hierarchical.OFF, "mu": 2.0, "log_sd": -0.5}, NonreparameterizedNormal)
 TRUTHS = {
     "ELBO": hierarchical_gradients.of_elbo,
     "IWAE": hierarchical_gradients.of_bound,
     "wake-phi": hierarchical_gradients.of_wake_phi,
+    "wake-phi for theta": hierarchical_gradients.of_wake_phi_for_theta,
     "thermodynamic": hierarchical_gradients.of_thermodynamic,
     "theta as a leaf": hierarchical_gradients.of_theta_as_leaf,
 }
@@ -77,6 +79,15 @@ def test_theta_is_no_leaf_of_the_path():
     assert_within_standard_errors(mean, truth("IWAE"), error, note=f"parameters {NAMES}")
     apart = ((truth("theta as a leaf") - truth("IWAE")).abs() / error)[NAMES.index("mu")]
     assert apart > 20, apart
+
+
+def test_wake_phi_is_not_for_theta():
+    """It is no gradient of a bound, and q(z | x, theta) gives theta's guide the bound's."""
+    mean, error = mean_gradient(ReweightedWakeSleep(2), FAR_FROM_THETA, X, runs=600)
+    right, wrong = truth("wake-phi", FAR_FROM_THETA), truth("wake-phi for theta", FAR_FROM_THETA)
+    assert_within_standard_errors(mean, right, error, note=f"parameters {NAMES}")
+    apart = ((wrong - right).abs() / error)[NAMES.index("mu")]
+    assert apart > 8, apart
 
 
 @pytest.mark.parametrize(("objective", "of"), [
