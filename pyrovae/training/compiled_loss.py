@@ -105,7 +105,8 @@ class CompiledLoss:
         if any(isinstance(leaf, PackedSequence) for leaf in flat):
             self._go_eager("the lengths in a packed sequence decide what is done")
             return self._run_eagerly(kind, args, kwargs)
-        structure = () if len(flat) == len(args) + len(kwargs) else str(mapped(lambda leaf: None, (args, kwargs)))
+        has_parts = any(isinstance(arg, list | tuple | dict) for arg in (*args, *kwargs.values()))
+        structure = str(mapped(lambda leaf: None, (args, kwargs))) if has_parts else ""
         key = (kind, len(args), *kwargs, structure, *_torch_settings(), *_layouts(flat))
         try:
             traced = self._traced.get(key)

@@ -1,6 +1,6 @@
 """`fit` takes batches of anything that a pair takes; its steps are per datum of the data plate, wherever that lies."""
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 
 import pyro
@@ -96,8 +96,21 @@ def two_plates() -> Pair:
     return Pair(model, guide)
 
 
-def no_plate(x) -> nullcontext:
-    return nullcontext()
+def one_after_another() -> Pair:
+    """Data in a plate that is a loop."""
+
+    def model(x):
+        weight = pyro.param("weight", torch.tensor(1.2))
+        for n in pyro.plate("data", len(x)):
+            z = pyro.sample(f"z{n}", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample(f"x{n}", dist.Normal(weight * z, 0.5), obs=x[n])
+
+    def guide(x):
+        slope = pyro.param("slope", torch.tensor(0.4))
+        for n in pyro.plate("data", len(x)):
+            pyro.sample(f"z{n}", dist.Normal(slope * x[n], 0.7))
+
+    return Pair(model, guide)
 
 
 def one_event(read) -> Pair:
@@ -142,6 +155,7 @@ BATCHES = {
     "time before data": (lambda: plain_pair(lambda x: x, partial(nested, data_dim=-1)), data(3, 5), 5),
     "a plate without a size": (lambda: plain_pair(lambda x: x, lambda x: pyro.plate("data")), data(5), 5),
     "as many data as the values say": (lambda: plain_pair(lambda x: x[x > -0.5], rows), data(20), None),
+    "a plate that is a loop": (one_after_another, data(5), 5),
     "two plates": (two_plates, (data(5), data(3)), 8),
     "sequences of several lengths": (ragged, sequences(4, 2, 3), 3),
     "no plate": (lambda: one_event(lambda x: x), data(5), 1),
@@ -149,7 +163,7 @@ BATCHES = {
 }
 
 
-EAGER = ("sequences of several lengths", "no argument", "as many data as the values say")
+EAGER = ("sequences of several lengths", "no argument", "as many data as the values say", "a plate that is a loop")
 
 
 def parameters() -> Tensor:
@@ -206,6 +220,22 @@ def test_a_dict_of_tensors_is_replayed(monkeypatch):
     assert losses[0] == losses[1]
     assert made[0].reason is None
     assert len(made[0]._traced) == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_same_tensor_in_another_place_is_traced_anew(without_machine_code):
+    """A list of one tensor is another argument than the tensor, and `b` is another entry than `a`."""
+    batches, losses = [data(4), [[data(4)]], {"a": data(4)}, {"b": data(4)}], []
+
+    def read(batch):
+        if isinstance(batch, Tensor):
+            return batch
+        return 2 * batch[0] if isinstance(batch, list) else 3 * batch["a"] if "a" in batch else 4 * batch["b"]
+
+    for compile in (False, True):
+        pyro.clear_param_store()
+        losses.append(pv.fit(plain_pair(read, rows), batches, epochs=3, seed=1, compile=compile, lr=0.1).loss)
+    assert losses[0] == losses[1]
 
 
 def test_sequences_of_several_lengths_run_eagerly_and_a_warning_says_so():
