@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyro.distributions as dist
 import torch
+from exact import conjugate, hierarchical
 from helpers import draw, linear_gaussian
 
 import pyrovae as pv
@@ -62,7 +63,9 @@ def evaluate() -> dict[str, object]:
     gap = pv.bidirectional_gap(vae.model, vae.guide, x[:35], **chains)
     values = {one.method: one.estimate.value for one in found.measured}
     values |= {"bounds": found["is_70"].estimate.bounds, "annealed": annealed.log_weights, "x": gap.args[0]}
-    return values | {"upper": gap.upper.log_weights}
+    nested = pv.log_marginal(hierarchical.Hierarchy(), hierarchical.data(6), num_samples=90)
+    coin = pv.log_marginal(conjugate.coin, conjugate.coin_guide, conjugate.tosses(3, 2), num_samples=90)
+    return values | {"upper": gap.upper.log_weights, "nested": nested.bounds, "coin": coin.bounds}
 
 
 def survive(folder: Path, victim: int | None) -> dict[str, object]:

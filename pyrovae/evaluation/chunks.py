@@ -123,8 +123,13 @@ def opened(
         check_in_parts(model, guide, Data(args, 1, 0, 1, device, is_whole=True), needs, found.append)
         pair = found[0]
         data = Data(args, pair.batch, 0, pair.batch, device)
-    most = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // pair.outputs))
+    most = pairs_in_memory(pair)
     return Opened(data, pair, most if chunk_size is None else chunk_size, reading, most)
+
+
+def pairs_in_memory(pair: Pair) -> int:
+    """Returns how many pairs of a particle and a datum a decoder's memory allows at a time."""
+    return max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // pair.outputs))
 
 
 @torch.no_grad()

@@ -61,7 +61,7 @@ def _why_not(model: Callable, guide: Callable, found: Opened, size: int) -> str 
         return "their plate is not vectorized"
     if not any(map(data.is_data, tensors_in(data.whole))):
         return "no tensor among the arguments has a row for each"
-    most = max(2 * size, min(DATA_COMPARED, found.pairs_in_memory))
+    most = max(2, min(DATA_COMPARED, found.pairs_in_memory))
     compared = data.rows(max(0, data.size - most), data.size)
     size = size if size < compared.size else compared.size // 2
     part = compared.rows(compared.size - size, compared.size)  # the last ones: a program may well take the first

@@ -93,7 +93,7 @@ def evaluate(
     require(len(methods) > 0, "methods must name at least one method, got none")
     runs = [_parse(method, num_chains) for method in methods]
     found = opened(model, guide, args, reading=Reading(plate))
-    check_subsamples("evaluate", model, guide, found)
+    check_subsamples("evaluate", model, guide, found, takes_terms=set(methods) == {"elbo"})
     # The ELBO refuses weights of zero, and importance sampling a guide that does not reach all of the prior.
     needs = Weights(
         zeros="elbo" not in methods,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import evaluates, require, require_number
-from pyrovae.evaluation.chunks import DATA_PER_CHUNK, OUTPUTS_PER_CHUNK, PAIRS_PER_CHUNK
+from pyrovae.evaluation.chunks import DATA_PER_CHUNK, pairs_in_memory
 from pyrovae.evaluation.cubature import VANISHED, log_integral
 from pyrovae.evaluation.model_alone import ModelAlone
 from pyrovae.programs import enumerated_states, has_real_support, takes_model
@@ -124,8 +124,7 @@ def enumerated_log_marginal(model: Callable, *args: object) -> Tensor:
     num_states = len(next(iter(values.values()), (None,)))  # of those that the model does not sum out by itself
     size = min(alone.data.size, DATA_PER_CHUNK)
     data = alone.cut(size)
-    outputs = alone.pair.outputs
-    step = max(1, min(PAIRS_PER_CHUNK, OUTPUTS_PER_CHUNK // outputs) // (data.size if data.is_whole else size))
+    step = max(1, pairs_in_memory(alone.pair) // (data.size if data.is_whole else size))
     parts = []
     for chunk in data.in_chunks(size):
         total = torch.full((chunk.size,), -math.inf, dtype=torch.float64, device=data.device)

@@ -181,7 +181,8 @@ def importance_bound(
     at once, and none for a datum alone, the K particles are draws of all of them.
 
     L_1 is the ELBO. At K = 1 grey pixels are allowed, too: the result is then minus the loss of training, a bound on
-    minus a cross-entropy and not on a log-density.
+    minus a cross-entropy and not on a log-density. Terms of a datum may then also be subsampled (words of a document):
+    the mean stays what it is.
 
     Args:
         model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
@@ -217,7 +218,7 @@ def importance_bound(
     num_samples, several = num_particles * num_repeats, num_particles > 1
     needs = gate.Weights(densities=several, everywhere=False, zeros=several, alone=several)
     found = opened(model, guide, args, chunk_size, Reading(plate))
-    check_subsamples("importance_bound", model, guide, found)
+    check_subsamples("importance_bound", model, guide, found, takes_terms=not several)
     layout = found.pair.layout
     if layout.has_globals and layout.draws_locally:
         log_w = joint_log_weights(model, guide, found, num_repeats, num_particles, compile, progress, needs)

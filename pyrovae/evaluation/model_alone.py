@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.common import device_of, is_out_of_memory, local_seed, require
 from pyrovae.data import moved
 from pyrovae.evaluation.arguments import check_args, home_of, tensors_in
-from pyrovae.evaluation.chunks import Data, Opened
+from pyrovae.evaluation.chunks import Data, Opened, pairs_in_memory
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.rows import as_rows, data_dim_of, from_rows
 from pyrovae.programs import (
@@ -96,7 +96,8 @@ class ModelAlone:
 
     def cut(self, size: int) -> Data:
         """Returns the data, to be taken in chunks of `size`; or whole, with a warning, if they may not be cut."""
-        found = Opened(self.data, replace(self.pair, guide_sites=self.pair.latent), size, AS_IT_COMES, size)
+        pair = replace(self.pair, guide_sites=self.pair.latent)
+        found = Opened(self.data, pair, size, AS_IT_COMES, pairs_in_memory(pair))
         return cut(self.model, self._prior_of(self.model), found, size)
 
     @cached_property

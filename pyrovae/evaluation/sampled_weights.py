@@ -47,6 +47,8 @@ def sampled_log_weights(
     data = cut(model, guide, found, size)
     data_size = data.size if data.is_whole else size
     sample_size = max(1, found.pairs_at_a_time // data_size)
+    if found.pair.subsampled_plates:
+        sample_size = 1  # the draws of one run share its subsample
     compiles = pays(compile, data.size * num_samples) and found.pair.layout.is_vectorized
     needs = replace(needs, reading=found.reading)
     weights = _ChunkWeights(model, guide, found, (sample_size, data_size), compiles)

@@ -11,14 +11,15 @@ from pyrovae.common import InputError, local_seed, require
 from pyrovae.evaluation.chunks import Opened
 
 
-def check_subsamples(name: str, model: Callable, guide: Callable, found: Opened) -> None:
+def check_subsamples(name: str, model: Callable, guide: Callable, found: Opened, takes_terms: bool = False) -> None:
     """Raises `InputError`, on behalf of the function called `name`, if a plate leaves out terms that it needs.
 
-    These are terms of a datum; all data, where there are latents that they share; and in any case data that stay the
-    same from run to run. The indices of a subsample may be given to a data plate.
+    These are terms of a datum, unless `takes_terms` says that a part of them will do; all data, where there are latents
+    that they share; and in any case data that stay the same from run to run. The indices of a subsample may be given to
+    a data plate.
     """
     pair = found.pair
-    for inner in pair.subsampled_plates:
+    for inner in () if takes_terms else pair.subsampled_plates:
         raise InputError(f'{name} needs all terms of a datum, and the plate "{inner}" subsamples them')
     for plate in pair.plates:
         if plate.size == plate.full_size:

@@ -284,12 +284,6 @@ def test_both_bounds_meet_where_there_is_nothing_to_bridge(name, x):
     assert not torch.equal(bounds.args[0], pair.shaped(x))
 
 
-def test_latents_in_further_plates_are_refused_by_name(x):
-    rule = 'needs latents with one value for each datum, or one for all, and site "z" lies in the plate "units"'
-    for function in (pv.enumerated_log_marginal, pv.quadrature_log_marginal):
-        assert refusal(function, Nested().model, x) == f"{function.__name__} {rule}"
-
-
 # Shared latents -------------------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,15 @@ def test_the_verdict_says_what_the_number_is():
     )
 
 
+def test_the_verdict_says_when_the_draws_are_too_few_or_the_weights_too_uneven():
+    few = pv.log_marginal(Hierarchy(), data(3), num_samples=16)
+    assert few.verdict.endswith("4 draws are too few to tell whether the estimate is reliable")
+    torch.manual_seed(suite_seed(13))
+    narrow = {**near(data(100)).parameters, "log_scale": -2.0}
+    bad = pv.log_marginal(Hierarchy(narrow), data(100), num_samples=2_500, num_particles=5)
+    assert "Pareto k > 0.7, at an effective sample size of" in bad.verdict
+
+
 def test_draws_of_everything_have_an_effective_sample_size_of_a_few_and_nested_ones_of_most():
     """The case of issue 19: 6,400 flat draws are low by more than a nat, and 100 x 64 nested ones right."""
     x, pair = data(100), near(data(100))
@@ -281,65 +290,3 @@ def test_all_methods_give_one_number_for_data_that_share_latents():
     assert found.event_size == 5
     assert math.isnan(found["elbo"].estimate.data_error)
     assert "joint evidence of all 5 data" in str(found)
-
-
-# Refusals -------------------------------------------------------------------------------------------------------------
-
-
-def with_plate(**settings):
-    def model(x):
-        theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", len(x), **settings) as index:
-            z = pyro.sample("z", dist.Normal(theta, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x[index])
-
-    def guide(x):
-        pyro.sample("theta", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", len(x), **settings):
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-
-    return model, guide
-
-
-@pytest.mark.parametrize("settings", [{"subsample_size": 2}, {"subsample": torch.tensor([0, 1])}])
-@pytest.mark.parametrize("name", ["log_marginal", "importance_bound", "annealed_log_marginal", "evaluate"])
-def test_a_part_of_the_data_that_share_latents_is_refused(name, settings):
-    given = {"importance_bound": {"num_particles": 2}, "evaluate": {"methods": ["elbo"]}}.get(name, {})
-    rule = f'^{name} needs all of the data that share a latent, and the plate "data" holds a subsample of 2 of the 5$'
-    with pytest.raises(pv.InputError, match=rule):
-        getattr(pv, name)(*with_plate(**settings), torch.randn(5), **given)
-
-
-def test_a_part_of_the_terms_of_a_datum_is_refused():
-    def model(x):
-        with pyro.plate("documents", len(x), dim=-2):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            with pyro.plate("words", x.shape[1], subsample_size=2, dim=-1) as index:
-                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, index])
-
-    def guide(x):
-        with pyro.plate("documents", len(x), dim=-2):
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-
-    for call in (lambda: pv.log_marginal(model, guide, torch.randn(4, 3)),
-                 lambda: pv.importance_bound(model, guide, torch.randn(4, 3), num_particles=1)):  # fmt: skip
-        with pytest.raises(pv.InputError, match='needs all terms of a datum, and the plate "words" subsamples them'):
-            call()
-
-
-def test_num_particles_is_for_pairs_with_both_kinds_of_latents():
-    x = conjugate.tosses(2, 2)
-    rule = "num_particles is for pairs with latents of a datum beside shared ones, and this is none; got 8"
-    with pytest.raises(pv.InputError, match=rule):
-        pv.log_marginal(conjugate.coin, coin_with(2.0, 2.0), x, num_particles=8)
-    with pytest.raises(pv.InputError, match="num_particles must be <= num_samples = 10, got 64"):
-        pv.log_marginal(Hierarchy(), data(3), num_samples=10, num_particles=64)
-
-
-def test_the_verdict_says_when_the_draws_are_too_few_or_the_weights_too_uneven():
-    few = pv.log_marginal(Hierarchy(), data(3), num_samples=16)
-    assert few.verdict.endswith("4 draws are too few to tell whether the estimate is reliable")
-    torch.manual_seed(suite_seed(13))
-    narrow = {**near(data(100)).parameters, "log_scale": -2.0}
-    bad = pv.log_marginal(Hierarchy(narrow), data(100), num_samples=2_500, num_particles=5)
-    assert "Pareto k > 0.7, at an effective sample size of" in bad.verdict
