@@ -215,7 +215,7 @@ def test_log_px_by_enumeration_does_not_depend_on_how_it_is_cut_and_is_refused_w
     (log_q, log_w) = pair.enumerate(x)
     exact = (log_q + log_w).logsumexp(0).detach()
     torch.testing.assert_close(pv.enumerated_log_marginal(pair.model, x), exact)
-    monkeypatch.setattr(pv.evaluation.exact, "PAIRS_PER_CHUNK", 5 * 128)  # states, five at a time
+    monkeypatch.setattr(pv.evaluation.chunks, "PAIRS_PER_CHUNK", 5 * 128)  # states, five at a time
     torch.testing.assert_close(pv.enumerated_log_marginal(pair.model, x), exact)
 
     def model(x, latent):
