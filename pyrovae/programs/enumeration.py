@@ -19,7 +19,7 @@ def enumerated_states(sites: dict[str, dict]) -> dict[str, Tensor]:
     Raises `InputError` if a site cannot be enumerated, or if there are more than 65,536 values.
     """
     require(len(sites) > 0, "enumeration needs a latent site, and there is none")
-    each = {name: _elements(name, site["fn"]) for name, site in sites.items()}
+    each = {name: elements_of(name, site["fn"]) for name, site in sites.items()}
     num_states = math.prod(len(values) ** math.prod(shape) for values, shape in each.values())
     rule = f"latents to be enumerated must have at most {MAX_STATES:,} values"
     require(num_states <= MAX_STATES, f"{rule}, got {_size(each)}")
@@ -37,8 +37,11 @@ def enumerated_states(sites: dict[str, dict]) -> dict[str, Tensor]:
     return result
 
 
-def _elements(name: str, fn: TorchDistribution) -> tuple[Tensor, torch.Size]:
-    """Returns the values of one element of a site, and the shape in which its event holds such elements."""
+def elements_of(name: str, fn: TorchDistribution) -> tuple[Tensor, torch.Size]:
+    """Returns the values of one element of a site, and the shape in which its event holds such elements.
+
+    Raises `InputError` if there are not finitely many.
+    """
     base = base_of(fn)
     while isinstance(base, MixtureSameFamily):  # whose values are its components'
         base = base_of(base.component_distribution)

@@ -5,6 +5,7 @@ Their log-density is still a sum over the data, so that the ELBO stays what it i
 each datum alone is no bound then. A site outside the plate that reads local draws has a density for each particle.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,11 +14,14 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae.common import InputError
 from pyrovae.programs.enumerated_guide import state_dims
+from pyrovae.programs.enumeration import elements_of
 from pyrovae.programs.layout import frames_of
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import restore_generators, saved_generators
 from pyrovae.programs.reruns import pair_at
+from pyrovae.programs.sites import is_discrete
 
 ALLOWED_NATS = 1e-3
 ALLOWED_ROUNDINGS = 100  # a term may move by this many times the effect of a few roundings of the latents
@@ -44,14 +48,16 @@ class _Terms(NamedTuple):
 def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Coupled:
     """Returns which sites of the pair depend on what their plates say that they do not.
 
-    Half of the data get the latents of another particle, and then the other half: no term of the rest may move. `pair`
-    is a run of the two programs with two particles.
+    Half of the data get the latents of another particle, and then the other half: no term of the rest may move. With
+    discrete latents that is done again at other states. `pair` is a run of the two programs with two particles.
     """
     halves = [half for half in _halves(pair) if bool(half.any())]
     if not pair.layout.has_globals:
         halves = [half for half in halves if not bool(half.all())]
     if not halves or state_dims(pair.guide_sites):
         return Coupled()
+    draws = pair.draws()
+    others = _others_latents(pair, draws)
     start = saved_generators()
 
     def run(latents: dict[str, Tensor]) -> _Terms:
@@ -59,10 +65,9 @@ def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: d
         return _terms(pair_at(model, guide, latents, *args, like=pair, **kwargs))
 
     with torch.no_grad(), pyro.validation_enabled(False):
-        draws = pair.draws()
         before, rounded = run(draws), None
-        for half in halves:
-            after = run(_with_others_latents(pair, draws, half))
+        for half, other in itertools.product(halves, others):
+            after = run(_with_others_latents(pair, draws, other, half))
             inside = {
                 name: torch.where(half.to(term.device), term, after.inside[name])
                 for name, term in before.inside.items()
@@ -132,8 +137,31 @@ def _is_odd(number: int) -> bool:
     return number.bit_count() % 2 == 1
 
 
-def _with_others_latents(pair: Pair, draws: dict[str, Tensor], half: Tensor) -> dict[str, Tensor]:
-    """Returns the draws in which the data of one half have, in every particle, the latents of the last particle."""
+def _others_latents(pair: Pair, draws: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Returns the latents of the last particle, and these with the discrete ones at an extreme state each.
+
+    Draws of few values may repeat each other, and would hide what depends on them.
+    """
+    last = {name: z[-1:] for name, z in draws.items() if pair.is_local(pair.guide_sites[name])}
+    discrete = [name for name in last if is_discrete(pair.guide_sites[name]["fn"])]
+    extremes = [{name: _extreme(pair, name, draws[name], end) for name in discrete} for end in (0, -1)]
+    return [last, *({**last, **new} for new in extremes)] if discrete else [last]
+
+
+def _extreme(pair: Pair, name: str, z: Tensor, end: int) -> Tensor:
+    """Returns the first or the last value of a discrete site's elements, or draws if there is none."""
+    fn = pair.guide_sites[name]["fn"]
+    try:
+        return elements_of(name, fn)[0][end].to(z).expand_as(z)
+    except InputError:  # counts without an end
+        drawn = [run.guide_sites[name]["fn"].sample() for run in pair.runs]
+        return drawn[0] if pair.layout.is_vectorized else torch.stack(drawn)
+
+
+def _with_others_latents(
+    pair: Pair, draws: dict[str, Tensor], other: dict[str, Tensor], half: Tensor
+) -> dict[str, Tensor]:
+    """Returns the draws in which the data of one half have the other latents."""
     of_plates = dict(zip((plate.name for plate in pair.plates), half.split([p.size for p in pair.plates]), strict=True))
     moved = {}
     for name, z in draws.items():
@@ -147,7 +175,7 @@ def _with_others_latents(pair: Pair, draws: dict[str, Tensor], half: Tensor) -> 
             own = own[frame.counter - 1]
         else:
             own = own.reshape(-1, *(1,) * (site["fn"].event_dim - frame.dim - 1))
-        moved[name] = torch.where(own, z[-1:], z)
+        moved[name] = torch.where(own, other[name], z)
     return moved
 
 

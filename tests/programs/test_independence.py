@@ -107,6 +107,30 @@ def test_bounds_for_each_datum_are_refused_where_data_are_coupled(name, objectiv
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("family", [
+    lambda logits: dist.Bernoulli(logits=logits),
+    lambda logits: dist.Categorical(logits=torch.stack((-logits, logits), -1)),
+    lambda logits: dist.Bernoulli(logits=logits.unsqueeze(-1)).to_event(1),
+], ids=["bits", "categories", "vectors of bits"])  # fmt: skip
+@pytest.mark.parametrize("where", ["data", "outside"])
+def test_draws_that_repeat_each_other_hide_no_dependence(where, family):
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            c = pyro.sample("c", family(0 * x))
+            c = c.squeeze(-1) if c.dim() > 1 and c.shape[-1] == 1 != len(x) else c
+            total = c.double().sum(-1, keepdim=True)
+            pyro.sample("x", dist.Normal(total.expand(c.shape) if where == "data" else c.double(), ONE), obs=x)
+        if where == "outside":
+            pyro.factor("few", -total)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("c", family(-8.0 + 0 * x))
+
+    with pytest.raises(pv.InputError, match=r"depends on (the )?latents"):
+        ScoreFunction(1).loss(model, guide, X[:3, 0])
+
+
 @pytest.mark.parametrize("estimate", ["log_marginal", "log_weights", "importance_bound"])
 def test_log_px_of_a_datum_is_refused_where_data_are_coupled(estimate):
     settings = {"log_marginal": {"num_samples": 10}, "log_weights": {"num_particles": 2}}
