@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.transforms import affine_autoregressive
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from programs_of_users.program import Program, TwoHeads, bits, mlp, source
 
@@ -47,7 +48,7 @@ class ConvolutionalVAE(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convolve = nn.Sequential(nn.Conv2d(1, 3, 2, stride=2), nn.ReLU(), nn.Flatten())
+        self.convolve = nn.Sequential(nn.Conv2d(1, 3, 2, stride=2), nn.Softplus(), nn.Flatten())
         self.heads = TwoHeads(3 * 4, LATENT)
         self.spread = nn.Linear(LATENT, 3 * 4)
         self.deconvolve = nn.ConvTranspose2d(3, 1, 2, stride=2)
@@ -56,7 +57,7 @@ class ConvolutionalVAE(nn.Module):
         pyro.module("convolutional", self)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], LATENT), 1.0).to_event(1))
-            logits = self.deconvolve(self.spread(z).view(-1, 3, 2, 2).relu())
+            logits = self.deconvolve(softplus(self.spread(z)).view(-1, 3, 2, 2))
             pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
 
     def guide(self, x):

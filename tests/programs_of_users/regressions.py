@@ -1,6 +1,7 @@
 """Coins and regressions: all latents are global, and the data lie in a plate."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pyro
@@ -16,6 +17,7 @@ from pyro.infer.autoguide import (
     AutoMultivariateNormal,
     AutoNormal,
     AutoNormalizingFlow,
+    init_to_value,
 )
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
@@ -76,37 +78,46 @@ def _evidence(x: Tensor, y: Tensor) -> Tensor:
     return torch.distributions.MultivariateNormal(torch.zeros_like(y), covariance).log_prob(y).reshape(1)
 
 
+def _start(x: Tensor, y: Tensor) -> Callable:
+    """Returns an initialiser at the posterior mean, so that draws of a guide that is not trained yet weigh enough."""
+    inputs = torch.cat([x, torch.ones(len(x), 1)], 1)
+    mean = torch.linalg.solve(inputs.T @ inputs + NOISE**2 * torch.eye(3), inputs.T @ y)
+    return init_to_value(values={"weight": mean[:2], "bias": mean[2]})
+
+
 def _with(auto, **settings) -> Program:
     x, y = _inputs()
+    if auto is not AutoNormalizingFlow:
+        settings |= {"init_loc_fn": _start(x, y), "init_scale": 0.4}
     return Program(_regression, auto(_regression, **settings), (x, y), log_px=lambda: _evidence(x, y))
 
 
 def regression_with_auto_normal() -> Program:
-    return _with(AutoNormal, init_scale=0.4)
+    return _with(AutoNormal)
 
 
 def regression_with_diagonal() -> Program:
-    return _with(AutoDiagonalNormal, init_scale=0.4)
+    return _with(AutoDiagonalNormal)
 
 
 def regression_with_multivariate() -> Program:
-    return _with(AutoMultivariateNormal, init_scale=0.4)
+    return _with(AutoMultivariateNormal)
 
 
 def regression_with_low_rank() -> Program:
-    return _with(AutoLowRankMultivariateNormal, init_scale=0.4, rank=1)
+    return _with(AutoLowRankMultivariateNormal, rank=1)
 
 
 def regression_with_flow() -> Program:
-    return _with(partial(AutoNormalizingFlow, init_transform_fn=partial(affine_autoregressive, hidden_dims=[6])))
+    return _with(AutoNormalizingFlow, init_transform_fn=partial(affine_autoregressive, hidden_dims=[6]))
 
 
 def regression_with_list() -> Program:
     """One guide for the weights and another for the bias."""
     x, y = _inputs()
-    guide = AutoGuideList(_regression)
-    guide.append(AutoDiagonalNormal(poutine.block(_regression, expose=["weight"]), init_scale=0.4))
-    guide.append(AutoNormal(poutine.block(_regression, expose=["bias"]), init_scale=0.4))
+    guide, how = AutoGuideList(_regression), {"init_loc_fn": _start(x, y), "init_scale": 0.4}
+    guide.append(AutoDiagonalNormal(poutine.block(_regression, expose=["weight"]), **how))
+    guide.append(AutoNormal(poutine.block(_regression, expose=["bias"]), **how))
     return Program(_regression, guide, (x, y), log_px=lambda: _evidence(x, y))
 
 

@@ -32,8 +32,8 @@ POINT = Reason(
 )
 SUBSAMPLED = Reason(
     r"subsampl|holds \d of the \d",
-    "The evidence is that of all data. N/B times the sum over a minibatch estimates the logarithm of a product "
-    "without bias, and its exponential is not the product.",
+    "The evidence is that of all data. N/B times the sum of a minibatch's logarithms is unbiased for their whole sum, "
+    "and its exponential is not unbiased for the product: an estimate inside a logsumexp is no bound.",
     "Run the programs without a `subsample_size`; in training the bounds per datum stand outside the sum, and hold.",
 )
 INNER = Reason(
