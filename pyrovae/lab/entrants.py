@@ -149,11 +149,16 @@ def check_settings(settings: Mapping[str, object]) -> None:
         require(name in known, f"{name} must be a keyword of fit that is not the race's own: {', '.join(known)}")
 
 
-def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: HeldOut, plate: str | None) -> None:
-    """Raises `InputError` if an entrant cannot be trained, or cannot be measured on the held-out data."""
+def check_new_parameters(entrant: Entrant, seed: int) -> None:
+    """Raises `InputError` if two pairs that an entrant makes share a parameter."""
     with entrant.start(seed) as pair, entrant.start(seed) as another:
         rule = "make_vae must create new parameters at each call, but two of its pairs share one"
         require(not _addresses(pair) & _addresses(another), rule)
+
+
+def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: HeldOut, plate: str | None) -> None:
+    """Raises `InputError` if an entrant cannot be trained, or cannot be measured on the held-out data."""
+    with entrant.start(seed) as pair:
         check_training(pair, plan, entrant.objective)
         with local_seed(0):
             few = at_most(pair.model, pair.guide, held_out, 2, plate)

@@ -31,6 +31,7 @@ from pyrovae.lab.entrants import (
     TrainingPlan,
     check_entrant,
     check_makers,
+    check_new_parameters,
     check_settings,
     entrants_of,
 )
@@ -122,6 +123,8 @@ def race(
         entrants = entrants_of(make_vae, objectives)
         plan = TrainingPlan(data, epochs, settings)
         plate = plan.plate_of(entrants)
+        for entrant in entrants:
+            check_new_parameters(entrant, seeds[0])
         with entrants[0].start(seeds[0]) as pair:
             measured = _held_out(pair, data, held_out, num_data, plate)
             measured_along = at_most(pair.model, pair.guide, measured, NUM_DATA, plate)
