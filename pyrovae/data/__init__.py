@@ -1,6 +1,6 @@
 """Data sets in memory, and the batches of an epoch."""
 
-from pyrovae.data.arguments import Batch, leaves_of, main_tensor, mapped, moved
+from pyrovae.data.arguments import Batch, is_spread, leaves_of, main_tensor, mapped, moved
 from pyrovae.data.batches import Batches, batches_of, first_batch, generators_of, scale_hint_of
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.image_files import IMAGE_SETS
@@ -18,6 +18,7 @@ __all__ = [
     "batches_of",
     "first_batch",
     "generators_of",
+    "is_spread",
     "leaves_of",
     "load",
     "main_tensor",

@@ -11,6 +11,7 @@ from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.evaluation import ELBO_DRAWS, evaluate
 from pyrovae.evaluation.evaluation_table import Evaluation
 from pyrovae.evaluation.exact import enumerated_log_marginal, quadrature_log_marginal
+from pyrovae.evaluation.held_out import HeldOut, at_most, held_out_log_px, held_out_of
 from pyrovae.evaluation.importance_sampling import importance_bound, log_marginal
 from pyrovae.evaluation.inference_gap import inference_gaps
 
@@ -19,9 +20,11 @@ __all__ = [
     "ELBO_DRAWS",
     "Estimate",
     "Evaluation",
+    "HeldOut",
     "MarginalLikelihood",
     "active_units",
     "annealed_log_marginal",
+    "at_most",
     "bidirectional_gap",
     "check_args",
     "common_length",
@@ -32,6 +35,8 @@ __all__ = [
     "enumerated_log_marginal",
     "evaluate",
     "has_kl_per_dimension",
+    "held_out_log_px",
+    "held_out_of",
     "importance_bound",
     "inference_gaps",
     "latent_use",

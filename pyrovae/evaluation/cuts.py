@@ -27,7 +27,7 @@ def cut(model: Callable, guide: Callable, found: Opened, size: int) -> Data:
     data = found.data
     if size >= data.size or data.is_whole:
         return data
-    why = _why_not(model, guide, found, size)
+    why = why_not_cut(model, guide, found, size)
     if why is None:
         return data
     warn(f"all {data.size:,} data are taken at once, and not in chunks of {size:,}: {why}")
@@ -52,7 +52,7 @@ def rows_of_draws(draws: dict[str, Tensor], pair: Pair, particles: slice, rows: 
 
 
 @torch.no_grad()
-def _why_not(model: Callable, guide: Callable, found: Opened, size: int) -> str | None:
+def why_not_cut(model: Callable, guide: Callable, found: Opened, size: int) -> str | None:
     """Returns why the data cannot be taken in chunks of this size, or None if they can."""
     data, pair = found.data, found.pair
     if len(pair.plates) != 1:

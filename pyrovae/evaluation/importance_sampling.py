@@ -121,19 +121,19 @@ def log_marginal(
     )
     if not layout.has_globals:
         drawn = sampled_log_weights(model, guide, found, num_samples, compile, progress, needs)
-        columns = joined([_statistics(log_w) for log_w in drawn], args)
-        return _result(
+        columns = joined([statistics_of(log_w) for log_w in drawn], args)
+        return result_of(
             columns, num_samples, None if layout.plates else f"joint evidence of all data, by {num_samples:,} draws"
         )
-    particles = _particles(num_samples, num_particles) if nested else 1
+    particles = particles_of(num_samples, num_particles) if nested else 1
     draws = num_samples // particles
     log_w = joint_log_weights(model, guide, found, draws, particles, compile, progress, needs)
     of = f"joint evidence of all {found.data.size:,} data, by {draws:,} draws of the latents that they share"
     of += f", nested: {particles:,} draws of the others for each" if nested else ""
-    return _result(list(_statistics(log_w)), draws, of)
+    return result_of(list(statistics_of(log_w)), draws, of)
 
 
-def _particles(num_samples: int, num_particles: int | None) -> int:
+def particles_of(num_samples: int, num_particles: int | None = None) -> int:
     """Returns the number of draws of each z for a draw of theta."""
     if num_particles is None:
         return min(PARTICLES_PER_DRAW, math.isqrt(num_samples))
@@ -141,14 +141,14 @@ def _particles(num_samples: int, num_particles: int | None) -> int:
     return num_particles
 
 
-def _statistics(log_w: Tensor) -> tuple[Tensor, ...]:
+def statistics_of(log_w: Tensor) -> tuple[Tensor, ...]:
     """Returns what a `MarginalLikelihood` holds, from log-weights `(draws, data)`."""
     value, error, ess = log_mean(log_w)
     pareto_k, smoothed = pareto_smoothed(log_w)
     return influences(log_w), value, error, ess, pareto_k, jackknifed(log_w), smoothed, *bounds(log_w)
 
 
-def _result(columns: list[Tensor], num_samples: int, of: str | None) -> MarginalLikelihood:
+def result_of(columns: list[Tensor], num_samples: int, of: str | None) -> MarginalLikelihood:
     found, value, error, ess, pareto_k, jackknife, smoothed, bound, bound_error = columns
     return MarginalLikelihood(
         value, error, ess, pareto_k, jackknife, smoothed, bound, bound_error, num_samples, of, influences=found

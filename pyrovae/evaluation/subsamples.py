@@ -11,12 +11,14 @@ from pyrovae.common import InputError, local_seed, require
 from pyrovae.evaluation.chunks import Opened
 
 
-def check_subsamples(name: str, model: Callable, guide: Callable, found: Opened, takes_terms: bool = False) -> None:
+def check_subsamples(
+    name: str, model: Callable, guide: Callable, found: Opened, takes_terms: bool = False, of_all: bool = True
+) -> None:
     """Raises `InputError`, on behalf of the function called `name`, if a plate leaves out terms that it needs.
 
     These are terms of a datum, unless `takes_terms` says that a part of them will do; all data, where there are latents
-    that they share; and in any case data that stay the same from run to run. The indices of a subsample may be given to
-    a data plate.
+    that they share, unless the estimate is not `of_all`; and in any case data that stay the same from run to run. The
+    indices of a subsample may be given to a data plate.
     """
     pair = found.pair
     for inner in () if takes_terms else pair.subsampled_plates:
@@ -25,7 +27,8 @@ def check_subsamples(name: str, model: Callable, guide: Callable, found: Opened,
         if plate.size == plate.full_size:
             continue
         holds = f'and the plate "{plate.name}" holds a subsample of {plate.size} of the {plate.full_size}'
-        require(not pair.layout.has_globals, f"{name} needs all of the data that share a latent, {holds}")
+        shared = of_all and pair.layout.has_globals
+        require(not shared, f"{name} needs all of the data that share a latent, {holds}")
         is_drawn = any(_draws_a_subsample(program, plate.name, found.data.args) for program in (model, guide))
         require(not is_drawn, f"{name} needs the same data in every run, {holds}, drawn anew each time")
 

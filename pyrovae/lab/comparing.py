@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -110,9 +111,9 @@ def compare(
     _check_log_px(log_px, common_length(args), one_value=True)
     device = device_of(model, tensors_in(args))
     args = with_tensors(moved(args, device), Tensor.detach)
-    reading = _reading_of([objective for _, by_size in named for _, objective in by_size])
+    readings = _readings_of([objective for _, by_size in named for _, objective in by_size])
     with torch.enable_grad(), untouched(model, guide) as watch, local_seed(seed):
-        pair = gate.check(model, guide, _AsRead(reading), *args)
+        pair, reading = _read(model, guide, args, readings)
         num_data = sum(plate.full_size for plate in pair.plates) if pair.plates else 1
         _check_log_px(log_px, num_data, one_value=pair.layout.has_globals)
         for objective in (objective for _, by_size in named for _, objective in by_size):
@@ -252,12 +253,24 @@ def _by_size(
     return getattr(objective, "__name__", type(by_size[0][1]).__name__ if by_size else shown(objective)), by_size
 
 
-def _reading_of(objectives: Sequence[PyroELBO]) -> Reading:
-    """Returns how the pair is read: as one datum if all objectives do so, and with the data plate that one names."""
+def _readings_of(objectives: Sequence[PyroELBO]) -> list[Reading]:
+    """Returns how the pair may be read: with the data plate that an objective names; as one datum if all do so."""
     readings = [getattr(objective, "reading", AS_IT_COMES) for objective in objectives]
     plates = {reading.plate for reading in readings if reading.plate is not None}
     require(len(plates) < 2, f"objectives must name one data plate, got {' and '.join(sorted(plates))}")
-    return Reading(next(iter(plates), None), all(reading.joint for reading in readings))
+    all_joint = all(reading.joint for reading in readings)
+    return [Reading(next(iter(plates), None)), *[Reading(joint=True)] * all_joint]
+
+
+def _read(model: Callable, guide: Callable, args: tuple, readings: Sequence[Reading]) -> tuple[Pair, Reading]:
+    """Returns a run of the pair by the first reading that it has: joint bounds, too, are per datum if there are data.
+
+    Raises `InputError` if it has none.
+    """
+    for reading in readings[:-1]:
+        with suppress(InputError):
+            return gate.check(model, guide, _AsRead(reading), *args), reading
+    return gate.check(model, guide, _AsRead(readings[-1]), *args), readings[-1]
 
 
 @dataclass(frozen=True)

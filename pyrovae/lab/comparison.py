@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from pyrovae.common import InputError, require_choice, right_aligned
-from pyrovae.evaluation import Estimate
+from pyrovae.evaluation import Estimate, MarginalLikelihood
 from pyrovae.lab.gradient_moments import Gradient
 from pyrovae.lab.sides import SIDES
 
@@ -184,13 +184,21 @@ class Comparison:
         """The lines below the table: log p(x), the repeats, why there is no gap, and parameters that never train."""
         fewest = min(row.repeats for row in self.rows)
         found = self.log_px_per_datum
-        log_px = "" if found is None else f"log p(x) {found[0]:.3f} nats; "
+        log_px = "" if found is None else f"log p(x) {found[0]:.3f} nats{self._doubt}; "
         notes = [f"{log_px}{fewest} repeats or more{'' if self.complete else ' (the time ran out)'}"]
         notes += [] if self.no_gap is None else [f"no gap: {self.no_gap}"]
         if self.unreached:
             more = f" and {len(self.unreached) - 5} more" if len(self.unreached) > 5 else ""
             notes.append(f"trained by none: {', '.join(self.unreached[:5])}{more}")
         return "\n".join(notes)
+
+    @property
+    def _doubt(self) -> str:
+        """Says for how many data the draws behind log p(x) were too narrow, if for any."""
+        if not isinstance(self.log_px, MarginalLikelihood) or not bool(self.log_px.is_unreliable.any()):
+            return ""
+        share = "" if len(self.log_px.value) == 1 else f" for {self.log_px.share_unreliable:.0%} of the data"
+        return f" (too low: Pareto k > 0.7{share})"
 
     def _repr_html_(self) -> str:
         return self.table("html")

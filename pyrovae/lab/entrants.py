@@ -2,19 +2,21 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import pyro
 from pyro.infer import ELBO as PyroELBO
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
-from pyrovae.common import choose_device, derived_seed, local_seed, on_device_of, require
-from pyrovae.data import Dataset
+from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require
+from pyrovae.data import Dataset, moved
+from pyrovae.evaluation import HeldOut, at_most, tensors_in
 from pyrovae.objectives import SHORTHANDS, resolve
-from pyrovae.programs import ProgramPair, gate
+from pyrovae.programs import ProgramPair, Reading, gate
 from pyrovae.training import FitSettings, TrainingData, compiles, fit, prepare
 
 ObjectiveOfFit = str | PyroELBO | Mapping[int, str | PyroELBO]
@@ -71,7 +73,7 @@ class Entrant:
 class TrainingPlan:
     """Holds what the trainings of all entrants have in common: the data, the epochs and the keywords of `fit`."""
 
-    data: Dataset | Tensor
+    data: Dataset | Tensor | Iterable | None
     epochs: int
     settings: Mapping[str, Any]
 
@@ -84,7 +86,19 @@ class TrainingPlan:
         objective = cast(str | PyroELBO, entrant.objective)  # `resolve` refuses several
         return resolve(objective, {name: self.settings.get(name) for name in SHORTHANDS})
 
-    def compiles(self, entrant: Entrant) -> bool:
+    def plate_of(self, entrants: Sequence[Entrant]) -> str | None:
+        """Returns the data plate that the objectives name, or None if they name none; raises if they name several."""
+        elbos = [elbo for entrant in entrants for elbo in self._elbos_of(entrant)]
+        plates = {elbo.reading.plate for elbo in elbos if hasattr(elbo, "reading")} - {None}
+        require(len(plates) < 2, f"objectives must name one data plate, got {' and '.join(sorted(plates))}")
+        return next(iter(plates), None)
+
+    def _elbos_of(self, entrant: Entrant) -> list[PyroELBO]:
+        if isinstance(entrant.objective, Mapping):
+            return [resolve(objective, {}) for objective in entrant.objective.values()]
+        return [self.elbo_of(entrant)]
+
+    def compiles(self, entrant: Entrant, pair: ProgramPair) -> bool:
         """Returns True if the steps of an entrant are compiled.
 
         `fit` would decide the same for `epochs` epochs. The decision holds for whatever number of epochs the budget
@@ -93,13 +107,18 @@ class TrainingPlan:
         asked = self.setting("compile")
         if asked != "auto":
             return asked
-        if isinstance(entrant.objective, Mapping):
-            elbos = [resolve(objective, {}) for objective in entrant.objective.values()]
-        else:
-            elbos = [self.elbo_of(entrant)]
-        num_data = len(self.data.train_x) if isinstance(self.data, Dataset) else len(self.data)
-        num_steps = self.epochs * -(-num_data // self.setting("batch_size"))
-        return all(compiles(elbo, num_steps) for elbo in elbos)
+        num_steps = self.epochs * self._steps_of_an_epoch
+        return not isinstance(pair.guide, AutoGuide) and all(
+            compiles(elbo, num_steps) for elbo in self._elbos_of(entrant)
+        )
+
+    @property
+    def _steps_of_an_epoch(self) -> int:
+        """The number of batches of an epoch; 0 if it is not known."""
+        if isinstance(self.data, Dataset | Tensor):
+            num_data = len(self.data.train_x) if isinstance(self.data, Dataset) else len(self.data)
+            return -(-num_data // self.setting("batch_size"))
+        return 1 if self.data is None else len(self.data) if isinstance(self.data, Sized) else 0
 
 
 def entrants_of(
@@ -130,15 +149,21 @@ def check_settings(settings: Mapping[str, object]) -> None:
         require(name in known, f"{name} must be a keyword of fit that is not the race's own: {', '.join(known)}")
 
 
-def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: tuple[Tensor, ...]) -> None:
-    """Raises `InputError` if an entrant cannot be trained, or cannot be measured on the held-out data."""
+def check_new_parameters(entrant: Entrant, seed: int) -> None:
+    """Raises `InputError` if two pairs that an entrant makes share a parameter."""
     with entrant.start(seed) as pair, entrant.start(seed) as another:
         rule = "make_vae must create new parameters at each call, but two of its pairs share one"
         require(not _addresses(pair) & _addresses(another), rule)
+
+
+def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: HeldOut, plate: str | None) -> None:
+    """Raises `InputError` if an entrant cannot be trained, or cannot be measured on the held-out data."""
+    with entrant.start(seed) as pair:
         check_training(pair, plan, entrant.objective)
         with local_seed(0):
-            few = on_device_of(pair.model, tuple(arg[:2] for arg in held_out))
-            gate.check(pair.model, pair.guide, gate.Weights(), *few)
+            few = at_most(pair.model, pair.guide, held_out, 2, plate)
+            args = moved(few.args, device_of(pair.model, tensors_in(few.args)))
+            gate.check(pair.model, pair.guide, gate.Weights(reading=Reading(plate)), *args)
 
 
 def check_training(pair: ProgramPair, plan: TrainingPlan, objective: ObjectiveOfFit) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from pyrovae.common import InputError, local_seed
 from pyrovae.objectives import AnalyticKLELBO, EnumeratedELBO, Objective
-from pyrovae.programs import Pair, log_mean_exp, pair_at
+from pyrovae.programs import Pair, inner_scale, log_mean_exp, pair_at
 
 MODE_TOLERANCE = 1e-3
 
@@ -26,10 +26,13 @@ def no_log_px(pair: Pair) -> str | None:
 def not_its_bound(
     model: Callable, guide: Callable, args: tuple, pair: Pair, modules: Sequence[nn.Module]
 ) -> str | None:
-    """Returns why no objective bounds log p(x) under the present scales and modes of this pair, or None."""
+    """Returns why no objective bounds log p(x) under the present scales and modes of this pair, or None.
+
+    The scale of a plate that holds a subsample makes the loss one of all data, and is none of these.
+    """
     for name, site in (*pair.model_sites.items(), *pair.guide_sites.items()):
-        scale = torch.as_tensor(site["scale"])
-        if not bool((scale == 1).all()):
+        scale = torch.as_tensor(site["scale"]) / inner_scale(site, ())
+        if not torch.allclose(scale, torch.ones_like(scale)):
             shown = f"{scale.item():g}" if scale.numel() == 1 else "more than one number"
             return f'under the scale (beta) {shown} at site "{name}" an objective is no bound on log p(x)'
     if _mode_matters(model, guide, args, pair, modules):

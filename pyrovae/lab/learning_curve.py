@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae.common import derived_seed, local_seed, write_text
-from pyrovae.evaluation import log_marginal
+from pyrovae.evaluation import HeldOut, held_out_log_px
 from pyrovae.programs import ProgramPair
 from pyrovae.training import History
 
@@ -19,20 +19,22 @@ NUM_SAMPLES = 100
 class LearningCurve:
     """Measures log p(x) at 12 epochs of a training and appends each point to a file.
 
-    A point is `[epoch, seconds so far, log p(x), Monte Carlo error]`, with log p(x) of the first 500 held-out data by
-    100 draws, in nats per datum.
+    A point is `[epoch, seconds so far, log p(x), Monte Carlo error]`, with log p(x) of the held-out data by 100 draws,
+    in nats per datum.
 
     Args:
         path: The file, one JSON list per line.
         pair: The pair that is trained.
-        held_out: The arguments of the pair, held-out data first.
+        held_out: The held-out data, at most 500 of them where a part can be taken.
+        plate: The name of the data plate, where the observed sites lie in plates that cross.
         epochs: The number of epochs of the whole training.
         seed: Fixes the draws, which are the same at every point.
     """
 
-    def __init__(self, path: Path, pair: ProgramPair, held_out: tuple[Tensor, ...], epochs: int, seed: int) -> None:
-        self.path, self.pair, self.seed = path, pair, seed
-        self.held_out = tuple(arg[:NUM_DATA] for arg in held_out)
+    def __init__(
+        self, path: Path, pair: ProgramPair, held_out: HeldOut, epochs: int, seed: int, plate: str | None
+    ) -> None:
+        self.path, self.pair, self.seed, self.held_out, self.plate = path, pair, seed, held_out, plate
         self.epochs = {-(-epochs * i // NUM_POINTS) for i in range(1, NUM_POINTS + 1)}
         self.seconds = 0.0
 
@@ -52,8 +54,14 @@ class LearningCurve:
         if isinstance(self.pair, nn.Module):
             self.pair.eval()
         with local_seed(derived_seed(self.seed, "curve")):
-            pair = self.pair
-            found = log_marginal(pair.model, pair.guide, *self.held_out, num_samples=NUM_SAMPLES, progress=False)
+            found = held_out_log_px(
+                self.pair.model,
+                self.pair.guide,
+                *self.held_out.args,
+                num_samples=NUM_SAMPLES,
+                plate=self.plate,
+                progress=False,
+            )
         with open(self.path, "a") as file:
             file.write(json.dumps([record["epoch"], self.seconds, found.mean, found.monte_carlo_error]) + "\n")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import FolderInUse, InputError, exclusive_lock, require, write_atomically, write_text
-from pyrovae.data import Dataset
+from pyrovae.data import Dataset, leaves_of
 from pyrovae.lab.learning_curve import read_curve
 from pyrovae.training import Checkpoints, digest
 
@@ -47,7 +47,7 @@ class RunFolder:
         """Holds the run for this process. Raises `FolderInUse` if another process has it."""
         return exclusive_lock(self.path / "race.lock")
 
-    def checkpoints(self, held_out: tuple[Tensor, ...]) -> Checkpoints:
+    def checkpoints(self, held_out: tuple) -> Checkpoints:
         """Returns the checkpoints, which only a run with the same held-out data may resume from."""
         return Checkpoints(self.path, told={"held-out data": digest(held_out)}, repeated=True)
 
@@ -73,10 +73,12 @@ class RunFolder:
         return content
 
 
-def fingerprint_of(data: Dataset | Tensor, held_out: tuple[Tensor, ...]) -> str:
-    """Returns a digest of the held-out data and the training data."""
-    trained_on = data.arguments("train") if isinstance(data, Dataset) else (data,)
-    return digest((*held_out, *(part for part in trained_on if isinstance(part, Tensor))))
+def fingerprint_of(data: object, held_out: tuple) -> str:
+    """Returns a digest of the held-out data and of the training data, as far as they are at hand without a run."""
+    if isinstance(data, Dataset):
+        data = data.arguments("train")
+    trained_on = data if isinstance(data, list | tuple) else (data,)
+    return digest((*held_out, *(part for part in leaves_of(trained_on) if isinstance(part, Tensor))))
 
 
 def kept_step_seconds(

@@ -25,10 +25,10 @@ class RaceRun:
         epochs: The number of epochs.
         log_px: The estimate of log p(x) of the held-out data, in nats per datum.
         share_unreliable: The share of held-out data with Pareto k > 0.7; nan if the draws are too few to tell.
-        active_units: The number of active latent dimensions.
+        active_units: The number of active latent dimensions; None if the data share latents.
         seconds: The seconds of training.
         curve: The learning curve. Each point is `(epoch, seconds so far, log p(x), Monte Carlo error)`, with log p(x)
-            of the first 500 held-out data by 100 draws, a lower bound.
+            of the first 500 held-out data (of all, where a part cannot be taken) by 100 draws, a lower bound.
         folder: The folder of the run.
 
     Example:
@@ -48,7 +48,7 @@ class RaceRun:
     epochs: int
     log_px: Estimate
     share_unreliable: float
-    active_units: int
+    active_units: int | None
     seconds: float
     curve: tuple[tuple[int, float, float, float], ...]
     folder: Path
@@ -222,7 +222,7 @@ def _row(race: Race, objective: str) -> dict[str, Any]:
     runs = race[objective]
     log_px = torch.tensor([run.log_px.mean for run in runs], dtype=torch.float64)
     share = sum(run.share_unreliable for run in runs) / len(runs)  # nan if the draws are too few to tell
-    units = torch.tensor([float(run.active_units) for run in runs])
+    units = [run.active_units for run in runs if run.active_units is not None]
     return {
         "objective": objective,
         "seeds": [run.seed for run in runs],
@@ -232,7 +232,7 @@ def _row(race: Race, objective: str) -> dict[str, Any]:
         "monte_carlo_error": max(run.log_px.monte_carlo_error for run in runs),
         "data_error": max(run.log_px.data_error for run in runs),
         **{f"difference_{key}": value for key, value in race.difference(objective).items()},
-        "active_units": units.mean().item(),
+        "active_units": sum(units) / len(units) if units else None,
         "seconds": sum(run.seconds for run in runs) / len(runs),
         "share_pareto_k_above_0.7": None if math.isnan(share) else share,
     }
@@ -243,11 +243,13 @@ def _table(race: Race, tablefmt: str) -> str:
     lines = []
     for row in race.rows():
         first, share = row["objective"] == race.objectives[0], row["share_pareto_k_above_0.7"]
+        units = row["active_units"]
         lines.append([
             row["objective"], str(row["epochs"]), _with_error(row["log_px"], row["log_px_error"]),
             "" if first else _with_error(row["difference_value"], row["difference_seed_error"]),
             "" if first else _interval(row["difference_low"], row["difference_high"]),
-            f"{row['active_units']:.3g}", "unknown" if share is None else f"{share:.0%}", f"{row['seconds']:.3g}",
+            "" if units is None else f"{units:.3g}",
+            "unknown" if share is None else f"{share:.0%}", f"{row['seconds']:.3g}",
         ])  # fmt: skip
     header = ["objective", "epochs", "log p(x)", f"minus {race.objectives[0]}", "95% interval", "active"]
     return right_aligned(lines, [*header, "k > 0.7", "seconds"], tablefmt)

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +17,25 @@ from pyrovae.common import (
     check_folder,
     derived_seed,
     local_seed,
-    on_device_of,
     progress_bar,
     require,
     require_choice,
     require_count,
     require_seeds,
 )
-from pyrovae.data import Dataset
-from pyrovae.evaluation import Estimate, active_units, check_args, log_marginal
+from pyrovae.data import Dataset, is_spread
+from pyrovae.evaluation import Estimate, HeldOut, active_units, at_most, held_out_log_px, held_out_of
 from pyrovae.lab.entrants import (
     Entrant,
     ObjectiveOfFit,
     TrainingPlan,
     check_entrant,
     check_makers,
+    check_new_parameters,
     check_settings,
     entrants_of,
 )
-from pyrovae.lab.learning_curve import LearningCurve
+from pyrovae.lab.learning_curve import NUM_DATA, LearningCurve
 from pyrovae.lab.race_folder import SECONDS_BETWEEN_TRIES, RunFolder, fingerprint_of
 from pyrovae.lab.race_result import Race, RaceRun
 from pyrovae.lab.step_timing import epochs_of_equal_seconds
@@ -47,14 +47,14 @@ BUDGETS = ("epochs", "seconds")
 
 def race(
     make_vae: Callable[[], ProgramPair] | Mapping[str, Callable[[], ProgramPair]],
-    data: Dataset | Tensor,
+    data: Dataset | Tensor | Iterable | None,
     objectives: Sequence[str | PyroELBO] | Mapping[str, ObjectiveOfFit],
     seeds: Sequence[int] = (0, 1, 2),
     budget: str = "epochs",
     *,
     epochs: int,
     folder: str | Path | None = None,
-    held_out: Tensor | tuple[Tensor, ...] | None = None,
+    held_out: Any = None,
     num_data: int | None = None,
     num_samples: int = 5_000,
     progress: bool | None = None,
@@ -64,7 +64,8 @@ def race(
 
     All objectives start from the same parameters, and from the same order of the data in the first epoch; both follow
     the seed. Each run is measured by log p(x) of the held-out data by importance sampling, active units, the seconds of
-    training and a learning curve.
+    training and a learning curve. If the data share latents theta, log p(x) of a held-out datum is that given what the
+    guide has learnt of them: log of the mean of p(x|theta) over theta ~ q(theta).
 
     In `folder` every run has a folder of its own with its checkpoints and, once it is done, its result. When the race
     is called again, it resumes where it stopped, with the same bits. Several processes may share one race in one
@@ -73,7 +74,8 @@ def race(
     Args:
         make_vae: A function without arguments that returns an untrained pair with a `model` and a `guide`. It is called
             under the seed. A dict of functions races models instead; then there must be one objective.
-        data: The training data: a `Dataset`, or a tensor of shape `(num, *event_shape)`.
+        data: The training data, as `fit` takes them: a `Dataset`, a tensor of shape `(num, *event_shape)`, an iterable
+            of batches, or None for programs without arguments.
         objectives: Names or objects, or a dict from a name to what `fit` takes as objective. The others are compared
             with the first.
         seeds: A run is trained for each of them.
@@ -82,8 +84,8 @@ def race(
             kept in `folder`.
         epochs: The number of epochs, with budget "seconds" that of the first objective.
         folder: The folder of the runs. By default they are kept in a temporary folder, which is removed.
-        held_out: The data of the evaluation, one tensor or the arguments of the pair. By default it is the test data of
-            `data`, which must then be a `Dataset`.
+        held_out: The data of the evaluation: a tuple or a list of the arguments of the pair, or else its one argument.
+            By default it is the test data of `data`, which must then be a `Dataset`.
         num_data: Only the first so many of the held-out data are used; all by default.
         num_samples: The draws of the importance estimate of log p(x), at least 2.
         progress: Shows progress bars; by default on a terminal.
@@ -120,11 +122,15 @@ def race(
         check_folder(folder, "folder")
         entrants = entrants_of(make_vae, objectives)
         plan = TrainingPlan(data, epochs, settings)
-        with entrants[0].start(seeds[0]) as pair:
-            held_out = _held_out_arguments(pair, data, held_out, num_data)
-        fingerprint = fingerprint_of(data, held_out)
+        plate = plan.plate_of(entrants)
         for entrant in entrants:
-            check_entrant(entrant, plan, seeds[0], held_out)
+            check_new_parameters(entrant, seeds[0])
+        with entrants[0].start(seeds[0]) as pair:
+            measured = _held_out(pair, data, held_out, num_data, plate)
+            measured_along = at_most(pair.model, pair.guide, measured, NUM_DATA, plate)
+        fingerprint = fingerprint_of(data, measured.args)
+        for entrant in entrants:
+            check_entrant(entrant, plan, seeds[0], measured, plate)
         require_choice("budget", budget, BUDGETS)
         if budget == "epochs":
             epochs_of = {entrant.name: epochs for entrant in entrants}
@@ -135,20 +141,23 @@ def race(
             for seed in seeds:
                 number = epochs_of[entrant.name]
                 path = folder / f"{entrant.folder_name}-seed{seed}-{number}epochs"
-                run_folder = RunFolder(path, len(held_out[0]), num_samples, fingerprint)
-                trainings.append(_Training(entrant, seed, number, plan, held_out, run_folder, progress))
+                run_folder = RunFolder(path, measured.size, num_samples, fingerprint)
+                own = measured, measured_along
+                trainings.append(_Training(entrant, seed, number, plan, plate, *own, run_folder, progress))
         return Race(tuple(_finish(trainings, progress)), budget)
 
 
 @dataclass(frozen=True)
 class _Training:
-    """One training of a race: an entrant from one seed, its epochs, and its folder."""
+    """One training of a race: an entrant from one seed, its epochs, the data that measure it, and its folder."""
 
     entrant: Entrant
     seed: int
     epochs: int
     plan: TrainingPlan
-    held_out: tuple[Tensor, ...]
+    plate: str | None
+    held_out: HeldOut
+    held_out_along: HeldOut
     folder: RunFolder
     progress: bool | None
 
@@ -160,15 +169,15 @@ class _Training:
         """
         folder = self.folder
         with folder.lock(), self.entrant.start(self.seed) as pair:
-            curve = LearningCurve(folder.curve, pair, self.held_out, self.epochs, self.seed)
+            curve = LearningCurve(folder.curve, pair, self.held_out_along, self.epochs, self.seed, self.plate)
             history = fit(
                 pair,
                 self.plan.data,
-                **{**self.plan.settings, "compile": self.plan.compiles(self.entrant)},
+                **{**self.plan.settings, "compile": self.plan.compiles(self.entrant, pair)},
                 objective=self.entrant.objective,
                 epochs=self.epochs,
                 seed=self.seed,
-                checkpoints=folder.checkpoints(self.held_out),
+                checkpoints=folder.checkpoints(self.held_out.args),
                 progress=self.progress,
                 on_start=curve.start,
                 on_epoch=curve.add,
@@ -182,14 +191,15 @@ class _Training:
     def _measure(self, pair: ProgramPair) -> dict[str, object]:
         """Returns log p(x) of the held-out data, with its errors, and the active units."""
         with local_seed(derived_seed(self.seed, "evaluation")):
-            found = log_marginal(
+            found = held_out_log_px(
                 pair.model,
                 pair.guide,
-                *self.held_out,
+                *self.held_out.args,
                 num_samples=self.folder.num_samples,
+                plate=self.plate,
                 progress=self.progress,
             )
-            units = active_units(pair.model, pair.guide, *on_device_of(pair.model, self.held_out))
+            units = _active_units(pair, self.held_out)
         estimate = {name: getattr(found, name) for name in ("value", "standard_error", "pareto_k")}
         return {**estimate, "active_units": units, "share_unreliable": found.share_unreliable}
 
@@ -212,20 +222,24 @@ def _finish(trainings: list[_Training], progress: bool | None) -> list[RaceRun]:
     return [done[index] for index in range(len(trainings))]
 
 
-def _held_out_arguments(
-    pair: ProgramPair, data: Dataset | Tensor, held_out: Tensor | tuple[Tensor, ...] | None, num_data: int | None
-) -> tuple[Tensor, ...]:
-    """Returns the arguments of the pair for the first `num_data` held-out data."""
+def _active_units(pair: ProgramPair, held_out: HeldOut) -> int | None:
+    """Returns the number of active units, or None for latents of which some are not drawn for each datum."""
+    try:
+        return active_units(pair.model, pair.guide, *held_out.args)
+    except InputError:
+        return None
+
+
+def _held_out(pair: ProgramPair, data: object, held_out: Any, num_data: int | None, plate: str | None) -> HeldOut:
+    """Returns the first `num_data` held-out data, in the arguments of the pair."""
     if held_out is None:
         if not isinstance(data, Dataset):
             raise InputError(f"held_out must be given unless data is a Dataset, got a {type(data).__name__}")
         held_out = data.arguments("test")[: 1 + getattr(pair, "num_conditions", 0)]
-    args = tuple(held_out) if isinstance(held_out, tuple | list) else (held_out,)
-    check_args(args)
-    require(len(args[0]) > 1, "held_out must hold at least 2 data, got 1: one datum has no standard error")
+    args = tuple(held_out) if is_spread(held_out) else (held_out,)
     getattr(pair, "check_data", lambda *_: None)(*args)
     if num_data is not None:
         require_count("num_data", num_data, 2)
-        most = len(args[0])
-        require(num_data <= most, f"num_data must be <= {most}, the number of held-out data; got {num_data}")
-    return tuple(arg[:num_data] for arg in args)
+    found = held_out_of(pair.model, pair.guide, args, num_data, plate)
+    require(found.size > 1, f"held_out must hold at least 2 data, got {found.size}: one datum has no standard error")
+    return found

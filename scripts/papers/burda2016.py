@@ -144,7 +144,7 @@ def cell(name: str, runs: list[pv.RaceRun], published: float, published_units: i
         "seed_error": seed_error,
         "data_error": max(run.log_px.data_error for run in runs),
         "monte_carlo_error": max(run.log_px.monte_carlo_error for run in runs),
-        "active": sum(run.active_units for run in runs) / len(runs),
+        "active": sum(run.active_units or 0 for run in runs) / len(runs),
         "seconds": sum(run.seconds for run in runs) / len(runs),
     }
 

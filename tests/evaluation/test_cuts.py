@@ -185,7 +185,7 @@ def test_a_cut_that_changes_weights_is_found_and_would_have_been_wrong(x, name, 
     with pytest.warns(UserWarning, match=rule):
         found = estimate()
     assert (found - truth).abs().median() < 1
-    monkeypatch.setattr(cuts, "_why_not", lambda *_: None)
+    monkeypatch.setattr(cuts, "why_not_cut", lambda *_: None)
     wrong = estimate()
     assert (wrong - truth).abs().max() > 0.5, "the trap is none"
     torch.testing.assert_close(found.mean(), truth.mean(), rtol=0.01, atol=0)
@@ -288,8 +288,8 @@ def test_weights_of_zero_are_equal():
 
 def test_the_caller_generator_does_not_move_by_the_check(x, monkeypatch):
     states = []
-    for check in (cuts._why_not, lambda *_: None):
-        monkeypatch.setattr(cuts, "_why_not", check)
+    for check in (cuts.why_not_cut, lambda *_: None):
+        monkeypatch.setattr(cuts, "why_not_cut", check)
         torch.manual_seed(1)
         result = pv.log_marginal(generative, own_guide, x, num_samples=20).log_px
         states.append((torch.get_rng_state(), result))

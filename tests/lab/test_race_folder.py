@@ -36,7 +36,7 @@ def test_a_race_that_was_interrupted_ends_with_the_same_numbers(finished_race, t
     for _ in range(3):
         with pytest.raises(Killed):
             run(tmp_path)
-    monkeypatch.setattr(racing, "log_marginal", lambda *args, **kwargs: (_ for _ in ()).throw(Killed()))
+    monkeypatch.setattr(racing, "held_out_log_px", lambda *args, **kwargs: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
         run(tmp_path)
     monkeypatch.undo()
@@ -46,7 +46,7 @@ def test_a_race_that_was_interrupted_ends_with_the_same_numbers(finished_race, t
 def test_a_finished_race_is_read_instead_of_run_again(finished_race, monkeypatch):
     race, folder = finished_race
     before = tree(folder)
-    monkeypatch.setattr(racing, "log_marginal", None)
+    monkeypatch.setattr(racing, "held_out_log_px", None)
     again = run(folder)
     assert numbers(again) == numbers(race)
     assert [r.seconds for r in again.runs] == [r.seconds for r in race.runs]
