@@ -56,8 +56,13 @@ class Coefficients:
         return self._each(lambda part: part[start:stop])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Coefficients":
-        path, score, outer, rest = (
-            None if part is None else change(part)
-            for part in (self.path, self.score, self.outer_score, self.without_rsample)
+        model = change(self.model)
+        path = model if self.path is self.model else _changed(self.path, change)
+        others = self.outer_score, self.without_rsample
+        return Coefficients(
+            model, path, _changed(self.score, change), self.is_total, *(_changed(part, change) for part in others)
         )
-        return Coefficients(change(self.model), path, score, self.is_total, outer, rest)
+
+
+def _changed(part: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | None:
+    return None if part is None else change(part)

@@ -77,7 +77,7 @@ def loss_in_one_run(estimator: Estimator, call: PairCall) -> Tensor:
     if not torch.is_grad_enabled():
         return value
     coefficients = _coefficients(estimator, pair, terms, log_weights.detach())
-    surrogate = _surrogate(call, pair, terms, coefficients) + _of_globals(pair, terms, value)
+    surrogate = _with_globals(_surrogate(call, pair, terms, coefficients), pair, terms, value)
     return value + surrogate - surrogate.detach()
 
 
@@ -103,16 +103,15 @@ def _surrogate(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients: C
     return -surrogate_sum(call, pair, terms, coefficients.times(terms.scale))
 
 
-def _of_globals(pair: Pair, terms: WeightedTerms, value: Tensor) -> Tensor | float:
-    """Returns what global sites add: their own log-densities, and a score-function term for draws without a path.
+def _with_globals(surrogate: Tensor, pair: Pair, terms: WeightedTerms, value: Tensor) -> Tensor:
+    """Adds what global sites do: their own log-densities, and a score-function term for draws without a path.
 
     `value` is the whole loss, whose mean over theta ~ q that term differentiates.
     """
     if terms.log_ratio is None:
-        return 0.0
-    surrogate = -terms.log_ratio
-    score = pair.global_score()
-    return surrogate if score is None else surrogate + value.detach() * score
+        return surrogate
+    of_globals, score = -terms.log_ratio, pair.global_score()
+    return surrogate + (of_globals if score is None else of_globals + value.detach() * score)
 
 
 def loss_in_chunks(estimator: Estimator, call: PairCall) -> Tensor:
@@ -147,7 +146,7 @@ def loss_in_chunks(estimator: Estimator, call: PairCall) -> Tensor:
             pair = call.run(size)
             terms = weighted_terms(pair)
             surrogate = _surrogate(call, pair, terms, coefficients)
-            return surrogate + _of_globals(pair, terms, whole) if is_first else surrogate
+            return _with_globals(surrogate, pair, terms, whole) if is_first else surrogate
 
     first = 0
     for size, start in zip(sizes, starts, strict=True):

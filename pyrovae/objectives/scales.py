@@ -46,13 +46,11 @@ def weighted_terms(pair: Pair) -> WeightedTerms:
     observed, latent = ([s for s in sites.values() if pair.is_local(s)] for sites in (pair.observed, pair.latent))
     terms = pair.terms()
     dtype = torch.promote_types(terms.log_likelihood.dtype, terms.log_prior.dtype)
-    of_observed, of_latent = ([_scale(pair, site).to(dtype) for site in sites] for sites in (observed, latent))
-    scale = of_observed[0] if of_observed else torch.ones(())
-    betas = [one / scale for one in of_latent]
-    beta = betas[0] if betas else torch.ones(())
-    for sites, numbers in (("observed", of_observed), ("latent", betas)):
-        if not _is_one_number(numbers):
-            raise InputError(f"poutine.scale must be one number for all {sites} sites, got {numbers}")
+    scale = beta = torch.ones((), dtype=dtype)
+    log_p, log_q = terms.log_likelihood + terms.log_prior, terms.log_posterior
+    if not all(_is_unscaled(pair, site) for site in (*observed, *latent)):  # as most are: a small step's time counts
+        scale, beta = _scale_and_beta(pair, observed, latent, dtype)
+        log_p, log_q = terms.log_likelihood + beta * terms.log_prior, beta * terms.log_posterior
     if len(pair.plates) > 1:
         parts = [scale.new_full((plate.size,), plate.scale) for plate in pair.plates]
         scale = scale * torch.cat(parts).to(terms.log_likelihood.device)
@@ -60,14 +58,21 @@ def weighted_terms(pair: Pair) -> WeightedTerms:
     if pair.layout.has_globals:
         of_model, of_guide = pair.global_terms(scaled=True)
         log_ratio = of_model - of_guide
-    return WeightedTerms(
-        terms.log_likelihood + beta * terms.log_prior,
-        beta * terms.log_posterior,
-        terms.log_posterior,
-        scale,
-        beta,
-        log_ratio,
-    )
+    return WeightedTerms(log_p, log_q, terms.log_posterior, scale, beta, log_ratio)
+
+
+def _scale_and_beta(pair: Pair, observed: list[dict], latent: list[dict], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    of_observed, of_latent = ([_scale(pair, site).to(dtype) for site in sites] for sites in (observed, latent))
+    scale = of_observed[0] if of_observed else torch.ones(())
+    betas = [one / scale for one in of_latent]
+    for sites, numbers in (("observed", of_observed), ("latent", betas)):
+        if not _is_one_number(numbers):
+            raise InputError(f"poutine.scale must be one number for all {sites} sites, got {numbers}")
+    return scale, betas[0] if betas else torch.ones(())
+
+
+def _is_unscaled(pair: Pair, site: dict) -> bool:
+    return not isinstance(site["scale"], Tensor) and site["scale"] == 1 and inner_scale(site, pair.plates) == 1
 
 
 def _scale(pair: Pair, site: dict) -> Tensor:

@@ -7,7 +7,8 @@ from pyrovae.programs.enumerated_guide import EnumeratedPair, mark_of
 from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
-from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, known_layout, read_layout
+from pyrovae.programs.known_layouts import known_layout
+from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, read_layout
 from pyrovae.programs.mask_checks import require_no_autoencoder, require_no_masks
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (

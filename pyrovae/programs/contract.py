@@ -49,12 +49,23 @@ def check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict], la
                 f'the latent site "{name}" must be of one shape, got events {tuple(fn.event_shape)} in the model and '
                 f"{value[len(value) - fn.event_dim :]} in the guide"
             )
-        ours, theirs = (torch.as_tensor(sites[name]["scale"]) for sites in (model_sites, guide_sites))
-        if is_validation_enabled() and not torch.equal(ours.to(theirs), theirs):
-            raise InputError(
-                f'poutine.scale must be the same in model and guide at the latent site "{name}", '
-                f"got {ours.tolist()} in the model and {theirs.tolist()} in the guide"
-            )
+        check_scales(name, model_sites, guide_sites)
+
+
+def check_scales(name: str, model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> None:
+    """Raises `InputError` if a latent has one `poutine.scale` in the model and another one in the guide.
+
+    It looks at values, and so only if Pyro validates.
+    """
+    scales = [sites[name]["scale"] for sites in (model_sites, guide_sites)]
+    if not is_validation_enabled() or (not any(isinstance(s, torch.Tensor) for s in scales) and scales[0] == scales[1]):
+        return
+    ours, theirs = map(torch.as_tensor, scales)
+    if not torch.equal(ours.to(theirs), theirs):
+        raise InputError(
+            f'poutine.scale must be the same in model and guide at the latent site "{name}", '
+            f"got {ours.tolist()} in the model and {theirs.tolist()} in the guide"
+        )
 
 
 def _check_plates(name: str, site: dict, proposal: dict) -> None:

@@ -63,6 +63,8 @@ def by_datum(log_prob: Tensor, site: dict, layout: Layout, plates: tuple[DataPla
     frames = frames_of(site)
     own = next((frame for frame in frames if frame.name in layout.plates), None)
     data_dim = None if own is None else own.dim
+    if data_dim == -1 and layout.nesting == 1 and layout.is_vectorized and len(plates) == 1 and log_prob.dim() < 3:
+        return log_prob  # as it is in most pairs
     while layout.sums and log_prob.dim() >= -layout.state_dim and len(log_prob) == 1:  # the only state of a summed site
         log_prob = log_prob.squeeze(0)
     leftmost = max(-log_prob.dim(), layout.state_dim + 1)

@@ -104,17 +104,19 @@ def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair
 
     Returns False if the check found that particles must be run one after another, which those of `pair` were not.
     """
-    if is_traced() or _is_known(model, guide, needs, pair):  # while a graph is traced, the eager step was checked
+    if is_traced() or _is_last(model, guide, needs, pair):  # while a graph is traced, the eager step was checked
         return True
-    checked = check(model, guide, needs, *args, **kwargs)
-    _remember(model, guide, needs, pair)
-    return checked.layout.is_vectorized == pair.layout.is_vectorized
+    is_known = _is_known(model, guide, needs, pair)
+    if not is_known:
+        checked = check(model, guide, needs, *args, **kwargs)
+        _remember(model, guide, needs, pair)
+    _remember_last(model, guide, needs, pair)
+    return is_known or checked.layout.is_vectorized == pair.layout.is_vectorized
 
 
 def _coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Coupled:
     """Returns what `coupled` does, which it finds out once for each structure."""
-    names = getattr(model, "__name__", ""), getattr(guide, "__name__", "")
-    key = ("coupled", *names, _structure(pair))
+    key = ("coupled", *_names(model, guide), _structure(pair))
     try:
         known = _known_of(model, guide)
     except TypeError:  # a program that cannot be hashed, or not be referred to weakly
@@ -148,9 +150,8 @@ def _known_of(model: Callable, guide: Callable) -> dict:
 
 
 def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> tuple:
-    names = getattr(model, "__name__", ""), getattr(guide, "__name__", "")
     differing = tuple((id(own), id(stored)) for _, own, stored in own_and_stored(pair.parameters))
-    return (*names, needs, _structure(pair), differing)
+    return (*_names(model, guide), needs, _structure(pair), differing)
 
 
 def _is_known(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
@@ -159,6 +160,29 @@ def _is_known(model: Callable, guide: Callable, needs: Needs | None, pair: Pair)
         return key in known and _is_part(exposed(pair), known[key])
     except TypeError:  # a program that cannot be referred to weakly, or an objective that cannot be hashed
         return False
+
+
+def _is_last(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
+    """Returns True if the pair's outline is the one that came here last: it says more than the structure does."""
+    try:
+        if pair.outline is None or own_and_stored(pair.parameters):
+            return False
+        return _known_of(model, guide).get(_key_of_last(model, guide, needs)) is pair.outline
+    except TypeError:
+        return False
+
+
+def _remember_last(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> None:
+    with suppress(TypeError):
+        _known_of(model, guide)[_key_of_last(model, guide, needs)] = pair.outline
+
+
+def _key_of_last(model: Callable, guide: Callable, needs: Needs | None) -> tuple:
+    return "last", *_names(model, guide), needs
+
+
+def _names(model: Callable, guide: Callable) -> tuple[str, str]:
+    return getattr(model, "__name__", ""), getattr(guide, "__name__", "")
 
 
 def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> None:

@@ -5,17 +5,15 @@ drawn for each particle, and a datum's term is the sum over all of their other d
 no plate holds the observed sites, the whole data set is one datum, and every site counts as local.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pyro.distributions import Delta, Unit
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 
-from pyrovae.common import InputError, WeakByIdentity, require
+from pyrovae.common import InputError, require
 from pyrovae.programs.enumerated_runs import is_marked
-from pyrovae.programs.random_choices import owner_of
 from pyrovae.programs.sites import base_of
 
 PARTICLES = "num_particles"  # the name of the plate of the particles, to the left of all others
@@ -165,53 +163,3 @@ def _crosses(name: str, chosen: list[str], sites: Iterable[dict]) -> bool:
 
 def _names(site: dict) -> list[str]:
     return [frame.name for frame in frames_of(site)]
-
-
-# Layouts that are known -----------------------------------------------------------------------------------------------
-
-_known: WeakByIdentity[WeakByIdentity[dict]] = WeakByIdentity()
-
-
-def _known_of(model: Callable, guide: Callable) -> dict:
-    """Returns the layouts that are known of a pair; they are forgotten with the objects that its programs belong to."""
-    return _known.setdefault(owner_of(model), WeakByIdentity).setdefault(owner_of(guide), dict)
-
-
-def _key(model: Callable, guide: Callable, reading: Reading) -> tuple:
-    return getattr(model, "__name__", ""), getattr(guide, "__name__", ""), reading
-
-
-def known_layout(model: Callable, guide: Callable, reading: Reading) -> Layout | None:
-    """Returns the layout of the pair's last run, or None if it has not been run."""
-    try:
-        return _known_of(model, guide).get(_key(model, guide, reading))
-    except TypeError:  # a program that cannot be referred to weakly
-        return None
-
-
-def remember_layout(model: Callable, guide: Callable, reading: Reading, layout: Layout) -> None:
-    """Keeps a layout for the next run of the pair."""
-    try:
-        _known_of(model, guide)[_key(model, guide, reading)] = layout
-    except TypeError:
-        return
-
-
-def run_one_by_one(
-    model: Callable, guide: Callable, reading: Reading, layout: Layout, why: str | None = None
-) -> Layout:
-    """Returns the layout for particles one after another, from now on; `why` is kept for `reason_unsaid`."""
-    layout = replace(layout, is_vectorized=False)
-    remember_layout(model, guide, reading, layout)
-    if why is not None:
-        with suppress(TypeError):
-            _known_of(model, guide)["why", *_key(model, guide, reading)] = why
-    return layout
-
-
-def reason_unsaid(model: Callable, guide: Callable, reading: Reading) -> str | None:
-    """Returns why particles run one after another, or None if there is no reason or it was returned before."""
-    try:
-        return _known_of(model, guide).pop(("why", *_key(model, guide, reading)), None)
-    except TypeError:
-        return None

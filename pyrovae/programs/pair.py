@@ -57,7 +57,7 @@ class Pair:
     generator of its own, which cannot be set back. `coupled` names a global site that depends on local draws, and
     `coupled_data` says which site of a datum depends on the latents of other data. `indices` are those of the
     subsamples that plates drew. `others` are the runs of the other particles, if particles are run one after another;
-    the sites are then those of the first.
+    the sites are then those of the first. `outline` is the object that `last_run` keeps, if there is one.
     """
 
     model_sites: dict[str, dict]
@@ -71,6 +71,7 @@ class Pair:
     coupled_data: str | None = None
     indices: Mapping[str, Tensor] = field(default_factory=dict)
     others: tuple["Pair", ...] = ()
+    outline: tuple | None = None
 
     @property
     def batch(self) -> int:
@@ -116,7 +117,7 @@ class Pair:
 
     def is_local(self, site: dict) -> bool:
         """Returns True if a site has a value for each datum, and False if for all data together."""
-        return self.layout.is_local(site)
+        return not self.layout.has_globals or self.layout.is_local(site)
 
     @property
     def subsampled_plates(self) -> list[str]:
@@ -174,14 +175,16 @@ class Pair:
 
     def total(self, sites: dict[str, dict]) -> Tensor:
         """Returns the log-densities of the local ones of the sites, summed for each datum: `(num_particles, batch)`."""
-        total = torch.zeros(())
+        total = None
         for name, site in sites.items():
             if not self.is_local(site):
                 continue
             log_prob = self.log_density(name, site)
             scale = inner_scale(site, self.plates)
-            total = total + by_datum(log_prob if scale == 1 else scale * log_prob, site, self.layout, self.plates)
-        return total.expand(self.batch_shape)
+            own = by_datum(log_prob if scale == 1 else scale * log_prob, site, self.layout, self.plates)
+            total = own if total is None else total + own
+        total, shape = torch.zeros(()) if total is None else total, self.batch_shape
+        return total if total.shape == shape else total.expand(shape)
 
     def log_q_of_draws(self, names: Collection[str], masked: bool = True) -> Tensor:
         """Returns log q of local draws of the guide, summed for each datum, `(num_particles, batch)`.
@@ -231,7 +234,7 @@ class Pair:
             log_prob = self._log_density(name, site)
         except ValueError as error:  # Pyro's validation, which does not name the site
             raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
-        return scale_and_mask(log_prob, mask=site["mask"])
+        return log_prob if site["mask"] is None else scale_and_mask(log_prob, mask=site["mask"])
 
     def _log_density(self, name: str, site: dict) -> Tensor:
         """Returns the site's log-density; outside the support it is -inf and has no gradient."""

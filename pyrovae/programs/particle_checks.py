@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import InputError, first_line, warn
-from pyrovae.programs.layout import Reading, frames_of, run_one_by_one
+from pyrovae.programs.known_layouts import run_one_by_one
+from pyrovae.programs.layout import Reading, frames_of
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import random_mark
 from pyrovae.programs.reruns import pair_at

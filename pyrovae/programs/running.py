@@ -25,20 +25,12 @@ from pyrovae.common import (
     require_count,
     warn,
 )
-from pyrovae.programs.contract import check_latents
-from pyrovae.programs.data_plates import UndeclaredDimension, check_dimensions, data_plates
+from pyrovae.programs.contract import check_latents, check_scales
+from pyrovae.programs.data_plates import DataPlate, UndeclaredDimension, check_dimensions, data_plates
 from pyrovae.programs.enumerated_guide import AllValues, state_dims, with_means
 from pyrovae.programs.enumerated_runs import Enumerating
-from pyrovae.programs.layout import (
-    PARTICLES,
-    Layout,
-    Reading,
-    known_layout,
-    read_layout,
-    reason_unsaid,
-    remember_layout,
-    run_one_by_one,
-)
+from pyrovae.programs.known_layouts import LastRun, last_run, outline_of, reason_unsaid, remember, run_one_by_one
+from pyrovae.programs.layout import PARTICLES, Layout, Reading, read_layout
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import is_traced, restore_generators, saved_generators
 from pyrovae.programs.running_statistics import kept_statistics, restore_statistics, saved_statistics
@@ -71,7 +63,7 @@ def run_pair(
     require_count("num_particles", num_particles)
     run = _Run(model, guide, args, kwargs, num_particles, reading, sums_marked)
     try:
-        return run.pair(known_layout(model, guide, reading))
+        return run.pair()
     except TypeError as error:
         if "argument" not in str(error):
             raise
@@ -93,12 +85,14 @@ class _Run:
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.num_particles, self.reading, self.sums_marked = num_particles, reading, sums_marked
+        self.last = last_run(model, guide, reading)
 
-    def pair(self, known: Layout | None) -> Pair:
+    def pair(self) -> Pair:
         """Runs the pair by its layout, or finds it first, which takes no random numbers.
 
         That a known layout does not hold any more does take some: a step cannot afford to keep all generators' states.
         """
+        known = None if self.last is None else self.last.layout
         if known is not None and not known.is_vectorized:
             return self.one_by_one(known)
         layout, error = known or _GUESS, None
@@ -116,8 +110,6 @@ class _Run:
                     raise
                 found, error = self._alone(failed), failed
             if isinstance(found, Pair):
-                if found.layout != known:
-                    remember_layout(self.model, self.guide, self.reading, found.layout)
                 return found
             if start is not None and statistics is not None:
                 restore_generators(start)
@@ -156,15 +148,23 @@ class _Run:
     def _with_layout(self, layout: Layout) -> Pair | Layout:
         """Runs all particles at once; returns the layout that the pair has instead, if it is not the given one."""
         traces = self._traces(self.num_particles, layout)
-        model_sites, guide_sites = map(sample_sites, traces)
-        found = read_layout(model_sites, guide_sites, self.reading)
+        sites = sample_sites(traces[0]), sample_sites(traces[1])
+        last, outline = self.last, None if is_traced() else outline_of(*sites)
+        if outline is not None and last is not None and layout is last.layout and outline == last.outline:
+            for name in sites[1]:
+                check_scales(name, *sites)
+            return _pair(traces, sites, self.num_particles, layout, last.plates, last.outline)
+        found = read_layout(*sites, self.reading)
         # The guess gives all sites particles, and a known layout those in its plates.
         guessed = layout is _GUESS and not (found.has_globals or found.sums or found.nesting > 1)
         if not (layout.takes(found) or guessed):
             return found
         if found.nesting < layout.nesting:
             found = replace(found, nesting=layout.nesting)
-        return pair_of(traces, self.num_particles, found)
+        pair = pair_of(traces, self.num_particles, found, outline)
+        if not is_traced():
+            remember(self.model, self.guide, self.reading, LastRun(found, pair.plates, outline))
+        return pair
 
     def _traces(self, num_particles: int | None, layout: Layout) -> Traces:
         sums_marked = self.sums_marked and not layout.sums  # of two programs with states one must be refused
@@ -188,7 +188,7 @@ class _Run:
             runs.append(pair_of(traces, 1, found))
             shared = shared or shared_draws(traces, runs[0])
         if runs[0].layout != layout:
-            remember_layout(self.model, self.guide, self.reading, runs[0].layout)
+            remember(self.model, self.guide, self.reading, LastRun(runs[0].layout))
         return replace(runs[0], others=tuple(runs[1:]))
 
     def _alone(self, why: Exception | None) -> Layout:
@@ -221,18 +221,28 @@ def layout_of(traces: Traces, reading: Reading) -> Layout:
     return read_layout(model_sites, guide_sites, reading)
 
 
-def pair_of(traces: Traces, num_particles: int, layout: Layout) -> Pair:
+def pair_of(traces: Traces, num_particles: int, layout: Layout, outline: tuple | None = None) -> Pair:
     """Returns the pair that two traces hold, after checks of its sites."""
-    model_sites, guide_sites = map(sample_sites, traces)
+    model_sites, guide_sites = sites = sample_sites(traces[0]), sample_sites(traces[1])
     check_latents(model_sites, guide_sites, layout)
     plates = data_plates(layout, model_sites, guide_sites)
     states = state_dims(guide_sites)
-    for sites in (model_sites, guide_sites):
-        check_dimensions(sites, layout, plates, states)
+    for own in sites:
+        check_dimensions(own, layout, plates, states)
+    return with_means(_pair(traces, sites, num_particles, layout, plates, outline))
+
+
+def _pair(
+    traces: Traces,
+    sites: tuple[dict, dict],
+    num_particles: int,
+    layout: Layout,
+    plates: tuple[DataPlate, ...],
+    outline: tuple | None,
+) -> Pair:
     parameters = tuple(node for trace in traces for node in trace.nodes.values() if node["type"] == "param")
     indices = subsample_indices(traces)
-    pair = Pair(model_sites, guide_sites, num_particles, layout, plates, parameters, indices=indices)
-    return with_means(pair)
+    return Pair(*sites, num_particles, layout, plates, parameters, indices=indices, outline=outline)
 
 
 def traces_of(
