@@ -11,6 +11,7 @@ from torch import Tensor
 from pyrovae.common import InputError, first_line, is_validation_error, require, scale_hint
 from pyrovae.objectives import ELBO
 from pyrovae.training.compiled_loss import CompiledLoss
+from pyrovae.training.one_optimizer import OneOptimizer
 
 
 class CompiledSVI:
@@ -47,7 +48,7 @@ class CompiledSVI:
         model: Callable,
         guide: Callable,
         optim: PyroOptim | torch.optim.Optimizer | None = None,
-        loss: PyroELBO | None = None,
+        loss: PyroELBO | Callable | None = None,
         *,
         inductor: bool = True,
     ) -> None:
@@ -56,6 +57,7 @@ class CompiledSVI:
         require(not isinstance(optim, torch.optim.LBFGS), "optim must step without a closure, and LBFGS does not")
         self.model, self.guide, self.optim = model, guide, optim
         self.compiled = CompiledLoss(model, guide, ELBO() if loss is None else loss, inductor=inductor)
+        self._joined: OneOptimizer | None = None
         self._trained: list[Tensor] | None = None
         self._own_optim = optim is None
 
@@ -64,7 +66,7 @@ class CompiledSVI:
         """The reason why steps run eagerly, or None if they are replayed."""
         return self.compiled.reason
 
-    def step(self, *args, **kwargs) -> float:
+    def step(self, *args, **kwargs) -> float | tuple[float, ...]:
         """Takes one gradient step.
 
         Args:
@@ -78,7 +80,7 @@ class CompiledSVI:
                 step.
         """
         try:
-            loss = self.compiled.loss_and_grads(*args, **kwargs)[0].item()
+            loss = _numbers(self.compiled.loss_and_grads(*args, **kwargs)[0])
         except ValueError as error:
             # In eager steps a distribution may refuse its parameters; other errors are the program's own.
             large = scale_hint(*args) if is_validation_error(error) else ""
@@ -89,12 +91,14 @@ class CompiledSVI:
                 raise
             what = "" if finite else "a parameter is not finite: "
             raise FloatingPointError(f"{large}{what}{first_line(error)}") from error
-        if not math.isfinite(loss):
+        if not all(map(math.isfinite, loss if isinstance(loss, tuple) else [loss])):
             raise FloatingPointError(f"loss is not finite ({loss}): {self.compiled.not_finite(*args, **kwargs)}")
         parameters = self.compiled.parameters
         optim = self.optim
         if isinstance(optim, PyroOptim):
-            optim(parameters)
+            if self._joined is None or self._joined.optim is not optim:
+                self._joined = OneOptimizer(optim, fused=self.compiled.inductor)
+            self._joined.step(parameters)
         else:
             if optim is None or parameters is not self._trained:
                 optim = self._train_these(parameters, optim)
@@ -103,9 +107,9 @@ class CompiledSVI:
             parameter.grad = None
         return loss
 
-    def evaluate_loss(self, *args, **kwargs) -> float:
+    def evaluate_loss(self, *args, **kwargs) -> float | tuple[float, ...]:
         """Returns the loss, summed over the data as in Pyro, without a step."""
-        return self.compiled.evaluate(*args, **kwargs).item()
+        return _numbers(self.compiled.evaluate(*args, **kwargs))
 
     def _train_these(self, parameters: list[Tensor], optim: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
         """Returns the optimiser, with new parameters if it is the built-in one; one of the user's must hold them."""
@@ -121,3 +125,7 @@ class CompiledSVI:
             require(not late, f"{len(late)} parameters came after the first step, and optim does not have them")
         self._trained = parameters
         return optim
+
+
+def _numbers(loss: Tensor) -> float | tuple[float, ...]:
+    return loss.item() if loss.dim() == 0 else tuple(loss.tolist())
