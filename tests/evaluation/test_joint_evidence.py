@@ -47,7 +47,7 @@ def test_the_evidence_of_a_part_is_that_of_the_data_given():
     x = hierarchical.data(20)
     near = Hierarchy().with_exact_local_guide().with_exact_global_guide(x[:10])
     pair = Hierarchy({**near.parameters, "log_sd": near.parameters["log_sd"] + 0.2})
-    assert_is(pv.log_marginal(pair.model, pair.guide, x[:10], num_samples=2_000), pair.log_evidence(x[:10]), 0.05)
+    assert_is(pv.log_marginal(pair.model, pair.guide, x[:10], num_samples=4_000), pair.log_evidence(x[:10]), 0.08)
     why = refusal(pv.log_marginal, pair.model, partial(pair.guide, subsample_size=5), x, num_samples=100)
     assert "subsample of 5 of the 20" in why
 
