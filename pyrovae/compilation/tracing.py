@@ -12,6 +12,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
+from unittest.mock import patch
 
 import pyro
 import torch
@@ -40,7 +42,8 @@ def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, l
     traces = []
     for _ in range(2):
         try:
-            with pyro.validation_enabled(False), torch.random.fork_rng(_cuda_devices(args)), _NoValues():
+            checks = pyro.validation_enabled(False), patch.multiple(pyro.util, **_NO_CHECKS)
+            with checks[0], checks[1], torch.random.fork_rng(_cuda_devices(args)), _NoValues():
                 traces.append(make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*args))
         except CannotTrace:
             raise
@@ -158,6 +161,7 @@ def _line_of(error: Exception) -> str:
     return place
 
 
+_NO_CHECKS: dict[str, Any] = {name: lambda value: False for name in ("torch_isnan", "torch_isinf")}  # of `warn_if_nan`
 _VALIDATES = torch.distributions.distribution._all_true_or_runtime_assert.__code__
 _LIBRARIES = (
     "<",

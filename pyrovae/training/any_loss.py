@@ -1,7 +1,7 @@
 """Runs any loss that `pyro.infer.SVI` takes, also while a graph is traced, where there are no values to look at.
 
 Pyro's losses return numbers and call `backward` themselves. While a graph is traced, a number is the tensor that it
-would have been read from, and what `backward` is called on is kept: the gradient of its sum is that of the loss.
+would have been read from, and what `backward` is called on is kept: its gradients, added up, are those of the loss.
 """
 
 import copy
@@ -16,7 +16,7 @@ import pyro
 import torch
 from pyro.infer import ELBO as PyroELBO
 from pyro.infer.util import Dice
-from pyro.ops.provenance import ProvenanceTensor
+from pyro.ops.provenance import ProvenanceTensor, detach_provenance
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -45,27 +45,26 @@ class AnyLoss:
 
     def traced(
         self, kind: str, model: Callable, guide: Callable, args: tuple, kwargs: dict
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, list[Tensor]]:
         """Runs the loss without a look at values, to "step" or to "evaluate".
 
-        Returns its value, a vector if the loss is a tuple of several, and a tensor that has its gradient, None if the
-        loss has none.
+        Returns its value, a vector if the loss is a tuple of several, and tensors whose gradients make up its gradient.
         """
         if self.is_own:
             return self.eager(kind, model, guide, args, kwargs)
         with torch.set_grad_enabled(kind == "step"), _recording() as surrogates:
-            value = self._run(kind, model, guide, args, kwargs)
-        return _tensor_of(value), sum(surrogates[1:], surrogates[0]) if surrogates else None
+            value = _tensor_of(self._run(kind, model, guide, args, kwargs))
+        return value, surrogates
 
     def eager(
         self, kind: str, model: Callable, guide: Callable, args: tuple, kwargs: dict
-    ) -> tuple[Tensor, Tensor | None]:
-        """Runs the loss as `SVI` does. A loss that is not ours gives None: it has added to the parameters' `.grad`."""
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Runs the loss as `SVI` does. One that is not ours adds to the parameters' `.grad`, and gives no tensors."""
         with torch.set_grad_enabled(kind == "step"):
             if isinstance(self.loss, DifferentiableELBO):
                 loss = self.loss.differentiable_loss(model, guide, *args, **kwargs)
-                return loss.detach(), loss if loss.requires_grad else None
-            return _tensor_of(self._run(kind, model, guide, args, kwargs)), None
+                return loss.detach(), [loss] if loss.requires_grad else []
+            return _tensor_of(self._run(kind, model, guide, args, kwargs)), []
 
     def _run(self, kind: str, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Any:
         loss: Any = self.loss
@@ -100,9 +99,7 @@ def _tensor_of(value: Any) -> Tensor:
 def _recording() -> Iterator[list[Tensor]]:
     """Within the block no value is looked at; what `backward` is called on is collected."""
     surrogates: list[Tensor] = []
-    asked: dict[str, Any] = {name: lambda value: False for name in ("torch_isnan", "torch_isinf")}  # by `warn_if_nan`
-    tracked = patch.object(ProvenanceTensor, "__new__", _Tracked.of)
-    with patch.multiple(pyro.util, **asked), tracked, _Recording(surrogates):
+    with patch.object(ProvenanceTensor, "__new__", _Tracked.of), _Recording(surrogates):
         yield surrogates
 
 
@@ -118,7 +115,7 @@ class _Tracked(ProvenanceTensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, *_: Any) -> Any:  # type: ignore[override]
+    def __torch_dispatch__(cls, func: Any, *_: Any) -> Any:
         raise NotImplementedError(f"{func} must see the tensor that is held")
 
 
@@ -130,13 +127,13 @@ class _Recording(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.item:
-            value = args[0].detach()
+            value = detach_provenance(args[0]).detach()
             # Pyro adds up Python's numbers, which are as precise; in the user's program it would promote other tensors.
             return value.double() if value.is_floating_point() and _is_pyros(caller()) else value
         if func is Tensor.__bool__ and caller().f_code is _COMPUTE_EXPECTATION:
             return True  # it asks whether all probabilities are positive, to leave out those that are 0
         if func is Tensor.backward and kwargs.get("gradient") is None and kwargs.get("inputs") is None:
-            self.surrogates.append(args[0])
+            self.surrogates.append(detach_provenance(args[0]))
             return None
         return func(*args, **kwargs)
 

@@ -13,11 +13,11 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from pyrovae.common import device_of, require, warn
+from pyrovae.common import device_of, kept_generators, require, warn
 from pyrovae.compilation import Outcome, Replay
 from pyrovae.data import leaves_of, mapped
 from pyrovae.objectives import Objective
-from pyrovae.programs import AS_IT_COMES, gate, not_finite
+from pyrovae.programs import AS_IT_COMES, gate, kept_statistics, not_finite
 from pyrovae.training.any_loss import AnyLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
 
@@ -101,7 +101,7 @@ class CompiledLoss:
         return not_finite(self.model, self.guide, *args, num_particles=num_particles, reading=reading, **kwargs)
 
     def _run(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
-        if self.reason is not None or self._is_first(kind) or pyro.poutine.runtime._PYRO_STACK:
+        if self.reason is not None or pyro.poutine.runtime._PYRO_STACK or self._sets_up(kind, args, kwargs):
             return self._run_eagerly(kind, args, kwargs)
         flat = leaves_of((args, kwargs))
         if any(isinstance(leaf, PackedSequence) for leaf in flat):
@@ -182,22 +182,30 @@ class CompiledLoss:
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def _is_first(self, kind: str) -> bool:
-        """Returns True for the first run of a loss that is not ours: it may set up itself or the guide, and draw."""
-        is_first = not self._any_loss.is_own and kind not in self._has_run
+    def _sets_up(self, kind: str, args: tuple, kwargs: dict) -> bool:
+        """Returns True if this run is one to set up a loss of Pyro's or its guide, which may draw numbers for that.
+
+        `SVI` does so in its first step. Where data are counted, a run beforehand does, without a trace in any state: a
+        step must be the same to the bit in a training that is resumed.
+        """
+        if self._any_loss.is_own or kind in self._has_run:
+            return False
         self._has_run.add(kind)
-        return is_first
+        if self.count is not None:
+            with kept_generators(), kept_statistics(self.model, self.guide):
+                self._any_loss.eager("evaluate", self.model, self.guide, args, kwargs)
+        return self.count is None
 
     def _run_eagerly(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
         for parameter in self.parameters:
             parameter.grad = None
         with self._counting(args) as counted:
             with poutine.trace(param_only=True) as capture:
-                value, surrogate = self._any_loss.eager(kind, self.model, self.guide, args, kwargs)
+                value, surrogates = self._any_loss.eager(kind, self.model, self.guide, args, kwargs)
             self._take_parameters(capture.trace, args, kwargs)
             gradients = [parameter.grad for parameter in self.parameters]
             if self._any_loss.is_own:
-                gradients = self._gradients(kind, surrogate)  # which may run the pair again
+                gradients = self._gradients(kind, surrogates)  # which may run the pair again
             outcome = self._outcome(kind, value, gradients, counted)
         self.counted = counted
         return outcome
@@ -212,12 +220,18 @@ class CompiledLoss:
         found = (site["value"].unconstrained() for site in sites.values())  # type: ignore[union-attr]
         self.parameters = list({id(p): p for p in found}.values())
 
-    def _gradients(self, kind: str, surrogate: Tensor | None) -> list[Tensor | None]:
-        if kind == "evaluate" or surrogate is None:
-            return []
-        wanted = [parameter for parameter in self.parameters if parameter.requires_grad]
-        found = iter(torch.autograd.grad(surrogate, wanted, allow_unused=True))
-        return [next(found) if parameter.requires_grad else None for parameter in self.parameters]
+    def _gradients(self, kind: str, surrogates: list[Tensor]) -> list[Tensor | None]:
+        """Returns the parameters' gradients, added up over the surrogates in the order in which `backward` does."""
+        gradients: list[Tensor | None] = [None] * len(self.parameters)
+        places = [place for place, parameter in enumerate(self.parameters) if parameter.requires_grad]
+        for surrogate in surrogates if kind == "step" else []:
+            wanted = [self.parameters[place] for place in places]
+            shared = surrogate is not surrogates[-1]
+            found = torch.autograd.grad(surrogate, wanted, retain_graph=shared, allow_unused=True)
+            for place, gradient in zip(places, found, strict=True):
+                known = gradients[place]
+                gradients[place] = gradient if known is None else known if gradient is None else known + gradient
+        return gradients
 
     def _outcome(self, kind: str, value: Tensor, gradients: list[Tensor | None], counted: Counted) -> Outcome:
         """Returns (loss, norm, gradients ...), or the loss alone where it is only evaluated."""
