@@ -1,10 +1,12 @@
 """Traces a function of tensors once and replays it as machine code. Knows neither a loss nor a VAE."""
 
 from pyrovae.compilation.replay import Outcome, Replay
-from pyrovae.compilation.tracing import caller
+from pyrovae.compilation.tracing import CannotTrace, caller, line_being_run
 
 __all__ = [
     "caller",
+    "CannotTrace",
+    "line_being_run",
     "Outcome",
     "Replay",
 ]

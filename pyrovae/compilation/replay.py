@@ -112,6 +112,7 @@ class Replay:
 
     def _trace(self, function: Callable, args: Sequence[Tensor], before: list, inductor: bool) -> Graph:
         python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        refused: CannotTrace | None = None
 
         def with_buffers(*values: Tensor) -> Outcome:
             with _buffers_replaced(self._buffers, values[len(args) :]):
@@ -120,6 +121,8 @@ class Replay:
         try:
             _write(before)
             graph = Graph(with_buffers, [*args, *self._current_buffers()], inductor, len(self._buffers))
+        except CannotTrace as error:
+            refused = error
         finally:
             self._state.restore_caches()
             change = self._state.change()
@@ -130,6 +133,8 @@ class Replay:
             np.random.set_state(numpy)  # noqa: NPY002
         if change is not None:
             raise CannotTrace(f"it changes {change} as it runs")
+        if refused is not None:
+            raise refused
         if drew:
             raise CannotTrace("it draws from Python's or NumPy's random numbers, which a replay would not")
         return graph

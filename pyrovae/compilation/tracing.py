@@ -77,7 +77,7 @@ class _NoValues(TorchFunctionMode):
         if getattr(func, "__name__", "") in self.names:
             if func is Tensor.__bool__ and _is_check(caller()):
                 return True
-            raise CannotTrace(f"it looks at the value of a tensor{_line_being_run()}")
+            raise CannotTrace(f"it looks at the value of a tensor{line_being_run()}")
         return func(*args, **(kwargs or {}))
 
 
@@ -142,7 +142,7 @@ def _cuda_devices(args: Sequence[Tensor]) -> list[torch.device]:
     return list({arg.device for arg in args if arg.device.type == "cuda"})
 
 
-def _line_being_run() -> str:
+def line_being_run() -> str:
     """Returns the line of the user's code that is being run, in brackets."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):

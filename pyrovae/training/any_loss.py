@@ -4,7 +4,6 @@ Pyro's losses return numbers and call `backward` themselves. While a graph is tr
 would have been read from, and what `backward` is called on is kept: its gradients, added up, are those of the loss.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pyrovae.common import InputError
-from pyrovae.compilation import caller
+from pyrovae.compilation import CannotTrace, caller, line_being_run
 from pyrovae.objectives import DifferentiableELBO
 
 
@@ -42,6 +41,12 @@ class AnyLoss:
         self.loss = _not_jit(loss) if isinstance(loss, PyroELBO) else loss
         self.is_own = isinstance(loss, DifferentiableELBO)
         """True for an objective of ours, which gives a differentiable loss, and takes no first run to set up."""
+        self._dtypes: dict[str, torch.dtype] = {}
+
+    @property
+    def state(self) -> tuple:
+        """What the loss depends on: itself and its attributes, those of Pyro's losses, too."""
+        return (self.loss, vars(self.loss)) if isinstance(self.loss, PyroELBO) else (self.loss,)
 
     def traced(
         self, kind: str, model: Callable, guide: Callable, args: tuple, kwargs: dict
@@ -54,7 +59,7 @@ class AnyLoss:
             return self.eager(kind, model, guide, args, kwargs)
         with torch.set_grad_enabled(kind == "step"), _recording() as surrogates:
             value = _tensor_of(self._run(kind, model, guide, args, kwargs))
-        return value, surrogates
+        return value.to(self._dtypes.get(kind, value.dtype)), surrogates
 
     def eager(
         self, kind: str, model: Callable, guide: Callable, args: tuple, kwargs: dict
@@ -64,7 +69,9 @@ class AnyLoss:
             if isinstance(self.loss, DifferentiableELBO):
                 loss = self.loss.differentiable_loss(model, guide, *args, **kwargs)
                 return loss.detach(), [loss] if loss.requires_grad else []
-            return _tensor_of(self._run(kind, model, guide, args, kwargs)), []
+            value = _tensor_of(self._run(kind, model, guide, args, kwargs))
+            self._dtypes[kind] = value.dtype
+            return value, []
 
     def _run(self, kind: str, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Any:
         loss: Any = self.loss
@@ -84,23 +91,39 @@ def _not_jit(loss: PyroELBO) -> PyroELBO:
             break
     if kind is type(loss):
         return loss
-    loss = copy.copy(loss)
-    loss.__class__ = kind
-    return loss
+    plain: PyroELBO = object.__new__(kind)
+    plain.__dict__ = vars(loss)  # the very same attributes, which the user may change
+    return plain
 
 
 def _tensor_of(value: Any) -> Tensor:
     if isinstance(value, tuple | list):
         return torch.stack([_tensor_of(part) for part in value])
-    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    if isinstance(value, Tensor):
+        return value.detach().reshape(()) if value.numel() == 1 else value.detach()
+    return torch.as_tensor(value, dtype=torch.float64)
 
 
 @contextmanager
 def _recording() -> Iterator[list[Tensor]]:
     """Within the block no value is looked at; what `backward` is called on is collected."""
     surrogates: list[Tensor] = []
-    with patch.object(ProvenanceTensor, "__new__", _Tracked.of), _Recording(surrogates):
+    patches = (
+        patch.object(ProvenanceTensor, "__new__", _Tracked.of),
+        patch.object(pyro.infer.util, "_fulldot", _dot_without_zeros),
+        patch.object(torch.autograd, "backward", _refuse_gradients),
+    )
+    with patches[0], patches[1], patches[2], _Recording(surrogates):
         yield surrogates
+
+
+def _dot_without_zeros(probs: Tensor, costs: Tensor) -> Tensor:
+    """Leaves out costs, which may be infinite, of probability 0, as `Dice.compute_expectation` does."""
+    return _FULLDOT(probs, costs.where(probs > 0, 0.0))
+
+
+def _refuse_gradients(*args: Any, **kwargs: Any) -> None:
+    raise CannotTrace(f"it works on gradients by other means than backward(){line_being_run()}")
 
 
 class _Tracked(ProvenanceTensor):
@@ -131,14 +154,23 @@ class _Recording(TorchFunctionMode):
             # Pyro adds up Python's numbers, which are as precise; in the user's program it would promote other tensors.
             return value.double() if value.is_floating_point() and _is_pyros(caller()) else value
         if func is Tensor.__bool__ and caller().f_code is _COMPUTE_EXPECTATION:
-            return True  # it asks whether all probabilities are positive, to leave out those that are 0
+            return True  # it asks whether there is one of 0 to leave out, which is done anyway
+        if func is torch.tensor and isinstance(args[0], Tensor):  # of what `item` gave
+            number = args[0].to(torch.get_default_dtype()) if args[0].is_floating_point() else args[0]
+            return number.to(dtype=kwargs.get("dtype"), device=kwargs.get("device"), copy=True)
+        if func in _GRADIENT and not caller().f_code.co_filename.startswith(_FAKE_TENSORS):
+            _refuse_gradients()
         if func is Tensor.backward and kwargs.get("gradient") is None and kwargs.get("inputs") is None:
             self.surrogates.append(detach_provenance(args[0]))
             return None
         return func(*args, **kwargs)
 
 
+_GRAD: Any = vars(torch._C.TensorBase)["grad"]
+_FULLDOT = pyro.infer.util._fulldot
+_GRADIENT = (_GRAD.__get__, _GRAD.__set__)
 _COMPUTE_EXPECTATION = Dice.compute_expectation.__code__
+_FAKE_TENSORS = str(Path(torch._subclasses.__path__[0]))  # whose own code looks whether there is one
 _PYRO = str(Path(pyro.__path__[0]))
 
 

@@ -150,7 +150,7 @@ class CompiledLoss:
                 return self._outcome(kind, found[0], self._gradients(kind, found[1]), counted)
 
         tensors = self._tensors(flat)
-        programs = (self.model, self.guide, *([] if self._any_loss.is_own else [self.loss]))
+        programs = (self.model, self.guide, *([] if self._any_loss.is_own else self._any_loss.state))
         eager = partial(self._run_eagerly, kind, args, kwargs)
         replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor)
         if replay.why is not None:
@@ -197,7 +197,7 @@ class CompiledLoss:
         return self.count is None
 
     def _run_eagerly(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
-        for parameter in self.parameters:
+        for parameter in self.parameters if kind == "step" else []:
             parameter.grad = None
         with self._counting(args) as counted:
             with poutine.trace(param_only=True) as capture:
@@ -237,8 +237,9 @@ class CompiledLoss:
         """Returns (loss, norm, gradients ...), or the loss alone where it is only evaluated."""
         if kind == "evaluate":
             return (value,)
-        has_some = any(gradient is not None for gradient in gradients)
-        require(has_some, "the objective must give some parameter a gradient, and gives none")
+        if self._any_loss.is_own or self.count is not None:  # Pyro's losses take a step of nothing
+            has_some = any(gradient is not None for gradient in gradients)
+            require(has_some, "the objective must give some parameter a gradient, and gives none")
         norm = None
         if self.count is not None:
             gradients = [None if g is None else g * (1 / counted.whole) for g in gradients]
@@ -249,7 +250,7 @@ class CompiledLoss:
 
 
 def _with_strides_of(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
-    if gradient is None or gradient.stride() == parameter.stride():
+    if gradient is None or gradient.is_sparse or gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
 

@@ -79,6 +79,7 @@ class CompiledSVI:
             FloatingPointError: if the loss is not finite; it names the site. The parameters are then those before the
                 step.
         """
+        left = [(parameter, parameter.grad) for parameter in self.compiled.parameters if parameter.grad is not None]
         try:
             loss = _numbers(self.compiled.loss_and_grads(*args, **kwargs)[0])
         except ValueError as error:
@@ -92,7 +93,11 @@ class CompiledSVI:
             what = "" if finite else "a parameter is not finite: "
             raise FloatingPointError(f"{large}{what}{first_line(error)}") from error
         if not all(map(math.isfinite, loss if isinstance(loss, tuple) else [loss])):
+            for parameter in self.compiled.parameters:
+                parameter.grad = None
             raise FloatingPointError(f"loss is not finite ({loss}): {self.compiled.not_finite(*args, **kwargs)}")
+        for parameter, gradient in left:  # the user's own, to which `backward` would add
+            parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
         parameters = self.compiled.parameters
         optim = self.optim
         if isinstance(optim, PyroOptim):
