@@ -1,0 +1,315 @@
+"""What losses of users do, and users between steps, has the effect under `CompiledSVI` that it has under `SVI`."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from any_losses import Pair, States, X, assert_is_svi, mmd, reals, simple_elbo, trained
+from compiled_steps import CompiledExactly
+from pyro import infer, poutine
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+from pyro.ops.provenance import ProvenanceTensor
+from torch import nn
+
+# What changes between steps -------------------------------------------------------------------------------------------
+
+
+class Scaled(Pair):
+    """Has a dropout, a batch normalisation and a beta."""
+
+    def __init__(self, beta=1.0):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 5), nn.Dropout(0.5), nn.Linear(5, 4))
+        self.beta = beta
+
+    def model(self, x):
+        with poutine.scale(scale=self.beta):
+            super().model(x)
+
+
+class Late(Pair):
+    """Has one parameter more from some step on."""
+
+    is_late = False
+
+    def model(self, x):
+        super().model(x * pyro.param("gain", torch.ones(())) if self.is_late else x)
+
+
+def set_beta(step, pair):
+    pair.beta = 1.0 if step < 4 else 0.3
+
+
+def write_beta(step, pair):
+    pair.beta.fill_(0.1 + step)
+
+
+def set_mode(step, pair):
+    pair.train(step % 4 < 2)
+
+
+def clear_store(step, pair):
+    if step == 4:
+        pyro.clear_param_store()
+
+
+def freeze(step, pair):
+    pair.decoder.bias.requires_grad_(step < 3 or step > 5)
+
+
+def come_late(step, pair):
+    pair.is_late = step >= 4
+
+
+def add_a_penalty(step, pair):
+    sum(parameter.square().sum() for parameter in pair.parameters()).backward()
+
+
+@pytest.mark.filterwarnings("ignore:bias was not registered")
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (Scaled, set_beta),
+        (lambda: Scaled(torch.tensor(1.0)), write_beta),
+        (Scaled, set_mode),
+        (Pair, clear_store),
+        (Pair, freeze),
+        (Late, come_late),
+        (Pair, add_a_penalty),
+    ],
+    ids=lambda part: part.__name__,
+)
+def test_what_the_user_does_between_steps_has_the_effect_that_it_has_under_svi(make, change):
+    assert_is_svi(make, Trace_ELBO, num_steps=7, change=change)
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "value"),
+    [
+        (Trace_ELBO, "num_particles", 3),
+        (lambda: infer.RenyiELBO(alpha=0.5, num_particles=2), "alpha", 0.2),
+        (mmd, "mmd_scale", 3.0),
+    ],
+)
+def test_an_attribute_of_the_loss_may_be_changed(loss, name, value):
+    results = []
+    for kind in (SVI, CompiledExactly):
+        one = loss()
+        change = lambda step, pair, one=one: setattr(one, name, value) if step == 3 else None  # noqa: E731
+        results.append(trained(kind, reals, one, num_steps=5, change=change))
+    assert results[1][2].reason is None
+    assert results[1][0] == results[0][0]
+
+
+def test_an_attribute_of_a_loss_that_compiles_itself_may_be_changed():
+    one, results = infer.JitTrace_ELBO(), []
+    for kind, loss in ((SVI, Trace_ELBO()), (CompiledExactly, one)):
+        change = lambda step, pair, loss=loss: setattr(loss, "num_particles", 3) if step == 3 else None  # noqa: E731
+        results.append(trained(kind, reals, loss, num_steps=5, change=change)[0])
+    assert results[1] == results[0]
+    assert type(one) is infer.JitTrace_ELBO
+
+
+# What a loss of the user's may do -------------------------------------------------------------------------------------
+
+
+class Averaging(Trace_ELBO):
+    mean = 0.0
+
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        self.mean = 0.9 * self.mean + 0.1 * super().loss_and_grads(model, guide, *args, **kwargs)
+        return self.mean
+
+
+class Listing(Trace_ELBO):
+    def __init__(self):
+        super().__init__()
+        self.all = []
+
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        self.all.append(super().loss_and_grads(model, guide, *args, **kwargs))
+        return sum(self.all)
+
+
+class Clipping(Trace_ELBO):
+    """Clips gradients that are far too small for it at the first steps, at which a graph is compared."""
+
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        loss = super().loss_and_grads(model, guide, *args, **kwargs)
+        nn.utils.clip_grad_norm_([value.unconstrained() for value in pyro.get_param_store().values()], 1e9)
+        return loss
+
+
+class Backwards(Trace_ELBO):
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        torch.autograd.backward([loss])
+        return loss.item()
+
+
+class ByHand(Trace_ELBO):
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        parameters = [value.unconstrained() for value in pyro.get_param_store().values()]
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = 3 * gradient
+        return loss.item()
+
+
+class Asking(Trace_ELBO):
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        loss = super().loss_and_grads(model, guide, *args, **kwargs)
+        return loss if loss > 60 else 60.0
+
+
+class Regularised(Trace_ELBO):
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        loss = super().loss_and_grads(model, guide, *args, **kwargs)
+        penalty = sum(value.unconstrained().square().sum() for value in pyro.get_param_store().values())
+        penalty.backward()
+        return loss + penalty.item()
+
+
+class AsTensor(Trace_ELBO):
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        return torch.tensor(super().loss_and_grads(model, guide, *args, **kwargs))
+
+
+def loss_of_shape_1(model, guide, x):
+    return simple_elbo(model, guide, x).reshape(1)
+
+
+def nothing(model, guide, x):
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Regularised,
+        AsTensor,
+        lambda: Trace_ELBO().differentiable_loss,
+        lambda: loss_of_shape_1,
+        lambda: lambda model, guide, x: (simple_elbo(model, guide, x), 1.0),
+        lambda: nothing,
+    ],
+    ids=["regularised", "as a tensor", "differentiable_loss", "of shape (1,)", "a tuple", "nothing"],
+)
+def test_a_loss_of_the_users_own_is_replayed(loss):
+    assert_is_svi(reals, loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        (Averaging, "it changes mean as it runs"),
+        (Listing, "it changes a list as it runs"),
+        (Clipping, "it works on gradients by other means than backward() (test_any_loss.py, line "),
+        (Backwards, "it works on gradients by other means than backward() (test_any_loss.py, line "),
+        (ByHand, "it works on gradients by other means than backward() (test_any_loss.py, line "),
+        (Asking, "it looks at the value of a tensor (test_any_loss.py, line "),
+    ],
+)
+def test_a_loss_that_cannot_be_replayed_runs_eagerly_and_says_why(loss, reason):
+    stocks = trained(SVI, reals, loss())
+    with pytest.warns(match="steps run eagerly") as caught:
+        ours = trained(CompiledExactly, reals, loss())
+    assert len(caught) == 1
+    assert ours[2].reason.startswith(reason)
+    assert ours[0] == stocks[0]
+    assert all(torch.equal(value, stocks[1][name]) for name, value in ours[1].items())
+
+
+def test_a_decaying_baseline_runs_eagerly_and_is_named():
+    make = lambda: Pair(bits=True, baseline={"use_decaying_avg_baseline": True})  # noqa: E731
+    with pytest.warns(match="it changes __baseline_avg_downstream_cost_z as it runs"):
+        ours = trained(CompiledExactly, make, TraceGraph_ELBO())
+    assert ours[0] == trained(SVI, make, TraceGraph_ELBO())[0]
+
+
+def test_a_baseline_of_a_network_is_replayed():
+    class WithBaseline(Pair):
+        def __init__(self):
+            super().__init__(bits=True)
+            self.baseline = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+            self.infer = {"baseline": {"nn_baseline": self.baseline, "nn_baseline_input": X}}
+
+        def guide(self, x):
+            pyro.module("baseline", self.baseline)
+            super().guide(x)
+
+    assert_is_svi(WithBaseline, TraceGraph_ELBO)
+
+
+def test_a_state_of_probability_0_is_left_out():
+    class Underflowing(States):
+        def __init__(self):
+            super().__init__(in_guide=True)
+
+        def guide(self, x):
+            pyro.module("states", self)
+            logits = self.encoder(x) + torch.where(x[:, :1] > 0, torch.tensor([0.0, -torch.inf]), 0.0)
+            q_k = dist.Categorical(logits=logits, validate_args=False)
+            with pyro.plate("data", len(x)):
+                pyro.sample("k", q_k, infer={"enumerate": "parallel"})
+
+    stocks, ours = (trained(kind, Underflowing, TraceEnum_ELBO()) for kind in (SVI, CompiledExactly))
+    assert ours[2].reason is None
+    torch.testing.assert_close(ours[0], stocks[0])
+    torch.testing.assert_close(ours[1], stocks[1])
+
+
+def test_a_program_may_assert_and_print_what_it_sees(capsys):
+    class Printing(Pair):
+        def model(self, x):
+            assert (x.abs() < 100).all(), "x is too large"
+            assert x.mean().item() < 100
+            print("the mean", x.mean())
+            super().model(x)
+
+    assert_is_svi(Printing, Trace_ELBO)
+    assert "the mean" in capsys.readouterr().out
+
+
+def test_a_number_that_a_program_takes_from_a_tensor_is_read_at_every_step():
+    class Reading(Pair):
+        def model(self, x):
+            super().model(x * (self.decoder.bias.mean().item() + 1))
+
+    assert_is_svi(Reading, Trace_ELBO, num_steps=6)
+
+
+def test_sparse_gradients_are_stepped():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(5, 2, sparse=True)
+
+        def model(self, words):
+            with pyro.plate("data", len(words)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=words.float())
+
+        def guide(self, words):
+            pyro.module("words", self)
+            with pyro.plate("data", len(words)):
+                pyro.sample("z", dist.Normal(self.table(words), 1.0).to_event(1))
+
+    assert_is_svi(
+        Words, Trace_ELBO, args=(torch.tensor([0, 1, 1, 3]),), optim=lambda: pyro.optim.SparseAdam({"lr": 0.1})
+    )
+
+
+def test_an_error_in_the_middle_of_a_trace_leaves_nothing_behind():
+    kept = ProvenanceTensor.__new__, pyro.util.torch_isnan, infer.util._fulldot, torch.autograd.backward
+
+    class Failing(Trace_ELBO):
+        def loss_and_grads(self, model, guide, *args, **kwargs):
+            if torch.overrides._get_current_function_mode() is not None:
+                raise ValueError("not while a graph is traced")
+            return super().loss_and_grads(model, guide, *args, **kwargs)
+
+    with pytest.warns(match="not while a graph is traced"):
+        ours = trained(CompiledExactly, reals, Failing())
+    assert ours[0] == trained(SVI, reals, Failing())[0]
+    assert kept == (ProvenanceTensor.__new__, pyro.util.torch_isnan, infer.util._fulldot, torch.autograd.backward)
