@@ -9,7 +9,8 @@ import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +18,8 @@ from unittest.mock import patch
 
 import pyro
 import torch
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -42,8 +45,7 @@ def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, l
     traces = []
     for _ in range(2):
         try:
-            checks = pyro.validation_enabled(False), patch.multiple(pyro.util, **_NO_CHECKS)
-            with checks[0], checks[1], torch.random.fork_rng(_cuda_devices(args)), _NoValues():
+            with _without_values(), torch.random.fork_rng(_cuda_devices(args)):
                 traces.append(make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*args))
         except CannotTrace:
             raise
@@ -63,6 +65,27 @@ def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, l
 
 def _are_equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Within the block Pyro asks for no value: it checks none, and it counts through a plate that is a loop."""
+    sample = _Subsample.sample
+    indices: Any = IndepMessenger.indices
+
+    def marked(fn: _Subsample, *args: Any, **kwargs: Any) -> Any:
+        found: Any = sample(fn, *args, **kwargs)
+        found._is_whole = fn.subsample_size is None or fn.subsample_size >= fn.size
+        return found
+
+    def counted(plate: Any) -> Any:
+        found = indices.fget(plate)
+        return range(plate.size) if plate._vectorized is False and getattr(found, "_is_whole", False) else found
+
+    asked: dict[str, Any] = {name: lambda value: False for name in ("torch_isnan", "torch_isinf")}  # by `warn_if_nan`
+    loops = patch.object(_Subsample, "sample", marked), patch.object(IndepMessenger, "indices", property(counted))
+    with pyro.validation_enabled(False), patch.multiple(pyro.util, **asked), loops[0], loops[1], _NoValues():
+        yield
 
 
 class _NoValues(TorchFunctionMode):
@@ -161,7 +184,6 @@ def _line_of(error: Exception) -> str:
     return place
 
 
-_NO_CHECKS: dict[str, Any] = {name: lambda value: False for name in ("torch_isnan", "torch_isinf")}  # of `warn_if_nan`
 _VALIDATES = torch.distributions.distribution._all_true_or_runtime_assert.__code__
 _LIBRARIES = (
     "<",
