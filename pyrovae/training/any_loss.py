@@ -19,9 +19,10 @@ from pyro.ops.provenance import ProvenanceTensor, detach_provenance
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pyrovae.common import InputError
+from pyrovae.common import InputError, kept_generators
 from pyrovae.compilation import CannotTrace, caller, line_being_run
 from pyrovae.objectives import DifferentiableELBO
+from pyrovae.programs import kept_statistics
 
 
 class AnyLoss:
@@ -42,11 +43,22 @@ class AnyLoss:
         self.is_own = isinstance(loss, DifferentiableELBO)
         """True for an objective of ours, which gives a differentiable loss, and takes no first run to set up."""
         self._dtypes: dict[str, torch.dtype] = {}
+        self._is_set_up = self.is_own
 
     @property
     def state(self) -> tuple:
         """What the loss depends on: itself and its attributes, those of Pyro's losses, too."""
         return (self.loss, vars(self.loss)) if isinstance(self.loss, PyroELBO) else (self.loss,)
+
+    def set_up(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> None:
+        """Lets a loss of Pyro's, or its guide, draw the numbers that it draws in its first run, without any trace.
+
+        Otherwise the first step of a training that is resumed would draw others.
+        """
+        if not self._is_set_up:
+            self._is_set_up = True
+            with kept_generators(), kept_statistics(model, guide):
+                self.eager("evaluate", model, guide, args, kwargs)
 
     def traced(
         self, kind: str, model: Callable, guide: Callable, args: tuple, kwargs: dict
@@ -110,16 +122,10 @@ def _recording() -> Iterator[list[Tensor]]:
     surrogates: list[Tensor] = []
     patches = (
         patch.object(ProvenanceTensor, "__new__", _Tracked.of),
-        patch.object(pyro.infer.util, "_fulldot", _dot_without_zeros),
         patch.object(torch.autograd, "backward", _refuse_gradients),
     )
-    with patches[0], patches[1], patches[2], _Recording(surrogates):
+    with patches[0], patches[1], _Recording(surrogates):
         yield surrogates
-
-
-def _dot_without_zeros(probs: Tensor, costs: Tensor) -> Tensor:
-    """Leaves out costs, which may be infinite, of probability 0, as `Dice.compute_expectation` does."""
-    return _FULLDOT(probs, costs.where(probs > 0, 0.0))
 
 
 def _refuse_gradients(*args: Any, **kwargs: Any) -> None:
@@ -154,7 +160,7 @@ class _Recording(TorchFunctionMode):
             # Pyro adds up Python's numbers, which are as precise; in the user's program it would promote other tensors.
             return value.double() if value.is_floating_point() and _is_pyros(caller()) else value
         if func is Tensor.__bool__ and caller().f_code is _COMPUTE_EXPECTATION:
-            return True  # it asks whether there is one of 0 to leave out, which is done anyway
+            return True  # it asks whether all probabilities are positive, to leave out those that are 0
         if func is torch.tensor and isinstance(args[0], Tensor):  # of what `item` gave
             number = args[0].to(torch.get_default_dtype()) if args[0].is_floating_point() else args[0]
             return number.to(dtype=kwargs.get("dtype"), device=kwargs.get("device"), copy=True)
@@ -167,7 +173,6 @@ class _Recording(TorchFunctionMode):
 
 
 _GRAD: Any = vars(torch._C.TensorBase)["grad"]
-_FULLDOT = pyro.infer.util._fulldot
 _GRADIENT = (_GRAD.__get__, _GRAD.__set__)
 _COMPUTE_EXPECTATION = Dice.compute_expectation.__code__
 _FAKE_TENSORS = str(Path(torch._subclasses.__path__[0]))  # whose own code looks whether there is one

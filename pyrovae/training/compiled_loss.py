@@ -13,11 +13,11 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from pyrovae.common import device_of, kept_generators, require, warn
+from pyrovae.common import device_of, require, warn
 from pyrovae.compilation import Outcome, Replay
 from pyrovae.data import leaves_of, mapped
 from pyrovae.objectives import Objective
-from pyrovae.programs import AS_IT_COMES, gate, kept_statistics, not_finite
+from pyrovae.programs import AS_IT_COMES, gate, not_finite
 from pyrovae.training.any_loss import AnyLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
 
@@ -185,15 +185,13 @@ class CompiledLoss:
     def _sets_up(self, kind: str, args: tuple, kwargs: dict) -> bool:
         """Returns True if this run is one to set up a loss of Pyro's or its guide, which may draw numbers for that.
 
-        `SVI` does so in its first step. Where data are counted, a run beforehand does, without a trace in any state: a
-        step must be the same to the bit in a training that is resumed.
+        `SVI` does so in its first step. Where data are counted, a run beforehand does, as in `fit`'s eager steps.
         """
         if self._any_loss.is_own or kind in self._has_run:
             return False
         self._has_run.add(kind)
         if self.count is not None:
-            with kept_generators(), kept_statistics(self.model, self.guide):
-                self._any_loss.eager("evaluate", self.model, self.guide, args, kwargs)
+            self._any_loss.set_up(self.model, self.guide, args, kwargs)
         return self.count is None
 
     def _run_eagerly(self, kind: str, args: tuple, kwargs: dict) -> Outcome:

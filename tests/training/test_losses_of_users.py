@@ -204,10 +204,10 @@ def test_a_loss_of_the_users_own_is_replayed(loss):
     [
         (Averaging, "it changes mean as it runs"),
         (Listing, "it changes a list as it runs"),
-        (Clipping, "it works on gradients by other means than backward() (test_any_loss.py, line "),
-        (Backwards, "it works on gradients by other means than backward() (test_any_loss.py, line "),
-        (ByHand, "it works on gradients by other means than backward() (test_any_loss.py, line "),
-        (Asking, "it looks at the value of a tensor (test_any_loss.py, line "),
+        (Clipping, "it works on gradients by other means than backward() (test_losses_of_users.py, line "),
+        (Backwards, "it works on gradients by other means than backward() (test_losses_of_users.py, line "),
+        (ByHand, "it works on gradients by other means than backward() (test_losses_of_users.py, line "),
+        (Asking, "it looks at the value of a tensor (test_losses_of_users.py, line "),
     ],
 )
 def test_a_loss_that_cannot_be_replayed_runs_eagerly_and_says_why(loss, reason):
@@ -241,8 +241,10 @@ def test_a_baseline_of_a_network_is_replayed():
     assert_is_svi(WithBaseline, TraceGraph_ELBO)
 
 
-def test_a_state_of_probability_0_is_left_out():
-    class Underflowing(States):
+def test_a_state_of_probability_0_is_left_out_eagerly():
+    """Its cost is infinite, and a graph would multiply the two."""
+
+    class Impossible(States):
         def __init__(self):
             super().__init__(in_guide=True)
 
@@ -253,10 +255,10 @@ def test_a_state_of_probability_0_is_left_out():
             with pyro.plate("data", len(x)):
                 pyro.sample("k", q_k, infer={"enumerate": "parallel"})
 
-    stocks, ours = (trained(kind, Underflowing, TraceEnum_ELBO()) for kind in (SVI, CompiledExactly))
-    assert ours[2].reason is None
-    torch.testing.assert_close(ours[0], stocks[0])
-    torch.testing.assert_close(ours[1], stocks[1])
+    stocks = trained(SVI, Impossible, TraceEnum_ELBO())
+    with pytest.warns(match="its value is off by nan"):
+        ours = trained(CompiledExactly, Impossible, TraceEnum_ELBO())
+    assert ours[0] == stocks[0]
 
 
 def test_a_program_may_assert_and_print_what_it_sees(capsys):
@@ -301,7 +303,7 @@ def test_sparse_gradients_are_stepped():
 
 
 def test_an_error_in_the_middle_of_a_trace_leaves_nothing_behind():
-    kept = ProvenanceTensor.__new__, pyro.util.torch_isnan, infer.util._fulldot, torch.autograd.backward
+    kept = ProvenanceTensor.__new__, pyro.util.torch_isnan, torch.autograd.backward
 
     class Failing(Trace_ELBO):
         def loss_and_grads(self, model, guide, *args, **kwargs):
@@ -312,4 +314,4 @@ def test_an_error_in_the_middle_of_a_trace_leaves_nothing_behind():
     with pytest.warns(match="not while a graph is traced"):
         ours = trained(CompiledExactly, reals, Failing())
     assert ours[0] == trained(SVI, reals, Failing())[0]
-    assert kept == (ProvenanceTensor.__new__, pyro.util.torch_isnan, infer.util._fulldot, torch.autograd.backward)
+    assert kept == (ProvenanceTensor.__new__, pyro.util.torch_isnan, torch.autograd.backward)
