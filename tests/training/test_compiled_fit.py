@@ -3,7 +3,7 @@
 import pyro
 import pytest
 import torch
-from any_losses import States, X
+from any_losses import Pair, States, X
 from compiled_steps import data, small_vae
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
