@@ -19,10 +19,9 @@ from pyro.ops.provenance import ProvenanceTensor, detach_provenance
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pyrovae.common import InputError, kept_generators
+from pyrovae.common import InputError
 from pyrovae.compilation import CannotTrace, caller, line_being_run
 from pyrovae.objectives import DifferentiableELBO
-from pyrovae.programs import kept_statistics
 
 
 class AnyLoss:
@@ -43,22 +42,11 @@ class AnyLoss:
         self.is_own = isinstance(loss, DifferentiableELBO)
         """True for an objective of ours, which gives a differentiable loss, and takes no first run to set up."""
         self._dtypes: dict[str, torch.dtype] = {}
-        self._is_set_up = self.is_own
 
     @property
     def state(self) -> tuple:
         """What the loss depends on: itself and its attributes, those of Pyro's losses, too."""
         return (self.loss, vars(self.loss)) if isinstance(self.loss, PyroELBO) else (self.loss,)
-
-    def set_up(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> None:
-        """Lets a loss of Pyro's, or its guide, draw the numbers that it draws in its first run, without any trace.
-
-        Otherwise the first step of a training that is resumed would draw others.
-        """
-        if not self._is_set_up:
-            self._is_set_up = True
-            with kept_generators(), kept_statistics(model, guide):
-                self.eager("evaluate", model, guide, args, kwargs)
 
     def traced(
         self, kind: str, model: Callable, guide: Callable, args: tuple, kwargs: dict

@@ -101,7 +101,7 @@ class CompiledLoss:
         return not_finite(self.model, self.guide, *args, num_particles=num_particles, reading=reading, **kwargs)
 
     def _run(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
-        if self.reason is not None or pyro.poutine.runtime._PYRO_STACK or self._sets_up(kind, args, kwargs):
+        if self.reason is not None or pyro.poutine.runtime._PYRO_STACK or self._sets_up(kind):
             return self._run_eagerly(kind, args, kwargs)
         flat = leaves_of((args, kwargs))
         if any(isinstance(leaf, PackedSequence) for leaf in flat):
@@ -182,17 +182,15 @@ class CompiledLoss:
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def _sets_up(self, kind: str, args: tuple, kwargs: dict) -> bool:
+    def _sets_up(self, kind: str) -> bool:
         """Returns True if this run is one to set up a loss of Pyro's or its guide, which may draw numbers for that.
 
-        `SVI` does so in its first step. Where data are counted, a run beforehand does, as in `fit`'s eager steps.
+        `SVI` does so in its first step. Where data are counted, `checked_pair` has done so.
         """
-        if self._any_loss.is_own or kind in self._has_run:
+        if self._any_loss.is_own or self.count is not None or kind in self._has_run:
             return False
         self._has_run.add(kind)
-        if self.count is not None:
-            self._any_loss.set_up(self.model, self.guide, args, kwargs)
-        return self.count is None
+        return True
 
     def _run_eagerly(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
         for parameter in self.parameters if kind == "step" else []:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pyrovae.common import InputError, Workers, is_validation_error, require
 from pyrovae.data import Batch
 from pyrovae.programs import ProgramPair, Reading
-from pyrovae.training.any_loss import AnyLoss
 from pyrovae.training.compiled_loss import CompiledLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
 
@@ -37,13 +36,7 @@ def gradients_of(
     """
     if compile:
         return partial(_compiled_loss_and_grads, CompiledLoss(vae.model, vae.guide, elbo, count=count))
-    loss, trained = AnyLoss(elbo), list(parameters.values())
-
-    def eager(*batch: Any) -> Step:
-        loss.set_up(vae.model, vae.guide, batch, {})
-        return _loss_and_grads(vae, elbo, trained, count, *batch)
-
-    return eager
+    return partial(_loss_and_grads, vae, elbo, list(parameters.values()), count)
 
 
 def _compiled_loss_and_grads(compiled: CompiledLoss, *batch: Any) -> Step:
