@@ -39,21 +39,21 @@ class CompiledLoss:
       from 16 on. On the same random numbers the graph must give the same loss, gradients and buffers (see `Replay`).
     - When the pair changes (a parameter is replaced or frozen, `train()` is called, a number in an attribute, a closure
       or a global changes: see `CapturedState`), it is traced again.
-    - Some programs cannot be traced: those with control flow on values, with Python's random numbers, or that assign
-      attributes. They, and all of Pyro's own ELBOs, run eagerly, with one warning that says why. Calls within Pyro's
-      handlers run eagerly too, without a warning.
+    - Some programs and losses cannot be traced: those with control flow on values, with Python's random numbers, or
+      that assign attributes. They run eagerly, with one warning that says why. Where only the evaluation of a loss
+      cannot be traced, its steps still are. Calls within Pyro's handlers run eagerly too, without a warning.
     - A graph does not validate values: data after the first batch are trusted.
 
     Args:
         model, guide: the pair.
-        loss: an ELBO with a `differentiable_loss`.
+        loss: any loss that `AnyLoss` runs.
         count: says how the data of a call are counted. The gradients are then divided by the number that the loss is
             of, and their norm is taken. The loss is always the objective's own, summed over the data.
         inductor: compiles the graph to machine code; False replays its operations one by one, which gives the eager
             step's numbers to the bit.
 
     Raises:
-        InputError: if `loss` has no `differentiable_loss`.
+        InputError: if `loss` is none.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class CompiledLoss:
         """The numbers of data of the last call; without a `count` the gradients are those of the whole loss."""
         self.reason: str | None = None
         """The reason why steps run eagerly, or None if they are replayed."""
+        self._evaluates_eagerly = False
         self._traced: dict[tuple, _Traced] = {}
         self._names: list[str] = []
         self._changes = 0
@@ -101,7 +102,8 @@ class CompiledLoss:
         return not_finite(self.model, self.guide, *args, num_particles=num_particles, reading=reading, **kwargs)
 
     def _run(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
-        if self.reason is not None or pyro.poutine.runtime._PYRO_STACK or self._sets_up(kind):
+        no_graph = self.reason is not None or (self._evaluates_eagerly and kind == "evaluate")
+        if no_graph or pyro.poutine.runtime._PYRO_STACK or self._sets_up(kind):
             return self._run_eagerly(kind, args, kwargs)
         flat = leaves_of((args, kwargs))
         if any(isinstance(leaf, PackedSequence) for leaf in flat):
@@ -153,7 +155,10 @@ class CompiledLoss:
         programs = (self.model, self.guide, *([] if self._any_loss.is_own else self._any_loss.state))
         eager = partial(self._run_eagerly, kind, args, kwargs)
         replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor)
-        if replay.why is not None:
+        if replay.why is not None and kind == "evaluate":
+            self._evaluates_eagerly = True
+            warn(f"losses are evaluated eagerly, as the program cannot be replayed: {replay.why}")
+        elif replay.why is not None:
             self._go_eager(replay.why)
         else:
             self._traced[key] = _Traced(replay, self.parameters, self.counted)

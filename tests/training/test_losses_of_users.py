@@ -1,5 +1,7 @@
 """What losses of users do, and users between steps, has the effect under `CompiledSVI` that it has under `SVI`."""
 
+import warnings
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -218,6 +220,28 @@ def test_a_loss_that_cannot_be_replayed_runs_eagerly_and_says_why(loss, reason):
     assert ours[2].reason.startswith(reason)
     assert ours[0] == stocks[0]
     assert all(torch.equal(value, stocks[1][name]) for name, value in ours[1].items())
+
+
+def test_steps_are_replayed_where_only_the_evaluation_of_a_loss_cannot_be():
+    class Floats(Trace_ELBO):
+        def loss(self, model, guide, *args, **kwargs):
+            return float(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    results = []
+    for kind in (SVI, CompiledExactly):
+        pyro.set_rng_seed(5)
+        pyro.clear_param_store()
+        pair = Pair()
+        svi = kind(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.01}), Floats())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results.append([one(X) for one in (*[svi.step] * 3, *[svi.evaluate_loss] * 3, *[svi.step] * 3)])
+    assert [str(one.message) for one in caught] == [
+        "losses are evaluated eagerly, as the program cannot be replayed: it looks at the value of a tensor "
+        f"(test_losses_of_users.py, line {Floats.loss.__code__.co_firstlineno + 1})"
+    ]
+    assert results[1] == results[0]
+    assert svi.reason is None
 
 
 def test_a_decaying_baseline_runs_eagerly_and_is_named():
