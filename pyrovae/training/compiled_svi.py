@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 import torch
 from pyro.infer import ELBO as PyroELBO
@@ -103,6 +104,7 @@ class CompiledSVI:
         if isinstance(optim, PyroOptim):
             if self._joined is None or self._joined.optim is not optim:
                 self._joined = OneOptimizer(optim, fused=self.compiled.inductor)
+            _keep_moving(parameters)
             self._joined.step(parameters)
         else:
             if optim is None or parameters is not self._trained:
@@ -130,6 +132,22 @@ class CompiledSVI:
             require(not late, f"{len(late)} parameters came after the first step, and optim does not have them")
         self._trained = parameters
         return optim
+
+
+_HAD_GRADIENTS: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+
+
+def _keep_moving(parameters: list[Tensor]) -> None:
+    """Gives parameters that lack a gradient at this step one of 0, if an earlier step, of any SVI, gave them one.
+
+    `SVI` resets gradients to 0, under which Adam, say, goes on by its momentum, and not to None, which it would skip.
+    """
+    for parameter in parameters:
+        if parameter.grad is not None:
+            if not parameter.grad.is_sparse:  # whose optimisers have no momentum for what is 0
+                _HAD_GRADIENTS[id(parameter)] = parameter
+        elif _HAD_GRADIENTS.get(id(parameter)) is parameter:
+            parameter.grad = torch.zeros_like(parameter, requires_grad=False)
 
 
 def _numbers(loss: Tensor) -> float | tuple[float, ...]:
