@@ -60,6 +60,7 @@ class CompiledSVI:
         self.compiled = CompiledLoss(model, guide, ELBO() if loss is None else loss, inductor=inductor)
         self._joined: OneOptimizer | None = None
         self._trained: list[Tensor] | None = None
+        self._complete: list[Tensor] | None = None  # the parameters of the last step, if all had a gradient
         self._own_optim = optim is None
 
     @property
@@ -104,7 +105,10 @@ class CompiledSVI:
         if isinstance(optim, PyroOptim):
             if self._joined is None or self._joined.optim is not optim:
                 self._joined = OneOptimizer(optim, fused=self.compiled.inductor)
-            _keep_moving(parameters)
+            lacks = any([parameter.grad is None for parameter in parameters])
+            if lacks or parameters is not self._complete:
+                _keep_moving(parameters)
+                self._complete = None if lacks else parameters
             self._joined.step(parameters)
         else:
             if optim is None or parameters is not self._trained:
