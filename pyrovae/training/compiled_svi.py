@@ -105,7 +105,7 @@ class CompiledSVI:
         if isinstance(optim, PyroOptim):
             if self._joined is None or self._joined.optim is not optim:
                 self._joined = OneOptimizer(optim, fused=self.compiled.inductor)
-            lacks = any([parameter.grad is None for parameter in parameters])
+            lacks = any(parameter.grad is None for parameter in parameters)
             if lacks or parameters is not self._complete:
                 _keep_moving(parameters)
                 self._complete = None if lacks else parameters

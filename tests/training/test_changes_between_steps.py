@@ -107,6 +107,37 @@ def test_an_attribute_of_a_loss_that_compiles_itself_may_be_changed():
     assert type(one) is infer.JitTrace_ELBO
 
 
+def test_a_parameter_that_only_some_batches_train_goes_on_by_its_momentum():
+    """As a classifier of which the labels are given for some batches."""
+
+    class Labelled(Pair):
+        def __init__(self):
+            super().__init__()
+            self.classifier = nn.Linear(3, 2)
+
+        def model(self, x, y=None):
+            pyro.module("classifier", self.classifier)
+            super().model(x)
+            if y is not None:
+                with pyro.plate("labels", len(x)):
+                    pyro.sample("y", dist.Categorical(logits=self.classifier(x)), obs=y)
+
+        def guide(self, x, y=None):
+            super().guide(x)
+
+    labels, results = torch.tensor([0, 1, 0, 1, 1, 0]), []
+    for kind in (SVI, CompiledExactly):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(5)
+        pair = Labelled()
+        svi = kind(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+        losses = [svi.step(X, labels) if step % 3 == 0 else svi.step(X) for step in range(9)]
+        results.append((losses, [parameter.detach().clone() for parameter in pair.parameters()]))
+    assert svi.reason is None
+    assert results[1][0] == results[0][0]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(results[1][1], results[0][1], strict=True))
+
+
 @pytest.mark.parametrize(
     "optim", [lambda: pyro.optim.Adam({"lr": 0.05}), lambda: pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.9})]
 )
