@@ -40,20 +40,20 @@ class CompiledLoss:
     - When the pair changes (a parameter is replaced or frozen, `train()` is called, a number in an attribute, a closure
       or a global changes: see `CapturedState`), it is traced again.
     - Some programs cannot be traced: those with control flow on values, with Python's random numbers, or that assign
-      attributes. They, and all of Pyro's own ELBOs, run eagerly, with one warning that says why. Calls within Pyro's
-      handlers run eagerly too, without a warning.
+      attributes. They run eagerly, with one warning that says why. Calls within Pyro's handlers run eagerly too,
+      without a warning.
     - A graph does not validate values: data after the first batch are trusted.
 
     Args:
         model, guide: the pair.
-        loss: an ELBO with a `differentiable_loss`.
+        loss: any loss that `SVI` takes; see `AnyLoss`.
         count: says how the data of a call are counted. The gradients are then divided by the number that the loss is
             of, and their norm is taken. The loss is always the objective's own, summed over the data.
         inductor: compiles the graph to machine code; False replays its operations one by one, which gives the eager
             step's numbers to the bit.
 
     Raises:
-        InputError: if `loss` has no `differentiable_loss`.
+        InputError: if `loss` is none.
     """
 
     def __init__(
