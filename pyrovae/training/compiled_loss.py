@@ -46,7 +46,7 @@ class CompiledLoss:
 
     Args:
         model, guide: the pair.
-        loss: any loss that `AnyLoss` runs.
+        loss: any loss that `SVI` takes; see `AnyLoss`.
         count: says how the data of a call are counted. The gradients are then divided by the number that the loss is
             of, and their norm is taken. The loss is always the objective's own, summed over the data.
         inductor: compiles the graph to machine code; False replays its operations one by one, which gives the eager

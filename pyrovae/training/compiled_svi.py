@@ -18,17 +18,21 @@ from pyrovae.training.one_optimizer import OneOptimizer
 class CompiledSVI:
     """`pyro.infer.SVI` for a program that does the same at every step: traced once, compiled, replayed.
 
+    It takes any loss that `SVI` takes and gives the same numbers: to rounding, and without machine code to the bit.
     There is one graph for each shape of the arguments. Buffers (a VAE's `beta`) are read at every step, and randomness
     is drawn afresh from torch's generators, in the order of the eager step. Each graph is compared with the eager
     program now and then, and traced again when the pair changes; a program that cannot be traced runs eagerly, with a
     warning that says why.
 
     Args:
-        model, guide: a pair that does the same at every step: `nn.Module`s through `pyro.module`, `PyroModule`s, or
-            functions with `pyro.param`s.
-        optim: a `pyro.optim` optimiser, applied as `SVI` does, or one of `torch.optim` over the pair's parameters,
-            which is faster. None is `torch.optim.Adam(..., lr=1e-3, fused=True)` over all of them.
-        loss: an objective of `pv.objectives`; None is `ELBO()`.
+        model, guide: a pair that does the same at every step: `nn.Module`s through `pyro.module`, `PyroModule`s,
+            functions with `pyro.param`s, or autoguides.
+        optim: a `pyro.optim` optimiser, whose parts for each parameter are stepped in one call where they have the same
+            settings; or one of `torch.optim` over the pair's parameters. None is
+            `torch.optim.Adam(..., lr=1e-3, fused=True)` over all of them.
+        loss: an objective of `pv.objectives`; an ELBO of Pyro's or a subclass of one, of which the first step runs
+            eagerly, and one that compiles itself (`JitTrace_ELBO`) runs as the one that it was made from; or a function
+            of model, guide and the arguments. None is `ELBO()`.
         inductor: compiles the graph to machine code. False replays its operations one by one: for a machine without a
             C++ compiler, or to have the eager step's numbers to the bit.
 
@@ -75,7 +79,7 @@ class CompiledSVI:
             *args, **kwargs: the arguments of model and guide, usually a batch `x`.
 
         Returns:
-            The loss before the step, summed over the data as in Pyro.
+            The loss before the step, summed over the data as in Pyro; a tuple if the loss is one of several.
 
         Raises:
             FloatingPointError: if the loss is not finite; it names the site. The parameters are then those before the
