@@ -1,12 +1,13 @@
 """Traces a function of tensors once and replays it as machine code. Knows neither a loss nor a VAE."""
 
 from pyrovae.compilation.replay import Outcome, Replay
-from pyrovae.compilation.tracing import CannotTrace, caller, line_being_run
+from pyrovae.compilation.tracing import LOOKS, CannotTrace, caller, line_being_run
 
 __all__ = [
-    "caller",
+    "LOOKS",
     "CannotTrace",
-    "line_being_run",
     "Outcome",
     "Replay",
+    "caller",
+    "line_being_run",
 ]

@@ -28,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 from pyrovae.common import first_line
 
 aten = torch.ops.aten
+LOOKS = "it looks at the value of a tensor"
 
 
 class CannotTrace(Exception):
@@ -52,7 +53,7 @@ def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, l
         except Exception as error:
             what = first_line(error)
             if any(sign in f"{type(error).__name__} {what}" for sign in ("DataDependent", "data-dependent", "u0")):
-                what = "it looks at the value of a tensor"
+                what = LOOKS
             raise CannotTrace(f"{what}{_line_of(error)}") from error
     (module, outside), (again, outside_again) = map(_lift_held_tensors, traces)
     if any(isinstance(tensor, FakeTensor) for tensor in (*outside, *outside_again)):
@@ -100,7 +101,7 @@ class _NoValues(TorchFunctionMode):
         if getattr(func, "__name__", "") in self.names:
             if func is Tensor.__bool__ and _is_check(caller()):
                 return True
-            raise CannotTrace(f"it looks at the value of a tensor{line_being_run()}")
+            raise CannotTrace(f"{LOOKS}{line_being_run()}")
         return func(*args, **(kwargs or {}))
 
 

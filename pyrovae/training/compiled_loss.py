@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from pyrovae.common import device_of, require, warn
-from pyrovae.compilation import Outcome, Replay
+from pyrovae.compilation import LOOKS, Outcome, Replay
 from pyrovae.data import leaves_of, mapped
 from pyrovae.objectives import Objective
 from pyrovae.programs import AS_IT_COMES, gate, not_finite
@@ -183,7 +183,8 @@ class CompiledLoss:
     def _go_eager(self, reason: str) -> None:
         self.reason = reason
         self._traced.clear()
-        warn(f"steps run eagerly, as the program cannot be replayed: {reason}")
+        remedy = "; torch.where can stand for a branch, and a number be an argument" if LOOKS in reason else ""
+        warn(f"steps run eagerly, as the program cannot be replayed: {reason}{remedy}")
 
     # The step ---------------------------------------------------------------------------------------------------------
 

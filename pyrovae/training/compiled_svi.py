@@ -18,11 +18,11 @@ from pyrovae.training.one_optimizer import OneOptimizer
 class CompiledSVI:
     """`pyro.infer.SVI` for a program that does the same at every step: traced once, compiled, replayed.
 
-    It takes any loss that `SVI` takes and gives the same numbers: to rounding, and without machine code to the bit.
-    There is one graph for each shape of the arguments. Buffers (a VAE's `beta`) are read at every step, and randomness
-    is drawn afresh from torch's generators, in the order of the eager step. Each graph is compared with the eager
-    program now and then, and traced again when the pair changes; a program that cannot be traced runs eagerly, with a
-    warning that says why.
+    It takes any loss that `SVI` takes and gives the same numbers: to rounding, and without machine code to the bit (but
+    for a loss of the user's that computes with numbers from `item`, which are tensors here). There is one graph for
+    each shape of the arguments. Buffers (a VAE's `beta`) are read at every step, and randomness is drawn afresh from
+    torch's generators, in the order of the eager step. Each graph is compared with the eager program now and then, and
+    traced again when the pair changes; a program that cannot be traced runs eagerly, with a warning that says why.
 
     Args:
         model, guide: a pair that does the same at every step: `nn.Module`s through `pyro.module`, `PyroModule`s,
