@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 
 from pyrovae.cli import run_script
-from pyrovae.common import require
+from pyrovae.common import require, require_choice, require_number
 
 ROOT = Path(__file__).parents[2]
+PARTS = ("tests", "speed", "burda")
 LINES = 30
 
 
@@ -26,7 +27,7 @@ def main(
     device: str = "cuda",
     limit: float = 480.0,
     total: float = 600.0,
-    parts: tuple[str, ...] = ("tests", "speed", "burda"),
+    parts: tuple[str, ...] = PARTS,
 ) -> None:
     """Run the parts one after another and keep what each printed.
 
@@ -38,6 +39,12 @@ def main(
         total: seconds after which no part begins, and the one that runs is stopped
         parts: which of tests, speed and burda
     """
+    for name, value in (("limit", limit), ("total", total)):
+        require_number(name, value, above=0)
+    require_choice("device", device, ("cuda", "cpu"))
+    for name in parts:
+        require(name in PARTS, f"parts must be of {', '.join(PARTS)}, got {name!r}")
+    require(device != "cuda" or torch.cuda.is_available(), "device must be cpu where there is no GPU, got 'cuda'")
     folder = Path(out).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     images = ("--data-root", str(Path(data_root).resolve())) if data_root else ()
@@ -48,9 +55,6 @@ def main(
         "burda": (str(ROOT / "scripts/papers/burda2016.py"), "--schedule", "short", "--k", "1", "5", "50", "--swap",
                   "--seeds", "0", "--device", device, "--out", str(folder / "burda"), *images),
     }  # fmt: skip
-    for name in parts:
-        require(name in commands, f"parts must be of {', '.join(commands)}, got {name!r}")
-    require(device != "cuda" or torch.cuda.is_available(), "device must be there, and there is no GPU")
     ends, lines = time.monotonic() + total, [f"# {_name(device)}, torch {torch.__version__}", ""]
     for name in parts:
         left = min(limit, ends - time.monotonic())
