@@ -3,6 +3,7 @@
 import pytest
 import torch
 from any_losses import (
+    X,
     assert_is_svi,
     bits,
     mmd,
@@ -17,6 +18,8 @@ from compiled_steps import CompiledExactly
 from programs_of_users import PROGRAMS
 from pyro import infer
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+
+from pyrovae import CompiledSVI
 
 
 class Doubled(Trace_ELBO):
@@ -109,3 +112,13 @@ def test_what_runs_eagerly_says_so_once_and_names_the_line(name, reason):
     assert ours[2].reason.startswith(reason)
     assert ours[0] == stocks[0]
     assert all(torch.equal(value, stocks[1][name]) for name, value in ours[1].items())
+
+
+@pytest.mark.parametrize("name", ["Renyi", "TraceEnum, in the guide"])
+def test_in_machine_code_they_agree_to_float64(name, float64):
+    make, loss = LOSSES[name]
+    stocks, parameters, _ = trained(SVI, make, loss(), evaluations=0, args=(X.double(),))
+    ours, others, svi = trained(CompiledSVI, make, loss(), evaluations=0, args=(X.double(),))
+    assert svi.reason is None
+    assert ours == pytest.approx(stocks, rel=1e-10)
+    torch.testing.assert_close(others, parameters, rtol=1e-10, atol=1e-12)
