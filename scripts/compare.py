@@ -23,6 +23,7 @@ def main(
     repeats: int = 100,
     num_data: int = 128,
     max_seconds: float | None = None,
+    compile: bool = True,
     data_root: str | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -36,7 +37,8 @@ def main(
         num_particles: draws of z per datum; every objective is measured with each number
         repeats: independent gradients of each
         num_data: a gradient is the mean over the first so many test data
-        max_seconds: begin no more repeats after this time, and keep those that are done
+        max_seconds: begin no more repeats after this time, and compile no more steps; keep what is done
+        compile: time compiled steps, too
         data_root: folder of the image sets, if they have moved since the training
         device: auto, cpu, cuda, ...
         seed: fixes the draws
@@ -54,6 +56,7 @@ def main(
         num_particles=num_particles,
         repeats=repeats,
         max_seconds=max_seconds,
+        compile=compile,
         seed=seed,
     )
     write_comparison(run.folder, comparison, overwrite)

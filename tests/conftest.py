@@ -17,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--base-seed", type=int, default=0, help="moves the seeds of every claim about chance (0 to 4,000,000)"
     )
+    parser.addoption("--gpu-device", default="cuda", help="where the tests marked gpu run; cpu tries them out")
 
 
 def pytest_configure(config: pytest.Config) -> None:

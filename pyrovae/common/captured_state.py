@@ -87,6 +87,11 @@ class CapturedState:
                 return "requires_grad of a parameter"
         return None
 
+    def restore_caches(self) -> None:
+        """Puts back what modules of a library keep of a run, which they need not keep."""
+        for container, name, value in self._search.caches:
+            container[name] = value
+
     def restore(self) -> None:
         """Puts back everything that has been replaced, as far as Python allows."""
         search = self._search

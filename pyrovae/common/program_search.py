@@ -8,7 +8,9 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 _LIBRARIES = ("torch", "pyro", "pyrovae", "numpy", "builtins")
 _PLAIN_MODULE = frozenset(vars(nn.Module())) - {
@@ -41,6 +43,8 @@ class ProgramSearch:
         """Tensors, with their `requires_grad`."""
         self.buffers: list[tuple[dict, str]] = []
         """The `_buffers` of modules and the names in them that hold a tensor."""
+        self.caches: list[tuple[dict, str, object]] = []
+        """`(dict, name, value)` of what a library's module keeps of a run and makes anew, or checks, in the next."""
         self.modules: list[nn.Module] = []
         """Modules; as a rule the parts of a module come before it."""
         self.seen: dict[int, object] = {}
@@ -61,7 +65,9 @@ class ProgramSearch:
             case types.FunctionType():
                 self._visit_function(thing)
             case nn.Module():
-                own = {name: value for name, value in vars(thing).items() if name not in _PLAIN_MODULE}
+                caches = [name for name in vars(thing) if _is_cache(thing, name)]
+                self.caches += [(vars(thing), name, vars(thing)[name]) for name in caches]
+                own = {name: value for name, value in vars(thing).items() if name not in _PLAIN_MODULE | set(caches)}
                 self._add_entries(vars(thing), own)
                 self.modules.append(thing)
                 self.buffers += [(thing._buffers, name) for name, value in thing._buffers.items() if value is not None]
@@ -139,6 +145,12 @@ def attribute(owner: object, name: str) -> object:
         return getattr(owner, name)
     except (AttributeError, ValueError):  # an empty cell of a closure
         return MISSING
+
+
+def _is_cache(module: nn.Module, name: str) -> bool:
+    if isinstance(module, AutoGuide):
+        return name == "plates"
+    return isinstance(module, Transform) and name.startswith("_cached")
 
 
 @functools.cache

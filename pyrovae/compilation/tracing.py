@@ -5,13 +5,21 @@ and nothing of how they were written. It runs on fake tensors, so nothing is com
 buffer is moved. A fake tensor has no values to look at, so control flow on values is refused and not frozen.
 """
 
+import ast
+import inspect
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
+from unittest.mock import patch
 
 import pyro
 import torch
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -20,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 from pyrovae.common import first_line
 
 aten = torch.ops.aten
+LOOKS = "it looks at the value of a tensor"
 
 
 class CannotTrace(Exception):
@@ -37,14 +46,14 @@ def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, l
     traces = []
     for _ in range(2):
         try:
-            with pyro.validation_enabled(False), torch.random.fork_rng(_cuda_devices(args)), _NoValues():
+            with _without_values(), torch.random.fork_rng(_cuda_devices(args)):
                 traces.append(make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*args))
         except CannotTrace:
             raise
         except Exception as error:
             what = first_line(error)
             if any(sign in f"{type(error).__name__} {what}" for sign in ("DataDependent", "data-dependent", "u0")):
-                what = "it looks at the value of a tensor"
+                what = LOOKS
             raise CannotTrace(f"{what}{_line_of(error)}") from error
     (module, outside), (again, outside_again) = map(_lift_held_tensors, traces)
     if any(isinstance(tensor, FakeTensor) for tensor in (*outside, *outside_again)):
@@ -59,6 +68,27 @@ def _are_equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Within the block Pyro asks for no value: it checks none, and it counts through a plate that is a loop."""
+    sample = _Subsample.sample
+    indices: Any = IndepMessenger.indices
+
+    def marked(fn: _Subsample, *args: Any, **kwargs: Any) -> Any:
+        found: Any = sample(fn, *args, **kwargs)
+        found._is_whole = fn.subsample_size is None or fn.subsample_size >= fn.size
+        return found
+
+    def counted(plate: Any) -> Any:
+        found = indices.fget(plate)
+        return range(plate.size) if plate._vectorized is False and getattr(found, "_is_whole", False) else found
+
+    asked: dict[str, Any] = {name: lambda value: False for name in ("torch_isnan", "torch_isinf")}  # by `warn_if_nan`
+    loops = patch.object(_Subsample, "sample", marked), patch.object(IndepMessenger, "indices", property(counted))
+    with pyro.validation_enabled(False), patch.multiple(pyro.util, **asked), loops[0], loops[1], _NoValues():
+        yield
+
+
 class _NoValues(TorchFunctionMode):
     """Refuses to look at the value of any tensor. Tensors that are not fake, such as parameters, do have values."""
 
@@ -69,7 +99,9 @@ class _NoValues(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         if getattr(func, "__name__", "") in self.names:
-            raise CannotTrace(f"it looks at the value of a tensor{_line_being_run()}")
+            if func is Tensor.__bool__ and _is_check(caller()):
+                return True
+            raise CannotTrace(f"{LOOKS}{line_being_run()}")
         return func(*args, **(kwargs or {}))
 
 
@@ -106,6 +138,27 @@ def _lift_held_tensors(module: fx.GraphModule) -> tuple[fx.GraphModule, list[Ten
     return clean, [value for _, value in lifted.values()]
 
 
+def caller() -> FrameType:
+    """Returns the frame that called a function of torch, as seen from a `__torch_function__`."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_name == "__torch_function__" and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def _is_check(frame: FrameType) -> bool:
+    """Returns True if a frame asks in a check that an eager run has passed: an `assert`, or a distribution's own."""
+    if frame.f_code is _VALIDATES:
+        return True
+    try:
+        lines, first = inspect.getsourcelines(frame.f_code)
+    except OSError:
+        return False
+    asserts = [node for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))) if isinstance(node, ast.Assert)]
+    line = frame.f_lineno - max(first, 1) + 1
+    return any(node.lineno <= line <= (node.end_lineno or node.lineno) for node in asserts)
+
+
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
@@ -113,7 +166,7 @@ def _cuda_devices(args: Sequence[Tensor]) -> list[torch.device]:
     return list({arg.device for arg in args if arg.device.type == "cuda"})
 
 
-def _line_being_run() -> str:
+def line_being_run() -> str:
     """Returns the line of the user's code that is being run, in brackets."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
@@ -132,4 +185,10 @@ def _line_of(error: Exception) -> str:
     return place
 
 
-_LIBRARIES = ("<", __file__, *(str(Path(module.__path__[0])) for module in (torch, pyro)))
+_VALIDATES = torch.distributions.distribution._all_true_or_runtime_assert.__code__
+_LIBRARIES = (
+    "<",
+    __file__,
+    *(str(Path(module.__path__[0])) for module in (torch, pyro)),
+    str(Path(__file__).parents[1] / "training"),
+)

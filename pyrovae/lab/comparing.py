@@ -1,6 +1,7 @@
 """Compares estimators on one model and guide: bound, signal and noise of the gradient, bias, time and memory."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ def compare(
             importance sampling with 5,000 draws. Where sites lie outside the data plate it is the joint evidence of all
             data, and the gap is that per datum.
         compile: If True, compiled steps are timed, too.
-        max_seconds: The time after which no more repeats begin; no limit by default. All estimators then have the same
-            number of repeats, at least 4, and none is compiled.
+        max_seconds: The time after which no more repeats begin, and no step is compiled; no limit by default. All
+            estimators have the same number of repeats, at least 4.
         seed: Fixes all draws.
         progress: Shows a progress bar; by default on a terminal.
 
@@ -107,6 +108,7 @@ def compare(
         Tom Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537.
     """
     named = _checked_objectives(objectives, num_particles, repeats, max_seconds, seed, compile)
+    deadline = math.inf if max_seconds is None else perf_counter() + max_seconds
     check_args(args)
     _check_log_px(log_px, common_length(args), one_value=True)
     device = device_of(model, tensors_in(args))
@@ -137,7 +139,7 @@ def compare(
             except InputError as error:  # the pair has bounds, but its weights give no log p(x)
                 no_gap = str(error)
         no_gap = no_gap or not_its_bound(model, guide, args, pair, watch.modules)
-        complete = _take_repeats([*estimators, *references], model, guide, args, repeats, max_seconds, seed, progress)
+        complete = _take_repeats([*estimators, *references], model, guide, args, repeats, deadline, seed, progress)
         kept_anyway = [*watch.parameters(), *(p for side in trained.values() for p in side)]
         found = Comparison((), log_px, complete, num_data=num_data).log_px_per_datum
         rows = _rows(
@@ -147,7 +149,7 @@ def compare(
             args,
             log_px=found[0] if found is not None and no_gap is None else None,
             device=device,
-            compile=compile and complete,  # if the time ran out, there is none left to compile in
+            compile_until=deadline if compile else -math.inf,
             kept_anyway=kept_anyway,
         )
     return Comparison(rows, log_px, complete, no_gap, sides.unreached, num_data)
@@ -159,19 +161,18 @@ def _take_repeats(
     guide: Callable,
     args: tuple,
     repeats: int,
-    max_seconds: float | None,
+    deadline: float,
     seed: int,
     progress: bool | None,
 ) -> bool:
     """Takes the repeats in rounds of one per estimator; returns False if the time ran out before all were taken."""
-    started = perf_counter()
     with progress_bar(progress, repeats, "comparing") as bar:
         for repeat in range(repeats):
             for one in estimators:
                 one.take_one(model, guide, args, derived_seed(seed, f"{one.name} {one.num_particles} {repeat}"))
             bar.update()
             done = repeat + 1
-            if max_seconds is not None and done >= FEWEST_REPEATS and perf_counter() - started > max_seconds:
+            if done >= FEWEST_REPEATS and perf_counter() > deadline:
                 return done == repeats
     return True
 
@@ -184,11 +185,14 @@ def _rows(
     *,
     log_px: float | None,
     device: torch.device,
-    compile: bool,
+    compile_until: float,
     kept_anyway: Sequence[Tensor],
 ) -> tuple[Row, ...]:
     """Returns the rows, once compiled steps are timed and the memory is measured without the tensors `kept_anyway`."""
-    seconds = [compiled_seconds(model, guide, args, one.objective, device) if compile else None for one in estimators]
+    seconds = [
+        compiled_seconds(model, guide, args, one.objective, device) if perf_counter() < compile_until else None
+        for one in estimators
+    ]
     all_compiled = None not in seconds
     return tuple(
         one.row(

@@ -31,8 +31,6 @@ def compiled_seconds(
     model: Callable, guide: Callable, args: tuple, objective: PyroELBO, device: torch.device
 ) -> float | None:
     """Returns the median time of a replayed step in seconds; None if the step cannot be replayed."""
-    if not hasattr(objective, "differentiable_loss"):
-        return None
     loss = CompiledLoss(model, guide, objective)
     seconds = []
     for _ in range(TIMED_STEPS + 1):

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pyro
 from pyro.infer import ELBO as PyroELBO
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require
@@ -98,8 +97,9 @@ class TrainingPlan:
             return [resolve(objective, {}) for objective in entrant.objective.values()]
         return [self.elbo_of(entrant)]
 
-    def compiles(self, entrant: Entrant, pair: ProgramPair) -> bool:
-        """Returns True if the steps of an entrant are compiled.
+    @property
+    def compiles(self) -> bool:
+        """True if the steps of the entrants are compiled.
 
         `fit` would decide the same for `epochs` epochs. The decision holds for whatever number of epochs the budget
         gives, so that a step is timed as it is trained.
@@ -107,10 +107,7 @@ class TrainingPlan:
         asked = self.setting("compile")
         if asked != "auto":
             return asked
-        num_steps = self.epochs * self._steps_of_an_epoch
-        return not isinstance(pair.guide, AutoGuide) and all(
-            compiles(elbo, num_steps) for elbo in self._elbos_of(entrant)
-        )
+        return compiles(self.epochs * self._steps_of_an_epoch)
 
     @property
     def _steps_of_an_epoch(self) -> int:

@@ -173,7 +173,7 @@ class _Training:
             history = fit(
                 pair,
                 self.plan.data,
-                **{**self.plan.settings, "compile": self.plan.compiles(self.entrant, pair)},
+                **{**self.plan.settings, "compile": self.plan.compiles},
                 objective=self.entrant.objective,
                 epochs=self.epochs,
                 seed=self.seed,

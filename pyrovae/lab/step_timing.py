@@ -56,7 +56,7 @@ def step_seconds(
         for entrant, name in zip(entrants, names, strict=True):
             if name == first or name not in known:
                 pair = stack.enter_context(entrant.start(seed))
-                steps[name] = _step_of(pair, plan, plan.elbo_of(entrant), plan.compiles(entrant, pair))
+                steps[name] = _step_of(pair, plan, plan.elbo_of(entrant), plan.compiles)
                 steps[name]()  # the first step compiles
         times: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(TIMED_ROUNDS):

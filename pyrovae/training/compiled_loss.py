@@ -13,11 +13,12 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from pyrovae.common import InputError, require, warn
-from pyrovae.compilation import Outcome, Replay
+from pyrovae.common import device_of, require, warn
+from pyrovae.compilation import LOOKS, Outcome, Replay
 from pyrovae.data import leaves_of, mapped
 from pyrovae.objectives import Objective
 from pyrovae.programs import AS_IT_COMES, gate, not_finite
+from pyrovae.training.any_loss import AnyLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
 
 USUAL_GRAPHS = 8  # one for each shape of the arguments; more make compiling a waste
@@ -38,44 +39,46 @@ class CompiledLoss:
       from 16 on. On the same random numbers the graph must give the same loss, gradients and buffers (see `Replay`).
     - When the pair changes (a parameter is replaced or frozen, `train()` is called, a number in an attribute, a closure
       or a global changes: see `CapturedState`), it is traced again.
-    - Some programs cannot be traced: those with control flow on values, with Python's random numbers, or that assign
-      attributes. They, and all of Pyro's own ELBOs, run eagerly, with one warning that says why. Calls within Pyro's
-      handlers run eagerly too, without a warning.
+    - Some programs and losses cannot be traced: those with control flow on values, with Python's random numbers, or
+      that assign attributes. They run eagerly, with one warning that says why. Where only the evaluation of a loss
+      cannot be traced, its steps still are. Calls within Pyro's handlers run eagerly too, without a warning.
     - A graph does not validate values: data after the first batch are trusted.
 
     Args:
         model, guide: the pair.
-        loss: an ELBO with a `differentiable_loss`.
+        loss: any loss that `SVI` takes; see `AnyLoss`.
         count: says how the data of a call are counted. The gradients are then divided by the number that the loss is
             of, and their norm is taken. The loss is always the objective's own, summed over the data.
         inductor: compiles the graph to machine code; False replays its operations one by one, which gives the eager
             step's numbers to the bit.
 
     Raises:
-        InputError: if `loss` has no `differentiable_loss`.
+        InputError: if `loss` is none.
     """
 
     def __init__(
         self,
         model: Callable,
         guide: Callable,
-        loss: PyroELBO,
+        loss: PyroELBO | Callable,
         *,
         count: DataCount | None = None,
         inductor: bool = True,
     ) -> None:
-        if not (isinstance(loss, PyroELBO) and hasattr(loss, "differentiable_loss")):
-            raise InputError(f"loss must be an ELBO with a differentiable_loss, got {type(loss).__name__}")
-        self.model, self.guide, self.loss, self.count, self.inductor = model, guide, loss, count, inductor
+        self.model, self.guide, self.count, self.inductor = model, guide, count, inductor
+        self.loss, self._any_loss = loss, AnyLoss(loss)
         self.parameters: list[Tensor] = []
         """The parameters of the last call."""
         self.counted: Counted = Rows(1)
         """The numbers of data of the last call; without a `count` the gradients are those of the whole loss."""
         self.reason: str | None = None
         """The reason why steps run eagerly, or None if they are replayed."""
+        self._evaluates_eagerly = False
         self._traced: dict[tuple, _Traced] = {}
         self._names: list[str] = []
         self._changes = 0
+        self._has_run: set[str] = set()
+        self._input = torch.zeros((), device=device_of(model, ()))
         if isinstance(loss, Objective) and loss.chunk_size is not None:
             self._go_eager("an objective with a chunk_size runs its particles twice, on rewound random numbers")
 
@@ -99,7 +102,8 @@ class CompiledLoss:
         return not_finite(self.model, self.guide, *args, num_particles=num_particles, reading=reading, **kwargs)
 
     def _run(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
-        if self.reason is not None or pyro.poutine.runtime._PYRO_STACK:
+        no_graph = self.reason is not None or (self._evaluates_eagerly and kind == "evaluate")
+        if no_graph or pyro.poutine.runtime._PYRO_STACK or self._sets_up(kind):
             return self._run_eagerly(kind, args, kwargs)
         flat = leaves_of((args, kwargs))
         if any(isinstance(leaf, PackedSequence) for leaf in flat):
@@ -117,7 +121,7 @@ class CompiledLoss:
             change = traced.replay.change()
             if change is None and not traced.replay.is_due:
                 self.parameters, self.counted = traced.parameters, traced.counted
-                return traced.replay(*(arg for arg in flat if isinstance(arg, Tensor)))
+                return traced.replay(*self._tensors(flat))
             if change is None:
                 return self._compare_with_eager(traced, kind, args, kwargs)
             self._traced.clear()
@@ -144,21 +148,30 @@ class CompiledLoss:
             tensors = iter(values)
             filled, named = mapped(lambda leaf: next(tensors) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
             with self._counting(filled) as counted:
-                return self._outcome(kind, self._loss(kind, filled, named), counted)
+                found = self._any_loss.traced(kind, self.model, self.guide, filled, named)
+                return self._outcome(kind, found[0], self._gradients(kind, found[1]), counted)
 
-        tensors = [arg for arg in flat if isinstance(arg, Tensor)]
-        programs = (self.model, self.guide)
+        tensors = self._tensors(flat)
+        programs = (self.model, self.guide, *([] if self._any_loss.is_own else self._any_loss.state))
         eager = partial(self._run_eagerly, kind, args, kwargs)
         replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor)
-        if replay.why is not None:
+        if replay.why is not None and kind == "evaluate":
+            self._evaluates_eagerly = True
+            warn(f"losses are evaluated eagerly, as the program cannot be replayed: {replay.why}")
+        elif replay.why is not None:
             self._go_eager(replay.why)
         else:
             self._traced[key] = _Traced(replay, self.parameters, self.counted)
         return replay.outcome
 
+    def _tensors(self, flat: list) -> list[Tensor]:
+        """Returns the tensors among the arguments, or if there are none, one for a graph to have an input."""
+        tensors = [arg for arg in flat if isinstance(arg, Tensor)]
+        return tensors or [self._input]
+
     def _compare_with_eager(self, traced: _Traced, kind: str, args: tuple, kwargs: dict) -> Outcome:
         """Runs the step by Pyro and by the graph, and goes on eagerly if they differ."""
-        tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = self._tensors(leaves_of((args, kwargs)))
         outcome, why = traced.replay.compare(partial(self._run_eagerly, kind, args, kwargs), tensors)
         if why is None and [id(p) for p in self.parameters] != [id(p) for p in traced.parameters]:
             why = "it trains other parameters than when it was traced"
@@ -170,16 +183,32 @@ class CompiledLoss:
     def _go_eager(self, reason: str) -> None:
         self.reason = reason
         self._traced.clear()
-        warn(f"steps run eagerly, as the program cannot be replayed: {reason}")
+        remedy = "; torch.where can stand for a branch, and a number be an argument" if LOOKS in reason else ""
+        warn(f"steps run eagerly, as the program cannot be replayed: {reason}{remedy}")
 
     # The step ---------------------------------------------------------------------------------------------------------
 
+    def _sets_up(self, kind: str) -> bool:
+        """Returns True if this run is one to set up a loss of Pyro's or its guide, which may draw numbers for that.
+
+        `SVI` does so in its first step. Where data are counted, `checked_pair` has done so.
+        """
+        if self._any_loss.is_own or self.count is not None or kind in self._has_run:
+            return False
+        self._has_run.add(kind)
+        return True
+
     def _run_eagerly(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
+        for parameter in self.parameters if kind == "step" else []:
+            parameter.grad = None
         with self._counting(args) as counted:
             with poutine.trace(param_only=True) as capture:
-                loss = self._loss(kind, args, kwargs)
+                value, surrogates = self._any_loss.eager(kind, self.model, self.guide, args, kwargs)
             self._take_parameters(capture.trace, args, kwargs)
-            outcome = self._outcome(kind, loss, counted)  # taking gradients may run the pair again
+            gradients = [parameter.grad for parameter in self.parameters]
+            if self._any_loss.is_own:
+                gradients = self._gradients(kind, surrogates)  # which may run the pair again
+            outcome = self._outcome(kind, value, gradients, counted)
         self.counted = counted
         return outcome
 
@@ -193,29 +222,37 @@ class CompiledLoss:
         found = (site["value"].unconstrained() for site in sites.values())  # type: ignore[union-attr]
         self.parameters = list({id(p): p for p in found}.values())
 
-    def _loss(self, kind: str, args, kwargs) -> Tensor:
-        with torch.set_grad_enabled(kind == "step"):
-            return self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
+    def _gradients(self, kind: str, surrogates: list[Tensor]) -> list[Tensor | None]:
+        """Returns the parameters' gradients, added up over the surrogates in the order in which `backward` does."""
+        gradients: list[Tensor | None] = [None] * len(self.parameters)
+        places = [place for place, parameter in enumerate(self.parameters) if parameter.requires_grad]
+        for surrogate in surrogates if kind == "step" else []:
+            wanted = [self.parameters[place] for place in places]
+            shared = surrogate is not surrogates[-1]
+            found = torch.autograd.grad(surrogate, wanted, retain_graph=shared, allow_unused=True)
+            for place, gradient in zip(places, found, strict=True):
+                known = gradients[place]
+                gradients[place] = gradient if known is None else known if gradient is None else known + gradient
+        return gradients
 
-    def _outcome(self, kind: str, loss: Tensor, counted: Counted) -> Outcome:
+    def _outcome(self, kind: str, value: Tensor, gradients: list[Tensor | None], counted: Counted) -> Outcome:
         """Returns (loss, norm, gradients ...), or the loss alone where it is only evaluated."""
         if kind == "evaluate":
-            return (loss.detach(),)
-        require(loss.requires_grad, "the objective must give some parameter a gradient, and gives none")
-        wanted = [parameter for parameter in self.parameters if parameter.requires_grad]
-        found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
-        gradients = [next(found) if parameter.requires_grad else None for parameter in self.parameters]
+            return (value,)
+        if self._any_loss.is_own or self.count is not None:  # Pyro's losses take a step of nothing
+            has_some = any(gradient is not None for gradient in gradients)
+            require(has_some, "the objective must give some parameter a gradient, and gives none")
         norm = None
         if self.count is not None:
             gradients = [None if g is None else g * (1 / counted.whole) for g in gradients]
             norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
         # As `backward` does: fused optimisers go through parameter and gradient in the order of their memory.
         laid_out = (_with_strides_of(p, g) for g, p in zip(gradients, self.parameters, strict=True))
-        return (loss.detach(), norm, *laid_out)
+        return (value, norm, *laid_out)
 
 
 def _with_strides_of(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
-    if gradient is None or gradient.stride() == parameter.stride():
+    if gradient is None or gradient.is_sparse or gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
 

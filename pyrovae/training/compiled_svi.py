@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 import torch
 from pyro.infer import ELBO as PyroELBO
@@ -11,22 +12,27 @@ from torch import Tensor
 from pyrovae.common import InputError, first_line, is_validation_error, require, scale_hint
 from pyrovae.objectives import ELBO
 from pyrovae.training.compiled_loss import CompiledLoss
+from pyrovae.training.one_optimizer import OneOptimizer
 
 
 class CompiledSVI:
     """`pyro.infer.SVI` for a program that does the same at every step: traced once, compiled, replayed.
 
-    There is one graph for each shape of the arguments. Buffers (a VAE's `beta`) are read at every step, and randomness
-    is drawn afresh from torch's generators, in the order of the eager step. Each graph is compared with the eager
-    program now and then, and traced again when the pair changes; a program that cannot be traced runs eagerly, with a
-    warning that says why.
+    It takes any loss that `SVI` takes and gives the same numbers: to rounding, and without machine code to the bit (but
+    for a loss of the user's that computes with numbers from `item`, which are tensors here). There is one graph for
+    each shape of the arguments. Buffers (a VAE's `beta`) are read at every step, and randomness is drawn afresh from
+    torch's generators, in the order of the eager step. Each graph is compared with the eager program now and then, and
+    traced again when the pair changes; a program that cannot be traced runs eagerly, with a warning that says why.
 
     Args:
-        model, guide: a pair that does the same at every step: `nn.Module`s through `pyro.module`, `PyroModule`s, or
-            functions with `pyro.param`s.
-        optim: a `pyro.optim` optimiser, applied as `SVI` does, or one of `torch.optim` over the pair's parameters,
-            which is faster. None is `torch.optim.Adam(..., lr=1e-3, fused=True)` over all of them.
-        loss: an objective of `pv.objectives`; None is `ELBO()`.
+        model, guide: a pair that does the same at every step: `nn.Module`s through `pyro.module`, `PyroModule`s,
+            functions with `pyro.param`s, or autoguides.
+        optim: a `pyro.optim` optimiser, whose parts for each parameter are stepped in one call where they have the same
+            settings; or one of `torch.optim` over the pair's parameters. None is
+            `torch.optim.Adam(..., lr=1e-3, fused=True)` over all of them.
+        loss: an objective of `pv.objectives`; an ELBO of Pyro's or a subclass of one, of which the first step runs
+            eagerly, and one that compiles itself (`JitTrace_ELBO`) runs as the one that it was made from; or a function
+            of model, guide and the arguments. None is `ELBO()`.
         inductor: compiles the graph to machine code. False replays its operations one by one: for a machine without a
             C++ compiler, or to have the eager step's numbers to the bit.
 
@@ -47,7 +53,7 @@ class CompiledSVI:
         model: Callable,
         guide: Callable,
         optim: PyroOptim | torch.optim.Optimizer | None = None,
-        loss: PyroELBO | None = None,
+        loss: PyroELBO | Callable | None = None,
         *,
         inductor: bool = True,
     ) -> None:
@@ -56,7 +62,9 @@ class CompiledSVI:
         require(not isinstance(optim, torch.optim.LBFGS), "optim must step without a closure, and LBFGS does not")
         self.model, self.guide, self.optim = model, guide, optim
         self.compiled = CompiledLoss(model, guide, ELBO() if loss is None else loss, inductor=inductor)
+        self._joined: OneOptimizer | None = None
         self._trained: list[Tensor] | None = None
+        self._complete: list[Tensor] | None = None  # the parameters of the last step, if all had a gradient
         self._own_optim = optim is None
 
     @property
@@ -64,21 +72,22 @@ class CompiledSVI:
         """The reason why steps run eagerly, or None if they are replayed."""
         return self.compiled.reason
 
-    def step(self, *args, **kwargs) -> float:
+    def step(self, *args, **kwargs) -> float | tuple[float, ...]:
         """Takes one gradient step.
 
         Args:
             *args, **kwargs: the arguments of model and guide, usually a batch `x`.
 
         Returns:
-            The loss before the step, summed over the data as in Pyro.
+            The loss before the step, summed over the data as in Pyro; a tuple if the loss is one of several.
 
         Raises:
             FloatingPointError: if the loss is not finite; it names the site. The parameters are then those before the
                 step.
         """
+        left = [(parameter, parameter.grad) for parameter in self.compiled.parameters if parameter.grad is not None]
         try:
-            loss = self.compiled.loss_and_grads(*args, **kwargs)[0].item()
+            loss = _numbers(self.compiled.loss_and_grads(*args, **kwargs)[0])
         except ValueError as error:
             # In eager steps a distribution may refuse its parameters; other errors are the program's own.
             large = scale_hint(*args) if is_validation_error(error) else ""
@@ -89,12 +98,22 @@ class CompiledSVI:
                 raise
             what = "" if finite else "a parameter is not finite: "
             raise FloatingPointError(f"{large}{what}{first_line(error)}") from error
-        if not math.isfinite(loss):
+        if not all(map(math.isfinite, loss if isinstance(loss, tuple) else [loss])):
+            for parameter in self.compiled.parameters:
+                parameter.grad = None
             raise FloatingPointError(f"loss is not finite ({loss}): {self.compiled.not_finite(*args, **kwargs)}")
+        for parameter, gradient in left:  # the user's own, to which `backward` would add
+            parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
         parameters = self.compiled.parameters
         optim = self.optim
         if isinstance(optim, PyroOptim):
-            optim(parameters)
+            if self._joined is None or self._joined.optim is not optim:
+                self._joined = OneOptimizer(optim, fused=self.compiled.inductor)
+            lacks = any(parameter.grad is None for parameter in parameters)
+            if lacks or parameters is not self._complete:
+                _keep_moving(parameters)
+                self._complete = None if lacks else parameters
+            self._joined.step(parameters)
         else:
             if optim is None or parameters is not self._trained:
                 optim = self._train_these(parameters, optim)
@@ -103,9 +122,9 @@ class CompiledSVI:
             parameter.grad = None
         return loss
 
-    def evaluate_loss(self, *args, **kwargs) -> float:
+    def evaluate_loss(self, *args, **kwargs) -> float | tuple[float, ...]:
         """Returns the loss, summed over the data as in Pyro, without a step."""
-        return self.compiled.evaluate(*args, **kwargs).item()
+        return _numbers(self.compiled.evaluate(*args, **kwargs))
 
     def _train_these(self, parameters: list[Tensor], optim: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
         """Returns the optimiser, with new parameters if it is the built-in one; one of the user's must hold them."""
@@ -121,3 +140,23 @@ class CompiledSVI:
             require(not late, f"{len(late)} parameters came after the first step, and optim does not have them")
         self._trained = parameters
         return optim
+
+
+_HAD_GRADIENTS: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+
+
+def _keep_moving(parameters: list[Tensor]) -> None:
+    """Gives parameters that lack a gradient at this step one of 0, if an earlier step, of any SVI, gave them one.
+
+    `SVI` resets gradients to 0, under which Adam, say, goes on by its momentum, and not to None, which it would skip.
+    """
+    for parameter in parameters:
+        if parameter.grad is not None:
+            if not parameter.grad.is_sparse:  # whose optimisers have no momentum for what is 0
+                _HAD_GRADIENTS[id(parameter)] = parameter
+        elif _HAD_GRADIENTS.get(id(parameter)) is parameter:
+            parameter.grad = torch.zeros_like(parameter, requires_grad=False)
+
+
+def _numbers(loss: Tensor) -> float | tuple[float, ...]:
+    return loss.item() if loss.dim() == 0 else tuple(loss.tolist())

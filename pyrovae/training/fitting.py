@@ -85,8 +85,7 @@ def fit(
             the VAE's beta. Afterwards beta is what it was.
         max_grad_norm: gradients per datum are clipped to this norm; None leaves them as they are.
         compile: traces, compiles and replays steps, which gives the same numbers to rounding (see `CompiledSVI`).
-            "auto" compiles where it pays for the seconds that it takes: objectives of `pv.objectives`, 2,000 steps or
-            more.
+            "auto" compiles where it pays for the seconds that it takes: 2,000 steps or more.
         validation: a tensor or an iterable of batches, in place of the data set's own. After each epoch its ELBO is
             estimated from the same draws, which leave the training's stream of random numbers alone. It is of the data
             and of their own latents, without the KL of latents that all data share.

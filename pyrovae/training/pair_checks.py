@@ -1,6 +1,7 @@
 """Checks of a pair on its first batch: its log-weights, the parameters that train, batches of one datum."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import pyro
 import torch
@@ -11,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyrovae.common import InputError, is_validation_error, kept_generators, local_seed, require
 from pyrovae.data import Batch, scale_hint_of
-from pyrovae.objectives import check_objective
+from pyrovae.objectives import DifferentiableELBO, check_objective
 from pyrovae.programs import Pair, ProgramPair
 from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values, modules_of
 
@@ -89,7 +90,18 @@ def checked_pair(vae: ProgramPair, elbo: ELBO, batch: Batch) -> tuple[dict[str, 
                     f"parameter {name} would never train: neither model nor guide registers it, or Pyro's param store "
                     f"holds another tensor under its name (a name used before, or a parameter that is not contiguous)"
                 )
+    if not isinstance(elbo, DifferentiableELBO):
+        _set_up(vae, elbo, batch)
     return parameters, run
+
+
+def _set_up(vae: ProgramPair, elbo: ELBO, batch: Batch) -> None:
+    """Lets a loss of Pyro's draw the numbers that it draws in its first run, without any other trace.
+
+    Otherwise the first step of a training that is resumed would draw others.
+    """
+    with kept_values(list(buffers_of(vae).values())), kept_generators(), torch.no_grad(), suppress(ValueError):
+        elbo.loss(vae.model, vae.guide, *batch)  # type: ignore[attr-defined]
 
 
 def check_batch_of_one(vae: ProgramPair, elbo: ELBO, batch: Batch, batch_size: int) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from pyrovae.common import derived_seed, require
@@ -97,10 +96,8 @@ def prepare(
     readings = [getattr(elbo, "reading", AS_IT_COMES) for elbo in elbos.values()]
     counts = list(map(whole.count, checks.runs, readings))
     compiled = bool(settings.compile)
-    if settings.compile == "auto":  # an autoguide cannot be replayed: it makes new plates as it runs
-        compiled = not isinstance(vae.guide, AutoGuide) and all(
-            compiles(elbo, settings.epochs * (epoch.num_batches or 0)) for elbo in elbos.values()
-        )
+    if settings.compile == "auto":
+        compiled = compiles(settings.epochs * (epoch.num_batches or 0))
     gradients = {
         start: BatchGradients(
             gradients_of(vae, elbo, parameters, compiled, count),

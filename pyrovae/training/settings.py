@@ -96,8 +96,6 @@ class FitSettings:
             not (scheduled and isinstance(elbo, RenyiELBO)),
             "beta_schedule must be constant with RenyiELBO, whose logsumexp takes no beta; use iwae",
         )
-        ours = isinstance(elbo, DifferentiableELBO)
-        require(ours or self.compile is not True, f"compile needs an objective of pyrovae, got {type(elbo).__name__}")
         require(
             Workers().size == 1 or getattr(elbo, "free_bits", None) is None,
             "free_bits must be None where several processes train: their floor is that of the whole batch",

@@ -1,6 +1,7 @@
 """The columns of the table: one training step of stock Pyro, of plain PyTorch and of ours, eager and compiled."""
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import pyro
@@ -15,9 +16,9 @@ from pyrovae.models.param_store import unique_name
 from pyrovae.objectives import DifferentiableELBO
 
 
-def stock_pyro(case: Case, device: torch.device) -> tuple[Step, Gradient]:
-    """Puts the same networks into a model and guide as in Pyro's VAE tutorial, under Pyro's SVI, loss and Adam."""
-    vae, x = case.vae(device), case.batch(device)
+def tutorial_vae(case: Case, device: torch.device) -> tuple[pv.VAE, Callable, Callable, pyro.infer.ELBO]:
+    """Puts a VAE's networks into a model and guide as in Pyro's VAE tutorial; returns them with the loss used there."""
+    vae = case.vae(device)
     name, latent, event_dim = unique_name(vae), case.latent_dim, len(case.event_shape)
 
     def model(x: Tensor) -> None:
@@ -45,11 +46,18 @@ def stock_pyro(case: Case, device: torch.device) -> tuple[Step, Gradient]:
         loss = pyro.infer.RenyiELBO(
             alpha=0, num_particles=case.num_particles, vectorize_particles=True, max_plate_nesting=1
         )
+    return vae, model, guide, loss
+
+
+def stock_pyro(case: Case, device: torch.device) -> tuple[Step, Gradient]:
+    """Trains the VAE of Pyro's tutorial by Pyro's SVI and Adam."""
+    vae, model, guide, loss = tutorial_vae(case, device)
+    x = case.batch(device)
     optimizer = pyro.optim.Adam({"lr": LEARNING_RATE})  # type: ignore[attr-defined]
     svi = pyro.infer.SVI(model, guide, optimizer, loss)
 
     def gradient() -> tuple[float, list[Tensor]]:
-        value = loss.loss_and_grads(model, guide, x)
+        value = loss.loss_and_grads(model, guide, x)  # type: ignore[attr-defined]
         return value, take_gradients(vae)
 
     return lambda: svi.step(x), gradient

@@ -97,7 +97,7 @@ def time_steps(case: Case, rounds: int, device: torch.device) -> dict:
     makers = {"stock Pyro": stock_pyro, "plain PyTorch": plain_pytorch, "ours eager": ours_eager, "ours": ours_compiled}
     for name, make in makers.items():
         steps[name], gradients[name] = make(case, device)
-    if numpyro is not None and case.network == "mlp" and device.type == "cpu":
+    if numpyro is not None and device.type == "cpu":
         steps["NumPyro"], gradients["NumPyro"] = in_numpyro(case)
     if case.network == "mlp":
         steps["floor"] = floor(case, device)

@@ -33,6 +33,7 @@ for low, commands in {
     2: (
         "race.py --num-samples 1",
         *("race.py --num-data 1", "benchmarks/scaling.py --processes 1", "benchmarks/scaling.py --epochs 1"),
+        "benchmarks/programs.py --turns 1",
         "papers/rainforth2018.py --num-data 1",
     ),
     3: ("benchmarks/speed.py --num-data 2",),
@@ -98,6 +99,11 @@ for command, said in {
     "papers/tutorials.py --seeds": "seeds must .*, got .*",
     "papers/tutorials.py --only nothing": "only must be a part of some run's name, got 'nothing'",
     "benchmarks/speed.py --only nothing": "only must be in a row's name, got 'nothing'",
+    "benchmarks/programs.py --only nothing": "only must be in a program's name, got 'nothing'",
+    "benchmarks/gpu.py --parts all": "parts must be of tests, speed, burda, got 'all'",
+    "benchmarks/gpu.py --total 0": "total must be a finite number > 0, got 0.0",
+    "benchmarks/gpu.py --limit 0": "limit must be a finite number > 0, got 0.0",
+    "benchmarks/gpu.py --device tpu": "device must be one of cuda, cpu; got 'tpu'",
     "papers/vqvae.py --seed -1": "seed must be a whole number >= 0, got -1",
     "papers/bit_codes.py --num-particles 1": "num_particles must be a whole number >= 2, got 1",
     "papers/bit_codes.py --temperature 0": "temperature must be a finite number > 0, got 0.0",
@@ -136,6 +142,8 @@ A_FLAG = {
     "benchmarks/speed.py": "--rounds",
     "benchmarks/kill_test.py": "--kills",
     "benchmarks/gate.py": "--steps",
+    "benchmarks/gpu.py": "--total",
+    "benchmarks/programs.py": "--turns",
 }
 for name in SCRIPTS:
     flag, run = A_FLAG.get(name, "--epochs"), ["full"] if name in ("evaluate.py", "compare.py") else []

@@ -157,6 +157,12 @@ def test_parameters_gradients_buffers_store_and_generators_are_unchanged():
     assert [row.bound for row in one.rows] == [row.bound for row in again.rows]
 
 
+def test_no_step_is_compiled_once_the_time_is_over():
+    vae = poorly_guided()
+    settings = {"objectives": ["elbo", "dreg"], "num_particles": [2], "repeats": 4, "max_seconds": 1e-3}
+    assert all(row.compiled_seconds is None for row in compare(vae.model, vae.guide, draw(vae, 5), **settings).rows)
+
+
 def test_all_estimators_have_equally_many_repeats_when_the_time_runs_out():
     vae = poorly_guided()
     x = draw(vae, 50)

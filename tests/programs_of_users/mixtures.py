@@ -33,7 +33,8 @@ def _mixture(data):
 
 
 def _mixture_under(auto, **settings) -> Program:
-    guide = auto(poutine.block(_mixture, expose=list(GLOBALS)), init_loc_fn=init_to_value(values=START), **settings)
+    values = {name: value.clone() for name, value in START.items()}  # which the guide would train in place
+    guide = auto(poutine.block(_mixture, expose=list(GLOBALS)), init_loc_fn=init_to_value(values=values), **settings)
     return Program(_mixture, guide, (_points(),), pyro_loss=TraceEnum_ELBO(max_plate_nesting=1))
 
 

@@ -56,3 +56,23 @@ def test_the_cost_of_the_check_in_small(tmp_path):
     lines = result.stdout.splitlines()
     assert len(lines) == 3
     assert all(re.search(r": \d+\.\d\d ms with, \d+\.\d\d ms without, ratio \d+\.\d{3};", line) for line in lines)
+
+
+def test_programs_of_users_in_small(tmp_path):
+    result = run("benchmarks/programs.py", "--only", "item response", "--turns", 2, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads((tmp_path / "out/results.json").read_text())["rows"]
+    assert row["reason"] is None
+    assert max(row["loss_difference"], row["gradient_difference"], row["losses_difference"]) < 1e-5
+    for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+        assert f"{row['ours_ms']:.2f}" in text
+
+
+def test_the_parts_for_a_gpu_are_stopped_in_time_and_reported(tmp_path):
+    """On the CPU: the tests for a GPU begin and are stopped, and no part begins after them."""
+    settings = ("--device", "cpu", "--parts", "tests", "speed", "--total", 1)
+    result = run_here("benchmarks/gpu.py", *settings, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = (tmp_path / "out/report.md").read_text()
+    assert "## tests: stopped by the time limit" in report
+    assert "## speed\n\nnot begun: the time was over" in report

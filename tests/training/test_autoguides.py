@@ -22,7 +22,6 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.objectives import ELBO
-from pyrovae.training import gradients
 
 pytestmark = pytest.mark.usefixtures("float64")
 X, Y = conjugate.measurements(30)
@@ -126,9 +125,12 @@ def test_a_training_is_resumed_to_the_bit(tmp_path):
     assert all(torch.equal(value, parameters[name]) for name, value in pyro.get_param_store().items())
 
 
-def test_an_autoguide_runs_eagerly_by_itself(monkeypatch, without_machine_code):
-    """Without a warning, however long the training; asked to compile it, `fit` says why it cannot."""
-    monkeypatch.setattr(gradients, "COMPILE_STEPS", 1)
-    pv.fit(pair_of("function", AutoNormal), [(X, Y)], epochs=1)
-    with pytest.warns(UserWarning, match=r"run eagerly.*it changes plates as it runs"):
-        pv.fit(pair_of("function", AutoNormal), [(X, Y)], epochs=1, compile=True)
+def test_a_compiled_training_under_an_autoguide_is_the_eager_one(without_machine_code):
+    def train(compile):
+        pyro.clear_param_store()
+        history = pv.fit(pair_of("function", AutoNormal), [(X, Y)], epochs=20, compile=compile, seed=suite_seed())
+        return history.loss, [value.detach().clone() for value in pyro.get_param_store().values()]
+
+    (eager, parameters), (compiled, others) = train(False), train(True)
+    torch.testing.assert_close(compiled, eager, rtol=1e-12, atol=0)
+    torch.testing.assert_close(others, parameters, rtol=1e-10, atol=1e-12)

@@ -1,9 +1,11 @@
 """`fit` with compiled steps gives the numbers of eager ones."""
 
+import pyro
 import pytest
 import torch
+from any_losses import Pair, States, X
 from compiled_steps import data, small_vae
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 import pyrovae as pv
 from pyrovae.training.compiled_loss import CompiledLoss
@@ -71,9 +73,56 @@ def test_fit_and_log_marginal_take_true_false_and_auto_alone(compile):
         pv.log_marginal(vae.model, vae.guide, x, compile=compile)
 
 
-def test_fit_compiles_no_objective_of_pyro():
-    with pytest.raises(pv.InputError, match="compile needs an objective of pyrovae, got Trace_ELBO"):
-        pv.fit(small_vae(), data(6, 3), epochs=1, objective=Trace_ELBO(), compile=True)
+@pytest.mark.parametrize(
+    "objective", [Trace_ELBO(), Trace_ELBO(num_particles=3, vectorize_particles=True), TraceMeanField_ELBO()]
+)
+def test_fit_gives_the_same_numbers_compiled_and_not_under_a_loss_of_pyros(objective, exactly):
+    x, results = data(20, 3), []
+    for compile in (False, True):
+        vae = small_vae()
+        history = pv.fit(vae, x, epochs=3, batch_size=8, lr=0.01, seed=1, compile=compile, objective=objective)
+        results.append((history.loss, vae.state_dict()))
+    (compiled,) = exactly
+    assert compiled.reason is None
+    assert results[1][0] == results[0][0]
+    assert all(torch.equal(value, results[0][1][name]) for name, value in results[1][1].items())
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize(
+    ("make", "loss"),
+    [
+        (lambda: States(in_guide=True), TraceEnum_ELBO),
+        (Pair, lambda: Trace_ELBO(num_particles=2, vectorize_particles=True)),
+    ],
+    ids=["TraceEnum", "particles at once"],
+)
+def test_a_training_whose_loss_sets_itself_up_is_resumed_to_the_bit(make, loss, compile, exactly, tmp_path):
+    """Both losses run the pair once to find how deep its plates are nested, in each part of the training."""
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(record):
+        if record["epoch"] == 3:
+            raise Interrupted
+
+    def train(folder, on_epoch=None):
+        pyro.clear_param_store()
+        torch.manual_seed(3)
+        pair = make()
+        kept = pv.Checkpoints(tmp_path / folder, epochs=1)
+        settings = {"checkpoints": kept, "on_epoch": on_epoch, "objective": loss(), "compile": compile}
+        history = pv.fit(pair, X, epochs=5, batch_size=3, seed=1, progress=False, **settings)
+        return history.loss, pair.state_dict()
+
+    whole, parameters = train("whole")
+    with pytest.raises(Interrupted):
+        train("parts", stop)
+    resumed, others = train("parts")
+    assert [compiled.reason for compiled in exactly] == [None] * 3 * compile
+    assert resumed == whole
+    assert all(torch.equal(value, parameters[name]) for name, value in others.items())
 
 
 def test_fit_compiles_by_itself_where_there_are_many_steps(exactly, monkeypatch):
@@ -81,9 +130,9 @@ def test_fit_compiles_by_itself_where_there_are_many_steps(exactly, monkeypatch)
     monkeypatch.setattr(pv.training.gradients, "COMPILE_STEPS", 9)
     pv.fit(vae, x, epochs=4, batch_size=5)
     assert not exactly
-    pv.fit(vae, x, epochs=5, batch_size=5, objective=Trace_ELBO())
-    assert not exactly
     pv.fit(vae, x, epochs=5, batch_size=5, compile=False)
     assert not exactly
     pv.fit(vae, x, epochs=5, batch_size=5)
     assert len(exactly) == 1
+    pv.fit(vae, x, epochs=5, batch_size=5, objective=Trace_ELBO())
+    assert len(exactly) == 2
