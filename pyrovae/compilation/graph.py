@@ -36,7 +36,8 @@ class Graph:
         if inductor:
             try:
                 self._run = compile_graph(copy.deepcopy(module), [*args, *self.outside])
-                if args[0].is_cuda:
+                # A number on the CPU is a constant of a CUDA graph, which would keep it.
+                if all(tensor.is_cuda for tensor in (*args, *self.outside)):
                     self._run = capture_cuda_graph(self._run, args, self.outside, num_moved)
             except Exception as error:  # Inductor has no error class of its own, and what it lacks may raise anything
                 why = "no C++ compiler was found" if not has_cpp_compiler() else first_line(error)

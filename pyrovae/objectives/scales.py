@@ -48,7 +48,8 @@ def weighted_terms(pair: Pair) -> WeightedTerms:
     dtype = torch.promote_types(terms.log_likelihood.dtype, terms.log_prior.dtype)
     scale = beta = torch.ones((), dtype=dtype)
     log_p, log_q = terms.log_likelihood + terms.log_prior, terms.log_posterior
-    if not all(_is_unscaled(pair, site) for site in (*observed, *latent)):  # as most are: a small step's time counts
+    # Most pairs have no scale, and a small step's time counts.
+    if not all(_is_unscaled(pair, site) for site in (*observed, *latent)):
         scale, beta = _scale_and_beta(pair, observed, latent, dtype)
         log_p, log_q = terms.log_likelihood + beta * terms.log_prior, beta * terms.log_posterior
     if len(pair.plates) > 1:
@@ -72,7 +73,9 @@ def _scale_and_beta(pair: Pair, observed: list[dict], latent: list[dict], dtype:
 
 
 def _is_unscaled(pair: Pair, site: dict) -> bool:
-    return not isinstance(site["scale"], Tensor) and site["scale"] == 1 and inner_scale(site, pair.plates) == 1
+    if isinstance(site["scale"], Tensor) or site["scale"] != 1 or inner_scale(site, pair.plates) != 1:
+        return False
+    return len(pair.plates) < 2 or all(plate.scale == 1 for plate in pair.plates)
 
 
 def _scale(pair: Pair, site: dict) -> Tensor:

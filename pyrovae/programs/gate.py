@@ -18,7 +18,7 @@ from pyrovae.common import WeakByIdentity, evaluation_mode, kept_generators, req
 from pyrovae.programs.auxiliary_sites import check_auxiliary
 from pyrovae.programs.enumerated_guide import mark_of
 from pyrovae.programs.independence_checks import Coupled, coupled
-from pyrovae.programs.layout import Reading
+from pyrovae.programs.layout import Reading, frames_of
 from pyrovae.programs.mask_checks import check_masks, exposed
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.particle_checks import check_pair
@@ -137,7 +137,9 @@ def _structure(pair: Pair) -> tuple:
         for sites in (pair.model_sites, pair.guide_sites)
         for name, site in sites.items()
     )
-    return (pair.layout, *of_sites)
+    frames = [f for s in (*pair.model_sites.values(), *pair.guide_sites.values()) for f in frames_of(s)]
+    subsampled = frozenset(frame.name for frame in frames if frame.full_size not in (None, -1, frame.size))
+    return (pair.layout, subsampled, *of_sites)
 
 
 def _marks(site: dict) -> tuple:

@@ -13,7 +13,7 @@ from pyrovae.common import WeakByIdentity
 from pyrovae.programs.data_plates import DataPlate
 from pyrovae.programs.layout import Layout, Reading
 from pyrovae.programs.random_choices import owner_of
-from pyrovae.programs.sites import base_of, is_masked
+from pyrovae.programs.sites import base_of, is_discrete, is_masked
 
 
 class LastRun(NamedTuple):
@@ -32,7 +32,7 @@ def outline_of(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> tu
             if site["infer"] or is_masked(site):
                 return None
             fn, frames = site["fn"], tuple(map(tuple, site["cond_indep_stack"]))  # frames equal others of any full size
-            kinds = type(fn), type(base_of(fn)), fn.batch_shape, fn.event_shape
+            kinds = type(fn), type(base_of(fn)), is_discrete(fn), fn.batch_shape, fn.event_shape
             outline.append((program, name, site["is_observed"], frames, kinds, site["value"].shape))
     return tuple(outline)
 

@@ -183,8 +183,13 @@ class Pair:
             scale = inner_scale(site, self.plates)
             own = by_datum(log_prob if scale == 1 else scale * log_prob, site, self.layout, self.plates)
             total = own if total is None else total + own
-        total, shape = torch.zeros(()) if total is None else total, self.batch_shape
+        total, shape = self._zero() if total is None else total, self.batch_shape
         return total if total.shape == shape else total.expand(shape)
+
+    def _zero(self) -> Tensor:
+        """Returns 0 on the device of the sites: once it is expanded, it is no number that any device takes."""
+        site = next(iter((*self.model_sites.values(), *self.guide_sites.values())), None)
+        return torch.zeros((), device=None if site is None else site["value"].device)
 
     def log_q_of_draws(self, names: Collection[str], masked: bool = True) -> Tensor:
         """Returns log q of local draws of the guide, summed for each datum, `(num_particles, batch)`.
@@ -194,7 +199,7 @@ class Pair:
         """
         if self.others:
             return torch.cat([replace(run, others=()).log_q_of_draws(names, masked) for run in self.runs], -2)
-        total = torch.zeros(())
+        total = self._zero()
         for name in names:
             site = self.guide_sites[name]
             site = site if masked and not is_autoencoder(site) else without_mask(site)

@@ -56,18 +56,26 @@ class OneOptimizer:
         """Returns True if nobody has changed the parts since the last step."""
         known = self.optim.optim_objs
         return all(
-            known.get(parameter) is own and own.state.get(parameter) is state and _settings_of(own) == self._settings
+            known.get(parameter) is own
+            and own.state.get(parameter) is state
+            and _settings_of(own) == self._settings
+            and not _has_hooks(own)
+            and (parameter.grad is None or not parameter.grad.is_sparse)
             for parameter, own, state in self._parts
         )
 
     def _join(self, parameters: list[Tensor]) -> None:
         self._one, self._parameters = None, parameters
+        if type(self.optim).__call__ is not PyroOptim.__call__:  # a subclass that does something of its own
+            return
         owns = [self.optim.optim_objs[parameter] for parameter in parameters]
         if not owns or type(owns[0]) not in _KNOWN or any(type(own) is not type(owns[0]) for own in owns):
             return
         settings = [_settings_of(own) for own in owns]
-        are_plain = all(value is None or isinstance(value, float | int | str | tuple) for value in settings[0])
-        if not are_plain or any(len(own.param_groups) != 1 for own in owns) or settings.count(settings[0]) != len(owns):
+        differ = settings.count(settings[0]) != len(owns)
+        if differ or any(len(own.param_groups) != 1 or _has_hooks(own) for own in owns):
+            return
+        if not all(value is None or isinstance(value, float | int | str | tuple) for value in settings[0]):
             return
         self._parts = [(parameter, own, own.state[parameter]) for parameter, own in zip(parameters, owns, strict=True)]
         self._settings, one = settings[0], copy.copy(owns[0])
@@ -75,8 +83,17 @@ class OneOptimizer:
         one.param_groups = [{**owns[0].param_groups[0], "params": list(parameters)}]
         group = one.param_groups[0]
         if self.fused and type(owns[0]) in _FUSED and group.get("foreach") is None and group.get("fused") is None:
-            group["fused"] = all(p.device.type == "cpu" and p.is_floating_point() for p in parameters)
+            group["fused"] = all(map(_may_be_fused, parameters))
         self._one = one
+
+
+def _may_be_fused(parameter: Tensor) -> bool:
+    is_sparse = parameter.grad is not None and parameter.grad.is_sparse
+    return parameter.device.type == "cpu" and parameter.is_floating_point() and not is_sparse
+
+
+def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
 def _names_of(optimizer: torch.optim.Optimizer) -> list[str]:

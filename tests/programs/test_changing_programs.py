@@ -10,8 +10,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 from torch import nn
 
+from pyrovae.common import InputError
 from pyrovae.objectives import ELBO, IWAE
 from pyrovae.programs import run_pair
 
@@ -47,6 +49,9 @@ class Changing(nn.Module):
             if self.has("beta of both"):
                 z = z + 0.1
             likelihood = dist.Normal(z + self.shift, 1.0)
+            if self.has("inner subsample") or self.has("inner plate"):
+                with pyro.plate("inner", 8 if self.has("inner subsample") else 2, subsample=torch.arange(2), dim=-2):
+                    pyro.sample("w", dist.Normal(z[..., 0], 1.0), obs=x.mT)
             likelihood = likelihood if self.has("no to_event") else likelihood.to_event(1)
             if self.has("repeated"):
                 likelihood = likelihood.expand([4, *likelihood.batch_shape[-2:]])
@@ -97,3 +102,59 @@ def test_a_step_of_a_changed_program_is_that_of_a_new_one(change, make):
     assert outcome(pair, objective) == changed
     pair.is_changed = False
     assert outcome(pair, objective) == plain
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_plate_that_becomes_a_subsample_is_checked_again():
+    pair, new = Changing("inner plate"), Changing("inner subsample")
+    pair.is_changed = new.is_changed = True
+    outcome(pair, IWAE(2))
+    pair.change = "inner subsample"
+    assert outcome(new, IWAE(2))[0] == "InputError"
+    assert outcome(pair, IWAE(2)) == outcome(new, IWAE(2))
+
+
+def test_a_mixture_whose_components_become_counts_is_no_density_any_more():
+    def model(x):
+        weights = dist.Categorical(torch.ones(len(x), 2))
+        own = torch.ones(len(x), 2)
+        with pyro.plate("data", len(x), dim=-1):
+            parts = dist.Poisson(own) if counts else dist.Normal(own, 1.0)
+            z = pyro.sample("z", dist.MixtureSameFamily(weights, parts))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.5 * x, 1.0))
+
+    x, counts = torch.randn(4), False
+    with pyro.validation_enabled(False):
+        for _ in range(3):  # the first is checked with two particles, the third goes by what is known
+            ELBO().loss(model, guide, x)
+        counts = True
+        with pytest.raises(InputError, match="must be of one kind"):
+            ELBO().loss(model, guide, x)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.25, 1.0])
+def test_subsamples_of_two_plates_keep_their_scale_when_it_comes_out_at_1(scale):
+    """N / B is 2, and under poutine.scale(0.5) a site's own scale is 1."""
+
+    def both(draw):
+        with poutine.scale(scale=scale):
+            for name, size in (("a", 3), ("b", 4)):
+                with pyro.plate(name, 2 * size, subsample=torch.arange(size), dim=-1):
+                    draw(name, X[:size, 0])
+
+    def likelihood(name, x):
+        z = pyro.sample(f"z_{name}", dist.Normal(ZERO[0], 1.0).expand([len(x)]))
+        pyro.sample(f"x_{name}", dist.Normal(z, 1.0), obs=x)
+
+    def proposal(name, x):
+        pyro.sample(f"z_{name}", dist.Normal(0.5 * x, 1.0))
+
+    losses = []
+    for loss in (ELBO(), Trace_ELBO()):
+        torch.manual_seed(0)
+        losses.append(loss.loss(lambda: both(likelihood), lambda: both(proposal)))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)

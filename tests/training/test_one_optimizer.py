@@ -165,3 +165,48 @@ def test_parameters_of_a_module_are_stepped_in_their_own_layout():
         one.step(parameters)
     assert [parameter.stride() for parameter in parameters] == before
     assert all(parameter.isfinite().all() for parameter in parameters)
+
+
+class WarmUp(PyroOptim):
+    """Does something of its own around the steps."""
+
+    def __call__(self, params, *args, **kwargs):
+        self.calls = getattr(self, "calls", 0) + 1
+        for parameter in params:
+            parameter.grad *= min(1.0, self.calls / 10)
+        super().__call__(params, *args, **kwargs)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_subclass_is_called_as_itself(fused):
+    assert_same(lambda: WarmUp(torch.optim.Adam, {"lr": 0.1}), fused)
+
+
+def test_hooks_of_the_parts_are_called():
+    def halve(own, *_):
+        for parameter in own.param_groups[0]["params"]:
+            parameter.grad.mul_(0.5)
+
+    def change(step, optim):
+        if step == 3:
+            for own in optim.optim_objs.values():
+                own.register_step_pre_hook(halve)
+
+    assert_same(lambda: pyro.optim.Adam({"lr": 0.1}), change=change)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: pyro.optim.SGD({"lr": 0.1, "momentum": 0.9}), lambda: pyro.optim.Adagrad({"lr": 0.1}),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_sparse_gradients_go_where_fused_steps_cannot(make):
+    def trained(stepper):
+        parameters, optim = parameters_of_shapes((4, 2), (2,)), make()
+        step = OneOptimizer(optim, fused=True).step if stepper else optim
+        for _ in range(5):
+            parameters[0].grad = torch.sparse_coo_tensor([[1, 3]], torch.ones(2, 2), (4, 2), check_invariants=True)
+            parameters[1].grad = torch.ones(2)
+            step(parameters)
+        return [parameter.detach().clone() for parameter in parameters]
+
+    assert all(torch.equal(a, b) for a, b in zip(trained(True), trained(False), strict=True))
