@@ -168,7 +168,7 @@ class MarginalLikelihood(Estimate):
 
     @property
     def _verdict_of_one(self) -> str:
-        """What `verdict` says of a joint evidence."""
+        """The text of `verdict` for a joint evidence."""
         if bool(self.pareto_k.isnan().all()):
             return f"{self.num_samples} draws are too few to tell whether the estimate is reliable"
         low = (self.jackknife - self.value).item()  # infinite where all weights but one are 0

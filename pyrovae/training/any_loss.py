@@ -45,7 +45,7 @@ class AnyLoss:
 
     @property
     def state(self) -> tuple:
-        """What the loss depends on: itself and its attributes, those of Pyro's losses, too."""
+        """The loss and, if it is an ELBO, its attributes: a change of either makes a step be traced again."""
         return (self.loss, vars(self.loss)) if isinstance(self.loss, PyroELBO) else (self.loss,)
 
     def traced(
