@@ -1,22 +1,16 @@
-"""Compares estimators on a trained run: bound, signal and noise of the gradients, bias, time and memory.
-
-python scripts/compare.py runs/mnist --objectives elbo iwae dreg --num-particles 1 8 64
-python scripts/compare.py runs/mnist --objectives iwae "miwae(num_batches=4)" --repeats 1000 --max-seconds 600
-"""
+"""`pyrovae compare`: compares estimators on a trained run, in bound, signal and noise, bias, time and memory."""
 
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-import pyrovae as pv
-from pyrovae.cli import run_script
 from pyrovae.common import check_unwritten, choose_device
-from pyrovae.lab import COMPARISON_FILES, write_comparison
-from pyrovae.runs import first_test_data
+from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
+from pyrovae.runs import first_test_data, load_run
 
 
-def main(
+def compare_objectives(
     folder: Annotated[Path, tyro.conf.Positional],
     objectives: tuple[str, ...] = ("elbo", "iwae", "dreg"),
     num_particles: tuple[int, ...] = (1, 8, 64),
@@ -32,7 +26,7 @@ def main(
     """Compare estimators at a run's parameters; writes comparison.json, comparison.md and figures/ into its folder.
 
     Args:
-        folder: the run, as scripts/train.py kept it
+        folder: the run, as `train` kept it
         objectives: names, or "name(setting=value, ...)"
         num_particles: draws of z per datum; every objective is measured with each number
         repeats: independent gradients of each
@@ -44,11 +38,11 @@ def main(
         seed: fixes the draws
         overwrite: replace an earlier comparison
     """
-    run = pv.load_run(folder, data_root)
+    run = load_run(folder, data_root)
     check_unwritten(run.folder, overwrite, COMPARISON_FILES)
     run.vae.to(choose_device(device))
     args = first_test_data(run.vae, run.data, num_data)
-    comparison = pv.compare(
+    comparison = compare(
         run.vae.model,
         run.vae.guide,
         *args,
@@ -61,7 +55,3 @@ def main(
     )
     write_comparison(run.folder, comparison, overwrite)
     print(f"{num_data:,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")
-
-
-if __name__ == "__main__":
-    run_script(main)

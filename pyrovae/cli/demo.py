@@ -1,7 +1,4 @@
-"""Trains one VAE on the ring of Gaussians with the ELBO and with IWAE-50, and measures both against the truth.
-
-make demo, or: python scripts/demo.py --seed 1
-"""
+"""`pyrovae demo`: trains one VAE on the ring of Gaussians with the ELBO and IWAE-50 and measures both against truth."""
 
 import json
 from datetime import datetime
@@ -10,11 +7,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-import pyrovae as pv
-from pyrovae.cli import run_script
+import pyrovae.plots as plots
 from pyrovae.common import require, require_count
+from pyrovae.data import load
 from pyrovae.runs import (
     NOTE_ON_OTHER_OBJECTIVES,
+    Run,
+    RunConfig,
     measure,
     require_new_folder,
     results_table,
@@ -28,7 +27,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 
 
-def main(
+def ring_demo(
     seed: int = 0, epochs: int = 200, num_samples: int = 2_000, num_data: int = 2_000, out: str | None = None
 ) -> None:
     """Train the same VAE twice, measure both, write figures and a report.
@@ -44,12 +43,12 @@ def main(
     require_new_folder(folder)
     require_count("num_samples", num_samples)
     require_count("num_data", num_data)
-    num_test = len(pv.load("ring", seed=seed).test_x)
+    num_test = len(load("ring", seed=seed).test_x)
     require(num_data <= num_test, f"num_data must be <= {num_test}, the number of test data; got {num_data}")
     runs, results = {}, {}
     for name, settings in OBJECTIVES.items():
         print(f"training with {name}, {epochs} epochs ...", flush=True)
-        config = pv.RunConfig(dataset="ring", epochs=epochs, lr=3e-3, schedule="cosine", seed=seed, **settings)
+        config = RunConfig(dataset="ring", epochs=epochs, lr=3e-3, schedule="cosine", seed=seed, **settings)
         runs[name] = train_run(config, folder / name.lower())
         print("measuring on held-out data ...", flush=True)
         results[name] = measure(runs[name].vae, runs[name].data, num_samples=num_samples, num_data=num_data, seed=seed)
@@ -65,22 +64,18 @@ def main(
     )
 
 
-def draw(runs: dict[str, pv.Run]) -> Figure:
+def draw(runs: dict[str, Run]) -> Figure:
     """Draws the data, and for each training its samples and latent space."""
     figure = Figure(figsize=(15, 3.4), layout="constrained")
     axes = figure.subplots(1, 1 + 2 * len(runs))
     data = next(iter(runs.values())).data
     device = next(iter(runs.values())).vae.beta.device
     _, labels = data.arguments("test")
-    pv.plots.points(data.test_x, labels, "test data", axes[0])
+    plots.points(data.test_x, labels, "test data", axes[0])
     for column, (name, run) in enumerate(runs.items()):
         samples, latent = axes[1 + 2 * column : 3 + 2 * column]
-        pv.plots.points(run.vae.sample(len(data.test_x)), None, f"samples, {name}-trained", samples)
+        plots.points(run.vae.sample(len(data.test_x)), None, f"samples, {name}-trained", samples)
         samples.set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
         means = run.vae.encode(data.test_x.to(device)).mean
-        pv.plots.latent_space(means, labels, f"latents, {name}-trained", latent)
+        plots.latent_space(means, labels, f"latents, {name}-trained", latent)
     return figure
-
-
-if __name__ == "__main__":
-    run_script(main)

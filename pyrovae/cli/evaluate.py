@@ -1,22 +1,17 @@
-"""Measures a trained run on its test data: ELBO, IWAE-50 bound and log p(x), with errors.
-
-python scripts/evaluate.py runs/mnist --num-samples 1000
-python scripts/evaluate.py runs/mnist --num-data 100 --methods elbo iwae_50 is_5000 is_50000 ais_1000
-torchrun --nproc-per-node=2 scripts/evaluate.py runs/mnist
-"""
+"""`pyrovae evaluate`: measures a trained run on its test data, in ELBO, IWAE-50 bound and log p(x), with errors."""
 
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-import pyrovae as pv
-from pyrovae.cli import run_script
 from pyrovae.common import Workers, check_unwritten, choose_device, device_of_worker
+from pyrovae.evaluation import evaluate
 from pyrovae.runs import (
     ESTIMATES_FILES,
     EVALUATION_FILES,
     first_test_data,
+    load_run,
     measure,
     results_table,
     write_estimates,
@@ -24,7 +19,7 @@ from pyrovae.runs import (
 )
 
 
-def main(
+def evaluate_run(
     folder: Annotated[Path, tyro.conf.Positional],
     num_samples: int = 1_000,
     num_data: int | None = None,
@@ -37,7 +32,7 @@ def main(
     """Evaluate a run; writes evaluation.json, report.md and figures/ into its folder.
 
     Args:
-        folder: the run, as scripts/train.py kept it
+        folder: the run, as `train` kept it
         num_samples: draws per datum for log p(x)
         num_data: the first so many test data (default: all)
         data_root: folder of the image sets, if they have moved since the training
@@ -47,7 +42,7 @@ def main(
             estimates.md and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
-    run, first = pv.load_run(folder, data_root), Workers().is_first
+    run, first = load_run(folder, data_root), Workers().is_first
     if first:
         check_unwritten(run.folder, overwrite, ESTIMATES_FILES if methods else EVALUATION_FILES)
     run.vae.to(choose_device(device_of_worker(device)))
@@ -55,7 +50,7 @@ def main(
         args = first_test_data(run.vae, run.data, num_data)
         dequantised = run.config.binarize == "dequantise"
         model, guide = run.vae.model, run.vae.guide
-        estimates = pv.evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
+        estimates = evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
         if first:
             write_estimates(run.folder, estimates, overwrite)
             print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\nreport: {folder / 'estimates.md'}")
@@ -67,7 +62,3 @@ def main(
         if evaluation["collapse"]:
             print(f"\n{evaluation['collapse']}")
         print(f"\nreport: {folder / 'report.md'}")
-
-
-if __name__ == "__main__":
-    run_script(main)

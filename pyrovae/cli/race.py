@@ -1,33 +1,42 @@
-"""Trains one VAE with several objectives from the same starts, and says which is better and by how much.
-
-python scripts/race.py --dataset mnist --data-root ../shared/data --objectives elbo iwae dreg --num-particles 16
-python scripts/race.py --objectives elbo "miwae(num_batches=4, num_particles=4)" "renyi(alpha=0.5)" --budget seconds
-"""
+"""`pyrovae race`: trains one VAE with several objectives from the same starts, and says by how much which is better."""
 
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
 from pyro.infer import ELBO as PyroELBO
 
-import pyrovae as pv
-from pyrovae.cli import helpers, is_helper, run_script
+from pyrovae.cli.helper_processes import helpers, is_helper
+from pyrovae.cli.train import config_of
 from pyrovae.common import require
-from pyrovae.lab import write_race
+from pyrovae.lab import race, write_race
 from pyrovae.objectives import OBJECTIVES, SHORTHANDS, from_text, parse
-from pyrovae.runs import fit_settings, load_data, unseeded_vae
+from pyrovae.runs import (
+    DataFields,
+    ModelFields,
+    ObjectiveFields,
+    RunConfig,
+    TrainingFields,
+    fit_settings,
+    load_data,
+    unseeded_vae,
+)
 
 
 @dataclass(frozen=True)
-class Config(pv.RunConfig):
+class RacedFields(ObjectiveFields):
+    """What the objectives have in common."""
+
     num_particles: int | None = 16
     """samples of z per datum in every objective without a number of its own"""
 
 
-def main(
-    config: Annotated[Config, tyro.conf.arg(name="")],
+def race_objectives(
+    data: DataFields,
+    model: ModelFields,
+    objective: RacedFields,
+    training: TrainingFields,
     objectives: tuple[str, ...] = ("elbo", "iwae", "dreg"),
     seeds: tuple[int, ...] = (0, 1, 2),
     budget: Literal["epochs", "seconds", "both"] = "both",
@@ -47,7 +56,7 @@ def main(
         processes: how many processes share the runs
         out: folder of the runs; finished ones are not run again
     """
-    usual = Config()
+    config, usual = config_of(data, model, objective, training), RunConfig()
     require(config.patience is None, f"patience must be None in a race, got {config.patience}")
     for name in ("objective", *SHORTHANDS[1:]):
         value = getattr(config, name)
@@ -55,12 +64,12 @@ def main(
     by_name = {text: objective_of(text, config.num_particles) for text in objectives}
     require(len(by_name) == len(objectives), f"objectives must differ, got {', '.join(objectives)}")
     settings = {name: value for name, value in fit_settings(config).items() if name != "patience"}
-    data, races = load_data(config), {}
+    loaded, races = load_data(config), {}
     with helpers(processes):
         for one in ("epochs", "seconds") if budget == "both" else (budget,):
-            races[one] = pv.race(
-                lambda: unseeded_vae(config, data.event_shape, data),
-                data,
+            races[one] = race(
+                lambda: unseeded_vae(config, loaded.event_shape, loaded),
+                loaded,
                 by_name,
                 seeds,
                 one,
@@ -72,8 +81,8 @@ def main(
             )
     if is_helper():
         return
-    for one, race in races.items():
-        print(f"equal {one}\n\n{race}\n")
+    for one, raced in races.items():
+        print(f"equal {one}\n\n{raced}\n")
     write_race(Path(out), races)
     print(f"report: {Path(out) / 'race.md'}")
 
@@ -83,7 +92,3 @@ def objective_of(text: str, num_particles: int | None) -> PyroELBO:
     name, settings = parse(text)
     takes_one = "num_particles" in inspect.signature(OBJECTIVES[name]).parameters and "num_particles" not in settings
     return from_text(text, **({"num_particles": num_particles} if takes_one else {}))
-
-
-if __name__ == "__main__":
-    run_script(main)

@@ -1,56 +1,66 @@
-"""Trains a VAE and keeps the run in a folder: config.json, metrics.jsonl, checkpoint.pt.
-
-python scripts/train.py --dataset mnist --data-root ../shared/data --epochs 10 --out runs/mnist
-python scripts/train.py --out runs/mnist --resume
-torchrun --nproc-per-node=2 scripts/train.py --dataset mnist --out runs/mnist
-"""
+"""`pyrovae train`: trains a VAE and keeps the run in a folder."""
 
 import argparse
 import os
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-import pyrovae as pv
-from pyrovae.cli import flags_of, reporting
+from pyrovae.cli.command_line import command_for, flags_of
 from pyrovae.common import Workers
-from pyrovae.runs import CONFIG, TensorBoard, history_table, train_run
+from pyrovae.runs import (
+    CONFIG,
+    DataFields,
+    ModelFields,
+    ObjectiveFields,
+    RunConfig,
+    TensorBoard,
+    TrainingFields,
+    history_table,
+    train_run,
+)
 
 
-def main(
-    config: Annotated[pv.RunConfig, tyro.conf.arg(name="")],
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
-    out: str | None = None,
-    resume: bool = False,
-    checkpoint_minutes: float = 1.0,
-    checkpoint_epochs: int | None = None,
-    tensorboard: bool = False,
+@dataclass(frozen=True)
+class RunFlags:
+    """Where the run is kept, and how often."""
+
+    config: Path | None = None
+    """a run's config.json, whose values replace the defaults, to repeat that run"""
+    out: str | None = None
+    """folder of the run, new or empty (default: runs/DATASET-OBJECTIVE-seedSEED)"""
+    resume: bool = False
+    """continue the interrupted run in OUT, to the bit; its config.json replaces the defaults"""
+    checkpoint_minutes: float = 1.0
+    """time between two checkpoints"""
+    checkpoint_epochs: int | None = None
+    """write a checkpoint after every so many epochs as well"""
+    tensorboard: bool = False
+    """write scalars and samples for TensorBoard into OUT/tensorboard"""
+
+
+def train_vae(
+    data: DataFields, model: ModelFields, objective: ObjectiveFields, training: TrainingFields, run: RunFlags
 ) -> None:
-    """Train a VAE.
-
-    Args:
-        config_file: a run's config.json, whose values replace the defaults, to repeat that run
-        out: folder of the run, new or empty (default: runs/DATASET-OBJECTIVE-seedSEED)
-        resume: continue the interrupted run in OUT, to the bit; its config.json replaces the defaults
-        checkpoint_minutes: time between two checkpoints
-        checkpoint_epochs: write a checkpoint after every so many epochs as well
-        tensorboard: write scalars and samples for TensorBoard into OUT/tensorboard
-    """
-    out = out or f"runs/{config.dataset}-{config.objective_name}-seed{config.seed}"
-    run = train_run(
+    """Train a VAE and keep the run in a folder: config.json, metrics.jsonl, checkpoint.pt."""
+    config = config_of(data, model, objective, training)
+    out = run.out or f"runs/{config.dataset}-{config.objective_name}-seed{config.seed}"
+    trained = train_run(
         config,
         out,
-        resume=resume or restarted(),
-        checkpoint_minutes=checkpoint_minutes,
-        checkpoint_epochs=checkpoint_epochs,
-        on_epoch=TensorBoard() if tensorboard else None,
+        resume=run.resume or restarted(),
+        checkpoint_minutes=run.checkpoint_minutes,
+        checkpoint_epochs=run.checkpoint_epochs,
+        on_epoch=TensorBoard() if run.tensorboard else None,
     )
     if Workers().is_first:
-        seconds = sum(run.history.seconds)
-        print(history_table(run.history))
-        print(f"\n{run.history.epoch[-1]} epochs in {seconds:.1f} s; next: python scripts/evaluate.py {out}")
+        history = trained.history
+        print(history_table(history))
+        print(f"\n{history.epoch[-1]} epochs in {sum(history.seconds):.1f} s; next: {command_for('evaluate', out)}")
+
+
+def config_of(*groups: DataFields | ModelFields | ObjectiveFields | TrainingFields) -> RunConfig:
+    """Returns the config whose fields are those of the groups together."""
+    return RunConfig(**{name: value for group in groups for name, value in vars(group).items()})
 
 
 def default_flags(flags: list[str]) -> list[str]:
@@ -66,14 +76,9 @@ def default_flags(flags: list[str]) -> list[str]:
     path = known.config
     if path is None and (known.resume or restarted()) and known.out is not None and (known.out / CONFIG).exists():
         path = known.out / CONFIG
-    return [] if path is None else flags_of(pv.RunConfig.load(path).to_dict())
+    return [] if path is None else flags_of(RunConfig.load(path).to_dict())
 
 
 def restarted() -> bool:
     """Returns whether torchrun restarted this process, because one of its processes had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-if __name__ == "__main__":
-    with reporting():
-        tyro.cli(main, args=default_flags(sys.argv[1:]) + sys.argv[1:])

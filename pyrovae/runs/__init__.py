@@ -2,6 +2,7 @@
 
 from pyrovae.runs.build import build_vae, fit_settings, load_data, unseeded_vae
 from pyrovae.runs.config import RunConfig
+from pyrovae.runs.config_fields import DataFields, ModelFields, ObjectiveFields, TrainingFields
 from pyrovae.runs.held_out import first_test_data
 from pyrovae.runs.measures import measure
 from pyrovae.runs.report import (
@@ -17,13 +18,17 @@ from pyrovae.runs.tensorboard import TensorBoard
 
 __all__ = [
     "CONFIG",
+    "DataFields",
     "ESTIMATES_FILES",
     "EVALUATION_FILES",
     "METRICS",
+    "ModelFields",
     "NOTE_ON_OTHER_OBJECTIVES",
+    "ObjectiveFields",
     "Run",
     "RunConfig",
     "TensorBoard",
+    "TrainingFields",
     "build_vae",
     "first_test_data",
     "fit_settings",

@@ -1,4 +1,4 @@
-"""The fields of a run's configuration: each is a flag of scripts/train.py, and the text below it is the flag's help."""
+"""The fields of a run's configuration, in groups: each is a flag of `pyrovae train`, and its text the flag's help."""
 
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -15,8 +15,8 @@ def filled_in(value: Value | None) -> Value:
 
 
 @dataclass(frozen=True)
-class ConfigFields:
-    """Holds the settings that decide what a run computes; None stands for the usual value for the data set."""
+class DataFields:
+    """What is modelled."""
 
     dataset: str = "ring"
     """ring, four_clusters, pinwheel, mnist, fashion_mnist or kmnist"""
@@ -24,6 +24,12 @@ class ConfigFields:
     """folder of the image sets (default: $PYROVAE_DATA, else ./data)"""
     binarize: str | None = None
     """none (grey), dequantise, static or dynamic (default for images: dynamic)"""
+
+
+@dataclass(frozen=True)
+class ModelFields:
+    """The VAE: networks, posterior, prior, likelihood."""
+
     hidden: tuple[int, ...] | None = None
     """units of the encoder's hidden layers, mirrored in the decoder (default: 400 for images, 128 128 for points)"""
     activation: str = "relu"
@@ -51,6 +57,12 @@ class ConfigFields:
     gaussian_predicted, categorical or discretized_logistic (default: the usual one for the data)"""
     scale: float = 0.3
     """standard deviation of a gaussian likelihood: its start if it is learned, its floor if it is predicted"""
+
+
+@dataclass(frozen=True)
+class ObjectiveFields:
+    """The bound that training maximises."""
+
     objective: str = "elbo"
     """elbo, iwae, dreg, ... (a name of objectives.OBJECTIVES), or with settings, as in dreg(num_particles=64)"""
     num_particles: int | None = None
@@ -65,9 +77,18 @@ class ConfigFields:
     """constant, linear, cyclical or sigmoid: how beta changes over the training"""
     free_bits: float | None = None
     """floor under the KL of each latent dimension, in nats, for elbo_analytic_kl"""
+
+
+@dataclass(frozen=True)
+class TrainingFields:
+    """How the bound is maximised."""
+
     epochs: int = 10
+    """passes through the training data"""
     batch_size: int = 128
+    """data per step"""
     lr: float = 1e-3
+    """learning rate"""
     schedule: str = "constant"
     """constant, or cosine (decays to 0)"""
     max_grad_norm: float | None = None
@@ -80,6 +101,11 @@ class ConfigFields:
     """fixes the data's draws, the initial parameters and the training"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
+
+
+@dataclass(frozen=True)
+class ConfigFields(TrainingFields, ObjectiveFields, ModelFields, DataFields):  # the fields of the last come first
+    """Holds the settings that decide what a run computes; None stands for the usual value for the data set."""
 
     def objective_settings(self) -> dict[str, Any]:
         """Returns the keywords of `fit` that belong to the objective."""

@@ -130,7 +130,7 @@ def train_run(
 
 
 def load_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
-    """Returns the run that `train_run` or `scripts/train.py` kept in a folder, with its VAE on the CPU.
+    """Returns the run that `train_run` or `pyrovae train` kept in a folder, with its VAE on the CPU.
 
     Args:
         folder: the run's folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import tree
-from running_scripts import run, run_here
+from running_scripts import FOLDER, run, run_here
 
 from pyrovae.runs import NOTE_ON_OTHER_OBJECTIVES
 
@@ -17,7 +17,7 @@ def test_train_then_evaluate_points(tmp_path):
     trained = run("train.py", *flags, "--objective", "iwae", "--num-particles", 3, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr == ""
-    assert "next: python scripts/evaluate.py out" in trained.stdout
+    assert f"next: python {FOLDER / 'evaluate.py'} out" in trained.stdout
     assert json.loads((tmp_path / "out/config.json").read_text())["num_particles"] == 3
     evaluated = run_here("evaluate.py", "out", "--num-samples", 50, "--num-data", 30, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
