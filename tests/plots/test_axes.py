@@ -24,6 +24,8 @@ DRAW = {
     "points with labels": lambda axes: plots.points(POINTS, LABELS, axes=axes),
     "latent_space": lambda axes: plots.latent_space(POINTS, axes=axes),
     "latent_space with labels": lambda axes: plots.latent_space(POINTS, LABELS, axes=axes),
+    "column": lambda axes: plots.column(POINTS[:, 0], POINTS[:, 1], axes=axes),
+    "column of categories": lambda axes: plots.column(LABELS, LABELS, True, "abcdefgh", axes=axes),
     "image_grid": lambda axes: plots.image_grid(random(5, 1, 4, 3), 3, axes=axes),
     "reconstructions": lambda axes: plots.reconstructions(random(5, 1, 4, 3), random(5, 1, 4, 3), axes=axes),
 }
