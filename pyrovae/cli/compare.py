@@ -19,6 +19,7 @@ def compare_objectives(
     max_seconds: float | None = None,
     compile: bool = True,
     data_root: str | None = None,
+    dataset: str | None = None,
     device: str = "auto",
     seed: int = 0,
     overwrite: bool = False,
@@ -34,11 +35,12 @@ def compare_objectives(
         max_seconds: begin no more repeats after this time, and compile no more steps; keep what is done
         compile: time compiled steps, too
         data_root: folder of the image sets, if they have moved since the training
+        dataset: where data of your own are, if they have moved since the training
         device: auto, cpu, cuda, ...
         seed: fixes the draws
         overwrite: replace an earlier comparison
     """
-    run = load_run(folder, data_root)
+    run = load_run(folder, data_root, dataset)
     check_unwritten(run.folder, overwrite, COMPARISON_FILES)
     run.vae.to(choose_device(device))
     args = first_test_data(run.vae, run.data, num_data)

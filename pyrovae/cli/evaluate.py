@@ -24,6 +24,7 @@ def evaluate_run(
     num_samples: int = 1_000,
     num_data: int | None = None,
     data_root: str | None = None,
+    dataset: str | None = None,
     device: str = "auto",
     seed: int = 0,
     methods: tuple[str, ...] = (),
@@ -36,13 +37,14 @@ def evaluate_run(
         num_samples: draws per datum for log p(x)
         num_data: the first so many test data (default: all)
         data_root: folder of the image sets, if they have moved since the training
+        dataset: where data of your own are, if they have moved since the training
         device: auto, cpu, cuda, ...
         seed: fixes the draws
         methods: compare estimates of log p(x) instead: elbo, iwae_K, is_S, ais_T, ais_prior_T; writes estimates.json,
             estimates.md and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
-    run, first = load_run(folder, data_root), Workers().is_first
+    run, first = load_run(folder, data_root, dataset), Workers().is_first
     if first:
         check_unwritten(run.folder, overwrite, ESTIMATES_FILES if methods else EVALUATION_FILES)
     run.vae.to(choose_device(device_of_worker(device)))

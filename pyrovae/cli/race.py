@@ -21,6 +21,7 @@ from pyrovae.runs import (
     fit_settings,
     load_data,
     unseeded_vae,
+    with_usual_settings,
 )
 
 
@@ -65,6 +66,7 @@ def race_objectives(
     require(len(by_name) == len(objectives), f"objectives must differ, got {', '.join(objectives)}")
     settings = {name: value for name, value in fit_settings(config).items() if name != "patience"}
     loaded, races = load_data(config), {}
+    config = with_usual_settings(config, loaded)
     with helpers(processes):
         for one in ("epochs", "seconds") if budget == "both" else (budget,):
             races[one] = race(

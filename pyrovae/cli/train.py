@@ -12,10 +12,14 @@ from pyrovae.runs import (
     DataFields,
     ModelFields,
     ObjectiveFields,
+    Run,
     RunConfig,
     TensorBoard,
     TrainingFields,
+    columns_table,
     history_table,
+    is_own,
+    short_name,
     train_run,
 )
 
@@ -43,19 +47,30 @@ def train_vae(
 ) -> None:
     """Train a VAE and keep the run in a folder: config.json, metrics.jsonl, checkpoint.pt."""
     config = config_of(data, model, objective, training)
-    out = run.out or f"runs/{config.dataset}-{config.objective_name}-seed{config.seed}"
+    out = run.out or f"runs/{short_name(config.dataset)}-{config.objective_name}-seed{config.seed}"
     trained = train_run(
         config,
         out,
         resume=run.resume or restarted(),
         checkpoint_minutes=run.checkpoint_minutes,
         checkpoint_epochs=run.checkpoint_epochs,
+        on_start=show_data,
         on_epoch=TensorBoard() if run.tensorboard else None,
     )
     if Workers().is_first:
         history = trained.history
         print(history_table(history))
         print(f"\n{history.epoch[-1]} epochs in {sum(history.seconds):.1f} s; next: {command_for('evaluate', out)}")
+
+
+def show_data(run: Run) -> None:
+    """Prints what data of one's own were taken for, before they are trained on."""
+    data = run.data
+    if is_own(run.config.dataset):
+        sizes = f"{len(data.train_x):,} data to train on, {len(data.validation_x):,} to validate, {len(data.test_x):,} to test"
+        print(f"{data.name}: {sizes}; each of shape {data.event_shape}, {run.config.likelihood} likelihood\n")
+        if data.columns:
+            print(f"{columns_table(data)}\n", flush=True)
 
 
 def config_of(*groups: DataFields | ModelFields | ObjectiveFields | TrainingFields) -> RunConfig:

@@ -19,11 +19,29 @@ class DataFields:
     """What is modelled."""
 
     dataset: str = "ring"
-    """ring, four_clusters, pinwheel, mnist, fashion_mnist or kmnist"""
+    """ring, four_clusters, pinwheel; mnist, fashion_mnist, kmnist, omniglot, cifar10, svhn, digits; or data of your own:
+    a table (.csv, .tsv, .parquet), arrays (.npy, .npz, .pt), a folder of images, or module:function, which returns a
+    Dataset"""
     data_root: str | None = None
     """folder of the image sets (default: $PYROVAE_DATA, else ./data)"""
     binarize: str | None = None
-    """none (grey), dequantise, static or dynamic (default for images: dynamic)"""
+    """what becomes of the levels of images: none, dequantise, static or dynamic (default: dynamic for grey sets by name,
+    none for images in colour and for your own)"""
+    columns: tuple[str, ...] = ()
+    """of a table, those to model (default: all but the label column and the split column)"""
+    label_column: str | None = None
+    """of a table, the one with the labels, which colour figures and are the condition with --conditional"""
+    split_column: str | None = None
+    """of a table, the one that says train, validation or test (default: drawn by --seed, 80%, 10% and 10%)"""
+    kinds: tuple[str, ...] = ()
+    """kinds of columns, as in age=count town=category, or one for all: continuous, positive, unit (between 0 and 1),
+    count, binary or category (default: guessed, and shown before training)"""
+    missing: str | None = None
+    """mask: cells of a table may be missing; the bound is then that of the observed cells"""
+    standardise: bool = True
+    """give continuous columns of a table mean 0 and standard deviation 1; log p(x) is also shown in the file's units"""
+    image_size: int | None = None
+    """scale the images of a folder to squares of so many pixels"""
 
 
 @dataclass(frozen=True)
@@ -31,13 +49,15 @@ class ModelFields:
     """The VAE: networks, posterior, prior, likelihood."""
 
     hidden: tuple[int, ...] | None = None
-    """units of the encoder's hidden layers, mirrored in the decoder (default: 400 for images, 128 128 for points)"""
+    """units of the encoder's hidden layers, mirrored in the decoder (default: 400 for images, 128 128 for points and
+    tables)"""
     activation: str = "relu"
     """relu, tanh, softplus, elu, gelu, silu or leaky_relu"""
     latent_dim: int | None = None
-    """dimensions of z (default: 20 for images, 2 for points)"""
-    network: str = "mlp"
-    """mlp or conv; for conv, hidden are channels (default: 32 64) and each halves the image"""
+    """dimensions of z (default: 20 for images, 2 for points and tables)"""
+    network: str | None = None
+    """mlp, conv or resnet; for the latter two, hidden are channels (default: 32 64) and each halves the image (default:
+    mlp; for images in colour and for your own, resnet)"""
     posterior: str = "diagonal"
     """diagonal, full_covariance, flow; bernoulli (codes of bits) or relaxed_bernoulli; delta: an autoencoder"""
     temperature: float | None = None
@@ -54,7 +74,9 @@ class ModelFields:
     """condition model and guide on the labels"""
     likelihood: str | None = None
     """bernoulli, bernoulli_grey (a cross-entropy), continuous_bernoulli, gaussian, gaussian_learned,
-    gaussian_predicted, categorical or discretized_logistic (default: the usual one for the data)"""
+    gaussian_predicted, student_t, categorical, discretized_logistic, poisson, negative_binomial,
+    zero_inflated_negative_binomial, or columns (each column of a table the family of its kind) (default: the usual one
+    for the data)"""
     scale: float = 0.3
     """standard deviation of a gaussian likelihood: its start if it is learned, its floor if it is predicted"""
 

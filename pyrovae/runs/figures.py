@@ -1,18 +1,22 @@
 """The figures of a run: training curves, samples, latent space, reconstructions."""
 
+import math
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import pyrovae.plots as plots
 from pyrovae.common import local_seed, on_device_of
+from pyrovae.data import Column, Dataset
 from pyrovae.evaluation import Evaluation, MarginalLikelihood
 from pyrovae.models import mean_of
 from pyrovae.runs.held_out import held_out_arguments
 from pyrovae.runs.run import Run
 
 MAX_DRAWN_POINTS = 5_000
+MAX_DRAWN_COLUMNS, COLUMNS_IN_A_ROW = 24, 4
 
 
 @torch.no_grad()
@@ -51,20 +55,54 @@ def _draw_training(run: Run) -> Figure:
 
 @torch.no_grad()
 def draw_samples(run: Run) -> Figure:
-    """Draws test data beside samples of the model."""
+    """Draws test data beside samples of the model: images, points in the plane, or the columns of a table."""
     data, vae = run.data, run.vae
-    figure, axes = plots.figure_row(2)
-    if len(vae.event_shape) == 3:
-        args = on_device_of(vae.model, tuple(arg[:64] for arg in held_out_arguments(vae, data)))
-        plots.image_grid(args[0], 8, "test data", axes[0])
-        plots.image_grid(vae.sample(len(args[0]), args[1:], mean=True), 8, "decoded means of prior draws", axes[1])
-    else:
-        x, labels, *_ = (part[:MAX_DRAWN_POINTS] for part in data.arguments("test"))
-        plots.points(x, labels, "test data", axes[0])
-        y = on_device_of(vae.model, tuple(arg[:MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data)))[1:]
-        plots.points(vae.sample(len(x), y), labels if y else None, "samples", axes[1])
+    size = len(vae.event_shape)
+    args = tuple(arg[: 64 if size == 3 else MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data))
+    x, *y = on_device_of(vae.model, args)
+    if size == 3:
+        figure, axes = plots.figure_row(2)
+        white = _white(data)
+        plots.image_grid(x / white, 8, "test data", axes[0])
+        plots.image_grid(vae.sample(len(x), y, mean=True) / white, 8, "decoded means of prior draws", axes[1])
+        return figure
+    samples = vae.sample(len(x), y)
+    if vae.event_shape == (2,) and data.kind == "real" and not x.isnan().any():
+        labels = _labels(data)
+        figure, axes = plots.figure_row(2)
+        plots.points(data.in_file_units(x), labels, "test data", axes[0])
+        plots.points(data.in_file_units(samples), labels if y else None, "samples", axes[1])
         axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
+        return figure
+    return _draw_columns(data, x.flatten(1), samples.flatten(1))
+
+
+def _draw_columns(data: Dataset, x: Tensor, samples: Tensor) -> Figure:
+    if data.columns:
+        x, samples = data.in_file_units(x), data.in_file_units(samples)
+    columns = data.columns or [Column(f"x{i + 1}", "continuous") for i in range(x.shape[1])]
+    drawn = [i for i in range(x.shape[1]) if not x[:, i].isnan().all()][:MAX_DRAWN_COLUMNS]
+    rows = math.ceil(len(drawn) / COLUMNS_IN_A_ROW)
+    figure = Figure(figsize=(3.4 * COLUMNS_IN_A_ROW, 2.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS_IN_A_ROW, squeeze=False).ravel()
+    for one, i in zip(axes, drawn, strict=False):
+        whole = columns[i].kind in ("count", "binary", "category")
+        plots.column(x[:, i], samples[:, i], whole, columns[i].categories, columns[i].name, one)
+    for one in axes[len(drawn) :]:
+        one.set_axis_off()
     return figure
+
+
+def _white(data: Dataset) -> float:
+    """Returns the value of a pixel that is drawn at the end of the scale."""
+    return data.test_x.max().item() if data.kind == "count" else 1.0
+
+
+def _labels(data: Dataset) -> Tensor | None:
+    """Returns the labels of the test data that are drawn, or None if each datum has none or several."""
+    _, *labels = data.arguments("test")
+    fits = len(labels) == 1 and labels[0].dim() == 1
+    return labels[0][:MAX_DRAWN_POINTS] if fits else None
 
 
 def _draw_latent(run: Run) -> Figure:
@@ -75,8 +113,7 @@ def _draw_latent(run: Run) -> Figure:
     figure, axes = plots.figure_row(1)
     if len(busiest) == 1:
         means, busiest = torch.cat((means, torch.randn_like(means)), 1), [0, 1]
-    labels = run.data.arguments("test")[1][:MAX_DRAWN_POINTS]
-    plots.latent_space(means[:, busiest], labels, "posterior means, test data", axes[0])
+    plots.latent_space(means[:, busiest], _labels(run.data), "posterior means, test data", axes[0])
     axes[0].set(xlabel=f"$z_{{{busiest[0] + 1}}}$", ylabel=f"$z_{{{busiest[1] + 1}}}$")
     return figure
 
@@ -84,7 +121,8 @@ def _draw_latent(run: Run) -> Figure:
 def _draw_reconstructions(run: Run) -> Figure:
     args = on_device_of(run.vae.model, tuple(arg[:12] for arg in held_out_arguments(run.vae, run.data)))
     figure, axes = plots.figure_row(1, width=9.0, height=2.0)
-    plots.reconstructions(args[0], run.vae.reconstruct(*args), axes=axes[0])
+    white = _white(run.data)
+    plots.reconstructions(args[0] / white, run.vae.reconstruct(*args) / white, axes=axes[0])
     return figure
 
 

@@ -48,6 +48,7 @@ def measure(
     Returns:
         By name: `elbo`, `iwae_50`, `log_px` (importance sampling), `log_px_quadrature` (one or two latent dimensions),
         `log_px_enumeration` (codes of few bits) and `data_log_density` (if the data's own density is known).
+        `log_px_in_file_units` is `log_px` in the units of the file, if columns of a table were standardised.
         `*_standard_error` is the Monte Carlo error of the mean, `*_data_error` the standard error of the mean over
         data. `measure` says what `elbo` is: the ELBO, a cross-entropy bound for grey pixels under a Bernoulli, or the
         reconstruction of an autoencoder; the latter two have no log p(x). `active_units` and `collapse` tell what the
@@ -78,6 +79,10 @@ def measure(
             )
     result |= _entries("elbo", elbo)
     result |= _entries(f"iwae_{IWAE_PARTICLES}", iwae) | _entries("log_px", marginal)
+    standardised = marginal is not None and any(column.sd is not None for column in data.columns)
+    result["log_px_in_file_units"] = None
+    if marginal is not None and standardised:
+        result["log_px_in_file_units"] = data.log_px_in_file_units(marginal.log_px, x).mean().item()
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()
     result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "log_px_enumeration": None}

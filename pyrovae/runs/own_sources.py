@@ -1,0 +1,71 @@
+"""Where data of one's own come from, in a config: a file, a folder of images, or a function."""
+
+from pathlib import Path
+
+from pyrovae.common import require, require_choice
+from pyrovae.data import BINARIZE, DATASETS, KINDS
+from pyrovae.runs.config_fields import ConfigFields
+from pyrovae.runs.usual_settings import LIKELIHOODS
+
+NAMED_COLUMNS = (".csv", ".tsv", ".parquet")  # tables whose columns have names
+TABLE_FIELDS = ("columns", "label_column", "split_column", "kinds", "missing", "standardise")
+
+
+def is_own(dataset: str) -> bool:
+    """Returns whether a data set is one of the user's own, and not one that is known by its name."""
+    return dataset not in DATASETS
+
+
+def is_function(dataset: str) -> bool:
+    """Returns whether data of one's own are what a function returns, `module:function`, and no file."""
+    return ":" in dataset and not Path(dataset).exists()
+
+
+def short_name(dataset: str) -> str:
+    """Returns the name of a data set for folders and titles: that of its file without the ending."""
+    return Path(dataset).stem.replace(":", "-")
+
+
+def check_own(config: ConfigFields) -> None:
+    """Checks the fields of a config for data of one's own, whose path it makes absolute.
+
+    So the run finds its data again from any folder. That they are there is seen when they are read.
+    """
+    dataset = config.dataset
+    is_path = "/" in dataset or "\\" in dataset or Path(dataset).suffix != "" or Path(dataset).exists()
+    known = f"{', '.join(DATASETS)}, or a file, a folder of images or module:function"
+    require(bool(dataset) and (is_path or is_function(dataset)), f"dataset must be one of {known}; got {dataset!r}")
+    if not is_function(dataset):
+        object.__setattr__(config, "dataset", str(Path(dataset).absolute()))
+    if config.binarize is not None:
+        require_choice("binarize", config.binarize, BINARIZE)
+    if config.likelihood is not None:
+        require_choice("likelihood", config.likelihood, LIKELIHOODS)
+    if config.missing is not None:
+        require_choice("missing", config.missing, ("mask",))
+    kinds_of(config)
+
+
+def kinds_of(config: ConfigFields) -> dict[str, str] | str | None:
+    """Returns the kinds of columns as `load` takes them: by column, one for all, or None if all are guessed."""
+    if not config.kinds:
+        return None
+    if len(config.kinds) == 1 and "=" not in config.kinds[0]:
+        require_choice("kinds", config.kinds[0], KINDS)
+        return config.kinds[0]
+    found = {}
+    for text in config.kinds:
+        name, equals, kind = text.rpartition("=")
+        require(bool(equals), f"kinds must be column=kind, or one kind for all columns, got {text!r}")
+        require_choice("kinds", kind, KINDS)
+        found[name] = kind
+    return found
+
+
+def require_nothing_of_own(config: ConfigFields) -> None:
+    """Raises `InputError` if a field is given that is for data of one's own alone."""
+    usual = ConfigFields()
+    for name in (*TABLE_FIELDS, "image_size"):
+        value = getattr(config, name)
+        same = value == getattr(usual, name) or value == []
+        require(same, f"{name} is for data of your own, and {config.dataset} is built in; got {value!r}")
