@@ -31,6 +31,7 @@ from pyrovae.common.files import (
     write_atomically,
     write_text,
 )
+from pyrovae.common.inputs import as_arguments, as_dtype, as_tensor, has_numbers, is_array, parts_of
 from pyrovae.common.modes import evaluates, evaluation_mode
 from pyrovae.common.progress import progress_bar
 from pyrovae.common.rng import (
@@ -57,6 +58,9 @@ __all__ = [
     "Workers",
     "all_generator_states",
     "alone",
+    "as_arguments",
+    "as_dtype",
+    "as_tensor",
     "check_folder",
     "check_unwritten",
     "choose_device",
@@ -71,12 +75,15 @@ __all__ = [
     "fixed_generators",
     "flush_renames",
     "generator_states",
+    "has_numbers",
+    "is_array",
     "is_out_of_memory",
     "is_validation_error",
     "kept_generators",
     "local_seed",
     "process_group",
     "on_device_of",
+    "parts_of",
     "progress_bar",
     "require",
     "require_batch",

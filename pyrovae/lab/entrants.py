@@ -12,7 +12,7 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor, nn
 
 from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require
-from pyrovae.data import Dataset, moved
+from pyrovae.data import Dataset, moved, num_rows
 from pyrovae.evaluation import HeldOut, at_most, tensors_in
 from pyrovae.objectives import SHORTHANDS, resolve
 from pyrovae.programs import ProgramPair, Reading, gate
@@ -112,8 +112,8 @@ class TrainingPlan:
     @property
     def _steps_of_an_epoch(self) -> int:
         """The number of batches of an epoch; 0 if it is not known."""
-        if isinstance(self.data, Dataset | Tensor):
-            num_data = len(self.data.train_x) if isinstance(self.data, Dataset) else len(self.data)
+        num_data = num_rows(self.data)
+        if num_data is not None:
             return -(-num_data // self.setting("batch_size"))
         return 1 if self.data is None else len(self.data) if isinstance(self.data, Sized) else 0
 

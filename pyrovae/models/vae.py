@@ -13,6 +13,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae.common import (
+    as_dtype,
     evaluates,
     local_seed,
     require,
@@ -214,6 +215,16 @@ class VAE(Module):
         draws.
         """
         return self.decode(mean_of(self.encode(x, *y)), *y).mean
+
+    def convert_data(self, x: Tensor, *y: Tensor) -> tuple[Tensor, ...]:
+        """Returns a batch in the dtypes that the VAE takes: x in that of the parameters, y as its conditions have it.
+
+        `fit`, `log_marginal` and every other function that takes a VAE with its data calls it. Raises `InputError` if a
+        dtype would lose something: a large whole number, or digits of float64 that tell the data apart.
+        """
+        dtype, conditions = next(self.parameters()).dtype, self.encoder_features.conditions
+        converted = (condition.convert(value, dtype) for condition, value in zip(conditions, y, strict=False))
+        return as_dtype("x", x, dtype), *converted, *y[len(conditions) :]
 
     def check_data(self, x: Tensor, *y: Tensor) -> None:
         """Raises `InputError` if the VAE cannot be trained on this batch.

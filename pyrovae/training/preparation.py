@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae.common import derived_seed, require
-from pyrovae.data import Batch, Batches, Dataset, batches_of, first_batch, generators_of
+from pyrovae.data import Batch, Batches, Dataset, Rows, batches_of, first_batch, generators_of, whole_data
 from pyrovae.programs import AS_IT_COMES
 from pyrovae.training.beta_schedules import ScheduledBeta
 from pyrovae.training.checkpoints import Checkpoints
@@ -30,8 +30,9 @@ class TrainingData:
 
     Args:
         vae: the pair, by which the data are checked.
-        source: a data set, a tensor or an iterable of batches; None for a pair without arguments.
-        validation: a tensor or an iterable of batches to validate on; None takes the data set's own, if there are any.
+        source: a data set, data as a whole or an iterable of batches; None for a pair without arguments.
+        validation: data as a whole or an iterable of batches to validate on; None takes the data set's own, if there
+            are any.
         settings: give the size of a batch, and say whether validation data are needed.
         device: the device that batches are moved to.
     """
@@ -39,17 +40,17 @@ class TrainingData:
     def __init__(
         self,
         vae: object,
-        source: Dataset | Tensor | Iterable | None,
-        validation: Tensor | Iterable | None,
+        source: Any,
+        validation: Any,
         settings: FitSettings,
         device: torch.device,
     ) -> None:
-        self.source, self.validation = source, validation
-        self.train, self.held_out = batches_of(vae, source, validation, settings.batch_size, device)
+        self.source, self.validation = whole_data(vae, "data", source), whole_data(vae, "validation", validation)
+        self.train, self.held_out = batches_of(vae, self.source, self.validation, settings.batch_size, device)
         needed = settings.patience is not None
         require(not needed or self.held_out is not None, "patience needs validation data, got none")
         self.generators = generators_of(source)
-        self.validates_rows = validation is None or isinstance(validation, Tensor) or hasattr(vae, "check_data")
+        self.validates_rows = validation is None or isinstance(self.validation, Rows) or hasattr(vae, "check_data")
         """Whether a validation batch is made of rows, one for each datum, which are not so in any program's batches."""
 
     def digests(self, first: Batch) -> dict[str, str | None]:
@@ -66,7 +67,7 @@ class Training:
     """
 
     vae: Any
-    source: Dataset | Tensor | Iterable | None
+    source: Dataset | Rows | Iterable | None
     batches: Batches
     state: TrainingState
     objectives: dict[int, ELBO]
