@@ -1,7 +1,7 @@
 """Data sets in memory, and the batches of an epoch."""
 
 from pyrovae.data.arguments import Batch, is_spread, leaves_of, main_tensor, mapped, moved
-from pyrovae.data.batches import Batches, batches_of, first_batch, generators_of, scale_hint_of
+from pyrovae.data.batches import Batches, Epoch, batches_of, first_batch, generators_of, scale_hint_of
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.image_files import IMAGE_SETS
 from pyrovae.data.loading import DATASETS, NUM_CLASSES, load
@@ -13,6 +13,7 @@ __all__ = [
     "Batches",
     "DATASETS",
     "Dataset",
+    "Epoch",
     "IMAGE_SETS",
     "NUM_CLASSES",
     "batches_of",
