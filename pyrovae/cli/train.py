@@ -67,8 +67,9 @@ def show_data(run: Run) -> None:
     """Prints what data of one's own were taken for, before they are trained on."""
     data = run.data
     if is_own(run.config.dataset):
-        sizes = f"{len(data.train_x):,} data to train on, {len(data.validation_x):,} to validate, {len(data.test_x):,} to test"
-        print(f"{data.name}: {sizes}; each of shape {data.event_shape}, {run.config.likelihood} likelihood\n")
+        train, validation, test = (f"{len(x):,}" for x in (data.train_x, data.validation_x, data.test_x))
+        print(f"{data.name}: {train} data to train on, {validation} to validate on, {test} to test on", end="; ")
+        print(f"likelihood {run.config.likelihood}, network {run.config.network}\n")
         if data.columns:
             print(f"{columns_table(data)}\n", flush=True)
 

@@ -3,6 +3,7 @@
 from pyrovae.data.arguments import Batch, is_spread, leaves_of, main_tensor, mapped, moved
 from pyrovae.data.batches import (
     Batches,
+    Epoch,
     Rows,
     batches_of,
     first_batch,
@@ -11,10 +12,10 @@ from pyrovae.data.batches import (
     scale_hint_of,
     whole_data,
 )
-from pyrovae.data.columns import Column
-from pyrovae.data.dataset import Dataset
+from pyrovae.data.columns import KINDS, Column
+from pyrovae.data.dataset import SPLITS, Dataset
 from pyrovae.data.loading import load
-from pyrovae.data.named_sets import DATASETS, IMAGE_SETS, NUM_CLASSES
+from pyrovae.data.named_sets import DATASETS, IMAGE_SETS, IN_COLOUR, NUM_CLASSES
 from pyrovae.data.pixels import BINARIZE
 
 __all__ = [
@@ -24,9 +25,13 @@ __all__ = [
     "Column",
     "DATASETS",
     "Dataset",
+    "Epoch",
     "IMAGE_SETS",
+    "IN_COLOUR",
+    "KINDS",
     "NUM_CLASSES",
     "Rows",
+    "SPLITS",
     "batches_of",
     "first_batch",
     "generators_of",

@@ -19,14 +19,14 @@ class DataFields:
     """What is modelled."""
 
     dataset: str = "ring"
-    """ring, four_clusters, pinwheel; mnist, fashion_mnist, kmnist, omniglot, cifar10, svhn, digits; or data of your own:
-    a table (.csv, .tsv, .parquet), arrays (.npy, .npz, .pt), a folder of images, or module:function, which returns a
-    Dataset"""
+    """ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist, omniglot, cifar10, svhn, digits; or data of your
+    own: a table (.csv, .tsv, .parquet), arrays (.npy, .npz, .pt), a folder of images, or module:function, which returns
+    a Dataset"""
     data_root: str | None = None
     """folder of the image sets (default: $PYROVAE_DATA, else ./data)"""
     binarize: str | None = None
-    """what becomes of the levels of images: none, dequantise, static or dynamic (default: dynamic for grey sets by name,
-    none for images in colour and for your own)"""
+    """what becomes of the levels of images: none, dequantise, static or dynamic (default: dynamic for grey sets by
+    name, none for images in colour and for your own)"""
     columns: tuple[str, ...] = ()
     """of a table, those to model (default: all but the label column and the split column)"""
     label_column: str | None = None

@@ -1,4 +1,4 @@
-"""Data of one's own in a run: what a model must know of them, the usual settings, and whether they are still the same."""
+"""Data of one's own in a run: what a model must know of them, their usual settings, whether they are still the same."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyrovae.common import InputError, require, shown
-from pyrovae.data import Column, Dataset
+from pyrovae.data import SPLITS, Column, Dataset
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.own_sources import NAMED_COLUMNS, is_function, is_own
 from pyrovae.runs.usual_settings import require_likelihood, usual_settings
 from pyrovae.training import digest
 
 Config = TypeVar("Config", bound=ConfigFields)
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from tabulate import tabulate
 from pyrovae.common import check_unwritten
 from pyrovae.evaluation import Evaluation
 from pyrovae.runs.figures import draw_estimates, save_figures
-from pyrovae.runs.run import Run
 from pyrovae.runs.own_sources import short_name
+from pyrovae.runs.run import Run
 from pyrovae.runs.tables import columns_table, results_table
 
 EVALUATION_FILES, ESTIMATES_FILES = ("evaluation.json", "report.md"), ("estimates.json", "estimates.md")

@@ -23,6 +23,7 @@ def fit(
     data: Dataset | Tensor | Iterable | None,
     *,
     epochs: int,
+    steps_per_epoch: int | None = None,
     objective: str | ELBO | Mapping[int, str | ELBO] = "elbo",
     num_particles: int | None = None,
     alpha: float | None = None,
@@ -71,7 +72,10 @@ def fit(
             are the arguments of model and guide; anything else, such as a tensor, a dict or a `PackedSequence`, is one
             argument. A pair is given no more arguments than it takes, and a conditional VAE as many y as it has
             conditions. None is for programs without arguments, and makes one step an epoch.
-        epochs: the number of passes through the data.
+        epochs: the number of passes through the data, or of sets of `steps_per_epoch` steps.
+        steps_per_epoch: the number of steps of an epoch, for data that never end, such as a generator or an
+            `IterableDataset`: the batches go on from one epoch to the next, and begin again where they end. None takes
+            one pass through the data an epoch.
         objective: a name, also with settings, as in `"dreg(num_particles=64)"` (see `pv.objectives.from_text`), or a
             `pyro.infer.ELBO`. Or several, each used from an epoch on: `{1: "elbo", 51: "iwae(num_particles=50)"}`; the
             optimiser and its schedule go on.
@@ -142,6 +146,7 @@ def fit(
         patience=patience,
         nonfinite=nonfinite,
         seed=seed,
+        steps_per_epoch=steps_per_epoch,
     )
     settings.check(vae, checkpoints)
     device = choose_device(device)

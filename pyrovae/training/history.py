@@ -57,7 +57,8 @@ class Position:
     """The place in a training: in `epoch`, `step` batches are done, with sums over their `count` data.
 
     `total` is the sum of the losses, `skipped` the number of steps left out, `seconds` the time spent in the epoch, and
-    `done` says that no epoch is left.
+    `done` says that no epoch is left. Where an epoch is a number of steps, the present pass through the data has given
+    `in_pass` batches.
     """
 
     epoch: int = 1
@@ -67,3 +68,4 @@ class Position:
     skipped: int = 0
     seconds: float = 0.0
     done: bool = False
+    in_pass: int = 0

@@ -60,8 +60,11 @@ class Saver:
             return False
         assert self.checkpoints is not None  # it has just been read
         state.restore(saved, f"the checkpoint in {self.checkpoints.folder}", self.checkpoints.repeated)
+        stopping, epochs = state.early_stopping, len(state.history.epoch)
+        why = f"; patience {stopping.patience} ended it after epoch {epochs}, and a larger one goes on"
+        why = why if stopping.has_run_out else ""
         if state.position.done and self.workers.is_first and not self.checkpoints.repeated:
-            warn(f"the training in {self.checkpoints.folder} had ended: it was loaded, and nothing was trained")
+            warn(f"the training in {self.checkpoints.folder} had ended: it was loaded, and nothing was trained{why}")
         return state.position.done
 
     def is_due_after_epoch(self) -> bool:
