@@ -1,4 +1,4 @@
-"""Families of likelihoods p(x|z), from a decoder's output to a Pyro distribution over events."""
+"""Likelihoods of pixels: bits, levels, and numbers between 0 and 1."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,46 +6,10 @@ from collections.abc import Callable, Sequence
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from pyrovae.common import InputError, require_number
+from pyrovae.common import require_number
 from pyrovae.models import pixel_distributions
-from pyrovae.models.gaussian_distributions import IsotropicNormal
-from pyrovae.models.param_store import Module
-
-
-class Likelihood(Module):
-    """The base class of likelihoods: a subclass defines `forward`, from the decoder's output to p(x|z).
-
-    `likelihood(outputs, event_dim)` returns a distribution whose `event_dim` rightmost dimensions are an event. A VAE
-    started from the mean of the data also needs `output_bias`.
-
-    Example:
-        >>> class Laplace(pv.Likelihood):
-        ...     def forward(self, outputs, event_dim):
-        ...         return pyro.distributions.Laplace(outputs, 0.5).to_event(event_dim)
-        >>> vae = pv.VAE((3,), latent_dim=2, hidden=(8,), likelihood=Laplace())
-        >>> vae.sample(5).shape
-        torch.Size([5, 3])
-    """
-
-    def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
-        """Returns the shape of the decoder's output for one event of shape `event_shape`."""
-        return tuple(event_shape)
-
-    def output_bias(self, mean: Tensor) -> Tensor:
-        """Returns the decoder's output, `output_shape`, for which p(x|z) has the mean `mean`, `event_shape`."""
-        raise NotImplementedError
-
-    def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
-        raise NotImplementedError
-
-    def check(self, x: Tensor) -> None:
-        """Raises `InputError` unless this family can be trained on every element of `x`; all of them are finite."""
-
-    def has_density(self, x: Tensor) -> bool:
-        """Returns whether p(x|z) is a density or a mass at this `x`; if it is neither, there is no log p(x)."""
-        return True
+from pyrovae.models.likelihoods.base import Likelihood, require_all
 
 
 class Bernoulli(Likelihood):
@@ -79,10 +43,10 @@ class Bernoulli(Likelihood):
 
     def check(self, x: Tensor) -> None:
         if self.allow_grey:
-            _require_all((x >= 0) & (x <= 1), x, "x must lie in [0, 1]")
+            require_all((x >= 0) & (x <= 1), x, "x must lie in [0, 1]")
         else:
             hint = "; binarize it, or say Bernoulli(allow_grey=True)"
-            _require_all((x == 0) | (x == 1), x, "x must be 0 or 1 under Bernoulli", hint)
+            require_all((x == 0) | (x == 1), x, "x must be 0 or 1 under Bernoulli", hint)
 
     def has_density(self, x: Tensor) -> bool:
         return bool(((x == 0) | (x == 1)).all())
@@ -109,83 +73,7 @@ class ContinuousBernoulli(Likelihood):
         return pixel_distributions.ContinuousBernoulli(outputs).to_event(event_dim)
 
     def check(self, x: Tensor) -> None:
-        _require_all((x >= 0) & (x <= 1), x, "x must lie in [0, 1]")
-
-
-class Gaussian(Likelihood):
-    """The Gaussian likelihood, x_i ~ N(outputs_i, scale^2), with one standard deviation for all coordinates.
-
-    Args:
-        scale: The standard deviation, in the units of x.
-        learn_scale: True makes the logarithm of the scale a parameter, which starts at log(`scale`).
-
-    Raises:
-        InputError: If `scale` is not a positive number.
-
-    Example:
-        >>> p = pv.Gaussian(0.5)(torch.tensor([1.0, 2.0]), event_dim=1)
-        >>> p.mean, p.stddev
-        (tensor([1., 2.]), tensor([0.5000, 0.5000]))
-    """
-
-    def __init__(self, scale: float, learn_scale: bool = False) -> None:
-        super().__init__()
-        require_number("scale", scale, above=0)
-        log_scale = torch.tensor(math.log(scale))
-        if learn_scale:
-            self.log_scale = nn.Parameter(log_scale)
-        else:
-            self.register_buffer("log_scale", log_scale)
-
-    @property
-    def scale(self) -> Tensor:
-        return self.log_scale.exp()
-
-    def output_bias(self, mean: Tensor) -> Tensor:
-        return mean
-
-    def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
-        return IsotropicNormal(outputs, self.log_scale).to_event(event_dim)
-
-
-class HeteroscedasticGaussian(Likelihood):
-    """The Gaussian likelihood with a predicted scale, x_i ~ N(loc_i, scale_i^2).
-
-        scale_i = min_scale + softplus(raw_scale_i)
-
-    The decoder's output is `(loc, raw_scale)`, `(2, *event_shape)`. The floor is necessary: if a coordinate is constant
-    in the data, as on the border of an image, the density grows without bound as the scale vanishes, and so does the
-    ELBO.
-
-    Args:
-        min_scale: The floor of the standard deviation, in the units of x.
-
-    Raises:
-        InputError: If `min_scale` is not a positive number.
-
-    Example:
-        >>> likelihood = pv.HeteroscedasticGaussian(min_scale=0.1)
-        >>> likelihood.output_shape((1, 28, 28))
-        (2, 1, 28, 28)
-        >>> p = likelihood(torch.tensor([[1.0, 2.0], [-1e3, -1e3]]), event_dim=1)
-        >>> p.mean, p.stddev
-        (tensor([1., 2.]), tensor([0.1000, 0.1000]))
-    """
-
-    def __init__(self, min_scale: float) -> None:
-        super().__init__()
-        require_number("min_scale", min_scale, above=0)
-        self.min_scale = min_scale
-
-    def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
-        return (2, *event_shape)
-
-    def output_bias(self, mean: Tensor) -> Tensor:
-        return torch.stack((mean, torch.zeros_like(mean)))
-
-    def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
-        loc, raw_scale = outputs.unbind(-event_dim - 1)
-        return dist.Normal(loc, self.min_scale + softplus(raw_scale)).to_event(event_dim)
+        require_all((x >= 0) & (x <= 1), x, "x must lie in [0, 1]")
 
 
 class Categorical(Likelihood):
@@ -261,16 +149,9 @@ class DiscretizedLogistic(Likelihood):
         _require_levels(x)
 
 
-def _require_all(good: Tensor, x: Tensor, rule: str, hint: str = "") -> None:
-    """Raises `InputError` with the first element of `x` that is not `good`, and its index."""
-    if not good.all():
-        index = tuple((~good).nonzero()[0].tolist())
-        raise InputError(f"{rule}, got {x[index].item():g} at index {index}{hint}")
-
-
 def _require_levels(x: Tensor) -> None:
     good = pixel_distributions.CategoricalLevels(torch.zeros(256, device=x.device)).support.check(x)
-    _require_all(good, x, "x must be one of the 256 grey levels k / 255")
+    require_all(good, x, "x must be one of the 256 grey levels k / 255")
 
 
 def _invert(increasing: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
