@@ -9,13 +9,15 @@ from pyrovae.common import check_unwritten, choose_device
 from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
 from pyrovae.runs import first_test_data, load_run
 
+USUAL_NUM_DATA = 128
+
 
 def compare_objectives(
     folder: Annotated[Path, tyro.conf.Positional],
     objectives: tuple[str, ...] = ("elbo", "iwae", "dreg"),
     num_particles: tuple[int, ...] = (1, 8, 64),
     repeats: int = 100,
-    num_data: int = 128,
+    num_data: int | None = None,
     max_seconds: float | None = None,
     compile: bool = True,
     data_root: str | None = None,
@@ -31,7 +33,7 @@ def compare_objectives(
         objectives: names, or "name(setting=value, ...)"
         num_particles: draws of z per datum; every objective is measured with each number
         repeats: independent gradients of each
-        num_data: a gradient is the mean over the first so many test data
+        num_data: a gradient is the mean over the first so many test data (default: 128, or all if there are fewer)
         max_seconds: begin no more repeats after this time, and compile no more steps; keep what is done
         compile: time compiled steps, too
         data_root: folder of the image sets, if they have moved since the training
@@ -43,6 +45,7 @@ def compare_objectives(
     run = load_run(folder, data_root, dataset)
     check_unwritten(run.folder, overwrite, COMPARISON_FILES)
     run.vae.to(choose_device(device))
+    num_data = min(USUAL_NUM_DATA, len(run.data.test_x)) if num_data is None else num_data
     args = first_test_data(run.vae, run.data, num_data)
     comparison = compare(
         run.vae.model,

@@ -20,8 +20,8 @@ def column(
 ) -> Axes:
     """Draws how often each value of a column of a table is found in the data, and in samples of a model.
 
-    Real numbers get two histograms with the same bins, which span 99% of the data. Whole numbers of at most 30 values
-    get two bars each.
+    Real numbers get two histograms with the same bins, which span 99% of the data. Whole numbers get two bars each if
+    they span at most 30 values.
 
     Args:
         data: The column's values in the data, `(num_data,)`. NaN is a missing cell and is left out.
@@ -52,10 +52,11 @@ def column(
             axes.set_xticks(values, [categories[int(value)] for value in values], rotation=30, ha="right")
         axes.set_ylabel("share")
     else:
-        bins = np.linspace(low, high if high > low else low + 1, MOST_BARS + 1)
+        num_bins = min(MOST_BARS, max(5, int(2 * len(data) ** 0.5)))
+        bins = np.linspace(low, high if high > low else low + 1, num_bins + 1).tolist()
         for found, name in ((data, "data"), (samples, "samples")):
             axes.hist(found, bins, density=True, histtype="step", label=name)
         axes.set_ylabel("density")
     axes.set_title(title)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(fontsize="small", framealpha=0.7, edgecolor="none")
     return axes

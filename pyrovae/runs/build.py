@@ -32,6 +32,7 @@ from pyrovae.runs.own_data import DataLayout
 from pyrovae.runs.own_sources import NAMED_COLUMNS, is_function, is_own, kinds_of
 from pyrovae.runs.usual_settings import COLUMNS, NUM_LEVELS
 
+STUDENT_DF = 4.0  # degrees of freedom: few enough for outliers, and a variance that exists
 LIKELIHOOD_MAKERS: dict[str, Callable[[RunConfig], Likelihood]] = {
     "bernoulli": lambda config: Bernoulli(),
     "bernoulli_grey": lambda config: Bernoulli(allow_grey=True),
@@ -41,7 +42,7 @@ LIKELIHOOD_MAKERS: dict[str, Callable[[RunConfig], Likelihood]] = {
     "gaussian_predicted": lambda config: HeteroscedasticGaussian(min_scale=config.scale),
     "categorical": lambda config: Categorical(NUM_LEVELS.get(config.dataset, 256)),
     "discretized_logistic": lambda config: DiscretizedLogistic(config.scale),
-    "student_t": lambda config: StudentT(config.scale, learn_scale=True),
+    "student_t": lambda config: StudentT(STUDENT_DF, config.scale, learn_scale=True),
     "poisson": lambda config: Poisson(),
     "negative_binomial": lambda config: NegativeBinomial(),
     "zero_inflated_negative_binomial": lambda config: ZeroInflatedNegativeBinomial(),
@@ -102,7 +103,7 @@ def unseeded_vae(
         prior=_prior_of(config, event_shape, data),
         beta=config.beta,
         data_mean=data.train_mean if data is not None and config.network == "mlp" else None,
-        missing=config.missing,
+        **({} if config.missing is None else {"missing": config.missing}),
     )
 
 

@@ -74,8 +74,8 @@ class ModelFields:
     """condition model and guide on the labels"""
     likelihood: str | None = None
     """bernoulli, bernoulli_grey (a cross-entropy), continuous_bernoulli, gaussian, gaussian_learned,
-    gaussian_predicted, student_t, categorical, discretized_logistic, poisson, negative_binomial,
-    zero_inflated_negative_binomial, or columns (each column of a table the family of its kind) (default: the usual one
+    gaussian_predicted, student_t (4 degrees of freedom), categorical, discretized_logistic, poisson, negative_binomial,
+    zero_inflated_negative_binomial, or columns (each column of a table the family of its kind; default: the usual one
     for the data)"""
     scale: float = 0.3
     """standard deviation of a gaussian likelihood: its start if it is learned, its floor if it is predicted"""

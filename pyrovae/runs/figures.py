@@ -17,6 +17,7 @@ from pyrovae.runs.run import Run
 
 MAX_DRAWN_POINTS = 5_000
 MAX_DRAWN_COLUMNS, COLUMNS_IN_A_ROW = 24, 4
+FEWEST_SAMPLES = 1_000  # beside the few test data that a table may have
 
 
 @torch.no_grad()
@@ -66,7 +67,7 @@ def draw_samples(run: Run) -> Figure:
         plots.image_grid(x / white, 8, "test data", axes[0])
         plots.image_grid(vae.sample(len(x), y, mean=True) / white, 8, "decoded means of prior draws", axes[1])
         return figure
-    samples = vae.sample(len(x), y)
+    samples = vae.sample(len(x) if y else max(len(x), FEWEST_SAMPLES), y)
     if vae.event_shape == (2,) and data.kind == "real" and not x.isnan().any():
         labels = _labels(data)
         figure, axes = plots.figure_row(2)
@@ -82,9 +83,10 @@ def _draw_columns(data: Dataset, x: Tensor, samples: Tensor) -> Figure:
         x, samples = data.in_file_units(x), data.in_file_units(samples)
     columns = data.columns or [Column(f"x{i + 1}", "continuous") for i in range(x.shape[1])]
     drawn = [i for i in range(x.shape[1]) if not x[:, i].isnan().all()][:MAX_DRAWN_COLUMNS]
-    rows = math.ceil(len(drawn) / COLUMNS_IN_A_ROW)
-    figure = Figure(figsize=(3.4 * COLUMNS_IN_A_ROW, 2.8 * rows), layout="constrained")
-    axes = figure.subplots(rows, COLUMNS_IN_A_ROW, squeeze=False).ravel()
+    in_a_row = min(len(drawn), COLUMNS_IN_A_ROW)
+    rows = math.ceil(len(drawn) / in_a_row)
+    figure = Figure(figsize=(3.4 * in_a_row, 2.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, in_a_row, squeeze=False).ravel()
     for one, i in zip(axes, drawn, strict=False):
         whole = columns[i].kind in ("count", "binary", "category")
         plots.column(x[:, i], samples[:, i], whole, columns[i].categories, columns[i].name, one)

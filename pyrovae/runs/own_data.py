@@ -60,7 +60,7 @@ def with_usual_settings(config: Config, data: Dataset) -> Config:
         return config
     kind, are_images = {"real": "points"}.get(data.kind, data.kind), len(data.event_shape) == 3
     usual = usual_settings(kind, config.network, are_images, has_density=True)
-    values = {name: value for name, value in usual.items() if getattr(config, name) is None}
+    values: dict[str, Any] = {name: value for name, value in usual.items() if getattr(config, name) is None}
     if not is_function(config.dataset):
         values |= _as_read(config.dataset, data)
     require_likelihood(values.get("likelihood", config.likelihood), kind, has_columns=bool(data.columns))

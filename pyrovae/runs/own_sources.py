@@ -1,8 +1,9 @@
 """Where data of one's own come from, in a config: a file, a folder of images, or a function."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
-from pyrovae.common import require, require_choice
+from pyrovae.common import require, require_choice, shown
 from pyrovae.data import BINARIZE, DATASETS, KINDS
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.usual_settings import LIKELIHOODS
@@ -18,7 +19,7 @@ def is_own(dataset: str) -> bool:
 
 def is_function(dataset: str) -> bool:
     """Returns whether data of one's own are what a function returns, `module:function`, and no file."""
-    return ":" in dataset and not Path(dataset).exists()
+    return ":" in dataset and not _exists(dataset)
 
 
 def short_name(dataset: str) -> str:
@@ -32,9 +33,12 @@ def check_own(config: ConfigFields) -> None:
     So the run finds its data again from any folder. That they are there is seen when they are read.
     """
     dataset = config.dataset
-    is_path = "/" in dataset or "\\" in dataset or Path(dataset).suffix != "" or Path(dataset).exists()
+    is_path = "/" in dataset or "\\" in dataset or Path(dataset).suffix != "" or _exists(dataset)
     known = f"{', '.join(DATASETS)}, or a file, a folder of images or module:function"
-    require(bool(dataset) and (is_path or is_function(dataset)), f"dataset must be one of {known}; got {dataset!r}")
+    close = get_close_matches(dataset, DATASETS, 1)
+    hint = f": did you mean {close[0]}?" if close else ""
+    is_known = bool(dataset) and (is_path or is_function(dataset))
+    require(is_known, f"dataset must be one of {known}; got {shown(dataset)}{hint}")
     if not is_function(dataset):
         object.__setattr__(config, "dataset", str(Path(dataset).absolute()))
     if config.binarize is not None:
@@ -69,3 +73,10 @@ def require_nothing_of_own(config: ConfigFields) -> None:
         value = getattr(config, name)
         same = value == getattr(usual, name) or value == []
         require(same, f"{name} is for data of your own, and {config.dataset} is built in; got {value!r}")
+
+
+def _exists(dataset: str) -> bool:
+    try:
+        return Path(dataset).exists()
+    except OSError:  # the name is too long, for example
+        return False

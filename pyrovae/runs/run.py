@@ -213,7 +213,7 @@ def _check_same(config: RunConfig, begun: RunConfig, folder: Path) -> None:
     """Raises `InputError` unless `config` is what the run in `folder` was begun with."""
     for name, was in begun.to_dict().items():
         now = config.to_dict()[name]
-        if name == "dataset" and is_own(was) and is_own(now):  # it may have moved; its values are compared later
+        if name == "dataset" and is_own(str(was)) and is_own(str(now)):  # it may have moved: `fit` looks at its values
             continue
         require(was == now, f"the run in {folder} was begun with {name} {was!r}, and {name} is now {now!r}")
 
