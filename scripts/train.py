@@ -2,6 +2,7 @@
 
 python scripts/train.py --dataset mnist --data-root ../shared/data --epochs 10 --out runs/mnist
 python scripts/train.py --out runs/mnist --resume
+python scripts/train.py --out runs/mnist --resume --epochs 20
 torchrun --nproc-per-node=2 scripts/train.py --dataset mnist --out runs/mnist
 """
 
@@ -33,7 +34,8 @@ def main(
     Args:
         config_file: a run's config.json, whose values replace the defaults, to repeat that run
         out: folder of the run, new or empty (default: runs/DATASET-OBJECTIVE-seedSEED)
-        resume: continue the interrupted run in OUT, to the bit; its config.json replaces the defaults
+        resume: continue the interrupted run in OUT, to the bit; its config.json replaces the defaults, and
+            more --epochs than before train it for longer
         checkpoint_minutes: time between two checkpoints
         checkpoint_epochs: write a checkpoint after every so many epochs as well
         tensorboard: write scalars and samples for TensorBoard into OUT/tensorboard

@@ -14,6 +14,7 @@ from pyrovae.runs.config import RunConfig
 from pyrovae.training import LOCK, Checkpoints, History, check_fits, fit
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
+LENGTH = ("epochs", "patience")  # a resumed run may have more of them, which `fit` checks
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def train_run(
     Args:
         config: everything that decides what is computed
         folder: new or empty, unless the run is resumed
-        resume: continue a run that was interrupted, to the bit; a run that was never begun begins
+        resume: continue a run that was interrupted, to the bit; a run that was never begun begins; with
+            more epochs than before a run goes on for longer, as if it had been begun with them, if its schedules are
+            constant, and with more patience also if it had stopped early
         checkpoint_minutes: time between two checkpoints
         checkpoint_epochs: epochs between two checkpoints, in addition (default: by the clock alone)
         progress: show a progress bar (default: on a terminal)
@@ -185,10 +188,11 @@ def require_new_folder(folder: Path) -> None:
 
 
 def _check_same(config: RunConfig, begun: RunConfig, folder: Path) -> None:
-    """Raises `InputError` unless `config` is what the run in `folder` was begun with."""
+    """Raises `InputError` unless `config` is what the run in `folder` was begun with, as far as `fit` will not tell."""
     for name, was in begun.to_dict().items():
         now = config.to_dict()[name]
-        require(was == now, f"the run in {folder} was begun with {name} {was!r}, and {name} is now {now!r}")
+        same = was == now or name in LENGTH
+        require(same, f"the run in {folder} was begun with {name} {was!r}, and {name} is now {now!r}")
 
 
 def _line(record: dict[str, float | None]) -> str:
