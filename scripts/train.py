@@ -2,6 +2,7 @@
 
 python scripts/train.py --dataset mnist --data-root ../shared/data --epochs 10 --out runs/mnist
 python scripts/train.py --out runs/mnist --resume
+python scripts/train.py --out runs/mnist --resume --epochs 20
 torchrun --nproc-per-node=2 scripts/train.py --dataset mnist --out runs/mnist
 
 The code is in `pyrovae/cli/train.py`.

@@ -33,7 +33,8 @@ class RunFlags:
     out: str | None = None
     """folder of the run, new or empty (default: runs/DATASET-OBJECTIVE-seedSEED)"""
     resume: bool = False
-    """continue the interrupted run in OUT, to the bit; its config.json replaces the defaults"""
+    """continue the interrupted run in OUT, to the bit; its config.json replaces the defaults, and more --epochs than
+    before train it for longer"""
     checkpoint_minutes: float = 1.0
     """time between two checkpoints"""
     checkpoint_epochs: int | None = None

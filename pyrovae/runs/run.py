@@ -16,6 +16,7 @@ from pyrovae.runs.own_sources import is_own
 from pyrovae.training import LOCK, Checkpoints, History, check_fits, fit
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
+LENGTH = ("epochs", "patience")  # a resumed run may have more of them, which `fit` checks
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def train_run(
     Args:
         config: everything that decides what is computed
         folder: new or empty, unless the run is resumed
-        resume: continue a run that was interrupted, to the bit; a run that was never begun begins
+        resume: continue a run that was interrupted, to the bit; a run that was never begun begins; with
+            more epochs than before a run goes on for longer, as if it had been begun with them, if its schedules are
+            constant, and with more patience also if it had stopped early
         checkpoint_minutes: time between two checkpoints
         checkpoint_epochs: epochs between two checkpoints, in addition (default: by the clock alone)
         progress: show a progress bar (default: on a terminal)
@@ -210,12 +213,12 @@ def _load_same_data(config: RunConfig, told: dict | None) -> Dataset:
 
 
 def _check_same(config: RunConfig, begun: RunConfig, folder: Path) -> None:
-    """Raises `InputError` unless `config` is what the run in `folder` was begun with."""
+    """Raises `InputError` unless `config` is what the run in `folder` was begun with, as far as `fit` will not tell."""
     for name, was in begun.to_dict().items():
         now = config.to_dict()[name]
-        if name == "dataset" and is_own(str(was)) and is_own(str(now)):  # it may have moved: `fit` looks at its values
-            continue
-        require(was == now, f"the run in {folder} was begun with {name} {was!r}, and {name} is now {now!r}")
+        has_moved = name == "dataset" and is_own(str(was)) and is_own(str(now))  # `fit` looks at the values
+        same = was == now or name in LENGTH or has_moved
+        require(same, f"the run in {folder} was begun with {name} {was!r}, and {name} is now {now!r}")
 
 
 def _line(record: dict[str, float | None]) -> str:

@@ -46,7 +46,8 @@ def _check_length(where: str, was: int, given: FitSettings, position: Position) 
     """Raises `InputError` if the training cannot have another number of epochs than it was begun with."""
     epochs, done = given.epochs, position.epoch - 1
     begun = f" and a part of epoch {position.epoch}" if position.step else ""
-    require(epochs >= done + bool(begun), f"{where} has done {done} epochs{begun}: epochs must be more, got {epochs}")
+    least = done + bool(begun)
+    require(epochs >= least, f"{where} has done {done} epochs{begun}: epochs must be >= {least}, got {epochs}")
     scheduled = {
         "schedule": given.schedule == "cosine",
         "beta_schedule": given.beta_factor is not beta_schedules.constant,

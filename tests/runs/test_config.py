@@ -210,7 +210,7 @@ def test_a_config_does_not_change():
 # Any table ------------------------------------------------------------------------------------------------------------
 
 GOOD = {
-    "dataset": ["ring", "four_clusters", "pinwheel", "mnist", "kmnist", "digits", "cifar10", "/data/a.csv", "module:make"],
+    "dataset": ["ring", "four_clusters", "pinwheel", "mnist", "digits", "cifar10", "/data/a.csv", "module:make"],
     "data_root": [None, "data"],
     "binarize": [None, "none", "static", "dynamic", "dequantise"],
     "columns": [[], ["age", "town"]],

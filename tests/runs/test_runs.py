@@ -92,6 +92,25 @@ def test_a_run_that_is_broken_off_goes_on_from_its_folder(tmp_path, monkeypatch)
         train_run(replace(config, lr=0.5), tmp_path / "run", resume=True)
 
 
+def test_a_run_that_ended_goes_on_for_longer_and_more_patience_lets_it(tmp_path):
+    config = pv.RunConfig(**{**SMALL, "epochs": 6, "lr": 0.5, "patience": 1})  # so large a rate soon makes things worse
+    early = train_run(config, tmp_path / "run")
+    assert len(early.history.epoch) < 6
+    whole = train_run(replace(config, patience=9, epochs=8), tmp_path / "whole")
+    with pytest.warns(UserWarning, match="nothing was trained; patience 1 ended it after epoch"):
+        train_run(replace(config, epochs=8), tmp_path / "run", resume=True)
+    run = train_run(replace(config, patience=9, epochs=8), tmp_path / "run", resume=True)
+    assert run.history.loss == whole.history.loss
+    assert pv.load_run(tmp_path / "run").config == whole.config
+    with pytest.raises(
+        pv.InputError, match="on which its schedule depends: for 3 take schedule 'constant' from the st"
+    ):
+        cosine = pv.RunConfig(**SMALL, schedule="cosine")
+        train_run(cosine, tmp_path / "cosine")
+        train_run(replace(cosine, epochs=3), tmp_path / "cosine", resume=True)
+    assert pv.RunConfig.load(tmp_path / "cosine/config.json").epochs == 2
+
+
 def test_a_run_that_was_not_begun_begins_and_one_without_an_epoch_cannot_be_looked_at(tmp_path):
     config = pv.RunConfig(**SMALL)
     run = train_run(config, tmp_path / "new", resume=True)

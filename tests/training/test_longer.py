@@ -64,10 +64,10 @@ def test_an_interrupted_training_is_cut_short_to_the_bit(tmp_path):
     whole = train(case, tmp_path / "whole", epochs=4)
     with pytest.raises(Killed):
         train(case, tmp_path / "run", dies_after(10), epochs=9)
-    said = "has done 2 epochs and a part of epoch 3: epochs must be more, got 2"
+    said = "has done 2 epochs and a part of epoch 3: epochs must be >= 3, got 2"
     assert said in refusal(train, case, tmp_path / "run", epochs=2)
     assert_same(train(case, tmp_path / "run", epochs=4), whole)
-    assert "has done 4 epochs: epochs must be more, got 3" in refusal(train, case, tmp_path / "run", epochs=3)
+    assert "has done 4 epochs: epochs must be >= 4, got 3" in refusal(train, case, tmp_path / "run", epochs=3)
 
 
 def test_an_objective_may_come_later_and_none_may_change(tmp_path):
