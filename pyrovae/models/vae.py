@@ -23,12 +23,12 @@ from pyrovae.common import (
     require_finite,
     require_number,
 )
-from pyrovae.models.conditions import Condition, Features
+from pyrovae.models.conditions import Condition, Features, SizeFactor
 from pyrovae.models.likelihoods import Likelihood
 from pyrovae.models.networks import NETWORKS
 from pyrovae.models.param_store import Module, unique_name
 from pyrovae.models.posteriors import POSTERIORS, Posterior
-from pyrovae.models.priors import PRIORS, Prior
+from pyrovae.models.priors import PRIORS, Prior, Vamp
 
 
 class VAE(Module):
@@ -99,7 +99,12 @@ class VAE(Module):
         require_choice("network", network, NETWORKS)
         posterior = _posterior_of(posterior, latent_dim)
         prior = _prior_of(prior, posterior)
+        if isinstance(prior, Vamp):  # its pseudo-inputs are any real numbers, of which some have no logarithm
+            name, zeros = type(likelihood).__name__, torch.zeros(1, *event_shape)
+            as_it_is = likelihood.encoder_input(zeros, len(event_shape)) is zeros
+            require(as_it_is, f"prior vamp needs a likelihood whose encoder sees x as it is, got {name}")
         conditions = _conditions_of(condition)
+        _check_sizes(conditions, likelihood)
         self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
         self.posterior_family, self.prior_family = copy.deepcopy(posterior), copy.deepcopy(prior)
         self.num_conditions = len(conditions)
@@ -112,7 +117,8 @@ class VAE(Module):
                 reset()
         encoder, decoder = NETWORKS[network]
         settings = {"activation": activation, "num_features": self.encoder_features.num_features}
-        self.encoder = encoder(self.event_shape, posterior.output_shape, hidden, **settings)
+        seen = self._encoder_input(torch.zeros(1, *self.event_shape))
+        self.encoder = encoder(tuple(seen.shape[1:]), posterior.output_shape, hidden, **settings)
         decoded = likelihood.output_shape(event_shape)
         code = prior.decoded(torch.zeros(posterior.latent_shape))
         self.decoder = decoder(tuple(code.shape), decoded, hidden[::-1], **settings)
@@ -121,7 +127,11 @@ class VAE(Module):
         if data_mean is not None:
             shape = tuple(data_mean.shape)
             require(shape == self.event_shape, f"data_mean must have shape {self.event_shape}, got {shape}")
-            self.decoder.set_output_bias(likelihood.output_bias(data_mean))
+            require_finite("data_mean", data_mean)
+            bias = likelihood.output_bias(data_mean)
+            rule = f"data_mean must be one that {type(likelihood).__name__} can have"
+            require(bool(bias.isfinite().all()), f"{rule}, got {data_mean.min().item():g}")
+            self.decoder.set_output_bias(bias)
 
         with local_seed(0), poutine.block(), torch.no_grad():
             z = tuple(self.prior_family.sample(self._encode_unconditionally).shape)
@@ -174,7 +184,11 @@ class VAE(Module):
         """Returns q(z|x, y), with batch shape `(batch,)` and event shape `(latent_dim,)`; with layers, q(z_1|x, y)."""
         self._check_shape(x)
         self._check_conditions(y, len(x))
-        return self.posterior_family(self.encoder(x, self.encoder_features(y)))
+        return self.posterior_family(self.encoder(self._encoder_input(x), self.encoder_features(y)))
+
+    def _encoder_input(self, x: Tensor) -> Tensor:
+        """Returns x as the encoder sees it, `(batch, ...)`."""
+        return self.likelihood.encoder_input(x, len(self.event_shape))
 
     def _encode_unconditionally(self, x: Tensor) -> dist.TorchDistribution:
         require(self.num_conditions == 0, "a prior that is made of posteriors needs a VAE without conditions")
@@ -188,7 +202,8 @@ class VAE(Module):
         """
         self._check_number_of(y)
         outputs = self.decoder(self.prior_family.decoded(z), self.decoder_features(y))
-        return self.likelihood(outputs, event_dim=len(self.event_shape))
+        sizes = [value for own, value in zip(self.decoder_features.conditions, y, strict=True) if _is_size(own)]
+        return self.likelihood(outputs, len(self.event_shape), *sizes)
 
     @evaluates
     @torch.no_grad()
@@ -286,3 +301,14 @@ def _conditions_of(condition: Condition | Sequence[Condition]) -> list[Condition
     for one in conditions:
         require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
     return conditions
+
+
+def _is_size(condition: Condition) -> bool:
+    return isinstance(condition, SizeFactor)
+
+
+def _check_sizes(conditions: Sequence[Condition], likelihood: Likelihood) -> None:
+    number = sum(map(_is_size, conditions))
+    require(number <= 1, f"condition must hold at most one SizeFactor, got {number}")
+    rule = f"condition SizeFactor needs a likelihood of counts, got {type(likelihood).__name__}"
+    require(number == 0 or likelihood.takes_size_factor, rule)

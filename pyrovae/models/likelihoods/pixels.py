@@ -1,15 +1,15 @@
 """Likelihoods of pixels: bits, levels, and numbers between 0 and 1."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import require_number
+from pyrovae.common import require_count, require_number
 from pyrovae.models import pixel_distributions
-from pyrovae.models.likelihoods.base import Likelihood, require_all
+from pyrovae.models.likelihoods.base import Likelihood, invert, require_all
 
 
 class Bernoulli(Likelihood):
@@ -67,7 +67,7 @@ class ContinuousBernoulli(Likelihood):
     """
 
     def output_bias(self, mean: Tensor) -> Tensor:
-        return _invert(lambda logits: pixel_distributions.ContinuousBernoulli(logits).mean, mean.clamp(0.001, 0.999))
+        return invert(lambda logits: pixel_distributions.ContinuousBernoulli(logits).mean, mean.clamp(0.001, 0.999))
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
         return pixel_distributions.ContinuousBernoulli(outputs).to_event(event_dim)
@@ -77,9 +77,19 @@ class ContinuousBernoulli(Likelihood):
 
 
 class Categorical(Likelihood):
-    """The categorical likelihood of grey levels: x_i = k / 255 with probability softmax(outputs_i)_k, k = 0 ... 255.
+    """The categorical likelihood, P(x_i = value_k) = softmax(outputs_i)_k, with the digits 0, 1, ... as values.
 
-    Its negative logarithm is the cross-entropy of 256 classes. The decoder's output has shape `(256, *event_shape)`.
+    Without `num_categories` the values are the 256 grey levels k / 255. The negative logarithm is the cross-entropy of
+    the classes. The decoder's output has shape `(num_categories, *event_shape)`. The encoder sees digits as one-hot
+    vectors, joined along the first dimension of an event: `(num_categories * channels, height, width)` for images. Grey
+    levels it sees as they are. The mean is that of the values, which says little of categories without an order:
+    `mode` is the most probable one.
+
+    Args:
+        num_categories: The number of digits; None stands for the 256 grey levels.
+
+    Raises:
+        InputError: If `num_categories` is not a whole number >= 2.
 
     Example:
         >>> likelihood = pv.Categorical()
@@ -88,9 +98,17 @@ class Categorical(Likelihood):
         >>> p = likelihood(torch.zeros(256, 1), event_dim=1)  # all levels equally probable
         >>> torch.allclose(p.log_prob(torch.tensor([7 / 255])).exp(), torch.tensor(1 / 256))
         True
+        >>> pv.Categorical(3).encoder_input(torch.tensor([[2.0, 0.0]]), event_dim=1)  # a bit per digit and element
+        tensor([[0., 1., 0., 0., 1., 0.]])
     """
 
-    num_levels = 256
+    def __init__(self, num_categories: int | None = None) -> None:
+        super().__init__()
+        if num_categories is not None:
+            require_count("num_categories", num_categories, 2)
+        self.num_categories = num_categories
+        self.num_levels = num_categories or 256
+        self.top = 1.0 if num_categories is None else num_categories - 1.0
 
     def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         return (self.num_levels, *event_shape)
@@ -98,16 +116,28 @@ class Categorical(Likelihood):
     def output_bias(self, mean: Tensor) -> Tensor:
         # Masses proportional to exp(t k) have the largest entropy of all masses with this mean.
         levels = torch.linspace(0, 1, self.num_levels, dtype=torch.float64).to(mean)
-        tilt = _invert(
-            lambda t: pixel_distributions.CategoricalLevels(t.unsqueeze(-1) * levels).mean, mean.clamp(0.001, 0.999)
-        )
+        target = (mean / self.top).clamp(0.001, 0.999)
+        tilt = invert(lambda t: pixel_distributions.CategoricalLevels(t.unsqueeze(-1) * levels).mean, target)
         return (tilt.unsqueeze(-1) * levels).movedim(-1, 0)
 
+    def encoder_input(self, x: Tensor, event_dim: int) -> Tensor:
+        if self.num_categories is None:
+            return x
+        digits = torch.arange(self.num_categories, device=x.device)
+        one_hot = (x.unsqueeze(-1) == digits).to(x.dtype).movedim(-1, -event_dim - 1)  # of NaN all are 0
+        return one_hot.flatten(-event_dim - 1, -event_dim) if event_dim else one_hot
+
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
-        return pixel_distributions.CategoricalLevels(outputs.movedim(-event_dim - 1, -1)).to_event(event_dim)
+        logits = outputs.movedim(-event_dim - 1, -1)
+        return pixel_distributions.CategoricalLevels(logits, self.top).to_event(event_dim)
 
     def check(self, x: Tensor) -> None:
-        _require_levels(x)
+        if self.num_categories is None:
+            _require_levels(x)
+        else:
+            most = self.num_categories - 1
+            good = (x >= 0) & (x <= most) & (x == x.round())
+            require_all(good, x, f"x must be a whole number 0 ... {most} under Categorical({self.num_categories})")
 
 
 class DiscretizedLogistic(Likelihood):
@@ -152,13 +182,3 @@ class DiscretizedLogistic(Likelihood):
 def _require_levels(x: Tensor) -> None:
     good = pixel_distributions.CategoricalLevels(torch.zeros(256, device=x.device)).support.check(x)
     require_all(good, x, "x must be one of the 256 grey levels k / 255")
-
-
-def _invert(increasing: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
-    """Returns the arguments for which an increasing elementwise function has the values `target`, by bisection."""
-    low, high = torch.full_like(target, -2_000.0), torch.full_like(target, 2_000.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        below = increasing(middle) < target
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
