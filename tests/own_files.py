@@ -9,7 +9,7 @@ MIXED = {"income": "continuous", "smoker": "binary", "visits": "count", "town": 
 
 
 def write_table(path, kinds, missing=0.0, num=120, seed=0):
-    """Writes a .csv with a column of each kind by name and, if there are several, labels `group` they depend on."""
+    """Writes a .csv with columns of these kinds, by name, and labels `group` that they depend on."""
     rng = np.random.default_rng(seed)
     draw = {
         "continuous": lambda k: f"{2_000 + 500 * k + 300 * rng.normal():.2f}",
@@ -17,14 +17,13 @@ def write_table(path, kinds, missing=0.0, num=120, seed=0):
         "count": lambda k: 2 + rng.poisson(2 + 3 * k),
         "category": lambda k: ("Bern", "Basel", "Chur")[rng.choice(3, p=(0.6 - 0.2 * k, 0.2, 0.2 + 0.2 * k))],
     }
-    labelled = len(set(kinds.values())) > 1
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*kinds, *(["group"] if labelled else [])])
+        writer.writerow([*kinds, "group"])
         for _ in range(num):
             k = rng.integers(3)
             row = ["" if rng.random() < missing else draw[kind](k) for kind in kinds.values()]
-            writer.writerow([*row, *("abc"[k] if labelled else "")])
+            writer.writerow([*row, "abc"[k]])
 
 
 def write_photos(folder, num, size=8, seed=0):

@@ -40,7 +40,7 @@ LIKELIHOOD_MAKERS: dict[str, Callable[[RunConfig], Likelihood]] = {
     "gaussian": lambda config: Gaussian(config.scale),
     "gaussian_learned": lambda config: Gaussian(config.scale, learn_scale=True),
     "gaussian_predicted": lambda config: HeteroscedasticGaussian(min_scale=config.scale),
-    "categorical": lambda config: Categorical(NUM_LEVELS.get(config.dataset, 256)),
+    "categorical": lambda config: Categorical(NUM_LEVELS.get(config.dataset)),
     "discretized_logistic": lambda config: DiscretizedLogistic(config.scale),
     "student_t": lambda config: StudentT(STUDENT_DF, config.scale, learn_scale=True),
     "poisson": lambda config: Poisson(),

@@ -131,7 +131,9 @@ def test_a_table_of_one_kind_has_the_usual_family_and_takes_others(tmp_path):
     kinds = {"continuous": "gaussian_learned", "count": "negative_binomial", "binary": "bernoulli"}
     for kind, usual in kinds.items():
         write_table(tmp_path / f"{kind}.csv", {"a": kind, "b": kind, "c": kind}, seed=suite_seed())
-        shown = done("train", "--dataset", f"{kind}.csv", "--out", kind, *SMALL, cwd=tmp_path)
+        shown = done(
+            "train", "--dataset", f"{kind}.csv", "--label-column", "group", "--out", kind, *SMALL, cwd=tmp_path
+        )
         assert f"likelihood {usual}," in shown
         assert json.loads((tmp_path / kind / "config.json").read_text())["kinds"] == [kind]
     flags = ("--dataset", "continuous.csv", "--likelihood", "gaussian", "--label-column", "c")
