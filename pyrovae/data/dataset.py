@@ -127,8 +127,10 @@ class Dataset:
         Example:
             >>> x = torch.tensor([[1.0], [3.0], [5.0]])
             >>> data = pv.load(x, kinds="continuous", standardise=True, shares=(1, 0, 0))
-            >>> data.train_x.flatten(), data.in_file_units(data.train_x).flatten()
-            (tensor([-1.2247,  0.0000,  1.2247]), tensor([1., 3., 5.]))
+            >>> data.train_x.flatten()
+            tensor([-1.2247,  0.0000,  1.2247])
+            >>> data.in_file_units(data.train_x).flatten()
+            tensor([1.0000, 3.0000, 5.0000])
         """
         if not self.columns:
             return x

@@ -9,7 +9,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pyrovae.common import InputError, require, shown
+from torch import Tensor
+
+from pyrovae.common import InputError, is_array, require, shown
 from pyrovae.data.arrays import array_dataset, mapped_dataset, named_arrays, read_arrays
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.image_folders import folder_dataset
@@ -139,13 +141,16 @@ def load(
     if hasattr(source, "columns"):
         options.check_only(OF_TABLES, "a frame", "holds a table")
         return table_dataset("frame", table_of_frame(source, "the frame"), options)
+    is_known = isinstance(source, tuple | Mapping | Tensor) or is_array(source)
+    rule = "source must be a name, a path, an array, (x, y), a dict of arrays or a frame"
+    require(is_known, f"{rule}, got {type(source).__name__}")
     return array_dataset("arrays", named_arrays(source, "source"), options, "source")
 
 
 def _from_path(source: str | Path, path: Path, options: LoadOptions) -> Dataset:
-    if not _exists(path):
+    if source == "" or not _exists(path):
         is_name = isinstance(source, str) and not path.suffix and len(path.parts) < 2
-        close = get_close_matches(str(source), DATASETS, 1)
+        close = get_close_matches(str(source).lower(), DATASETS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         rule = f"dataset must be one of {', '.join(DATASETS)}, a path or module:function"
         require(not is_name, f"{rule}; got {shown(source)}{hint}")

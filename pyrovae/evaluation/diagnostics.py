@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.common import evaluates, require, require_count
+from pyrovae.common import as_arguments, evaluates, require, require_count
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.rows import as_rows, data_dim_of, require_rows
@@ -76,6 +76,7 @@ def kl_per_dimension(vae: VAE, *args: Tensor) -> Tensor:
         >>> pv.diagnostics.kl_per_dimension(vae, torch.ones(5, 4)).shape
         torch.Size([5, 2])
     """
+    args = as_arguments(vae, args)
     require(has_kl_per_dimension(vae), "a KL per dimension needs posterior diagonal and prior standard")
     return kl_divergence(vae.encode(*args).base_dist, vae.prior.base_dist)
 
@@ -151,6 +152,7 @@ def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
         >>> pv.diagnostics.latent_use(vae, torch.eye(4)).variance.shape
         torch.Size([2])
     """
+    args = as_arguments(vae, args)
     require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
     return LatentUse(vae.encode(*args).mean.var(0), kl_per_dimension(vae, *args).mean(0))
 
