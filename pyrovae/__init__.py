@@ -38,6 +38,8 @@ from pyrovae.models import (
     Likelihood,
     LinearGaussianVAE,
     OneHot,
+    ResNetDecoder,
+    ResNetEncoder,
     posteriors,
     priors,
 )
@@ -54,6 +56,8 @@ __all__ = [
     "MLP",
     "ConvEncoder",
     "ConvDecoder",
+    "ResNetEncoder",
+    "ResNetDecoder",
     "Condition",
     "OneHot",
     "Embedding",

@@ -12,7 +12,7 @@ from pyrovae.models.likelihoods import (
     Likelihood,
 )
 from pyrovae.models.linear_gaussian import LinearGaussianVAE
-from pyrovae.models.networks import ACTIVATIONS, MLP, NETWORKS, ConvDecoder, ConvEncoder
+from pyrovae.models.networks import ACTIVATIONS, MLP, NETWORKS, ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
 from pyrovae.models.posteriors import POSTERIORS, Diagonal
 from pyrovae.models.priors import PRIORS, Standard
 from pyrovae.models.vae import VAE, mean_of
@@ -38,6 +38,8 @@ __all__ = [
     "OneHot",
     "POSTERIORS",
     "PRIORS",
+    "ResNetDecoder",
+    "ResNetEncoder",
     "Standard",
     "VAE",
     "VQVAE",

@@ -54,7 +54,7 @@ def _check_data(config: ConfigFields) -> None:
     """Checks the fields that go with the data set, and fills in those that it decides."""
     require_choice("dataset", config.dataset, DATASETS)
     require_choice("network", config.network, NETWORKS)
-    convolutional = config.network == "conv"
+    convolutional = config.network != "mlp"
     if config.dataset in IMAGE_SETS:
         _fill_in(config, binarize="dynamic", hidden=(32, 64) if convolutional else (400,), latent_dim=20)
         require_choice("binarize", config.binarize, BINARIZE)

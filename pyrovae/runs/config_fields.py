@@ -31,7 +31,7 @@ class ConfigFields:
     latent_dim: int | None = None
     """dimensions of z (default: 20 for images, 2 for points)"""
     network: str = "mlp"
-    """mlp or conv; for conv, hidden are channels (default: 32 64) and each halves the image"""
+    """mlp, conv or resnet; for the latter two, hidden are channels (default: 32 64) and each halves the image"""
     posterior: str = "diagonal"
     """diagonal, full_covariance, flow; bernoulli (codes of bits) or relaxed_bernoulli; delta: an autoencoder"""
     temperature: float | None = None
