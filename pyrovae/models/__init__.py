@@ -19,7 +19,7 @@ from pyrovae.models.likelihoods import (
     ZeroInflatedNegativeBinomial,
 )
 from pyrovae.models.linear_gaussian import LinearGaussianVAE
-from pyrovae.models.networks import ACTIVATIONS, MLP, NETWORKS, ConvDecoder, ConvEncoder
+from pyrovae.models.networks import ACTIVATIONS, MLP, NETWORKS, ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
 from pyrovae.models.posteriors import POSTERIORS, Diagonal
 from pyrovae.models.priors import PRIORS, Standard
 from pyrovae.models.vae import VAE, mean_of
@@ -50,6 +50,8 @@ __all__ = [
     "POSTERIORS",
     "PRIORS",
     "Poisson",
+    "ResNetDecoder",
+    "ResNetEncoder",
     "SizeFactor",
     "Standard",
     "StudentT",

@@ -10,9 +10,10 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.common import (
+    InputError,
     as_dtype,
     evaluates,
     local_seed,
@@ -25,7 +26,7 @@ from pyrovae.common import (
 )
 from pyrovae.models.conditions import Condition, Features, SizeFactor
 from pyrovae.models.likelihoods import Likelihood
-from pyrovae.models.networks import NETWORKS
+from pyrovae.models.networks import Maker, encoder_and_decoder, run_network, set_output_bias
 from pyrovae.models.param_store import Module, unique_name
 from pyrovae.models.posteriors import POSTERIORS, Posterior
 from pyrovae.models.priors import PRIORS, Prior, Vamp
@@ -43,12 +44,19 @@ class VAE(Module):
     Args:
         event_shape: The shape of one datum, for example `(2,)` or `(1, 28, 28)`.
         latent_dim: The number of elements of z, L.
-        hidden: The units of the encoder's hidden layers, or their channels with `network="conv"`. The decoder mirrors
-            them.
+        hidden: The units of the encoder's hidden layers, or their channels with `network="conv"` or `"resnet"`. The
+            decoder mirrors them. Needed unless encoder and decoder are given.
         likelihood: The family of p(x|z). The VAE copies it, and `posterior`, `prior` and `condition`, so that nothing
             is shared by two VAEs.
         activation: One of relu, tanh, softplus, elu, gelu, silu, leaky_relu.
-        network: `"mlp"`, or `"conv"` for images.
+        network: `"mlp"`, or `"conv"` or `"resnet"` for images.
+        encoder: A network of your own, an `nn.Module` from x, `(batch, *event_shape)`, to the posterior's
+            `output_shape`: by default (loc, log_variance), `(batch, 2, latent_dim)`, or flattened,
+            `(batch, 2 * latent_dim)`. With conditions it is called with their features, `(batch, num_features)`, as the
+            second argument. The VAE uses the module itself and not a copy. A function or a class that makes a module
+            is called as `encoder(in_shape, out_shape)`, and with conditions also with `num_features=`.
+        decoder: The same from z, `(batch, latent_dim)`, to the likelihood's `output_shape`: by default
+            `(batch, *event_shape)`, or flattened. Particles are part of this batch.
         condition: A `Condition` or a sequence of them. Encoder and decoder each have a copy with its own parameters.
         posterior: One of `pv.posteriors`, or a name: diagonal, full_covariance, flow, bernoulli, relaxed_bernoulli, or
             delta. The last is the plain autoencoder z = loc(x), which has no KL and no log p(x).
@@ -57,7 +65,8 @@ class VAE(Module):
         beta: The weight of the KL term in training. It scales the latent site in model and guide, and is a buffer that
             `set_beta` changes.
         data_mean: A mean, `event_shape`, that the decoder's output bias starts from. Pass `data.train_mean` with
-            `network="mlp"`. A convolutional decoder that starts from the mean image tends to leave z unused.
+            `network="mlp"`. A convolutional decoder that starts from the mean image tends to leave z unused. A decoder
+            of your own needs a method `set_output_bias(bias)`, or an attribute `output_bias`.
 
     Raises:
         InputError: If a size, a name or a part does not fit; and, from every method, if an `x` or `y` has the wrong
@@ -70,6 +79,14 @@ class VAE(Module):
         >>> vae.reconstruct(x).shape, vae.sample(5).shape
         (torch.Size([100, 2]), torch.Size([5, 2]))
 
+        With networks of your own:
+
+        >>> encoder = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 2))
+        >>> decoder = torch.nn.Linear(1, 2)
+        >>> vae = pv.VAE((2,), latent_dim=1, encoder=encoder, decoder=decoder, likelihood=pv.Gaussian(0.3))
+        >>> vae.encoder is encoder, vae.encode(x).mean.shape
+        (True, torch.Size([100, 1]))
+
     Source:
         Kingma and Welling 2014, arXiv:1312.6114; conditions: Sohn et al. 2015; beta: Higgins et al. 2017.
     """
@@ -81,10 +98,12 @@ class VAE(Module):
         event_shape: Sequence[int],
         *,
         latent_dim: int,
-        hidden: Sequence[int],
+        hidden: Sequence[int] | None = None,
         likelihood: Likelihood,
         activation: str = "relu",
         network: str = "mlp",
+        encoder: nn.Module | Maker | None = None,
+        decoder: nn.Module | Maker | None = None,
         condition: Condition | Sequence[Condition] = (),
         posterior: Posterior | str = "diagonal",
         prior: Prior | str | None = None,
@@ -96,7 +115,6 @@ class VAE(Module):
             require_count("event_shape", size)
         require_count("latent_dim", latent_dim)
         require(isinstance(likelihood, Likelihood), f"likelihood must be a pyrovae likelihood, got {likelihood!r}")
-        require_choice("network", network, NETWORKS)
         posterior = _posterior_of(posterior, latent_dim)
         prior = _prior_of(prior, posterior)
         if isinstance(prior, Vamp):  # its pseudo-inputs are any real numbers, of which some have no logarithm
@@ -115,23 +133,28 @@ class VAE(Module):
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
-        encoder, decoder = NETWORKS[network]
-        settings = {"activation": activation, "num_features": self.encoder_features.num_features}
-        seen = self._encoder_input(torch.zeros(1, *self.event_shape))
-        self.encoder = encoder(tuple(seen.shape[1:]), posterior.output_shape, hidden, **settings)
-        decoded = likelihood.output_shape(event_shape)
-        code = prior.decoded(torch.zeros(posterior.latent_shape))
-        self.decoder = decoder(tuple(code.shape), decoded, hidden[::-1], **settings)
+        self.seen_shape = tuple(self._encoder_input(torch.zeros(1, *self.event_shape)).shape[1:])
+        self.code_shape = tuple(prior.decoded(torch.zeros(posterior.latent_shape)).shape)
+        self.encoder, self.decoder = encoder_and_decoder(
+            encoder,
+            decoder,
+            encoder_shapes=(self.seen_shape, posterior.output_shape),
+            decoder_shapes=(self.code_shape, likelihood.output_shape(event_shape)),
+            network=network,
+            hidden=hidden,
+            activation=activation,
+            num_features=self.encoder_features.num_features,
+        )
         self.register_buffer("beta", torch.tensor(1.0))
         self.set_beta(beta)
         if data_mean is not None:
             shape = tuple(data_mean.shape)
             require(shape == self.event_shape, f"data_mean must have shape {self.event_shape}, got {shape}")
             require_finite("data_mean", data_mean)
-            bias = likelihood.output_bias(data_mean)
+            bias = _output_bias(likelihood, data_mean)
             rule = f"data_mean must be one that {type(likelihood).__name__} can have"
             require(bool(bias.isfinite().all()), f"{rule}, got {data_mean.min().item():g}")
-            self.decoder.set_output_bias(bias)
+            set_output_bias(self.decoder, bias)
 
         with local_seed(0), poutine.block(), torch.no_grad():
             z = tuple(self.prior_family.sample(self._encode_unconditionally).shape)
@@ -184,7 +207,10 @@ class VAE(Module):
         """Returns q(z|x, y), with batch shape `(batch,)` and event shape `(latent_dim,)`; with layers, q(z_1|x, y)."""
         self._check_shape(x)
         self._check_conditions(y, len(x))
-        return self.posterior_family(self.encoder(self._encoder_input(x), self.encoder_features(y)))
+        shapes = self.seen_shape, self.posterior_family.output_shape
+        return self.posterior_family(
+            run_network(self.encoder, self._encoder_input(x), self.encoder_features(y), *shapes)
+        )
 
     def _encoder_input(self, x: Tensor) -> Tensor:
         """Returns x as the encoder sees it, `(batch, ...)`."""
@@ -201,7 +227,8 @@ class VAE(Module):
         there are z along the last leading dimension.
         """
         self._check_number_of(y)
-        outputs = self.decoder(self.prior_family.decoded(z), self.decoder_features(y))
+        shapes = self.code_shape, self.likelihood.output_shape(self.event_shape)
+        outputs = run_network(self.decoder, self.prior_family.decoded(z), self.decoder_features(y), *shapes)
         sizes = [value for own, value in zip(self.decoder_features.conditions, y, strict=True) if _is_size(own)]
         return self.likelihood(outputs, len(self.event_shape), *sizes)
 
@@ -275,6 +302,14 @@ def mean_of(q: dist.TorchDistribution, num_draws: int = 64) -> Tensor:
         return q.mean
     except NotImplementedError:
         return q.sample((num_draws,)).mean(0)
+
+
+def _output_bias(likelihood: Likelihood, mean: Tensor) -> Tensor:
+    try:
+        return likelihood.output_bias(mean)
+    except NotImplementedError as error:
+        name = type(likelihood).__name__
+        raise InputError(f"data_mean needs a likelihood that defines output_bias(mean), and {name} does not") from error
 
 
 def _posterior_of(posterior: Posterior | str, latent_dim: int) -> Posterior:

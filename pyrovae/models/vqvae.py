@@ -66,11 +66,11 @@ class VQVAE(Module):
         num_tokens: The number of codes that represent one datum.
         num_codes: The number of codes in the codebook.
         code_dim: The length of a code vector e.
-        hidden: The units of the encoder's hidden layers, or their channels with `network="conv"`. The decoder mirrors
-            them.
+        hidden: The units of the encoder's hidden layers, or their channels with `network="conv"` or `"resnet"`. The
+            decoder mirrors them.
         likelihood: The family of p(x|z). The VQ-VAE copies it.
         activation: One of relu, tanh, softplus, elu, gelu, silu, leaky_relu.
-        network: `"mlp"`, or `"conv"` for images.
+        network: `"mlp"`, or `"conv"` or `"resnet"` for images.
         commitment: The weight of the term that moves the encoder towards the codes, a positive number.
 
     Raises:

@@ -7,6 +7,7 @@ sites' *outline*: while that stays the same, they would find the same again.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from typing import NamedTuple
 
 from pyrovae.common import WeakByIdentity
@@ -45,8 +46,14 @@ def _known_of(model: Callable, guide: Callable) -> dict:
     return _known.setdefault(owner_of(model), WeakByIdentity).setdefault(owner_of(guide), dict)
 
 
-def _key(model: Callable, guide: Callable, reading: Reading) -> tuple:
-    return getattr(model, "__name__", ""), getattr(guide, "__name__", ""), reading
+def _key(model: Callable, guide: Callable, reading: Reading, modes: tuple | None = None) -> tuple:
+    """Returns what a layout is kept under. Batch normalisation takes particles in evaluation and not in training."""
+    names = getattr(model, "__name__", ""), getattr(guide, "__name__", "")
+    return *names, reading, _modes(model, guide) if modes is None else modes
+
+
+def _modes(model: Callable, guide: Callable) -> tuple:
+    return tuple(getattr(owner_of(program), "training", None) for program in (model, guide))
 
 
 def last_run(model: Callable, guide: Callable, reading: Reading) -> LastRun | None:
@@ -70,11 +77,22 @@ def remember(model: Callable, guide: Callable, reading: Reading, run: LastRun) -
 
 
 def run_one_by_one(
-    model: Callable, guide: Callable, reading: Reading, layout: Layout, why: str | None = None
+    model: Callable,
+    guide: Callable,
+    reading: Reading,
+    layout: Layout,
+    why: str | None = None,
+    in_any_mode: bool = False,
 ) -> Layout:
-    """Returns the layout for particles one after another, from now on; `why` is kept for `reason_unsaid`."""
+    """Returns the layout for particles one after another, from now on; `why` is kept for `reason_unsaid`.
+
+    It holds for the mode that the programs are in, training or evaluation, or with `in_any_mode` for both.
+    """
     layout = replace(layout, is_vectorized=False)
-    remember(model, guide, reading, LastRun(layout))
+    all_modes = product(*([mode] if mode is None else [True, False] for mode in _modes(model, guide)))
+    with suppress(TypeError):
+        for modes in all_modes if in_any_mode else [None]:
+            _known_of(model, guide)[_key(model, guide, reading, modes)] = LastRun(layout)
     if why is not None:
         with suppress(TypeError):
             _known_of(model, guide)["why", *_key(model, guide, reading)] = why

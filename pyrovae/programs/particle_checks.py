@@ -73,7 +73,7 @@ def _checked(model: Callable, guide: Callable, reading: Reading, args: tuple, kw
             if reading.vectorize_particles is True:
                 raise InputError(f"the {program} must give each particle the density that it has alone, and {found}")
             warn(f"particles run one after another: with several at once the density of the {program} {found}")
-            run_one_by_one(model, guide, reading, pair.layout)
+            run_one_by_one(model, guide, reading, pair.layout, in_any_mode=True)
             return run_pair(model, guide, *args, num_particles=2, reading=reading, **kwargs)
     return pair
 

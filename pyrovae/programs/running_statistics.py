@@ -50,6 +50,10 @@ def saved_statistics(model: Callable, guide: Callable) -> list[tuple[Tensor, Ten
 
 @torch.no_grad()
 def restore_statistics(saved: list[tuple[Tensor, Tensor]]) -> None:
-    """Sets the running statistics back to what `saved_statistics` returned."""
+    """Sets the running statistics back to what `saved_statistics` returned.
+
+    Those that have not moved are not written to: the backward pass of a run before would find them changed.
+    """
     for tensor, copy in saved:
-        tensor.copy_(copy)
+        if not torch.equal(tensor, copy):
+            tensor.copy_(copy)

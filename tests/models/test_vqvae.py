@@ -224,7 +224,7 @@ def test_images_particles_and_samples_have_their_shapes(network):
         ({"hidden": (0,)}, "hidden must be a whole number >= 1, got 0"),
         ({"commitment": 0}, "commitment must be a finite number > 0, got 0"),
         ({"likelihood": "bernoulli"}, "likelihood must be a pyrovae likelihood, got 'bernoulli'"),
-        ({"network": "rnn"}, "network must be one of mlp, conv; got 'rnn'"),
+        ({"network": "rnn"}, "network must be one of mlp, conv, resnet; got 'rnn'"),
         ({"activation": "sine"}, "activation must be one of relu, .+"),
     ],
 )

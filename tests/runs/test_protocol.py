@@ -43,7 +43,11 @@ KINDS = {
 }
 IMAGES = ("static", "dynamic", "grey", "dequantised")
 # tanh, as relu may leave none of so few units that trains.
-NETWORK_FIELDS = {"mlp": {"hidden": (5,), "activation": "tanh"}, "conv": {"hidden": (3, 2), "activation": "tanh"}}
+NETWORK_FIELDS = {
+    "mlp": {"hidden": (5,), "activation": "tanh"},
+    "conv": {"hidden": (3, 2), "activation": "tanh"},
+    "resnet": {"hidden": (3, 2), "activation": "tanh"},
+}
 OBJECTIVES = {
     "elbo": {"objective": "elbo", "num_particles": 2, "beta": 2.0, "beta_schedule": "linear"},
     "elbo_analytic_kl": {"objective": "elbo_analytic_kl", "beta": 0.5},
@@ -53,7 +57,7 @@ OBJECTIVES = {
 }
 
 
-# Likelihoods that are trained with the ELBO alone.
+# Likelihoods that are trained with the ELBO alone, as residual networks are.
 WITH_ELBO = ("student_t", *LIKELIHOODS_BY_KIND["count"], "columns")
 
 
@@ -66,11 +70,11 @@ def supported() -> dict[str, dict]:
     """Returns every combination that a config accepts, by a readable name."""
     found = {}
     for kind, network in itertools.product(KINDS, NETWORK_FIELDS):
-        if kind not in IMAGES and network == "conv":
+        if kind not in IMAGES and network != "mlp":
             continue
         for likelihood, conditional in itertools.product(likelihoods_of(kind), (False, True)):
             crossed = [*((name, "diagonal") for name in OBJECTIVES), ("elbo", "delta")]
-            for objective, posterior in crossed[:1] if likelihood in WITH_ELBO else crossed:
+            for objective, posterior in crossed[:1] if likelihood in WITH_ELBO or network == "resnet" else crossed:
                 name = [kind, network, likelihood, objective, posterior, "labels" if conditional else "no labels"]
                 fields = {**KINDS[kind], **NETWORK_FIELDS[network], **OBJECTIVES[objective], "network": network}
                 fields |= {"likelihood": likelihood, "posterior": posterior, "conditional": conditional}
@@ -282,7 +286,7 @@ def unsupported() -> dict[str, tuple[dict, str]]:
             fields = {**KINDS[kind], **settings, "alpha": 0.5}
             found[f"{kind} | alpha | {name}"] = fields, "alpha must "
     for field, known in {
-        "network": "mlp, conv",
+        "network": "mlp, conv, resnet",
         "posterior": "diagonal, full_covariance, flow, bernoulli, relaxed_bernoulli, delta",
         "prior": "standard, mixture, vamp, flow",
         "beta_schedule": "constant, linear, cyclical, sigmoid",

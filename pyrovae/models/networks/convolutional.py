@@ -1,106 +1,14 @@
-"""Neural networks from tensors to tensors, for any number of leading batch dimensions; they know nothing of Pyro."""
+"""Convolutional encoders and decoders of images of any size."""
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import require, require_choice, require_count
-from pyrovae.models.param_store import Module
-
-ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "leaky_relu": nn.LeakyReLU,
-}
-
-
-class Network(Module):
-    """The base class of networks: maps `(..., *in_shape)` and features `(..., num_features)` to `(..., *out_shape)`.
-
-    Input and features may have any leading dimensions, which broadcast against each other. `output_bias`, with as many
-    elements as `out_shape`, is added to a linear output layer.
-    """
-
-    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], num_features: int) -> None:
-        super().__init__()
-        self.in_shape, self.out_shape, self.num_features = tuple(in_shape), tuple(out_shape), num_features
-
-    def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        raise NotImplementedError
-
-    def _leading(self, x: Tensor) -> torch.Size:
-        return x.shape[: x.dim() - len(self.in_shape)]
-
-    @torch.no_grad()
-    def set_output_bias(self, bias: Tensor) -> None:
-        """Makes the output start at `bias`, of shape `out_shape`.
-
-        Burda et al. 2016 (arXiv:1509.00519) start a decoder from the mean of the data in this way.
-        """
-        require(bias.shape == self.out_shape, f"bias must have shape {self.out_shape}, got {tuple(bias.shape)}")
-        own = cast(Tensor, self.output_bias)  # a parameter of a subclass, or that of one of its layers
-        own.copy_(bias.reshape(own.shape))
-
-
-class MLP(Network):
-    """A multilayer perceptron: linear layers with an activation between them.
-
-    It maps `x` `(..., *in_shape)` to `(..., *out_shape)`. Features of a condition, `(..., num_features)`, are joined to
-    the flattened input.
-
-    Args:
-        in_shape: The shape of an input without leading dimensions.
-        out_shape: The shape of its output.
-        hidden: The units of each hidden layer; none makes the network linear.
-        activation: One of relu, tanh, softplus, elu, gelu, silu, leaky_relu.
-        num_features: The number of features that `forward` is given beside x.
-
-    Raises:
-        InputError: If `activation` is unknown, or a number of units is not a whole number >= 1.
-
-    Example:
-        The encoder and the decoder of a 784-400-20 VAE:
-
-        >>> encoder = pv.MLP((1, 28, 28), (2, 20), hidden=(400,))
-        >>> decoder = pv.MLP((20,), (1, 28, 28), hidden=(400,))
-        >>> encoder(torch.zeros(7, 1, 28, 28)).shape
-        torch.Size([7, 2, 20])
-        >>> decoder(torch.zeros(50, 7, 20)).shape
-        torch.Size([50, 7, 1, 28, 28])
-    """
-
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
-        hidden: Sequence[int],
-        activation: str = "relu",
-        num_features: int = 0,
-    ) -> None:
-        super().__init__(in_shape, out_shape, num_features)
-        _check_layers(hidden, activation)
-        sizes = [math.prod(self.in_shape) + num_features, *hidden]
-        layers = []
-        for size_in, size_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers)
-        self.output = nn.Linear(sizes[-1], math.prod(self.out_shape))
-
-    @property
-    def output_bias(self) -> nn.Parameter:
-        return self.output.bias
-
-    def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        joined = _join(x.reshape(*self._leading(x), -1), features)
-        return self.output(self.layers(joined)).reshape(*joined.shape[:-1], *self.out_shape)
+from pyrovae.common import require
+from pyrovae.models.networks.network import ACTIVATIONS, Network, check_layers, join
 
 
 class ConvEncoder(Network):
@@ -134,15 +42,20 @@ class ConvEncoder(Network):
         num_features: int = 0,
     ) -> None:
         super().__init__(in_shape, out_shape, num_features)
-        _check_layers(hidden, activation)
+        check_layers(hidden, activation)
         sizes = halved_sizes(self.in_shape, len(hidden))
-        layers = []
+        layers: list[nn.Module] = []
         for channels_in, channels_out in itertools.pairwise((self.in_shape[0], *hidden)):
-            layers += [nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1), ACTIVATIONS[activation]()]
+            layers.append(nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1))
+            layers += self._between(channels_out, activation)
         self.layers = nn.Sequential(*layers)
         channels = hidden[-1] if hidden else self.in_shape[0]
         self.output = nn.Linear(channels * math.prod(sizes[-1]) + num_features, math.prod(self.out_shape))
         _he_initialise(self)
+
+    def _between(self, channels: int, activation: str) -> list[nn.Module]:
+        """Returns the layers between two convolutions of stride 2."""
+        return [ACTIVATIONS[activation]()]
 
     @property
     def output_bias(self) -> nn.Parameter:
@@ -150,7 +63,7 @@ class ConvEncoder(Network):
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         maps = self.layers(_channels_last(x.reshape(-1, *self.in_shape)))
-        joined = _join(maps.reshape(*self._leading(x), -1), features)
+        joined = join(maps.reshape(*self._leading(x), -1), features)
         return self.output(joined).reshape(*joined.shape[:-1], *self.out_shape)
 
 
@@ -185,33 +98,44 @@ class ConvDecoder(Network):
         num_features: int = 0,
     ) -> None:
         super().__init__(in_shape, out_shape, num_features)
-        _check_layers(hidden, activation)
+        check_layers(hidden, activation)
         rule = "hidden must have at least one number of channels for a convolutional decoder, got none"
         require(len(hidden) > 0, rule)
         sizes = halved_sizes(self.out_shape[-3:], len(hidden))[::-1]
         self.first_shape = (hidden[0], *sizes[0])
         self.input = nn.Linear(math.prod(self.in_shape) + num_features, math.prod(self.first_shape))
-        layers = [ACTIVATIONS[activation]()]
+        layers: list[nn.Module] = []
         channels = (*hidden, math.prod(self.out_shape[:-2]))
-        for (channels_in, channels_out), (size_in, size_out) in zip(
-            itertools.pairwise(channels), itertools.pairwise(sizes), strict=True
-        ):
-            extra = (size_out[0] - 2 * size_in[0], size_out[1] - 2 * size_in[1])
-            last = len(layers) == 2 * len(hidden) - 1
-            layers.append(nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1, output_padding=extra, bias=not last))
-            layers.append(ACTIVATIONS[activation]())
-        self.layers = nn.Sequential(*layers[:-1])
+        pairs = zip(itertools.pairwise(channels), itertools.pairwise(sizes), strict=True)
+        for index, ((channels_in, channels_out), (size_in, size_out)) in enumerate(pairs, 1):
+            extra, has_bias = (size_out[0] - 2 * size_in[0], size_out[1] - 2 * size_in[1]), index < len(hidden)
+            layers += self._between(channels_in, activation)
+            layers.append(nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1, output_padding=extra, bias=has_bias))
+        self.layers = nn.Sequential(*layers)
         self.output_bias = nn.Parameter(torch.zeros(self.out_shape))
         _he_initialise(self)
 
+    def _between(self, channels: int, activation: str) -> list[nn.Module]:
+        """Returns the layers between two convolutions of stride 2."""
+        return [ACTIVATIONS[activation]()]
+
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        joined = _join(x.reshape(*self._leading(x), -1), features)
+        joined = join(x.reshape(*self._leading(x), -1), features)
         maps = self.layers(_channels_last(self.input(joined).reshape(-1, *self.first_shape)))
         return maps.reshape(*joined.shape[:-1], *self.out_shape) + self.output_bias
 
 
-# Encoder and decoder by name; a decoder takes the encoder's `hidden` reversed.
-NETWORKS = {"mlp": (MLP, MLP), "conv": (ConvEncoder, ConvDecoder)}
+class ResidualBlock(nn.Module):
+    """Returns x + conv(act(conv(act(x)))), the same at the start. Nothing normalises, so that no datum sees another."""
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.last = nn.Conv2d(channels, channels, 3, padding=1)
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(self.activation(self.first(self.activation(x))))
 
 
 def halved_sizes(shape: Sequence[int], times: int) -> list[tuple[int, int]]:
@@ -224,14 +148,6 @@ def halved_sizes(shape: Sequence[int], times: int) -> list[tuple[int, int]]:
     most = min(height, width).bit_length() - 1
     require(times <= most, f"hidden must have at most {most} layers for images of {height} x {width}, got {times}")
     return [(height >> k, width >> k) for k in range(times + 1)]
-
-
-def _join(x: Tensor, features: Tensor | None) -> Tensor:
-    """Returns inputs `(..., n)` and features `(..., m)` side by side, `(..., n + m)`; leading dimensions broadcast."""
-    if features is None:
-        return x
-    leading = torch.broadcast_shapes(x.shape[:-1], features.shape[:-1])
-    return torch.cat((x.expand(*leading, -1), features.expand(*leading, -1)), -1)
 
 
 def _channels_last(maps: Tensor) -> Tensor:
@@ -254,9 +170,6 @@ def _he_initialise(network: nn.Module) -> None:
             nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-
-
-def _check_layers(hidden: Sequence[int], activation: str) -> None:
-    require_choice("activation", activation, ACTIVATIONS)
-    for units in hidden:
-        require_count("hidden", units)
+    for block in network.modules():
+        if isinstance(block, ResidualBlock):
+            nn.init.zeros_(block.last.weight)
