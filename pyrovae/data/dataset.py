@@ -52,6 +52,10 @@ class Dataset:
     train_grey: Tensor | None = None
     log_density: Callable[[Tensor], Tensor] | None = None
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, f'{split}_x')):,} {split}" for split in SPLITS)
+        return f"data set {self.name}: {self.kind}, event shape {self.event_shape}\n{sizes} data"
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         """The shape of one datum."""
