@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parent.parent / "pyrovae"
 
 MAY_IMPORT = {
     "common": set(),
-    "plots": set(),
+    "plots": {"common"},
     "data": {"common"},
     "models": {"common"},
     "programs": {"common"},
     "compilation": {"common"},
     "objectives": {"common", "programs"},
-    "training": {"common", "data", "programs", "compilation", "objectives"},
-    "evaluation": {"common", "data", "models", "programs", "compilation", "objectives"},
+    "training": {"common", "data", "programs", "compilation", "objectives", "plots"},
+    "evaluation": {"common", "data", "models", "programs", "compilation", "objectives", "plots"},
     "lab": {"common", "data", "programs", "objectives", "training", "evaluation", "plots"},
     "runs": {"common", "data", "models", "objectives", "training", "evaluation", "plots"},
     "cli": {"common", "data", "objectives", "evaluation", "lab", "runs", "plots"},

@@ -44,7 +44,7 @@ from pyrovae.common.rng import (
     set_all_generator_states,
     set_generator_states,
 )
-from pyrovae.common.tables import right_aligned
+from pyrovae.common.tables import data_frame, right_aligned, with_lines_below
 from pyrovae.common.weak_by_identity import WeakByIdentity
 from pyrovae.common.workers import Workers, alone, process_group
 
@@ -64,6 +64,7 @@ __all__ = [
     "check_folder",
     "check_unwritten",
     "choose_device",
+    "data_frame",
     "derived_seed",
     "device_of",
     "device_of_worker",
@@ -98,6 +99,7 @@ __all__ = [
     "set_generator_states",
     "shown",
     "warn",
+    "with_lines_below",
     "workers",
     "write_atomically",
     "write_text",

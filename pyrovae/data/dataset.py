@@ -99,6 +99,10 @@ class Dataset:
         counts = [len(one) if isinstance(one, tuple) else -1 for one in (y, train_y)]
         require(counts[0] == counts[1], f"{field} must have as many parts as train_y")
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, f'{split}_x')):,} {split}" for split in SPLITS)
+        return f"data set {self.name}: {self.kind}, event shape {self.event_shape}\n{sizes} data"
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         """The shape of one datum."""

@@ -15,6 +15,7 @@ from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.models import VAE, Diagonal, Standard
 from pyrovae.programs import Pair, PairTerms, gate, is_autoencoder, run_pair, seen, takes_pair
 
+DIMENSIONS_SHOWN = 20
 ACTIVE_VARIANCE = 0.01
 DRAWS_PER_DATUM = 32
 MANY_DATA = 200  # with fewer data, 16 times as many draws
@@ -116,6 +117,12 @@ class LatentUse:
     def num_active(self) -> int:
         """The number of active dimensions."""
         return int(self.active.sum())
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{kl:.2g}" for kl in self.kl.tolist()[:DIMENSIONS_SHOWN])
+        more = ", ..." if len(self.kl) > DIMENSIONS_SHOWN else ""
+        text = f"{self.num_active} of {len(self.variance)} latent dimensions are active; KL {shares}{more} nats"
+        return text if self.warning is None else f"{text}\n{self.warning}"
 
     @property
     def warning(self) -> str | None:

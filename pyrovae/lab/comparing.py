@@ -26,7 +26,8 @@ from pyrovae.common import (
 )
 from pyrovae.data import moved
 from pyrovae.evaluation import Estimate, check_args, common_length, log_marginal, tensors_in, with_tensors
-from pyrovae.lab.comparison import Comparison, Row
+from pyrovae.lab.comparison import Comparison
+from pyrovae.lab.comparison_row import Row
 from pyrovae.lab.costs import compiled_seconds, saved_bytes
 from pyrovae.lab.gap_to_log_px import no_log_px, not_its_bound
 from pyrovae.lab.repeats import Repeats, give_references

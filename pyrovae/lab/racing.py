@@ -38,7 +38,8 @@ from pyrovae.lab.entrants import (
 )
 from pyrovae.lab.learning_curve import NUM_DATA, LearningCurve
 from pyrovae.lab.race_folder import SECONDS_BETWEEN_TRIES, RunFolder, fingerprint_of
-from pyrovae.lab.race_result import Race, RaceRun
+from pyrovae.lab.race_result import Race
+from pyrovae.lab.race_run import RaceRun
 from pyrovae.lab.step_timing import epochs_of_equal_seconds
 from pyrovae.programs import ProgramPair
 from pyrovae.training import fit

@@ -10,7 +10,6 @@ from torch import Tensor
 import pyrovae.plots as plots
 from pyrovae.common import local_seed, on_device_of
 from pyrovae.data import Column, Dataset
-from pyrovae.evaluation import Evaluation, MarginalLikelihood
 from pyrovae.models import mean_of
 from pyrovae.runs.held_out import held_out_arguments
 from pyrovae.runs.run import Run
@@ -28,7 +27,7 @@ def save_figures(run: Run) -> list[Path]:
     """
     folder = run.folder / "figures"
     folder.mkdir(exist_ok=True)
-    drawings = {"training": _draw_training, "samples": draw_samples, "latent": _draw_latent}
+    drawings = {"training": lambda run: run.history.plot(), "samples": draw_samples, "latent": _draw_latent}
     if len(run.vae.event_shape) == 3:
         drawings["reconstructions"] = _draw_reconstructions
     paths = []
@@ -38,20 +37,6 @@ def save_figures(run: Run) -> list[Path]:
             paths.append(folder / f"{name}.png")
             figure.savefig(paths[-1], dpi=120)
     return paths
-
-
-def _draw_training(run: Run) -> Figure:
-    history, validated = run.history, None not in run.history.elbo
-    figure, axes = plots.figure_row(3 if validated else 1)
-    loss = {"training loss": history.loss}
-    if validated:
-        columns = (history.elbo, history.reconstruction, history.kl)
-        elbos, reconstruction, kl = ([value for value in column if value is not None] for column in columns)
-        loss["minus validation ELBO"] = [-elbo for elbo in elbos]
-        plots.training_curve(history.epoch, {"": reconstruction}, "validation reconstruction, nats", axes[1])
-        plots.training_curve(history.epoch, {"": kl}, "validation KL, nats", axes[2])
-    plots.training_curve(history.epoch, loss, "nats per datum", axes[0])
-    return figure
 
 
 @torch.no_grad()
@@ -125,30 +110,4 @@ def _draw_reconstructions(run: Run) -> Figure:
     figure, axes = plots.figure_row(1, width=9.0, height=2.0)
     white = _white(run.data)
     plots.reconstructions(args[0] / white, run.vae.reconstruct(*args) / white, axes=axes[0])
-    return figure
-
-
-def draw_estimates(estimates: Evaluation) -> Figure | None:
-    """Draws bounds against draws, and what each method fell short of the best in its seconds.
-
-    Returns None if no importance sampling is among the estimates.
-    """
-    found = (one.estimate for one in estimates.measured)
-    sampled = [estimate for estimate in found if isinstance(estimate, MarginalLikelihood)]
-    if not sampled:
-        return None
-    largest = max(sampled, key=lambda estimate: estimate.num_samples)
-    annealed = {
-        one.method: (one.estimate.mean, one.estimate.monte_carlo_error)
-        for one in estimates.measured
-        if one.method.startswith("ais_")
-    }
-    figure, axes = plots.figure_row(1 + (len(estimates.measured) > 1), width=4.5)
-    errors = largest.bounds_error.square().sum(1).sqrt() / len(largest.value)
-    plots.bounds(largest.bound_sizes, largest.bounds.mean(1), errors, annealed, axes[0])
-    if len(axes) > 1:
-        measured = {
-            one.method: (one.seconds, one.estimate.mean, one.estimate.monte_carlo_error) for one in estimates.measured
-        }
-        plots.below_the_best(measured, axes[1])
     return figure

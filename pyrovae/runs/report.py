@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from pyrovae.common import check_unwritten
 from pyrovae.evaluation import Evaluation
-from pyrovae.runs.figures import draw_estimates, save_figures
+from pyrovae.runs.figures import save_figures
 from pyrovae.runs.own_sources import short_name
 from pyrovae.runs.run import Run
 from pyrovae.runs.tables import columns_table, results_table
@@ -72,7 +72,7 @@ def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> 
 
 
 def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False) -> None:
-    """Writes estimates.json, estimates.md and, if importance sampling is among them, figures/estimates.png.
+    """Writes estimates.json, estimates.md and figures/estimates.png.
 
     Raises:
         InputError: earlier estimates are there, and `overwrite` is false
@@ -80,10 +80,7 @@ def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False
     check_unwritten(folder, overwrite, ESTIMATES_FILES)
     content = {"estimates": estimates.rows(), "verdict": estimates.verdict}
     (folder / "estimates.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    image = ""
-    figure = draw_estimates(estimates)
-    if figure is not None:
-        (folder / "figures").mkdir(exist_ok=True)
-        figure.savefig(folder / "figures/estimates.png", dpi=120)
-        image = "\n![bounds against samples and seconds](figures/estimates.png)\n"
+    (folder / "figures").mkdir(exist_ok=True)
+    estimates.plot().savefig(folder / "figures/estimates.png", dpi=120)
+    image = "\n![bounds against samples and seconds](figures/estimates.png)\n"
     (folder / "estimates.md").write_text(f"{estimates.table('github')}\n\n{estimates.verdict}\n{image}")

@@ -50,6 +50,10 @@ class Run:
         """Returns the data set, which is loaded when it is first asked for."""
         return self.load_data()
 
+    def __repr__(self) -> str:
+        config, done = self.config, len(self.history.epoch)
+        return f"run {self.folder}: {config.objective} on {config.dataset}, {done} of {config.epochs} epochs"
+
 
 def train_run(
     config: RunConfig,

@@ -1,6 +1,5 @@
 """The tables of a run: its measures with their errors, and its history."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -53,15 +52,9 @@ def _with_error(value: float | None, error: float | None) -> str:
     return f"{value:.3f} ({error:.2g})"
 
 
-def history_table(history: History, rows: int = 10) -> str:
-    """Returns a table of at most `rows` epochs, evenly spaced, the last among them."""
-    records = history.records()
-    step = math.ceil(len(records) / rows)
-    chosen = records[len(records) - 1 :: -step][::-1]
-    columns = [name for name in chosen[0] if chosen[-1][name] is not None]
-    formats = {"epoch": "d", "lr": ".1e"}
-    lines = [[format(record[name], formats.get(name, ".3f")) for name in columns] for record in chosen]
-    return right_aligned(lines, columns, left=0)
+def history_table(history: History) -> str:
+    """Returns the table of a history."""
+    return history.table()
 
 
 def columns_table(data: Dataset, tablefmt: str = "simple") -> str:

@@ -104,7 +104,7 @@ def test_a_run_that_ended_goes_on_for_longer_and_more_patience_lets_it(tmp_path)
     assert pv.load_run(tmp_path / "run").config == whole.config
     cosine = pv.RunConfig(**SMALL, schedule="cosine")
     train_run(cosine, tmp_path / "cosine")
-    with pytest.raises(pv.InputError, match="on which its schedule depends: for 3 take schedule 'constant'"):
+    with pytest.raises(pv.InputError, match="on which its schedule depends: for 3 take schedule 'constant' from the"):
         train_run(replace(cosine, epochs=3), tmp_path / "cosine", resume=True)
     assert pv.RunConfig.load(tmp_path / "cosine/config.json").epochs == 2
 
