@@ -13,6 +13,7 @@ from pyrovae.runs import (
     first_test_data,
     load_run,
     measure,
+    nats_of_units,
     results_table,
     write_estimates,
     write_evaluation,
@@ -55,7 +56,11 @@ def evaluate_run(
         estimates = evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
         if first:
             write_estimates(run.folder, estimates, overwrite)
-            print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\nreport: {folder / 'estimates.md'}")
+            print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n")
+            lower = nats_of_units(run.data, args[0])
+            if lower is not None:
+                print(f"in the units of the file, each is {lower:.3f} nats lower\n")
+            print(f"report: {folder / 'estimates.md'}")
         return
     evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
     if first:

@@ -5,7 +5,7 @@ from pyrovae.runs.config import RunConfig
 from pyrovae.runs.config_fields import DataFields, ModelFields, ObjectiveFields, TrainingFields
 from pyrovae.runs.held_out import first_test_data
 from pyrovae.runs.measures import measure
-from pyrovae.runs.own_data import with_usual_settings
+from pyrovae.runs.own_data import nats_of_units, with_usual_settings
 from pyrovae.runs.own_sources import is_own, short_name
 from pyrovae.runs.report import (
     ESTIMATES_FILES,
@@ -40,6 +40,7 @@ __all__ = [
     "load_data",
     "load_run",
     "measure",
+    "nats_of_units",
     "require_new_folder",
     "results_table",
     "short_name",

@@ -21,6 +21,7 @@ from pyrovae.evaluation import (
 from pyrovae.models import VAE, priors
 from pyrovae.objectives import MAX_STATES
 from pyrovae.runs.held_out import first_test_data
+from pyrovae.runs.own_data import nats_of_units
 
 IWAE_PARTICLES = 50
 MAX_ENUMERATED_PAIRS = 5_000_000  # of a code and a datum
@@ -79,10 +80,8 @@ def measure(
             )
     result |= _entries("elbo", elbo)
     result |= _entries(f"iwae_{IWAE_PARTICLES}", iwae) | _entries("log_px", marginal)
-    standardised = marginal is not None and any(column.sd is not None for column in data.columns)
-    result["log_px_in_file_units"] = None
-    if marginal is not None and standardised:
-        result["log_px_in_file_units"] = data.log_px_in_file_units(marginal.log_px, x).mean().item()
+    lower = nats_of_units(data, x)
+    result["log_px_in_file_units"] = None if marginal is None or lower is None else marginal.mean - lower
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()
     result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "log_px_enumeration": None}

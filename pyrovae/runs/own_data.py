@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
 from pyrovae.common import InputError, require, shown
 from pyrovae.data import SPLITS, Column, Dataset
 from pyrovae.runs.config_fields import ConfigFields
@@ -75,6 +78,18 @@ def _as_read(dataset: str, data: Dataset) -> dict[str, object]:
     kinds = tuple(dict.fromkeys(column.kind for column in data.columns))
     values["kinds"] = kinds if len(kinds) < 2 else tuple(f"{column.name}={column.kind}" for column in data.columns)
     return values
+
+
+def nats_of_units(data: Dataset, x: Tensor) -> float | None:
+    """Returns by how many nats per datum log p(x) is lower in the units of the file, None if nothing is standardised.
+
+    Args:
+        data: the data set
+        x: the data that log p(x) is of
+    """
+    if all(column.sd is None for column in data.columns):
+        return None
+    return -data.log_px_in_file_units(torch.zeros(len(x), dtype=torch.float64), x).mean().item()
 
 
 def data_told(data: Dataset) -> dict[str, Any]:
