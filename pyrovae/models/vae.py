@@ -26,12 +26,13 @@ from pyrovae.common import (
 from pyrovae.models.conditions import Condition, Features
 from pyrovae.models.likelihoods import Likelihood
 from pyrovae.models.networks import Maker, encoder_and_decoder, run_network, set_output_bias
-from pyrovae.models.param_store import Module, unique_name
+from pyrovae.models.param_store import register, unique_name
 from pyrovae.models.posteriors import POSTERIORS, Posterior
 from pyrovae.models.priors import PRIORS, Prior
+from pyrovae.models.saving import SavedModel
 
 
-class VAE(Module):
+class VAE(SavedModel):
     """A variational autoencoder: a model p(x, z) and a guide q(z|x), as Pyro programs.
 
         p(z) = N(0, I),  p(x|z) = likelihood(decoder(z)),  q(z|x) = N(loc(x), diag(exp(log_variance(x))))
@@ -81,7 +82,8 @@ class VAE(Module):
         With networks of your own:
 
         >>> encoder = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 2))
-        >>> vae = pv.VAE((2,), latent_dim=1, encoder=encoder, decoder=torch.nn.Linear(1, 2), likelihood=pv.Gaussian(0.3))
+        >>> own = {"encoder": encoder, "decoder": torch.nn.Linear(1, 2)}
+        >>> vae = pv.VAE((2,), latent_dim=1, **own, likelihood=pv.Gaussian(0.3))
         >>> vae.encoder is encoder, vae.encode(x).mean.shape
         (True, torch.Size([100, 1]))
 
@@ -161,7 +163,7 @@ class VAE(Module):
         self._check_conditions(y, len(x))
         name = unique_name(self)
         for part in ("decoder", "decoder_features", "likelihood", "prior_family"):
-            pyro.module(f"{name}.{part}", getattr(self, part))
+            register(f"{name}.{part}", getattr(self, part))
         with pyro.plate("data", len(x), dim=-1):
             with self._latent_handlers():
                 z = self.prior_family.sample(self._encode_unconditionally)
@@ -172,7 +174,7 @@ class VAE(Module):
         self._check_shape(x)
         name = unique_name(self)
         for part in ("encoder", "encoder_features", "posterior_family"):
-            pyro.module(f"{name}.{part}", getattr(self, part))
+            register(f"{name}.{part}", getattr(self, part))
         with pyro.plate("data", len(x), dim=-1), self._latent_handlers():
             self.posterior_family.sample(self.encode(x, *y))
 
@@ -195,7 +197,7 @@ class VAE(Module):
         """Returns q(z|x, y), with batch shape `(batch,)` and event shape `(latent_dim,)`; with layers, q(z_1|x, y)."""
         self._check_shape(x)
         self._check_conditions(y, len(x))
-        shapes = self.event_shape, self.posterior_family.output_shape
+        shapes = x.shape[1:], self.posterior_family.output_shape
         return self.posterior_family(run_network(self.encoder, x, self.encoder_features(y), *shapes))
 
     def _encode_unconditionally(self, x: Tensor) -> dist.TorchDistribution:

@@ -173,7 +173,8 @@ def test_as_many_halvings_as_the_image_has_are_taken():
 
 def test_unknown_networks_and_activations_are_refused():
     settings = {"latent_dim": 2, "hidden": (4,), "likelihood": pv.Bernoulli()}
-    assert refusal(pv.VAE, (1, 8, 8), **settings, network="cnn") == "network must be one of mlp, conv, resnet; got 'cnn'"
+    message = refusal(pv.VAE, (1, 8, 8), **settings, network="cnn")
+    assert message == "network must be one of mlp, conv, resnet; got 'cnn'"
     message = refusal(pv.VAE, (1, 8, 8), **settings, network="conv", activation="sine")
     assert message.startswith("activation must be one of relu")
 
