@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.common import as_dtype, require, require_finite, require_number
-from pyrovae.models.param_store import Module, unique_name
+from pyrovae.models.param_store import unique_name
+from pyrovae.models.saving import SavedModel
 
 
-class LinearGaussianVAE(Module):
+class LinearGaussianVAE(SavedModel):
     """A linear Gaussian VAE, whose log p(x), posterior and ELBO have closed forms: probabilistic PCA.
 
         z ~ N(prior_mean, I),  x|z ~ N(W z + b, scale^2 I),  q(z|x) = N(A x + c, diag(exp(2 log_scale)))

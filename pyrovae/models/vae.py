@@ -27,12 +27,13 @@ from pyrovae.common import (
 from pyrovae.models.conditions import Condition, Features, SizeFactor
 from pyrovae.models.likelihoods import Likelihood
 from pyrovae.models.networks import Maker, encoder_and_decoder, run_network, set_output_bias
-from pyrovae.models.param_store import Module, unique_name
+from pyrovae.models.param_store import register, unique_name
 from pyrovae.models.posteriors import POSTERIORS, Posterior
 from pyrovae.models.priors import PRIORS, Prior, Vamp
+from pyrovae.models.saving import SavedModel
 
 
-class VAE(Module):
+class VAE(SavedModel):
     """A variational autoencoder: a model p(x, z) and a guide q(z|x), as Pyro programs.
 
         p(z) = N(0, I),  p(x|z) = likelihood(decoder(z)),  q(z|x) = N(loc(x), diag(exp(log_variance(x))))
@@ -82,8 +83,8 @@ class VAE(Module):
         With networks of your own:
 
         >>> encoder = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 2))
-        >>> decoder = torch.nn.Linear(1, 2)
-        >>> vae = pv.VAE((2,), latent_dim=1, encoder=encoder, decoder=decoder, likelihood=pv.Gaussian(0.3))
+        >>> own = {"encoder": encoder, "decoder": torch.nn.Linear(1, 2)}
+        >>> vae = pv.VAE((2,), latent_dim=1, **own, likelihood=pv.Gaussian(0.3))
         >>> vae.encoder is encoder, vae.encode(x).mean.shape
         (True, torch.Size([100, 1]))
 
@@ -133,12 +134,12 @@ class VAE(Module):
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
-        self.seen_shape = tuple(self._encoder_input(torch.zeros(1, *self.event_shape)).shape[1:])
+        seen_shape = tuple(self._encoder_input(torch.zeros(1, *self.event_shape)).shape[1:])
         self.code_shape = tuple(prior.decoded(torch.zeros(posterior.latent_shape)).shape)
         self.encoder, self.decoder = encoder_and_decoder(
             encoder,
             decoder,
-            encoder_shapes=(self.seen_shape, posterior.output_shape),
+            encoder_shapes=(seen_shape, posterior.output_shape),
             decoder_shapes=(self.code_shape, likelihood.output_shape(event_shape)),
             network=network,
             hidden=hidden,
@@ -173,7 +174,7 @@ class VAE(Module):
         self._check_conditions(y, len(x))
         name = unique_name(self)
         for part in ("decoder", "decoder_features", "likelihood", "prior_family"):
-            pyro.module(f"{name}.{part}", getattr(self, part))
+            register(f"{name}.{part}", getattr(self, part))
         with pyro.plate("data", len(x), dim=-1):
             with self._latent_handlers():
                 z = self.prior_family.sample(self._encode_unconditionally)
@@ -184,7 +185,7 @@ class VAE(Module):
         self._check_shape(x)
         name = unique_name(self)
         for part in ("encoder", "encoder_features", "posterior_family"):
-            pyro.module(f"{name}.{part}", getattr(self, part))
+            register(f"{name}.{part}", getattr(self, part))
         with pyro.plate("data", len(x), dim=-1), self._latent_handlers():
             self.posterior_family.sample(self.encode(x, *y))
 
@@ -207,10 +208,9 @@ class VAE(Module):
         """Returns q(z|x, y), with batch shape `(batch,)` and event shape `(latent_dim,)`; with layers, q(z_1|x, y)."""
         self._check_shape(x)
         self._check_conditions(y, len(x))
-        shapes = self.seen_shape, self.posterior_family.output_shape
-        return self.posterior_family(
-            run_network(self.encoder, self._encoder_input(x), self.encoder_features(y), *shapes)
-        )
+        seen = self._encoder_input(x)
+        shapes = seen.shape[1:], self.posterior_family.output_shape
+        return self.posterior_family(run_network(self.encoder, seen, self.encoder_features(y), *shapes))
 
     def _encoder_input(self, x: Tensor) -> Tensor:
         """Returns x as the encoder sees it, `(batch, ...)`."""

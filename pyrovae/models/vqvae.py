@@ -24,7 +24,8 @@ from pyrovae.common import (
 from pyrovae.models.code_distributions import NearestCode
 from pyrovae.models.likelihoods import Likelihood
 from pyrovae.models.networks import NETWORKS
-from pyrovae.models.param_store import Module, unique_name
+from pyrovae.models.param_store import register, unique_name
+from pyrovae.models.saving import SavedModel
 
 
 class CodebookUse(NamedTuple):
@@ -36,7 +37,7 @@ class CodebookUse(NamedTuple):
     """exp(entropy of the frequencies of the codes): from 1, one code for all tokens, to `num_codes`."""
 
 
-class VQVAE(Module):
+class VQVAE(SavedModel):
     """A vector-quantised VAE: z is `num_tokens` codes out of `num_codes`, as one-hot vectors.
 
         p(z) uniform,  p(x|z) = likelihood(decoder(e_z)),  q(z|x) all mass on the codes nearest to encoder(x)
@@ -130,7 +131,7 @@ class VQVAE(Module):
     def model(self, x: Tensor) -> None:
         """Runs p(x, z), with `x` `(batch, *event_shape)` observed."""
         self._check_shape(x)
-        pyro.module(unique_name(self), self)
+        register(unique_name(self), self)
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", self.prior)
             if not self.training:
@@ -147,7 +148,7 @@ class VQVAE(Module):
     def guide(self, x: Tensor) -> None:
         """Runs q(z|x), the nearest codes, for `x` `(batch, *event_shape)`."""
         q = self.encode(x)
-        pyro.module(unique_name(self), self)
+        register(unique_name(self), self)
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", q)
 

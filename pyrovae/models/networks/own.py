@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def _check_apart(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def set_output_bias(decoder: nn.Module, bias: Tensor) -> None:
+def set_output_bias(decoder: Any, bias: Tensor) -> None:
     """Makes the outputs of `decoder` start at `bias`, which has the likelihood's output shape.
 
     A decoder of the user's own needs a method `set_output_bias`, or an attribute `output_bias` of as many elements.

@@ -1,0 +1,187 @@
+"""Models in files: architecture and weights, as tensors and plain values alone."""
+
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.common import InputError, first_line, fixed_generators, require, warn, write_atomically
+from pyrovae.models.construction import Recipe, decoded, encoded, is_ours, is_plain, kind_name, known_kinds, made
+from pyrovae.models.param_store import Module
+
+FORMAT = "pyrovae model 1"
+
+
+class SavedModel(Module):
+    """Gives a model `save` and `load`."""
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model to a file: what it was made with, and all of its parameters and buffers.
+
+        The file holds tensors and plain values alone, and no code. A file that exists is replaced once the new one is
+        whole. A part of your own (a network, a likelihood) has its weights in the file and not its code, which a
+        warning says; `load` then takes that part.
+
+        Args:
+            path: The file, in a folder that exists.
+
+        Raises:
+            InputError: If the file cannot be written, or what it would hold cannot be loaded again, because a part was
+                replaced after the model was made; the file is then as it was.
+
+        Example:
+            >>> vae = pv.VAE((2,), latent_dim=1, hidden=(8,), likelihood=pv.Gaussian(0.3))
+            >>> vae.save("vae.pt")
+            >>> same, x = pv.VAE.load("vae.pt"), torch.randn(5, 2)
+            >>> torch.equal(same.reconstruct(x), vae.reconstruct(x))
+            True
+        """
+        path = Path(path)
+        require(path.parent.is_dir(), f"path must lie in a folder that exists, got {path}")
+        require(not path.is_dir(), f"path must be a file, got the folder {path}")
+        content = _content_of(self)
+
+        def write(beside: Path) -> None:
+            torch.save(content, beside)
+            read = _read(beside)
+            if not content["own"]:
+                _made_again(type(self), read, {})
+
+        try:
+            write_atomically(path, write)
+        except Exception as error:  # pickling may raise anything, and torch's writer a RuntimeError for an OSError
+            raise InputError(f"{path} cannot be written: {first_line(error)}") from error
+        if content["own"]:
+            warn(f"{path} holds no code of your own; to load it say {_call(type(self), path, content['own'])}")
+
+    @classmethod
+    def load(cls, path: str | Path, **own: Any) -> Self:
+        """Returns the model that `save` wrote: on the CPU, with the same dtypes, modes and frozen parameters.
+
+        Loading runs no code from the file, and makes classes of pyrovae alone.
+
+        Args:
+            path: The file.
+            own: The parts of your own, by the names of the constructor's arguments: `encoder=MyEncoder()`. They get
+                the weights in the file.
+
+        Raises:
+            InputError: If the file is not one that `save` wrote, holds another class of model, or if parts of your own
+                are missing, too many, or have other parameters than those in the file.
+
+        Example:
+            >>> vae = pv.VAE((2,), latent_dim=1, hidden=(8,), likelihood=pv.Gaussian(0.3))
+            >>> vae.save("vae.pt")
+            >>> pv.VAE.load("vae.pt").event_shape
+            (2,)
+        """
+        path = Path(path)
+        content = _read(path)
+        try:
+            kind, missing = content["kind"], {n: what for n, what in content["own"].items() if n not in own}
+            require(kind == kind_name(cls), f"it holds a {kind.rpartition('.')[2]} and not a {cls.__name__}")
+            needed = ", ".join(f"{name} ({what})" for name, what in missing.items())
+            require(not missing, f"it holds no code of {needed}: say {_call(cls, path, missing)}")
+            for name in own:
+                require(name in content["own"], f"{name} is in the file and cannot be given")
+            return _made_again(cls, content, own)
+        except Exception as error:  # a file that was changed, or that another version wrote, may raise anything
+            raise InputError(f"{path} cannot be loaded: {first_line(error)}") from error
+
+
+def _content_of(model: Module) -> dict[str, Any]:
+    recipe = model.made_with
+    if recipe is None:
+        raise InputError(f"{type(model).__name__} does not know what it was made with")
+    arguments, own = {}, {}
+    for name, value in recipe.arguments.items():
+        unknown = recipe.unknown.get(name)
+        made_with = getattr(getattr(model, name, None), "made_with", None)  # a function may have made a part of ours
+        if unknown and isinstance(made_with, Recipe) and is_ours(made_with.kind) and not made_with.unknown:
+            value, unknown = made_with, None
+        if unknown:
+            own[name] = unknown
+        else:
+            arguments[name] = encoded(value)
+    state, modules = model.state_dict(), dict(model.named_modules())
+    return {
+        "format": FORMAT,
+        "kind": kind_name(type(model)),
+        "arguments": arguments,
+        "own": own,
+        "parts": _parts(model),
+        "plain": {name: _plain_attributes(modules[name]) for name in _parts(model)},
+        "training": {name: module.training for name, module in modules.items()},
+        "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
+        "state": state,
+        "buffers": {name: buffer for name, buffer in model.named_buffers() if name not in state},
+    }
+
+
+def _made_again(cls: type, content: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
+    kinds = known_kinds(Module)
+    with fixed_generators(0):  # the initial parameters, which those of the file replace
+        arguments = {name: decoded(value, kinds) for name, value in content["arguments"].items()}
+        model = made(cls, {**arguments, **own})
+    parts, saved_parts = _parts(model), content["parts"]
+    for name in sorted(parts.keys() | saved_parts.keys()):
+        was, now = (found.get(name, "module of your own").rpartition(".")[2] for found in (saved_parts, parts))
+        require(was == now, f"its {name} is a {was}, and a model made with the same arguments has a {now}")
+    modules = dict(model.named_modules())
+    for name, attributes in content["plain"].items():
+        for key in _plain_attributes(modules[name]).keys() & attributes.keys():
+            setattr(modules[name], key, attributes[key])
+    _load_tensors(model, content["state"], content["buffers"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in content["frozen"])
+    for name, module in modules.items():
+        module.training = content["training"][name]
+    return model
+
+
+@torch.no_grad()
+def _load_tensors(model: nn.Module, state: Mapping[str, Any], buffers: Mapping[str, Tensor]) -> None:
+    """Gives the model the parameters and buffers of the file, with their dtypes."""
+    saved = {name: value for name, value in chain(state.items(), buffers.items()) if isinstance(value, Tensor)}
+    parameters, own_buffers = (
+        model.named_parameters(remove_duplicate=False),
+        model.named_buffers(remove_duplicate=False),
+    )
+    tensors = dict(chain(parameters, own_buffers))
+    for name in sorted(saved.keys() | tensors.keys()):
+        was, now = (tuple(found[name].shape) if name in found else "not there" for found in (saved, tensors))
+        require(was == now, f"its {name} is {was}, and that of the model {now}")
+        tensors[name].data = tensors[name].data.to(saved[name].dtype)
+    model.load_state_dict(state)
+    for name, buffer in buffers.items():
+        tensors[name].copy_(buffer)
+
+
+def _parts(model: nn.Module) -> dict[str, str]:
+    """Returns the classes of those parts that are of this package, by their place in the model."""
+    return {name: kind_name(type(part)) for name, part in model.named_modules() if is_ours(type(part))}
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """Returns the public attributes that are plain values: a temperature may have changed in training."""
+    found = {name: value for name, value in vars(module).items() if name != "training" and not name.startswith("_")}
+    return {name: value for name, value in found.items() if is_plain(value)}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    require(path.is_file(), f"path must be a file that exists, got {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
+        raise InputError(f"{path} is not a file that save wrote ({type(error).__name__})") from error
+    readable = isinstance(content, dict) and content.get("format") == FORMAT
+    hint = ": load_state_dict takes a state" if isinstance(content, dict) and "format" not in content else ""
+    require(readable, f"{path} is not a file that save wrote{hint}")
+    return content
+
+
+def _call(cls: type, path: Path, own: Mapping[str, str]) -> str:
+    return f'{cls.__name__}.load("{path}", {", ".join(f"{name}=..." for name in own)})'
