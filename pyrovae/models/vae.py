@@ -13,7 +13,6 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyrovae.common import (
-    InputError,
     as_dtype,
     evaluates,
     local_seed,
@@ -152,7 +151,7 @@ class VAE(SavedModel):
             shape = tuple(data_mean.shape)
             require(shape == self.event_shape, f"data_mean must have shape {self.event_shape}, got {shape}")
             require_finite("data_mean", data_mean)
-            bias = _output_bias(likelihood, data_mean)
+            bias = likelihood.output_bias(data_mean)
             rule = f"data_mean must be one that {type(likelihood).__name__} can have"
             require(bool(bias.isfinite().all()), f"{rule}, got {data_mean.min().item():g}")
             set_output_bias(self.decoder, bias)
@@ -302,14 +301,6 @@ def mean_of(q: dist.TorchDistribution, num_draws: int = 64) -> Tensor:
         return q.mean
     except NotImplementedError:
         return q.sample((num_draws,)).mean(0)
-
-
-def _output_bias(likelihood: Likelihood, mean: Tensor) -> Tensor:
-    try:
-        return likelihood.output_bias(mean)
-    except NotImplementedError as error:
-        name = type(likelihood).__name__
-        raise InputError(f"data_mean needs a likelihood that defines output_bias(mean), and {name} does not") from error
 
 
 def _posterior_of(posterior: Posterior | str, latent_dim: int) -> Posterior:

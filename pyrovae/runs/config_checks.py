@@ -9,7 +9,7 @@ from pyrovae.data import BINARIZE, IMAGE_SETS, IN_COLOUR
 from pyrovae.models import ACTIVATIONS, NETWORKS, POSTERIORS, PRIORS
 from pyrovae.objectives import MAX_STATES, NEED_NUM_PARTICLES, OBJECTIVES, parse, resolve
 from pyrovae.runs.config_fields import ConfigFields
-from pyrovae.runs.own_sources import check_own, is_own, require_nothing_of_own
+from pyrovae.runs.own_sources import SOURCES, check_own, is_own, require_nothing_of_own
 from pyrovae.runs.usual_settings import KIND_BY_BINARIZE, NUM_LEVELS, require_likelihood, usual_settings
 from pyrovae.training import BETA_SCHEDULES, LEARNING_RATE_SCHEDULES, NONFINITE
 
@@ -37,7 +37,7 @@ def _check_data(config: ConfigFields) -> None:
 
     Of data of one's own, the kind is known when they are read: `with_usual_settings` does the rest then.
     """
-    require(isinstance(config.dataset, str), f"dataset must be a string, got {config.dataset!r}")
+    require(isinstance(config.dataset, str), f"dataset must be one of {SOURCES}; got {shown(config.dataset)}")
     if config.network is not None:
         require_choice("network", config.network, NETWORKS)
     if is_own(config.dataset):
@@ -62,18 +62,13 @@ def _check_data(config: ConfigFields) -> None:
 
 
 def _check_types_and_ranges(config: ConfigFields) -> None:
-    for name in ("data_root", "label_column", "split_column", "missing", "device"):
+    for name in ("data_root", "device"):
         value = getattr(config, name)
-        optional = value is None and name != "device"
+        optional = value is None and name == "data_root"
         require(optional or isinstance(value, str), f"{name} must be a string, got {value!r}")
-    for name in ("columns", "kinds"):
-        value = getattr(config, name)
-        texts = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-        require(texts, f"{name} must be a list of texts, got {shown(value)}")
-        object.__setattr__(config, name, tuple(value))
     for name in ("hidden", "layers"):
         value = getattr(config, name)
-        if value is None:  # of data of one's own, before they are read
+        if name == "hidden" and value is None:  # of data of one's own, before they are read
             continue
         require(isinstance(value, list | tuple), f"{name} must be whole numbers >= 1, got {value!r}")
         object.__setattr__(config, name, tuple(value))
@@ -82,8 +77,6 @@ def _check_types_and_ranges(config: ConfigFields) -> None:
     for name in ("latent_dim", "epochs", "batch_size"):
         if name != "latent_dim" or config.latent_dim is not None:
             require_count(name, getattr(config, name))
-    if config.image_size is not None:
-        require_count("image_size", config.image_size)
     require_seed(config.seed)
     for name in ("scale", "beta", "lr"):
         require_number(name, value := getattr(config, name), above=0)
@@ -93,9 +86,7 @@ def _check_types_and_ranges(config: ConfigFields) -> None:
         require_number("max_grad_norm", config.max_grad_norm, above=0)
     if config.patience is not None:
         require_count("patience", config.patience)
-    for name in ("conditional", "standardise"):
-        value = getattr(config, name)
-        require(isinstance(value, bool), f"{name} must be true or false, got {value!r}")
+    require(isinstance(config.conditional, bool), f"conditional must be true or false, got {config.conditional!r}")
     require_choice("activation", config.activation, ACTIVATIONS)
     require_choice("posterior", config.posterior, POSTERIORS)
     require_choice("prior", config.prior, PRIORS)

@@ -3,11 +3,12 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from pyrovae.common import require, require_choice, shown
+from pyrovae.common import require, require_choice, require_count, shown
 from pyrovae.data import BINARIZE, DATASETS, KINDS
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.usual_settings import LIKELIHOODS
 
+SOURCES = f"{', '.join(DATASETS)}, or a file, a folder of images or module:function"
 NAMED_COLUMNS = (".csv", ".tsv", ".parquet")  # tables whose columns have names
 TABLE_FIELDS = ("columns", "label_column", "split_column", "kinds", "missing", "standardise")
 
@@ -34,13 +35,13 @@ def check_own(config: ConfigFields) -> None:
     """
     dataset = config.dataset
     is_path = "/" in dataset or "\\" in dataset or Path(dataset).suffix != "" or _exists(dataset)
-    known = f"{', '.join(DATASETS)}, or a file, a folder of images or module:function"
     close = get_close_matches(dataset, DATASETS, 1)
     hint = f": did you mean {close[0]}?" if close else ""
     is_known = bool(dataset) and (is_path or is_function(dataset))
-    require(is_known, f"dataset must be one of {known}; got {shown(dataset)}{hint}")
+    require(is_known, f"dataset must be one of {SOURCES}; got {shown(dataset)}{hint}")
     if not is_function(dataset):
         object.__setattr__(config, "dataset", str(Path(dataset).absolute()))
+    _check_types(config)
     if config.binarize is not None:
         require_choice("binarize", config.binarize, BINARIZE)
     if config.likelihood is not None:
@@ -48,6 +49,20 @@ def check_own(config: ConfigFields) -> None:
     if config.missing is not None:
         require_choice("missing", config.missing, ("mask",))
     kinds_of(config)
+
+
+def _check_types(config: ConfigFields) -> None:
+    for name in ("columns", "kinds"):
+        value = getattr(config, name)
+        texts = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+        require(texts, f"{name} must be a list of texts, got {shown(value)}")
+        object.__setattr__(config, name, tuple(value))
+    for name in ("label_column", "split_column"):
+        value = getattr(config, name)
+        require(value is None or isinstance(value, str), f"{name} must be a string, got {shown(value)}")
+    require(isinstance(config.standardise, bool), f"standardise must be true or false, got {config.standardise!r}")
+    if config.image_size is not None:
+        require_count("image_size", config.image_size)
 
 
 def kinds_of(config: ConfigFields) -> dict[str, str] | str | None:
@@ -71,8 +86,11 @@ def require_nothing_of_own(config: ConfigFields) -> None:
     usual = ConfigFields()
     for name in (*TABLE_FIELDS, "image_size"):
         value = getattr(config, name)
-        same = value == getattr(usual, name) or value == []
-        require(same, f"{name} is for data of your own, and {config.dataset} is built in; got {value!r}")
+        if value == [] and getattr(usual, name) == ():  # as JSON holds it
+            object.__setattr__(config, name, ())
+            continue
+        is_usual = type(value) is type(getattr(usual, name)) and value == getattr(usual, name)
+        require(is_usual, f"{name} is for data of your own, and {config.dataset} is built in; got {shown(value)}")
 
 
 def _exists(dataset: str) -> bool:

@@ -263,7 +263,7 @@ REFUSED = {
         "is made",
     ),
     "whole numbers": (
-        {"encoder": nn.Sequential(nn.Linear(DATA, ENCODED), type("Sign", (nn.Module,), {"forward": lambda _, x: x > 0})())},
+        {"encoder": nn.Sequential(nn.Linear(DATA, ENCODED), type("Sign", (nn.Module,), {"forward": lambda _, x: x > 0})())},  # noqa: E501
         "encoder must return a tensor (batch, 2, 2) or (batch, 4) of floating-point numbers, got torch.bool",
     ),
     "no module": ({"encoder": 3}, "encoder must be a module, or a function that makes one; got 3"),
@@ -327,4 +327,4 @@ def test_a_likelihood_without_output_bias_says_so():
 
     settings = {"latent_dim": 2, "hidden": (8,), "likelihood": Laplace(), "data_mean": torch.zeros(DATA)}
     message = helpers.refusal(pv.VAE, (DATA,), **settings)
-    assert message == "data_mean needs a likelihood that defines output_bias(mean), and Laplace does not"
+    assert message == "data_mean needs a likelihood with an output_bias, and Laplace has none"
