@@ -34,19 +34,22 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in first and "," not in first else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
-        rows = [(number, row) for number, row in enumerate(reader, 1) if row]
+        rows = [(number, row) for number, row in enumerate(reader, 1) if row not in ([], [""])]  # blank lines
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not a row of values ({first_line(error)})") from error
+    width = len(rows[0][1])
+    too_wide = f"{path} has {width:,} columns, more than {MOST_COLUMNS:,}: choose some with columns="
+    require(wanted is not None or width <= MOST_COLUMNS, too_wide)
     names, body = _header(path, rows, header)
-    width, start = len(names), 0 if body is rows else rows[0][0]
+    start = 0 if body is rows else rows[0][0]
     for number, row in body:
         if len(row) != width:
             raise InputError(f"{path}, row {number}: must have {width} cells, as the first row, got {len(row)}")
-        require(not start or row != rows[0][1], f"{path}, row {number}: repeats the header of row {start}")
+        if start and row == rows[0][1]:
+            raise InputError(f"{path}, row {number}: repeats the header of row {start}")
     require(len(body) > 0, f"{path} has a header and no rows below it")
-    kept = [j for j, name in enumerate(names) if wanted is None or name in wanted]
-    too_wide = f"{path} has {width:,} columns, more than {MOST_COLUMNS:,}: choose some with columns="
-    require(len(kept) <= MOST_COLUMNS, too_wide)
+    needed = set(names if wanted is None else wanted)
+    kept = [j for j, name in enumerate(names) if name in needed]
     cells: dict[str, Cells] = {names[j]: [row[j] for _, row in body] for j in kept or range(width)}
     return Table(str(path), cells, lambda index: f"row {body[index][0]}")
 

@@ -238,7 +238,8 @@ def _held_out(pair: ProgramPair, data: object, held_out: Any, num_data: int | No
         if not isinstance(data, Dataset):
             raise InputError(f"held_out must be given unless data is a Dataset, got a {type(data).__name__}")
         held_out = data.arguments("test")[: 1 + getattr(pair, "num_conditions", 0)]
-    args = as_arguments(pair, tuple(held_out) if is_spread(held_out) else (held_out,))
+    is_one = hasattr(pair, "convert_data") or not is_spread(held_out)  # a VAE takes what it needs of a tuple
+    args = as_arguments(pair, (held_out,) if is_one else tuple(held_out))
     getattr(pair, "check_data", lambda *_: None)(*args)
     if num_data is not None:
         require_count("num_data", num_data, 2)
