@@ -79,6 +79,8 @@ def decoded(value: Any, kinds: Mapping[str, type]) -> Any:
 def made(kind: type, arguments: Mapping[str, Any]) -> Any:
     """Returns an instance of `kind`, made with arguments by name."""
     signature = inspect.signature(kind)
+    unknown = arguments.keys() - signature.parameters.keys()
+    require(not unknown, f"{kind.__name__} takes no {', '.join(sorted(unknown))}")
     bound = inspect.BoundArguments(signature, OrderedDict(arguments))
     return kind(*bound.args, **bound.kwargs)
 
