@@ -14,7 +14,7 @@ import pyrovae as pv
 def history_of(num, validated=True):
     history = pv.History()
     for epoch in range(1, num + 1):
-        terms = {"elbo": -((epoch - 7.0) ** 2), "reconstruction": 1.0 - (epoch - 7.0) ** 2, "kl": 1.0}
+        terms = {"elbo": -1.0 - (epoch - 7.0) ** 2, "reconstruction": -((epoch - 7.0) ** 2), "kl": 1.0}
         terms = terms if validated else dict.fromkeys(terms)
         history.append({"epoch": epoch, "loss": math.pi, **terms, "lr": 1e-3, "skipped": None, "seconds": 0.5})
     return history
