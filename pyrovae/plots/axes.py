@@ -31,7 +31,7 @@ def takes_arrays(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]
             if is_dataclass(value):
                 kind = type(value).__name__
                 hint = "its own plot() draws it" if hasattr(value, "plot") else "give some of its values"
-                raise InputError(f"plots.{draw.__name__} takes arrays, got a {kind}: {hint}")
+                raise InputError(f"plots.{draw.__name__} takes arrays, got {kind}: {hint}")
         return draw(*args, **kwargs)
 
     return checked

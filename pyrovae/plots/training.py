@@ -26,7 +26,7 @@ def training_curve(
     Example:
         >>> _, (axes,) = pv.plots.figure_row(1)
         >>> axes = pv.plots.training_curve(range(1, 6), {"loss": [9.0, 4.0, 3.0, 2.0, 2.0]}, "nats", axes)
-        >>> axes.lines[0].get_ydata()
+        >>> axes.lines[0].get_ydata().tolist()
         [9.0, 4.0, 3.0, 2.0, 2.0]
     """
     axes = axes_or_new(axes)

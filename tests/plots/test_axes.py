@@ -102,8 +102,8 @@ HISTORY = pv.History([1], [3.0], [None], [None], [None], [0.1], [None], [1.0])
 )
 def test_a_result_is_refused_in_one_line(draw, result, hint):
     kind = type(result).__name__
-    assert refusal(draw, result) == f"plots.{draw.__name__} takes arrays, got a {kind}: {hint}"
-    assert refusal(draw, axes=result).startswith(f"plots.{draw.__name__} takes arrays, got a {kind}")
+    assert refusal(draw, result) == f"plots.{draw.__name__} takes arrays, got {kind}: {hint}"
+    assert refusal(draw, axes=result).startswith(f"plots.{draw.__name__} takes arrays, got {kind}")
 
 
 def test_every_figure_refuses_results():

@@ -34,6 +34,7 @@ def test_codes_of_more_bits_than_can_be_enumerated_are_measured_without_that():
 def test_a_run_comes_back_as_it_was(trained):
     run = pv.load_run(trained.folder)
     assert run.config == trained.config
+    assert repr(run) == f"run {trained.folder}: elbo on ring, 40 of 40 epochs"
     assert run.history == trained.history
     for name, value in trained.vae.state_dict().items():
         assert torch.equal(run.vae.state_dict()[name], value)
