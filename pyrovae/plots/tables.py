@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyrovae.plots.axes import Array, as_numpy, axes_or_new
+from pyrovae.plots.axes import Array, as_numpy, axes_or_new, takes_arrays
 
 MOST_BARS = 30
 
 
+@takes_arrays
 def column(
     data: Array,
     samples: Array,
