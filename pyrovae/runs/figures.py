@@ -14,7 +14,7 @@ from pyrovae.models import mean_of
 from pyrovae.runs.held_out import held_out_arguments
 from pyrovae.runs.run import Run
 
-MAX_DRAWN_POINTS = 5_000
+MAX_DRAWN_POINTS, MAX_DRAWN_IMAGES = 5_000, 64
 MAX_DRAWN_COLUMNS, COLUMNS_IN_A_ROW = 24, 4
 FEWEST_SAMPLES = 1_000  # beside the few test data that a table may have
 
@@ -44,13 +44,14 @@ def draw_samples(run: Run) -> Figure:
     """Draws test data beside samples of the model: images, points in the plane, or the columns of a table."""
     data, vae = run.data, run.vae
     size = len(vae.event_shape)
-    args = tuple(arg[: 64 if size == 3 else MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data))
+    args = tuple(arg[: MAX_DRAWN_IMAGES if size == 3 else MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data))
     x, *y = on_device_of(vae.model, args)
     if size == 3:
         figure, axes = plots.figure_row(2)
         white = _white(data)
         plots.image_grid(x / white, 8, "test data", axes[0])
-        plots.image_grid(vae.sample(len(x), y, mean=True) / white, 8, "decoded means of prior draws", axes[1])
+        means = vae.sample(len(x) if y else MAX_DRAWN_IMAGES, y, mean=True)
+        plots.image_grid(means / white, 8, "decoded means of prior draws", axes[1])
         return figure
     samples = vae.sample(len(x) if y else max(len(x), FEWEST_SAMPLES), y)
     if vae.event_shape == (2,) and data.kind == "real" and not x.isnan().any():

@@ -4,6 +4,8 @@ import math
 import time
 from typing import cast
 
+import torch
+
 from pyrovae.common import local_seed, on_device_of, require_count
 from pyrovae.data import Dataset
 from pyrovae.evaluation import (
@@ -61,7 +63,9 @@ def measure(
     require_count("num_samples", num_samples)
     args = first_test_data(vae, data, num_data)
     x = args[0]
-    measure = "ELBO" if vae.likelihood.has_density(x) else "cross-entropy bound"
+    filler = torch.as_tensor(vae.likelihood.filler, dtype=x.dtype, device=x.device)  # in place of missing cells
+    has_density = vae.likelihood.has_density(torch.where(x.isnan(), filler, x))
+    measure = "ELBO" if has_density else "cross-entropy bound"
     measure = measure if vae.posterior_family.has_density else "reconstruction"
     started = time.perf_counter()
     result: dict[str, float | int | str | None] = {"dataset": data.name, "kind": data.kind, "measure": measure}
