@@ -75,8 +75,8 @@ def race(
     Args:
         make_vae: A function without arguments that returns an untrained pair with a `model` and a `guide`. It is called
             under the seed. A dict of functions races models instead; then there must be one objective.
-        data: The training data, as `fit` takes them: a `Dataset`, a tensor of shape `(num, *event_shape)`, an iterable
-            of batches, or None for programs without arguments.
+        data: The training data, as `fit` takes them: a `Dataset`, a tensor of shape `(num, *event_shape)` or whatever
+            else holds all data, an iterable of batches, or None for programs without arguments.
         objectives: Names or objects, or a dict from a name to what `fit` takes as objective. The others are compared
             with the first.
         seeds: A run is trained for each of them.
