@@ -46,7 +46,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} must hold tensors alone, and not objects that run code when they are read") from error
     except Exception as error:  # neither has an error of its own: a damaged file may raise anything
         raise InputError(f"{path} is not a readable {path.suffix} file of arrays ({first_line(error)})") from error
-    if isinstance(found, Mapping) and len(found) == 1:
+    if isinstance(found, Mapping) and len(found) == 1 and not VALUES.keys() & found.keys():
         found = next(iter(found.values()))
     return named_arrays(found, str(path))
 
@@ -82,6 +82,7 @@ def array_dataset(name: str, arrays: Mapping[str, np.ndarray], options: LoadOpti
         InputError: If the arrays do not fit each other, or an option does not fit them.
     """
     x, y, rows = _joined(arrays, source)
+    require(rows is None or options.shares is None, f"shares must not be given where {source} has arrays of each split")
     classes, labels = ((), None) if y is None else _labels(y, f"{source}, array y")
     images = as_images(x)
     if images is None and x.ndim < 3:

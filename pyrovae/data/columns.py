@@ -65,7 +65,8 @@ class ColumnTable(tuple[Column, ...]):
 def _in_x(column: Column) -> str:
     """Returns in a few words how the cells of a column stand in x."""
     if column.sd is not None:
-        return f"(cell - {column.mean:.4g}) / {column.sd:.4g}"
+        mean = column.mean or 0.0
+        return f"(cell {'-' if mean >= 0 else '+'} {abs(mean):.4g}) / {column.sd:.4g}"
     some = ", ".join(f"{name[:15]}: {index}" for index, name in enumerate(column.categories[:4]))
     return some + (", ..." if len(column.categories) > 4 else "")
 

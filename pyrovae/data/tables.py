@@ -69,6 +69,9 @@ def table_dataset(
         place = table.place(chosen[column])(index)
         raise InputError(f'{place}: the cell is missing; missing="mask" keeps such cells, as NaN')
     if options.split_column is not None:
+        require(
+            rows is None and options.shares is None, "split_column must not be given beside another split or shares"
+        )
         rows = split_by_column(table.cells[options.split_column], table.place(options.split_column))
     rows = rows or split_by_shares(table.num_rows, options.shares, options.seed, table.source)
     train = x[rows["train"]]

@@ -125,6 +125,8 @@ table(
 )
 table("shares of two", r"shares must be three numbers, .+; got \(0.5, 0.5\)", f"a,b\n{BODY}", shares=(0.5, 0.5))
 table("shares below 0", "shares must be 0 or more, got -1", f"a,b\n{BODY}", shares=(1, -1, 1))
+beside = "split_column must not be given beside another split or shares"
+table("shares and a split", beside, "a,b\n1,train\n", split_column="b", shares=(1, 0, 0))
 table("missing=drop", """missing must be "mask" or None, got 'drop'""", f"a,b\n{BODY}", missing="drop")
 table(
     "binarize", "binarize is for image sets, and mine.csv is a table; got 'static'", f"a,b\n{BODY}", binarize="static"
@@ -196,6 +198,9 @@ arrays(
 arrays("other shapes", "mine.npz: x must have one shape in every split, got .+", given=npz(train_x=X, test_x=X[:, :2]))
 arrays(
     "y of one split", "mine.npz: y must have a row for each row of x, got .+", given=npz(train_x=X, test_x=X, test_y=X)
+)
+arrays(
+    "shares", "shares must not be given where mine.npz has arrays of each split", given=npz(train_x=X), shares=(1, 0, 0)
 )
 arrays("no data", r"mine.npz: x must hold at least one datum, got shape \(0, 3\)", given=npz(x=X[:0], y=X[:0]))
 arrays("complex", r"mine.npz, array x: must be of numbers, .+, got complex128 .+", given=npz(x=X * 1j))
