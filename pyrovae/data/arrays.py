@@ -66,8 +66,8 @@ def named_arrays(found: Any, source: str) -> dict[str, np.ndarray]:
         found = {"x": found[0], "y": found[1]}
     elif not isinstance(found, Mapping):
         found = {"x": found}
-    named = ("x", "y") if "x" in found else VALUES
-    is_known = "x" in found or "train_x" in found or "x_train" in found
+    named = ("x", "y") if "x" in found else tuple(VALUES)
+    is_known = any(name in found for name in ("x", "train_x", "x_train")) and set(found) <= set(named)
     names = ", ".join(map(str, found)) or "none"
     require(is_known, f"{source} must hold arrays named x and y, or train_x, train_y, ..., test_y; got {names}"[:300])
     return {name: _array(found[name], f"{source}, array {name}") for name in named if found.get(name) is not None}

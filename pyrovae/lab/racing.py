@@ -2,14 +2,13 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyro.infer import ELBO as PyroELBO
-from torch import Tensor
 
 from pyrovae.common import (
     FolderInUse,
@@ -48,7 +47,7 @@ BUDGETS = ("epochs", "seconds")
 
 def race(
     make_vae: Callable[[], ProgramPair] | Mapping[str, Callable[[], ProgramPair]],
-    data: Dataset | Tensor | Iterable | None,
+    data: Any,
     objectives: Sequence[str | PyroELBO] | Mapping[str, ObjectiveOfFit],
     seeds: Sequence[int] = (0, 1, 2),
     budget: str = "epochs",
