@@ -17,6 +17,8 @@ from torch.utils.data import TensorDataset
 from pyrovae.common.errors import InputError, require
 
 MOST_ERROR = 1e-3  # of rounding, in standard deviations: a shift that no density would show
+FEWEST_ROWS = 10  # a few rows may be close to each other by chance
+NOISE = 1e-12  # relative standard deviations below it are of rounding in float64: 0.1 + 0.2 and 0.3
 NUMBERS = "biufc"  # the kinds of dtypes
 WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "int64"}  # for which torch has few functions
 
@@ -91,9 +93,12 @@ def as_dtype(name: str, value: Any, dtype: torch.dtype) -> Any:
     else:
         require((value.dtype, dtype) == (torch.float64, torch.float32), rule)
         lost = converted.isinf() & value.isfinite()
-        if value.dim() > 0 and len(value) > 1:
-            spread = (value - value.nanmean(0)).square().nanmean(0).sqrt()
-            lost |= (converted.double() - value).abs() > MOST_ERROR * spread.where(spread > 0, torch.inf)
+        if value.dim() > 0 and len(value) >= FEWEST_ROWS:
+            mean = value.nanmean(0)
+            spread = (value - mean).square().nanmean(0).sqrt()
+            lost |= (converted.double() - value).abs() > MOST_ERROR * spread.where(
+                spread > NOISE * mean.abs(), torch.inf
+            )
     if lost.any():
         index = tuple(lost.nonzero()[0].tolist())
         raise InputError(f"{rule}, whose {value[index].item()} at index {index} would lose digits in it")

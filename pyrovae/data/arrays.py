@@ -46,7 +46,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} must hold tensors alone, and not objects that run code when they are read") from error
     except Exception as error:  # neither has an error of its own: a damaged file may raise anything
         raise InputError(f"{path} is not a readable {path.suffix} file of arrays ({first_line(error)})") from error
-    if isinstance(found, Mapping) and len(found) == 1:
+    if isinstance(found, Mapping) and len(found) == 1 and not VALUES.keys() & found.keys():
         found = next(iter(found.values()))
     return named_arrays(found, str(path))
 
@@ -66,8 +66,8 @@ def named_arrays(found: Any, source: str) -> dict[str, np.ndarray]:
         found = {"x": found[0], "y": found[1]}
     elif not isinstance(found, Mapping):
         found = {"x": found}
-    named = ("x", "y") if "x" in found else VALUES
-    is_known = "x" in found or "train_x" in found or "x_train" in found
+    named = ("x", "y") if "x" in found else tuple(VALUES)
+    is_known = any(name in found for name in ("x", "train_x", "x_train")) and set(found) <= set(named)
     names = ", ".join(map(str, found)) or "none"
     require(is_known, f"{source} must hold arrays named x and y, or train_x, train_y, ..., test_y; got {names}"[:300])
     return {name: _array(found[name], f"{source}, array {name}") for name in named if found.get(name) is not None}
@@ -82,6 +82,7 @@ def array_dataset(name: str, arrays: Mapping[str, np.ndarray], options: LoadOpti
         InputError: If the arrays do not fit each other, or an option does not fit them.
     """
     x, y, rows = _joined(arrays, source)
+    require(rows is None or options.shares is None, f"shares must not be given where {source} has arrays of each split")
     classes, labels = ((), None) if y is None else _labels(y, f"{source}, array y")
     images = as_images(x)
     if images is None and x.ndim < 3:

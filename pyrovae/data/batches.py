@@ -191,9 +191,10 @@ def _num_args(vae, all_taken: bool) -> int | None:
 
 def _each(vae, name: str, source: Iterable, device: torch.device) -> Batches:
     """Returns the batches of an iterable; `name` is that of the argument, for errors."""
+    hint = "; a DataLoader makes batches of it" if isinstance(source, torch.utils.data.Dataset) else ""
     require(
         isinstance(source, Iterable) and not isinstance(source, dict | str | PackedSequence),
-        f"{name} must be a Dataset, a tensor or an iterable of batches, got {type(source).__name__}",
+        f"{name} must be a Dataset, a tensor or an iterable of batches, got {type(source).__name__}{hint}",
     )
     require(iter(source) is not source, f"{name} must be iterable again at every epoch, got a one-time iterator")
     num_args = _num_args(vae, all_taken=True)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from tabulate import tabulate
 
 from pyrovae.common import InputError, require, require_choice
 
 KINDS = ("continuous", "positive", "unit", "count", "binary", "category")
 MISSING_CELLS = frozenset(("", "na", "n/a", "nan", "null", "<na>", "#n/a", "?"))  # in lower case
+MOST_SHOWN = 40
 MOST_GUESSED_CATEGORIES = 20  # or a tenth of the rows, if that is more: names and keys are no categories
 
 Cells: TypeAlias = np.ndarray | list[str]  # numbers in float64, NaN where a cell is missing; or the texts of a file
@@ -51,6 +53,24 @@ class Column:
         require_choice("kind", self.kind, KINDS)
 
 
+class ColumnTable(tuple[Column, ...]):
+    """The columns of a table as a tuple, which prints as a table."""
+
+    def __repr__(self) -> str:
+        shown = [(one.name[:30], one.kind, _in_x(one)) for one in self[:MOST_SHOWN]]
+        more = f"\n... and {len(self) - MOST_SHOWN:,} more" if len(self) > MOST_SHOWN else ""
+        return tabulate(shown, ("column", "kind", "in x"), disable_numparse=True) + more if self else "()"
+
+
+def _in_x(column: Column) -> str:
+    """Returns in a few words how the cells of a column stand in x."""
+    if column.sd is not None:
+        mean = column.mean or 0.0
+        return f"(cell {'-' if mean >= 0 else '+'} {abs(mean):.4g}) / {column.sd:.4g}"
+    some = ", ".join(f"{name[:15]}: {index}" for index, name in enumerate(column.categories[:4]))
+    return some + (", ..." if len(column.categories) > 4 else "")
+
+
 def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[Column, np.ndarray]:
     """Returns a column, which is not standardised, and its values in float64, NaN where a cell is missing.
 
@@ -69,8 +89,8 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
     require(num_observed > 0, f"{place(0)}: every cell of the column is missing; leave it out with columns=")
     named = kind in ("binary", "category")
     if texts and (named or (kind is None and 2 * len(texts) > num_observed)):
-        words = [word(cell) for cell in cells]
-        names = sorted({one for one in words if one is not None})
+        words = {cell: word(cell) for cell in set(cells)}
+        names = sorted({one for one in words.values() if one is not None})
         most = max(MOST_GUESSED_CATEGORIES, num_observed // 10)
         require(
             named or len(names) <= most,
@@ -78,7 +98,7 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
             f"with columns=, or say kinds={{{name!r}: 'category'}}",
         )
         index: dict[str | None, float] = {one: i for i, one in enumerate(names)}
-        return _named(name, kind, names, np.array([index.get(one, np.nan) for one in words]), place)
+        return _named(name, kind, names, np.array([index.get(words[cell], np.nan) for cell in cells]), place)
     if texts:
         hint = "" if kind else f"; if the column holds categories, say kinds={{{name!r}: 'category'}}"
         raise InputError(f"{place(texts[0])}: must be a number, got {cells[texts[0]].strip()[:50]!r}{hint}")
@@ -95,21 +115,20 @@ def _parsed(cells: Cells) -> tuple[np.ndarray, list[int]]:
     """Returns the cells as numbers, NaN where they are none, and the indices of those that are texts."""
     if isinstance(cells, np.ndarray):
         return cells, []
-    try:
-        if "_" not in "".join(cells):  # which Python's numbers may have
-            return np.array(list(map(float, cells))), []
-    except ValueError:
-        pass
-    numbers, texts = np.full(len(cells), np.nan), []
-    for index, cell in enumerate(cells):
-        text = word(cell)
-        if text is None:
-            continue
-        with suppress(ValueError):
-            numbers[index] = np.nan if "_" in text else float(text)
-        if np.isnan(numbers[index]):
-            texts.append(index)
-    return numbers, texts
+    with suppress(ValueError):
+        if "_" not in "".join(cells):  # which Python takes in a number
+            return np.array([float(cell or "nan") for cell in cells]), []
+    known = {cell: _number_of(cell) for cell in set(cells)}
+    numbers = np.array([np.nan if known[cell] is None else known[cell] for cell in cells])
+    return numbers, [index for index, cell in enumerate(cells) if known[cell] is None]
+
+
+def _number_of(cell: str) -> float | None:
+    """Returns the number in a cell, NaN if it is missing, or None if it is a text."""
+    text = word(cell)
+    with suppress(ValueError):
+        return None if text is not None and "_" in text else float("nan" if text is None else text)
+    return None
 
 
 def _of_numbers(name: str, numbers: np.ndarray, kind: str | None, place: Place) -> tuple[Column, np.ndarray]:

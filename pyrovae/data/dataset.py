@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import require, require_choice, require_count
-from pyrovae.data.columns import Column
+from pyrovae.data.columns import Column, ColumnTable
 from pyrovae.data.pixels import binarize_grey, dequantize_grey
 
 SPLITS = ("train", "validation", "test")
@@ -34,7 +34,8 @@ class Dataset:
         train_grey: The grey levels of the training images, 0 to 255, `uint8`, if training pixels are drawn again for
             every batch. `train_x` is then one draw, which the seed fixes. None if the pixels are fixed.
         log_density: A function that gives the exact log-density of `x` in nats, `(num,)`. None if it is unknown.
-        columns: What each element of x holds, for the rows of a table; `()` for other data.
+        columns: What each element of x holds, for the rows of a table, as a tuple that prints as a table; `()` for
+            other data.
         classes: The names of the labels 0, 1, 2, ...; `()` if there are none.
 
     Raises:
@@ -78,6 +79,7 @@ class Dataset:
         is_named = isinstance(self.columns, tuple) and all(isinstance(one, Column) for one in self.columns)
         fits = is_named and (not self.columns or self.event_shape == (len(self.columns),))
         require(fits, f"columns must be a tuple of a Column for each element of x, {self.event_shape}, or ()")
+        object.__setattr__(self, "columns", ColumnTable(self.columns))
         are_texts = isinstance(self.classes, tuple) and all(isinstance(one, str) for one in self.classes)
         require(are_texts, f"classes must be a tuple of texts, got {self.classes!r}"[:200])
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.ImageOps import exif_transpose
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import center_crop, resize
@@ -51,7 +52,7 @@ def as_levels(image: Image.Image, size: int | None, mode: str) -> Tensor:
         size: Its shorter side is scaled to this, and the square in its middle is cut out; None leaves it as it is.
         mode: "L" for grey or "RGB".
     """
-    image = image.convert(mode)
+    image = exif_transpose(image).convert(mode)  # as the camera was held
     if size is not None:
         image = center_crop(resize(image, [size], antialias=True), [size, size])
     levels = torch.from_numpy(np.array(image))

@@ -133,7 +133,7 @@ def load(
     if isinstance(source, str) and source in DATASETS:
         return named_dataset(source, options)
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = Path(os.path.expanduser(source))
         function = FUNCTION.fullmatch(str(source))
         if function and not _exists(path):
             return _from_function(str(source), function[1], function[2], options)

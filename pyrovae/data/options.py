@@ -46,6 +46,12 @@ class LoadOptions:
                 value in (True, False) or (name == "header" and value is None),
                 f"{name} must be true or false, got {value!r}",
             )
+        names = () if self.columns is None else self.columns
+        is_list = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) for n in names)
+        require(is_list, f"columns must be a list of names of columns, got {shown(self.columns)}")
+        for name in ("label_column", "split_column"):
+            value = getattr(self, name)
+            require(value is None or isinstance(value, str), f"{name} must be the name of a column, got {shown(value)}")
         require(self.missing in (None, "mask"), f'missing must be "mask" or None, got {self.missing!r}')
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, require, require_choice, shown
+from pyrovae.common import InputError, as_dtype, require, require_choice, shown
 from pyrovae.data.columns import KINDS, Cells, Column, Place, as_text, classes_of, column_of
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.options import LoadOptions
@@ -69,6 +69,9 @@ def table_dataset(
         place = table.place(chosen[column])(index)
         raise InputError(f'{place}: the cell is missing; missing="mask" keeps such cells, as NaN')
     if options.split_column is not None:
+        require(
+            rows is None and options.shares is None, "split_column must not be given beside another split or shares"
+        )
         rows = split_by_column(table.cells[options.split_column], table.place(options.split_column))
     rows = rows or split_by_shares(table.num_rows, options.shares, options.seed, table.source)
     train = x[rows["train"]]
@@ -89,8 +92,6 @@ def chosen_columns(options: LoadOptions, names: Sequence[str], source: str) -> t
     for field, name in others.items():
         _require_names(field, [] if name is None else [name], names, source)
     columns = [name for name in names if name not in others.values()] if options.columns is None else options.columns
-    is_list = isinstance(columns, Sequence) and not isinstance(columns, str)
-    require(is_list, f"columns must be a list of names of columns, got {shown(columns)}")
     _require_names("columns", columns, names, source)
     require(len(columns) > 0, f"columns must name at least one column of x, and {source} has no other")
     require(len(set(columns)) == len(columns), f"columns must differ, got {shown(columns)}")
@@ -135,20 +136,22 @@ def _tensor(x: np.ndarray, columns: Sequence[Column], table: Table) -> Tensor:
     with np.errstate(over="ignore"):
         converted = torch.from_numpy(x).to(dtype)
     back = converted.double().numpy()
-    for column, was, now in zip(columns, x.T, back.T, strict=True):
+    for j, column in enumerate(columns):
+        was, now = x[:, j], back[:, j]
         lost = np.isinf(now) | ((now == 0) & (was != 0) & (column.kind in ("positive", "unit")))
         if column.kind == "count":
             lost |= (was != now) & ~np.isnan(was)
         if lost.any():
             index = int(np.flatnonzero(lost)[0])
             raise InputError(f"{table.place(column.name)(index)}: {dtype} does not hold {as_text(was[index])}")
+        as_dtype(f"{table.source}, column {column.name!r}:", torch.from_numpy(was), dtype)
     return converted
 
 
 def _require_names(field: str, given: Sequence[str], names: Sequence[str], source: str) -> None:
     known = set(names)
     for name in given:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             close = get_close_matches(str(name), names, 1)
             some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -73,7 +73,7 @@ def compare(
         model: The generative program p(x, z), called with `args`.
         guide: The inference program q(z|x), called with `args`.
         *args: The arguments of both programs, of any number and type: the data x of shape `(batch, *event_shape)` for a
-            VAE. The number of data is that of the data plate.
+            VAE, as `log_marginal` takes them. The number of data is that of the data plate.
         objectives: The estimators. Each is a name of `objectives.OBJECTIVES`, also with settings, as in
             `"miwae(num_batches=4)"`; or a function from K to a
             `pyro.infer.ELBO`, or to None for a K that it does not take.

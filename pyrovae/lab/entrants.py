@@ -2,17 +2,17 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import pyro
 from pyro.infer import ELBO as PyroELBO
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require
-from pyrovae.data import Dataset, moved, num_rows
+from pyrovae.data import moved, num_rows
 from pyrovae.evaluation import HeldOut, at_most, tensors_in
 from pyrovae.objectives import SHORTHANDS, resolve
 from pyrovae.programs import ProgramPair, Reading, gate
@@ -72,7 +72,7 @@ class Entrant:
 class TrainingPlan:
     """Holds what the trainings of all entrants have in common: the data, the epochs and the keywords of `fit`."""
 
-    data: Dataset | Tensor | Iterable | None
+    data: Any
     epochs: int
     settings: Mapping[str, Any]
 

@@ -2,14 +2,13 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyro.infer import ELBO as PyroELBO
-from torch import Tensor
 
 from pyrovae.common import (
     FolderInUse,
@@ -49,7 +48,7 @@ BUDGETS = ("epochs", "seconds")
 
 def race(
     make_vae: Callable[[], ProgramPair] | Mapping[str, Callable[[], ProgramPair]],
-    data: Dataset | Tensor | Iterable | None,
+    data: Any,
     objectives: Sequence[str | PyroELBO] | Mapping[str, ObjectiveOfFit],
     seeds: Sequence[int] = (0, 1, 2),
     budget: str = "epochs",
@@ -76,8 +75,8 @@ def race(
     Args:
         make_vae: A function without arguments that returns an untrained pair with a `model` and a `guide`. It is called
             under the seed. A dict of functions races models instead; then there must be one objective.
-        data: The training data, as `fit` takes them: a `Dataset`, a tensor of shape `(num, *event_shape)`, an iterable
-            of batches, or None for programs without arguments.
+        data: The training data, as `fit` takes them: a `Dataset`, a tensor of shape `(num, *event_shape)` or whatever
+            else holds all data, an iterable of batches, or None for programs without arguments.
         objectives: Names or objects, or a dict from a name to what `fit` takes as objective. The others are compared
             with the first.
         seeds: A run is trained for each of them.

@@ -1,15 +1,14 @@
 """`fit`: stochastic variational inference over epochs, with the steps of `pyro.infer.SVI`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae.common import Workers, choose_device, derived_seed, local_seed, progress_bar
-from pyrovae.data import Dataset
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.history import History
 from pyrovae.training.loop import Loop
@@ -20,7 +19,7 @@ from pyrovae.training.settings import FitSettings
 
 def fit(
     vae: Any,
-    data: Dataset | Tensor | Iterable | None,
+    data: Any,
     *,
     epochs: int,
     steps_per_epoch: int | None = None,
@@ -36,7 +35,7 @@ def fit(
     beta_schedule: str | Callable[[float], float] = "constant",
     max_grad_norm: float | None = None,
     compile: bool | str = "auto",
-    validation: Tensor | Iterable | None = None,
+    validation: Any = None,
     patience: int | None = None,
     nonfinite: str = "stop",
     device: str | torch.device = "auto",
@@ -57,21 +56,24 @@ def fit(
 
     Sites outside the data plate are of all N data together. In a batch of B they count by B / N, so that every step
     follows the bound on all data, divided by N: under our objectives and under Pyro's. N is the length of a `Dataset`
-    or a tensor; an iterable must have a length, and its data are counted before the first step. Where the program
-    declares N itself, as `pyro.plate("data", N, subsample_size=len(x))` does, it is taken as it is.
+    or of data given at once; an iterable must have a length, and its data are counted before the first step. Where the
+    program declares N itself, as `pyro.plate("data", N, subsample_size=len(x))` does, it is taken as it is.
 
-    Within `pv.workers.process_group` every process takes its rows of each batch (`data` a `Dataset` or a tensor), and
-    the gradients are those of the whole batch. The first process writes checkpoints and shows progress.
+    Within `pv.workers.process_group` every process takes its rows of each batch (`data` a `Dataset` or all at once).
+    The gradients are those of the whole batch. The first process writes checkpoints and shows progress.
 
     Args:
         vae: a VAE, or anything with a `model` and a `guide`, such as a named tuple of a function and an autoguide.
             All parameters must be registered at the first batch. Afterwards the pair is still on `device`, and a module
             is in `eval()` mode.
-        data: a `Dataset` (trained on its training data, validated on its validation data), a tensor `(N, ...)`, or any
-            iterable, such as a `DataLoader`, that yields batches again at each epoch. The items of a tuple or a list
-            are the arguments of model and guide; anything else, such as a tensor, a dict or a `PackedSequence`, is one
-            argument. A pair is given no more arguments than it takes, and a conditional VAE as many y as it has
-            conditions. None is for programs without arguments, and makes one step an epoch.
+        data: a `Dataset` (trained on its training data, validated on its validation data); all data at once, as a
+            tensor, an array or a frame `(N, ...)`, or a tuple of them, `(x, y)`, or a `TensorDataset`; or any iterable,
+            such as a `DataLoader`, that yields batches again at each epoch. The items of a batch that is a tuple or a
+            list are the arguments of model and guide; anything else, such as a tensor, a dict or a `PackedSequence`, is
+            one argument. A pair is given no more arguments than it takes, and a conditional VAE as many y as it has
+            conditions. A VAE takes a dict by its fields x and y (y_1, y_2, ... of several conditions), and what has
+            another dtype is converted to its own if that loses nothing. A program of another pair is given tensors as
+            they are. None is for programs without arguments, and makes one step an epoch.
         epochs: the number of passes through the data, or of sets of `steps_per_epoch` steps.
         steps_per_epoch: the number of steps of an epoch, for data that never end, such as a generator or an
             `IterableDataset`: the batches go on from one epoch to the next, and begin again where they end. None takes
@@ -90,9 +92,9 @@ def fit(
         max_grad_norm: gradients per datum are clipped to this norm; None leaves them as they are.
         compile: traces, compiles and replays steps, which gives the same numbers to rounding (see `CompiledSVI`).
             "auto" compiles where it pays for the seconds that it takes: 2,000 steps or more.
-        validation: a tensor or an iterable of batches, in place of the data set's own. After each epoch its ELBO is
-            estimated from the same draws, which leave the training's stream of random numbers alone. It is of the data
-            and of their own latents, without the KL of latents that all data share.
+        validation: all data at once or an iterable of batches, in place of the data set's own. After each epoch its
+            ELBO is estimated from the same draws, which leave the training's stream of random numbers alone. It is of
+            the data and of their own latents, without the KL of latents that all data share.
         patience: training stops after this number of epochs without a better validation ELBO, and the best parameters
             are restored. None trains through all epochs.
         nonfinite: "stop" at a loss or gradient that is not finite, or "skip" that step; `History` counts them.

@@ -44,7 +44,7 @@ large = torch.full((4, 3), 2**24 + 1)
 lost = r"x must be of torch.float32, got torch.{}, whose {} at index \(0, 0\) would lose digits in it"
 add_batch("x: int64", (large,), lost.format("int64", 2**24 + 1))
 add_batch("x: ndarray of int64", (large.numpy(),), lost.format("int64", 2**24 + 1))
-seconds = 1.7e9 + 1 + torch.arange(12.0, dtype=torch.float64).reshape(4, 3)
+seconds = 1.7e9 + 1 + torch.arange(36.0, dtype=torch.float64).reshape(12, 3)
 add_batch("x: float64", (seconds,), lost.format("float64", "1700000001.0"))
 for array in (np.array([["a", "b", "c"]]), np.array([[None, 1, 2]])):
     add_batch(f"x: ndarray of {array.dtype}", (array,), f"x must be of numbers, got an array of {array.dtype}; .+")

@@ -125,6 +125,8 @@ table(
 )
 table("shares of two", r"shares must be three numbers, .+; got \(0.5, 0.5\)", f"a,b\n{BODY}", shares=(0.5, 0.5))
 table("shares below 0", "shares must be 0 or more, got -1", f"a,b\n{BODY}", shares=(1, -1, 1))
+beside = "split_column must not be given beside another split or shares"
+table("shares and a split", beside, "a,b\n1,train\n", split_column="b", shares=(1, 0, 0))
 table("missing=drop", """missing must be "mask" or None, got 'drop'""", f"a,b\n{BODY}", missing="drop")
 table(
     "binarize", "binarize is for image sets, and mine.csv is a table; got 'static'", f"a,b\n{BODY}", binarize="static"
@@ -197,6 +199,17 @@ arrays("other shapes", "mine.npz: x must have one shape in every split, got .+",
 arrays(
     "y of one split", "mine.npz: y must have a row for each row of x, got .+", given=npz(train_x=X, test_x=X, test_y=X)
 )
+arrays(
+    "shares", "shares must not be given where mine.npz has arrays of each split", given=npz(train_x=X), shares=(1, 0, 0)
+)
+arrays("one name more", f"mine.npz must hold arrays named {KNOWN}; got x, labels", given=npz(x=X, labels=X))
+times = 1.7e9 + np.arange(20.0)[:, None]
+arrays(
+    "seconds",
+    "mine.npz, column 'x1': must be of torch.float32, .+ 1700000001.0 .+ lose digits in it",
+    given=npz(x=times),
+    kinds="continuous",
+)
 arrays("no data", r"mine.npz: x must hold at least one datum, got shape \(0, 3\)", given=npz(x=X[:0], y=X[:0]))
 arrays("complex", r"mine.npz, array x: must be of numbers, .+, got complex128 .+", given=npz(x=X * 1j))
 arrays(
@@ -218,6 +231,11 @@ arrays(
 )
 add("arrays: three", r"source must be x, \(x, y\) or a dict of arrays, got a tuple of 3", pv.load, (X, X, X))
 add("arrays: a list within", "source, array x: must be an array or a tensor, got list", pv.load, ([1, 2], X))
+
+
+for value in (3, [["a"]], "a"):
+    add(f"arrays: columns {value}", "columns must be a list of names of columns, got .+", pv.load, X, columns=value)
+add("arrays: label 3", "label_column must be the name of a column, got 3", pv.load, X, label_column=3)
 
 
 def images(sizes=((4, 4), (4, 4)), folder="photos", mode="L"):
