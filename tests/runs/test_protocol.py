@@ -259,7 +259,7 @@ def unsupported() -> dict[str, tuple[dict, str]]:
             fields = {**KINDS[kind], **settings, "alpha": 0.5}
             found[f"{kind} | alpha | {name}"] = fields, "alpha must "
     for field, known in {
-        "network": "mlp, conv",
+        "network": "mlp, conv, resnet",
         "posterior": "diagonal, full_covariance, flow, bernoulli, relaxed_bernoulli, delta",
         "prior": "standard, mixture, vamp, flow",
         "beta_schedule": "constant, linear, cyclical, sigmoid",
