@@ -73,6 +73,28 @@ def test_particles_of_a_network_that_works_across_leading_dimensions_run_one_aft
     torch.testing.assert_close(pair.terms().log_likelihood, log_likelihood, atol=1e-10, rtol=0)
 
 
+class Mixing(torch.nn.Module):
+    """A pair of a module, which has a mode, and takes its softmax over the batch where there are particles."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", normal((3,)))
+            pyro.sample("x", dist.Normal(3 * z.softmax(1), 0.1).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x, 0.5).to_event(1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_the_check_finds_in_evaluation_holds_in_training_too(training):
+    pair = Mixing().train(training)
+    with pytest.warns(UserWarning, match="something in it works across leading dimensions"):
+        pv.objectives.IWAE(3).loss(pair.model, pair.guide, X)
+    for mode in (True, False):
+        assert not run_pair(pair.train(mode).model, pair.guide, X, num_particles=3).layout.is_vectorized
+
+
 def test_joint_weights_of_a_network_that_works_across_leading_dimensions_are_those_of_each_particle():
     """With global sites the weights are those of all data, a reading of its own that is checked, too."""
 
