@@ -70,6 +70,18 @@ def test_an_interrupted_training_is_cut_short_to_the_bit(tmp_path):
     assert "has done 4 epochs: epochs must be >= 4, got 3" in refusal(train, case, tmp_path / "run", epochs=3)
 
 
+def test_a_training_cut_short_at_the_epochs_that_are_done_ends_with_its_best_parameters(better, tmp_path):
+    better(1, 2)
+    case = (small_vae, ring_data, {"patience": 5})
+    whole = train(case, tmp_path / "whole", epochs=3)
+    with pytest.raises(ZeroDivisionError):
+        train(case, tmp_path / "run", epochs=9, on_epoch=lambda record: 1 / (3 - record["epoch"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(train(case, tmp_path / "run", epochs=3), whole)
+    assert torch.load(tmp_path / "run" / CURRENT)["position"]["done"]
+
+
 def test_an_objective_may_come_later_and_none_may_change(tmp_path):
     case, first = (small_vae, ring_data, {}), {1: "elbo", 2: "iwae(num_particles=3)"}
     then = {**first, 4: "dreg(num_particles=3)"}

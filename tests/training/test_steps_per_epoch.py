@@ -183,3 +183,18 @@ def test_validation_comes_after_each_epoch_of_steps():
     history = pv.fit(small_vae(), Endless(), epochs=3, steps_per_epoch=2, validation=X[:8], patience=3)
     assert all(elbo is not None for elbo in history.elbo)
     assert [record["epoch"] for record in without_times(history)] == [1, 2, 3]
+
+
+def test_a_race_takes_so_many_steps_and_no_data_that_come_once():
+    settings = {
+        "objectives": ["elbo"],
+        "epochs": 2,
+        "steps_per_epoch": 3,
+        "num_samples": 5,
+        "held_out": X[:5],
+        "seeds": (0,),
+    }
+    make = lambda: small_vae(seed=None)  # noqa: E731
+    said = "data must begin again for every training, got a one-time iterator"
+    assert refusal(pv.race, make, generator(), **settings) == said
+    assert len(pv.race(make, Endless(), **settings, progress=False).runs) == 1
