@@ -136,6 +136,7 @@ def fit(
     """
     settings = FitSettings(
         epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
         objective=objective,
         objective_settings={
             "num_particles": num_particles,
@@ -153,7 +154,6 @@ def fit(
         patience=patience,
         nonfinite=nonfinite,
         seed=seed,
-        steps_per_epoch=steps_per_epoch,
     )
     settings.check(vae, checkpoints)
     device = choose_device(device)
