@@ -16,7 +16,7 @@ from pyrovae.data import moved, num_rows
 from pyrovae.evaluation import HeldOut, at_most, tensors_in
 from pyrovae.objectives import SHORTHANDS, resolve
 from pyrovae.programs import ProgramPair, Reading, gate
-from pyrovae.training import FitSettings, TrainingData, compiles, fit, prepare
+from pyrovae.training import FitSettings, TrainingData, compiles, fit, is_one_time, prepare
 
 ObjectiveOfFit = str | PyroELBO | Mapping[int, str | PyroELBO]
 FIT_PARAMETERS = inspect.signature(fit).parameters
@@ -112,6 +112,8 @@ class TrainingPlan:
     @property
     def _steps_of_an_epoch(self) -> int:
         """The number of batches of an epoch; 0 if it is not known."""
+        if self.setting("steps_per_epoch") is not None:
+            return self.setting("steps_per_epoch")
         num_data = num_rows(self.data)
         if num_data is not None:
             return -(-num_data // self.setting("batch_size"))
@@ -165,6 +167,7 @@ def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: Hel
 
 def check_training(pair: ProgramPair, plan: TrainingPlan, objective: ObjectiveOfFit) -> None:
     """Makes all the checks that `fit` makes before its first step, and takes no step."""
+    require(not is_one_time(plan.data), "data must begin again for every training, got a one-time iterator")
     own: dict[str, Any] = {
         "epochs": plan.epochs,
         "objective": objective,

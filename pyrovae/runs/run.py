@@ -75,9 +75,9 @@ def train_run(
     Args:
         config: everything that decides what is computed
         folder: new or empty, unless the run is resumed
-        resume: continue a run that was interrupted, to the bit; a run that was never begun begins; with
-            more epochs than before a run goes on for longer, as if it had been begun with them, if its schedules are
-            constant, and with more patience also if it had stopped early
+        resume: continue a run that was interrupted, to the bit; a run that was never begun begins. With more epochs
+            than before a run goes on for longer, as if it had been begun with them, if its schedules are constant; one
+            that stopped early needs more patience
         checkpoint_minutes: time between two checkpoints
         checkpoint_epochs: epochs between two checkpoints, in addition (default: by the clock alone)
         progress: show a progress bar (default: on a terminal)

@@ -76,8 +76,8 @@ def fit(
             they are. None is for programs without arguments, and makes one step an epoch.
         epochs: the number of passes through the data, or of sets of `steps_per_epoch` steps.
         steps_per_epoch: the number of steps of an epoch, for data that never end, such as a generator or an
-            `IterableDataset`: the batches go on from one epoch to the next, and begin again where they end. None takes
-            one pass through the data an epoch.
+            `IterableDataset`: the batches go on from one epoch to the next, and begin again where they end. None makes
+            each epoch one pass through the data.
         objective: a name, also with settings, as in `"dreg(num_particles=64)"` (see `pv.objectives.from_text`), or a
             `pyro.infer.ELBO`. Or several, each used from an epoch on: `{1: "elbo", 51: "iwae(num_particles=50)"}`; the
             optimiser and its schedule go on.
@@ -86,7 +86,9 @@ def fit(
         lr: the learning rate; None is that of a Pyro optimiser or a `functools.partial`, else 0.001.
         optimizer: `optimizer(parameters, lr=lr)` makes one of `torch.optim`; or one of `pyro.optim`.
         schedule: "constant", "cosine" (decays to 0 over the epochs), or a function that makes one of
-            `torch.optim.lr_scheduler` from the optimiser. It is stepped once an epoch.
+            `torch.optim.lr_scheduler` from the optimiser. It is stepped once an epoch. A `ReduceLROnPlateau` is stepped
+            with minus the validation ELBO, or without validation data with the loss, and with the ELBO or minus the
+            loss if its mode is "max". With `threshold_mode="abs"` its threshold is in nats per datum.
         beta_schedule: a name or function of `pv.schedules`, from the share of the training that is done to a factor on
             the VAE's beta. Afterwards beta is what it was.
         max_grad_norm: gradients per datum are clipped to this norm; None leaves them as they are.
@@ -104,7 +106,12 @@ def fit(
             training, the training resumes from there and ends with the same bits as one that was never interrupted.
             When it resumes in the middle of an epoch, an iterable's batches already used are drawn again, from
             generators as they were at the start of the epoch, and skipped: their order must be drawn then, as by a
-            `DataLoader`.
+            `DataLoader`. With `steps_per_epoch` those of the present pass through the data are, which may be many.
+
+            With more epochs than the checkpoint was written for, the training goes on as if it had been begun with
+            them, to the bit, also if it had ended (to rounding if "auto" chooses to compile the longer training).
+            This needs the constant `beta_schedule` and a `schedule` that does not depend on the number of epochs. A
+            training that stopped early goes on with more patience.
         progress: shows a progress bar; None does on a terminal.
         on_start: is called with the `History` of the epochs that are done, before the first step.
         on_epoch: is called with each epoch's record. Both are called in evaluation mode, and what they draw does not
@@ -131,6 +138,7 @@ def fit(
     """
     settings = FitSettings(
         epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
         objective=objective,
         objective_settings={
             "num_particles": num_particles,
@@ -148,7 +156,6 @@ def fit(
         patience=patience,
         nonfinite=nonfinite,
         seed=seed,
-        steps_per_epoch=steps_per_epoch,
     )
     settings.check(vae, checkpoints)
     device = choose_device(device)

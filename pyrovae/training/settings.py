@@ -35,6 +35,7 @@ class FitSettings:
     """The arguments of `fit` that say how to train; `objective_settings` are those that go with an objective's name."""
 
     epochs: int
+    steps_per_epoch: int | None
     objective: str | ELBO | Mapping[int, str | ELBO]
     objective_settings: dict[str, object]
     batch_size: int
@@ -47,7 +48,6 @@ class FitSettings:
     patience: int | None
     nonfinite: str
     seed: int | None
-    steps_per_epoch: int | None = None
 
     @cached_property
     def objectives(self) -> dict[int, ELBO]:
@@ -71,9 +71,9 @@ class FitSettings:
         """Raises `InputError` on the first setting that cannot be used, for this pair and these checkpoints."""
         require(is_pair(vae), f"vae must have a model and a guide, got {shown(vae)}")
         require_count("epochs", self.epochs)
-        require_count("batch_size", self.batch_size)
         if self.steps_per_epoch is not None:
             require_count("steps_per_epoch", self.steps_per_epoch)
+        require_count("batch_size", self.batch_size)
         if self.seed is not None:
             require_seed(self.seed)
         check_optimizer(self.optimizer, self.lr)

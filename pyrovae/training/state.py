@@ -107,8 +107,8 @@ class TrainingState:
                 self.fingerprint.check(where, identity, saved["buffers"], same_start)
             # Else loading the schedule makes torch warn that the optimiser has not stepped, in an epoch's first half.
             self.optimizer._opt_called = True  # type: ignore[attr-defined]
-            if callable(self.given.schedule) and type(self.optimizer).__module__.startswith("torch."):
-                # An optimiser of Pyro's may move its learning rate itself.
+            # Some optimisers of Pyro move their learning rate themselves.
+            if callable(self.given.schedule) and not type(self.optimizer).__module__.startswith("pyro."):
                 check_schedule_of(where, self.scheduler, self.optimizer, saved["history"])
             _load_optimizer(self.optimizer, saved["optimizer"])
             self.scheduler.load_state_dict(saved["scheduler"])
@@ -121,9 +121,9 @@ class TrainingState:
                 if identity is not None:
                     found = self.fingerprint.loss_and_gradient() if workers.is_first else (math.nan, math.nan)
                     self.fingerprint.check_model(where, identity, workers.agreed_value(found))
+                self.early_stopping.restore(best)
+                self.position = self._resumed(position, where)
             self.fingerprint.continue_from(identity or {"start": None, "buffers": {}})
-            self.early_stopping.restore(best)
-            self.position = self._resumed(position, where)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise

@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 import torch
-from broken_off import ENDED, Killed, assert_same, dies_after, ring_data, train
-from helpers import refusal, small_vae
+from broken_off import ENDED, Killed, assert_same, dies_after, ring_data
+from broken_off import train as train_with_many_checkpoints
+from helpers import parameters_of, refusal, small_vae
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau, SequentialLR, StepLR
 
 import pyrovae as pv
@@ -27,6 +28,7 @@ def warm_up(optimizer):
     return SequentialLR(optimizer, steps, milestones=[3])
 
 
+train = partial(train_with_many_checkpoints, minutes=100.0)
 PLATEAU = partial(ReduceLROnPlateau, factor=0.5, patience=0, threshold=1.0, threshold_mode="abs")
 CASES = {
     "a data set with validation": (ring_data, {}),
@@ -44,9 +46,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_five_epochs_and_five_more_are_ten_to_the_bit(case, tmp_path, without_machine_code):
     case = (small_vae, *CASES[case])
-    whole = train(case, tmp_path / "whole", minutes=100.0, epochs=10)
-    train(case, tmp_path / "run", minutes=100.0, epochs=5)
-    assert_same(train(case, tmp_path / "run", minutes=100.0, epochs=10), whole)
+    whole = train(case, tmp_path / "whole", epochs=10)
+    train(case, tmp_path / "run", epochs=5)
+    assert_same(train(case, tmp_path / "run", epochs=10), whole)
 
 
 @pytest.mark.parametrize("num_steps", [6, 14])
@@ -55,7 +57,7 @@ def test_an_interrupted_training_is_lengthened_and_interrupted_again_to_the_bit(
     whole = train(case, tmp_path / "whole", epochs=6)
     for epochs, steps in ((4, num_steps), (6, 3)):  # of 4 steps an epoch
         with pytest.raises(Killed):
-            train(case, tmp_path / "run", dies_after(steps), epochs=epochs)
+            train_with_many_checkpoints(case, tmp_path / "run", dies_after(steps), epochs=epochs)
     assert_same(train(case, tmp_path / "run", epochs=6), whole)
 
 
@@ -63,11 +65,23 @@ def test_an_interrupted_training_is_cut_short_to_the_bit(tmp_path):
     case = (small_vae, ring_data, {})
     whole = train(case, tmp_path / "whole", epochs=4)
     with pytest.raises(Killed):
-        train(case, tmp_path / "run", dies_after(10), epochs=9)
+        train_with_many_checkpoints(case, tmp_path / "run", dies_after(10), epochs=9)
     said = "has done 2 epochs and a part of epoch 3: epochs must be >= 3, got 2"
     assert said in refusal(train, case, tmp_path / "run", epochs=2)
     assert_same(train(case, tmp_path / "run", epochs=4), whole)
     assert "has done 4 epochs: epochs must be >= 4, got 3" in refusal(train, case, tmp_path / "run", epochs=3)
+
+
+def test_a_training_cut_short_at_the_epochs_that_are_done_ends_with_its_best_parameters(better, tmp_path):
+    better(1, 2)
+    case = (small_vae, ring_data, {"patience": 5})
+    whole = train(case, tmp_path / "whole", epochs=3)
+    with pytest.raises(ZeroDivisionError):
+        train_with_many_checkpoints(case, tmp_path / "run", epochs=9, on_epoch=lambda record: 1 / (3 - record["epoch"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(train(case, tmp_path / "run", epochs=3), whole)
+    assert torch.load(tmp_path / "run" / CURRENT)["position"]["done"]
 
 
 def test_an_objective_may_come_later_and_none_may_change(tmp_path):
@@ -134,7 +148,11 @@ def test_best_parameters_alone_are_not_taken_for_the_last(better, tmp_path):
     state = torch.load(tmp_path / CURRENT)
     del state["best"]["last"]
     torch.save(state, tmp_path / CURRENT)
-    assert "has no more than the best parameters" in refusal(train, case, tmp_path, epochs=4)
+    vae = small_vae()
+    before = parameters_of(vae)
+    said = "has no more than the best parameters"
+    assert said in refusal(train, (lambda: vae, *case[1:]), tmp_path, epochs=4)
+    assert torch.equal(parameters_of(vae), before)
 
 
 # What depends on the number of epochs ---------------------------------------------------------------------------------
@@ -150,7 +168,7 @@ DEPENDENT = {
 def test_a_schedule_over_all_epochs_is_not_lengthened(name, tmp_path):
     settings, field = DEPENDENT[name]
     case = (small_vae, ring_data, settings)
-    train(case, tmp_path, minutes=100.0, epochs=2)
+    train(case, tmp_path, epochs=2)
     content = (tmp_path / CURRENT).read_bytes()
     said = f"the checkpoint in {tmp_path} was begun for 2 epochs, on which its {field} depends"
     hint = f"for 4 take {field} 'constant' from the start, or another folder"

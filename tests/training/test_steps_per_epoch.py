@@ -51,22 +51,27 @@ SOURCES = {
     "an IterableDataset": lambda: DataLoader(Noisy(), batch_size=16),
     "an IterableDataset with a worker": lambda: DataLoader(Noisy(), batch_size=16, num_workers=1),
     "a loader that ends": shuffled,
-    "a tensor": lambda: X,
     "a data set": ring_data,
 }
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_training_of_so_many_steps_resumes_to_the_bit(source, tmp_path):
-    """Of 4 steps in a pass where there is an end, and 3 or 5 an epoch, so that passes end within epochs."""
-    for steps_per_epoch in (3,) if "worker" in source else (3, 5):
-        case = (small_vae, SOURCES[source], {"steps_per_epoch": steps_per_epoch})
-        whole = train(case, tmp_path / f"whole {steps_per_epoch}", minutes=100.0, epochs=4)
-        folder = tmp_path / f"run {steps_per_epoch}"
-        for steps, epochs in ((2, 2), (5, 3)):
-            with pytest.raises(Killed):
-                train(case, folder, dies_after(steps), epochs=epochs)
-        assert_same(train(case, folder, epochs=4), whole)
+    """Of 4 steps in a pass where there is an end, so that passes end within epochs."""
+    case = (small_vae, SOURCES[source], {"steps_per_epoch": 3})
+    whole = train(case, tmp_path / "whole", minutes=100.0, epochs=4)
+    for steps, epochs in ((2, 2), (5, 3)):
+        with pytest.raises(Killed):
+            train(case, tmp_path / "run", dies_after(steps), epochs=epochs)
+    assert_same(train(case, tmp_path / "run", minutes=100.0, epochs=4), whole)
+
+
+def test_a_pass_may_begin_more_than_once_in_an_epoch(tmp_path):
+    case = (small_vae, shuffled, {"steps_per_epoch": 9})
+    whole = train(case, tmp_path / "whole", minutes=100.0, epochs=2)
+    with pytest.raises(Killed):
+        train(case, tmp_path / "run", dies_after(7), epochs=2)
+    assert_same(train(case, tmp_path / "run", minutes=100.0, epochs=2), whole)
 
 
 def test_epochs_of_steps_go_on_through_the_data():
@@ -183,3 +188,11 @@ def test_validation_comes_after_each_epoch_of_steps():
     history = pv.fit(small_vae(), Endless(), epochs=3, steps_per_epoch=2, validation=X[:8], patience=3)
     assert all(elbo is not None for elbo in history.elbo)
     assert [record["epoch"] for record in without_times(history)] == [1, 2, 3]
+
+
+def test_a_race_takes_so_many_steps_and_no_data_that_come_once():
+    settings = {"objectives": ["elbo"], "seeds": (0,), "epochs": 2, "steps_per_epoch": 3, "held_out": X[:5]}
+    make = lambda: small_vae(seed=None)  # noqa: E731
+    said = "data must begin again for every training, got a one-time iterator"
+    assert refusal(pv.race, make, generator(), **settings) == said
+    assert len(pv.race(make, Endless(), **settings, num_samples=5, progress=False).runs) == 1
