@@ -183,3 +183,11 @@ class Features(Module):
         if not self.conditions:
             return None
         return torch.cat([condition(value) for condition, value in zip(self.conditions, y, strict=True)], -1)
+
+
+def conditions_of(condition: Condition | Sequence[Condition]) -> list[Condition]:
+    """Returns one condition or several as a list. Raises `InputError` if one of them is something else."""
+    conditions = cast(list[Condition], list(condition) if isinstance(condition, list | tuple) else [condition])
+    for one in conditions:
+        require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
+    return conditions

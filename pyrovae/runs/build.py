@@ -103,7 +103,7 @@ def unseeded_vae(
         prior=_prior_of(config, event_shape, data),
         beta=config.beta,
         data_mean=data.train_mean if data is not None and config.network == "mlp" else None,
-        **({} if config.missing is None else {"missing": config.missing}),
+        missing=config.missing,
     )
 
 

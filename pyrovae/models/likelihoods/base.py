@@ -29,7 +29,7 @@ class Likelihood(Module):
         ...     def forward(self, outputs, event_dim):
         ...         concentration, rate = outputs.exp().unbind(-event_dim - 1)
         ...         return pyro.distributions.Gamma(concentration, rate).to_event(event_dim)
-        >>> vae = pv.VAE((3,), latent_dim=2, hidden=(8,), likelihood=Gamma())
+        >>> vae = pv.VAE((3,), latent_dim=2, hidden=(8,), likelihood=Gamma(), missing="mask")
         >>> vae.sample(5).shape
         torch.Size([5, 3])
     """
