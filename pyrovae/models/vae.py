@@ -248,7 +248,8 @@ class VAE(SavedModel):
         self._check_number_of(y)
         shapes = self.code_shape, self.likelihood.output_shape(self.event_shape)
         outputs = run_network(self.decoder, self.prior_family.decoded(z), self.decoder_features(y), *shapes)
-        sizes = [value for own, value in zip(self.decoder_features.conditions, y, strict=True) if isinstance(own, SizeFactor)]
+        of_y = zip(self.decoder_features.conditions, y, strict=True)
+        sizes = [value for condition, value in of_y if isinstance(condition, SizeFactor)]
         return self.likelihood(outputs, len(self.event_shape), *sizes)
 
     @evaluates

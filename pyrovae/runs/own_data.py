@@ -37,7 +37,7 @@ class DataLayout:
     @classmethod
     def of(cls, data: Dataset) -> "DataLayout":
         """Returns the layout of a data set."""
-        return cls(data.event_shape, data.kind, data.columns, _num_classes(data))
+        return cls(data.event_shape, data.kind, tuple(data.columns), _num_classes(data))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DataLayout":
