@@ -1,6 +1,6 @@
 """Data of one's own in a run: what a model must know of them, their usual settings, whether they are still the same."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -113,10 +113,21 @@ def check_same_data(dataset: str, told: Mapping[str, Any], data: Dataset) -> Non
     for name in ("sizes", "layout"):
         for field, was in told[name].items():
             found = now[name][field]
+            if field == "columns" and len(was) == len(found):
+                field, was, found = _first_difference(was, found)
             rule = f"{dataset} must be as it was when the run was trained: {field} was {shown(was)}"
             require(was == found, f"{rule}, and is {shown(found)}")
     if told["digest"] != now["digest"]:
         raise InputError(f"{dataset} must be as it was when the run was trained, and holds other values")
+
+
+def _first_difference(was: Sequence[dict], now: Sequence[dict]) -> tuple[str, object, object]:
+    """Returns what differs first between columns, what it was and what it is."""
+    for one, other in zip(was, now, strict=True):
+        for name, value in one.items():
+            if value != other[name]:
+                return f"the {name} of column {one['name']!r}", value, other[name]
+    return "columns", None, None
 
 
 def _num_classes(data: Dataset) -> int | None:

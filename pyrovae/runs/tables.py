@@ -10,6 +10,8 @@ from pyrovae.data import Column, Dataset
 from pyrovae.runs.measures import IWAE_PARTICLES
 from pyrovae.training import History
 
+MOST_COLUMNS = 50
+
 
 def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> str:
     """Returns a table of `mean (Monte Carlo error)` in nats per datum: a row for each measure, a column for each run.
@@ -58,13 +60,15 @@ def history_table(history: History) -> str:
 
 
 def columns_table(data: Dataset, tablefmt: str = "simple") -> str:
-    """Returns a table of the columns of a data set: what each was taken for, its values, and its missing cells."""
+    """Returns a table of the first 50 columns of a data set: what each was taken for, its values, its missing cells."""
     x = torch.cat((data.train_x, data.validation_x, data.test_x))
     lines = []
-    for column, values in zip(data.columns, x.unbind(1), strict=True):
+    for column, values in list(zip(data.columns, x.unbind(1), strict=True))[:MOST_COLUMNS]:
         missing = values.isnan()
         lines.append([column.name, column.kind, _values_of(column, values[~missing]), f"{missing.double().mean():.1%}"])
-    return right_aligned(lines, ["column", "kind", "values", "missing"], tablefmt, left=3)
+    table = right_aligned(lines, ["column", "kind", "values", "missing"], tablefmt, left=3)
+    more = len(data.columns) - MOST_COLUMNS
+    return f"{table}\n\n... and {more:,} more columns" if more > 0 else table
 
 
 def _values_of(column: Column, values: Tensor) -> str:
