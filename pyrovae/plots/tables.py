@@ -38,7 +38,7 @@ def column(
     Example:
         >>> _, (axes,) = pv.plots.figure_row(1)
         >>> axes = pv.plots.column(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 1, 0, 1]), whole=True, axes=axes)
-        >>> [bar.get_height() for bar in axes.patches]
+        >>> [float(bar.get_height()) for bar in axes.patches]
         [0.25, 0.75, 0.5, 0.5]
     """
     axes, data, samples = axes_or_new(axes), as_numpy(data).astype(float), as_numpy(samples).astype(float)
