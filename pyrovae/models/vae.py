@@ -129,9 +129,9 @@ class VAE(Module):
                 reset()
         encoder, decoder = NETWORKS[network]
         settings = {"activation": activation, "num_features": self.encoder_features.num_features}
+        decoded = likelihood.output_shape(event_shape)
         seen = self._encoder_input(torch.zeros(1, *self.event_shape))
         self.encoder = encoder(tuple(seen.shape[1:]), posterior.output_shape, hidden, **settings)
-        decoded = likelihood.output_shape(event_shape)
         code = prior.decoded(torch.zeros(posterior.latent_shape))
         self.decoder = decoder(tuple(code.shape), decoded, hidden[::-1], **settings)
         self.register_buffer("beta", torch.tensor(1.0))

@@ -109,8 +109,10 @@ def test_what_does_not_fit_is_refused_by_the_name_of_its_column():
     assert refusal(pv.Columns, {"a": torch.nn.ReLU()}) == f'{rule}, got ReLU for column "a"'
     nested = pv.Columns({"a": pv.Poisson()})
     assert refusal(pv.Columns, {"b": nested}) == f'{rule}, got Columns for column "b"'
-    message = "x must have 1 columns under Columns, got event shape (2,)"
-    assert refusal(small_vae, likelihood=nested) == message
+    for columns, shape in ((nested, (2,)), (table(), (2,)), (nested, (1, 8, 8))):
+        message = f"x must have {len(columns.names)} columns under Columns, got event shape {shape}"
+        assert refusal(small_vae, shape, likelihood=columns) == message
+        assert refusal(small_vae, shape, likelihood=columns, missing="mask") == message
 
     class Joint(pv.Likelihood):
         def output_shape(self, event_shape):
