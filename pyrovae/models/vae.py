@@ -146,13 +146,14 @@ class VAE(SavedModel):
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
+        decoded_shape = likelihood.output_shape(event_shape)
         seen_shape = tuple(self._encoder_input(torch.zeros(1, *self.event_shape)).shape[1:])
         self.code_shape = tuple(prior.decoded(torch.zeros(posterior.latent_shape)).shape)
         self.encoder, self.decoder = encoder_and_decoder(
             encoder,
             decoder,
             encoder_shapes=(seen_shape, posterior.output_shape),
-            decoder_shapes=(self.code_shape, likelihood.output_shape(event_shape)),
+            decoder_shapes=(self.code_shape, decoded_shape),
             network=network,
             hidden=hidden,
             activation=activation,
@@ -248,8 +249,7 @@ class VAE(SavedModel):
         self._check_number_of(y)
         shapes = self.code_shape, self.likelihood.output_shape(self.event_shape)
         outputs = run_network(self.decoder, self.prior_family.decoded(z), self.decoder_features(y), *shapes)
-        of_y = zip(self.decoder_features.conditions, y, strict=True)
-        sizes = [value for condition, value in of_y if isinstance(condition, SizeFactor)]
+        sizes = [v for one, v in zip(self.decoder_features.conditions, y, strict=True) if isinstance(one, SizeFactor)]
         return self.likelihood(outputs, len(self.event_shape), *sizes)
 
     @evaluates

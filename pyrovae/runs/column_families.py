@@ -1,6 +1,7 @@
 """The usual family for each kind of column, and the likelihood of a table that they make up."""
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from pyrovae.common import require
 from pyrovae.data import Column
@@ -30,7 +31,8 @@ WITH_PARAMETERS = ("continuous", "positive")  # of the family itself, such as a 
 def columns_likelihood(columns: Sequence[Column], scale: float) -> Columns:
     """Returns the likelihood in which each column has the family of its kind.
 
-    Real-valued columns each have a scale of their own. Families without parameters are shared, and computed together.
+    Real-valued columns each have a scale of their own. Neighbours of one kind whose family has no parameters are one
+    block, which is computed at once.
 
     Args:
         columns: the columns of the table
@@ -40,11 +42,14 @@ def columns_likelihood(columns: Sequence[Column], scale: float) -> Columns:
         InputError: there are no columns
     """
     require(len(columns) > 0, "likelihood columns needs a table, whose columns have names and kinds")
-    shared: dict[tuple[str, int], Likelihood] = {}
-    families = {}
-    for column in columns:
-        family = FAMILIES[column.kind](column, scale)
-        if column.kind not in WITH_PARAMETERS:
-            family = shared.setdefault((column.kind, len(column.categories)), family)
-        families[column.name] = family
+    families: dict[str | tuple[str, ...], Likelihood] = {}
+    for _, block in groupby(columns, _block_of):
+        neighbours = list(block)
+        names = tuple(column.name for column in neighbours)
+        families[names if len(names) > 1 else names[0]] = FAMILIES[neighbours[0].kind](neighbours[0], scale)
     return Columns(families)
+
+
+def _block_of(column: Column) -> tuple[str, int, str]:
+    """Returns what the columns of a block have in common."""
+    return column.kind, len(column.categories), column.name if column.kind in WITH_PARAMETERS else ""
