@@ -80,7 +80,7 @@ def data_root(tmp_path_factory):
         array = generator.integers(0, 256 if len(shape) == 3 else 10, size=shape, dtype=np.uint8)
         (raw / name).write_bytes(idx(array))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pv.data.loading, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
+        patch.setattr(pv.data.named_sets, "NUM_VALIDATION_IMAGES", NUM_VALIDATION)
         # The evaluation only has to run here, so that few draws do.
         for module in (pv.runs.measures, pv.evaluation.evaluation):
             patch.setattr(module, "ELBO_DRAWS", 3)
