@@ -17,7 +17,7 @@ from pyrovae.common import (
     fixed_generators,
     is_array,
     require,
-    require_finite,
+    require_finite_data,
     scale_hint,
 )
 from pyrovae.data.arguments import Batch, is_spread, main_tensor, moved, positions
@@ -254,7 +254,7 @@ def _check_data(vae, args: Batch) -> None:
         return
     _require_rows(x)
     if check_data is None:
-        require_finite("x", cast(Tensor, x))
+        require_finite_data(cast(Tensor, x), vae)
     else:
         check_data(*args)
 
