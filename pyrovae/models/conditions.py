@@ -159,6 +159,9 @@ class SizeFactor(Condition):
     def forward(self, y: Tensor) -> Tensor:
         return torch.zeros(*y.shape, 0, dtype=torch.get_default_dtype(), device=y.device)
 
+    def convert(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        return as_dtype("y", y, dtype)
+
     def check(self, y: Tensor, num_data: int) -> None:
         is_float = isinstance(y, Tensor) and y.is_floating_point()
         require(is_float, f"y must be a floating-point tensor, got {getattr(y, 'dtype', type(y).__name__)}")
