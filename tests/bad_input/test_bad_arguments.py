@@ -16,7 +16,12 @@ add = CASES.add
 
 GOOD_X = torch.zeros(4, 2)
 for name, change, said in (
-    ("one-time", {"data": iter([GOOD_X])}, "data must be iterable again at every epoch, got a one-time iterator.+"),
+    (
+        "one-time",
+        {"data": iter([GOOD_X])},
+        "data must be iterable again at .*, got a one-time iterator: say steps_per_.*",
+    ),
+    ("steps_per_epoch", {"steps_per_epoch": 0}, "steps_per_epoch must be a whole number >= 1, got 0"),
     ("no batch", {"data": []}, "data must yield at least one batch, got none"),
     ("no data", {"data": 3}, "data must be a Dataset, a tensor or an iterable of batches, got int"),
     ("a tensor", {"data": torch.zeros(4, 3)}, r"x must have shape \(batch, 2\), got \(4, 3\)"),
