@@ -37,7 +37,12 @@ KINDS = {
     "dequantised": {"dataset": "mnist", "binarize": "dequantise"},
 }
 # tanh, as relu may leave none of so few units that trains.
-NETWORK_FIELDS = {"mlp": {"hidden": (5,), "activation": "tanh"}, "conv": {"hidden": (3, 2), "activation": "tanh"}}
+NETWORK_FIELDS = {
+    "mlp": {"hidden": (5,), "activation": "tanh"},
+    "conv": {"hidden": (3, 2), "activation": "tanh"},
+    # In the first step the first layer of a residual block gets no gradient, as its last layer starts at 0.
+    "resnet": {"hidden": (3, 2), "activation": "tanh", "epochs": 3},
+}
 OBJECTIVES = {
     "elbo": {"objective": "elbo", "num_particles": 2, "beta": 2.0, "beta_schedule": "linear"},
     "elbo_analytic_kl": {"objective": "elbo_analytic_kl", "beta": 0.5},
@@ -55,10 +60,12 @@ def supported() -> dict[str, dict]:
     """Returns every combination that a config accepts, by a readable name."""
     found = {}
     for kind, network in itertools.product(KINDS, NETWORK_FIELDS):
-        if kind == "points" and network == "conv":
+        if kind == "points" and network != "mlp":
             continue
         for likelihood, conditional in itertools.product(likelihoods_of(kind), (False, True)):
             for objective, posterior in [*((name, "diagonal") for name in OBJECTIVES), ("elbo", "delta")]:
+                if network == "resnet" and (likelihood, objective) != (likelihoods_of(kind)[0], "iwae"):
+                    continue  # it differs from conv in its layers alone
                 name = [kind, network, likelihood, objective, posterior, "labels" if conditional else "no labels"]
                 fields = {**KINDS[kind], **NETWORK_FIELDS[network], **OBJECTIVES[objective], "network": network}
                 fields |= {"likelihood": likelihood, "posterior": posterior, "conditional": conditional}
