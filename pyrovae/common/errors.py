@@ -156,6 +156,23 @@ def require_finite(name: str, value: torch.Tensor) -> None:
         raise InputError(f"{name} must be finite, got {value[index].item()} at index {index}")
 
 
+def require_finite_data(x: torch.Tensor, program: object) -> None:
+    """Raises `InputError` unless the data are finite; NaN is a missing cell to a program that `takes_missing`."""
+    if takes_missing(program):
+        x = torch.where(x.isnan(), 0.0, x)
+    elif x.layout == torch.strided and bool(x.isnan().any()) and not bool(x.isinf().any()):
+        index = tuple(x.isnan().nonzero()[0].tolist())
+        hint = 'if it is a missing cell, take VAE(missing="mask")'
+        raise InputError(f"x must be finite, got nan at index {index}; {hint}")
+    require_finite("x", x)
+
+
+def takes_missing(program: object) -> bool:
+    """Returns True if a pair or one of its programs, or the object that it is a method of, says `missing = "mask"`."""
+    owners = program, getattr(program, "__self__", None), getattr(program, "model", None)
+    return any(getattr(owner, "missing", None) == "mask" for owner in owners)
+
+
 def require_compile(compile: object) -> None:
     """Raises `InputError` unless `compile` is True, False or "auto"."""
     require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")

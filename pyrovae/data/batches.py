@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from pyrovae.common import InputError, Workers, fixed_generators, require, require_finite, scale_hint
+from pyrovae.common import InputError, Workers, fixed_generators, require, require_finite_data, scale_hint
 from pyrovae.data.arguments import Batch, is_spread, main_tensor, moved, positions
 from pyrovae.data.dataset import Dataset
 
@@ -159,7 +159,7 @@ def _check_data(vae, args: Batch) -> None:
         return
     _require_rows(x)
     if check_data is None:
-        require_finite("x", cast(Tensor, x))
+        require_finite_data(cast(Tensor, x), vae)
     else:
         check_data(*args)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.common import require, require_finite
+from pyrovae.common import require, require_finite, require_finite_data
 from pyrovae.data import leaves_of, main_tensor, mapped
 
 
@@ -36,11 +36,16 @@ def common_length(args: tuple) -> int | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def check_args(args: tuple) -> None:
-    """Raises `InputError` unless all floating-point tensors in the arguments are finite, and the first is not empty."""
+def check_args(model: Callable, args: tuple) -> None:
+    """Raises `InputError` unless all floating-point tensors in the arguments are finite, and the first is not empty.
+
+    In the first, NaN is a missing cell to a model that takes missing cells.
+    """
     for index, arg in enumerate(args):
         for tensor in tensors_in((arg,)):
-            if tensor.is_floating_point() and (index == 0 or tensor.layout == torch.strided):
-                require_finite("x" if index == 0 else "y", tensor)
+            if tensor.is_floating_point() and index == 0:
+                require_finite_data(tensor, model)
+            elif tensor.is_floating_point() and tensor.layout == torch.strided:
+                require_finite("y", tensor)
     if args and isinstance(args[0], Tensor) and args[0].dim():
         require(len(args[0]) > 0, "x must hold at least one datum, got 0")

@@ -15,7 +15,16 @@ from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.rows import as_rows, data_dim_of, require_rows
 from pyrovae.evaluation.subsamples import check_subsamples
-from pyrovae.programs import Layout, gate, guide_draws, is_masked, require_no_masks, sample_sites, takes_pair
+from pyrovae.programs import (
+    Layout,
+    drawn_anew,
+    gate,
+    guide_draws,
+    is_masked,
+    require_no_masks,
+    sample_sites,
+    takes_pair,
+)
 
 SIGNIFICANCE = 0.01
 TAIL_SHARE = 0.1
@@ -163,7 +172,7 @@ def simulation_based_calibration(
         (num_draws + 1) % num_bins == 0,
         f"num_bins must divide num_draws + 1 = {num_draws + 1}, for bins of as many ranks each, got {num_bins}",
     )
-    check_args(args)
+    check_args(model, args)
     device = device_of(model, tensors_in(args))
     with local_seed(0):
         observed, x = _drawn_data(model, moved(args, device))
@@ -184,7 +193,7 @@ def simulation_based_calibration(
     with progress_bar(progress, num_data, "calibration", "datum") as bar:
         for data in chunks:
             drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*data.args))
-            new = (drawn[observed]["value"], *data.args[1:])
+            new = (drawn_anew(drawn[observed], data.args[0]), *data.args[1:])
             guessed = guide_draws(guide, *new, num_particles=num_draws, layout=layout)
             parts = [_ranks(*_coordinates(drawn[n]["value"], guessed[n], site, layout)) for n, site in latents.items()]
             ranks.append(torch.cat(parts, 1))
@@ -226,14 +235,15 @@ def _drawn_data(model: Callable, args: tuple) -> tuple[str, Tensor]:
     drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args))
     observed = [name for name, site in drawn.items() if site["infer"].get("was_observed")]
     require(len(observed) == 1, f"the model must have one observed site, that of the data, got {observed}")
-    value = drawn[observed[0]]["value"]
-    require(not is_masked(drawn[observed[0]]), f'the observed site "{observed[0]}" must not be masked')
+    site, value = drawn[observed[0]], drawn[observed[0]]["value"]
+    masked = is_masked(site) and "observes" not in site["infer"]  # the mask of missing cells is that of every draw
+    require(not masked, f'the observed site "{observed[0]}" must not be masked')
     require(
         value.shape == x.shape and value.dtype == x.dtype,
         f'a draw of the observed site "{observed[0]}" must be like the data it takes the place of, '
         f"{tuple(x.shape)} {x.dtype}, got {tuple(value.shape)} {value.dtype}",
     )
-    return observed[0], value
+    return observed[0], drawn_anew(site, x)
 
 
 def _checked_latents(model: Callable, guide: Callable, args: tuple) -> dict[str, dict]:

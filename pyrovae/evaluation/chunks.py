@@ -106,7 +106,7 @@ def opened(
     how many data there are. `chunk_size` is the number of pairs at a time; None takes as many as a decoder's memory
     allows. Raises `InputError` if the arguments have values that are not finite, or if the pair is refused.
     """
-    check_args(args)
+    check_args(model, args)
     tensors = tensors_in(args)
     Workers().check_same("data", tensors)
     if chunk_size is not None:

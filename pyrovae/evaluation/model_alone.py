@@ -50,7 +50,7 @@ class ModelAlone:
     """
 
     def __init__(self, model: Callable, args: tuple, name: str) -> None:
-        check_args(args)
+        check_args(model, args)
         self.home, self.name = home_of(args), name
         args = moved(args, device_of(model, tensors_in(args)))
         with local_seed(0):  # for names and shapes, and to validate the arguments once

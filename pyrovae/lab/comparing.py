@@ -109,7 +109,7 @@ def compare(
     """
     named = _checked_objectives(objectives, num_particles, repeats, max_seconds, seed, compile)
     deadline = math.inf if max_seconds is None else perf_counter() + max_seconds
-    check_args(args)
+    check_args(model, args)
     _check_log_px(log_px, common_length(args), one_value=True)
     device = device_of(model, tensors_in(args))
     args = with_tensors(moved(args, device), Tensor.detach)

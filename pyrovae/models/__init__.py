@@ -1,15 +1,22 @@
 """Networks, distributions, likelihoods, priors and posteriors, and the VAEs that are built from them."""
 
 from pyrovae.models import posteriors, priors
-from pyrovae.models.conditions import Condition, Embedding, OneHot
+from pyrovae.models.conditions import Condition, Embedding, OneHot, SizeFactor
 from pyrovae.models.likelihoods import (
     Bernoulli,
+    Beta,
     Categorical,
+    Columns,
     ContinuousBernoulli,
     DiscretizedLogistic,
     Gaussian,
     HeteroscedasticGaussian,
     Likelihood,
+    LogNormal,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+    ZeroInflatedNegativeBinomial,
 )
 from pyrovae.models.linear_gaussian import LinearGaussianVAE
 from pyrovae.models.networks import ACTIVATIONS, MLP, NETWORKS, ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
@@ -21,7 +28,9 @@ from pyrovae.models.vqvae import VQVAE
 __all__ = [
     "ACTIVATIONS",
     "Bernoulli",
+    "Beta",
     "Categorical",
+    "Columns",
     "Condition",
     "ContinuousBernoulli",
     "ConvDecoder",
@@ -33,16 +42,22 @@ __all__ = [
     "HeteroscedasticGaussian",
     "Likelihood",
     "LinearGaussianVAE",
+    "LogNormal",
     "MLP",
     "NETWORKS",
+    "NegativeBinomial",
     "OneHot",
     "POSTERIORS",
     "PRIORS",
     "ResNetDecoder",
     "ResNetEncoder",
+    "Poisson",
+    "SizeFactor",
     "Standard",
+    "StudentT",
     "VAE",
     "VQVAE",
+    "ZeroInflatedNegativeBinomial",
     "mean_of",
     "posteriors",
     "priors",

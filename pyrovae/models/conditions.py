@@ -123,6 +123,38 @@ class Embedding(Condition):
         require_finite("y", y)
 
 
+class SizeFactor(Condition):
+    """A condition on how much of each datum was counted: positive floats `(batch,)` that multiply the means of counts.
+
+        E[x|z, y] = y exp(outputs)    for example with y = x.sum(-1) / x.sum(-1).mean()
+
+    It goes with the likelihoods of counts, which it reaches directly; encoder and decoder do not see it.
+
+    Example:
+        >>> counts = torch.poisson(torch.full((20, 3), 5.0))
+        >>> size = counts.sum(-1) / counts.sum(-1).mean()
+        >>> settings = {"latent_dim": 2, "hidden": (8,), "likelihood": pv.NegativeBinomial()}
+        >>> vae = pv.VAE((3,), **settings, condition=pv.SizeFactor())
+        >>> history = pv.fit(vae, [(counts, size)], epochs=2)
+        >>> vae.reconstruct(counts, size).shape
+        torch.Size([20, 3])
+    """
+
+    num_features = 0
+
+    def forward(self, y: Tensor) -> Tensor:
+        return torch.zeros(*y.shape, 0, dtype=torch.get_default_dtype(), device=y.device)
+
+    def check(self, y: Tensor, num_data: int) -> None:
+        is_float = isinstance(y, Tensor) and y.is_floating_point()
+        require(is_float, f"y must be a floating-point tensor, got {getattr(y, 'dtype', type(y).__name__)}")
+        require(y.shape == (num_data,), f"y must have shape ({num_data},), a size per datum, got {tuple(y.shape)}")
+        require_finite("y", y)
+        bad = (y <= 0).nonzero()
+        if len(bad):
+            raise InputError(f"y must be > 0, got {y[bad[0]].item():g} at index {int(bad[0])}")
+
+
 class Features(Module):
     """Joins the features of several conditions: maps `(y_1, y_2, ...)` to `(..., num_features)`, or () to None."""
 

@@ -73,16 +73,16 @@ def _near_and_far(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Levels(constraints.Constraint):
-    """The values 0, 1 / (num - 1), ..., 1."""
+    """The values 0, top / (num - 1), ..., top."""
 
     is_discrete = True
 
-    def __init__(self, num: int) -> None:
-        self.num = num
+    def __init__(self, num: int, top: float = 1.0) -> None:
+        self.num, self.top = num, top
 
     def check(self, value: Tensor) -> Tensor:
-        index = value * (self.num - 1)
-        return (value >= 0) & (value <= 1) & ((index - index.round()).abs() < 1e-3)
+        index = value * ((self.num - 1) / self.top)
+        return (value >= 0) & (value <= self.top) & ((index - index.round()).abs() < 1e-3)
 
 
 class DiscretizedLogistic(_Univariate):
@@ -126,21 +126,24 @@ class DiscretizedLogistic(_Univariate):
 
 
 class CategoricalLevels(TorchDistribution):
-    """P(x = k / (K - 1)) = softmax(logits)_k: K levels in [0, 1], each with its own mass; `logits` is `(..., K)`."""
+    """P(x = k top / (K - 1)) = softmax(logits)_k: K levels in [0, top], each with its own mass.
+
+    `logits` is `(..., K)`. With a `top` of K - 1 the levels are the digits 0 ... K - 1.
+    """
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}  # noqa: RUF012
 
-    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
-        self.logits = logits
+    def __init__(self, logits: Tensor, top: float = 1.0, validate_args: bool | None = None) -> None:
+        self.logits, self.top = logits, top
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
     @property
     def support(self) -> constraints.Constraint:
-        return _Levels(self.logits.shape[-1])
+        return _Levels(self.logits.shape[-1], self.top)
 
     def expand(self, batch_shape: _size, _instance: TorchDistribution | None = None) -> TorchDistribution:
         new = self._get_checked_instance(CategoricalLevels, _instance)
-        new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
+        new.logits, new.top = self.logits.expand(*batch_shape, self.logits.shape[-1]), self.top
         super(CategoricalLevels, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -148,16 +151,38 @@ class CategoricalLevels(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        level = (value * (self.logits.shape[-1] - 1)).round().long()
+        level = (value * ((self.logits.shape[-1] - 1) / self.top)).round().long()
         level, logits = torch.broadcast_tensors(level.unsqueeze(-1), self.logits[..., :1])[0], self.logits
         chosen = logits.expand(*level.shape[:-1], logits.shape[-1]).gather(-1, level).squeeze(-1)
         return chosen - logits.logsumexp(-1)
 
     @property
     def mean(self) -> Tensor:
-        levels = torch.linspace(0, 1, self.logits.shape[-1], dtype=torch.float64).to(self.logits)
+        levels = torch.linspace(0, self.top, self.logits.shape[-1], dtype=torch.float64).to(self.logits)
         return self.logits.softmax(-1) @ levels
 
+    @property
+    def mode(self) -> Tensor:
+        """The level of the largest mass."""
+        return self._value_of(self.logits.argmax(-1))
+
     def sample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
-        level = dist.Categorical(logits=self.logits).sample(sample_shape)
-        return level.to(self.logits) / (self.logits.shape[-1] - 1)
+        return self._value_of(dist.Categorical(logits=self.logits).sample(sample_shape))
+
+    def _value_of(self, level: Tensor) -> Tensor:
+        return level.to(self.logits) * self.top / (self.logits.shape[-1] - 1)
+
+
+class Beta(dist.Beta):
+    """The Beta distribution, whose log-density is computed in float64.
+
+    PyTorch computes the normaliser as a small difference of logarithms of the gamma function. In float32 its error is
+    0.01 nats at concentrations of 10,000.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        one, zero, x = self.concentration1.double(), self.concentration0.double(), value.double()
+        log_normaliser = one.lgamma() + zero.lgamma() - (one + zero).lgamma()
+        return (torch.xlogy(one - 1, x) + torch.xlogy(zero - 1, 1 - x) - log_normaliser).to(self.concentration1.dtype)

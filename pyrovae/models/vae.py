@@ -13,7 +13,6 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyrovae.common import (
-    InputError,
     evaluates,
     local_seed,
     require,
@@ -21,14 +20,16 @@ from pyrovae.common import (
     require_choice,
     require_count,
     require_finite,
+    require_finite_data,
     require_number,
 )
-from pyrovae.models.conditions import Condition, Features
+from pyrovae.models.conditions import Condition, Features, SizeFactor
 from pyrovae.models.likelihoods import Likelihood
+from pyrovae.models.missing import check_cells, filled, with_mask, without_missing
 from pyrovae.models.networks import Maker, encoder_and_decoder, run_network, set_output_bias
 from pyrovae.models.param_store import register, unique_name
 from pyrovae.models.posteriors import POSTERIORS, Posterior
-from pyrovae.models.priors import PRIORS, Prior
+from pyrovae.models.priors import PRIORS, Prior, Vamp
 from pyrovae.models.saving import SavedModel
 
 
@@ -50,11 +51,12 @@ class VAE(SavedModel):
             is shared by two VAEs.
         activation: One of relu, tanh, softplus, elu, gelu, silu, leaky_relu.
         network: `"mlp"`, or `"conv"` or `"resnet"` for images.
-        encoder: A network of your own, an `nn.Module` from x, `(batch, *event_shape)`, to the posterior's
-            `output_shape`: by default (loc, log_variance), `(batch, 2, latent_dim)`, or flattened,
-            `(batch, 2 * latent_dim)`. With conditions it is called with their features, `(batch, num_features)`, as the
-            second argument. The VAE uses the module itself and not a copy. A function or a class that makes a module
-            is called as `encoder(in_shape, out_shape)`, and with conditions also with `num_features=`.
+        encoder: A network of your own, an `nn.Module` from x, `(batch, *event_shape)` or as the likelihood's
+            `encoder_input` and `missing` show it, to the posterior's `output_shape`: by default (loc, log_variance),
+            `(batch, 2, latent_dim)`, or flattened, `(batch, 2 * latent_dim)`. With conditions it is called with their
+            features, `(batch, num_features)`, as the second argument. The VAE uses the module itself and not a copy. A
+            function or a class that makes a module is called as `encoder(in_shape, out_shape)`, and with conditions
+            also with `num_features=`.
         decoder: The same from z, `(batch, latent_dim)`, to the likelihood's `output_shape`: by default
             `(batch, *event_shape)`, or flattened. Particles are part of this batch.
         condition: A `Condition` or a sequence of them. Encoder and decoder each have a copy with its own parameters.
@@ -64,6 +66,12 @@ class VAE(SavedModel):
             real z, uniform for codes.
         beta: The weight of the KL term in training. It scales the latent site in model and guide, and is a buffer that
             `set_beta` changes.
+        missing: None refuses NaN in x. With "mask" it is a missing cell: the encoder sees 0 there, and beside x whether
+            each cell was observed, joined along the first dimension of an event. The likelihood leaves the cell out, so
+            that p(x) is that of the observed cells, p(x_obs) = E_q[p(x_obs|z) p(z) / q(z|x_obs)], in training and in
+            every estimate. It is the model of the data if cells are missing at random: whether one is may depend on the
+            observed cells and not on its own value. `reconstruct` imputes. Mattei and Frellsen call `objectives.IWAE`
+            on this MIWAE; `objectives.MIWAE` is Rainforth's.
         data_mean: A mean, `event_shape`, that the decoder's output bias starts from. Pass `data.train_mean` with
             `network="mlp"`. A convolutional decoder that starts from the mean image tends to leave z unused. A decoder
             of your own needs a method `set_output_bias(bias)`, or an attribute `output_bias`.
@@ -88,7 +96,8 @@ class VAE(SavedModel):
         (True, torch.Size([100, 1]))
 
     Source:
-        Kingma and Welling 2014, arXiv:1312.6114; conditions: Sohn et al. 2015; beta: Higgins et al. 2017.
+        Kingma and Welling 2014, arXiv:1312.6114; conditions: Sohn et al. 2015; beta: Higgins et al. 2017; missing
+        cells: Mattei and Frellsen 2019, arXiv:1812.02633.
     """
 
     beta: Tensor
@@ -108,6 +117,7 @@ class VAE(SavedModel):
         posterior: Posterior | str = "diagonal",
         prior: Prior | str | None = None,
         beta: float = 1.0,
+        missing: str | None = None,
         data_mean: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -117,22 +127,31 @@ class VAE(SavedModel):
         require(isinstance(likelihood, Likelihood), f"likelihood must be a pyrovae likelihood, got {likelihood!r}")
         posterior = _posterior_of(posterior, latent_dim)
         prior = _prior_of(prior, posterior)
+        if isinstance(prior, Vamp):  # its pseudo-inputs are any real numbers, of which some have no logarithm
+            name, zeros = type(likelihood).__name__, torch.zeros(1, *event_shape)
+            as_it_is = likelihood.encoder_input(zeros, len(event_shape)) is zeros
+            require(as_it_is, f"prior vamp needs a likelihood whose encoder sees x as it is, got {name}")
         conditions = _conditions_of(condition)
+        _check_sizes(conditions, likelihood)
         self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
         self.posterior_family, self.prior_family = copy.deepcopy(posterior), copy.deepcopy(prior)
         self.num_conditions = len(conditions)
-        self.likelihood = copy.deepcopy(likelihood)
+        self.likelihood, self.missing = copy.deepcopy(likelihood), missing
+        if missing is not None:
+            require(missing == "mask", f'missing must be None or "mask", got {missing!r}')
+            check_cells(likelihood, self.event_shape)
         self.encoder_features = Features(copy.deepcopy(conditions))
         self.decoder_features = Features(copy.deepcopy(conditions))
         for module in self.decoder_features.modules():
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
+        seen = self._encoder_input(torch.zeros(1, *self.event_shape))
         self.code_shape = tuple(prior.decoded(torch.zeros(posterior.latent_shape)).shape)
         self.encoder, self.decoder = encoder_and_decoder(
             encoder,
             decoder,
-            encoder_shapes=(self.event_shape, posterior.output_shape),
+            encoder_shapes=(tuple(seen.shape[1:]), posterior.output_shape),
             decoder_shapes=(self.code_shape, likelihood.output_shape(event_shape)),
             network=network,
             hidden=hidden,
@@ -144,7 +163,11 @@ class VAE(SavedModel):
         if data_mean is not None:
             shape = tuple(data_mean.shape)
             require(shape == self.event_shape, f"data_mean must have shape {self.event_shape}, got {shape}")
-            set_output_bias(self.decoder, _output_bias(likelihood, data_mean))
+            require_finite("data_mean", data_mean)
+            bias = likelihood.output_bias(data_mean)
+            rule = f"data_mean must be one that {type(likelihood).__name__} can have"
+            require(bool(bias.isfinite().all()), f"{rule}, got {data_mean.min().item():g}")
+            set_output_bias(self.decoder, bias)
 
         with local_seed(0), poutine.block(), torch.no_grad():
             z = tuple(self.prior_family.sample(self._encode_unconditionally).shape)
@@ -167,7 +190,13 @@ class VAE(SavedModel):
         with pyro.plate("data", len(x), dim=-1):
             with self._latent_handlers():
                 z = self.prior_family.sample(self._encode_unconditionally)
-            pyro.sample("x", self.decode(z, *y), obs=x)
+            x_given_z = self.decode(z, *y)
+            if self.missing is None:
+                pyro.sample("x", x_given_z, obs=x)
+            else:
+                x_given_z, value = without_missing(x_given_z, x, self.likelihood.filler)
+                kept: Any = {"observes": x}  # where x is drawn anew, it keeps its missing cells
+                pyro.sample("x", x_given_z, obs=value, infer=kept)
 
     def guide(self, x: Tensor, *y: Tensor) -> None:
         """Runs the amortised q(z|x, y) for `x` `(batch, *event_shape)`."""
@@ -197,8 +226,14 @@ class VAE(SavedModel):
         """Returns q(z|x, y), with batch shape `(batch,)` and event shape `(latent_dim,)`; with layers, q(z_1|x, y)."""
         self._check_shape(x)
         self._check_conditions(y, len(x))
-        shapes = x.shape[1:], self.posterior_family.output_shape
-        return self.posterior_family(run_network(self.encoder, x, self.encoder_features(y), *shapes))
+        seen = self._encoder_input(x)
+        shapes = seen.shape[1:], self.posterior_family.output_shape
+        return self.posterior_family(run_network(self.encoder, seen, self.encoder_features(y), *shapes))
+
+    def _encoder_input(self, x: Tensor) -> Tensor:
+        """Returns x as the encoder sees it, `(batch, ...)`."""
+        seen = self.likelihood.encoder_input(x, len(self.event_shape))
+        return seen if self.missing is None else with_mask(seen, x, len(self.event_shape))
 
     def _encode_unconditionally(self, x: Tensor) -> dist.TorchDistribution:
         require(self.num_conditions == 0, "a prior that is made of posteriors needs a VAE without conditions")
@@ -213,7 +248,8 @@ class VAE(SavedModel):
         self._check_number_of(y)
         shapes = self.code_shape, self.likelihood.output_shape(self.event_shape)
         outputs = run_network(self.decoder, self.prior_family.decoded(z), self.decoder_features(y), *shapes)
-        return self.likelihood(outputs, event_dim=len(self.event_shape))
+        sizes = [value for own, value in zip(self.decoder_features.conditions, y, strict=True) if _is_size(own)]
+        return self.likelihood(outputs, len(self.event_shape), *sizes)
 
     @evaluates
     @torch.no_grad()
@@ -236,19 +272,19 @@ class VAE(SavedModel):
     def reconstruct(self, x: Tensor, *y: Tensor) -> Tensor:
         """Returns E[x|z, y] at the posterior mean z = E_q[z|x, y], `(batch, *event_shape)`.
 
-        It shows what z keeps of x, and is not a term of the ELBO. If q has no mean in closed form, z is the mean of 64
-        draws.
+        It shows what z keeps of x, and is not a term of the ELBO. Missing cells of x have their E[x|z, y], too. If q
+        has no mean in closed form, z is the mean of 64 draws.
         """
         return self.decode(mean_of(self.encode(x, *y)), *y).mean
 
     def check_data(self, x: Tensor, *y: Tensor) -> None:
         """Raises `InputError` if the VAE cannot be trained on this batch.
 
-        Checks shape, dtype, finiteness, the likelihood's support, and the conditions.
+        Checks shape, dtype, finiteness (a missing cell may be NaN), the likelihood's support, and the conditions.
         """
         self._check_shape(x)
-        require_finite("x", x)
-        self.likelihood.check(x)
+        require_finite_data(x, self)
+        self.likelihood.check(x if self.missing is None else filled(x, self.likelihood.filler))
         self._check_conditions(y, len(x))
 
     def _check_shape(self, x: Tensor) -> None:
@@ -277,14 +313,6 @@ def mean_of(q: dist.TorchDistribution, num_draws: int = 64) -> Tensor:
         return q.sample((num_draws,)).mean(0)
 
 
-def _output_bias(likelihood: Likelihood, mean: Tensor) -> Tensor:
-    try:
-        return likelihood.output_bias(mean)
-    except NotImplementedError as error:
-        name = type(likelihood).__name__
-        raise InputError(f"data_mean needs a likelihood that defines output_bias(mean), and {name} does not") from error
-
-
 def _posterior_of(posterior: Posterior | str, latent_dim: int) -> Posterior:
     if not isinstance(posterior, Posterior):
         require_choice("posterior", posterior, POSTERIORS)
@@ -309,3 +337,14 @@ def _conditions_of(condition: Condition | Sequence[Condition]) -> list[Condition
     for one in conditions:
         require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
     return conditions
+
+
+def _is_size(condition: Condition) -> bool:
+    return isinstance(condition, SizeFactor)
+
+
+def _check_sizes(conditions: Sequence[Condition], likelihood: Likelihood) -> None:
+    number = sum(map(_is_size, conditions))
+    require(number <= 1, f"condition must hold at most one SizeFactor, got {number}")
+    rule = f"condition SizeFactor needs a likelihood of counts, got {type(likelihood).__name__}"
+    require(number == 0 or likelihood.takes_size_factor, rule)

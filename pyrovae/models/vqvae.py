@@ -116,7 +116,8 @@ class VQVAE(SavedModel):
         self.likelihood = copy.deepcopy(likelihood)
         encoder, decoder = NETWORKS[network]
         shape, decoded = (num_tokens, code_dim), likelihood.output_shape(self.event_shape)
-        self.encoder = encoder(self.event_shape, shape, hidden, activation=activation)
+        seen = self._encoder_input(torch.zeros(1, *self.event_shape))
+        self.encoder = encoder(tuple(seen.shape[1:]), shape, hidden, activation=activation)
         self.decoder = decoder(shape, decoded, hidden[::-1], activation=activation)
         self.codebook = nn.Parameter(rms_norm(torch.randn(num_codes, code_dim), (code_dim,)))
 
@@ -158,7 +159,10 @@ class VQVAE(SavedModel):
         """Returns z_e, `(batch, num_tokens, code_dim)`, where each token has a mean square of 1."""
         self._check_shape(x)
         # With a free scale z_e runs away from the codes, which Adam moves by no more than its learning rate a step.
-        return rms_norm(self.encoder(x), self.codebook.shape[1:])
+        return rms_norm(self.encoder(self._encoder_input(x)), self.codebook.shape[1:])
+
+    def _encoder_input(self, x: Tensor) -> Tensor:
+        return self.likelihood.encoder_input(x, len(self.event_shape))
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
         """Returns p(x|z) for one-hot `z` `(..., num_tokens, num_codes)`, with batch shape `(...)`."""

@@ -24,7 +24,8 @@ class MIWAE(Objective):
 
         1/M sum_m log 1/K sum_k w_mk
 
-    With K = 1 it is the ELBO of M draws, with M = 1 it is IWAE. Draws are ordered batch by batch.
+    With K = 1 it is the ELBO of M draws, with M = 1 it is IWAE. Draws are ordered batch by batch. This is not the MIWAE
+    of Mattei and Frellsen 2019 (arXiv:1812.02633): they call `IWAE` so on a `VAE` with `missing="mask"`.
 
     Args:
         num_particles: K, the draws of z in each batch.

@@ -22,6 +22,7 @@ from pyrovae.programs.random_choices import (
 )
 from pyrovae.programs.reruns import (
     at_every_datum,
+    drawn_anew,
     guide_draws,
     log_joint,
     model_alone,
@@ -76,6 +77,7 @@ __all__ = [
     "base_of",
     "check_no_zero_weights",
     "common_choices",
+    "drawn_anew",
     "enumerated_states",
     "frames_of",
     "Given",

@@ -200,14 +200,22 @@ def not_finite(model: Callable, guide: Callable, *args, num_particles: int = 1, 
 def simulated(model: Callable, args: Sequence, kwargs: dict) -> tuple[list, dict, dict[str, dict]]:
     """Returns the arguments with draws in place of all that was observed, and the sites of the model that drew them.
 
-    Raises `InputError` if a site does not observe one of the arguments as it is.
+    Raises `InputError` if a site does not observe one of the arguments as it is. A site whose value is an argument with
+    its missing cells filled in says so by `infer={"observes": argument}`.
     """
     sites = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs))
     places = {**dict(enumerate(args)), **kwargs}
     for name, site in sites.items():
         if site["infer"].get("was_observed"):
-            place = next((key for key, arg in places.items() if site["infer"]["obs"] is arg), None)
+            observed = site["infer"].get("observes", site["infer"]["obs"])
+            place = next((key for key, arg in places.items() if observed is arg), None)
             if place is None or site["value"].shape != places[place].shape:
                 raise InputError(f'the site "{name}" must observe one of the arguments as it is, to be drawn anew')
-            places[place] = site["value"].to(places[place])
+            places[place] = drawn_anew(site, places[place])
     return [places[index] for index in range(len(args))], {name: places[name] for name in kwargs}, sites
+
+
+def drawn_anew(site: dict, argument: Tensor) -> Tensor:
+    """Returns the draw of a site in place of the argument that it observed, with the argument's missing cells."""
+    value = site["value"].to(argument)
+    return torch.where(argument.isnan(), argument, value) if "observes" in site["infer"] else value

@@ -275,7 +275,7 @@ def test_a_prior_that_depends_on_the_label_is_refused_wherever_the_label_changes
     [
         ({"num_draws": 1}, "num_draws must be a whole number >= 2, got 1"),
         ({"chunk_size": 0}, "chunk_size must be a whole number >= 1, got 0"),
-        ({"x": torch.full((3, 5), math.nan)}, "x must be finite, got nan at index (0, 0)"),
+        ({"x": torch.full((3, 5), math.inf)}, "x must be finite, got inf at index (0, 0)"),
         ({"x": torch.zeros(0, 5)}, "x must hold at least one datum, got 0"),
     ],
 )

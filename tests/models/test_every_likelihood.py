@@ -4,29 +4,15 @@ import math
 
 import pytest
 import torch
-from helpers import (
-    doubles,
-    refusal,
-    suite_seed,
-)
+from families import LIKELIHOODS, data_of
+from helpers import doubles, refusal, suite_seed
 
 import pyrovae as pv
-
-LIKELIHOODS = {
-    "bernoulli": pv.Bernoulli,
-    "bernoulli, grey": lambda: pv.Bernoulli(allow_grey=True),
-    "continuous_bernoulli": pv.ContinuousBernoulli,
-    "gaussian": lambda: pv.Gaussian(0.5),
-    "gaussian, learned": lambda: pv.Gaussian(0.5, learn_scale=True),
-    "gaussian, predicted": lambda: pv.HeteroscedasticGaussian(min_scale=0.1),
-    "categorical": pv.Categorical,
-    "discretized_logistic": pv.DiscretizedLogistic,
-}
 
 
 def test_every_likelihood_that_is_public_is_tested_here():
     public = {v for v in vars(pv).values() if isinstance(v, type) and issubclass(v, pv.Likelihood)} - {pv.Likelihood}
-    assert public == {type(make()) for make in LIKELIHOODS.values()}
+    assert public == {type(make()) for make in LIKELIHOODS.values()} | {pv.Columns}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -42,7 +28,7 @@ def test_the_output_bias_inverts_the_mean(name, dtype):
     torch.testing.assert_close(found.mean, mean, rtol=0, atol=3e-6 if dtype == torch.float32 else 1e-9)
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "continuous_bernoulli", "categorical"])
+@pytest.mark.parametrize("name", ["bernoulli", "continuous_bernoulli", "categorical", "beta"])
 def test_the_output_bias_is_finite_for_a_pixel_that_is_always_black_or_white(name):
     likelihood = LIKELIHOODS[name]()
     bias = likelihood.output_bias(torch.tensor([0.0, 1e-6, 1.0]))
@@ -67,7 +53,7 @@ def test_a_vae_starts_from_the_data_mean_of_each_pixel(name, network):
 def test_a_likelihood_takes_any_leading_dimensions(name):
     likelihood, event_shape = LIKELIHOODS[name](), (2, 3)
     outputs = torch.randn(4, 5, *likelihood.output_shape(event_shape))
-    x = (torch.rand(5, *event_shape) > 0.5).float()
+    x = data_of(name, 5, *event_shape)
     together = likelihood(outputs, event_dim=2)
     assert together.batch_shape == (4, 5)
     assert together.sample().shape == together.mean.shape == (4, 5, *event_shape)
@@ -97,7 +83,13 @@ def test_the_floor_of_heteroscedastic_gaussian_bounds_the_density_of_a_constant_
 @pytest.mark.parametrize("value", [0, -0.1, math.nan, math.inf, None, "0.1", True])
 @pytest.mark.parametrize(
     ("make", "field"),
-    [(pv.HeteroscedasticGaussian, "min_scale"), (pv.DiscretizedLogistic, "scale"), (pv.Gaussian, "scale")],
+    [
+        (pv.HeteroscedasticGaussian, "min_scale"),
+        (pv.DiscretizedLogistic, "scale"),
+        (pv.Gaussian, "scale"),
+        (pv.LogNormal, "scale"),
+        (lambda value: pv.StudentT(3, value), "scale"),
+    ],
 )
 def test_a_scale_that_is_not_a_positive_number_is_refused(make, field, value):
     assert refusal(make, value) == f"{field} must be a finite number > 0, got {value!r}"
@@ -112,6 +104,15 @@ def test_a_scale_that_is_not_a_positive_number_is_refused(make, field, value):
         ("categorical", [0.0, 7 / 255, 1.0], 256 / 255, "x must be one of the 256 grey levels k / 255, got 1.00392"),
         ("discretized_logistic", [0.0, 7 / 255, 1.0], -1 / 255, "x must be one of the 256 grey levels k / 255, got -0"),
         ("discretized_logistic", [0.0, 7 / 255, 1.0], 7.0, "x must be one of the 256 grey levels k / 255, got 7 at"),
+        ("log_normal", [0.1, 1.0, 1e9], 0.0, "x must be > 0 under LogNormal, got 0 at index (1, 2)"),
+        ("beta", [0.1, 0.5, 0.999], 1.0, "x must lie strictly between 0 and 1 under Beta, got 1 at index (1, 2)"),
+        ("beta", [0.1, 0.5, 0.999], 0.0, "x must lie strictly between 0 and 1 under Beta, got 0 at index (1, 2)"),
+        ("categorical, digits", [0.0, 3.0, 4.0], 5.0, "x must be a whole number 0 ... 4 under Categorical(5), got 5"),
+        ("categorical, digits", [0.0, 3.0, 4.0], -1.0, "x must be a whole number 0 ... 4 under Categorical(5), got -1"),
+        ("categorical, digits", [0.0, 3.0, 4.0], 0.5, "x must be a whole number 0 ... 4 under Categorical(5), got 0.5"),
+        ("poisson", [0.0, 3.0, 1e6], 0.5, "x must be a whole number >= 0 under Poisson, got 0.5 at index (1, 2)"),
+        ("poisson", [0.0, 3.0, 1e6], -1.0, "x must be a whole number >= 0 under Poisson, got -1 at index (1, 2)"),
+        ("negative_binomial", [0.0, 3.0, 1e6], 2.5, "x must be a whole number >= 0 under NegativeBinomial, got 2.5 at"),
     ],
 )
 def test_data_outside_the_support_are_refused_by_value_and_index(name, good, bad, message):
@@ -134,6 +135,9 @@ def test_only_grey_pixels_under_a_bernoulli_have_no_density():
     assert pv.Bernoulli(allow_grey=True).has_density(torch.tensor([0.0, 1.0]))
     for name in set(LIKELIHOODS) - {"bernoulli", "bernoulli, grey"}:
         assert LIKELIHOODS[name]().has_density(grey)
+    table = pv.Columns({"grey": pv.Bernoulli(allow_grey=True), "real": pv.Gaussian(1.0)})
+    assert not table.has_density(grey.flip(0))
+    assert table.has_density(grey)
 
 
 @pytest.mark.parametrize("name", ["discretized_logistic", "gaussian, learned"])

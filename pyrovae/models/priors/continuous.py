@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraint_registry import biject_to
 
-from pyrovae.common import require, require_choice, require_count
+from pyrovae.common import require, require_choice, require_count, require_finite
 from pyrovae.models.flows import FLOWS, FlowDistribution
 from pyrovae.models.gaussian_distributions import IsotropicNormal, diagonal_normal, mixture_of
 from pyrovae.models.priors.prior import Encode, Prior
@@ -88,7 +88,8 @@ class Vamp(Prior):
             end than 0.01.
 
     Raises:
-        InputError: If `pseudo_inputs` has fewer than two dimensions, or `constraint` is unknown.
+        InputError: If `pseudo_inputs` has fewer than two dimensions or a value that is not finite, or `constraint` is
+            unknown.
 
     Example:
         >>> x = torch.randn(100, 3)
@@ -104,6 +105,7 @@ class Vamp(Prior):
     def __init__(self, pseudo_inputs: Tensor, constraint: str = "real") -> None:
         super().__init__()
         require(pseudo_inputs.dim() >= 2, f"pseudo_inputs must have shape (C, *event_shape), got {pseudo_inputs.shape}")
+        require_finite("pseudo_inputs", pseudo_inputs)
         require_choice("constraint", constraint, CONSTRAINTS)
         self.constraint = constraint
         if constraint == "unit_interval":
