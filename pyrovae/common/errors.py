@@ -158,9 +158,10 @@ def require_finite(name: str, value: torch.Tensor) -> None:
 
 def require_finite_data(x: torch.Tensor, program: object) -> None:
     """Raises `InputError` unless the data are finite; NaN is a missing cell to a program that `takes_missing`."""
-    if takes_missing(program):
+    is_dense = x.layout == torch.strided
+    if is_dense and takes_missing(program):
         x = torch.where(x.isnan(), 0.0, x)
-    elif x.layout == torch.strided and bool(x.isnan().any()) and not bool(x.isinf().any()):
+    elif is_dense and bool(x.isnan().any()):
         index = tuple(x.isnan().nonzero()[0].tolist())
         hint = 'if it is a missing cell, take VAE(missing="mask")'
         raise InputError(f"x must be finite, got nan at index {index}; {hint}")

@@ -42,3 +42,15 @@ class NegativeBinomial(dist.NegativeBinomial):
         total, logits, count = self.total_count.double(), self.logits.double(), value.double()
         log_ways = (total + count).lgamma() - total.lgamma() - (count + 1).lgamma()
         return (log_ways + total * logsigmoid(-logits) + count * logsigmoid(logits)).to(self.logits.dtype)
+
+
+class ZeroInflated(dist.ZeroInflatedDistribution):
+    """A mixture of zeros, with probability sigmoid(gate_logits), and of counts under another distribution.
+
+    Pyro's class remembers the gate once it was asked for, as by its mean. It then cannot be expanded any more, and its
+    log-density takes the logarithm of a probability that may underflow.
+    """
+
+    @property
+    def gate(self) -> Tensor:
+        return self.gate_logits.sigmoid()

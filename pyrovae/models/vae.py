@@ -146,13 +146,14 @@ class VAE(SavedModel):
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
+        decoded = likelihood.output_shape(self.event_shape)
         seen = self._encoder_input(torch.zeros(1, *self.event_shape))
         self.code_shape = tuple(prior.decoded(torch.zeros(posterior.latent_shape)).shape)
         self.encoder, self.decoder = encoder_and_decoder(
             encoder,
             decoder,
             encoder_shapes=(tuple(seen.shape[1:]), posterior.output_shape),
-            decoder_shapes=(self.code_shape, likelihood.output_shape(event_shape)),
+            decoder_shapes=(self.code_shape, decoded),
             network=network,
             hidden=hidden,
             activation=activation,

@@ -42,14 +42,13 @@ def data_of(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tenso
 
 
 def table() -> pv.Columns:
-    """A column of each family, the last two Gaussian columns of one object around a column of another."""
-    shared = pv.Gaussian(0.7, learn_scale=True)
-    return pv.Columns({**{name: make() for name, make in LIKELIHOODS.items()}, "first": shared, "between": pv.Poisson(),
-                       "last": shared})  # fmt: skip
+    """A column of each family, and a block of three counts of one family."""
+    families: dict = {name: make() for name, make in LIKELIHOODS.items()}
+    return pv.Columns({**families, ("first", "second", "third"): pv.NegativeBinomial()})
 
 
 def table_data(num: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    kinds = (*LIKELIHOODS, "gaussian", "poisson", "gaussian")
+    kinds = (*LIKELIHOODS, *["negative_binomial"] * 3)
     return torch.stack([data_of(name, num, dtype=dtype) for name in kinds], -1)
 
 

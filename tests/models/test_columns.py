@@ -11,16 +11,16 @@ import pyrovae as pv
 
 
 def by_hand(likelihood: pv.Columns, outputs: torch.Tensor) -> list[torch.distributions.Distribution]:
-    """The distribution of each column alone, in their order, from the blocks of the outputs."""
-    found, start = {}, 0
-    for indices, family in zip(likelihood.groups, likelihood.families, strict=True):
-        size = math.prod(family.output_shape(()))
-        for index in indices:
-            own = outputs[..., start : start + size].reshape(*outputs.shape[:-1], *family.output_shape(()))
-            found[index] = family(own, event_dim=0)
-            start += size
+    """The distribution of each column alone, from its part of the outputs."""
+    found, start = [], 0
+    for size, family in zip(likelihood.sizes, likelihood.families, strict=True):
+        num = math.prod(family.output_shape(()))
+        for _ in range(size):
+            own = outputs[..., start : start + num].reshape(*outputs.shape[:-1], *family.output_shape(()))
+            found.append(family(own, event_dim=0))
+            start += num
     assert start == outputs.shape[-1]
-    return [found[index] for index in sorted(found)]
+    return found
 
 
 def test_a_row_is_the_product_of_its_columns_and_takes_any_leading_dimensions():
@@ -70,12 +70,12 @@ def test_a_mixed_row_has_a_total_mass_of_one():
     assert (mass @ weights).item() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_columns_that_are_given_one_object_share_its_parameters():
-    likelihood = table()
-    scales = [name for name, _ in likelihood.named_parameters()]
-    assert len(likelihood.groups) == len(LIKELIHOODS) + 2
-    assert likelihood.groups[-2:] == ((17, 19), (18,))
-    assert len(scales) == len({id(p) for p in likelihood.parameters()})
+def test_columns_under_one_key_share_parameters_and_no_others_do():
+    scale = pv.Gaussian(1.0, learn_scale=True)
+    likelihood = pv.Columns({"a": scale, "b": scale, ("c", "d"): scale})
+    assert likelihood.names == ("a", "b", "c", "d")
+    assert len(list(likelihood.parameters())) == 3
+    assert all(parameter is not scale.log_scale for parameter in likelihood.parameters())
 
 
 def test_the_encoder_sees_each_column_as_its_family_says():
@@ -106,11 +106,17 @@ def test_names_may_be_any_texts_and_states_come_back():
 def test_what_does_not_fit_is_refused_by_the_name_of_its_column():
     rule = "families must map the name of each column to a likelihood of single numbers"
     assert refusal(pv.Columns, {}) == f"{rule}, got {{}}"
-    assert refusal(pv.Columns, {"a": torch.nn.ReLU()}) == f'{rule}, got ReLU for column "a"'
+    assert refusal(pv.Columns, {"a": torch.nn.ReLU()}) == f"{rule}, got ReLU for 'a'"
+    twice = {"a": pv.Poisson(), ("b", "a"): pv.Poisson()}
+    assert refusal(pv.Columns, twice) == "families must name each column once, got ('a', 'b', 'a')"
+    assert refusal(pv.Columns, {3: pv.Poisson()}) == f"{rule}, got the names (3,)"
+    assert refusal(pv.Columns, {(): pv.Poisson()}) == f"{rule}, got () for a name"
     nested = pv.Columns({"a": pv.Poisson()})
-    assert refusal(pv.Columns, {"b": nested}) == f'{rule}, got Columns for column "b"'
-    message = "x must have 1 columns under Columns, got event shape (2,)"
-    assert refusal(small_vae, likelihood=nested) == message
+    assert refusal(pv.Columns, {"b": nested}) == f"{rule}, got Columns for 'b'"
+    for columns, shape in ((nested, (2,)), (table(), (2,)), (nested, (1, 8, 8))):
+        message = f"x must have {len(columns.names)} columns under Columns, got event shape {shape}"
+        assert refusal(small_vae, shape, likelihood=columns) == message
+        assert refusal(small_vae, shape, likelihood=columns, missing="mask") == message
 
     class Joint(pv.Likelihood):
         def output_shape(self, event_shape):
@@ -120,7 +126,7 @@ def test_what_does_not_fit_is_refused_by_the_name_of_its_column():
             return pv.Gaussian(1.0)(outputs, event_dim=1)
 
     joint = pv.Columns({"a": Joint()})
-    message = 'the likelihood of column "a" must be one of single numbers, got events of shape (2,)'
+    message = "Joint must be a likelihood of single numbers in Columns, got events of shape (2,)"
     assert refusal(joint, torch.zeros(3, 2), event_dim=1) == message
     likelihood, x = table(), table_data(3)
     x[2, list(likelihood.names).index("log_normal")] = 0

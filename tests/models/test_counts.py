@@ -58,6 +58,14 @@ def test_float32_is_right_where_totals_and_counts_are_large_and_the_family_becom
     assert abs(at_most.log_prob(x.double()).sum() - poisson.sum()) < 0.02
 
 
+def test_extra_zeros_can_be_expanded_and_weighed_after_their_mean_was_asked_for():
+    p = pv.ZeroInflatedNegativeBinomial()(torch.tensor([[3.0], [8.0], [-200.0]]), event_dim=1)
+    before = p.log_prob(torch.zeros(1))
+    assert p.mean.isfinite().all()
+    assert p.sample().isfinite().all()
+    assert torch.equal(p.expand((4,)).log_prob(torch.zeros(1)), before.expand(4))
+
+
 @pytest.mark.parametrize("name", [*COUNTS, "beta"])
 def test_value_and_gradient_are_finite_at_any_output(name):
     likelihood = LIKELIHOODS[name]()

@@ -105,7 +105,7 @@ class ZeroInflatedNegativeBinomial(_Counts):
     def forward(self, outputs: Tensor, event_dim: int, size_factor: Tensor | None = None) -> dist.TorchDistribution:
         log_mean, log_total_count, gate_logits = outputs.unbind(-event_dim - 1)
         counts = _negative_binomial(_scaled(log_mean, size_factor, event_dim), log_total_count)
-        return dist.ZeroInflatedDistribution(counts, gate_logits=gate_logits).to_event(event_dim)
+        return count_distributions.ZeroInflated(counts, gate_logits=gate_logits).to_event(event_dim)
 
 
 def _negative_binomial(log_mean: Tensor, log_total_count: Tensor) -> dist.TorchDistribution:
