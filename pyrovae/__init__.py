@@ -2,7 +2,7 @@
 
 from pyrovae import objectives, plots
 from pyrovae.common import InputError, workers
-from pyrovae.data import Dataset, load
+from pyrovae.data import Column, Dataset, load
 from pyrovae.evaluation import (
     AnnealedEstimate,
     Estimate,
@@ -59,6 +59,7 @@ from pyrovae.training import beta_schedules as schedules
 __version__ = "0.1.0"
 
 __all__ = [
+    "Column",
     "Dataset",
     "load",
     "MLP",

@@ -1,67 +1,12 @@
 """Compares estimators on a trained run: bound, signal and noise of the gradients, bias, time and memory.
 
+The same as `pyrovae compare`; the code is in `pyrovae/cli/compare.py`.
+
 python scripts/compare.py runs/mnist --objectives elbo iwae dreg --num-particles 1 8 64
 python scripts/compare.py runs/mnist --objectives iwae "miwae(num_batches=4)" --repeats 1000 --max-seconds 600
 """
 
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.common import check_unwritten, choose_device
-from pyrovae.lab import COMPARISON_FILES, write_comparison
-from pyrovae.runs import first_test_data
-
-
-def main(
-    folder: Annotated[Path, tyro.conf.Positional],
-    objectives: tuple[str, ...] = ("elbo", "iwae", "dreg"),
-    num_particles: tuple[int, ...] = (1, 8, 64),
-    repeats: int = 100,
-    num_data: int = 128,
-    max_seconds: float | None = None,
-    compile: bool = True,
-    data_root: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    overwrite: bool = False,
-) -> None:
-    """Compare estimators at a run's parameters; writes comparison.json, comparison.md and figures/ into its folder.
-
-    Args:
-        folder: the run, as scripts/train.py kept it
-        objectives: names, or "name(setting=value, ...)"
-        num_particles: draws of z per datum; every objective is measured with each number
-        repeats: independent gradients of each
-        num_data: a gradient is the mean over the first so many test data
-        max_seconds: begin no more repeats after this time, and compile no more steps; keep what is done
-        compile: time compiled steps, too
-        data_root: folder of the image sets, if they have moved since the training
-        device: auto, cpu, cuda, ...
-        seed: fixes the draws
-        overwrite: replace an earlier comparison
-    """
-    run = pv.load_run(folder, data_root)
-    check_unwritten(run.folder, overwrite, COMPARISON_FILES)
-    run.vae.to(choose_device(device))
-    args = first_test_data(run.vae, run.data, num_data)
-    comparison = pv.compare(
-        run.vae.model,
-        run.vae.guide,
-        *args,
-        objectives=objectives,
-        num_particles=num_particles,
-        repeats=repeats,
-        max_seconds=max_seconds,
-        compile=compile,
-        seed=seed,
-    )
-    write_comparison(run.folder, comparison, overwrite)
-    print(f"{num_data:,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")
-
+from pyrovae.cli import compare_objectives, run_script
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(compare_objectives)

@@ -1,73 +1,13 @@
-"""Measures a trained run on its test data: ELBO, IWAE-50 bound and log p(x), with errors.
+"""Measures a trained run on its test data: ELBO, IWAE-50 bound and log p(x), with errors; as does `pyrovae evaluate`.
 
 python scripts/evaluate.py runs/mnist --num-samples 1000
 python scripts/evaluate.py runs/mnist --num-data 100 --methods elbo iwae_50 is_5000 is_50000 ais_1000
 torchrun --nproc-per-node=2 scripts/evaluate.py runs/mnist
+
+The code is in `pyrovae/cli/evaluate.py`.
 """
 
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-import pyrovae as pv
-from pyrovae.cli import run_script
-from pyrovae.common import Workers, check_unwritten, choose_device, device_of_worker
-from pyrovae.runs import (
-    ESTIMATES_FILES,
-    EVALUATION_FILES,
-    first_test_data,
-    measure,
-    results_table,
-    write_estimates,
-    write_evaluation,
-)
-
-
-def main(
-    folder: Annotated[Path, tyro.conf.Positional],
-    num_samples: int = 1_000,
-    num_data: int | None = None,
-    data_root: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    methods: tuple[str, ...] = (),
-    overwrite: bool = False,
-) -> None:
-    """Evaluate a run; writes evaluation.json, report.md and figures/ into its folder.
-
-    Args:
-        folder: the run, as scripts/train.py kept it
-        num_samples: draws per datum for log p(x)
-        num_data: the first so many test data (default: all)
-        data_root: folder of the image sets, if they have moved since the training
-        device: auto, cpu, cuda, ...
-        seed: fixes the draws
-        methods: compare estimates of log p(x) instead: elbo, iwae_K, is_S, ais_T, ais_prior_T; writes estimates.json,
-            estimates.md and figures/estimates.png
-        overwrite: replace an earlier evaluation
-    """
-    run, first = pv.load_run(folder, data_root), Workers().is_first
-    if first:
-        check_unwritten(run.folder, overwrite, ESTIMATES_FILES if methods else EVALUATION_FILES)
-    run.vae.to(choose_device(device_of_worker(device)))
-    if methods:
-        args = first_test_data(run.vae, run.data, num_data)
-        dequantised = run.config.binarize == "dequantise"
-        model, guide = run.vae.model, run.vae.guide
-        estimates = pv.evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
-        if first:
-            write_estimates(run.folder, estimates, overwrite)
-            print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\nreport: {folder / 'estimates.md'}")
-        return
-    evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
-    if first:
-        write_evaluation(run, evaluation, overwrite)
-        print(results_table({str(folder): evaluation}))
-        if evaluation["collapse"]:
-            print(f"\n{evaluation['collapse']}")
-        print(f"\nreport: {folder / 'report.md'}")
-
+from pyrovae.cli import evaluate_run, run_script
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(evaluate_run)

@@ -1,4 +1,4 @@
-"""Runs the scripts as a user does, in a process of their own or in this one."""
+"""Runs the scripts and the command as a user does, in a process of their own or in this one."""
 
 import contextlib
 import io
@@ -6,12 +6,13 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import pyrovae as pv
+from pyrovae.cli import run_command
 
 FOLDER = Path(__file__).parent.parent / "scripts"
 # The files that are programs, by their path in scripts/; the others are imported by those beside them.
@@ -30,12 +31,21 @@ def run(*arguments, cwd, **environment) -> subprocess.CompletedProcess:
 
 def run_here(*arguments, cwd) -> subprocess.CompletedProcess:
     """Runs a script in this process, which has everything imported: for scripts that have been seen to start."""
+    return _called(lambda: names_of(arguments[0], run_name="__main__"), *arguments, cwd=cwd)
+
+
+def command_here(*arguments, cwd) -> subprocess.CompletedProcess:
+    """Runs the command `pyrovae` in this process, as its entry point does."""
+    return _called(run_command, "/usr/bin/pyrovae", *arguments, cwd=cwd)
+
+
+def _called(program: Callable[[], object], *arguments, cwd) -> subprocess.CompletedProcess:
     out, error, status = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         patch.setattr(sys, "argv", list(map(str, arguments)))
         patch.chdir(cwd)
         try:
-            names_of(arguments[0], run_name="__main__")
+            program()
         except SystemExit as stopped:
             status = stopped.code
     return subprocess.CompletedProcess(arguments, status or 0, out.getvalue(), error.getvalue())

@@ -16,6 +16,7 @@ PAGES = {
     "your_own_program": {},
     "your_own_networks": {"num_images, epochs = 2_000, 8": "num_images, epochs = 8, 1", "sprites(500": "sprites(8"},
     "saving": {},
+    "your_own_data": {},
 }
 
 
@@ -29,7 +30,7 @@ def test_the_code_of_a_page_runs_and_its_refusals_are_those_shown(page, tmp_path
         text_of_page = text_of_page.replace(shown, smaller)
     blocks = re.findall(r"```(python|text)\n(.*?)```", text_of_page, re.DOTALL)
     torch.manual_seed(suite_seed())
-    scope = {}
+    scope = {"__name__": page}
     for (kind, text), (following, said) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
         if kind == "text":
             continue
@@ -42,3 +43,15 @@ def test_the_code_of_a_page_runs_and_its_refusals_are_those_shown(page, tmp_path
             exec(refused, scope)
         assert f"InputError: {error.value}" == said.strip()
     assert pyro.get_param_store()
+
+
+def test_the_page_on_data_shows_the_columns_as_they_print(tmp_path, monkeypatch):
+    page = (DOCS / "your_own_data.md").read_text()
+    first, table = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
+    shown = re.search(r"prints what was found.*?\n\n(    .*?)\n\n", page, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(first + table, scope)
+    assert [line.split() for line in repr(scope["people"].columns).splitlines()] == [
+        line.split() for line in shown.splitlines()
+    ]

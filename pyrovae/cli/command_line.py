@@ -1,27 +1,39 @@
-"""Starts and ends a script: flags by tyro, and bad input as one line and exit status 2, never a traceback."""
+"""Starts and ends a program: flags by tyro, and bad input as one line and exit status 2, never a traceback."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import tyro
 
 from pyrovae.common import InputError, is_out_of_memory, process_group
 
+# Arguments of `main` that are dataclasses are groups of `--help`, and their flags have no prefix.
+GROUPS_WITHOUT_PREFIX = (tyro.conf.OmitArgPrefixes,)
 
-def run_script(main: Callable[..., None]) -> None:
-    """Calls `main` with the flags of the command line, which its signature and docstring define."""
+
+def run_script(main: Callable[..., None], defaults: Callable[[list[str]], list[str]] | None = None) -> None:
+    """Calls `main` with the flags of the command line, which its signature and docstring define.
+
+    Args:
+        main: the program
+        defaults: takes the flags and returns flags that go before them, to replace the usual values
+    """
+    flags = sys.argv[1:]
     with reporting():
-        tyro.cli(main)
+        args = flags if defaults is None else defaults(flags) + flags
+        tyro.cli(main, args=args, config=GROUPS_WITHOUT_PREFIX)
 
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """Ends the script with one line if the block raises an expected error.
+    """Ends the program with one line if the block raises an expected error.
 
     Bad input, a diverged training, the system's refusals and full memory exit with status 2, Ctrl-C and SIGTERM as a
-    shell reports them. If torchrun started the script, the block runs in its process group.
+    shell reports them. If torchrun started the program, the block runs in its process group.
     """
     try:
         with process_group():
@@ -38,6 +50,19 @@ def reporting() -> Iterator[None]:
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 2
         _exit("interrupted: what had been written stays as it is", 128 + number)
+
+
+def command_for(name: str, *arguments: object) -> str:
+    """Returns what to type next to call the command `name`, in the way in which this program was started."""
+    program = Path(sys.argv[0])
+    script = program.with_name(f"{name}.py")
+    if program.suffix == ".py" and script.exists():
+        words = ["python", script]
+    elif program.name == "__main__.py":
+        words = ["python", "-m", "pyrovae", name]
+    else:
+        words = ["pyrovae", name]
+    return shlex.join(map(str, (*words, *arguments)))
 
 
 def flags_of(values: Mapping[str, object]) -> list[str]:

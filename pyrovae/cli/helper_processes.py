@@ -20,7 +20,7 @@ def is_helper() -> bool:
 
 @contextmanager
 def helpers(processes: int) -> Iterator[None]:
-    """Runs this script with the same flags in `processes - 1` further processes while the block runs.
+    """Runs this program with the same flags in `processes - 1` further processes while the block runs.
 
     Each process gets its share of the processor's cores. The block ends when all of them have ended.
     """
@@ -31,7 +31,10 @@ def helpers(processes: int) -> Iterator[None]:
     threads = max(1, torch.get_num_threads() // processes)
     torch.set_num_threads(threads)
     environment = {**os.environ, HELPER: "1", "OMP_NUM_THREADS": str(threads)}
-    command, quiet = [sys.executable, *sys.argv], subprocess.DEVNULL
+    # A script is started by its path, and the installed command, which need not be a Python file, as a module.
+    by_path = sys.argv[0].endswith(".py") and not sys.argv[0].endswith("__main__.py")
+    program = sys.argv[:1] if by_path else ["-m", "pyrovae"]
+    command, quiet = [sys.executable, *program, *sys.argv[1:]], subprocess.DEVNULL
     started = [subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet) for _ in range(processes - 1)]
     try:
         yield

@@ -32,6 +32,7 @@ from pyrovae.common.files import (
     write_atomically,
     write_text,
 )
+from pyrovae.common.inputs import as_arguments, as_dtype, as_tensor, has_numbers, is_array, parts_of
 from pyrovae.common.modes import evaluates, evaluation_mode
 from pyrovae.common.progress import progress_bar
 from pyrovae.common.rng import (
@@ -44,7 +45,7 @@ from pyrovae.common.rng import (
     set_all_generator_states,
     set_generator_states,
 )
-from pyrovae.common.tables import right_aligned
+from pyrovae.common.tables import data_frame, right_aligned, with_lines_below
 from pyrovae.common.weak_by_identity import WeakByIdentity
 from pyrovae.common.workers import Workers, alone, process_group
 
@@ -58,9 +59,13 @@ __all__ = [
     "Workers",
     "all_generator_states",
     "alone",
+    "as_arguments",
+    "as_dtype",
+    "as_tensor",
     "check_folder",
     "check_unwritten",
     "choose_device",
+    "data_frame",
     "derived_seed",
     "device_of",
     "device_of_worker",
@@ -72,12 +77,15 @@ __all__ = [
     "fixed_generators",
     "flush_renames",
     "generator_states",
+    "has_numbers",
+    "is_array",
     "is_out_of_memory",
     "is_validation_error",
     "kept_generators",
     "local_seed",
     "process_group",
     "on_device_of",
+    "parts_of",
     "progress_bar",
     "require",
     "require_batch",
@@ -93,6 +101,7 @@ __all__ = [
     "set_generator_states",
     "shown",
     "warn",
+    "with_lines_below",
     "workers",
     "write_atomically",
     "write_text",

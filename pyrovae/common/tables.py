@@ -1,11 +1,29 @@
-"""Tables as text, with numbers aligned to the right."""
+"""Tables as text with numbers aligned to the right, as HTML, and as data frames of pandas."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
 
 from tabulate import tabulate
+
+from pyrovae.common.errors import InputError
 
 
 def right_aligned(lines: Sequence[Sequence], header: Sequence[str], tablefmt: str = "simple", left: int = 1) -> str:
     """Returns a table with all columns aligned to the right, except for the first `left` columns."""
     columns = ("left",) * left + ("right",) * (len(header) - left)
     return tabulate(lines, header, tablefmt, disable_numparse=True, colalign=columns)
+
+
+def with_lines_below(table: str, text: str) -> str:
+    """Returns a table in HTML with the lines of a text below it, as a notebook shows them."""
+    return f"{table}<p>{escape(text).replace(chr(10), '<br>')}</p>"
+
+
+def data_frame(data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
+    """Returns columns by name, or rows, as a `pandas.DataFrame`. Raises `InputError` if pandas is not installed."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise InputError("to_pandas needs pandas: pip install 'pyrovae[tables]'") from error
+    return pandas.DataFrame(data)

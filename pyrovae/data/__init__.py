@@ -1,20 +1,37 @@
 """Data sets in memory, and the batches of an epoch."""
 
 from pyrovae.data.arguments import Batch, is_spread, leaves_of, main_tensor, mapped, moved
-from pyrovae.data.batches import Batches, batches_of, first_batch, generators_of, scale_hint_of
-from pyrovae.data.dataset import Dataset
-from pyrovae.data.image_files import IMAGE_SETS
-from pyrovae.data.loading import DATASETS, NUM_CLASSES, load
+from pyrovae.data.batches import (
+    Batches,
+    Epoch,
+    Rows,
+    batches_of,
+    first_batch,
+    generators_of,
+    num_rows,
+    scale_hint_of,
+    whole_data,
+)
+from pyrovae.data.columns import KINDS, Column
+from pyrovae.data.dataset import SPLITS, Dataset
+from pyrovae.data.loading import load
+from pyrovae.data.named_sets import DATASETS, IMAGE_SETS, IN_COLOUR, NUM_CLASSES
 from pyrovae.data.pixels import BINARIZE
 
 __all__ = [
     "BINARIZE",
     "Batch",
     "Batches",
+    "Column",
     "DATASETS",
     "Dataset",
+    "Epoch",
     "IMAGE_SETS",
+    "IN_COLOUR",
+    "KINDS",
     "NUM_CLASSES",
+    "Rows",
+    "SPLITS",
     "batches_of",
     "first_batch",
     "generators_of",
@@ -24,5 +41,7 @@ __all__ = [
     "main_tensor",
     "mapped",
     "moved",
+    "num_rows",
     "scale_hint_of",
+    "whole_data",
 ]

@@ -2,17 +2,80 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import TensorDataset
 
-from pyrovae.common import InputError, Workers, fixed_generators, require, require_finite_data, scale_hint
+from pyrovae.common import (
+    InputError,
+    Workers,
+    as_arguments,
+    fixed_generators,
+    is_array,
+    require,
+    require_finite_data,
+    scale_hint,
+)
 from pyrovae.data.arguments import Batch, is_spread, main_tensor, moved, positions
-from pyrovae.data.dataset import Dataset
+from pyrovae.data.dataset import SPLITS, Dataset
 
 FIRST_BATCH_SEED = 0
+CHECKED_AT_ONCE = 2**28  # numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Holds data that are cut into batches along their first dimension: x, and whatever belongs to each datum."""
+
+    parts: tuple[Tensor, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of data."""
+        return len(self.parts[0])
+
+
+def whole_data(vae: object, name: str, source: Any) -> Any:
+    """Returns data that come as a whole as `Rows`, in the dtypes of a VAE, and any other source as it is.
+
+    Args:
+        vae: The pair.
+        name: The name of the argument, for errors.
+        source: A tensor, an array, a frame, a `TensorDataset` or a tuple of them is a whole, also a dict of them for a
+            VAE. A `Dataset`, None and an iterable of batches are not.
+
+    Raises:
+        InputError: If the parts of a tuple are not of one length, or a part cannot be converted.
+    """
+    is_vae, is_tuple = hasattr(vae, "convert_data"), isinstance(source, tuple) and is_spread(source)
+    several = is_tuple or isinstance(source, TensorDataset) or (is_vae and isinstance(source, dict))
+    if not (several or is_array(source) or isinstance(source, Tensor)):
+        return source
+    if isinstance(source, TensorDataset):
+        source = source.tensors
+    parts = as_arguments(vae, tuple(source) if isinstance(source, tuple) and not is_vae else (source,))
+    sizes = {len(part) if isinstance(part, Tensor) and part.dim() > 0 else None for part in parts}
+    is_whole = not several or (len(sizes) == 1 and None not in sizes)
+    rule = f"{name} must be a tuple of arrays with a row for each datum, (x, y), or else a list of batches"
+    require(is_whole, f"{rule}; got {', '.join(_described(part) for part in parts) or 'an empty tuple'}"[:300])
+    _require_rows(parts[0])
+    return Rows(parts)
+
+
+def num_rows(source: object) -> int | None:
+    """Returns the number of data of a `Dataset` or of data that come as a whole, and None of an iterable of batches."""
+    if isinstance(source, Dataset | Rows):
+        return len(source.train_x) if isinstance(source, Dataset) else source.size
+    if isinstance(source, dict):
+        source = source.get("x")
+    elif isinstance(source, tuple) and is_spread(source) and source:
+        source = source[0]
+    is_whole = isinstance(source, Tensor | TensorDataset) or is_array(source)
+    return len(cast(Sized, source)) if is_whole else None
 
 
 def generators_of(source: object) -> list[torch.Generator]:
@@ -25,7 +88,7 @@ def generators_of(source: object) -> list[torch.Generator]:
 
 def scale_hint_of(source: object, batch: Batch) -> str:
     """Returns the `scale_hint` of the data that a run on `source` failed on, or that of the batch."""
-    whole = source.arguments("train") if isinstance(source, Dataset) else (source,)
+    whole = source.arguments("train") if isinstance(source, Dataset) else getattr(source, "parts", ())
     return scale_hint(*whole) or scale_hint(*map(main_tensor, batch))
 
 
@@ -61,41 +124,59 @@ def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> 
     Args:
         vae: The pair. If it has a `num_conditions`, that says how many conditions a batch has, and otherwise what its
             programs take does. Its `check_data` checks a batch.
-        data: A `Dataset`, a tensor or an iterable of batches; None is one batch without arguments.
-        validation: A tensor or an iterable of batches; None stands for the validation data of a `Dataset`.
+        data: A `Dataset`, data that come as a whole (see `whole_data`) or an iterable of batches; None is one batch
+            without arguments.
+        validation: Data that come as a whole, or an iterable of batches; None stands for the validation data of a
+            `Dataset`.
         batch_size: The number of data in a training batch, which an iterable of batches decides itself.
         device: The device that batches are moved to.
 
     Raises:
         InputError: If data cannot be used. Batches of an iterable are checked when they come.
     """
+    data, validation = whole_data(vae, "data", data), whole_data(vae, "validation", validation)
     if isinstance(data, Dataset):
+        data = _converted(vae, data)
         num_args = _num_args(vae, all_taken=False)
         for split in ("train", "validation"):
             if len(data.arguments(split)[0]):
-                _check_data(vae, data.arguments(split)[:num_args])
+                _check_rows(vae, data.arguments(split)[:num_args])
         Workers().check_same("data", data.arguments("train"))
         on_device = data.to(device)
         train = _shuffled(lambda rows: on_device.batch(rows)[:num_args], len(data.train_x), batch_size)
         if validation is None and len(data.validation_x):
             return train, _each(vae, "validation", [data.arguments("validation")[:num_args]], device)
-    elif isinstance(data, Tensor):
-        _require_rows(data)
-        _check_data(vae, (data,))
-        Workers().check_same("data", [data])
-        moved_data = data.to(device)
-        train = _shuffled(lambda rows: (moved_data[rows.to(device)],), len(data), batch_size)
+    elif isinstance(data, Rows):
+        parts = _whole_on(vae, "data", data, device)
+        train = _shuffled(lambda rows: tuple(part[rows.to(device)] for part in parts), data.size, batch_size)
     else:
         train = _each(vae, "data", [()] if data is None else data, device)
         require(
             Workers().size == 1,
             f"data must be a Dataset or a tensor where several processes train, got {type(data).__name__}",
         )
-    if isinstance(validation, Tensor):
-        _check_data(vae, (validation,))
-        Workers().check_same("validation", [validation])
-        validation = [validation.to(device)]
+    if isinstance(validation, Rows):
+        validation = [_whole_on(vae, "validation", validation, device)]
     return train, None if validation is None else _each(vae, "validation", validation, device)
+
+
+def _converted(vae, data: Dataset) -> Dataset:
+    """Returns the data set in the dtypes of a VAE."""
+    if not hasattr(vae, "convert_data"):
+        return data
+    changed: dict[str, Any] = {}
+    for split in SPLITS:
+        x, *y = as_arguments(vae, data.arguments(split))
+        changed |= {f"{split}_x": x, f"{split}_y": tuple(y) if isinstance(data.train_y, tuple) else y[0]}
+    return replace(data, **changed)
+
+
+def _whole_on(vae, name: str, data: Rows, device: torch.device) -> Batch:
+    """Returns the arguments of all data, as many as the pair takes, checked and on the device."""
+    parts = data.parts[: _num_args(vae, all_taken=True)]
+    _check_rows(vae, parts)
+    Workers().check_same(name, parts)
+    return moved(parts, device)
 
 
 def _num_args(vae, all_taken: bool) -> int | None:
@@ -110,9 +191,10 @@ def _num_args(vae, all_taken: bool) -> int | None:
 
 def _each(vae, name: str, source: Iterable, device: torch.device) -> Batches:
     """Returns the batches of an iterable; `name` is that of the argument, for errors."""
+    hint = "; a DataLoader makes batches of it" if isinstance(source, torch.utils.data.Dataset) else ""
     require(
         isinstance(source, Iterable) and not isinstance(source, dict | str | PackedSequence),
-        f"{name} must be a Dataset, a tensor or an iterable of batches, got {type(source).__name__}",
+        f"{name} must be a Dataset, a tensor or an iterable of batches, got {type(source).__name__}{hint}",
     )
     require(iter(source) is not source, f"{name} must be iterable again at every epoch, got a one-time iterator")
     num_args = _num_args(vae, all_taken=True)
@@ -120,7 +202,7 @@ def _each(vae, name: str, source: Iterable, device: torch.device) -> Batches:
     def checked() -> Iterator[Batch]:
         batch = None
         for batch in source:
-            args = (tuple(batch) if is_spread(batch) else (batch,))[:num_args]
+            args = as_arguments(vae, (tuple(batch) if is_spread(batch) else (batch,))[:num_args])
             _check_data(vae, args)
             yield moved(args, device)
         require(batch is not None, f"{name} must yield at least one batch, got none")
@@ -151,6 +233,19 @@ def _shuffled(take: Callable[[Tensor], Batch], num_data: int, batch_size: int) -
     return lambda: Epoch(batches(), -(-num_data // batch_size), min(filter(None, shares), default=None))
 
 
+def _check_rows(vae, args: Batch) -> None:
+    """Checks all data as `_check_data` does, a part at a time: of data on a disk the memory may not hold a copy."""
+    per_row = max(1, sum(part[:1].numel() for part in args))
+    size = max(1, CHECKED_AT_ONCE // per_row)
+    for start in range(0, len(args[0]), size):
+        try:
+            _check_data(vae, tuple(part[start : start + size] for part in args))
+        except InputError as error:
+            if start == 0:
+                raise
+            raise InputError(f"{error}, counted from datum {start}") from error
+
+
 def _check_data(vae, args: Batch) -> None:
     """Raises `InputError` if a batch cannot be used; of a pair without a `check_data` only the first argument tells."""
     x = main_tensor(args[0]) if args else None
@@ -167,3 +262,7 @@ def _check_data(vae, args: Batch) -> None:
 def _require_rows(x: object) -> None:
     if not (isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0):
         raise InputError(f"x must be a tensor of at least one datum, got {x!r}"[:200])
+
+
+def _described(part: object) -> str:
+    return f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__

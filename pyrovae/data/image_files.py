@@ -12,7 +12,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from pyrovae.common import InputError, require
 
-IMAGE_SETS = {
+IDX_SETS = {
     "mnist": torchvision.datasets.MNIST,
     "fashion_mnist": torchvision.datasets.FashionMNIST,
     "kmnist": torchvision.datasets.KMNIST,
@@ -23,7 +23,7 @@ def read_images(name: str, root: Path) -> list[tuple[Tensor, Tensor]]:
     """Reads an image set, which is downloaded first if a file of it is missing.
 
     Args:
-        name: The set's name, a key of `IMAGE_SETS`.
+        name: The set's name, a key of `IDX_SETS`.
         root: The folder that holds the set as torchvision lays it out, in `MNIST/raw` for one.
 
     Returns:
@@ -34,7 +34,7 @@ def read_images(name: str, root: Path) -> list[tuple[Tensor, Tensor]]:
         InputError: If a file is missing and cannot be downloaded, is not a readable IDX file, or has not one label
             per image.
     """
-    dataset = IMAGE_SETS[name]
+    dataset = IDX_SETS[name]
     folder = root / dataset.__name__ / "raw"
     names = [url.removesuffix(".gz") for url, _ in dataset.resources]
     try:

@@ -1,119 +1,200 @@
-"""Loads a data set by its name: draws from a toy density, or images with the pixels that were asked for."""
+"""Loads a data set: by its name, from a file or a folder of one's own, from a function, or from arrays in memory."""
 
+import importlib
 import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-import torch
+from torch import Tensor
 
-from pyrovae.common import derived_seed, require, require_choice, require_count, require_seed
-from pyrovae.data.dataset import SPLITS, Dataset
-from pyrovae.data.image_files import IMAGE_SETS, read_images
-from pyrovae.data.pixels import BINARIZE, binarize_grey, dequantize_grey
-from pyrovae.data.toy import TOY_DENSITIES
+from pyrovae.common import InputError, is_array, require, shown
+from pyrovae.data.arrays import array_dataset, mapped_dataset, named_arrays, read_arrays
+from pyrovae.data.dataset import Dataset
+from pyrovae.data.image_folders import folder_dataset
+from pyrovae.data.named_sets import DATASETS, named_dataset
+from pyrovae.data.options import OF_TABLES, LoadOptions
+from pyrovae.data.table_files import read_csv, read_parquet, table_of_frame
+from pyrovae.data.tables import table_dataset
 
-NUM_VALIDATION_IMAGES = 5_000
-NUM_VALIDATION_POINTS = 1_000
-NUM_TEST_POINTS = 2_000
-DATASETS = (*TOY_DENSITIES, *IMAGE_SETS)
-NUM_CLASSES = {"ring": 8, "four_clusters": 4, "pinwheel": 5, **dict.fromkeys(IMAGE_SETS, 10)}
+TEXT_FILES, ARRAY_FILES = (".csv", ".tsv"), (".npy", ".npz", ".pt")
+FILES = (*TEXT_FILES, ".parquet", *ARRAY_FILES)
+FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")  # a module and a function in it
 
 
 def load(
-    name: str,
+    source: Any,
     *,
     binarize: str | None = None,
     num_train: int | None = None,
     num_validation: int | None = None,
     num_test: int | None = None,
+    shares: Sequence[float] | None = None,
+    columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    header: bool | None = None,
+    kinds: Mapping[str, str] | str | None = None,
+    missing: str | None = None,
+    standardise: bool = False,
+    image_size: int | None = None,
     data_root: str | Path | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Loads a data set by its name.
+    """Loads a data set by its name, or makes one of data of one's own.
 
-    Points of the toy sets are drawn from `seed`. Each split has a random stream of its own, so that the test set does
-    not depend on `num_train`. Images are read from files. The validation images are the last of the training file, and
-    the pixels of validation and test images are drawn once, fixed by `seed`.
+    - Toy sets: `ring`, `four_clusters`, `pinwheel`. Points are drawn from `seed`. Each split has a random stream of its
+      own, so that the test set does not depend on `num_train`.
+    - Image sets: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `svhn`, `omniglot` (28 x 28, strokes bright, trained on
+      the background alphabets and tested on the others). The validation images are the last of the training file.
+    - `digits`: scikit-learn's 8 x 8 images of whole numbers from 0 to 16.
+    - A table: a .csv, .tsv or .parquet file, or a frame of pandas. A cell that is empty, NA, N/A, NaN, null or ? is
+      missing. In x a category is the index of its name, and a binary column 0 or 1.
+    - Arrays: an .npy, .npz or .pt file, or in memory x, `(x, y)` or a dict of them. They are x and y, or train_x,
+      train_y, validation_x, ..., test_y. Bytes in 3 or 4 dimensions are images, `(num, height, width)` or with 1 or 3
+      channels; other arrays of 1 or 2 dimensions are tables, with columns x1, x2, .... Whole numbers and texts in y are
+      labels. An .npy of 1 GiB or more in torch's default dtype stays on the disk; its splits are blocks in its order.
+    - A folder of images: loose, or in a folder for each class, or so within folders train, validation and test.
+    - `"module:function"`: the function returns the `Dataset`.
+
+    The values of tables and arrays are in torch's default dtype. The seed fixes what is drawn: points, the split of
+    data of one's own, and the pixels of evaluation images.
 
     Args:
-        name: A toy set (`ring`, `four_clusters` or `pinwheel`) or an image set (`mnist`, `fashion_mnist` or `kmnist`).
-        binarize: What becomes of the 256 grey levels of images.
+        source: The name, the path, the function or the arrays.
+        binarize: What becomes of the 256 levels of images, grey or of each colour.
 
-            - `"dynamic"`, the default: 0/1 pixels, which are 1 with probability level / 255. Training pixels are drawn
-              again for every batch (Burda et al. 2016, arXiv:1509.00519).
+            - `"dynamic"`: 0/1 pixels, which are 1 with probability level / 255. Training pixels are drawn again for
+              every batch (Burda et al. 2016, arXiv:1509.00519). The default for the grey sets by name.
             - `"static"`: 0/1 pixels, drawn once, fixed by `seed`.
             - `"dequantise"`: (level + uniform noise) / 256. Training pixels are drawn again for every batch. A density
               on [0, 1] needs them in place of 256 atoms (Theis et al. 2016, arXiv:1511.01844).
-            - `"none"`: level / 255.
-        num_train: The number of training data. By default 2,000 for `ring`, 800 for `four_clusters`, 4,000 for
-            `pinwheel`, and for images all those of the training file that are not for validation.
-        num_validation: The number of validation data, 0 for none. By default 1,000 points or 5,000 images.
-        num_test: The number of test data. By default 2,000 points or all images of the test file.
-        data_root: The folder of image files; by default `$PYROVAE_DATA`, or `./data` if that is not set. Missing files
-            are downloaded to it by torchvision.
-        seed: Fixes all points and pixels but those that are drawn again for every batch.
+            - `"none"`: level / 255. The default for sets in colour and for images of one's own.
+        num_train: The number of training data of a set by name. By default 2,000 for `ring`, 800 for `four_clusters`,
+            4,000 for `pinwheel`, and else all those that are not for validation.
+        num_validation: Its number of validation data, 0 for none. By default 1,000 points, 5,000 images or 180 digits.
+        num_test: Its number of test data. By default 2,000 points, all images of the test file, or 360 digits.
+        shares: The shares of training, validation and test data, for data of one's own; by default (0.8, 0.1, 0.1).
+        columns: The names of the columns of x. By default all but those of the labels and of the split.
+        label_column: The column of the labels y, which become 0, 1, 2, ... in the order of their names.
+        split_column: The column that says train, validation or test for each row.
+        header: Whether the first row has the names of the columns. By default it has, unless all its cells are
+            numbers; the names are then x1, x2, ....
+        kinds: What columns hold, by name, or one kind for all: continuous, positive (above 0), unit (between 0 and 1),
+            count, binary or category. Others are guessed: texts are a category, or binary if there are two of them;
+            numbers are binary if all are 0 or 1, counts if all are whole and none is negative, and else continuous.
+        missing: `"mask"` keeps missing cells, as NaN in x. By default they are refused.
+        standardise: True subtracts the mean of each continuous column and divides by its standard deviation, those of
+            the observed training data. Other kinds stay as they are: they would leave their support.
+        image_size: Scales the shorter side of each image of a folder to this, and cuts the square in the middle.
+        data_root: The folder of image sets by name; by default `$PYROVAE_DATA`, or `./data` if that is not set. Missing
+            files are downloaded to it by torchvision.
+        seed: A whole number.
+
+    Returns:
+        The `Dataset`. Its `columns` say what was found in a table, and its `classes` are the names of the labels.
 
     Raises:
-        InputError: If the name is unknown, a number is bad or too large for the files, or a file is corrupt, or
-            missing and cannot be downloaded.
+        InputError: If the source is unknown, an option is bad or not for this source, a number is too large for the
+            files, or a file is corrupt, or missing and cannot be downloaded. Errors in a file name the row, the column
+            and the cell.
 
     Example:
         >>> data = pv.load("pinwheel", num_train=500, seed=3)
         >>> data.train_x.shape, data.validation_x.shape, data.test_x.shape
         (torch.Size([500, 2]), torch.Size([1000, 2]), torch.Size([2000, 2]))
+
+        Arrays of one's own, here a table of two columns with labels:
+
+        >>> data = pv.load((torch.randn(100, 2), torch.arange(100) % 3), standardise=True)
+        >>> [column.kind for column in data.columns], data.classes, len(data.test_x)
+        (['continuous', 'continuous'], ('0', '1', '2'), 10)
     """
-    require_choice("dataset", name, DATASETS)
-    require_seed(seed)
-    for field, count, minimum in (
-        ("num_train", num_train, 1),
-        ("num_validation", num_validation, 0),
-        ("num_test", num_test, 1),
-    ):
-        if count is not None:
-            require_count(field, count, minimum)
-    if name in IMAGE_SETS:
-        root = Path(data_root or os.environ.get("PYROVAE_DATA") or "data")
-        counts = num_train, NUM_VALIDATION_IMAGES if num_validation is None else num_validation, num_test
-        return _load_images(name, "dynamic" if binarize is None else binarize, counts, root, seed)
-    require(binarize is None, f"binarize is for image sets, and {name} holds points; got {binarize!r}")
-    density, default_train = TOY_DENSITIES[name]
-    counts = (
-        default_train if num_train is None else num_train,
-        NUM_VALIDATION_POINTS if num_validation is None else num_validation,
-        NUM_TEST_POINTS if num_test is None else num_test,
+    options = LoadOptions(
+        binarize=binarize,
+        num_train=num_train,
+        num_validation=num_validation,
+        num_test=num_test,
+        shares=shares,
+        columns=columns,
+        label_column=label_column,
+        split_column=split_column,
+        header=header,
+        kinds=kinds,
+        missing=missing,
+        standardise=standardise,
+        image_size=image_size,
+        data_root=data_root,
+        seed=seed,
     )
-    splits = [density.sample(n, _generator(seed, split)) for n, split in zip(counts, SPLITS, strict=True)]
-    train, validation, test = splits
-    return Dataset(name, "real", *train, *validation, *test, log_density=density.log_density)
+    if isinstance(source, str) and source in DATASETS:
+        return named_dataset(source, options)
+    if isinstance(source, str | Path):
+        path = Path(os.path.expanduser(source))
+        function = FUNCTION.fullmatch(str(source))
+        if function and not _exists(path):
+            return _from_function(str(source), function[1], function[2], options)
+        return _from_path(source, path, options)
+    if hasattr(source, "columns"):
+        options.check_only(OF_TABLES, "a frame", "holds a table")
+        return table_dataset("frame", table_of_frame(source, "the frame"), options)
+    is_known = isinstance(source, tuple | Mapping | Tensor) or is_array(source)
+    rule = "source must be a name, a path, an array, (x, y), a dict of arrays or a frame"
+    require(is_known, f"{rule}, got {type(source).__name__}")
+    return array_dataset("arrays", named_arrays(source, "source"), options, "source")
 
 
-def _load_images(
-    name: str, binarize: str, counts: tuple[int | None, int, int | None], root: Path, seed: int
-) -> Dataset:
-    require_choice("binarize", binarize, BINARIZE)
-    (train_grey, train_y), (test_grey, test_y) = read_images(name, root)
-    num_train, num_validation, num_test = counts
-    num_train = len(train_grey) - num_validation if num_train is None else num_train
-    num_test = len(test_grey) if num_test is None else num_test
-    require(
-        0 < num_train <= len(train_grey) - num_validation,
-        f"num_train + num_validation must be <= {len(train_grey)} and leave something to train on, "
-        f"got {num_train} + {num_validation}",
-    )
-    require(num_test <= len(test_grey), f"num_test must be <= {len(test_grey)}, got {num_test}")
-    start = len(train_grey) - num_validation
-    grey = {"train": train_grey[:num_train], "validation": train_grey[start:], "test": test_grey[:num_test]}
-    if binarize == "none":
-        x = {split: g.float() / 255 for split, g in grey.items()}
-    else:
-        draw = dequantize_grey if binarize == "dequantise" else binarize_grey
-        x = {split: draw(g, _generator(seed, split)) for split, g in grey.items()}
-    return Dataset(
-        name,
-        {"none": "grey", "dequantise": "dequantised"}.get(binarize, "binary"),
-        *(x["train"], train_y[:num_train], x["validation"], train_y[start:], x["test"], test_y[:num_test]),
-        train_grey=grey["train"] if binarize in ("dynamic", "dequantise") else None,
-    )
+def _from_path(source: str | Path, path: Path, options: LoadOptions) -> Dataset:
+    if source == "" or not _exists(path):
+        is_name = isinstance(source, str) and not path.suffix and len(path.parts) < 2
+        close = get_close_matches(str(source).lower(), DATASETS, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        rule = f"dataset must be one of {', '.join(DATASETS)}, a path or module:function"
+        require(not is_name, f"{rule}; got {shown(source)}{hint}")
+        raise InputError(f"{shown(str(source))} is no file or folder in {os.getcwd()}"[:300])
+    if path.is_dir():
+        options.check_only(("binarize", "shares", "image_size"), str(path), "is a folder of images")
+        return folder_dataset(path, options)
+    kind = path.suffix.lower()
+    require(kind in FILES, f"{path} must be a folder or a file of type {', '.join(FILES)}, got {kind or 'no type'}")
+    try:
+        if kind in TEXT_FILES:
+            options.check_only((*OF_TABLES, "header"), str(path), "is a table")
+            return table_dataset(path.stem, read_csv(path, options.header, options.wanted_columns), options)
+        if kind == ".parquet":
+            options.check_only(OF_TABLES, str(path), "is a parquet file")
+            return table_dataset(path.stem, read_parquet(path), options)
+        arrays = read_arrays(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    mapped = mapped_dataset(path.stem, arrays["x"], options, str(path)) if kind == ".npy" else None
+    return mapped or array_dataset(path.stem, arrays, options, str(path))
 
 
-def _generator(seed: int, split: str) -> torch.Generator:
-    return torch.Generator().manual_seed(derived_seed(seed, split))
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # the name is too long, for example
+        return False
+
+
+def _from_function(source: str, module: str, name: str, options: LoadOptions) -> Dataset:
+    """Returns the data set that a function returns; its module may lie in the working folder."""
+    options.check_only((), source, "is a function, which returns a data set as it is")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # a module that the user's own imports
+        raise InputError(f"{source}: there is no module {module} in {os.getcwd()} or among those installed") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    function = getattr(found, name, None)
+    require(callable(function), f"{source}: the module {module} has no function {name}")
+    data = function()  # type: ignore[misc]
+    require(isinstance(data, Dataset), f"{source} must return a pyrovae.Dataset, got {type(data).__name__}")
+    return data

@@ -53,6 +53,12 @@ class AnnealedEstimate(Estimate):
         """log p(x) for each datum, `(batch,)`, in nats: another name for `value`."""
         return self.value
 
+    def __repr__(self) -> str:
+        head = f"log p(x) of {len(self.value):,} data: mean {self.mean_in_words}"
+        chains = f"{len(self.step_size):,} distributions, {len(self.log_weights)} chains"
+        accepted = f"HMC accepts {self.acceptance.mean().item():.0%}"
+        return f"{head}\n{chains}, median ESS {self.ess.median().item():.3g}, {accepted}"
+
 
 def temperatures(num_distributions: int, schedule: str) -> list[float]:
     """Returns t_0 = 0 < t_1 < ... < t_K = 1 for K = `num_distributions`.

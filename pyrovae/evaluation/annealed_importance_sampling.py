@@ -11,7 +11,7 @@ from pyrovae.evaluation.annealed_chains import AnnealedChains, AnnealedEstimate
 from pyrovae.evaluation.arguments import home_of
 from pyrovae.evaluation.chunks import Data, opened
 from pyrovae.evaluation.cuts import cut
-from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.evaluation.hmc import AnnealedHMC, unconstrained
 from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.programs import Reading, simulated, takes_pair
@@ -37,6 +37,9 @@ class BidirectionalEstimate:
         # The chains of the two have no draws in common.
         error = (self.lower.standard_error.square() + self.upper.standard_error.square()).sqrt()
         return Estimate(self.upper.value - self.lower.value, error)
+
+    def __repr__(self) -> str:
+        return "\n".join(estimate_lines({"lower": self.lower, "upper": self.upper, "gap": self.gap}))
 
 
 @takes_pair

@@ -94,6 +94,9 @@ class Calibration:
         text = "; ".join(f"{', '.join(names)} {kind}" for kind, names in kinds.items())
         return f"not calibrated in {len(found)} of {num} latent dimensions (p < {SIGNIFICANCE:g} / {num}): {text}"
 
+    def __repr__(self) -> str:
+        return self.verdict
+
     def _misfit(self, ranks: Tensor) -> str:
         """Returns in words what the ranks of one dimension say about the guide."""
         num, top = len(ranks), self.num_draws

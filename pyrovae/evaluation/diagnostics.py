@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.common import evaluates, require, require_count
+from pyrovae.common import as_arguments, evaluates, require, require_count
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.rows import as_rows, data_dim_of, require_rows
@@ -15,6 +15,7 @@ from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.models import VAE, Diagonal, Standard
 from pyrovae.programs import Pair, PairTerms, gate, is_autoencoder, run_pair, seen, takes_pair
 
+DIMENSIONS_SHOWN = 20
 ACTIVE_VARIANCE = 0.01
 DRAWS_PER_DATUM = 32
 MANY_DATA = 200  # with fewer data, 16 times as many draws
@@ -76,6 +77,7 @@ def kl_per_dimension(vae: VAE, *args: Tensor) -> Tensor:
         >>> pv.diagnostics.kl_per_dimension(vae, torch.ones(5, 4)).shape
         torch.Size([5, 2])
     """
+    args = as_arguments(vae, args)
     require(has_kl_per_dimension(vae), "a KL per dimension needs posterior diagonal and prior standard")
     return kl_divergence(vae.encode(*args).base_dist, vae.prior.base_dist)
 
@@ -116,6 +118,12 @@ class LatentUse:
         """The number of active dimensions."""
         return int(self.active.sum())
 
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{kl:.2g}" for kl in self.kl.tolist()[:DIMENSIONS_SHOWN])
+        more = ", ..." if len(self.kl) > DIMENSIONS_SHOWN else ""
+        text = f"{self.num_active} of {len(self.variance)} latent dimensions are active; KL {shares}{more} nats"
+        return text if self.warning is None else f"{text}\n{self.warning}"
+
     @property
     def warning(self) -> str | None:
         """A sentence that names the dimensions that have collapsed to the prior, counted from 1; None if none has."""
@@ -151,6 +159,7 @@ def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
         >>> pv.diagnostics.latent_use(vae, torch.eye(4)).variance.shape
         torch.Size([2])
     """
+    args = as_arguments(vae, args)
     require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
     return LatentUse(vae.encode(*args).mean.var(0), kl_per_dimension(vae, *args).mean(0))
 

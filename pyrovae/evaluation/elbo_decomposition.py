@@ -66,7 +66,7 @@ class ElboSurgery:
             )
         return text
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = {
             "ELBO": self.elbo,
             "reconstruction": self.reconstruction,

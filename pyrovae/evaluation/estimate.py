@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyrovae.common import data_frame
 from pyrovae.evaluation.importance_weights import bound_sizes
 
 RELIABLE_PARETO_K = 0.7
@@ -48,6 +50,16 @@ class Estimate:
     def data_error(self) -> float:
         """Standard error of `mean` as an estimate for the population that the data come from; nan for one value."""
         return math.nan if len(self.value) == 1 else self.value.std().item() / math.sqrt(len(self.value))
+
+    def __repr__(self) -> str:
+        return f"estimate of {len(self.value):,} data: mean {self.mean_in_words}"
+
+    @property
+    def mean_in_words(self) -> str:
+        """The mean with those of its two errors that are known."""
+        errors = {"Monte Carlo": self.monte_carlo_error, "over data": self.data_error}
+        known = ", ".join(f"{error:.2g} {kind}" for kind, error in errors.items() if math.isfinite(error))
+        return f"{self.mean:.3f} nats (standard error {known or 'unknown'})"
 
     def minus(self, other: "Estimate") -> "Estimate":
         """Returns this estimate minus another of the same data, with the standard error of the difference.
@@ -117,6 +129,29 @@ class MarginalLikelihood(Estimate):
     bounds_error: Tensor
     num_samples: int
     evidence_of: str | None = None
+
+    def to_pandas(self) -> Any:
+        """Returns a `pandas.DataFrame` with a row for each datum.
+
+        `log_px`, its `standard_error`, `jackknife`, `smoothed` and the bounds, `iwae_K` with K samples, are in nats;
+        `ess` is a number of samples, `pareto_k` has no unit. Raises `InputError` if pandas is not installed.
+
+        Example:
+            >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+            >>> result = pv.log_marginal(vae.model, vae.exact_guide, torch.zeros(4, 3), num_samples=5)
+            >>> list(result.to_pandas().columns)
+            ['log_px', 'standard_error', 'ess', 'pareto_k', 'jackknife', 'smoothed', 'iwae_1', 'iwae_5']
+        """
+        names = ("log_px", "standard_error", "ess", "pareto_k", "jackknife", "smoothed")
+        columns = {name: getattr(self, name) for name in names}
+        columns |= {f"iwae_{size}": bound for size, bound in zip(self.bound_sizes, self.bounds, strict=True)}
+        return data_frame({name: column.detach().cpu().numpy() for name, column in columns.items()})
+
+    def __repr__(self) -> str:
+        of = "joint evidence" if self.evidence_of is not None else f"log p(x) of {len(self.value):,} data: mean"
+        ess, k = self.ess.median().item(), self.pareto_k.max().item()
+        draws = f"{self.num_samples:,} samples, median ESS {ess:.3g}, largest Pareto k {k:.2f}"
+        return f"{of} {self.mean_in_words}\n{draws}\n{self.verdict}"
 
     @property
     def bound_sizes(self) -> list[int]:

@@ -63,7 +63,8 @@ def evaluate(
     Args:
         model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
         guide: Its guide.
-        *args: What model and guide take, of any number and type.
+        *args: What model and guide take, of any number and type. Arrays and frames become tensors, and what a VAE is
+            given in another dtype becomes its own if that loses nothing.
         methods: The names of the methods.
         num_chains: The number of chains of annealed importance sampling for each datum.
         dequantised: True says that the data are pixels of 256 levels with noise added, on [0, 1]. Only then do

@@ -3,9 +3,13 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from pyrovae.common import InputError, require, right_aligned
+from matplotlib.figure import Figure
+
+from pyrovae.common import InputError, data_frame, require, right_aligned, with_lines_below
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
+from pyrovae.evaluation.evaluation_figure import draw_estimates
 
 
 @dataclass(frozen=True)
@@ -130,8 +134,27 @@ class Evaluation:
             header, lines = header[:4] + header[5:], [line[:4] + line[5:] for line in lines]
         return right_aligned(lines, header, tablefmt)
 
-    def __str__(self) -> str:
+    def to_pandas(self) -> Any:
+        """Returns `rows` as a `pandas.DataFrame`: a row for each method.
+
+        `nats` is the mean log p(x) per datum, `monte_carlo_error` and `data_error` are its standard errors in nats,
+        `bits_per_dimension` is in bits, `seconds` in seconds. Raises `InputError` if pandas is not installed.
+        """
+        return data_frame(self.rows())
+
+    def plot(self) -> Figure:
+        """Returns a figure: the bounds against K, and how far each method is below the best, against its seconds.
+
+        Example:
+            >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+            >>> evaluation = pv.evaluate(vae.model, vae.guide, torch.zeros(4, 3), methods=("elbo", "is_100"))
+            >>> [axes.get_xlabel() for axes in evaluation.plot().axes]
+            ['K, samples per datum', 'seconds']
+        """
+        return draw_estimates({one.method: (one.estimate, one.seconds) for one in self.measured})
+
+    def __repr__(self) -> str:
         return f"{self.table()}\n{self.verdict}"
 
     def _repr_html_(self) -> str:
-        return self.table("html")
+        return with_lines_below(self.table("html"), self.verdict)

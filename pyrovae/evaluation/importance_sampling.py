@@ -59,7 +59,8 @@ def log_marginal(
     Args:
         model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
         guide: The proposal q(z|x): the trained guide, or another one made by `pv.proposals`.
-        *args: What model and guide take, of any number and type.
+        *args: What model and guide take, of any number and type. Arrays and frames become tensors, and what a VAE is
+            given in another dtype becomes its own if that loses nothing.
         num_samples: The number of draws S for each datum.
         num_particles: K, of latents of a datum beside shared ones. None takes 64, or the square root of `num_samples`
             if that is less. If the effective sample size is small, more of them help, or a better guide.

@@ -60,7 +60,7 @@ class InferenceGaps:
     scale: Tensor
     converged: bool
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = {
             "log p(x)": self.log_px,
             "ELBO of the guide": self.elbo,

@@ -2,9 +2,11 @@
 
 from pyrovae.lab.comparing import compare
 from pyrovae.lab.comparison import Comparison
-from pyrovae.lab.comparison_report import COMPARISON_FILES, draw_comparison, write_comparison
+from pyrovae.lab.comparison_figures import draw_comparison
+from pyrovae.lab.comparison_report import COMPARISON_FILES, write_comparison
 from pyrovae.lab.race_report import save_race_figure, write_race
-from pyrovae.lab.race_result import Race, RaceRun
+from pyrovae.lab.race_result import Race
+from pyrovae.lab.race_run import RaceRun
 from pyrovae.lab.racing import race
 
 __all__ = [

@@ -26,7 +26,8 @@ from pyrovae.common import (
 )
 from pyrovae.data import moved
 from pyrovae.evaluation import Estimate, check_args, common_length, log_marginal, tensors_in, with_tensors
-from pyrovae.lab.comparison import Comparison, Row
+from pyrovae.lab.comparison import Comparison
+from pyrovae.lab.comparison_row import Row
 from pyrovae.lab.costs import compiled_seconds, saved_bytes
 from pyrovae.lab.gap_to_log_px import no_log_px, not_its_bound
 from pyrovae.lab.repeats import Repeats, give_references
@@ -72,7 +73,7 @@ def compare(
         model: The generative program p(x, z), called with `args`.
         guide: The inference program q(z|x), called with `args`.
         *args: The arguments of both programs, of any number and type: the data x of shape `(batch, *event_shape)` for a
-            VAE. The number of data is that of the data plate.
+            VAE, as `log_marginal` takes them. The number of data is that of the data plate.
         objectives: The estimators. Each is a name of `objectives.OBJECTIVES`, also with settings, as in
             `"miwae(num_batches=4)"`; or a function from K to a
             `pyro.infer.ELBO`, or to None for a K that it does not take.

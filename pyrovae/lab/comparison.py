@@ -2,67 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from pyrovae.common import InputError, require_choice, right_aligned
+from matplotlib.figure import Figure
+
+from pyrovae.common import InputError, data_frame, require, require_choice, right_aligned, with_lines_below
 from pyrovae.evaluation import Estimate, MarginalLikelihood
-from pyrovae.lab.gradient_moments import Gradient
+from pyrovae.lab.comparison_figures import FIGURES, draw_comparison
+from pyrovae.lab.comparison_row import Row
 from pyrovae.lab.sides import SIDES
 
 QUANTITIES_WITH_A_FLOOR = ("snr", "dsnr", "bias")
-
-
-@dataclass(frozen=True)
-class Row:
-    """Holds the measurements of one estimator at one number of particles.
-
-    Attributes:
-        objective: The name of the estimator.
-        num_particles: K as it was given to `compare`. The row is found by it.
-        num_draws: The draws of z per datum that were taken. They differ from K if the objective made from K takes
-            another number (`lambda K: DReG(2 * K)`, the batches of MIWAE), and are 0 if the objective sums over all
-            values of z.
-        repeats: The number of independent gradients.
-        bound: The mean of minus the loss, in nats per datum.
-        bound_error: The Monte Carlo error of `bound`.
-        gap: The estimate of log p(x) minus `bound`, in nats per datum. It is None if the objective is no bound on
-            log p(x): under a beta, with free bits, for Renyi's bound with alpha < 0, for grey pixels, and for an
-            objective of an unknown class.
-        model: The gradient of the parameters that log p(x, z) at held z depends on; None if there are none.
-        guide: The gradient of the parameters that the draws or log q(z|x) depend on; None if there are none.
-        shared: The gradient of the parameters that both depend on; None if there are none.
-        reference: The name of the class that the bias is measured against; None if there is no bias.
-        seconds: The median time of the loss and the gradients of one eager step.
-        compiled_seconds: The same of a compiled step; None if the step was not compiled.
-        step_seconds: The compiled time if every row of the comparison has one, and the eager time otherwise.
-        saved_bytes: The most memory that autograd keeps at any one time for the backward pass; None for an objective
-            that runs its particles in chunks.
-    """
-
-    objective: str
-    num_particles: int
-    num_draws: int
-    repeats: int
-    bound: float
-    bound_error: float
-    gap: float | None
-    model: Gradient | None
-    guide: Gradient | None
-    shared: Gradient | None
-    reference: str | None
-    seconds: float
-    compiled_seconds: float | None
-    step_seconds: float
-    saved_bytes: int | None
-
-    @property
-    def variance_seconds(self) -> float | None:
-        """Variance of the gradient of all that the guide trains (`guide` and `shared`), times `step_seconds`.
-
-        This is the variance that is left after averaging for one second. Among estimators of the same gradient, the one
-        with the lowest value is the best. None if the guide trains nothing.
-        """
-        trained = [gradient.variance for gradient in (self.guide, self.shared) if gradient is not None]
-        return sum(trained) * self.step_seconds if trained else None
 
 
 @dataclass(frozen=True)
@@ -91,6 +41,8 @@ class Comparison:
         >>> sizes, ratios, floors = found.curves("guide", "snr")["iwae"]
         >>> sizes
         [2, 4]
+        >>> found.plot("snr").axes[0].get_xlabel()
+        'K, samples per datum'
         >>> print(found.to_markdown())
         | objective | K | bound | gap | ...
     """
@@ -153,13 +105,28 @@ class Comparison:
                     values.append(one)
         return found
 
-    def to_pandas(self):
-        """Returns `to_dict` as a `pandas.DataFrame`. Raises `InputError` if pandas is not installed."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise InputError("to_pandas needs pandas, which is not installed") from error
-        return pandas.DataFrame(self.to_dict())
+    def to_pandas(self) -> Any:
+        """Returns `to_dict` as a `pandas.DataFrame`: a row for each estimator and K.
+
+        Bounds and gaps are in nats per datum, times in seconds, memory in bytes; ratios have no unit; biases and
+        variances are those of gradients per datum. Raises `InputError` if pandas is not installed.
+        """
+        return data_frame(self.to_dict())
+
+    def plot(self, quantity: str = "bounds") -> Figure:
+        """Returns a figure of one quantity for each estimator.
+
+        Args:
+            quantity: "bounds" against K; "snr" or "dsnr" of the gradients against K; "cost", the variance and the bias
+                of the guide's gradient against the seconds of a step.
+
+        Raises:
+            InputError: If the quantity is not one of these, or is not known for any row.
+        """
+        require_choice("quantity", quantity, FIGURES)
+        figures = draw_comparison(self, (quantity,))
+        require(quantity in figures, f"quantity {quantity} must be known for a row, and is not for any")
+        return figures[quantity]
 
     def table(self, tablefmt: str = "simple") -> str:
         """Returns the table as text: bounds, signal-to-noise ratios of each side, bias, time and memory.
@@ -176,7 +143,7 @@ class Comparison:
         """Returns the table as Markdown."""
         return self.table("github")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.table()}\n{self.notes}"
 
     @property
@@ -201,7 +168,7 @@ class Comparison:
         return f" (too low: Pareto k > 0.7{share})"
 
     def _repr_html_(self) -> str:
-        return self.table("html")
+        return with_lines_below(self.table("html"), self.notes)
 
 
 def _comparison_table(rows: tuple[Row, ...], tablefmt: str) -> str:

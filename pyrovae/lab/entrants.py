@@ -2,21 +2,21 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import pyro
 from pyro.infer import ELBO as PyroELBO
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require
-from pyrovae.data import Dataset, moved
+from pyrovae.data import moved, num_rows
 from pyrovae.evaluation import HeldOut, at_most, tensors_in
 from pyrovae.objectives import SHORTHANDS, resolve
 from pyrovae.programs import ProgramPair, Reading, gate
-from pyrovae.training import FitSettings, TrainingData, compiles, fit, prepare
+from pyrovae.training import FitSettings, TrainingData, compiles, fit, is_one_time, prepare
 
 ObjectiveOfFit = str | PyroELBO | Mapping[int, str | PyroELBO]
 FIT_PARAMETERS = inspect.signature(fit).parameters
@@ -72,7 +72,7 @@ class Entrant:
 class TrainingPlan:
     """Holds what the trainings of all entrants have in common: the data, the epochs and the keywords of `fit`."""
 
-    data: Dataset | Tensor | Iterable | None
+    data: Any
     epochs: int
     settings: Mapping[str, Any]
 
@@ -112,8 +112,10 @@ class TrainingPlan:
     @property
     def _steps_of_an_epoch(self) -> int:
         """The number of batches of an epoch; 0 if it is not known."""
-        if isinstance(self.data, Dataset | Tensor):
-            num_data = len(self.data.train_x) if isinstance(self.data, Dataset) else len(self.data)
+        if self.setting("steps_per_epoch") is not None:
+            return self.setting("steps_per_epoch")
+        num_data = num_rows(self.data)
+        if num_data is not None:
             return -(-num_data // self.setting("batch_size"))
         return 1 if self.data is None else len(self.data) if isinstance(self.data, Sized) else 0
 
@@ -165,6 +167,7 @@ def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: Hel
 
 def check_training(pair: ProgramPair, plan: TrainingPlan, objective: ObjectiveOfFit) -> None:
     """Makes all the checks that `fit` makes before its first step, and takes no step."""
+    require(not is_one_time(plan.data), "data must begin again for every training, got a one-time iterator")
     own: dict[str, Any] = {
         "epochs": plan.epochs,
         "objective": objective,

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
-from pyrovae.common import FolderInUse, InputError, exclusive_lock, require, write_atomically, write_text
+from pyrovae.common import FolderInUse, InputError, exclusive_lock, has_numbers, require, write_atomically, write_text
 from pyrovae.data import Dataset, leaves_of
 from pyrovae.lab.learning_curve import read_curve
 from pyrovae.training import Checkpoints, digest
@@ -77,8 +78,12 @@ def fingerprint_of(data: object, held_out: tuple) -> str:
     """Returns a digest of the held-out data and of the training data, as far as they are at hand without a run."""
     if isinstance(data, Dataset):
         data = data.arguments("train")
+    elif isinstance(data, TensorDataset):
+        data = data.tensors
     trained_on = data if isinstance(data, list | tuple) else (data,)
-    return digest((*held_out, *(part for part in leaves_of(trained_on) if isinstance(part, Tensor))))
+    return digest(
+        (*held_out, *(part for part in leaves_of(trained_on) if isinstance(part, Tensor) or has_numbers(part)))
+    )
 
 
 def kept_step_seconds(

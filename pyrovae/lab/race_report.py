@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import pyrovae.plots as plots
 from pyrovae.common import write_text
 from pyrovae.lab.race_result import Race
 
@@ -28,8 +27,5 @@ def write_race(folder: Path, races: Mapping[str, Race]) -> None:
 
 def save_race_figure(race: Race, folder: Path, name: str = "race.png") -> Path:
     """Saves the learning curves, against epochs and against seconds, and returns the path of the figure."""
-    figure, axes = plots.figure_row(2, width=5.0, height=4.0)
-    for ax, against in zip(axes, ("epochs", "seconds"), strict=True):
-        plots.race_curves(race.curves(against), against, ax)
-    figure.savefig(folder / name, dpi=120)
+    race.plot().savefig(folder / name, dpi=120)
     return folder / name

@@ -2,71 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from matplotlib.figure import Figure
 from scipy.stats import norm
 from scipy.stats import t as student_t
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyrovae.common import InputError, require, require_choice, right_aligned
-from pyrovae.evaluation import Estimate
-from pyrovae.training import Checkpoints
-
-
-@dataclass(frozen=True)
-class RaceRun:
-    """Holds the result of one training of a race.
-
-    Attributes:
-        objective: The name of the objective, or of the model if models are raced.
-        seed: The seed of the initial parameters and of the training.
-        epochs: The number of epochs.
-        log_px: The estimate of log p(x) of the held-out data, in nats per datum.
-        share_unreliable: The share of held-out data with Pareto k > 0.7; nan if the draws are too few to tell.
-        active_units: The number of active latent dimensions; None if the data share latents.
-        seconds: The seconds of training.
-        curve: The learning curve. Each point is `(epoch, seconds so far, log p(x), Monte Carlo error)`, with log p(x)
-            of the first 500 held-out data (of all, where a part cannot be taken) by 100 draws, a lower bound.
-        folder: The folder of the run.
-
-    Example:
-        >>> data = pv.load("ring", num_train=40, num_validation=10, num_test=20)
-        >>> def make_vae():
-        ...     return pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
-        >>> race = pv.race(make_vae, data, ["elbo"], seeds=(3,), epochs=1, num_samples=10, folder="race")
-        >>> (run,) = race.runs
-        >>> run.objective, run.seed, run.folder.name
-        ('elbo', 3, 'elbo-seed3-1epochs')
-        >>> vae = make_vae()
-        >>> run.restore(vae)
-    """
-
-    objective: str
-    seed: int
-    epochs: int
-    log_px: Estimate
-    share_unreliable: float
-    active_units: int | None
-    seconds: float
-    curve: tuple[tuple[int, float, float, float], ...]
-    folder: Path
-
-    def restore(self, vae: nn.Module) -> None:
-        """Loads the parameters that the run ended with.
-
-        Args:
-            vae: A module that `make_vae` has made, which is changed in place.
-
-        Raises:
-            InputError: `vae` is no module, or the race kept no folder.
-        """
-        require(isinstance(vae, nn.Module), f"vae must be a module, got {type(vae).__name__}")
-        state = Checkpoints(self.folder).load()
-        if state is None:
-            raise InputError(f"{self.folder} holds no checkpoint: a race without a folder keeps none")
-        vae.load_state_dict(state["state"])
+import pyrovae.plots as plots
+from pyrovae.common import data_frame, require_choice, right_aligned, with_lines_below
+from pyrovae.lab.race_run import RaceRun
 
 
 class Difference(TypedDict):
@@ -210,11 +156,35 @@ class Race:
         """Returns the table as Markdown."""
         return self.table("github")
 
-    def __str__(self) -> str:
+    def to_pandas(self) -> Any:
+        """Returns a `pandas.DataFrame` with a row for each run, an objective with a seed.
+
+        `log_px` is the mean log p(x) of the held-out data in nats per datum, `monte_carlo_error` and `data_error` are
+        its standard errors in nats, `active_units` and `share_pareto_k_above_0.7` have no unit, `seconds` are those of
+        the training. Raises `InputError` if pandas is not installed.
+        """
+        return data_frame([
+            {
+                "objective": run.objective, "seed": run.seed, "epochs": run.epochs, "log_px": run.log_px.mean,
+                "monte_carlo_error": run.log_px.monte_carlo_error, "data_error": run.log_px.data_error,
+                "active_units": run.active_units, "share_pareto_k_above_0.7": run.share_unreliable,
+                "seconds": run.seconds,
+            }
+            for run in self.runs
+        ])  # fmt: skip
+
+    def plot(self) -> Figure:
+        """Returns a figure of the learning curves, log p(x) of held-out data against epochs and against seconds."""
+        figure, axes = plots.figure_row(2, width=5.0, height=4.0)
+        for each, against in zip(axes, ("epochs", "seconds"), strict=True):
+            plots.race_curves(self.curves(against), against, each)
+        return figure
+
+    def __repr__(self) -> str:
         return f"{self.table()}\n{self.verdict}"
 
     def _repr_html_(self) -> str:
-        return self.table("html")
+        return with_lines_below(self.table("html"), self.verdict)
 
 
 def _row(race: Race, objective: str) -> dict[str, Any]:

@@ -2,18 +2,18 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyro.infer import ELBO as PyroELBO
-from torch import Tensor
 
 from pyrovae.common import (
     FolderInUse,
     InputError,
+    as_arguments,
     check_folder,
     derived_seed,
     local_seed,
@@ -37,7 +37,8 @@ from pyrovae.lab.entrants import (
 )
 from pyrovae.lab.learning_curve import NUM_DATA, LearningCurve
 from pyrovae.lab.race_folder import SECONDS_BETWEEN_TRIES, RunFolder, fingerprint_of
-from pyrovae.lab.race_result import Race, RaceRun
+from pyrovae.lab.race_result import Race
+from pyrovae.lab.race_run import RaceRun
 from pyrovae.lab.step_timing import epochs_of_equal_seconds
 from pyrovae.programs import ProgramPair
 from pyrovae.training import fit
@@ -47,7 +48,7 @@ BUDGETS = ("epochs", "seconds")
 
 def race(
     make_vae: Callable[[], ProgramPair] | Mapping[str, Callable[[], ProgramPair]],
-    data: Dataset | Tensor | Iterable | None,
+    data: Any,
     objectives: Sequence[str | PyroELBO] | Mapping[str, ObjectiveOfFit],
     seeds: Sequence[int] = (0, 1, 2),
     budget: str = "epochs",
@@ -74,8 +75,8 @@ def race(
     Args:
         make_vae: A function without arguments that returns an untrained pair with a `model` and a `guide`. It is called
             under the seed. A dict of functions races models instead; then there must be one objective.
-        data: The training data, as `fit` takes them: a `Dataset`, a tensor of shape `(num, *event_shape)`, an iterable
-            of batches, or None for programs without arguments.
+        data: The training data, as `fit` takes them: a `Dataset`, a tensor of shape `(num, *event_shape)` or whatever
+            else holds all data, an iterable of batches, or None for programs without arguments.
         objectives: Names or objects, or a dict from a name to what `fit` takes as objective. The others are compared
             with the first.
         seeds: A run is trained for each of them.
@@ -236,7 +237,8 @@ def _held_out(pair: ProgramPair, data: object, held_out: Any, num_data: int | No
         if not isinstance(data, Dataset):
             raise InputError(f"held_out must be given unless data is a Dataset, got a {type(data).__name__}")
         held_out = data.arguments("test")[: 1 + getattr(pair, "num_conditions", 0)]
-    args = tuple(held_out) if is_spread(held_out) else (held_out,)
+    is_one = hasattr(pair, "convert_data") or not is_spread(held_out)  # a VAE takes what it needs of a tuple
+    args = as_arguments(pair, (held_out,) if is_one else tuple(held_out))
     getattr(pair, "check_data", lambda *_: None)(*args)
     if num_data is not None:
         require_count("num_data", num_data, 2)

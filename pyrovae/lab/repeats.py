@@ -9,7 +9,7 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
 from pyrovae.common import InputError, local_seed
-from pyrovae.lab.comparison import Row
+from pyrovae.lab.comparison_row import Row
 from pyrovae.lab.costs import clock, median
 from pyrovae.lab.gap_to_log_px import is_bound
 from pyrovae.lab.gradient_moments import Moments

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, require, require_count, require_finite
+from pyrovae.common import InputError, as_dtype, require, require_count, require_finite
 from pyrovae.models.networks import MLP
 from pyrovae.models.param_store import Module
 
@@ -32,6 +32,13 @@ class Condition(Module):
 
     def forward(self, y: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def convert(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns y as `check` and `forward` take it, if that loses nothing; by default real numbers in `dtype`.
+
+        `dtype` is that of the VAE's parameters.
+        """
+        return as_dtype("y", y, dtype) if isinstance(y, Tensor) and y.is_floating_point() else y
 
     def check(self, y: Tensor, num_data: int) -> None:
         """Raises `InputError` unless `y` has a value of the right kind and shape for each of `num_data` data."""
@@ -64,6 +71,10 @@ class OneHot(Condition):
 
     def forward(self, y: Tensor) -> Tensor:
         return nn.functional.one_hot(y.long(), self.num_features).to(torch.get_default_dtype())
+
+    def convert(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        is_other = isinstance(y, Tensor) and (y.is_floating_point() or y.dtype == torch.bool)
+        return y.long() if is_other and torch.equal(y, y.long().to(y.dtype)) else y
 
     def check(self, y: Tensor, num_data: int) -> None:
         is_whole = isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex() and y.dtype != torch.bool
@@ -112,6 +123,9 @@ class Embedding(Condition):
 
     def forward(self, y: Tensor) -> Tensor:
         return self.network(y)
+
+    def convert(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        return as_dtype("y", y, dtype)
 
     def check(self, y: Tensor, num_data: int) -> None:
         is_float = isinstance(y, Tensor) and y.is_floating_point()
@@ -169,3 +183,11 @@ class Features(Module):
         if not self.conditions:
             return None
         return torch.cat([condition(value) for condition, value in zip(self.conditions, y, strict=True)], -1)
+
+
+def conditions_of(condition: Condition | Sequence[Condition]) -> list[Condition]:
+    """Returns one condition or several as a list. Raises `InputError` if one of them is something else."""
+    conditions = cast(list[Condition], list(condition) if isinstance(condition, list | tuple) else [condition])
+    for one in conditions:
+        require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
+    return conditions

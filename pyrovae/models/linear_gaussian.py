@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import require, require_finite, require_number
+from pyrovae.common import as_dtype, require, require_finite, require_number
 from pyrovae.models.param_store import unique_name
 from pyrovae.models.saving import SavedModel
 
@@ -127,6 +127,10 @@ class LinearGaussianVAE(SavedModel):
         reconstruction = -0.5 * squares / self.scale**2 - size * (self.log_scale + 0.5 * math.log(2 * math.pi))
         shift = (q.mean - self.prior_mean).square()
         return reconstruction - 0.5 * (q.variance + shift - 1 - q.variance.log()).sum(-1)
+
+    def convert_data(self, x: Tensor, *y: Tensor) -> tuple[Tensor, ...]:
+        """Returns a batch in the dtype of the parameters, if that loses nothing; see `VAE.convert_data`."""
+        return as_dtype("x", x, self.bias.dtype), *y
 
     def check_data(self, x: Tensor) -> None:
         """Raises `InputError` unless `x` has shape `(batch, D)` and is finite."""

@@ -13,6 +13,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyrovae.common import (
+    as_dtype,
     evaluates,
     local_seed,
     require,
@@ -23,7 +24,7 @@ from pyrovae.common import (
     require_finite_data,
     require_number,
 )
-from pyrovae.models.conditions import Condition, Features, SizeFactor
+from pyrovae.models.conditions import Condition, Features, SizeFactor, conditions_of
 from pyrovae.models.likelihoods import Likelihood
 from pyrovae.models.missing import check_cells, filled, with_mask, without_missing
 from pyrovae.models.networks import Maker, encoder_and_decoder, run_network, set_output_bias
@@ -89,11 +90,9 @@ class VAE(SavedModel):
 
         With networks of your own:
 
-        >>> encoder = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 2))
-        >>> own = {"encoder": encoder, "decoder": torch.nn.Linear(1, 2)}
-        >>> vae = pv.VAE((2,), latent_dim=1, **own, likelihood=pv.Gaussian(0.3))
-        >>> vae.encoder is encoder, vae.encode(x).mean.shape
-        (True, torch.Size([100, 1]))
+        >>> own = {"encoder": torch.nn.Linear(2, 2), "decoder": torch.nn.Linear(1, 2)}
+        >>> pv.VAE((2,), latent_dim=1, **own, likelihood=pv.Gaussian(0.3)).encoder is own["encoder"]
+        True
 
     Source:
         Kingma and Welling 2014, arXiv:1312.6114; conditions: Sohn et al. 2015; beta: Higgins et al. 2017; missing
@@ -131,7 +130,7 @@ class VAE(SavedModel):
             name, zeros = type(likelihood).__name__, torch.zeros(1, *event_shape)
             as_it_is = likelihood.encoder_input(zeros, len(event_shape)) is zeros
             require(as_it_is, f"prior vamp needs a likelihood whose encoder sees x as it is, got {name}")
-        conditions = _conditions_of(condition)
+        conditions = conditions_of(condition)
         _check_sizes(conditions, likelihood)
         self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
         self.posterior_family, self.prior_family = copy.deepcopy(posterior), copy.deepcopy(prior)
@@ -147,12 +146,12 @@ class VAE(SavedModel):
             if reset is not None:
                 reset()
         decoded = likelihood.output_shape(self.event_shape)
-        seen = self._encoder_input(torch.zeros(1, *self.event_shape))
+        seen_shape = tuple(self._encoder_input(torch.zeros(1, *self.event_shape)).shape[1:])
         self.code_shape = tuple(prior.decoded(torch.zeros(posterior.latent_shape)).shape)
         self.encoder, self.decoder = encoder_and_decoder(
             encoder,
             decoder,
-            encoder_shapes=(tuple(seen.shape[1:]), posterior.output_shape),
+            encoder_shapes=(seen_shape, posterior.output_shape),
             decoder_shapes=(self.code_shape, decoded),
             network=network,
             hidden=hidden,
@@ -249,7 +248,8 @@ class VAE(SavedModel):
         self._check_number_of(y)
         shapes = self.code_shape, self.likelihood.output_shape(self.event_shape)
         outputs = run_network(self.decoder, self.prior_family.decoded(z), self.decoder_features(y), *shapes)
-        sizes = [value for own, value in zip(self.decoder_features.conditions, y, strict=True) if _is_size(own)]
+        of_y = zip(self.decoder_features.conditions, y, strict=True)
+        sizes = [value for condition, value in of_y if isinstance(condition, SizeFactor)]
         return self.likelihood(outputs, len(self.event_shape), *sizes)
 
     @evaluates
@@ -277,6 +277,16 @@ class VAE(SavedModel):
         has no mean in closed form, z is the mean of 64 draws.
         """
         return self.decode(mean_of(self.encode(x, *y)), *y).mean
+
+    def convert_data(self, x: Tensor, *y: Tensor) -> tuple[Tensor, ...]:
+        """Returns a batch in the dtypes that the VAE takes: x in that of the parameters, y as its conditions have it.
+
+        `fit`, `log_marginal` and every other function that takes a VAE with its data calls it. Raises `InputError` if a
+        dtype would lose something: a large whole number, or digits of float64 that tell the data apart.
+        """
+        dtype, conditions = next(self.parameters()).dtype, self.encoder_features.conditions
+        converted = (condition.convert(value, dtype) for condition, value in zip(conditions, y, strict=False))
+        return as_dtype("x", x, dtype), *converted, *y[len(conditions) :]
 
     def check_data(self, x: Tensor, *y: Tensor) -> None:
         """Raises `InputError` if the VAE cannot be trained on this batch.
@@ -333,19 +343,8 @@ def _prior_of(prior: Prior | str | None, posterior: Posterior) -> Prior:
     return PRIORS[prior](posterior.latent_dim)
 
 
-def _conditions_of(condition: Condition | Sequence[Condition]) -> list[Condition]:
-    conditions = cast(list[Condition], list(condition) if isinstance(condition, list | tuple) else [condition])
-    for one in conditions:
-        require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
-    return conditions
-
-
-def _is_size(condition: Condition) -> bool:
-    return isinstance(condition, SizeFactor)
-
-
 def _check_sizes(conditions: Sequence[Condition], likelihood: Likelihood) -> None:
-    number = sum(map(_is_size, conditions))
+    number = sum(isinstance(one, SizeFactor) for one in conditions)
     require(number <= 1, f"condition must hold at most one SizeFactor, got {number}")
     rule = f"condition SizeFactor needs a likelihood of counts, got {type(likelihood).__name__}"
     require(number == 0 or likelihood.takes_size_factor, rule)

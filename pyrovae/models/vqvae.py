@@ -12,6 +12,7 @@ from torch.nn.functional import rms_norm
 
 from pyrovae.common import (
     Workers,
+    as_dtype,
     evaluates,
     require,
     require_batch,
@@ -215,6 +216,10 @@ class VQVAE(SavedModel):
         drawn = Workers().agreed(torch.randperm(len(encoded)))[:count]
         self.codebook[unused] = encoded[drawn.to(encoded.device)]
         return count
+
+    def convert_data(self, x: Tensor, *y: Tensor) -> tuple[Tensor, ...]:
+        """Returns a batch in the dtype of the parameters, if that loses nothing; see `VAE.convert_data`."""
+        return as_dtype("x", x, self.codebook.dtype), *y
 
     def check_data(self, x: Tensor) -> None:
         """Raises `InputError` if the model cannot be trained on `x`: shape, dtype, finiteness, support."""

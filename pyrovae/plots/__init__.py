@@ -14,6 +14,7 @@ from pyrovae.plots.latents import (
 from pyrovae.plots.log_px import below_the_best, bounds, compared_bounds
 from pyrovae.plots.rate_and_distortion import elbo_terms, gaussian_kl, rate_distortion
 from pyrovae.plots.slope import Slope, fitted_slope
+from pyrovae.plots.tables import column
 from pyrovae.plots.training import race_curves, training_curve
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Slope",
     "fitted_slope",
     "points",
+    "column",
     "latent_space",
     "image_grid",
     "reconstructions",

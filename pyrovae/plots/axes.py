@@ -1,18 +1,40 @@
 """The ground of every figure: arrays, new axes, ticks, colours and legends."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 from torch import Tensor
+
+from pyrovae.common import InputError
 
 Array = np.ndarray | Tensor
 Values = Array | Sequence[float]
 MOST_TICKS = 12
+Arguments = ParamSpec("Arguments")
+Drawn = TypeVar("Drawn")
+
+
+def takes_arrays(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
+    """Decorates a function that draws arrays, so that it refuses a result, such as a `History`, in one line."""
+
+    @wraps(draw)
+    def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Drawn:
+        for value in (*args, *kwargs.values()):
+            if is_dataclass(value):
+                kind = type(value).__name__
+                hint = "its own plot() draws it" if hasattr(value, "plot") else "give some of its values"
+                raise InputError(f"plots.{draw.__name__} takes arrays, got {kind}: {hint}")
+        return draw(*args, **kwargs)
+
+    return checked
 
 
 def as_numpy(array: Values) -> np.ndarray:
@@ -60,21 +82,18 @@ def ticks_at_sizes(axes: Axes, sizes: Sequence[Sequence[float]]) -> None:
 def plain_numbers(axis: Axis) -> None:
     """Labels a log axis with 0.1 instead of 10^-1, with ticks at 2 and 5 between the tens.
 
-    The minor ticks are labelled only if the axis, whose range must be set, is short.
+    The minor ticks are labelled only if the axis, whose range must be set, is short; if it is very short, there are a
+    few ticks at round numbers.
     """
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(LogLocator(subs=(2, 5)))
     low, high = axis.get_view_interval()
+    if high < 5 * low:
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter("{x:g}" if high < 100 * low else NullFormatter())
 
 
-def legend_below(axes: Axes, columns: int = 1, title: str | None = None) -> None:
-    axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.14),
-        frameon=False,
-        fontsize="small",
-        title=title,
-        title_fontsize="small",
-        ncols=columns,
-    )
+def legend_inside(axes: Axes, title: str | None = None) -> None:
+    """Adds a legend inside the axes, where it hides least of what is drawn."""
+    axes.legend(loc="best", framealpha=0.8, edgecolor="none", fontsize="small", title=title, title_fontsize="small")

@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyrovae.plots.axes import Values, as_numpy, axes_or_new, colors_of, legend_below, plain_numbers, ticks_at_sizes
+from pyrovae.plots.axes import (
+    Values,
+    as_numpy,
+    axes_or_new,
+    colors_of,
+    legend_inside,
+    plain_numbers,
+    takes_arrays,
+    ticks_at_sizes,
+)
 from pyrovae.plots.slope import fitted_slope
 
 # By name: (K or seconds, values, floors). A value below its floor is nothing but noise; floors may be None.
@@ -14,6 +23,7 @@ Curves = Mapping[str, tuple[Sequence[float], Values, Values | None]]
 CurvesWithFloors = Mapping[str, tuple[Sequence[float], Values, Values]]
 
 
+@takes_arrays
 def against_size(
     curves: CurvesWithFloors,
     theory: Mapping[str, float] | None = None,
@@ -54,11 +64,14 @@ def against_size(
         _draw_above_floor(axes, sizes, values, floors, slope.fitted, label, color)
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     ticks_at_sizes(axes, [sizes for sizes, *_ in curves.values()])
+    low, high = axes.get_ylim()
+    axes.set_ylim(top=high * (high / low) ** (0.06 * (len(curves) + 1)))  # room for the legend
     plain_numbers(axes.yaxis)
-    legend_below(axes, title="slope of filled points (standard error)")
+    legend_inside(axes, title="slope of filled points (standard error)")
     return axes
 
 
+@takes_arrays
 def against_seconds(
     curves: Curves, ylabel: str, colors: Mapping[str, str] | None = None, axes: Axes | None = None
 ) -> Axes:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyrovae.plots.axes import Array, as_numpy, axes_or_new
+from pyrovae.plots.axes import Array, as_numpy, axes_or_new, takes_arrays
 
 
+@takes_arrays
 def image_grid(images: Array, columns: int, title: str = "", axes: Axes | None = None) -> Axes:
     """Draws images row by row; those of one channel as ink on paper, those of three in their colours.
 
@@ -41,6 +42,7 @@ def image_grid(images: Array, columns: int, title: str = "", axes: Axes | None =
     return axes
 
 
+@takes_arrays
 def reconstructions(
     images: Array, reconstructed: Array, title: str = "data above, reconstruction below", axes: Axes | None = None
 ) -> Axes:
@@ -65,6 +67,7 @@ def reconstructions(
     return image_grid(both, len(images), title, axes)
 
 
+@takes_arrays
 def latent_plane(images: Array, limit: float, title: str = "decoded latent plane", axes: Axes | None = None) -> Axes:
     """Draws images that were decoded from a regular grid over [-limit, limit]^2 at their places in the plane.
 
@@ -93,6 +96,7 @@ def latent_plane(images: Array, limit: float, title: str = "decoded latent plane
     return axes
 
 
+@takes_arrays
 def traversal(images: Array, names: Sequence[str], title: str = "latent traversals", axes: Axes | None = None) -> Axes:
     """Draws rows of images along which one latent dimension changes, or one datum turns into another.
 

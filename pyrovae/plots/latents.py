@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.patches import Circle, Ellipse
 
-from pyrovae.plots.axes import Array, as_numpy, axes_or_new
+from pyrovae.plots.axes import Array, as_numpy, axes_or_new, takes_arrays
 
 
+@takes_arrays
 def points(x: Array, labels: Array | None = None, title: str = "", axes: Axes | None = None) -> Axes:
     """Draws a scatter of points in the plane, coloured by label if there are labels.
 
@@ -40,6 +41,7 @@ def points(x: Array, labels: Array | None = None, title: str = "", axes: Axes | 
     return axes
 
 
+@takes_arrays
 def latent_space(
     z: Array, labels: Array | None = None, title: str = "posterior means", axes: Axes | None = None
 ) -> Axes:
@@ -70,6 +72,7 @@ def latent_space(
     return axes
 
 
+@takes_arrays
 def posterior_contours(density: Array, limit: float, codes: Array | None = None, axes: Axes | None = None) -> Axes:
     """Draws the densities q(z|x) of several data as contours, one colour each, and the circles of the prior.
 
@@ -105,6 +108,7 @@ def posterior_contours(density: Array, limit: float, codes: Array | None = None,
     return axes
 
 
+@takes_arrays
 def posterior_ellipses(
     means: Array,
     scales: Array,
@@ -140,6 +144,7 @@ def posterior_ellipses(
     return axes
 
 
+@takes_arrays
 def decoded_lattice(decoded: Array, title: str = "image of the latent lattice", axes: Axes | None = None) -> Axes:
     """Draws the lines of a latent grid as the decoder bends them.
 
@@ -164,6 +169,7 @@ def decoded_lattice(decoded: Array, title: str = "image of the latent lattice", 
     return axes
 
 
+@takes_arrays
 def rank_histogram(counts: Array, title: str = "", axes: Axes | None = None) -> Axes:
     """Draws ranks of simulation-based calibration, with the mean and the 99% band of each bin if they are uniform.
 

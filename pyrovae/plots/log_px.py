@@ -5,9 +5,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyrovae.plots.axes import Values, as_numpy, axes_or_new, colors_of, legend_below, ticks_at_sizes
+from pyrovae.plots.axes import (
+    Values,
+    as_numpy,
+    axes_or_new,
+    colors_of,
+    legend_inside,
+    plain_numbers,
+    takes_arrays,
+    ticks_at_sizes,
+)
 
 
+@takes_arrays
 def bounds(
     sizes: Sequence[int],
     values: Values,
@@ -34,12 +44,14 @@ def bounds(
         ['AIS', '$L_K$']
     """
     axes = axes_or_new(axes)
-    _draw_bound(axes, sizes, values, errors, "$L_K$", "black")
+    if len(sizes) > 0:
+        _draw_bound(axes, sizes, values, errors, "$L_K$", "black")
     for index, (name, (value, error)) in enumerate((others or {}).items()):
         _draw_across(axes, value, error, name, f"C{index}")
-    return _label_bounds(axes)
+    return _label_bounds(axes, [sizes])
 
 
+@takes_arrays
 def compared_bounds(
     curves: Mapping[str, tuple[Sequence[int], Values, Values]],
     log_px: tuple[float, float] | None,
@@ -70,12 +82,10 @@ def compared_bounds(
         _draw_bound(axes, sizes, values, errors, name, color)
     if log_px is not None:
         _draw_across(axes, *log_px, "log p(x)", "black")
-    _label_bounds(axes)
-    ticks_at_sizes(axes, [sizes for sizes, *_ in curves.values()])
-    legend_below(axes, columns=2)
-    return axes
+    return _label_bounds(axes, [sizes for sizes, *_ in curves.values()])
 
 
+@takes_arrays
 def below_the_best(measured: Mapping[str, tuple[float, float, float]], axes: Axes | None = None) -> Axes:
     """Draws how far each method lies below the one with the largest estimate, against its time, on log axes.
 
@@ -97,17 +107,23 @@ def below_the_best(measured: Mapping[str, tuple[float, float, float]], axes: Axe
     axes = axes_or_new(axes)
     best = max(measured, key=lambda name: measured[name][1])
     _, top, top_error = measured[best]
+    gaps = []
     for name, (seconds, nats, error) in measured.items():
         if name == best:
             continue
         gap, spread = top - nats, 2 * np.hypot(np.nan_to_num(error), np.nan_to_num(top_error))
         low = min(spread, 0.999 * gap)  # a log axis has no place for a bar that reaches below 0
         axes.errorbar([seconds], [gap], [[low], [spread]], marker="o", markersize=4, capsize=2, color="black")
+        gaps.append(gap)
         axes.annotate(name, (seconds, gap), xytext=(5, 5), textcoords="offset points", fontsize="small")
     axes.axvline(measured[best][0], color="0.6", linestyle=":", label=f"{best}, the best")
     axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel=f"nats per datum below {best}")
     axes.margins(0.2)
-    axes.legend(frameon=False, loc="lower left")
+    if gaps:
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], min(gaps) / 4))  # not down to the ends of bars that reach 0
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_numbers(axis)
+    legend_inside(axes)
     return axes
 
 
@@ -121,7 +137,8 @@ def _draw_across(axes: Axes, value: float, error: float, label: str, color: str)
     axes.axhspan(value - 2 * error, value + 2 * error, color=color, alpha=0.2, linewidth=0)
 
 
-def _label_bounds(axes: Axes) -> Axes:
+def _label_bounds(axes: Axes, sizes: Sequence[Sequence[int]]) -> Axes:
     axes.set(xscale="log", xlabel="K, samples per datum", ylabel="nats per datum")
-    axes.legend(frameon=False, loc="lower right")
+    ticks_at_sizes(axes, sizes)
+    legend_inside(axes)
     return axes

@@ -6,9 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyrovae.plots.axes import axes_or_new
+from pyrovae.plots.axes import axes_or_new, takes_arrays
 
 
+@takes_arrays
 def gaussian_kl(axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
     """Draws KL(N(mu, sigma^2) || N(0, 1)) against mu (at sigma = 1) and against log sigma^2 (at mu = 0).
 
@@ -35,6 +36,7 @@ def gaussian_kl(axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
     return axes
 
 
+@takes_arrays
 def rate_distortion(
     rate: Sequence[float], distortion: Sequence[float], betas: Sequence[float], axes: Axes | None = None
 ) -> Axes:
@@ -69,6 +71,7 @@ def rate_distortion(
     return axes
 
 
+@takes_arrays
 def elbo_terms(
     values: Sequence[float],
     terms: Mapping[str, Sequence[float]],

@@ -1,4 +1,4 @@
-"""Lets a pair stand in place of its model and guide, in every function that takes the two."""
+"""Lets a pair stand in place of its model and guide, and takes data as they come, in every function of the two."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -6,6 +6,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from torch import Tensor, nn
 
+from pyrovae.common import as_arguments
 from pyrovae.programs.pair import ProgramPair
 
 Arguments = ParamSpec("Arguments")
@@ -39,26 +40,27 @@ def takes_pair(
 ) -> TakesPair[Arguments, Result]:
     """Decorates a function of `(model, guide, *args)` so that `function(pair, *args)` is the same call.
 
-    A pair that can itself be run counts as the model if a second program follows it.
+    A pair that can itself be run counts as the model if a second program follows it. The data among the arguments are
+    those of `as_arguments`.
     """
 
     @wraps(function)
     def with_pair(*args: Any, **kwargs: Any) -> Result:
         if args and is_pair(args[0]) and not (_is_program(args[0]) and len(args) > 1 and _is_program(args[1])):
             args = (args[0].model, args[0].guide, *args[1:])
-        return function(*args, **kwargs)
+        return function(*args[:2], *as_arguments(owner_of(args[0]) if args else None, args[2:]), **kwargs)
 
     return with_pair
 
 
 def takes_model(function: Callable[Concatenate[Program, Arguments], Result]) -> TakesModel[Arguments, Result]:
-    """Decorates a function of `(model, *args)` so that `function(pair, *args)` is the same call."""
+    """Decorates a function of `(model, *args)` as `takes_pair` does one of `(model, guide, *args)`."""
 
     @wraps(function)
     def with_model(*args: Any, **kwargs: Any) -> Result:
         if args and is_pair(args[0]) and not _is_program(args[0]):
             args = (args[0].model, *args[1:])
-        return function(*args, **kwargs)
+        return function(*args[:1], *as_arguments(owner_of(args[0]) if args else None, args[1:]), **kwargs)
 
     return with_model
 
@@ -66,6 +68,11 @@ def takes_model(function: Callable[Concatenate[Program, Arguments], Result]) -> 
 def is_pair(thing: object) -> bool:
     """Returns True for anything with a `model` and a `guide` that can be called."""
     return all(callable(getattr(thing, name, None)) for name in ("model", "guide"))
+
+
+def owner_of(program: object) -> object:
+    """Returns the object whose method a program is, as a VAE's model is; None for any other program."""
+    return getattr(program, "__self__", None)
 
 
 def _is_program(thing: object) -> bool:

@@ -13,12 +13,12 @@ from pyrovae.runs.config_fields import ConfigFields
 class RunConfig(ConfigFields):
     """Holds every setting that decides what a training run computes.
 
-    The flags of `scripts/train.py` are these fields, and config.json in a run's folder holds them. None stands for the
+    The flags of `pyrovae train` are these fields, and config.json in a run's folder holds them. None stands for the
     usual value for the data set, which the field holds once the config is made.
 
     Args:
         dataset, data_root, binarize, ...: the fields, each explained in `config_fields.py` and by
-            `python scripts/train.py --help`
+            `pyrovae train --help`
 
     Raises:
         InputError: a field has a wrong type or value, or two fields do not go together

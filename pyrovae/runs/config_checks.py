@@ -4,34 +4,16 @@ from dataclasses import fields
 
 import torch
 
-from pyrovae.common import require, require_choice, require_count, require_number, require_seed
-from pyrovae.data import BINARIZE, DATASETS, IMAGE_SETS
+from pyrovae.common import require, require_choice, require_count, require_number, require_seed, shown
+from pyrovae.data import BINARIZE, IMAGE_SETS, IN_COLOUR
 from pyrovae.models import ACTIVATIONS, NETWORKS, POSTERIORS, PRIORS
 from pyrovae.objectives import MAX_STATES, NEED_NUM_PARTICLES, OBJECTIVES, parse, resolve
-from pyrovae.runs.config_fields import ConfigFields, filled_in
+from pyrovae.runs.config_fields import ConfigFields
+from pyrovae.runs.own_sources import SOURCES, check_own, is_own, require_nothing_of_own
+from pyrovae.runs.usual_settings import KIND_BY_BINARIZE, NUM_LEVELS, require_likelihood, usual_settings
 from pyrovae.training import BETA_SCHEDULES, LEARNING_RATE_SCHEDULES, NONFINITE
 
 LARGEST_FLOAT32 = float(torch.finfo(torch.float32).max)
-# The kind of data, by the field `binarize`, which is None for points.
-KIND_BY_BINARIZE = {
-    None: "points",
-    "none": "grey",
-    "dequantise": "dequantised",
-    "static": "binary",
-    "dynamic": "binary",
-}
-LIKELIHOODS_BY_KIND = {
-    "points": ("gaussian", "gaussian_learned", "gaussian_predicted"),
-    "binary": ("bernoulli",),
-    "grey": ("bernoulli_grey", "categorical", "discretized_logistic"),
-    "dequantised": ("continuous_bernoulli", "gaussian", "gaussian_learned", "gaussian_predicted"),
-}
-USUAL_LIKELIHOOD_BY_KIND = {
-    "points": "gaussian_learned",
-    "binary": "bernoulli",
-    "grey": "bernoulli_grey",
-    "dequantised": "continuous_bernoulli",
-}
 # Objectives that do not differentiate the draws of z.
 WITHOUT_PATH_GRADIENTS = ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic", "elbo_enumerated")
 POSTERIORS_OF_BITS = ("bernoulli", "relaxed_bernoulli")
@@ -51,25 +33,32 @@ def check_config(config: ConfigFields) -> None:
 
 
 def _check_data(config: ConfigFields) -> None:
-    """Checks the fields that go with the data set, and fills in those that it decides."""
-    require_choice("dataset", config.dataset, DATASETS)
-    require_choice("network", config.network, NETWORKS)
-    convolutional = config.network != "mlp"
-    if config.dataset in IMAGE_SETS:
-        _fill_in(config, binarize="dynamic", hidden=(32, 64) if convolutional else (400,), latent_dim=20)
+    """Checks the fields that go with the data set, and fills in those that it decides.
+
+    Of data of one's own, the kind is known when they are read: `with_usual_settings` does the rest then.
+    """
+    require(isinstance(config.dataset, str), f"dataset must be one of {SOURCES}; got {shown(config.dataset)}")
+    if config.network is not None:
+        require_choice("network", config.network, NETWORKS)
+    if is_own(config.dataset):
+        check_own(config)
+        return
+    require_nothing_of_own(config)
+    are_images, in_colour = config.dataset in IMAGE_SETS, config.dataset in IN_COLOUR
+    if are_images:
+        _fill_in(config, binarize="none" if in_colour else "dynamic")
         require_choice("binarize", config.binarize, BINARIZE)
+        kind = KIND_BY_BINARIZE[config.binarize]
     else:
-        _fill_in(config, hidden=(128, 128), latent_dim=2)
-        for field, wrong in (("binarize", config.binarize is not None), ("network", convolutional)):
-            found = f"{field} {getattr(config, field)!r}"
-            require(not wrong, f"{found} is for image sets, and {config.dataset} holds points")
-    kind = KIND_BY_BINARIZE[config.binarize]
-    _fill_in(config, likelihood=USUAL_LIKELIHOOD_BY_KIND[kind])
-    fitting = LIKELIHOODS_BY_KIND[kind]
-    require(
-        config.likelihood in fitting,
-        f"likelihood must be one of {', '.join(fitting)} for {kind} data, got {config.likelihood!r}",
-    )
+        holds = "whole numbers" if config.dataset in NUM_LEVELS else "points"
+        wrong = config.binarize is not None
+        require(not wrong, f"binarize {config.binarize!r} is for image sets, and {config.dataset} holds {holds}")
+        kind = "levels" if config.dataset in NUM_LEVELS else "points"
+    if kind == "points":
+        wrong = config.network not in (None, "mlp")
+        require(not wrong, f"network {config.network!r} is for image sets, and {config.dataset} holds points")
+    _fill_in(config, **usual_settings(kind, config.network, kind != "points", in_colour))
+    require_likelihood(config.likelihood, kind)
 
 
 def _check_types_and_ranges(config: ConfigFields) -> None:
@@ -79,12 +68,15 @@ def _check_types_and_ranges(config: ConfigFields) -> None:
         require(optional or isinstance(value, str), f"{name} must be a string, got {value!r}")
     for name in ("hidden", "layers"):
         value = getattr(config, name)
+        if name == "hidden" and value is None:  # of data of one's own, before they are read
+            continue
         require(isinstance(value, list | tuple), f"{name} must be whole numbers >= 1, got {value!r}")
         object.__setattr__(config, name, tuple(value))
         for units in getattr(config, name):
             require_count(name, units)
     for name in ("latent_dim", "epochs", "batch_size"):
-        require_count(name, getattr(config, name))
+        if name != "latent_dim" or config.latent_dim is not None:
+            require_count(name, getattr(config, name))
     require_seed(config.seed)
     for name in ("scale", "beta", "lr"):
         require_number(name, value := getattr(config, name), above=0)
@@ -141,7 +133,7 @@ def _check_combinations(config: ConfigFields) -> None:
     if objective == "elbo_enumerated":
         most = MAX_STATES.bit_length() - 1
         require(
-            posterior == "bernoulli" and filled_in(config.latent_dim) <= most,
+            posterior == "bernoulli" and (config.latent_dim is None or config.latent_dim <= most),
             f"objective elbo_enumerated needs posterior bernoulli and latent_dim <= {most}, "
             f"got {posterior} and {config.latent_dim}",
         )

@@ -1,4 +1,4 @@
-"""The fields of a run's configuration: each is a flag of scripts/train.py, and the text below it is the flag's help."""
+"""The fields of a run's configuration, in groups: each is a flag of `pyrovae train`, and its text the flag's help."""
 
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -15,23 +15,49 @@ def filled_in(value: Value | None) -> Value:
 
 
 @dataclass(frozen=True)
-class ConfigFields:
-    """Holds the settings that decide what a run computes; None stands for the usual value for the data set."""
+class DataFields:
+    """What is modelled."""
 
     dataset: str = "ring"
-    """ring, four_clusters, pinwheel, mnist, fashion_mnist or kmnist"""
+    """ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist, omniglot, cifar10, svhn, digits; or data of your
+    own: a table (.csv, .tsv, .parquet), arrays (.npy, .npz, .pt), a folder of images, or module:function, which returns
+    a Dataset"""
     data_root: str | None = None
     """folder of the image sets (default: $PYROVAE_DATA, else ./data)"""
     binarize: str | None = None
-    """none (grey), dequantise, static or dynamic (default for images: dynamic)"""
+    """what becomes of the levels of images: none, dequantise, static or dynamic (default: dynamic for grey sets by
+    name, none for images in colour and for your own)"""
+    columns: tuple[str, ...] = ()
+    """of a table, those to model (default: all but the label column and the split column)"""
+    label_column: str | None = None
+    """of a table, the one with the labels, which colour figures and are the condition with --conditional"""
+    split_column: str | None = None
+    """of a table, the one that says train, validation or test (default: drawn by --seed, 80%, 10% and 10%)"""
+    kinds: tuple[str, ...] = ()
+    """kinds of columns, as in age=count town=category, or one for all: continuous, positive, unit (between 0 and 1),
+    count, binary or category (default: guessed, and shown before training)"""
+    missing: str | None = None
+    """mask: cells of a table may be missing; the bound is then that of the observed cells"""
+    standardise: bool = True
+    """give continuous columns of a table mean 0 and standard deviation 1; log p(x) is also shown in the file's units"""
+    image_size: int | None = None
+    """scale the images of a folder to squares of so many pixels"""
+
+
+@dataclass(frozen=True)
+class ModelFields:
+    """The VAE: networks, posterior, prior, likelihood."""
+
     hidden: tuple[int, ...] | None = None
-    """units of the encoder's hidden layers, mirrored in the decoder (default: 400 for images, 128 128 for points)"""
+    """units of the encoder's hidden layers, mirrored in the decoder (default: 400 for images, 128 128 for points and
+    tables)"""
     activation: str = "relu"
     """relu, tanh, softplus, elu, gelu, silu or leaky_relu"""
     latent_dim: int | None = None
-    """dimensions of z (default: 20 for images, 2 for points)"""
-    network: str = "mlp"
-    """mlp, conv or resnet; for the latter two, hidden are channels (default: 32 64) and each halves the image"""
+    """dimensions of z (default: 20 for images, 2 for points and tables)"""
+    network: str | None = None
+    """mlp, conv or resnet; for the latter two, hidden are channels (default: 32 64) and each halves the image (default:
+    mlp; for images in colour and for your own, resnet)"""
     posterior: str = "diagonal"
     """diagonal, full_covariance, flow; bernoulli (codes of bits) or relaxed_bernoulli; delta: an autoencoder"""
     temperature: float | None = None
@@ -48,9 +74,17 @@ class ConfigFields:
     """condition model and guide on the labels"""
     likelihood: str | None = None
     """bernoulli, bernoulli_grey (a cross-entropy), continuous_bernoulli, gaussian, gaussian_learned,
-    gaussian_predicted, categorical or discretized_logistic (default: the usual one for the data)"""
+    gaussian_predicted, student_t (4 degrees of freedom), categorical, discretized_logistic, poisson, negative_binomial,
+    zero_inflated_negative_binomial, or columns (each column of a table the family of its kind; default: the usual one
+    for the data)"""
     scale: float = 0.3
     """standard deviation of a gaussian likelihood: its start if it is learned, its floor if it is predicted"""
+
+
+@dataclass(frozen=True)
+class ObjectiveFields:
+    """The bound that training maximises."""
+
     objective: str = "elbo"
     """elbo, iwae, dreg, ... (a name of objectives.OBJECTIVES), or with settings, as in dreg(num_particles=64)"""
     num_particles: int | None = None
@@ -65,9 +99,18 @@ class ConfigFields:
     """constant, linear, cyclical or sigmoid: how beta changes over the training"""
     free_bits: float | None = None
     """floor under the KL of each latent dimension, in nats, for elbo_analytic_kl"""
+
+
+@dataclass(frozen=True)
+class TrainingFields:
+    """How the bound is maximised."""
+
     epochs: int = 10
+    """passes through the training data"""
     batch_size: int = 128
+    """data per step"""
     lr: float = 1e-3
+    """learning rate"""
     schedule: str = "constant"
     """constant, or cosine (decays to 0)"""
     max_grad_norm: float | None = None
@@ -80,6 +123,11 @@ class ConfigFields:
     """fixes the data's draws, the initial parameters and the training"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
+
+
+@dataclass(frozen=True)
+class ConfigFields(TrainingFields, ObjectiveFields, ModelFields, DataFields):  # the fields of the last come first
+    """Holds the settings that decide what a run computes; None stands for the usual value for the data set."""
 
     def objective_settings(self) -> dict[str, Any]:
         """Returns the keywords of `fit` that belong to the objective."""

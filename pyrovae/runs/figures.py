@@ -1,18 +1,22 @@
 """The figures of a run: training curves, samples, latent space, reconstructions."""
 
+import math
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import pyrovae.plots as plots
 from pyrovae.common import local_seed, on_device_of
-from pyrovae.evaluation import Evaluation, MarginalLikelihood
+from pyrovae.data import Column, Dataset
 from pyrovae.models import mean_of
 from pyrovae.runs.held_out import held_out_arguments
 from pyrovae.runs.run import Run
 
-MAX_DRAWN_POINTS = 5_000
+MAX_DRAWN_POINTS, MAX_DRAWN_IMAGES = 5_000, 64
+MAX_DRAWN_COLUMNS, COLUMNS_IN_A_ROW = 24, 4
+FEWEST_SAMPLES = 1_000  # beside the few test data that a table may have
 
 
 @torch.no_grad()
@@ -23,7 +27,7 @@ def save_figures(run: Run) -> list[Path]:
     """
     folder = run.folder / "figures"
     folder.mkdir(exist_ok=True)
-    drawings = {"training": _draw_training, "samples": draw_samples, "latent": _draw_latent}
+    drawings = {"training": lambda run: run.history.plot(), "samples": draw_samples, "latent": _draw_latent}
     if len(run.vae.event_shape) == 3:
         drawings["reconstructions"] = _draw_reconstructions
     paths = []
@@ -35,36 +39,58 @@ def save_figures(run: Run) -> list[Path]:
     return paths
 
 
-def _draw_training(run: Run) -> Figure:
-    history, validated = run.history, None not in run.history.elbo
-    figure, axes = plots.figure_row(3 if validated else 1)
-    loss = {"training loss": history.loss}
-    if validated:
-        columns = (history.elbo, history.reconstruction, history.kl)
-        elbos, reconstruction, kl = ([value for value in column if value is not None] for column in columns)
-        loss["minus validation ELBO"] = [-elbo for elbo in elbos]
-        plots.training_curve(history.epoch, {"": reconstruction}, "validation reconstruction, nats", axes[1])
-        plots.training_curve(history.epoch, {"": kl}, "validation KL, nats", axes[2])
-    plots.training_curve(history.epoch, loss, "nats per datum", axes[0])
-    return figure
-
-
 @torch.no_grad()
 def draw_samples(run: Run) -> Figure:
-    """Draws test data beside samples of the model."""
+    """Draws test data beside samples of the model: images, points in the plane, or the columns of a table."""
     data, vae = run.data, run.vae
-    figure, axes = plots.figure_row(2)
-    if len(vae.event_shape) == 3:
-        args = on_device_of(vae.model, tuple(arg[:64] for arg in held_out_arguments(vae, data)))
-        plots.image_grid(args[0], 8, "test data", axes[0])
-        plots.image_grid(vae.sample(len(args[0]), args[1:], mean=True), 8, "decoded means of prior draws", axes[1])
-    else:
-        x, labels, *_ = (part[:MAX_DRAWN_POINTS] for part in data.arguments("test"))
-        plots.points(x, labels, "test data", axes[0])
-        y = on_device_of(vae.model, tuple(arg[:MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data)))[1:]
-        plots.points(vae.sample(len(x), y), labels if y else None, "samples", axes[1])
+    size = len(vae.event_shape)
+    args = tuple(arg[: MAX_DRAWN_IMAGES if size == 3 else MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data))
+    x, *y = on_device_of(vae.model, args)
+    if size == 3:
+        figure, axes = plots.figure_row(2)
+        white = _white(data)
+        plots.image_grid(x / white, 8, "test data", axes[0])
+        means = vae.sample(len(x) if y else MAX_DRAWN_IMAGES, y, mean=True)
+        plots.image_grid(means / white, 8, "decoded means of prior draws", axes[1])
+        return figure
+    samples = vae.sample(len(x) if y else max(len(x), FEWEST_SAMPLES), y)
+    if vae.event_shape == (2,) and data.kind == "real" and not x.isnan().any():
+        labels = _labels(data)
+        figure, axes = plots.figure_row(2)
+        plots.points(data.in_file_units(x), labels, "test data", axes[0])
+        plots.points(data.in_file_units(samples), labels if y else None, "samples", axes[1])
         axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
+        return figure
+    return _draw_columns(data, x.flatten(1), samples.flatten(1))
+
+
+def _draw_columns(data: Dataset, x: Tensor, samples: Tensor) -> Figure:
+    if data.columns:
+        x, samples = data.in_file_units(x), data.in_file_units(samples)
+    columns = data.columns or [Column(f"x{i + 1}", "continuous") for i in range(x.shape[1])]
+    drawn = [i for i in range(x.shape[1]) if not x[:, i].isnan().all()][:MAX_DRAWN_COLUMNS]
+    in_a_row = min(len(drawn), COLUMNS_IN_A_ROW)
+    rows = math.ceil(len(drawn) / in_a_row)
+    figure = Figure(figsize=(3.4 * in_a_row, 2.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, in_a_row, squeeze=False).ravel()
+    for one, i in zip(axes, drawn, strict=False):
+        whole = columns[i].kind in ("count", "binary", "category")
+        plots.column(x[:, i], samples[:, i], whole, columns[i].categories, columns[i].name, one)
+    for one in axes[len(drawn) :]:
+        one.set_axis_off()
     return figure
+
+
+def _white(data: Dataset) -> float:
+    """Returns the value of a pixel that is drawn at the end of the scale."""
+    return data.test_x.max().item() if data.kind == "count" else 1.0
+
+
+def _labels(data: Dataset) -> Tensor | None:
+    """Returns the labels of the test data that are drawn, or None if each datum has none or several."""
+    _, *labels = data.arguments("test")
+    fits = len(labels) == 1 and labels[0].dim() == 1
+    return labels[0][:MAX_DRAWN_POINTS] if fits else None
 
 
 def _draw_latent(run: Run) -> Figure:
@@ -75,8 +101,7 @@ def _draw_latent(run: Run) -> Figure:
     figure, axes = plots.figure_row(1)
     if len(busiest) == 1:
         means, busiest = torch.cat((means, torch.randn_like(means)), 1), [0, 1]
-    labels = run.data.arguments("test")[1][:MAX_DRAWN_POINTS]
-    plots.latent_space(means[:, busiest], labels, "posterior means, test data", axes[0])
+    plots.latent_space(means[:, busiest], _labels(run.data), "posterior means, test data", axes[0])
     axes[0].set(xlabel=f"$z_{{{busiest[0] + 1}}}$", ylabel=f"$z_{{{busiest[1] + 1}}}$")
     return figure
 
@@ -84,31 +109,6 @@ def _draw_latent(run: Run) -> Figure:
 def _draw_reconstructions(run: Run) -> Figure:
     args = on_device_of(run.vae.model, tuple(arg[:12] for arg in held_out_arguments(run.vae, run.data)))
     figure, axes = plots.figure_row(1, width=9.0, height=2.0)
-    plots.reconstructions(args[0], run.vae.reconstruct(*args), axes=axes[0])
-    return figure
-
-
-def draw_estimates(estimates: Evaluation) -> Figure | None:
-    """Draws bounds against draws, and what each method fell short of the best in its seconds.
-
-    Returns None if no importance sampling is among the estimates.
-    """
-    found = (one.estimate for one in estimates.measured)
-    sampled = [estimate for estimate in found if isinstance(estimate, MarginalLikelihood)]
-    if not sampled:
-        return None
-    largest = max(sampled, key=lambda estimate: estimate.num_samples)
-    annealed = {
-        one.method: (one.estimate.mean, one.estimate.monte_carlo_error)
-        for one in estimates.measured
-        if one.method.startswith("ais_")
-    }
-    figure, axes = plots.figure_row(1 + (len(estimates.measured) > 1), width=4.5)
-    errors = largest.bounds_error.square().sum(1).sqrt() / len(largest.value)
-    plots.bounds(largest.bound_sizes, largest.bounds.mean(1), errors, annealed, axes[0])
-    if len(axes) > 1:
-        measured = {
-            one.method: (one.seconds, one.estimate.mean, one.estimate.monte_carlo_error) for one in estimates.measured
-        }
-        plots.below_the_best(measured, axes[1])
+    white = _white(run.data)
+    plots.reconstructions(args[0] / white, run.vae.reconstruct(*args) / white, axes=axes[0])
     return figure

@@ -2,7 +2,7 @@
 
 import torch
 
-from pyrovae.common import require, require_count
+from pyrovae.common import as_arguments, require, require_count
 from pyrovae.data import Dataset
 from pyrovae.models import VAE
 
@@ -21,4 +21,4 @@ def first_test_data(vae: VAE, data: Dataset, num_data: int | None) -> tuple[torc
 
 def held_out_arguments(vae: VAE, data: Dataset) -> tuple[torch.Tensor, ...]:
     """Returns what model and guide of `vae` take, for all test data: x, and y for each condition."""
-    return data.arguments("test")[: 1 + vae.num_conditions]
+    return as_arguments(vae, (data.arguments("test"),))

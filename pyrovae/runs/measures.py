@@ -4,6 +4,8 @@ import math
 import time
 from typing import cast
 
+import torch
+
 from pyrovae.common import local_seed, on_device_of, require_count
 from pyrovae.data import Dataset
 from pyrovae.evaluation import (
@@ -21,6 +23,7 @@ from pyrovae.evaluation import (
 from pyrovae.models import VAE, priors
 from pyrovae.objectives import MAX_STATES
 from pyrovae.runs.held_out import first_test_data
+from pyrovae.runs.own_data import nats_of_units
 
 IWAE_PARTICLES = 50
 MAX_ENUMERATED_PAIRS = 5_000_000  # of a code and a datum
@@ -48,6 +51,7 @@ def measure(
     Returns:
         By name: `elbo`, `iwae_50`, `log_px` (importance sampling), `log_px_quadrature` (one or two latent dimensions),
         `log_px_enumeration` (codes of few bits) and `data_log_density` (if the data's own density is known).
+        `log_px_in_file_units` is `log_px` in the units of the file, if columns of a table were standardised.
         `*_standard_error` is the Monte Carlo error of the mean, `*_data_error` the standard error of the mean over
         data. `measure` says what `elbo` is: the ELBO, a cross-entropy bound for grey pixels under a Bernoulli, or the
         reconstruction of an autoencoder; the latter two have no log p(x). `active_units` and `collapse` tell what the
@@ -59,7 +63,9 @@ def measure(
     require_count("num_samples", num_samples)
     args = first_test_data(vae, data, num_data)
     x = args[0]
-    measure = "ELBO" if vae.likelihood.has_density(x) else "cross-entropy bound"
+    filler = torch.as_tensor(vae.likelihood.filler, dtype=x.dtype, device=x.device)  # in place of missing cells
+    has_density = vae.likelihood.has_density(torch.where(x.isnan(), filler, x))
+    measure = "ELBO" if has_density else "cross-entropy bound"
     measure = measure if vae.posterior_family.has_density else "reconstruction"
     started = time.perf_counter()
     result: dict[str, float | int | str | None] = {"dataset": data.name, "kind": data.kind, "measure": measure}
@@ -78,6 +84,8 @@ def measure(
             )
     result |= _entries("elbo", elbo)
     result |= _entries(f"iwae_{IWAE_PARTICLES}", iwae) | _entries("log_px", marginal)
+    lower = nats_of_units(data, x)
+    result["log_px_in_file_units"] = None if marginal is None or lower is None else marginal.mean - lower
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()
     result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "log_px_enumeration": None}

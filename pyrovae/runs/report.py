@@ -8,9 +8,10 @@ from tabulate import tabulate
 
 from pyrovae.common import check_unwritten
 from pyrovae.evaluation import Evaluation
-from pyrovae.runs.figures import draw_estimates, save_figures
+from pyrovae.runs.figures import save_figures
+from pyrovae.runs.own_sources import short_name
 from pyrovae.runs.run import Run
-from pyrovae.runs.tables import results_table
+from pyrovae.runs.tables import columns_table, results_table
 
 EVALUATION_FILES, ESTIMATES_FILES = ("evaluation.json", "report.md"), ("estimates.json", "estimates.md")
 
@@ -18,6 +19,10 @@ NOTE_ON_BOUNDS = """\
 Nats per datum, higher is better; in brackets the Monte Carlo error (for quadrature: a bound on its error).
 Everything is measured at beta = 1, whatever training used. ELBO and IWAE bound are lower bounds on log p(x) in
 expectation, and importance sampling is one too: it is low where many points have Pareto k > 0.7.
+"""
+NOTE_ON_UNITS = """\
+Bounds and log p(x) are of the standardised columns. In the units of the file, log p(x) of a row is lower by the sum of
+the logs of the standard deviations of its observed cells in those columns.
 """
 NOTES_WITHOUT_DENSITY = {
     "cross-entropy bound": """\
@@ -57,13 +62,17 @@ def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> 
         note += f"\n{evaluation['collapse']}.\n"
     config = tabulate([(name, value) for name, value in vars(run.config).items()], ("setting", "value"), "github")
     images = "\n".join(f"![{path.stem}](figures/{path.name})" for path in figures)
-    text = f"# {run.config.dataset}, {run.config.objective}\n\n{table}\n\n{note}\n{images}\n\n{config}\n"
+    if evaluation["log_px_in_file_units"] is not None:
+        note += f"\n{NOTE_ON_UNITS}"
+    columns = f"{columns_table(run.data, 'github')}\n\n" if run.data.columns else ""
+    title = f"# {short_name(run.config.dataset)}, {run.config.objective}"
+    text = f"{title}\n\n{table}\n\n{note}\n{images}\n\n{columns}{config}\n"
     (run.folder / "report.md").write_text(text)
     (run.folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
 
 
 def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False) -> None:
-    """Writes estimates.json, estimates.md and, if importance sampling is among them, figures/estimates.png.
+    """Writes estimates.json, estimates.md and figures/estimates.png.
 
     Raises:
         InputError: earlier estimates are there, and `overwrite` is false
@@ -71,10 +80,7 @@ def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False
     check_unwritten(folder, overwrite, ESTIMATES_FILES)
     content = {"estimates": estimates.rows(), "verdict": estimates.verdict}
     (folder / "estimates.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    image = ""
-    figure = draw_estimates(estimates)
-    if figure is not None:
-        (folder / "figures").mkdir(exist_ok=True)
-        figure.savefig(folder / "figures/estimates.png", dpi=120)
-        image = "\n![bounds against samples and seconds](figures/estimates.png)\n"
+    (folder / "figures").mkdir(exist_ok=True)
+    estimates.plot().savefig(folder / "figures/estimates.png", dpi=120)
+    image = "\n![bounds against samples and seconds](figures/estimates.png)\n"
     (folder / "estimates.md").write_text(f"{estimates.table('github')}\n\n{estimates.verdict}\n{image}")

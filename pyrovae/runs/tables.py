@@ -1,11 +1,16 @@
 """The tables of a run: its measures with their errors, and its history."""
 
-import math
 from collections.abc import Mapping
 
+import torch
+from torch import Tensor
+
 from pyrovae.common import right_aligned
+from pyrovae.data import Column, Dataset
 from pyrovae.runs.measures import IWAE_PARTICLES
 from pyrovae.training import History
+
+MOST_COLUMNS = 50
 
 
 def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> str:
@@ -20,14 +25,15 @@ def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> s
         first["measure"]: ("elbo", "elbo_standard_error"),
         f"IWAE-{IWAE_PARTICLES} bound": (f"iwae_{IWAE_PARTICLES}", f"iwae_{IWAE_PARTICLES}_standard_error"),
         f"log p(x), importance sampling, {first['num_samples']:,}": ("log_px", "log_px_standard_error"),
+        "log p(x), in the units of the file": ("log_px_in_file_units", "log_px_standard_error"),
         "log p(x), quadrature": ("log_px_quadrature", "log_px_quadrature_error"),
         "log p(x), enumeration": ("log_px_enumeration", None),
         "exact log-density of the data": ("data_log_density", None),
     }
     lines = []
     for label, (name, error) in rows.items():
-        if any(r[name] is not None for r in results.values()):
-            lines.append([label, *(_with_error(r[name], r[error] if error else None) for r in results.values())])
+        if any(r.get(name) is not None for r in results.values()):
+            lines.append([label, *(_with_error(r.get(name), r[error] if error else None) for r in results.values())])
     if first["log_px"] is not None:
         errors = (r["log_px_data_error"] for r in results.values())
         lines.append(["standard error over data", *("unknown" if e is None else f"{e:.3f}" for e in errors)])
@@ -48,12 +54,27 @@ def _with_error(value: float | None, error: float | None) -> str:
     return f"{value:.3f} ({error:.2g})"
 
 
-def history_table(history: History, rows: int = 10) -> str:
-    """Returns a table of at most `rows` epochs, evenly spaced, the last among them."""
-    records = history.records()
-    step = math.ceil(len(records) / rows)
-    chosen = records[len(records) - 1 :: -step][::-1]
-    columns = [name for name in chosen[0] if chosen[-1][name] is not None]
-    formats = {"epoch": "d", "lr": ".1e"}
-    lines = [[format(record[name], formats.get(name, ".3f")) for name in columns] for record in chosen]
-    return right_aligned(lines, columns, left=0)
+def history_table(history: History) -> str:
+    """Returns the table of a history."""
+    return history.table()
+
+
+def columns_table(data: Dataset, tablefmt: str = "simple") -> str:
+    """Returns a table of the first 50 columns of a data set: what each was taken for, its values, its missing cells."""
+    x = torch.cat((data.train_x, data.validation_x, data.test_x))
+    lines = []
+    for column, values in list(zip(data.columns, x.unbind(1), strict=True))[:MOST_COLUMNS]:
+        missing = values.isnan()
+        lines.append([column.name, column.kind, _values_of(column, values[~missing]), f"{missing.double().mean():.1%}"])
+    table = right_aligned(lines, ["column", "kind", "values", "missing"], tablefmt, left=3)
+    more = len(data.columns) - MOST_COLUMNS
+    return f"{table}\n\n... and {more:,} more columns" if more > 0 else table
+
+
+def _values_of(column: Column, values: Tensor) -> str:
+    if column.categories:
+        shown = ", ".join(column.categories[:4])
+        return shown + (f", ... ({len(column.categories)})" if len(column.categories) > 4 else "")
+    if column.sd is not None:
+        return f"mean {column.mean:.4g}, sd {column.sd:.4g}: standardised"
+    return f"{values.min().item():.4g} to {values.max().item():.4g}"

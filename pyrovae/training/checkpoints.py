@@ -39,7 +39,7 @@ class Checkpoints:
 
     `fit` resumes from a checkpoint if it is of the same data, optimiser and model. For this it holds their fingerprints
     and the loss at its parameters. If a model changes something about itself during training, it must keep it in a
-    buffer. If the training had ended, `fit` warns that nothing was trained.
+    buffer. If the training had ended, `fit` goes on with it for more epochs, or warns that nothing was trained.
 
     Args:
         folder: the folder; it is made when the first checkpoint is written.
@@ -63,6 +63,8 @@ class Checkpoints:
         ['checkpoint.pt', 'checkpoint-previous.pt']
         >>> kept.load()["position"]["done"]
         True
+        >>> pv.fit(make(), x, epochs=3, seed=0, checkpoints=kept).epoch  # the third is trained now
+        [1, 2, 3]
     """
 
     def __init__(

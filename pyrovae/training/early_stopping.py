@@ -21,6 +21,13 @@ class EarlyStopping:
         self.tensors, self.patience = tensors, patience
         self.best_elbo, self.epochs_without_improvement = -math.inf, 0
         self.best_values: list[Tensor] | None = None
+        self.last_values: list[Tensor] | None = None
+        """The values that `restore_best` replaced, from which a longer training goes on."""
+
+    @property
+    def has_run_out(self) -> bool:
+        """True if the validation ELBO has not improved for `patience` epochs."""
+        return self.patience is not None and self.epochs_without_improvement >= self.patience
 
     def should_stop(self, elbo: float | None) -> bool:
         """Takes note of the validation ELBO after an epoch, and returns True if training should stop there."""
@@ -32,20 +39,35 @@ class EarlyStopping:
             self.best_values = [tensor.detach().clone() for tensor in self.tensors]
         else:
             self.epochs_without_improvement += 1
-        return self.epochs_without_improvement >= self.patience
+        return self.has_run_out
 
     def restore_best(self) -> None:
         """Puts the tensors back to their values at the best validation ELBO."""
         if self.best_values is not None:
+            self.last_values = self.last_values or [tensor.detach().clone() for tensor in self.tensors]
             copy_values(self.tensors, self.best_values)
+
+    def restore_last(self) -> None:
+        """Undoes `restore_best`, so that the training goes on from where it was."""
+        if self.last_values is not None:
+            copy_values(self.tensors, self.last_values)
+            self.last_values = None
 
     def to_dict(self) -> dict[str, object]:
         """Returns the record that a checkpoint holds."""
-        return {"elbo": self.best_elbo, "waited": self.epochs_without_improvement, "values": self.best_values}
+        return {
+            "elbo": self.best_elbo,
+            "waited": self.epochs_without_improvement,
+            "values": self.best_values,
+            "last": self.last_values,
+        }
 
     def restore(self, saved: dict) -> None:
         """Takes over what `to_dict` returned when the checkpoint was written."""
         self.best_elbo, self.epochs_without_improvement = saved["elbo"], saved["waited"]
-        if saved["values"] is not None:
-            pairs = zip(self.tensors, saved["values"], strict=True)
-            self.best_values = [value.to(tensor.device) for tensor, value in pairs]
+        self.best_values, self.last_values = self._here(saved["values"]), self._here(saved.get("last"))
+
+    def _here(self, values: list[Tensor] | None) -> list[Tensor] | None:
+        if values is None:
+            return None
+        return [value.to(tensor.device) for tensor, value in zip(self.tensors, values, strict=True)]

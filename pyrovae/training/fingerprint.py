@@ -11,8 +11,8 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from pyrovae.common import fixed_generators, is_validation_error, require
-from pyrovae.data import Batch, Dataset, mapped
+from pyrovae.common import as_tensor, fixed_generators, has_numbers, is_validation_error, require
+from pyrovae.data import Batch, Dataset, Rows, mapped
 from pyrovae.programs import ProgramPair
 from pyrovae.training.data_count import DataCount
 from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values
@@ -32,9 +32,11 @@ def digest(values: Iterable[object]) -> str:
     found = hashlib.sha256()
 
     def add(value: object) -> None:
+        if has_numbers(value):
+            value = as_tensor("x", value)
         if isinstance(value, Tensor):
             found.update(str(tuple(value.shape)).encode())
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         elif isinstance(value, PackedSequence):
             for part in value:
                 add(part)
@@ -182,8 +184,8 @@ def _described(value: Tensor) -> str:
 def data_digests(data: object, validation: object, first: Batch, again: Callable[[], Batch]) -> dict[str, str | None]:
     """Returns digests of the training data and of the validation data; None where they are not known.
 
-    All of a data set or a tensor is digested, but only the `first` batch of an iterable. `again()` draws that batch
-    once more: if it comes out different, the data are not known.
+    All of a data set or of data as a whole is digested, but only the `first` batch of an iterable. `again()` draws that
+    batch once more: if it comes out different, the data are not known.
     """
     training: str | None
     if isinstance(data, Dataset):
@@ -191,12 +193,12 @@ def data_digests(data: object, validation: object, first: Batch, again: Callable
         training = digest((*data.arguments("train"), *grey))
         if validation is None and len(data.validation_x):
             validation = data.arguments("validation")
-    elif isinstance(data, Tensor):
-        training = digest((data,))
+    elif isinstance(data, Rows):
+        training = digest(data.parts)
     else:
         training = digest(first)
         training = training if training == digest(again()) else None
-    held_out = (validation,) if isinstance(validation, Tensor) else validation
+    held_out = validation.parts if isinstance(validation, Rows) else validation
     validated = None
     if isinstance(held_out, tuple) and all(isinstance(part, Tensor) for part in held_out):
         validated = digest(held_out)

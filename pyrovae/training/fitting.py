@@ -1,15 +1,14 @@
 """`fit`: stochastic variational inference over epochs, with the steps of `pyro.infer.SVI`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae.common import Workers, choose_device, derived_seed, local_seed, progress_bar
-from pyrovae.data import Dataset
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.history import History
 from pyrovae.training.loop import Loop
@@ -20,9 +19,10 @@ from pyrovae.training.settings import FitSettings
 
 def fit(
     vae: Any,
-    data: Dataset | Tensor | Iterable | None,
+    data: Any,
     *,
     epochs: int,
+    steps_per_epoch: int | None = None,
     objective: str | ELBO | Mapping[int, str | ELBO] = "elbo",
     num_particles: int | None = None,
     alpha: float | None = None,
@@ -35,7 +35,7 @@ def fit(
     beta_schedule: str | Callable[[float], float] = "constant",
     max_grad_norm: float | None = None,
     compile: bool | str = "auto",
-    validation: Tensor | Iterable | None = None,
+    validation: Any = None,
     patience: int | None = None,
     nonfinite: str = "stop",
     device: str | torch.device = "auto",
@@ -56,22 +56,28 @@ def fit(
 
     Sites outside the data plate are of all N data together. In a batch of B they count by B / N, so that every step
     follows the bound on all data, divided by N: under our objectives and under Pyro's. N is the length of a `Dataset`
-    or a tensor; an iterable must have a length, and its data are counted before the first step. Where the program
-    declares N itself, as `pyro.plate("data", N, subsample_size=len(x))` does, it is taken as it is.
+    or of data given at once; an iterable must have a length, and its data are counted before the first step. Where the
+    program declares N itself, as `pyro.plate("data", N, subsample_size=len(x))` does, it is taken as it is.
 
-    Within `pv.workers.process_group` every process takes its rows of each batch (`data` a `Dataset` or a tensor), and
-    the gradients are those of the whole batch. The first process writes checkpoints and shows progress.
+    Within `pv.workers.process_group` every process takes its rows of each batch (`data` a `Dataset` or all at once).
+    The gradients are those of the whole batch. The first process writes checkpoints and shows progress.
 
     Args:
         vae: a VAE, or anything with a `model` and a `guide`, such as a named tuple of a function and an autoguide.
             All parameters must be registered at the first batch. Afterwards the pair is still on `device`, and a module
             is in `eval()` mode.
-        data: a `Dataset` (trained on its training data, validated on its validation data), a tensor `(N, ...)`, or any
-            iterable, such as a `DataLoader`, that yields batches again at each epoch. The items of a tuple or a list
-            are the arguments of model and guide; anything else, such as a tensor, a dict or a `PackedSequence`, is one
-            argument. A pair is given no more arguments than it takes, and a conditional VAE as many y as it has
-            conditions. None is for programs without arguments, and makes one step an epoch.
-        epochs: the number of passes through the data.
+        data: a `Dataset` (trained on its training data, validated on its validation data); all data at once, as a
+            tensor, an array or a frame `(N, ...)`, or a tuple of them, `(x, y)`, or a `TensorDataset`; or any iterable,
+            such as a `DataLoader`, that yields batches again at each epoch. The items of a batch that is a tuple or a
+            list are the arguments of model and guide; anything else, such as a tensor, a dict or a `PackedSequence`, is
+            one argument. A pair is given no more arguments than it takes, and a conditional VAE as many y as it has
+            conditions. A VAE takes a dict by its fields x and y (y_1, y_2, ... of several conditions), and what has
+            another dtype is converted to its own if that loses nothing. A program of another pair is given tensors as
+            they are. None is for programs without arguments, and makes one step an epoch.
+        epochs: the number of passes through the data, or of sets of `steps_per_epoch` steps.
+        steps_per_epoch: the number of steps of an epoch, for data that never end, such as a generator or an
+            `IterableDataset`: the batches go on from one epoch to the next, and begin again where they end. None makes
+            each epoch one pass through the data.
         objective: a name, also with settings, as in `"dreg(num_particles=64)"` (see `pv.objectives.from_text`), or a
             `pyro.infer.ELBO`. Or several, each used from an epoch on: `{1: "elbo", 51: "iwae(num_particles=50)"}`; the
             optimiser and its schedule go on.
@@ -80,15 +86,17 @@ def fit(
         lr: the learning rate; None is that of a Pyro optimiser or a `functools.partial`, else 0.001.
         optimizer: `optimizer(parameters, lr=lr)` makes one of `torch.optim`; or one of `pyro.optim`.
         schedule: "constant", "cosine" (decays to 0 over the epochs), or a function that makes one of
-            `torch.optim.lr_scheduler` from the optimiser. It is stepped once an epoch.
+            `torch.optim.lr_scheduler` from the optimiser. It is stepped once an epoch. A `ReduceLROnPlateau` is stepped
+            with minus the validation ELBO, or without validation data with the loss, and with the ELBO or minus the
+            loss if its mode is "max". With `threshold_mode="abs"` its threshold is in nats per datum.
         beta_schedule: a name or function of `pv.schedules`, from the share of the training that is done to a factor on
             the VAE's beta. Afterwards beta is what it was.
         max_grad_norm: gradients per datum are clipped to this norm; None leaves them as they are.
         compile: traces, compiles and replays steps, which gives the same numbers to rounding (see `CompiledSVI`).
             "auto" compiles where it pays for the seconds that it takes: 2,000 steps or more.
-        validation: a tensor or an iterable of batches, in place of the data set's own. After each epoch its ELBO is
-            estimated from the same draws, which leave the training's stream of random numbers alone. It is of the data
-            and of their own latents, without the KL of latents that all data share.
+        validation: all data at once or an iterable of batches, in place of the data set's own. After each epoch its
+            ELBO is estimated from the same draws, which leave the training's stream of random numbers alone. It is of
+            the data and of their own latents, without the KL of latents that all data share.
         patience: training stops after this number of epochs without a better validation ELBO, and the best parameters
             are restored. None trains through all epochs.
         nonfinite: "stop" at a loss or gradient that is not finite, or "skip" that step; `History` counts them.
@@ -98,7 +106,12 @@ def fit(
             training, the training resumes from there and ends with the same bits as one that was never interrupted.
             When it resumes in the middle of an epoch, an iterable's batches already used are drawn again, from
             generators as they were at the start of the epoch, and skipped: their order must be drawn then, as by a
-            `DataLoader`.
+            `DataLoader`. With `steps_per_epoch` those of the present pass through the data are, which may be many.
+
+            With more epochs than the checkpoint was written for, the training goes on as if it had been begun with
+            them, to the bit, also if it had ended (to rounding if "auto" chooses to compile the longer training).
+            This needs the constant `beta_schedule` and a `schedule` that does not depend on the number of epochs. A
+            training that stopped early goes on with more patience.
         progress: shows a progress bar; None does on a terminal.
         on_start: is called with the `History` of the epochs that are done, before the first step.
         on_epoch: is called with each epoch's record. Both are called in evaluation mode, and what they draw does not
@@ -125,6 +138,7 @@ def fit(
     """
     settings = FitSettings(
         epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
         objective=objective,
         objective_settings={
             "num_particles": num_particles,

@@ -1,11 +1,21 @@
 """The record of a training: its finished epochs, and the place in the present one."""
 
+import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import pyrovae.plots as plots
+from pyrovae.common import data_frame, require, right_aligned, with_lines_below
+
+FORMATS = {"epoch": "d", "skipped": "d", "lr": ".1e"}
+ROWS = 10
 
 
 @dataclass
 class History:
-    """One entry per finished epoch, in nats per datum where an entry is a loss, a bound or a KL.
+    """One entry per finished epoch, in nats per datum where an entry is a loss, a bound or a KL; prints as a table.
 
         elbo = reconstruction - kl
 
@@ -51,13 +61,78 @@ class History:
         columns = asdict(self)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
+    def to_pandas(self) -> Any:
+        """Returns a `pandas.DataFrame` with a row for each epoch and the attributes as columns.
+
+        `loss`, `elbo`, `reconstruction` and `kl` are in nats per datum, `seconds` in seconds. Raises `InputError` if
+        pandas is not installed.
+        """
+        return data_frame(asdict(self))
+
+    def table(self, tablefmt: str = "simple") -> str:
+        """Returns a table of at most ten epochs, evenly spaced, the last among them.
+
+        Args:
+            tablefmt: a table format of `tabulate`, for example "simple", "github" or "html".
+        """
+        records = self.records()
+        require(len(records) > 0, "the history must have an epoch, and has none")
+        chosen = records[:: -math.ceil(len(records) / ROWS)][::-1]
+        columns = [name for name, value in chosen[-1].items() if value is not None]
+        lines = [[format(record[name], FORMATS.get(name, ".3f")) for name in columns] for record in chosen]
+        return right_aligned(lines, columns, tablefmt, left=0)
+
+    def plot(self) -> Figure:
+        """Returns a figure of the loss against the epoch, in nats per datum, and with validation data of its ELBO.
+
+        The ELBO then stands beside the loss with its sign changed, and its two terms have axes of their own. Raises
+        `InputError` if no epoch is done.
+
+        Example:
+            >>> vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
+            >>> history = pv.fit(vae, torch.randn(9, 2), epochs=2)
+            >>> history.plot().axes[0].get_ylabel()
+            'nats per datum'
+        """
+        require(len(self.epoch) > 0, "the history must have an epoch, and has none")
+        elbo, reconstruction, kl = (
+            [value for value in column if value is not None] for column in (self.elbo, self.reconstruction, self.kl)
+        )
+        figure, axes = plots.figure_row(3 if elbo else 1)
+        curves = {"training loss": self.loss}
+        if elbo:
+            curves["minus validation ELBO"] = [-value for value in elbo]
+            plots.training_curve(self.epoch, {"": reconstruction}, "validation reconstruction, nats", axes[1])
+            plots.training_curve(self.epoch, {"": kl}, "validation KL, nats", axes[2])
+        plots.training_curve(self.epoch, curves, "nats per datum", axes[0])
+        return figure
+
+    def __repr__(self) -> str:
+        if not self.epoch:
+            return "no epochs yet"
+        return f"{self.table()}\n{self._summary}"
+
+    def _repr_html_(self) -> str:
+        return with_lines_below(self.table("html"), self._summary) if self.epoch else repr(self)
+
+    @property
+    def _summary(self) -> str:
+        """The number of epochs, their time and the best of them."""
+        text = f"{len(self.epoch)} epochs in {sum(self.seconds):.1f} s"
+        known = {epoch: elbo for epoch, elbo in zip(self.epoch, self.elbo, strict=True) if elbo is not None}
+        if not known:
+            return text
+        best = max(known, key=lambda epoch: known[epoch])
+        return f"{text}; best validation ELBO {known[best]:.3f} nats per datum, after epoch {best}"
+
 
 @dataclass
 class Position:
     """The place in a training: in `epoch`, `step` batches are done, with sums over their `count` data.
 
     `total` is the sum of the losses, `skipped` the number of steps left out, `seconds` the time spent in the epoch, and
-    `done` says that no epoch is left.
+    `done` says that no epoch is left. Where an epoch is a number of steps, the present pass through the data has given
+    `in_pass` batches.
     """
 
     epoch: int = 1
@@ -67,3 +142,4 @@ class Position:
     skipped: int = 0
     seconds: float = 0.0
     done: bool = False
+    in_pass: int = 0

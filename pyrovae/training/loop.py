@@ -18,9 +18,10 @@ from pyrovae.common import (
     set_all_generator_states,
     warn,
 )
-from pyrovae.data import Batch, scale_hint_of
+from pyrovae.data import Batch, Epoch, scale_hint_of
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.history import History, Position
+from pyrovae.training.optimizers import step_schedule
 from pyrovae.training.pair_modules import in_mode, modules_of
 from pyrovae.training.preparation import Training
 from pyrovae.training.saving import Saver
@@ -40,6 +41,8 @@ class Loop:
         self.saver = Saver(self.state, checkpoints)
         self.steps = Steps(training, settings, self.saver)
         self.num_batches = math.inf
+        self._present: Iterator[Batch] | None = None
+        """The batches left of the present pass, where an epoch is a number of steps."""
 
     def run(
         self, bar: tqdm, on_start: Callable[[History], None], on_epoch: Callable[[dict[str, float | None]], None]
@@ -104,12 +107,12 @@ class Loop:
         if position.count == 0:
             large = scale_hint_of(self.training.source, batch)
             raise InputError(f"{large}every step of epoch {position.epoch} was skipped: none had a finite gradient")
-        lr = state.optimizer.param_groups[0]["lr"]
-        state.scheduler.step()
         for buffer in state.buffers.values():  # the processes have seen different data, and take those of the first
             self.workers.agreed(buffer)
         terms = self.training.validation.terms(position.epoch)
+        lr = state.optimizer.param_groups[0]["lr"]
         record = {"epoch": position.epoch, "loss": position.total / position.count, **terms, "lr": lr}
+        step_schedule(state.scheduler, record)
         record["skipped"] = position.skipped if self.settings.nonfinite == "skip" else None
         if position.skipped:
             warn(
@@ -118,8 +121,10 @@ class Loop:
         record["seconds"] = before + time.perf_counter() - started
         state.history.append(record)
         enough = state.early_stopping.should_stop(record["elbo"])
-        state.position = Position(position.epoch + 1, done=enough or position.epoch == self.settings.epochs)
-        state.epoch_start = None
+        done = enough or position.epoch == self.settings.epochs
+        state.position = Position(position.epoch + 1, done=done, in_pass=position.in_pass)
+        if self.settings.steps_per_epoch is None:
+            state.epoch_start = None
         return record
 
     def _until_a_signal(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -137,23 +142,42 @@ class Loop:
             yield batch
 
     def _batches(self) -> Iterator[Batch]:
-        """Returns the batches of this epoch that are left.
+        """Returns the batches of this epoch that are left."""
+        if isinstance(self.training.vae, nn.Module):
+            self.training.vae.train()
+        if self.settings.steps_per_epoch is not None:
+            self.num_batches = self.settings.steps_per_epoch
+            return self._steps(self.settings.steps_per_epoch)
+        epoch = self._pass(self.state.position.step)
+        self.num_batches = epoch.num_batches or math.inf  # if it is not known, beta moves by whole epochs
+        return epoch.batches
 
-        When training resumes in the middle of an epoch, the batches already used are drawn again and skipped.
-        """
+    def _steps(self, steps_per_epoch: int) -> Iterator[Batch]:
+        """Yields the batches of this epoch that are left, from passes that go on from epoch to epoch."""
+        state, position = self.state, self.state.position
+        if self._present is None:
+            self._present = self._pass(position.in_pass).batches
+        for _ in range(position.step, steps_per_epoch):
+            batch = next(self._present, None)
+            if batch is None:
+                state.epoch_start, position.in_pass = None, 0
+                self._present = self._pass(0).batches
+                batch = next(self._present)
+            position.in_pass += 1
+            yield batch
+
+    def _pass(self, num_used: int) -> Epoch:
+        """Begins a pass through the data, or resumes it: the batches already used are drawn again and skipped."""
         state, now = self.state, None
         if state.epoch_start is None:
             state.epoch_start = all_generator_states(state.generators)
         else:  # the order is drawn as when the epoch began; drawing it must not move the generators of the next step
             now = all_generator_states(state.generators)
             set_all_generator_states(state.epoch_start, state.generators)
-        if isinstance(self.training.vae, nn.Module):
-            self.training.vae.train()
         epoch = self.training.batches()
-        self.num_batches = epoch.num_batches or math.inf  # if it is not known, beta moves by whole epochs
-        batches = iter(epoch)
-        for _ in range(state.position.step):
-            require(next(batches, None) is not None, "the data must be those of the checkpoint, and have fewer batches")
+        for _ in range(num_used):
+            skipped = next(epoch.batches, None)
+            require(skipped is not None, "the data must be those of the checkpoint, and have fewer batches")
         if now is not None:
             set_all_generator_states(now, state.generators)
-        return batches
+        return epoch

@@ -1,7 +1,8 @@
 """Makes torch's optimiser and learning-rate schedule from the caller's, and checks them before a step is taken."""
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -9,8 +10,9 @@ import torch
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyrovae.common import InputError, first_line, require, require_choice, require_number, shown
+from pyrovae.common import InputError, first_line, require, require_choice, require_number, shown, warn
 
 LEARNING_RATE_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
@@ -107,9 +109,45 @@ def make_schedule(
     needed = ("step", "state_dict", "load_state_dict")
     rule = "schedule must make one of torch.optim.lr_scheduler of an optimiser"
     require(all(callable(getattr(made, name, None)) for name in needed), f"{rule}, got {shown(made)}")
-    metric = _needs_arguments(made.step)
-    require(not metric, f"schedule must be stepped without a metric, and {type(made).__name__} is not")
+    metric = _needs_arguments(made.step) and not isinstance(made, ReduceLROnPlateau)
+    rule = "schedule must be stepped without a metric, or be a ReduceLROnPlateau"
+    require(not metric, f"{rule}, and {type(made).__name__} is neither")
     return made
+
+
+def step_schedule(scheduler: Any, record: Mapping[str, float | None]) -> None:
+    """Steps the schedule after the epoch of this record; a `ReduceLROnPlateau` is given what its mode asks for.
+
+    That is the validation ELBO where it maximises and minus that where it minimises; without validation data, minus the
+    training loss or the loss.
+    """
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step()
+        return
+    elbo = -cast(float, record["loss"]) if record["elbo"] is None else record["elbo"]
+    metric = elbo if scheduler.mode == "max" else -elbo
+    if metric < 0 and scheduler.threshold_mode == "rel" and scheduler.threshold > 0:
+        warn(
+            "ReduceLROnPlateau takes a slightly worse value for a better one where its metric is below 0 and "
+            'threshold_mode is "rel": say threshold_mode="abs", and threshold in nats'
+        )
+    scheduler.step(metric)
+
+
+def check_schedule_of(
+    where: str, scheduler: Any, optimizer: torch.optim.Optimizer, records: Iterable[Mapping[str, float]]
+) -> None:
+    """Checks that the caller's schedule would have given the learning rates of these epochs, by stepping it through.
+
+    It has not been stepped before, and its state must be loaded afterwards. Raises `InputError` if it would not: it is
+    another one, or depends on a number of epochs that has changed.
+    """
+    for record in records:
+        was, now = record["lr"], optimizer.param_groups[0]["lr"]
+        rule = f"{where} was begun with another schedule (lr {was:g} in epoch {record['epoch']}, and now {now:g})"
+        same = math.isclose(was, now, rel_tol=1e-6, abs_tol=1e-12)
+        require(same, f"{rule}: one that goes on for more epochs must not depend on their number")
+        step_schedule(scheduler, record)
 
 
 def check_schedule(schedule: object) -> None:

@@ -1,21 +1,22 @@
 """Builds everything that a training needs, and checks the pair on its first batch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae.common import derived_seed, require
-from pyrovae.data import Batch, Batches, Dataset, batches_of, first_batch, generators_of
+from pyrovae.data import Batch, Batches, Dataset, Rows, batches_of, first_batch, generators_of, whole_data
 from pyrovae.programs import AS_IT_COMES
 from pyrovae.training.beta_schedules import ScheduledBeta
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.early_stopping import EarlyStopping
 from pyrovae.training.fingerprint import Fingerprint, data_digests
 from pyrovae.training.gradients import BatchGradients, compiles, gradients_of
+from pyrovae.training.one_time import OneTime, is_one_time
 from pyrovae.training.optimizers import make_optimizer, make_schedule, unusual_settings
 from pyrovae.training.pair_checks import PairChecks
 from pyrovae.training.pair_modules import buffers_of
@@ -30,8 +31,10 @@ class TrainingData:
 
     Args:
         vae: the pair, by which the data are checked.
-        source: a data set, a tensor or an iterable of batches; None for a pair without arguments.
-        validation: a tensor or an iterable of batches to validate on; None takes the data set's own, if there are any.
+        source: a data set, data as a whole or an iterable of batches; None for a pair without arguments. Where an epoch
+            is a number of steps, an iterator that cannot begin again will do.
+        validation: data as a whole or an iterable of batches to validate on; None takes the data set's own, if there
+            are any.
         settings: give the size of a batch, and say whether validation data are needed.
         device: the device that batches are moved to.
     """
@@ -39,17 +42,21 @@ class TrainingData:
     def __init__(
         self,
         vae: object,
-        source: Dataset | Tensor | Iterable | None,
-        validation: Tensor | Iterable | None,
+        source: Any,
+        validation: Any,
         settings: FitSettings,
         device: torch.device,
     ) -> None:
-        self.source, self.validation = source, validation
-        self.train, self.held_out = batches_of(vae, source, validation, settings.batch_size, device)
+        if is_one_time(source):
+            rule = "data must be iterable again at every epoch, got a one-time iterator"
+            require(settings.steps_per_epoch is not None, f"{rule}: say steps_per_epoch, and it goes on")
+            source = OneTime(cast(Iterator, source))
+        self.source, self.validation = whole_data(vae, "data", source), whole_data(vae, "validation", validation)
+        self.train, self.held_out = batches_of(vae, self.source, self.validation, settings.batch_size, device)
         needed = settings.patience is not None
         require(not needed or self.held_out is not None, "patience needs validation data, got none")
         self.generators = generators_of(source)
-        self.validates_rows = validation is None or isinstance(validation, Tensor) or hasattr(vae, "check_data")
+        self.validates_rows = validation is None or isinstance(self.validation, Rows) or hasattr(vae, "check_data")
         """Whether a validation batch is made of rows, one for each datum, which are not so in any program's batches."""
 
     def digests(self, first: Batch) -> dict[str, str | None]:
@@ -66,7 +73,7 @@ class Training:
     """
 
     vae: Any
-    source: Dataset | Tensor | Iterable | None
+    source: Dataset | Rows | Iterable | None
     batches: Batches
     state: TrainingState
     objectives: dict[int, ELBO]
@@ -97,7 +104,7 @@ def prepare(
     counts = list(map(whole.count, checks.runs, readings))
     compiled = bool(settings.compile)
     if settings.compile == "auto":
-        compiled = compiles(settings.epochs * (epoch.num_batches or 0))
+        compiled = compiles(settings.epochs * (settings.steps_per_epoch or epoch.num_batches or 0))
     gradients = {
         start: BatchGradients(
             gradients_of(vae, elbo, parameters, compiled, count),
@@ -121,6 +128,7 @@ def prepare(
         optimizer,
         early_stopping=EarlyStopping([*trained, *buffers.values()], settings.patience),
         generators=data.generators,
+        given=settings,
         settings=settings.to_dict(vae, optimizer, epoch.num_batches, compiled),  # before a schedule moves lr
         scheduler=make_schedule(settings.schedule, optimizer, settings.epochs),
         fingerprint=fingerprint,

@@ -48,7 +48,7 @@ class Saver:
     def start(self) -> bool:
         """Resumes from the last checkpoint, or gives every process the first one's parameters and writes a checkpoint.
 
-        Returns True if the training had ended already.
+        Returns True if the training had ended already, and does not go on for longer.
         """
         saved, state = None, self.state
         if self.checkpoints is not None:  # the first process reads it: others may see another folder, or a later one
@@ -60,9 +60,13 @@ class Saver:
             return False
         assert self.checkpoints is not None  # it has just been read
         state.restore(saved, f"the checkpoint in {self.checkpoints.folder}", self.checkpoints.repeated)
-        if state.position.done and self.workers.is_first and not self.checkpoints.repeated:
-            warn(f"the training in {self.checkpoints.folder} had ended: it was loaded, and nothing was trained")
-        return state.position.done
+        had_ended = state.position.done and saved["position"]["done"]
+        if had_ended and self.workers.is_first and not self.checkpoints.repeated:
+            text = f"the training in {self.checkpoints.folder} had ended: it was loaded, and nothing was trained"
+            stopping, epochs = state.early_stopping, len(state.history.epoch)
+            early = f"; patience {stopping.patience} ended it after epoch {epochs}, and a larger one goes on"
+            warn(f"{text}{early}" if stopping.has_run_out else text)
+        return had_ended
 
     def is_due_after_epoch(self) -> bool:
         """Returns True if a checkpoint must be written before the next epoch."""

@@ -35,6 +35,7 @@ class FitSettings:
     """The arguments of `fit` that say how to train; `objective_settings` are those that go with an objective's name."""
 
     epochs: int
+    steps_per_epoch: int | None
     objective: str | ELBO | Mapping[int, str | ELBO]
     objective_settings: dict[str, object]
     batch_size: int
@@ -70,6 +71,8 @@ class FitSettings:
         """Raises `InputError` on the first setting that cannot be used, for this pair and these checkpoints."""
         require(is_pair(vae), f"vae must have a model and a guide, got {shown(vae)}")
         require_count("epochs", self.epochs)
+        if self.steps_per_epoch is not None:
+            require_count("steps_per_epoch", self.steps_per_epoch)
         require_count("batch_size", self.batch_size)
         if self.seed is not None:
             require_seed(self.seed)
@@ -101,6 +104,10 @@ class FitSettings:
             "free_bits must be None where several processes train: their floor is that of the whole batch",
         )
 
+    def described(self, epochs: int) -> str:
+        """Returns the objectives of the first so many epochs in words."""
+        return ", then ".join(_described(epoch, elbo) for epoch, elbo in self.objectives.items() if epoch <= epochs)
+
     def to_dict(
         self, vae: object, optimizer: torch.optim.Optimizer, num_batches: int | None, compile: bool
     ) -> dict[str, object]:
@@ -111,8 +118,9 @@ class FitSettings:
         }
         beta = getattr(vae, "beta", None)
         return {
-            "objective": ", then ".join(_described(epoch, elbo) for epoch, elbo in self.objectives.items()),
+            "objective": self.described(self.epochs),
             "epochs": self.epochs,
+            "steps_per_epoch": self.steps_per_epoch,
             "batch_size": self.batch_size,
             "number of batches": num_batches,
             "optimizer": type(optimizer).__name__,

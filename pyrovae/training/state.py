@@ -1,7 +1,7 @@
 """The state of a training as a value, which can be written to a checkpoint and restored from it to the bit."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,10 @@ from pyrovae.training.checkpoints import check_versions
 from pyrovae.training.early_stopping import EarlyStopping
 from pyrovae.training.fingerprint import Fingerprint
 from pyrovae.training.history import History, Position
+from pyrovae.training.longer import check_resumed
+from pyrovae.training.optimizers import check_schedule_of
 from pyrovae.training.pair_modules import kept_values_on_error
+from pyrovae.training.settings import FitSettings
 
 
 @dataclass
@@ -36,11 +39,13 @@ class TrainingState:
         scheduler: sets the optimiser's learning rate after each epoch.
         early_stopping: the best validation ELBO, with the parameters and buffers that gave it.
         generators: the generators that the data draw from, besides torch's, Python's and NumPy's own.
-        settings: plain values that must be the same when a checkpoint is resumed.
+        given: the settings of `fit`.
+        settings: the same as plain values, which must be those of a checkpoint that is resumed.
         fingerprint: tells this training's data, optimiser and model from others; None without checkpoints.
         history: the epochs that are done.
         position: the place in the present epoch.
-        epoch_start: the states of all generators when the present epoch began; None between two epochs.
+        epoch_start: the states of all generators when the present epoch began, or where an epoch is a number of steps,
+            the present pass through the data; None between two of them.
     """
 
     vae: ProgramPair
@@ -50,6 +55,7 @@ class TrainingState:
     scheduler: Any
     early_stopping: EarlyStopping
     generators: list[torch.Generator]
+    given: FitSettings
     settings: dict[str, object]
     fingerprint: Fingerprint | None
     history: History = field(default_factory=History)
@@ -93,17 +99,18 @@ class TrainingState:
         identity, workers = saved.get("identity"), Workers()  # checkpoints of older versions have no identity
         try:
             best, position, generators = saved["best"], Position(**saved["position"]), saved["generators"]
-            for name, now in self.settings.items():
-                was = saved["settings"].get(name)
-                require(was == now, f"{where} was written with {name} {was!r}, and {name} is now {now!r}")
+            check_resumed(where, saved["settings"], self.settings, self.given, position)
             tensors = ((self.parameters, saved["parameters"]), (self.buffers, saved["buffers"]))
             for ours, theirs in tensors:
                 check_fits(where, "the model", ours, theirs)
             if identity is not None:
                 self.fingerprint.check(where, identity, saved["buffers"], same_start)
-            _load_optimizer(self.optimizer, saved["optimizer"])
             # Else loading the schedule makes torch warn that the optimiser has not stepped, in an epoch's first half.
             self.optimizer._opt_called = True  # type: ignore[attr-defined]
+            # Some optimisers of Pyro move their learning rate themselves.
+            if callable(self.given.schedule) and not type(self.optimizer).__module__.startswith("pyro."):
+                check_schedule_of(where, self.scheduler, self.optimizer, saved["history"])
+            _load_optimizer(self.optimizer, saved["optimizer"])
             self.scheduler.load_state_dict(saved["scheduler"])
             for record in saved["history"]:
                 self.history.append(record)
@@ -114,15 +121,25 @@ class TrainingState:
                 if identity is not None:
                     found = self.fingerprint.loss_and_gradient() if workers.is_first else (math.nan, math.nan)
                     self.fingerprint.check_model(where, identity, workers.agreed_value(found))
+                self.early_stopping.restore(best)
+                self.position = self._resumed(position, where)
             self.fingerprint.continue_from(identity or {"start": None, "buffers": {}})
-            self.position = position
-            self.early_stopping.restore(best)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{where} is not one of this training ({type(error).__name__}: {error})") from error
         check_versions(saved)
         self._restore_generators(generators, workers)
+
+    def _resumed(self, position: Position, where: str) -> Position:
+        """Returns the place from which the training goes on; one that had ended goes on if epochs or patience grew."""
+        stopping = self.early_stopping
+        done = position.epoch > self.given.epochs or stopping.has_run_out
+        if position.done and not done:
+            known = stopping.best_values is None or stopping.last_values is not None
+            require(known, f"{where} has no more than the best parameters, of an older version: take another folder")
+            stopping.restore_last()
+        return replace(position, done=done)
 
     def _restore_generators(self, saved: list, workers: Workers) -> None:
         now, start = saved[workers.rank] if len(saved) == workers.size else (None, None)

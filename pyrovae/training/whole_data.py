@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
 from pyrovae.common import InputError, Workers, fixed_generators, require
-from pyrovae.data import Batch, Batches, Dataset, main_tensor
+from pyrovae.data import Batch, Batches, Dataset, Rows, main_tensor, num_rows
 from pyrovae.programs import Pair, ProgramPair, Reading, run_pair
 from pyrovae.training.data_count import DataCount
 from pyrovae.training.pair_modules import in_mode, modules_of
@@ -34,14 +34,14 @@ class WholeData:
     def __init__(
         self,
         vae: ProgramPair,
-        source: Dataset | Tensor | Iterable | None,
+        source: Dataset | Rows | Iterable | None,
         batches: Batches,
         num_batches: int | None,
         first: Batch,
         generators: Sequence[torch.Generator],
     ) -> None:
         self.vae, self.source, self.batches, self.generators = vae, source, batches, generators
-        self.num_batches, self.is_cut = num_batches, isinstance(source, Dataset | Tensor)
+        self.num_batches, self.is_cut = num_batches, isinstance(source, Dataset | Rows)
         self.is_one_batch = num_batches == 1 and Workers().size == 1
         x = main_tensor(first[0]) if first else None
         self.rows = len(x) if isinstance(x, Tensor) and x.dim() > 0 else None
@@ -94,10 +94,9 @@ class WholeData:
         if len(pair.plates) > 1:
             names = " and ".join(f'"{plate.name}"' for plate in pair.plates)
             raise InputError(f"{rule}, and is not for each of the plates {names}: {declare}")
-        if isinstance(self.source, Dataset):
-            return len(self.source.train_x)
-        if isinstance(self.source, Tensor):
-            return len(self.source)
+        num_data = num_rows(self.source)
+        if num_data is not None:
+            return num_data
         sampled = self._num_sampled(pair)
         if sampled is not None:
             return sampled

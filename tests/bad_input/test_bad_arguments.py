@@ -16,7 +16,7 @@ add = CASES.add
 
 GOOD_X = torch.zeros(4, 2)
 for name, change, said in (
-    ("one-time", {"data": iter([GOOD_X])}, "data must be iterable again at every epoch, got a one-time iterator"),
+    ("one-time", {"data": iter([GOOD_X])}, "data must be iterable again at every epoch, got a one-time iterator.+"),
     ("no batch", {"data": []}, "data must yield at least one batch, got none"),
     ("no data", {"data": 3}, "data must be a Dataset, a tensor or an iterable of batches, got int"),
     ("a tensor", {"data": torch.zeros(4, 3)}, r"x must have shape \(batch, 2\), got \(4, 3\)"),

@@ -38,12 +38,16 @@ def pixel(value: float) -> torch.Tensor:
 
 
 ESTIMATES = ("log_marginal", "evaluate")
-for name in ("int64", "uint8", "bool", "complex64"):
-    x = torch.zeros(4, 3, dtype=getattr(torch, name))
-    add_batch(f"x: {name}", (x,), f"x must be a floating-point tensor, got torch.{name}")
-for name in ("float64", "float16"):
-    said = f"x must .*torch.float32.* got torch.{name}"
-    add_batch(f"x: {name}", (torch.zeros(4, 3, dtype=getattr(torch, name)),), said)
+add_batch("x: complex64", (torch.zeros(4, 3).cfloat(),), "x must be a floating-point tensor, got torch.complex64")
+# Whole numbers and float64 are converted; these are not, as float32 would lose what they say.
+large = torch.full((4, 3), 2**24 + 1)
+lost = r"x must be of torch.float32, got torch.{}, whose {} at index \(0, 0\) would lose digits in it"
+add_batch("x: int64", (large,), lost.format("int64", 2**24 + 1))
+add_batch("x: ndarray of int64", (large.numpy(),), lost.format("int64", 2**24 + 1))
+seconds = 1.7e9 + 1 + torch.arange(36.0, dtype=torch.float64).reshape(12, 3)
+add_batch("x: float64", (seconds,), lost.format("float64", "1700000001.0"))
+for array in (np.array([["a", "b", "c"]]), np.array([[None, 1, 2]])):
+    add_batch(f"x: ndarray of {array.dtype}", (array,), f"x must be of numbers, got an array of {array.dtype}; .+")
 for shape in ((3,), (4, 1, 3), (4, 2)):
     said = rf"x must have shape \(batch, 3\), got {re.escape(str(shape))}"
     add_batch(f"x: shape {shape}", (torch.zeros(shape),), said)
@@ -54,7 +58,7 @@ for value in (math.nan, math.inf, -math.inf):
 add_batch("x: empty", (torch.zeros(0, 3),), r"x must (be a tensor of|hold) at least one datum, got (0|tensor.*)")
 add_batch("x: no dimension", (torch.zeros(()),), r"x must .*, got .+")
 add_batch("x: sparse", (torch.zeros(4, 3).to_sparse(),), "x must be .*sparse.*")
-for value in ([[0.0] * 3], np.zeros((4, 3)), None, "images"):
+for value in ([[0.0] * 3], None, "images"):
     name = type(value).__name__
     add_batch(f"x: {name}", (value,), "x must be a (floating-point )?tensor.*, got .+")
 at = r"at index \(1, 0, 1, 0\).*"
@@ -79,8 +83,7 @@ add_batch("label: missing", (X,), "y must hold 1 conditions, got 0", **labels)
 for name, y, said in (
     ("too large", torch.tensor([0, 1, 2, 0, 3]), "y must lie in 0 ... 2, got 3 at index 4"),
     ("negative", torch.tensor([0, -1, 2, 0, 7]), "y must lie in 0 ... 2, got -1 at index 1"),
-    ("float", torch.zeros(5), "y must be a tensor of integer labels, got torch.float32"),
-    ("bool", Y.bool(), "y must be a tensor of integer labels, got torch.bool"),
+    ("half", torch.full((5,), 0.5), "y must be a tensor of integer labels, got torch.float32"),
     ("complex", Y.cfloat(), "y must be a tensor of integer labels, got torch.complex64"),
     ("column", Y[:, None], "y must have shape (5,), a label per datum, got (5, 1)"),
     ("one-hot", torch.zeros(5, 3, dtype=torch.long), "y must have shape (5,), a label per datum, got (5, 3)"),
@@ -100,8 +103,9 @@ for value in ([0] * 5, None):
 values = {"condition": pv.Embedding()}
 add_batch("value: nan", (X, X[:, :1] + math.nan), r"y must be finite, got nan at .*", **values)
 add_batch("value: flat", (X, X[:, 0]), r"y must have shape \(5, 1\), a value per datum, got \(5,\)", **values)
-add_batch("value: labels", (X, Y[:, None]), "y must be a floating-point tensor, got torch.int64", **values)
-add_batch("value: float64", (X, X[:, :1].double()), "y must .*torch.float32.* got torch.float64", **values)
+add_batch("value: complex", (X, X[:, :1].cfloat()), "y must be a floating-point tensor, got torch.complex64", **values)
+large = torch.full((5, 1), 2**24 + 1)
+add_batch("value: large", (X, large), lost.replace("x must", "y must").format("int64", 2**24 + 1), **values)
 
 
 @pytest.mark.parametrize("case", CASES.parameters())

@@ -21,12 +21,14 @@ COUNT = (0, -1, 1.5, 2.0, True, "3", "a\nb", math.nan, math.inf, [1])
 POSITIVE = (0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, "1", "a\nb", True, [1.0])
 OF_OTHERS = "one of num_particles, chunk_size, joint, plate, vectorize_particles with objective elbo"
 # Fields, what each must be, and wrong values of it in the config of a run on points.
+OWN_ONLY = "is for data of your own, and ring is built in"
 BAD_FIELDS = (
-    (
-        "dataset activation network posterior prior objective beta_schedule schedule nonfinite",
-        A_CHOICE,
-        (*CHOICE, None),
-    ),
+    ("dataset activation posterior prior objective beta_schedule schedule nonfinite", A_CHOICE, (*CHOICE, None)),
+    ("network", A_CHOICE, CHOICE),
+    ("columns kinds", OWN_ONLY, ("age", 3, True, ["age"], {})),
+    ("label_column split_column missing", OWN_ONLY, ("age", 3, True, [])),
+    ("standardise", OWN_ONLY, (False, None, 2, "yes")),
+    ("image_size", OWN_ONLY, (32, 0, "32")),
     ("likelihood", "one of .+ for points data", (*CHOICE, "normal", "bernoulli", "bernoulli_grey")),
     ("epochs batch_size", A_COUNT, (*COUNT, None)),
     ("num_particles latent_dim patience", A_COUNT, COUNT),
@@ -47,7 +49,9 @@ BAD_FIELDS = (
 def add_field(field: str, rule: str, value: object, named: object = None, **others) -> None:
     """Adds a field with a wrong value; `named` is the part of it that the line names, if not all of it."""
     found = re.escape(repr(value if named is None else named))
-    said = f"{field} {found} {rule}" if rule == IMAGES_ONLY else f"{field} must be {rule}[,;] got {found}"
+    said = f"{field} must be {rule}[,;] got {found}"
+    if rule in (IMAGES_ONLY, OWN_ONLY):
+        said = f"{field} {found} {rule}" if rule == IMAGES_ONLY else f"{field} {rule}; got {found}"
     where = "".join(f", {name} {other}" for name, other in others.items())
     name = f"config: {field} {str(value)[:20]!r} ({type(value).__name__}){where}"
     add(name, said, RunConfig, **{field: value}, **others)
@@ -58,10 +62,20 @@ for names, rule, values in BAD_FIELDS:
         add_field(field, rule, value)
 for value in ([0], [-1], [1.5], [True], ["a"], [[3]], [4, math.nan]):
     add_field("hidden", A_COUNT, value, value[-1])
+TABLE = {"dataset": "people.csv"}
 IMAGES, OF = {"dataset": "mnist"}, "one of [a-z_, ]+ for {} data"
 NOT_BINARY = ("gaussian", "gaussian_learned", "bernoulli_grey")
 for field, rule, values, others in (
     ("network", IMAGES_ONLY, ("conv",), {}),
+    ("columns", "a list of texts", ("age", 3, [3], {}), TABLE),
+    ("kinds", "a list of texts", ("count", 3, [True], None), TABLE),
+    ("label_column", "a string", (3, True, ["age"]), TABLE),
+    ("split_column", "a string", (3, True, ["age"]), TABLE),
+    ("missing", A_CHOICE, ("mean", "", 3, True), TABLE),
+    ("standardise", "true or false", (None, 0, "yes"), TABLE),
+    ("image_size", A_COUNT, COUNT, TABLE),
+    ("network", A_CHOICE, CHOICE, TABLE),
+    ("likelihood", A_CHOICE, CHOICE, TABLE),
     ("binarize", "one of none, static, dynamic, dequantise", CHOICE, IMAGES),
     ("latent_dim", A_COUNT, COUNT, IMAGES),
     ("hidden", "whole numbers >= 1", ("400", 400), IMAGES),

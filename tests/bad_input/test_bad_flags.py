@@ -62,7 +62,7 @@ for name in (
 for flag in ("latent-dim", "batch-size", "num-particles"):
     add_script(f"train.py --{flag} {10**20}", f"{flag.replace('-', '_')} must be .*, got {10**20}")
 for command, said in {
-    "train.py --dataset cifar": "dataset must be one of ring, .+; got 'cifar'",
+    "train.py --dataset cifar": r"dataset must be one of ring, .+; got 'cifar': did you mean cifar10\?",
     "train.py --objective vimco --num-particles 1": "num_particles must be a whole number >= 2, got 1",
     "train.py --objective iwae": "num_particles must be given with objective iwae: with one it is the elbo",
     "train.py --lr nan": "lr must be a finite number > 0, got nan",

@@ -38,9 +38,13 @@ for dataset in ("ring", "pinwheel", "mnist"):
         for value in (low - 1, -7, 1.5, 2.0, True, "3", math.nan, [2]):
             said = f"{field} must be a whole number >= {low}, got {re.escape(repr(value))}"
             add(f"load: {dataset}, {field} {value!r}", said, pv.load, dataset, **{field: value})
-for value in ("rings", "", "MNIST", "cifar10", None, 3, ["ring"]):
-    known = "ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist"
-    add(f"load: {value!r}", f"dataset must be one of {known}; got {re.escape(repr(value))}", pv.load, value)
+known = "ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist, cifar10, svhn, omniglot, digits"
+for value, hint in (("rings", "; did you mean ring?"), ("", ""), ("MNIST", "; did you mean mnist?"), ("nope", "")):
+    said = rf"dataset must be one of {known}, a path or module:function; got {value!r}{re.escape(hint)}"
+    add(f"load: {value!r}", said, pv.load, value)
+for value in (None, 3, ["ring"]):
+    said = f"source must be a name, a path, an array, .+, got {type(value).__name__}"
+    add(f"load: {value!r}", said, pv.load, value)
 for value in ("nope", "", "Static", 1, True, ["static"]):
     said = f"binarize must be one of none, static, dynamic, dequantise; got {re.escape(repr(value))}"
     add(f"load: mnist, binarize {value!r}", said, load_fake, files.IMAGES, binarize=value, given=files.images)

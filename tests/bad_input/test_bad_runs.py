@@ -58,7 +58,7 @@ for name, change, said in (
     ("sizes", {"hidden": (9,)}, no_fit + own_bias),
     ("layers", {"hidden": (8, 8)}, no_fit + r"decoder.layers.2.bias must have shape \(8,\), got None"),
     ("lr", {"lr": 0.5}, other + "lr 0.001, and lr is now 0.5"),
-    ("epochs", {"epochs": 9}, other + "epochs 2, and epochs is now 9"),
+    ("number of epochs", {"epochs": 1}, "the checkpoint in run has done 2 epochs: epochs must be >= 2, got 1"),
     (
         "objective",
         {"objective": "iwae", "num_particles": 5},

@@ -84,3 +84,9 @@ def test_to_a_device_moves_every_tensor_and_keeps_the_rest(image_root, binarize)
             assert torch.equal(value, here)
         else:
             assert value == there == here
+
+
+def test_a_data_set_is_two_lines():
+    data = pv.load("ring", num_train=1_200, num_validation=30, num_test=4)
+    expected = "data set ring: real, event shape (2,)\n1,200 train, 30 validation, 4 test data"
+    assert repr(data) == expected

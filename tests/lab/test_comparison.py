@@ -122,8 +122,17 @@ def test_the_table_has_the_numbers_in_every_format(monkeypatch):
             assert f"{row.guide.snr:.2g} ({row.guide.snr_floor:.2g})" in text
     with pytest.raises(pv.InputError, match=r"key must be one of \('elbo', 2\), \('dreg', 2\); got \('elbo', 3\)"):
         found["elbo", 3]
+    frame = found.to_pandas()
+    assert frame["bound"].tolist() == [row.bound for row in found.rows]
+    assert repr(found) == str(found) == f"{found.table()}\n{found.notes}"
+    assert "log p(x)" in found._repr_html_().split("</table>")[1]
+    (axes,) = found.plot().axes
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"log p(x)", "elbo", "dreg"}
+    assert [axes.get_ylabel()[:4] for axes in found.plot("snr").axes] == ["SNR "] * 2
+    with pytest.raises(pv.InputError, match="quantity must be one of bounds, snr, dsnr, cost; got 'bias'"):
+        found.plot("bias")
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(pv.InputError, match="to_pandas needs pandas, which is not installed"):
+    with pytest.raises(pv.InputError, match=r"to_pandas needs pandas: pip install 'pyrovae\[tables\]'"):
         found.to_pandas()
 
 

@@ -57,3 +57,19 @@ def test_pareto_k_is_unknown_if_the_draws_are_too_few():
     assert race.rows()[0]["share_pareto_k_above_0.7"] is None
     assert "unknown" in str(race)
     json.dumps(race.to_dict(), allow_nan=False)
+
+
+def test_a_race_prints_its_table_is_a_data_frame_of_runs_and_draws_its_curves(finished_race):
+    finished_race, _ = finished_race
+    assert repr(finished_race) == f"{finished_race.table()}\n{finished_race.verdict}"
+    assert finished_race._repr_html_().endswith(f"{finished_race.verdict}</p>")
+    frame = finished_race.to_pandas()
+    assert frame["seed"].tolist() == [run.seed for run in finished_race.runs]
+    assert frame["log_px"].tolist() == [run.log_px.mean for run in finished_race.runs]
+    means = frame.groupby("objective")["log_px"].mean()
+    assert all(means[row["objective"]] == pytest.approx(row["log_px"]) for row in finished_race.rows())
+    for axes, against in zip(finished_race.plot().axes, ("epochs", "seconds"), strict=True):
+        assert axes.get_xlabel() == against
+        drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
+        for name, (_, values) in finished_race.curves(against).items():
+            assert drawn[name] == pytest.approx(values.mean(0).numpy())

@@ -18,8 +18,7 @@ BATCH = 5
 BAD_LABELS = {
     "too large": (torch.tensor([0, 1, 2, 0, 3]), "y must lie in 0 ... 2, got 3 at index 4"),
     "negative": (torch.tensor([0, -1, 2, 0, 7]), "y must lie in 0 ... 2, got -1 at index 1"),
-    "float": (torch.zeros(BATCH), "y must be a tensor of integer labels, got torch.float32"),
-    "bool": (torch.zeros(BATCH, dtype=torch.bool), "y must be a tensor of integer labels, got torch.bool"),
+    "half": (torch.full((BATCH,), 0.5), "y must be a tensor of integer labels, got torch.float32"),
     "complex": (torch.zeros(BATCH, dtype=torch.cfloat), "y must be a tensor of integer labels, got torch.complex64"),
     "list": ([0, 1, 2, 0, 1], "y must be a tensor of integer labels, got list"),
     "none": (None, "y must be a tensor of integer labels, got NoneType"),
@@ -36,7 +35,7 @@ BAD_VALUES = {
     "wide": (torch.zeros(BATCH, 2), "y must have shape (5, 1), a value per datum, got (5, 2)"),
     "one": (torch.zeros(1, 1), "y must have shape (5, 1), a value per datum, got (1, 1)"),
     "too many": (torch.zeros(6, 1), "y must have shape (5, 1), a value per datum, got (6, 1)"),
-    "labels": (torch.zeros(BATCH, 1, dtype=torch.long), "y must be a floating-point tensor, got torch.int64"),
+    "complex": (torch.zeros(BATCH, 1).cfloat(), "y must be a floating-point tensor, got torch.complex64"),
     "float": (1.0, "y must be a floating-point tensor, got float"),
     "nan": (torch.tensor([[0.0], [math.nan], [0], [0], [0]]), "y must be finite, got nan at index (1, 0)"),
     "infinite": (torch.tensor([[0.0], [0], [0], [0], [math.inf]]), "y must be finite, got inf at index (4, 0)"),

@@ -238,8 +238,8 @@ def test_bad_data_are_refused():
     for x, message in (
         (torch.zeros(3, 5), "x must have shape (batch, 4), got (3, 5)"),
         (
-            torch.zeros(3, 4, dtype=torch.float64),
-            "x must be of torch.float32, as the parameters are, got torch.float64",
+            torch.full((3, 4), 2**24 + 1),
+            "x must be of torch.float32, got torch.int64, whose 16777217 at index (0, 0) would lose digits in it",
         ),
         (torch.full((3, 4), math.nan), "x must be finite, got nan at index (0, 0)"),
         (torch.full((3, 4), 0.5), "x must be 0 or 1 under Bernoulli, got 0.5 at index (0, 0)"),

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def test_the_other_defaults_are_a_plain_run_on_the_ring():
         "dataset": "ring",
         "data_root": None,
         "binarize": None,
+        "columns": (),
+        "label_column": None,
+        "split_column": None,
+        "kinds": (),
+        "missing": None,
+        "standardise": True,
+        "image_size": None,
         "hidden": (128, 128),
         "activation": "relu",
         "latent_dim": 2,
@@ -105,6 +113,16 @@ ACCEPTED = [
     {"objective": "elbo_analytic_kl", "free_bits": 0.1},
     {"dataset": "kmnist", "binarize": "none", "likelihood": "bernoulli_grey"},
     {"dataset": "fashion_mnist", "binarize": "static", "likelihood": "bernoulli", "hidden": (500, 250)},
+    {"dataset": "/data/people.csv", "columns": ["age", "a=b"], "label_column": "group", "missing": "mask"},
+    {
+        "dataset": "/data/people.csv",
+        "kinds": ["age=count", "a=b=category"],
+        "standardise": False,
+        "split_column": "part",
+    },
+    {"dataset": "/data/counts.npz", "kinds": ["count"], "likelihood": "poisson", "latent_dim": 3, "conditional": True},
+    {"dataset": "/data/photos", "image_size": 32, "network": "conv", "binarize": "dequantise"},
+    {"dataset": "my.module:function", "likelihood": "columns"},
 ]
 
 
@@ -112,8 +130,8 @@ ACCEPTED = [
 def test_a_good_config_keeps_what_it_is_given(values):
     config = RunConfig(**values)
     for name, value in values.items():
-        assert getattr(config, name) == (tuple(value) if name in ("hidden", "layers") else value)
-    assert isinstance(config.hidden, tuple)
+        assert getattr(config, name) == (tuple(value) if isinstance(value, list) else value)
+    assert config.hidden is None or isinstance(config.hidden, tuple)
 
 
 @pytest.mark.parametrize("values", [{}, {"dataset": "mnist"}, *ACCEPTED], ids=str)
@@ -123,6 +141,55 @@ def test_a_config_comes_back_from_its_file_as_it_was(tmp_path, values):
     assert RunConfig.load(tmp_path / "config.json") == config
     assert sorted(json.loads((tmp_path / "config.json").read_text())) == sorted(FIELDS)
     assert RunConfig.from_dict(vars(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("dataset", "network", "likelihood"),
+    [("cifar10", "resnet", "discretized_logistic"), ("digits", "mlp", "categorical"), ("omniglot", "mlp", "bernoulli")],
+)
+def test_further_sets_by_name_have_their_usual_settings(dataset, network, likelihood):
+    config = RunConfig(dataset=dataset)
+    assert (config.network, config.likelihood, config.latent_dim) == (network, likelihood, 20)
+
+
+def test_a_path_becomes_absolute_and_what_only_the_data_say_stays_open(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(dataset="data/wine.csv")
+    assert config.dataset == str(tmp_path / "data/wine.csv")
+    assert (config.hidden, config.latent_dim, config.likelihood, config.network) == (None,) * 4
+    (tmp_path / "photos").mkdir()
+    assert RunConfig(dataset="photos").dataset == str(tmp_path / "photos")
+    assert RunConfig(dataset="mine:make").dataset == "mine:make"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"dataset": "mnits"},
+            r"dataset must be one of ring, .+ or module:function; got 'mnits': did you mean mnist\?",
+        ),
+        ({"dataset": ""}, "dataset must be one of ring, .+ or module:function; got ''"),
+        ({"dataset": "x" * 5_000}, "dataset must be one of ring, .+; got 'x+"),
+        ({"dataset": 3}, "dataset must be one of ring, .+; got 3"),
+        ({"missing": "mask"}, "missing is for data of your own, and ring is built in; got 'mask'"),
+        ({"standardise": False}, "standardise is for data of your own, and ring is built in; got False"),
+        ({"dataset": "a.csv", "missing": "mean"}, "missing must be one of mask; got 'mean'"),
+        ({"dataset": "a.csv", "kinds": ["whole"]}, "kinds must be one of continuous, .+; got 'whole'"),
+        ({"dataset": "a.csv", "kinds": ["a=whole"]}, "kinds must be one of continuous, .+; got 'whole'"),
+        ({"dataset": "a.csv", "kinds": ["a", "b"]}, "kinds must be column=kind, or one kind for all columns, got 'a'"),
+        ({"dataset": "a.csv", "columns": "age"}, "columns must be a list of texts, got 'age'"),
+        ({"dataset": "a.csv", "label_column": 1}, "label_column must be a string, got 1"),
+        ({"dataset": "a.csv", "likelihood": "normal"}, "likelihood must be one of gaussian, .+, columns; got 'normal'"),
+        ({"dataset": "photos/", "image_size": 0}, "image_size must be a whole number >= 1, got 0"),
+        ({"network": "conv"}, "network 'conv' is for image sets, and ring holds points"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_fields_of_data_of_ones_own_are_refused_in_one_line(values, message):
+    with pytest.raises(InputError) as error:
+        RunConfig(**values)
+    assert re.fullmatch(message, str(error.value)), str(error.value)
 
 
 def test_a_saved_config_keeps_every_digit(tmp_path):
@@ -143,13 +210,20 @@ def test_a_config_does_not_change():
 # Any table ------------------------------------------------------------------------------------------------------------
 
 GOOD = {
-    "dataset": ["ring", "four_clusters", "pinwheel", "mnist", "fashion_mnist", "kmnist"],
+    "dataset": ["ring", "four_clusters", "pinwheel", "mnist", "digits", "cifar10", "/data/a.csv", "module:make"],
     "data_root": [None, "data"],
     "binarize": [None, "none", "static", "dynamic", "dequantise"],
+    "columns": [[], ["age", "town"]],
+    "label_column": [None, "group"],
+    "split_column": [None, "part"],
+    "kinds": [[], ["count"], ["age=count", "town=category"]],
+    "missing": [None, "mask"],
+    "standardise": [True, False],
+    "image_size": [None, 32],
     "hidden": [None, [], [8], [8, 4]],
     "activation": ["relu", "tanh"],
     "latent_dim": [None, 1, 20],
-    "network": ["mlp", "conv"],
+    "network": [None, "mlp", "conv"],
     "posterior": ["diagonal", "full_covariance", "flow", "bernoulli", "delta"],
     "temperature": [None, 0.5],
     "prior": ["standard", "mixture", "vamp", "flow"],

@@ -34,6 +34,7 @@ def test_codes_of_more_bits_than_can_be_enumerated_are_measured_without_that():
 def test_a_run_comes_back_as_it_was(trained):
     run = pv.load_run(trained.folder)
     assert run.config == trained.config
+    assert repr(run) == f"run {trained.folder}: elbo on ring, 40 of 40 epochs"
     assert run.history == trained.history
     for name, value in trained.vae.state_dict().items():
         assert torch.equal(run.vae.state_dict()[name], value)
@@ -90,6 +91,23 @@ def test_a_run_that_is_broken_off_goes_on_from_its_folder(tmp_path, monkeypatch)
     assert finished.history == run.history
     with pytest.raises(pv.InputError, match=r"the run in .* was begun with lr 0.001, and lr is now 0.5"):
         train_run(replace(config, lr=0.5), tmp_path / "run", resume=True)
+
+
+def test_a_run_that_ended_goes_on_for_longer_and_more_patience_lets_it(tmp_path):
+    config = pv.RunConfig(**{**SMALL, "epochs": 6, "lr": 0.5, "patience": 1})  # so large a rate soon makes things worse
+    early = train_run(config, tmp_path / "run")
+    assert len(early.history.epoch) < 6
+    whole = train_run(replace(config, patience=9, epochs=8), tmp_path / "whole")
+    with pytest.warns(UserWarning, match="nothing was trained; patience 1 ended it after epoch"):
+        train_run(replace(config, epochs=8), tmp_path / "run", resume=True)
+    run = train_run(replace(config, patience=9, epochs=8), tmp_path / "run", resume=True)
+    assert run.history.loss == whole.history.loss
+    assert pv.load_run(tmp_path / "run").config == whole.config
+    cosine = pv.RunConfig(**SMALL, schedule="cosine")
+    train_run(cosine, tmp_path / "cosine")
+    with pytest.raises(pv.InputError, match="on which its schedule depends: for 3 take schedule 'constant' from the"):
+        train_run(replace(cosine, epochs=3), tmp_path / "cosine", resume=True)
+    assert pv.RunConfig.load(tmp_path / "cosine/config.json").epochs == 2
 
 
 def test_a_run_that_was_not_begun_begins_and_one_without_an_epoch_cannot_be_looked_at(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import tree
-from running_scripts import run, run_here
+from running_scripts import FOLDER, run, run_here
 
 from pyrovae.runs import NOTE_ON_OTHER_OBJECTIVES
 
@@ -17,7 +17,7 @@ def test_train_then_evaluate_points(tmp_path):
     trained = run("train.py", *flags, "--objective", "iwae", "--num-particles", 3, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr == ""
-    assert "next: python scripts/evaluate.py out" in trained.stdout
+    assert f"next: python {FOLDER / 'evaluate.py'} out" in trained.stdout
     assert json.loads((tmp_path / "out/config.json").read_text())["num_particles"] == 3
     evaluated = run_here("evaluate.py", "out", "--num-samples", 50, "--num-data", 30, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
@@ -108,3 +108,27 @@ def test_a_training_that_diverges_is_one_line_and_a_config_repeats_a_run_here(tm
     changed = run_here("train.py", "--out", "one", "--resume", "--lr", 0.5, cwd=tmp_path)
     message = "error: the run in one was begun with lr 0.001, and lr is now 0.5\n"
     assert (changed.returncode, changed.stderr) == (2, message)
+
+
+def test_a_finished_run_is_trained_longer_from_its_folder(tmp_path):
+    """Two epochs and two more are four, in every file of the folder; fewer are refused in one line."""
+    small = ["--hidden", 7, "--batch-size", 1000]
+    for name, epochs in (("run", 2), ("whole", 4)):
+        assert run_here("train.py", *small, "--epochs", epochs, "--out", name, cwd=tmp_path).returncode == 0
+    first = (tmp_path / "run/metrics.jsonl").read_text()
+    longer = run_here("train.py", "--out", "run", "--resume", "--epochs", 4, cwd=tmp_path)
+    assert (longer.returncode, longer.stderr) == (0, "")
+    assert "4 epochs in" in longer.stdout
+    assert (tmp_path / "run/config.json").read_text() == (tmp_path / "whole/config.json").read_text()
+    assert (tmp_path / "run/metrics.jsonl").read_text().startswith(first)
+    histories = [
+        [{**json.loads(line), "seconds": 0} for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("run", "whole")
+    ]
+    assert histories[0] == histories[1]
+    states = [torch.load(tmp_path / name / "checkpoint.pt")["state"] for name in ("run", "whole")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    shorter = run_here("train.py", "--out", "run", "--resume", "--epochs", 3, cwd=tmp_path)
+    message = "error: the checkpoint in run has done 4 epochs: epochs must be >= 4, got 3\n"
+    assert (shorter.returncode, shorter.stderr) == (2, message)
+    assert json.loads((tmp_path / "run/config.json").read_text())["epochs"] == 4

@@ -161,11 +161,24 @@ def test_a_rate_is_said_once(optimizer):
     assert refused(optimizer=optimizer, lr=0.2) == "lr must be said once, got 0.1 in optimizer Adam and 0.2 beside it"
 
 
+class Measured:
+    """A schedule that is stepped with something that `fit` does not know."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self, perplexity): ...
+
+    def state_dict(self): ...
+
+    def load_state_dict(self, state): ...
+
+
 A_SCHEDULE = "schedule must make one of torch.optim.lr_scheduler of an optimiser, got "
 SCHEDULES = {
     "nothing": (lambda optimizer: None, f"{A_SCHEDULE}None"),
     "a number": (lambda optimizer: 3, f"{A_SCHEDULE}3"),
-    "a metric": (torch.optim.lr_scheduler.ReduceLROnPlateau, "schedule must be stepped without a metric, and ReduceLR"),
+    "a metric": (Measured, "schedule must be stepped without a metric, or be a ReduceLROnPlateau, and Measured is"),
     "of nothing": (lambda: None, "schedule must be a function of an optimiser: "),
     "settings missing": (torch.optim.lr_scheduler.StepLR, "schedule must be a function of an optimiser: "),
     "of Pyro's": (pyro.optim.ExponentialLR, "schedule must be a function of an optimiser: "),

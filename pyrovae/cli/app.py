@@ -1,0 +1,46 @@
+"""The `pyrovae` command: its subcommands by name."""
+
+import difflib
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+
+from tyro.extras import SubcommandApp
+
+from pyrovae.cli.command_line import GROUPS_WITHOUT_PREFIX, reporting
+from pyrovae.cli.compare import compare_objectives
+from pyrovae.cli.demo import ring_demo
+from pyrovae.cli.evaluate import evaluate_run
+from pyrovae.cli.race import race_objectives
+from pyrovae.cli.train import default_flags, train_vae
+from pyrovae.common import InputError
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train_vae,
+    "evaluate": evaluate_run,
+    "compare": compare_objectives,
+    "race": race_objectives,
+    "demo": ring_demo,
+}
+DESCRIPTION = """\
+Train variational autoencoders and measure them. `pyrovae train --help` shows the flags of `train`, and so for each
+command; `pyrovae --version` shows the version.
+"""
+
+
+def run_command() -> None:
+    """Calls the subcommand that the command line names, with its flags; `pip` installs this as `pyrovae`."""
+    with reporting():
+        name, flags = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+        if name == "--version":
+            print(f"pyrovae {version('pyrovae')}")
+            return
+        if name and not name.startswith("-") and name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, 1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise InputError(f"the command must be one of {', '.join(COMMANDS)}; got {name!r}{hint}")
+        app = SubcommandApp()
+        for known, main in COMMANDS.items():
+            app.command(name=known)(main)
+        args = [name, *default_flags(flags), *flags] if name == "train" else sys.argv[1:]
+        app.cli(prog="pyrovae", description=DESCRIPTION, args=args, config=GROUPS_WITHOUT_PREFIX)

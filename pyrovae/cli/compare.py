@@ -1,0 +1,62 @@
+"""`pyrovae compare`: compares estimators on a trained run, in bound, signal and noise, bias, time and memory."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pyrovae.common import check_unwritten, choose_device
+from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
+from pyrovae.runs import first_test_data, load_run
+
+USUAL_NUM_DATA = 128
+
+
+def compare_objectives(
+    folder: Annotated[Path, tyro.conf.Positional],
+    objectives: tuple[str, ...] = ("elbo", "iwae", "dreg"),
+    num_particles: tuple[int, ...] = (1, 8, 64),
+    repeats: int = 100,
+    num_data: int | None = None,
+    max_seconds: float | None = None,
+    compile: bool = True,
+    data_root: str | None = None,
+    dataset: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Compare estimators at a run's parameters; writes comparison.json, comparison.md and figures/ into its folder.
+
+    Args:
+        folder: the run, as `train` kept it
+        objectives: names, or "name(setting=value, ...)"
+        num_particles: draws of z per datum; every objective is measured with each number
+        repeats: independent gradients of each
+        num_data: a gradient is the mean over the first so many test data (default: 128, or all if there are fewer)
+        max_seconds: begin no more repeats after this time, and compile no more steps; keep what is done
+        compile: time compiled steps, too
+        data_root: folder of the image sets, if they have moved since the training
+        dataset: where data of your own are, if they have moved since the training
+        device: auto, cpu, cuda, ...
+        seed: fixes the draws
+        overwrite: replace an earlier comparison
+    """
+    run = load_run(folder, data_root, dataset)
+    check_unwritten(run.folder, overwrite, COMPARISON_FILES)
+    run.vae.to(choose_device(device))
+    num_data = min(USUAL_NUM_DATA, len(run.data.test_x)) if num_data is None else num_data
+    args = first_test_data(run.vae, run.data, num_data)
+    comparison = compare(
+        run.vae.model,
+        run.vae.guide,
+        *args,
+        objectives=objectives,
+        num_particles=num_particles,
+        repeats=repeats,
+        max_seconds=max_seconds,
+        compile=compile,
+        seed=seed,
+    )
+    write_comparison(run.folder, comparison, overwrite)
+    print(f"{num_data:,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")

@@ -1,0 +1,71 @@
+"""`pyrovae evaluate`: measures a trained run on its test data, in ELBO, IWAE-50 bound and log p(x), with errors."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pyrovae.common import Workers, check_unwritten, choose_device, device_of_worker
+from pyrovae.evaluation import evaluate
+from pyrovae.runs import (
+    ESTIMATES_FILES,
+    EVALUATION_FILES,
+    first_test_data,
+    load_run,
+    measure,
+    nats_of_units,
+    results_table,
+    write_estimates,
+    write_evaluation,
+)
+
+
+def evaluate_run(
+    folder: Annotated[Path, tyro.conf.Positional],
+    num_samples: int = 1_000,
+    num_data: int | None = None,
+    data_root: str | None = None,
+    dataset: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    methods: tuple[str, ...] = (),
+    overwrite: bool = False,
+) -> None:
+    """Evaluate a run; writes evaluation.json, report.md and figures/ into its folder.
+
+    Args:
+        folder: the run, as `train` kept it
+        num_samples: draws per datum for log p(x)
+        num_data: the first so many test data (default: all)
+        data_root: folder of the image sets, if they have moved since the training
+        dataset: where data of your own are, if they have moved since the training
+        device: auto, cpu, cuda, ...
+        seed: fixes the draws
+        methods: compare estimates of log p(x) instead: elbo, iwae_K, is_S, ais_T, ais_prior_T; writes estimates.json,
+            estimates.md and figures/estimates.png
+        overwrite: replace an earlier evaluation
+    """
+    run, first = load_run(folder, data_root, dataset), Workers().is_first
+    if first:
+        check_unwritten(run.folder, overwrite, ESTIMATES_FILES if methods else EVALUATION_FILES)
+    run.vae.to(choose_device(device_of_worker(device)))
+    if methods:
+        args = first_test_data(run.vae, run.data, num_data)
+        dequantised = run.config.binarize == "dequantise"
+        model, guide = run.vae.model, run.vae.guide
+        estimates = evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
+        if first:
+            write_estimates(run.folder, estimates, overwrite)
+            print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n")
+            lower = nats_of_units(run.data, args[0])
+            if lower is not None:
+                print(f"in the units of the file, each is {lower:.3f} nats lower\n")
+            print(f"report: {folder / 'estimates.md'}")
+        return
+    evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
+    if first:
+        write_evaluation(run, evaluation, overwrite)
+        print(results_table({str(folder): evaluation}))
+        if evaluation["collapse"]:
+            print(f"\n{evaluation['collapse']}")
+        print(f"\nreport: {folder / 'report.md'}")

@@ -1,0 +1,101 @@
+"""`pyrovae train`: trains a VAE and keeps the run in a folder."""
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyrovae.cli.command_line import command_for, flags_of
+from pyrovae.common import Workers
+from pyrovae.runs import (
+    CONFIG,
+    DataFields,
+    ModelFields,
+    ObjectiveFields,
+    Run,
+    RunConfig,
+    TensorBoard,
+    TrainingFields,
+    columns_table,
+    history_table,
+    is_own,
+    short_name,
+    train_run,
+)
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """Where the run is kept, and how often."""
+
+    config: Path | None = None
+    """a run's config.json, whose values replace the defaults, to repeat that run"""
+    out: str | None = None
+    """folder of the run, new or empty (default: runs/DATASET-OBJECTIVE-seedSEED)"""
+    resume: bool = False
+    """continue the interrupted run in OUT, to the bit; its config.json replaces the defaults, and more --epochs than
+    before train it for longer"""
+    checkpoint_minutes: float = 1.0
+    """time between two checkpoints"""
+    checkpoint_epochs: int | None = None
+    """write a checkpoint after every so many epochs as well"""
+    tensorboard: bool = False
+    """write scalars and samples for TensorBoard into OUT/tensorboard"""
+
+
+def train_vae(
+    data: DataFields, model: ModelFields, objective: ObjectiveFields, training: TrainingFields, run: RunFlags
+) -> None:
+    """Train a VAE and keep the run in a folder: config.json, metrics.jsonl, checkpoint.pt."""
+    config = config_of(data, model, objective, training)
+    out = run.out or f"runs/{short_name(config.dataset)}-{config.objective_name}-seed{config.seed}"
+    trained = train_run(
+        config,
+        out,
+        resume=run.resume or restarted(),
+        checkpoint_minutes=run.checkpoint_minutes,
+        checkpoint_epochs=run.checkpoint_epochs,
+        on_start=show_data,
+        on_epoch=TensorBoard() if run.tensorboard else None,
+    )
+    if Workers().is_first:
+        history = trained.history
+        print(history_table(history))
+        print(f"\n{history.epoch[-1]} epochs in {sum(history.seconds):.1f} s; next: {command_for('evaluate', out)}")
+
+
+def show_data(run: Run) -> None:
+    """Prints what data of one's own were taken for, before they are trained on."""
+    data = run.data
+    if is_own(run.config.dataset):
+        train, validation, test = (f"{len(x):,}" for x in (data.train_x, data.validation_x, data.test_x))
+        print(f"{data.name}: {train} data to train on, {validation} to validate on, {test} to test on", end="; ")
+        print(f"likelihood {run.config.likelihood}, network {run.config.network}\n")
+        if data.columns:
+            print(f"{columns_table(data)}\n", flush=True)
+
+
+def config_of(*groups: DataFields | ModelFields | ObjectiveFields | TrainingFields) -> RunConfig:
+    """Returns the config whose fields are those of the groups together."""
+    return RunConfig(**{name: value for group in groups for name, value in vars(group).items()})
+
+
+def default_flags(flags: list[str]) -> list[str]:
+    """Returns flags that replace the defaults: those of `--config`, or of the run that is resumed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", nargs="?", type=Path)
+    parser.add_argument("--out", nargs="?", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    try:
+        known, _ = parser.parse_known_args(flags)
+    except argparse.ArgumentError:
+        return []  # tyro's message is better
+    path = known.config
+    if path is None and (known.resume or restarted()) and known.out is not None and (known.out / CONFIG).exists():
+        path = known.out / CONFIG
+    return [] if path is None else flags_of(RunConfig.load(path).to_dict())
+
+
+def restarted() -> bool:
+    """Returns whether torchrun restarted this process, because one of its processes had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -1,0 +1,79 @@
+"""The options of `load`, and which of them are for which source."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from pyrovae.common import InputError, require, require_seed, shown
+
+IMAGES, TABLES, OWN, NAMED = "image sets", "tables", "data of one's own", "data sets that load draws or knows by name"
+MEANT_FOR = {
+    "binarize": IMAGES,
+    **dict.fromkeys(("num_train", "num_validation", "num_test"), NAMED),
+    "shares": OWN,
+    **dict.fromkeys(("columns", "label_column", "split_column", "kinds", "missing", "standardise"), TABLES),
+    "header": ".csv and .tsv files",
+    "image_size": "folders of images",
+}
+OF_TABLES = ("columns", "label_column", "split_column", "kinds", "missing", "standardise", "shares")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Holds the options of `load`, which says what they mean."""
+
+    binarize: str | None = None
+    num_train: int | None = None
+    num_validation: int | None = None
+    num_test: int | None = None
+    shares: Sequence[float] | None = None
+    columns: Sequence[str] | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    header: bool | None = None
+    kinds: Mapping[str, str] | str | None = None
+    missing: str | None = None
+    standardise: bool = False
+    image_size: int | None = None
+    data_root: str | Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
+        for name in ("standardise", "header"):
+            value = getattr(self, name)
+            require(
+                value in (True, False) or (name == "header" and value is None),
+                f"{name} must be true or false, got {value!r}",
+            )
+        names = () if self.columns is None else self.columns
+        is_list = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) for n in names)
+        require(is_list, f"columns must be a list of names of columns, got {shown(self.columns)}")
+        for name in ("label_column", "split_column"):
+            value = getattr(self, name)
+            require(value is None or isinstance(value, str), f"{name} must be the name of a column, got {shown(value)}")
+        require(self.missing in (None, "mask"), f'missing must be "mask" or None, got {self.missing!r}')
+
+    @property
+    def wanted_columns(self) -> list[str] | None:
+        """The names of all columns of a table that are needed, or None for all that there are."""
+        if self.columns is None:
+            return None
+        others = (self.label_column, self.split_column)
+        return [*self.columns, *(name for name in others if name is not None)]
+
+    def check_only(self, allowed: Sequence[str], source: str, holds: str) -> None:
+        """Raises `InputError` if an option was given that this source does not have.
+
+        `data_root` and `seed` may be given with every source, as a configured run does.
+
+        Args:
+            allowed: The options of this kind of source.
+            source: Its name.
+            holds: What it is, for errors: "holds points".
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in MEANT_FOR and field.name not in allowed and value != field.default:
+                rule = f"{field.name} is for {MEANT_FOR[field.name]}, and {source} {holds}"
+                raise InputError(f"{rule}; got {shown(value)}")

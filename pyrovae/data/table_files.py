@@ -1,0 +1,131 @@
+"""Reads tables: files of comma- or tab-separated values, parquet files, and frames of pandas or its kin."""
+
+import codecs
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyrovae.common import InputError, first_line, require
+from pyrovae.data.columns import Cells, word
+from pyrovae.data.tables import MOST_COLUMNS, Table
+
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> Table:
+    """Reads a file of values that are separated by tabs (.tsv), commas, or semicolons if the first row has no comma.
+
+    Args:
+        path: The file, in UTF-8, or in UTF-16 with a byte order mark.
+        header: Whether the first row has the names. None takes it so, unless all its cells are numbers.
+        wanted: The names of the columns that will be needed, or None for all.
+
+    Raises:
+        InputError: If the file is not a table.
+    """
+    require(header in (None, True, False), f"header must be true or false, got {header!r}")
+    text = _decoded(path)
+    require(bool(text.strip()), f"{path} is empty")
+    first = text.lstrip().split("\n", 1)[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        rows = [(number, row) for number, row in enumerate(reader, 1) if row not in ([], [""])]  # blank lines
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not a row of values ({first_line(error)})") from error
+    width = len(rows[0][1])
+    too_wide = f"{path} has {width:,} columns, more than {MOST_COLUMNS:,}: choose some with columns="
+    require(wanted is not None or width <= MOST_COLUMNS, too_wide)
+    names, body = _header(path, rows, header)
+    start = 0 if body is rows else rows[0][0]
+    for number, row in body:
+        if len(row) != width:
+            raise InputError(f"{path}, row {number}: must have {width} cells, as the first row, got {len(row)}")
+        if start and row == rows[0][1]:
+            raise InputError(f"{path}, row {number}: repeats the header of row {start}")
+    require(len(body) > 0, f"{path} has a header and no rows below it")
+    needed = set(names if wanted is None else wanted)
+    kept = [j for j, name in enumerate(names) if name in needed]
+    cells: dict[str, Cells] = {names[j]: [row[j] for _, row in body] for j in kept or range(width)}
+    return Table(str(path), cells, lambda index: f"row {body[index][0]}")
+
+
+def _decoded(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = data.count(b"\n", 0, error.start) + 1
+        cell = data[max(0, error.start - 10) : error.start + 10].splitlines()[0].decode("ascii", "backslashreplace")
+        rule = f"{path}, row {row}: must be in UTF-8, got the byte 0x{data[error.start]:02x} in {cell!r}"
+        raise InputError(f"{rule}; save the file as UTF-8") from error
+
+
+def _header(path: Path, rows: list[tuple[int, list[str]]], header: bool | None) -> tuple[list[str], list]:
+    """Returns the names of the columns, x1, x2, ... if the file has none, and the rows below them."""
+    number, first = rows[0]
+    if header is None:
+        header = not all(word(cell) is None or _is_number(cell) for cell in first)
+    if not header:
+        return [f"x{j}" for j in range(1, len(first) + 1)], rows
+    names = [name.strip() for name in first]
+    for j, name in enumerate(names, 1):
+        unnamed = f"{path}, row {number}: column {j} has no name"
+        require(bool(name), f"{unnamed}; name it, or leave it out (pandas: to_csv(..., index=False))")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}, row {number}: the name {twice!r} must be there once, and is twice or more")
+    return names, rows[1:]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_parquet(path: Path) -> Table:
+    """Reads a parquet file with pandas."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise InputError(f"{path} needs pandas and pyarrow: pip install 'pyrovae[tables]'") from error
+    try:
+        frame = pandas.read_parquet(path)
+    except ImportError as error:
+        raise InputError(f"{path} needs pyarrow: pip install 'pyrovae[tables]'") from error
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these types
+        raise InputError(f"{path} is not a readable parquet file ({first_line(error)})") from error
+    return table_of_frame(frame, str(path))
+
+
+def table_of_frame(frame: Any, source: str) -> Table:
+    """Returns the table of a frame of pandas or polars. Text, categories and truth values are texts in it."""
+    names = [str(name) for name in frame.columns]
+    require(len(names) > 0, f"{source} has no columns")
+    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+    require(not twice, f"{source}: the name {min(twice, default='')!r} must be there once, and is twice or more")
+    cells = {name: _cells_of(frame[column], source, name) for name, column in zip(names, frame.columns, strict=True)}
+    return Table(source, cells, lambda index: f"index {index}")
+
+
+def _cells_of(series: Any, source: str, name: str) -> Cells:
+    values = series.to_numpy()
+    if values.dtype.kind in "OUT":  # texts, or numbers with missing cells among them
+        return ["" if value is None else str(value) for value in values.tolist()]
+    fits = values.dtype.kind in "biuf"
+    require(fits, f"{source}, column {name!r}: must hold numbers or texts, got {values.dtype}; leave it out")
+    return values.astype(np.float64)
+
+
+def table_of_array(x: np.ndarray, source: str) -> Table:
+    """Returns the table of an array `(num, columns)` of numbers; its columns are x1, x2, ..."""
+    values = x.astype(np.float64)
+    cells = {f"x{j + 1}": np.ascontiguousarray(values[:, j]) for j in range(values.shape[1])}
+    return Table(source, cells, lambda index: f"index {index}")

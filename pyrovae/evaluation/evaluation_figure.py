@@ -1,0 +1,46 @@
+"""The figure of one model's evaluation: bounds against samples, and methods against their seconds."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+import pyrovae.plots as plots
+from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
+
+
+def draw_estimates(measured: Mapping[str, tuple[Estimate, float]]) -> Figure:
+    """Draws the bounds L_K against K and, if there are several methods, what each is below the best in its seconds.
+
+    The bounds are those of the importance sampling with the most samples; without any, those of the methods "elbo",
+    which is L_1, and "iwae_K".
+
+    Args:
+        measured: the estimate of each method and its seconds, by the name of the method.
+    """
+    estimates = {method: estimate for method, (estimate, _) in measured.items()}
+    sampled = [estimate for estimate in estimates.values() if isinstance(estimate, MarginalLikelihood)]
+    if sampled:
+        largest = max(sampled, key=lambda estimate: estimate.num_samples)
+        errors = (largest.bounds_error.square().sum(1).sqrt() / len(largest.value)).tolist()
+        points = list(zip(largest.bound_sizes, largest.bounds.mean(1).tolist(), errors, strict=True))
+    else:
+        bounds = {method: estimate for method, estimate in estimates.items() if not method.startswith("ais_")}
+        points = sorted(
+            (int(method.removeprefix("iwae_").replace("elbo", "1")), estimate.mean, estimate.monte_carlo_error)
+            for method, estimate in bounds.items()
+        )
+    sizes, values, errors = ([point[index] for point in points] for index in range(3))
+    annealed = {
+        method: (estimate.mean, estimate.monte_carlo_error)
+        for method, estimate in estimates.items()
+        if method.startswith("ais_")
+    }
+    figure, axes = plots.figure_row(1 + (len(measured) > 1), width=4.5)
+    plots.bounds(sizes, values, errors, annealed, axes[0])
+    if len(measured) > 1:
+        below = {
+            method: (seconds, estimate.mean, estimate.monte_carlo_error)
+            for method, (estimate, seconds) in measured.items()
+        }
+        plots.below_the_best(below, axes[1])
+    return figure

@@ -1,0 +1,139 @@
+"""Data of one's own in a run: what a model must know of them, their usual settings, whether they are still the same."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from pyrovae.common import InputError, require, shown
+from pyrovae.data import SPLITS, Column, Dataset
+from pyrovae.runs.config_fields import ConfigFields
+from pyrovae.runs.own_sources import NAMED_COLUMNS, is_function, is_own
+from pyrovae.runs.usual_settings import require_likelihood, usual_settings
+from pyrovae.training import digest
+
+Config = TypeVar("Config", bound=ConfigFields)
+
+
+@dataclass(frozen=True)
+class DataLayout:
+    """What a model must know of its data, which the run keeps.
+
+    Args:
+        event_shape: the shape of one datum
+        kind: that of `Dataset`
+        columns: those of a table, with the mean and the standard deviation that standardised them
+        num_classes: the number of labels, None if there are none
+    """
+
+    event_shape: tuple[int, ...]
+    kind: str
+    columns: tuple[Column, ...] = ()
+    num_classes: int | None = None
+
+    @classmethod
+    def of(cls, data: Dataset) -> "DataLayout":
+        """Returns the layout of a data set."""
+        return cls(data.event_shape, data.kind, tuple(data.columns), _num_classes(data))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DataLayout":
+        """Returns the layout that `to_dict` made."""
+        columns = tuple(Column(**{**one, "categories": tuple(one["categories"])}) for one in values["columns"])
+        return cls(tuple(values["event_shape"]), values["kind"], columns, values["num_classes"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the layout as plain values."""
+        return asdict(self)
+
+
+def with_usual_settings(config: Config, data: Dataset) -> Config:
+    """Returns a config with the usual values that data of one's own decide, which config.json then holds.
+
+    They are the likelihood, the sizes of the networks, and the kinds of columns that were guessed, so that the file is
+    read in the same way when the run is evaluated.
+
+    Raises:
+        InputError: the likelihood does not suit the data
+    """
+    if not is_own(config.dataset):
+        return config
+    kind, are_images = {"real": "points"}.get(data.kind, data.kind), len(data.event_shape) == 3
+    usual = usual_settings(kind, config.network, are_images, has_density=True)
+    values: dict[str, Any] = {name: value for name, value in usual.items() if getattr(config, name) is None}
+    if not is_function(config.dataset):
+        values |= _as_read(config.dataset, data)
+    require_likelihood(values.get("likelihood", config.likelihood), kind, has_columns=bool(data.columns))
+    return replace(config, **values)
+
+
+def _as_read(dataset: str, data: Dataset) -> dict[str, object]:
+    """Returns the fields that say how the columns of a table were read."""
+    values: dict[str, object] = {}
+    if Path(dataset).suffix.lower() in NAMED_COLUMNS:
+        values["columns"] = tuple(column.name for column in data.columns)
+    kinds = tuple(dict.fromkeys(column.kind for column in data.columns))
+    values["kinds"] = kinds if len(kinds) < 2 else tuple(f"{column.name}={column.kind}" for column in data.columns)
+    return values
+
+
+def nats_of_units(data: Dataset, x: Tensor) -> float | None:
+    """Returns by how many nats per datum log p(x) is lower in the units of the file, None if nothing is standardised.
+
+    Args:
+        data: the data set
+        x: the data that log p(x) is of
+    """
+    if all(column.sd is None for column in data.columns):
+        return None
+    return -data.log_px_in_file_units(torch.zeros(len(x), dtype=torch.float64), x).mean().item()
+
+
+def data_told(data: Dataset) -> dict[str, Any]:
+    """Returns what a run keeps of its data, to find out whether they are the same when it is evaluated."""
+    sizes = {f"number of {split} data": len(getattr(data, f"{split}_x")) for split in SPLITS}
+    parts = [part for split in SPLITS for part in data.arguments(split)]
+    return {"layout": DataLayout.of(data).to_dict(), "sizes": sizes, "digest": digest(parts)}
+
+
+def check_same_data(dataset: str, told: Mapping[str, Any], data: Dataset) -> None:
+    """Raises `InputError` unless data of one's own are those that the run was trained on.
+
+    Otherwise another split could put training data among the test data, and other means would standardise them.
+
+    Args:
+        dataset: names the data in the error
+        told: what `data_told` returned when the run was trained
+        data: the data now
+    """
+    now = data_told(data)
+    for name in ("sizes", "layout"):
+        for field, was in told[name].items():
+            found = now[name][field]
+            if field == "columns" and len(was) == len(found):
+                field, was, found = _first_difference(was, found)
+            rule = f"{dataset} must be as it was when the run was trained: {field} was {shown(was)}"
+            require(was == found, f"{rule}, and is {shown(found)}")
+    if told["digest"] != now["digest"]:
+        raise InputError(f"{dataset} must be as it was when the run was trained, and holds other values")
+
+
+def _first_difference(was: Sequence[dict], now: Sequence[dict]) -> tuple[str, object, object]:
+    """Returns what differs first between columns, what it was and what it is."""
+    for one, other in zip(was, now, strict=True):
+        for name, value in one.items():
+            if value != other[name]:
+                return f"the {name} of column {one['name']!r}", value, other[name]
+    return "columns", None, None
+
+
+def _num_classes(data: Dataset) -> int | None:
+    if data.classes:
+        return len(data.classes)
+    labels = [data.arguments(split)[1:] for split in SPLITS]
+    if any(len(parts) != 1 or parts[0].is_floating_point() or parts[0].dim() != 1 for parts in labels):
+        return None
+    return 1 + max(int(part.max()) for (part,) in labels if len(part))

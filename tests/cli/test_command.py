@@ -1,0 +1,107 @@
+"""The `pyrovae` command: what it says of its flags, of mistyped ones, and of what comes next."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from running_scripts import FOLDER, command_here
+
+import pyrovae as pv
+from pyrovae.cli import app, command_line, helper_processes
+
+GROUPS = ["data", "model", "objective", "training", "run"]
+
+
+def test_it_does_what_the_scripts_do(tmp_path):
+    """A process of its own: `python -m pyrovae`, as torchrun starts it, too."""
+    flags = ["--dataset", "four_clusters", "--hidden", "4", "--epochs", "1", "--out", "a run"]
+    started = [sys.executable, "-m", "pyrovae", "train", *flags]
+    done = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("next: python -m pyrovae evaluate 'a run'\n")
+    evaluated = command_here("evaluate", "a run", "--num-samples", 20, "--num-data", 10, cwd=tmp_path)
+    assert (evaluated.returncode, evaluated.stderr) == (0, "")
+    assert "report: a run/report.md" in evaluated.stdout
+    compared = command_here("compare", "a run", "--objectives", "elbo", "--repeats", 4, "--no-compile", cwd=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    again = command_here("train", "--config", "a run/config.json", "--out", "again", cwd=tmp_path)
+    assert again.stdout.endswith("next: pyrovae evaluate again\n")
+    assert pv.load_run(tmp_path / "again").config == pv.load_run(tmp_path / "a run").config
+
+
+@pytest.mark.parametrize("command", app.COMMANDS)
+def test_help_says_what_each_flag_means_in_groups(command, tmp_path):
+    shown = command_here(command, "--help", cwd=tmp_path).stdout
+    assert shown.startswith(f"usage: pyrovae {command} ")
+    groups = re.findall(r"^\W+(data|model|objective|training|run) options\W+$", shown, re.MULTILINE)
+    assert groups == {"train": GROUPS, "race": GROUPS[:-1]}.get(command, [])
+    flags = re.split(r"\n--(?=[a-z])", "\n".join(line.strip("│| ") for line in shown.splitlines()))[1:]
+    assert len(flags) >= 5
+    for flag in flags:  # its name, its text, its default
+        text = re.sub(r"^\S+(, --no-\S+| {\S+| \[\S+ \[\S+ ...\]\]\S*| [A-Z]+)*", "", flag)
+        assert len(text.split("(default")[0].strip()) > 5, flag
+
+
+def test_a_mistyped_word_is_answered_with_the_nearest(tmp_path):
+    wrong = command_here("trian", "--epochs", 3, cwd=tmp_path)
+    known = ", ".join(app.COMMANDS)
+    said = f"error: the command must be one of {known}; got 'trian': did you mean train?\n"
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", said)
+    assert command_here("xyz", cwd=tmp_path).stderr == f"error: the command must be one of {known}; got 'xyz'\n"
+    flag = command_here("train", "--hiden", 4, cwd=tmp_path)
+    assert flag.returncode == 2
+    assert "Perhaps you meant:" in flag.stderr
+    assert "--hidden" in flag.stderr
+    nothing = command_here(cwd=tmp_path)
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert "train, evaluate, compare, race, demo" in nothing.stderr
+
+
+def test_bad_input_is_one_line(tmp_path):
+    for arguments, said in (
+        (("evaluate", "nowhere"), "run folder nowhere does not exist"),
+        (("train", "--epochs", 0), "epochs must be a whole number >= 1, got 0"),
+        (("train", "--config", "nowhere.json"), "nowhere.json is not a readable config ([Errno 2] No such file"),
+        (("race", "--seeds", "--out", "out"), "seeds must hold at least one, got none"),
+    ):
+        done = command_here(*arguments, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: {said}")
+        assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_version_is_the_packages(tmp_path):
+    assert command_here("--version", cwd=tmp_path).stdout == f"pyrovae {pv.__version__}\n"
+
+
+def test_what_comes_next_is_typed_as_this_program_was(tmp_path, monkeypatch):
+    for program, said in (
+        ("/usr/bin/pyrovae", "pyrovae evaluate 'my run'"),
+        ("/lib/pyrovae/__main__.py", "python -m pyrovae evaluate 'my run'"),
+        (str(FOLDER / "train.py"), f"python {FOLDER}/evaluate.py 'my run'"),
+        ("/somewhere/of_mine.py", "pyrovae evaluate 'my run'"),
+    ):
+        monkeypatch.setattr(sys, "argv", [program])
+        assert command_line.command_for("evaluate", "my run") == said
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/pyrovae", "scripts/race.py"])
+def test_helper_processes_run_the_same_program(program, monkeypatch):
+    commands = []
+
+    class Started:
+        def __init__(self, command, **settings):
+            commands.append(command[1:])
+
+        def wait(self): ...
+
+        terminate = wait
+
+    monkeypatch.setattr(helper_processes.subprocess, "Popen", Started)
+    monkeypatch.setattr(sys, "argv", [program, "race", "--processes", "2"])
+    with helper_processes.helpers(2):
+        pass
+    by = ["-m", "pyrovae"] if program == "/usr/bin/pyrovae" else [program]
+    assert commands == [[*by, "race", "--processes", "2"]]
