@@ -93,7 +93,7 @@ class SavedModel(Module):
 
 
 def _content_of(model: Module) -> dict[str, Any]:
-    recipe = model.made_with
+    recipe = getattr(model, "made_with", None)  # which a model that another version pickled has not
     if recipe is None:
         raise InputError(f"{type(model).__name__} does not know what it was made with")
     arguments, own = {}, {}
@@ -138,7 +138,7 @@ def _made_again(cls: type, content: Mapping[str, Any], own: Mapping[str, Any]) -
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in content["frozen"])
     for name, module in modules.items():
-        module.training = content["training"][name]
+        module.training = content["training"].get(name, module.training)  # one of your own may have other modules
     return model
 
 

@@ -52,11 +52,12 @@ class VAE(SavedModel):
             is shared by two VAEs.
         activation: One of relu, tanh, softplus, elu, gelu, silu, leaky_relu.
         network: `"mlp"`, or `"conv"` or `"resnet"` for images.
-        encoder: A network of your own, an `nn.Module` from x, `(batch, *event_shape)`, to the posterior's
-            `output_shape`: by default (loc, log_variance), `(batch, 2, latent_dim)`, or flattened,
-            `(batch, 2 * latent_dim)`. With conditions it is called with their features, `(batch, num_features)`, as the
-            second argument. The VAE uses the module itself and not a copy. A function or a class that makes a module
-            is called as `encoder(in_shape, out_shape)`, and with conditions also with `num_features=`.
+        encoder: A network of your own, an `nn.Module` from x, `(batch, *event_shape)` or as the likelihood's
+            `encoder_input` and `missing` show it, to the posterior's `output_shape`: by default (loc, log_variance),
+            `(batch, 2, latent_dim)`, or flattened, `(batch, 2 * latent_dim)`. With conditions it is called with their
+            features, `(batch, num_features)`, as the second argument. The VAE uses the module itself and not a copy. A
+            function or a class that makes a module is called as `encoder(in_shape, out_shape)`, and with conditions
+            also with `num_features=`.
         decoder: The same from z, `(batch, latent_dim)`, to the likelihood's `output_shape`: by default
             `(batch, *event_shape)`, or flattened. Particles are part of this batch.
         condition: A `Condition` or a sequence of them. Encoder and decoder each have a copy with its own parameters.
@@ -89,11 +90,9 @@ class VAE(SavedModel):
 
         With networks of your own:
 
-        >>> encoder = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 2))
-        >>> own = {"encoder": encoder, "decoder": torch.nn.Linear(1, 2)}
-        >>> vae = pv.VAE((2,), latent_dim=1, **own, likelihood=pv.Gaussian(0.3))
-        >>> vae.encoder is encoder, vae.encode(x).mean.shape
-        (True, torch.Size([100, 1]))
+        >>> own = {"encoder": torch.nn.Linear(2, 2), "decoder": torch.nn.Linear(1, 2)}
+        >>> pv.VAE((2,), latent_dim=1, **own, likelihood=pv.Gaussian(0.3)).encoder is own["encoder"]
+        True
 
     Source:
         Kingma and Welling 2014, arXiv:1312.6114; conditions: Sohn et al. 2015; beta: Higgins et al. 2017; missing
@@ -146,14 +145,14 @@ class VAE(SavedModel):
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
-        decoded_shape = likelihood.output_shape(event_shape)
+        decoded = likelihood.output_shape(self.event_shape)
         seen_shape = tuple(self._encoder_input(torch.zeros(1, *self.event_shape)).shape[1:])
         self.code_shape = tuple(prior.decoded(torch.zeros(posterior.latent_shape)).shape)
         self.encoder, self.decoder = encoder_and_decoder(
             encoder,
             decoder,
             encoder_shapes=(seen_shape, posterior.output_shape),
-            decoder_shapes=(self.code_shape, decoded_shape),
+            decoder_shapes=(self.code_shape, decoded),
             network=network,
             hidden=hidden,
             activation=activation,

@@ -64,7 +64,7 @@ def _check_apart(network: nn.Module) -> None:
     """Raises `RuntimeError` if batch normalisation would mix particles, so that they are run one after another."""
     for module in network.modules():
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            raise RuntimeError(f"{type(module).__name__} normalises over particles, too, in training mode")
+            raise RuntimeError(f"{type(module).__name__} normalises over particles, too")
 
 
 @torch.no_grad()
