@@ -5,6 +5,7 @@ import math
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from running_scripts import command_here
 
 import pyrovae as pv
 from pyrovae.runs import columns_table
+from pyrovae.runs.own_data import check_same_data, data_told
 
 SMALL = ("--latent-dim", 2, "--hidden", 8, "--epochs", 2, "--batch-size", 50)
 FEW = ("--num-samples", 20)
@@ -154,6 +156,36 @@ def test_a_file_that_moved_is_found_and_one_that_changed_is_refused(people, tmp_
         assert refused.stderr.startswith(rule + said)
     done("train", "--out", "run", "--resume", "--epochs", 3, "--dataset", "moved.csv", cwd=tmp_path)
     assert pv.load_run(tmp_path / "run").config.dataset == str(tmp_path / "moved.csv")
+
+
+def test_data_that_differ_by_rounding_are_the_same(people):
+    folder, _ = people
+    data = pv.load_run(folder / "runs/people").data
+    for factor, same in ((1 + 1e-13, True), (1.001, False)):
+        told = data_told(data)
+        (income,) = [column for column in told["layout"]["columns"] if column["name"] == "income"]
+        income["mean"] *= factor
+        if same:
+            check_same_data("people.csv", told, data)
+        else:
+            with pytest.raises(pv.InputError, match="the mean of column 'income' was"):
+                check_same_data("people.csv", told, data)
+
+
+def test_a_changed_cell_of_the_test_data_is_seen(people):
+    """The means that standardise are those of the training data."""
+    folder, _ = people
+    data = pv.load_run(folder / "runs/people").data
+    row = int((~data.test_x[:, 0].isnan()).nonzero()[0])
+    for change, same in ((1e-7, True), (0.01, False)):
+        test_x = data.test_x.clone()
+        test_x[row, 0] += change
+        changed = replace(data, test_x=test_x)
+        if same:
+            check_same_data("people.csv", data_told(data), changed)
+        else:
+            with pytest.raises(pv.InputError, match="was trained, and holds other values"):
+                check_same_data("people.csv", data_told(data), changed)
 
 
 def test_a_function_of_ones_own_gives_the_data(tmp_path):
