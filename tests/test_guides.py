@@ -14,7 +14,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 # The pages, each with what is smaller here than on the page.
 PAGES = {
     "your_own_program": {},
-    "your_own_networks": {"num_images, epochs = 2_000, 8": "num_images, epochs = 8, 1", "sprites(500": "sprites(8"},
+    "your_own_networks": {"num_images, epochs = 4_000, 18": "num_images, epochs = 16, 1", "sprites(500": "sprites(8"},
     "saving": {},
     "your_own_data": {},
 }
