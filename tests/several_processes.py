@@ -71,9 +71,10 @@ def evaluate() -> dict[str, object]:
 
 def survive(folder: Path, victim: int | None, restarted: bool) -> dict[str, object]:
     """A run, in which process number `victim` dies in its third epoch, once."""
-    step = Steps.take
+    step, taken = Steps.take, []
 
     def mortal(self, index, batch):
+        taken.append(index)
         if self.state.position.epoch == 3 and index == 2 and Workers().rank == victim and not restarted:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, index, batch)
@@ -82,7 +83,8 @@ def survive(folder: Path, victim: int | None, restarted: bool) -> dict[str, obje
     pyro.clear_param_store()
     config = pv.RunConfig(hidden=(8,), epochs=5, batch_size=500, schedule="cosine", beta_schedule="linear")
     run = train_run(config, folder, resume=restarted, checkpoint_minutes=1e-6)
-    return {"state": run.vae.state_dict(), "loss": run.history.loss, "elbo": run.history.elbo, "again": restarted}
+    found = {"state": run.vae.state_dict(), "loss": run.history.loss, "elbo": run.history.elbo}
+    return {**found, "again": restarted, "steps": len(taken)}
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def test_processes_start_again_from_the_checkpoint_when_one_dies(together):
     for one, other in zip((found["whole"] for found in before), after, strict=True):
         assert not one["again"]
         assert other["again"]
+        assert (one["steps"], other["steps"]) == (20, 11)  # of five epochs; it died in the second step of the third
         assert one["loss"] == other["loss"]
         assert one["elbo"] == other["elbo"]
         assert all(torch.equal(value, other["state"][name]) for name, value in one["state"].items())
