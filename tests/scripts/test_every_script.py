@@ -18,8 +18,6 @@ def test_bad_input_exits_with_2_from_the_shell_too_before_slow_imports(tmp_path)
     said = [line for line in lines if not line.startswith("import time:")]
     imports = {line.split("|")[-1].strip() for line in lines if line not in said}
     assert (result.returncode, result.stdout) == (2, "")
-    assert [line for line in lines if not line.startswith("import time:")] == [
-        "error: run folder nowhere does not exist"
-    ]
+    assert said == ["error: run folder nowhere does not exist"]
     assert "pyrovae.data.image_files" in imports
     assert not imports & {"torchvision", "scipy.stats", "torch._dynamo", "torch._inductor"}
