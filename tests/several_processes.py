@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pyro
 import pyro.distributions as dist
 import torch
 from exact import conjugate, hierarchical
@@ -68,28 +69,30 @@ def evaluate() -> dict[str, object]:
     return values | {"upper": gap.upper.log_weights, "nested": nested.bounds, "coin": coin.bounds}
 
 
-def survive(folder: Path, victim: int | None) -> dict[str, object]:
+def survive(folder: Path, victim: int | None, restarted: bool) -> dict[str, object]:
     """A run, in which process number `victim` dies in its third epoch, once."""
-    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    step = Steps.take
+    step, taken = Steps.take, []
 
     def mortal(self, index, batch):
+        taken.append(index)
         if self.state.position.epoch == 3 and index == 2 and Workers().rank == victim and not restarted:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, index, batch)
 
     Steps.take = mortal
+    pyro.clear_param_store()
     config = pv.RunConfig(hidden=(8,), epochs=5, batch_size=500, schedule="cosine", beta_schedule="linear")
     run = train_run(config, folder, resume=restarted, checkpoint_minutes=1e-6)
-    return {"state": run.vae.state_dict(), "loss": run.history.loss, "elbo": run.history.elbo, "again": restarted}
+    found = {"state": run.vae.state_dict(), "loss": run.history.loss, "elbo": run.history.elbo}
+    return {**found, "again": restarted, "steps": len(taken)}
 
 
 if __name__ == "__main__":
-    job, out, *more = sys.argv[1:]
+    out = Path(sys.argv[1])
     torch.set_num_threads(1)
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     with process_group() as workers:
-        if job == "survive":
-            found = survive(Path(out) / "run", int(more[0]) if more else None)
-        else:
-            found = {"train": train(), "evaluate": evaluate()}
-        torch.save(found, Path(out) / f"{workers.rank}.pt")
+        if not restarted:
+            found = {"train": train(), "evaluate": evaluate(), "whole": survive(out / "whole", None, restarted)}
+            torch.save(found, out / f"{workers.rank}.pt")
+        torch.save(survive(out / "killed", 1, restarted), out / f"{workers.rank} again.pt")

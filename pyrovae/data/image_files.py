@@ -6,17 +6,11 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
-import torchvision
 from torch import Tensor
-from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from pyrovae.common import InputError, require
 
-IDX_SETS = {
-    "mnist": torchvision.datasets.MNIST,
-    "fashion_mnist": torchvision.datasets.FashionMNIST,
-    "kmnist": torchvision.datasets.KMNIST,
-}
+IDX_SETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}  # names in torchvision.datasets
 
 
 def read_images(name: str, root: Path) -> list[tuple[Tensor, Tensor]]:
@@ -34,7 +28,10 @@ def read_images(name: str, root: Path) -> list[tuple[Tensor, Tensor]]:
         InputError: If a file is missing and cannot be downloaded, is not a readable IDX file, or has not one label
             per image.
     """
-    dataset = IDX_SETS[name]
+    from torchvision import datasets  # two seconds of imports that other data do not need
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    dataset = getattr(datasets, IDX_SETS[name])
     folder = root / dataset.__name__ / "raw"
     names = [url.removesuffix(".gz") for url, _ in dataset.resources]
     try:

@@ -7,8 +7,6 @@ import torch
 from PIL import Image
 from PIL.ImageOps import exif_transpose
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.functional import center_crop, resize
 
 from pyrovae.common import InputError, first_line, require, require_count
 from pyrovae.data.dataset import SPLITS, Dataset
@@ -16,6 +14,7 @@ from pyrovae.data.images import image_dataset
 from pyrovae.data.options import LoadOptions
 from pyrovae.data.splits import SPLIT_NAMES, Rows, split_by_shares
 
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -54,6 +53,8 @@ def as_levels(image: Image.Image, size: int | None, mode: str) -> Tensor:
     """
     image = exif_transpose(image).convert(mode)  # as the camera was held
     if size is not None:
+        from torchvision.transforms.functional import center_crop, resize  # imports of seconds
+
         image = center_crop(resize(image, [size], antialias=True), [size, size])
     levels = torch.from_numpy(np.array(image))
     return levels[None] if mode == "L" else levels.permute(2, 0, 1)

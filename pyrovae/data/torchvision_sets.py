@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from pyrovae.common import InputError, first_line
 from pyrovae.data.image_folders import as_levels
 
 OMNIGLOT_SIZE = 28
-# Each class of torchvision, with its arguments for the training and for the test images.
-TORCHVISION_SETS: dict[str, tuple[Any, tuple[Mapping[str, Any], Mapping[str, Any]]]] = {
-    "cifar10": (torchvision.datasets.CIFAR10, ({"train": True}, {"train": False})),
-    "svhn": (torchvision.datasets.SVHN, ({"split": "train"}, {"split": "test"})),
-    "omniglot": (torchvision.datasets.Omniglot, ({"background": True}, {"background": False})),
+# Each class in torchvision.datasets, with its arguments for the training and for the test images.
+TORCHVISION_SETS: dict[str, tuple[str, tuple[Mapping[str, Any], Mapping[str, Any]]]] = {
+    "cifar10": ("CIFAR10", ({"train": True}, {"train": False})),
+    "svhn": ("SVHN", ({"split": "train"}, {"split": "test"})),
+    "omniglot": ("Omniglot", ({"background": True}, {"background": False})),
 }
 
 
@@ -37,7 +36,7 @@ def read_torchvision(name: str, root: Path) -> tuple[list[tuple[Tensor, Tensor]]
     Raises:
         InputError: If it can neither be read nor be downloaded.
     """
-    kind, both = TORCHVISION_SETS[name]
+    kind, both = _reader_of(name)
     try:
         found = [kind(root, **settings) for settings in both]
     except (RuntimeError, OSError) as missing:
@@ -50,6 +49,13 @@ def read_torchvision(name: str, root: Path) -> tuple[list[tuple[Tensor, Tensor]]
         return [_as_tensors(one.data, one.labels) for one in found], tuple(map(str, range(10)))
     names = [one._characters for one in found]
     return [_omniglot(found[0], 0), _omniglot(found[1], len(names[0]))], (*names[0], *names[1])
+
+
+def _reader_of(name: str) -> tuple[Any, tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    from torchvision import datasets  # two seconds of imports that other data do not need
+
+    kind, both = TORCHVISION_SETS[name]
+    return getattr(datasets, kind), both
 
 
 def _as_tensors(images: np.ndarray, labels: Any) -> tuple[Tensor, Tensor]:
@@ -65,7 +71,7 @@ def _omniglot(found: Any, first: int) -> tuple[Tensor, Tensor]:
 
 def _download(name: str, root: Path, reason: str) -> None:
     # Files go to a temporary folder first, so that a download that breaks off leaves nothing half-written in `root`.
-    kind, both = TORCHVISION_SETS[name]
+    kind, both = _reader_of(name)
     with tempfile.TemporaryDirectory() as temporary:
         try:
             for settings in both:

@@ -6,8 +6,6 @@ from typing import Any, TypedDict
 
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import norm
-from scipy.stats import t as student_t
 from torch import Tensor
 
 import pyrovae.plots as plots
@@ -86,7 +84,9 @@ class Race:
         seed_error = _over_seeds(difference.mean(1))
         low = high = None
         if seed_error is not None:
-            reach = math.hypot(student_t.ppf(0.975, len(ours) - 1) * seed_error, norm.ppf(0.975) * data_error)
+            from scipy.special import ndtri, stdtrit  # imported here so that `import pyrovae` is quicker
+
+            reach = math.hypot(stdtrit(len(ours) - 1, 0.975) * seed_error, ndtri(0.975) * data_error)
             low, high = value - reach, value + reach
         return {"value": value, "seed_error": seed_error, "data_error": data_error, "low": low, "high": high}
 

@@ -19,7 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy.random  # noqa: F401  before the forks, which have its state in common
 import torch
+import torch._dynamo  # which torch's optimisers import: once, and not in each fork
 from tabulate import tabulate
 
 import pyrovae as pv

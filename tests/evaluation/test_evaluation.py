@@ -142,10 +142,9 @@ def differences():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pyrovae.evaluation.annealed_chains.PILOT_TRANSITIONS", 6)
         patch.setattr("pyrovae.evaluation.annealed_chains.PILOT_WARMUP", 4)
-        for seed in range(40):
-            ours, same, another = (
-                estimates(*p) for p in ((vae.model, seed), (other.model, seed), (other.model, 40 + seed))
-            )
+        found = [[estimates(model, seed) for seed in range(40)] for model in (vae.model, other.model)]
+        for place, (ours, same) in enumerate(zip(*found, strict=True)):
+            another = found[1][place - 1]
             shared.append({method: ours[method].minus(same[method]) for method in PAIRED})
             apart.append({method: ours[method].minus(another[method]) for method in PAIRED})
     return [{method: [one[method] for one in kind] for method in PAIRED} for kind in (shared, apart)]

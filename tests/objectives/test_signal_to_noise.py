@@ -55,15 +55,15 @@ def slope(sizes, values):
 
 def test_the_guides_signal_to_noise_falls_as_the_root_of_k_and_the_models_rises():
     """A raw SNR estimate has a floor of sqrt(2 / (pi T)): the mean is DReG's, the deviation IWAE's."""
-    sizes = (1, 10, 100, 1_000)
+    sizes = (2, 8, 32, 128)
     model, guide = zip(*(signal_to_noise(DReG(k), IWAE(k)) for k in sizes), strict=True)
-    assert slope(sizes, guide) == pytest.approx(-0.5, abs=0.1), guide
-    assert slope(sizes, model) == pytest.approx(0.5, abs=0.1), model
+    assert slope(sizes, guide) == pytest.approx(-0.5, abs=0.07), guide
+    assert slope(sizes, model) == pytest.approx(0.5, abs=0.07), model
 
 
 def test_with_more_batches_both_signals_rise_as_the_root_of_m():
-    sizes = (1, 10, 100)
+    sizes = (1, 4, 16)
     pairs = [signal_to_noise(DReG(10), MIWAE(10, num_batches=m)) for m in sizes]
     model, guide = zip(*pairs, strict=True)
-    assert slope(sizes, guide) == pytest.approx(0.5, abs=0.1), guide
-    assert slope(sizes, model) == pytest.approx(0.5, abs=0.1), model
+    assert slope(sizes, guide) == pytest.approx(0.5, abs=0.05), guide
+    assert slope(sizes, model) == pytest.approx(0.5, abs=0.05), model

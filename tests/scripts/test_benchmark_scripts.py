@@ -38,7 +38,7 @@ def test_processes_beside_threads_in_small(tmp_path):
 
 
 def test_the_benchmark_in_small(tmp_path):
-    result = run("benchmarks/speed.py", "--only", "ring", "--rounds", 1, "--out", "out", cwd=tmp_path)
+    result = run_here("benchmarks/speed.py", "--only", "ring", "--rounds", 1, "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     row = json.loads((tmp_path / "out/results.json").read_text())["rows"][0]
     assert {"stock Pyro", "plain PyTorch", "ours eager", "ours", "floor"} <= row["ms"].keys()
@@ -59,7 +59,7 @@ def test_the_cost_of_the_check_in_small(tmp_path):
 
 
 def test_programs_of_users_in_small(tmp_path):
-    result = run("benchmarks/programs.py", "--only", "item response", "--turns", 2, "--out", "out", cwd=tmp_path)
+    result = run_here("benchmarks/programs.py", "--only", "item response", "--turns", 2, "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (row,) = json.loads((tmp_path / "out/results.json").read_text())["rows"]
     assert row["reason"] is None

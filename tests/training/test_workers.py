@@ -16,23 +16,24 @@ from pyrovae.common.workers import Workers, alone, process_group
 HERE = Path(__file__).parents[1]
 
 
-def together(folder, *arguments, processes=2, restarts=0, program=HERE / "several_processes.py"):
-    """Runs the program under torchrun; returns the finished process and what each worker has written."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [f"--max-restarts={restarts}", program, *arguments]
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Runs the program under torchrun: the folder, what each of two workers found before one died, and after it."""
+    folder = tmp_path_factory.mktemp("together")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command += [HERE / "several_processes.py", folder]
     paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    return done, [torch.load(folder / f"{rank}.pt") for rank in range(processes) if (folder / f"{rank}.pt").exists()]
+    assert "exitcode: -9" in done.stderr
+    before, after = ([torch.load(folder / f"{rank}{name}.pt") for rank in range(2)] for name in ("", " again"))
+    return folder, before, after
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("together")
-    _, found = together(folder, "both", folder)
-    assert len(found) == 2
-    return found
+def both(together):
+    return together[1]
 
 
 def test_two_processes_train_as_one_under_the_same_noise_of_each_datum(both):
@@ -53,22 +54,18 @@ def test_two_processes_measure_what_one_does(both):
             torch.testing.assert_close(found["evaluate"][name], value, atol=1e-12, rtol=0, msg=name)
 
 
-def test_processes_start_again_from_the_checkpoint_when_one_dies(tmp_path):
-    folders = [tmp_path / name for name in ("whole", "killed")]
-    for folder in folders:
-        folder.mkdir()
-    _, whole = together(folders[0], "survive", folders[0])
-    done, killed = together(folders[1], "survive", folders[1], 1, restarts=1)
-    assert "exitcode: -9" in done.stderr
-    for one, other in zip(whole, killed, strict=True):
+def test_processes_start_again_from_the_checkpoint_when_one_dies(together):
+    folder, before, after = together
+    for one, other in zip((found["whole"] for found in before), after, strict=True):
         assert not one["again"]
         assert other["again"]
+        assert (one["steps"], other["steps"]) == (20, 11)  # of five epochs; it died in the second step of the third
         assert one["loss"] == other["loss"]
         assert one["elbo"] == other["elbo"]
         assert all(torch.equal(value, other["state"][name]) for name, value in one["state"].items())
-    run = pv.load_run(folders[1] / "run")
-    assert run.history.loss == whole[0]["loss"]
-    lines = (folders[1] / "run/metrics.jsonl").read_text().splitlines()
+    run = pv.load_run(folder / "killed")
+    assert run.history.loss == before[0]["whole"]["loss"]
+    lines = (folder / "killed/metrics.jsonl").read_text().splitlines()
     assert len(lines) == 5
 
 
