@@ -52,12 +52,28 @@ def rewrite_products(module: fx.GraphModule) -> None:
 
 
 def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: int, columns: int) -> fx.Node:
-    """Returns the product as multiplications and a sum, with the loop over the long dimension innermost."""
+    """Returns the product as multiplications and a sum, with a long and contiguous dimension innermost."""
 
     def call(target: Callable, *args: Argument) -> fx.Node:
         return graph.call_function(target, args)
 
+    def copied(factor: fx.Node, size: tuple[int, int]) -> fx.Node:
+        """Returns the factor in row-major order, in memory of its own, which `as_strided` makes Inductor write."""
+        clone = graph.call_function(aten.clone.default, (factor,), {"memory_format": torch.contiguous_format})
+        return call(aten.as_strided.default, clone, list(size), [size[1], 1])
+
+    def turned(factor: fx.Node) -> fx.Node:
+        new = call(aten.t.default, factor)
+        if "val" in factor.meta:
+            new.meta["val"] = factor.meta["val"].t()
+        return new
+
+    if rows < columns and rows <= inner:  # the transposed product has few columns
+        return turned(_as_loop(graph, turned(right), turned(left), columns, inner, rows))
+    left_strides, right_strides = left.meta["val"].stride(), right.meta["val"].stride()
     if inner <= min(rows, columns):
+        if right_strides[1] != 1:
+            right = copied(right, (inner, columns))
         total: fx.Node | None = None
         for k in range(inner):
             column = call(aten.unsqueeze.default, call(aten.select.int, left, 1, k), 1)
@@ -65,11 +81,16 @@ def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: i
             total = term if total is None else call(aten.add.Tensor, total, term)
         assert total is not None  # a product of no terms is not made a loop
         return total
-    if columns <= rows:
-        transposed = call(aten.unsqueeze.default, call(aten.t.default, right), 0)
-        return call(aten.sum.dim_IntList, call(aten.mul.Tensor, call(aten.unsqueeze.default, left, 1), transposed), [2])
-    terms = call(aten.mul.Tensor, call(aten.unsqueeze.default, left, 2), call(aten.unsqueeze.default, right, 0))
-    return call(aten.sum.dim_IntList, terms, [1])
+    few = turned(right)
+    if left_strides[0] == 1 != left_strides[1]:  # each column's sum adds up whole columns of the left factor
+        terms = call(
+            aten.mul.Tensor, call(aten.unsqueeze.default, turned(left), 0), call(aten.unsqueeze.default, few, 2)
+        )
+        return turned(call(aten.sum.dim_IntList, terms, [1]))
+    if right_strides[0] != 1:
+        few = copied(few, (columns, inner))
+    terms = call(aten.mul.Tensor, call(aten.unsqueeze.default, left, 1), call(aten.unsqueeze.default, few, 0))
+    return call(aten.sum.dim_IntList, terms, [2])
 
 
 _library = torch.library.Library("pyrovae", "DEF")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pyrovae.common import InputError, Workers, first_line, is_validation_error
 from pyrovae.data import Batch, scale_hint_of
 from pyrovae.programs import not_finite
+from pyrovae.training.fused_adam import FusedAdam
 from pyrovae.training.pair_modules import copy_values
 from pyrovae.training.preparation import Training
 from pyrovae.training.saving import Saver
@@ -25,6 +26,7 @@ class Steps:
     def __init__(self, training: Training, settings: FitSettings, saver: Saver) -> None:
         self.training, self.state, self.settings, self.saver = training, training.state, settings, saver
         self.gradients, self.workers = training.gradients[1], Workers()
+        self.optimizer = FusedAdam(training.state.optimizer)
         self._unread: list[tuple[int, Batch, Tensor]] = []
         """The number, batch and outcome of the steps whose outcome has not been read from the device."""
 
@@ -47,7 +49,7 @@ class Steps:
             return
         if self.settings.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(list(state.parameters.values()), self.settings.max_grad_norm, norm)
-        state.optimizer.step()
+        self.optimizer.step()
 
     def add_up(self) -> bool:
         """Reads the outcomes of the steps since the last reading; returns True if the last of them was finite.
