@@ -1,17 +1,22 @@
 """Rewrites the matrix products of a graph as they are fastest on a CPU (measured in docs/performance.md)."""
 
+import functools
+import platform
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import Argument
 
 aten = torch.ops.aten
 
 # A product with a dimension of at most MAX_LOOP_DIM, and of at most MAX_LOOP_WORK multiply-adds, costs less as a loop
-# that is fused with its neighbours than as a call of a library. From MIN_ONEDNN_WORK multiply-adds, oneDNN is fastest.
+# that is fused with its neighbours than as a call of a library. From MIN_ONEDNN_WORK multiply-adds oneDNN is faster
+# than MKL, PyTorch's own choice: on Intel's processors a little, and not where it must copy the left factor; on AMD's,
+# for which MKL has no code of its own, it takes half the time.
 MAX_LOOP_DIM, MAX_LOOP_WORK = 4, 2**18
-MIN_ONEDNN_WORK = 4_000_000
+MIN_ONEDNN_WORK = {"Intel": 4_000_000, "other": 1_500_000}
 
 
 def rewrite_products(module: fx.GraphModule) -> None:
@@ -19,7 +24,7 @@ def rewrite_products(module: fx.GraphModule) -> None:
 
     - A bias is added apart from the product, so that the addition is fused with what comes next.
     - A thin product becomes a loop, which is fused, too.
-    - A large product whose left factor is row-major is computed by oneDNN in strict float32.
+    - A large product is computed by oneDNN, in strict float32, where that is faster.
     """
     graph = module.graph
     for node in list(graph.nodes):
@@ -40,8 +45,8 @@ def rewrite_products(module: fx.GraphModule) -> None:
                 if 0 < min(rows, inner, columns) <= MAX_LOOP_DIM and work <= MAX_LOOP_WORK:
                     one, other = node.args
                     new = _as_loop(graph, one, other, rows, inner, columns)
-                elif work >= MIN_ONEDNN_WORK and left.is_contiguous() and left.dtype is torch.float32 and _has_onednn():
-                    new = graph.call_function(torch.ops.pyrovae.matmul.default, node.args)
+                elif left.dtype is torch.float32 and _is_for_onednn(left, work):
+                    new = _by_onednn(graph, *node.args)
                 else:
                     continue
             new.meta["val"] = node.meta["val"]
@@ -93,6 +98,16 @@ def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: i
     return call(aten.sum.dim_IntList, terms, [2])
 
 
+def _by_onednn(graph: fx.Graph, left: fx.Node, right: fx.Node) -> fx.Node:
+    """Returns the product as a call of oneDNN, which copies what is not row-major of its first factor: the smaller."""
+    matmul, turn = torch.ops.pyrovae.matmul.default, aten.t.default
+    rows, columns = left.meta["val"].shape[0], right.meta["val"].shape[1]
+    if left.meta["val"].is_contiguous() or rows <= columns:
+        return graph.call_function(matmul, (left, right))
+    turned = tuple(graph.call_function(turn, (factor,)) for factor in (right, left))
+    return graph.call_function(turn, (graph.call_function(matmul, turned),))
+
+
 _library = torch.library.Library("pyrovae", "DEF")
 _library.define("matmul(Tensor left, Tensor right) -> Tensor")
 _library.impl(
@@ -103,5 +118,18 @@ _library.impl(
 _library.impl("matmul", lambda left, right: left.new_empty(left.shape[0], right.shape[1]), "Meta")
 
 
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def _is_for_onednn(left: Tensor, work: int) -> bool:
+    """Returns whether oneDNN is there and is the faster one for a product of so much work."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return False
+    if _is_intel():
+        return work >= MIN_ONEDNN_WORK["Intel"] and left.is_contiguous()
+    return work >= MIN_ONEDNN_WORK["other"]
+
+
+@functools.cache
+def _is_intel() -> bool:
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return "Intel" in platform.processor()
