@@ -84,7 +84,7 @@ def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> 
         _check_data(vae, (data,))
         Workers().check_same("data", [data])
         moved_data = data.to(device)
-        train = _shuffled(lambda rows: (moved_data[rows.to(device)],), len(data), batch_size)
+        train = _shuffled(lambda rows: (moved_data.index_select(0, rows.to(device)),), len(data), batch_size)
     else:
         train = _each(vae, "data", [()] if data is None else data, device)
         require(
