@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.fx.node import Argument
 
 aten = torch.ops.aten
+_ROW_MAJOR: dict[str, Argument] = {"memory_format": torch.contiguous_format}
 
 # A product with a dimension of at most MAX_LOOP_DIM, and of at most MAX_LOOP_WORK multiply-adds, costs less as a loop
 # that is fused with its neighbours than as a call of a library. From MIN_ONEDNN_WORK multiply-adds oneDNN is faster
@@ -49,6 +50,8 @@ def rewrite_products(module: fx.GraphModule) -> None:
                     new = _by_onednn(graph, *node.args)
                 else:
                     continue
+                if new.target is aten.t.default:  # whoever reads a product relies on the order of its memory
+                    new = graph.call_function(aten.clone.default, (new,), _ROW_MAJOR)
             new.meta["val"] = node.meta["val"]
             node.replace_all_uses_with(new)
             graph.erase_node(node)
@@ -64,7 +67,7 @@ def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: i
 
     def copied(factor: fx.Node, size: tuple[int, int]) -> fx.Node:
         """Returns the factor in row-major order, in memory of its own, which `as_strided` makes Inductor write."""
-        clone = graph.call_function(aten.clone.default, (factor,), {"memory_format": torch.contiguous_format})
+        clone = graph.call_function(aten.clone.default, (factor,), _ROW_MAJOR)
         return call(aten.as_strided.default, clone, list(size), [size[1], 1])
 
     def turned(factor: fx.Node) -> fx.Node:
