@@ -17,6 +17,9 @@ INDUCTOR_OPTIONS = {
     "fallback_random": True,  # draws PyTorch's own random numbers
     # By default the splines of a flow become one kernel of 30,000 lines, which takes gcc minutes and runs slower.
     "realize_opcount_threshold": 16,
+    "cpp.enable_loop_tail_vec": False,  # masked vectors of two elements cost more than two numbers
+    "size_asserts": False,  # `Graph.fits` has looked
+    "alignment_asserts": False,
 }
 # Threads that wait for each other after every loop cost more than they give in a graph of at most so many elements, and
 # on a busy machine many times more.

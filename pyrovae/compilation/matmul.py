@@ -65,11 +65,6 @@ def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: i
     def call(target: Callable, *args: Argument) -> fx.Node:
         return graph.call_function(target, args)
 
-    def copied(factor: fx.Node, size: tuple[int, int]) -> fx.Node:
-        """Returns the factor in row-major order, in memory of its own, which `as_strided` makes Inductor write."""
-        clone = graph.call_function(aten.clone.default, (factor,), _ROW_MAJOR)
-        return call(aten.as_strided.default, clone, list(size), [size[1], 1])
-
     def turned(factor: fx.Node) -> fx.Node:
         new = call(aten.t.default, factor)
         if "val" in factor.meta:
@@ -81,7 +76,7 @@ def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: i
     left_strides, right_strides = left.meta["val"].stride(), right.meta["val"].stride()
     if inner <= min(rows, columns):
         if right_strides[1] != 1:
-            right = copied(right, (inner, columns))
+            right = _row_major(graph, right, (inner, columns))
         total: fx.Node | None = None
         for k in range(inner):
             column = call(aten.unsqueeze.default, call(aten.select.int, left, 1, k), 1)
@@ -96,19 +91,31 @@ def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: i
         )
         return turned(call(aten.sum.dim_IntList, terms, [1]))
     if right_strides[0] != 1:
-        few = copied(few, (columns, inner))
+        few = _row_major(graph, few, (columns, inner))
     terms = call(aten.mul.Tensor, call(aten.unsqueeze.default, left, 1), call(aten.unsqueeze.default, few, 0))
     return call(aten.sum.dim_IntList, terms, [2])
 
 
+def _row_major(graph: fx.Graph, factor: fx.Node, size: tuple[int, int]) -> fx.Node:
+    """Returns the factor in row-major order, in memory of its own, which `as_strided` makes Inductor write."""
+    clone = graph.call_function(aten.clone.default, (factor,), _ROW_MAJOR)
+    return graph.call_function(aten.as_strided.default, (clone, list(size), [size[1], 1]))
+
+
 def _by_onednn(graph: fx.Graph, left: fx.Node, right: fx.Node) -> fx.Node:
-    """Returns the product as a call of oneDNN, which copies what is not row-major of its first factor: the smaller."""
+    """Returns the product as a call of oneDNN, transposed where that means fewer elements to copy.
+
+    oneDNN needs a row-major copy of a left factor that is column-major, which Inductor makes as it computes the factor;
+    a transposed product needs one of its right factor and one of the result.
+    """
     matmul, turn = torch.ops.pyrovae.matmul.default, aten.t.default
-    rows, columns = left.meta["val"].shape[0], right.meta["val"].shape[1]
-    if left.meta["val"].is_contiguous() or rows <= columns:
-        return graph.call_function(matmul, (left, right))
-    turned = tuple(graph.call_function(turn, (factor,)) for factor in (right, left))
-    return graph.call_function(turn, (graph.call_function(matmul, turned),))
+    (rows, inner), columns = left.meta["val"].shape, right.meta["val"].shape[1]
+    if not left.meta["val"].is_contiguous() and (inner + rows) * columns < rows * inner:
+        first = _row_major(graph, graph.call_function(turn, (right,)), (columns, inner))
+        return graph.call_function(turn, (graph.call_function(matmul, (first, graph.call_function(turn, (left,)))),))
+    if not left.meta["val"].is_contiguous():
+        left = _row_major(graph, left, (rows, inner))
+    return graph.call_function(matmul, (left, right))
 
 
 _library = torch.library.Library("pyrovae", "DEF")
