@@ -27,8 +27,10 @@ def report(results: dict, tablefmt: str) -> str:
     def table(lines: list, header: list) -> str:
         return tabulate(lines, header, tablefmt, disable_numparse=True)
 
-    parts = [f"{results['machine']}, {results['threads']} threads; ms per step, medians", table(lines, ["", *COLUMNS])]
-    parts += ["How many times faster ours is, and its time in floors", table(ratios, ["", *COLUMNS[:3], "floors"])]
+    parts = [f"{results['machine']}, {results['threads']} threads; ms per step, medians"]
+    if lines:
+        parts.append(table(lines, ["", *COLUMNS]))
+        parts += ["How many times faster ours is, and its time in floors", table(ratios, ["", *COLUMNS[:3], "floors"])]
     if checks:
         parts.append("Largest relative difference of the columns on the same noise; seconds of the first compilation")
         parts.append(table(checks, ["", "loss", "gradient", "compilation, s"]))
