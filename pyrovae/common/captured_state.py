@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Iterable
-from operator import is_
+from operator import is_, itemgetter
 
 import pyro
 from torch import Tensor, nn
@@ -25,18 +25,21 @@ class CapturedState:
         search = ProgramSearch()
         store = pyro.get_param_store()
         search.entries.append((vars(store), "_params", store._params))
-        for parameter in parameters:
-            search.entries.append((store._params, parameter, store._params.get(parameter)))
-            search.visit(store._params.get(parameter))
+        for parameter in filter(store._params.__contains__, parameters):  # some may be kept by their modules instead
+            search.entries.append((store._params, parameter, store._params[parameter]))
+            search.visit(store._params[parameter])
         for program in programs:
             search.visit(program)
         self._search = search
         grouped: dict[int, tuple] = {}
         for container, name, value in search.entries:
-            _, names, values = grouped.setdefault(id(container), (container.get, [], []))
+            _, names, values = grouped.setdefault(id(container), (container, [], []))
             names.append(name)
             values.append(value)
-        self._grouped = list(grouped.values())
+        # Each name twice where it is the only one: `itemgetter` returns a tuple of two or more.
+        both = [(c, n, v) if len(n) > 1 else (c, 2 * n, 2 * v) for c, n, v in grouped.values()]
+        self._lookups = [(itemgetter(*names), container) for container, names, _ in both]
+        self._values = [value for _, _, values in both for value in values]
         self._sized, self._lengths = [c for c, _ in search.sizes], [size for _, size in search.sizes]
         self._tensors, self._trained = [t for t, _ in search.flags], [flag for _, flag in search.flags]
 
@@ -59,10 +62,14 @@ class CapturedState:
         """Returns the name of something that has been replaced, or None if everything is still the same."""
         # This runs at every step, so its loops run in C. Which thing has changed is looked up only if one has.
         search = self._search
+        try:
+            now = [value for lookup, container in self._lookups for value in lookup(container)]
+        except KeyError:
+            return self._name_of_change()
         same = (
             list(map(len, self._sized)) == self._lengths
             and [tensor.requires_grad for tensor in self._tensors] == self._trained
-            and all(all(map(is_, map(get, names), values)) for get, names, values in self._grouped)
+            and all(map(is_, now, self._values))
             and all(tuple(map(id, container)) == tuple(map(id, values)) for container, values in search.lists)
             and all(attribute(owner, name) is value for owner, name, value in search.attributes)
         )

@@ -43,7 +43,7 @@ class Graph:
                 why = "no C++ compiler was found" if not has_cpp_compiler() else first_line(error)
                 warn(f"steps are replayed but not compiled to machine code: {why}")
                 self.inductor = False
-        self._layout = [_layout(tensor) for tensor in self.outside]
+        self._layout = _layouts(self.outside)
 
     @torch.no_grad()
     def __call__(self, *args: Tensor) -> tuple[Tensor | None, ...]:
@@ -51,9 +51,11 @@ class Graph:
 
     def fits(self) -> bool:
         """Returns whether the tensors outside still have the layout that the graph was made for."""
-        return all(_layout(tensor) == known for tensor, known in zip(self.outside, self._layout, strict=True))
+        return _layouts(self.outside) == self._layout
 
 
-def _layout(tensor: Tensor) -> tuple:
-    # A CUDA graph reads the very memory that it was made with, so on a GPU the address counts, too.
-    return tensor.dtype, tensor.device, tensor.shape, tensor.stride(), tensor.data_ptr() if tensor.is_cuda else None
+def _layouts(tensors: Sequence[Tensor]) -> tuple[list, ...]:
+    # This runs at every step, so its loops run in C. A CUDA graph reads the very memory that it was made with, so on a
+    # GPU the address counts, too.
+    kinds = [(tensor.dtype, tensor.device, tensor.data_ptr() if tensor.is_cuda else None) for tensor in tensors]
+    return kinds, list(map(Tensor.size, tensors)), list(map(Tensor.stride, tensors))

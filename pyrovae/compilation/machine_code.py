@@ -5,6 +5,7 @@ import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, fx
@@ -16,7 +17,13 @@ INDUCTOR_OPTIONS = {
     "fallback_random": True,  # draws PyTorch's own random numbers
     # By default the splines of a flow become one kernel of 30,000 lines, which takes gcc minutes and runs slower.
     "realize_opcount_threshold": 16,
+    "cpp.enable_loop_tail_vec": False,  # masked vectors of two elements cost more than two numbers
+    "size_asserts": False,  # `Graph.fits` has looked
+    "alignment_asserts": False,
 }
+# Threads that wait for each other after every loop cost more than they give in a graph of at most so many elements, and
+# on a busy machine many times more.
+MAX_ELEMENTS_OF_ONE_THREAD = 1_000_000
 
 
 def compile_graph(module: fx.GraphModule, args: list[Tensor]) -> Callable:
@@ -24,14 +31,29 @@ def compile_graph(module: fx.GraphModule, args: list[Tensor]) -> Callable:
     with _errors_only("torch.utils.cpp_extension"):  # its logger reports that CUDA is missing
         from torch._inductor import compile as inductor  # seconds of imports
 
+    options: dict[str, object] = dict(INDUCTOR_OPTIONS)
     if args[0].device.type == "cpu":
+        if _num_elements(module) <= MAX_ELEMENTS_OF_ONE_THREAD:
+            options["cpp.threads"] = 1
         rewrite_products(module)
     for node in module.graph.nodes:
         node.meta.clear()  # Inductor makes fake tensors of its own
     with torch.no_grad(), warnings.catch_warnings(), _errors_only("torch.utils.cpp_extension"):
         warnings.simplefilter("ignore")
-        compiled = inductor(module, list(args), options=INDUCTOR_OPTIONS)
+        compiled = inductor(module, list(args), options=options)
     return lambda *args: compiled(*args)
+
+
+def _num_elements(module: fx.GraphModule) -> float:
+    """Returns the number of elements that a graph's operations write; 16 multiply-adds of a product count as one."""
+    total = 0.0
+    for node in module.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "call_function" and isinstance(value, Tensor):
+            total += value.numel()
+            if node.target in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                total += value.numel() * cast(fx.Node, node.args[-1]).meta["val"].shape[0] / 16
+    return total
 
 
 def capture_cuda_graph(run: Callable, args: Sequence[Tensor], outside: list[Tensor], num_moved: int) -> Callable:

@@ -1,17 +1,23 @@
 """Rewrites the matrix products of a graph as they are fastest on a CPU (measured in docs/performance.md)."""
 
+import functools
+import platform
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import Argument
 
 aten = torch.ops.aten
+_ROW_MAJOR: dict[str, Argument] = {"memory_format": torch.contiguous_format}
 
 # A product with a dimension of at most MAX_LOOP_DIM, and of at most MAX_LOOP_WORK multiply-adds, costs less as a loop
-# that is fused with its neighbours than as a call of a library. From MIN_ONEDNN_WORK multiply-adds, oneDNN is fastest.
+# that is fused with its neighbours than as a call of a library. From MIN_ONEDNN_WORK multiply-adds oneDNN is faster
+# than MKL, PyTorch's own choice: on Intel's processors a little, and not where it must copy the left factor; on AMD's,
+# for which MKL has no code of its own, it takes half the time.
 MAX_LOOP_DIM, MAX_LOOP_WORK = 4, 2**18
-MIN_ONEDNN_WORK = 4_000_000
+MIN_ONEDNN_WORK = {"Intel": 4_000_000, "other": 1_500_000}
 
 
 def rewrite_products(module: fx.GraphModule) -> None:
@@ -19,7 +25,7 @@ def rewrite_products(module: fx.GraphModule) -> None:
 
     - A bias is added apart from the product, so that the addition is fused with what comes next.
     - A thin product becomes a loop, which is fused, too.
-    - A large product whose left factor is row-major is computed by oneDNN in strict float32.
+    - A large product is computed by oneDNN, in strict float32, where that is faster.
     """
     graph = module.graph
     for node in list(graph.nodes):
@@ -40,10 +46,12 @@ def rewrite_products(module: fx.GraphModule) -> None:
                 if 0 < min(rows, inner, columns) <= MAX_LOOP_DIM and work <= MAX_LOOP_WORK:
                     one, other = node.args
                     new = _as_loop(graph, one, other, rows, inner, columns)
-                elif work >= MIN_ONEDNN_WORK and left.is_contiguous() and left.dtype is torch.float32 and _has_onednn():
-                    new = graph.call_function(torch.ops.pyrovae.matmul.default, node.args)
+                elif left.dtype is torch.float32 and _is_for_onednn(left, work):
+                    new = _by_onednn(graph, *node.args)
                 else:
                     continue
+                if new.target is aten.t.default:  # whoever reads a product relies on the order of its memory
+                    new = graph.call_function(aten.clone.default, (new,), _ROW_MAJOR)
             new.meta["val"] = node.meta["val"]
             node.replace_all_uses_with(new)
             graph.erase_node(node)
@@ -52,12 +60,23 @@ def rewrite_products(module: fx.GraphModule) -> None:
 
 
 def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: int, columns: int) -> fx.Node:
-    """Returns the product as multiplications and a sum, with the loop over the long dimension innermost."""
+    """Returns the product as multiplications and a sum, with a long and contiguous dimension innermost."""
 
     def call(target: Callable, *args: Argument) -> fx.Node:
         return graph.call_function(target, args)
 
+    def turned(factor: fx.Node) -> fx.Node:
+        new = call(aten.t.default, factor)
+        if "val" in factor.meta:
+            new.meta["val"] = factor.meta["val"].t()
+        return new
+
+    if rows < columns and rows <= inner:  # the transposed product has few columns
+        return turned(_as_loop(graph, turned(right), turned(left), columns, inner, rows))
+    left_strides, right_strides = left.meta["val"].stride(), right.meta["val"].stride()
     if inner <= min(rows, columns):
+        if right_strides[1] != 1:
+            right = _row_major(graph, right, (inner, columns))
         total: fx.Node | None = None
         for k in range(inner):
             column = call(aten.unsqueeze.default, call(aten.select.int, left, 1, k), 1)
@@ -65,11 +84,38 @@ def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: i
             total = term if total is None else call(aten.add.Tensor, total, term)
         assert total is not None  # a product of no terms is not made a loop
         return total
-    if columns <= rows:
-        transposed = call(aten.unsqueeze.default, call(aten.t.default, right), 0)
-        return call(aten.sum.dim_IntList, call(aten.mul.Tensor, call(aten.unsqueeze.default, left, 1), transposed), [2])
-    terms = call(aten.mul.Tensor, call(aten.unsqueeze.default, left, 2), call(aten.unsqueeze.default, right, 0))
-    return call(aten.sum.dim_IntList, terms, [1])
+    few = turned(right)
+    if left_strides[0] == 1 != left_strides[1]:  # each column's sum adds up whole columns of the left factor
+        terms = call(
+            aten.mul.Tensor, call(aten.unsqueeze.default, turned(left), 0), call(aten.unsqueeze.default, few, 2)
+        )
+        return turned(call(aten.sum.dim_IntList, terms, [1]))
+    if right_strides[0] != 1:
+        few = _row_major(graph, few, (columns, inner))
+    terms = call(aten.mul.Tensor, call(aten.unsqueeze.default, left, 1), call(aten.unsqueeze.default, few, 0))
+    return call(aten.sum.dim_IntList, terms, [2])
+
+
+def _row_major(graph: fx.Graph, factor: fx.Node, size: tuple[int, int]) -> fx.Node:
+    """Returns the factor in row-major order, in memory of its own, which `as_strided` makes Inductor write."""
+    clone = graph.call_function(aten.clone.default, (factor,), _ROW_MAJOR)
+    return graph.call_function(aten.as_strided.default, (clone, list(size), [size[1], 1]))
+
+
+def _by_onednn(graph: fx.Graph, left: fx.Node, right: fx.Node) -> fx.Node:
+    """Returns the product as a call of oneDNN, transposed where that means fewer elements to copy.
+
+    oneDNN needs a row-major copy of a left factor that is column-major, which Inductor makes as it computes the factor;
+    a transposed product needs one of its right factor and one of the result.
+    """
+    matmul, turn = torch.ops.pyrovae.matmul.default, aten.t.default
+    (rows, inner), columns = left.meta["val"].shape, right.meta["val"].shape[1]
+    if not left.meta["val"].is_contiguous() and (inner + rows) * columns < rows * inner:
+        first = _row_major(graph, graph.call_function(turn, (right,)), (columns, inner))
+        return graph.call_function(turn, (graph.call_function(matmul, (first, graph.call_function(turn, (left,)))),))
+    if not left.meta["val"].is_contiguous():
+        left = _row_major(graph, left, (rows, inner))
+    return graph.call_function(matmul, (left, right))
 
 
 _library = torch.library.Library("pyrovae", "DEF")
@@ -82,5 +128,18 @@ _library.impl(
 _library.impl("matmul", lambda left, right: left.new_empty(left.shape[0], right.shape[1]), "Meta")
 
 
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def _is_for_onednn(left: Tensor, work: int) -> bool:
+    """Returns whether oneDNN is there and is the faster one for a product of so much work."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return False
+    if _is_intel():
+        return work >= MIN_ONEDNN_WORK["Intel"] and left.is_contiguous()
+    return work >= MIN_ONEDNN_WORK["other"]
+
+
+@functools.cache
+def _is_intel() -> bool:
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return "Intel" in platform.processor()

@@ -148,7 +148,11 @@ def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> 
             return train, _each(vae, "validation", [data.arguments("validation")[:num_args]], device)
     elif isinstance(data, Rows):
         parts = _whole_on(vae, "data", data, device)
-        train = _shuffled(lambda rows: tuple(part[rows.to(device)] for part in parts), data.size, batch_size)
+
+        def take(rows: Tensor) -> Batch:
+            return tuple(part.index_select(0, rows.to(device)) for part in parts)
+
+        train = _shuffled(take, data.size, batch_size)
     else:
         train = _each(vae, "data", [()] if data is None else data, device)
         require(

@@ -13,6 +13,13 @@ from pyrovae.common import InputError, require
 IDX_SETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}  # names in torchvision.datasets
 
 
+def class_names(name: str) -> tuple[str, ...]:
+    """Returns the names of a set's labels; `name` is a key of `IDX_SETS`."""
+    from torchvision import datasets  # two seconds of imports that other data do not need
+
+    return tuple(getattr(datasets, IDX_SETS[name]).classes)
+
+
 def read_images(name: str, root: Path) -> list[tuple[Tensor, Tensor]]:
     """Reads an image set, which is downloaded first if a file of it is missing.
 

@@ -7,7 +7,7 @@ import torch
 
 from pyrovae.common import InputError, require, require_choice, require_count
 from pyrovae.data.dataset import SPLITS, Dataset
-from pyrovae.data.image_files import IDX_SETS, read_images
+from pyrovae.data.image_files import IDX_SETS, class_names, read_images
 from pyrovae.data.images import image_dataset, split_generator
 from pyrovae.data.options import LoadOptions
 from pyrovae.data.pixels import BINARIZE
@@ -65,7 +65,7 @@ def _images(name: str, options: LoadOptions) -> Dataset:
         splits, classes = read_torchvision(name, root)
     else:
         splits = read_images(name, root)
-        classes = tuple(IDX_SETS[name].classes) if name == "fashion_mnist" else TEN_NUMBERS
+        classes = class_names(name) if name == "fashion_mnist" else TEN_NUMBERS
     (train, train_y), (test, test_y) = splits
     num_validation = NUM_VALIDATION_IMAGES if options.num_validation is None else options.num_validation
     sizes = _sizes(options, len(train), num_validation, len(test))

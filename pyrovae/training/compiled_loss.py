@@ -105,11 +105,12 @@ class CompiledLoss:
         no_graph = self.reason is not None or (self._evaluates_eagerly and kind == "evaluate")
         if no_graph or pyro.poutine.runtime._PYRO_STACK or self._sets_up(kind):
             return self._run_eagerly(kind, args, kwargs)
-        flat = leaves_of((args, kwargs))
-        if any(isinstance(leaf, PackedSequence) for leaf in flat):
+        is_simple = not kwargs and all(type(arg) is Tensor for arg in args)  # the usual call, of some microseconds
+        flat = list(args) if is_simple else leaves_of((args, kwargs))
+        if not is_simple and any(isinstance(leaf, PackedSequence) for leaf in flat):
             self._go_eager("the lengths in a packed sequence decide what is done")
             return self._run_eagerly(kind, args, kwargs)
-        has_parts = any(isinstance(arg, list | tuple | dict) for arg in (*args, *kwargs.values()))
+        has_parts = not is_simple and any(isinstance(arg, list | tuple | dict) for arg in (*args, *kwargs.values()))
         structure = str(mapped(lambda leaf: None, (args, kwargs))) if has_parts else ""
         key = (kind, len(args), *kwargs, structure, *_torch_settings(), *_layouts(flat))
         try:

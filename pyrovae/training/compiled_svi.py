@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae.common import InputError, first_line, is_validation_error, require, scale_hint
 from pyrovae.objectives import ELBO
 from pyrovae.training.compiled_loss import CompiledLoss
+from pyrovae.training.fused_adam import FusedAdam
 from pyrovae.training.one_optimizer import OneOptimizer
 
 
@@ -63,6 +64,7 @@ class CompiledSVI:
         self.model, self.guide, self.optim = model, guide, optim
         self.compiled = CompiledLoss(model, guide, ELBO() if loss is None else loss, inductor=inductor)
         self._joined: OneOptimizer | None = None
+        self._stepped: FusedAdam | None = None
         self._trained: list[Tensor] | None = None
         self._complete: list[Tensor] | None = None  # the parameters of the last step, if all had a gradient
         self._own_optim = optim is None
@@ -117,7 +119,9 @@ class CompiledSVI:
         else:
             if optim is None or parameters is not self._trained:
                 optim = self._train_these(parameters, optim)
-            optim.step()
+            if self._stepped is None or self._stepped.optimizer is not optim:
+                self._stepped = FusedAdam(optim)
+            self._stepped.step()
         for parameter in parameters:
             parameter.grad = None
         return loss

@@ -10,6 +10,8 @@ from pyro.optim.adagrad_rmsprop import AdagradRMSProp
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 
+from pyrovae.training.fused_adam import FusedAdam
+
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
 # Those that treat each parameter by itself.
 _KNOWN = (*_FUSED, torch.optim.RMSprop, torch.optim.Adadelta, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam,
@@ -31,7 +33,7 @@ class OneOptimizer:
     def __init__(self, optim: PyroOptim, fused: bool) -> None:
         self.optim, self.fused = optim, fused
         self._parameters: Sequence[Tensor] = ()
-        self._one: torch.optim.Optimizer | None = None
+        self._one: FusedAdam | None = None
         self._settings: tuple = ()
         self._parts: list[tuple[Tensor, torch.optim.Optimizer, dict]] = []
 
@@ -46,7 +48,7 @@ class OneOptimizer:
             if clip is not None:
                 clip(parameter)
         self._one.step()
-        settings = _settings_of(self._one)
+        settings = _settings_of(self._one.optimizer)
         if settings != self._settings:  # some change their own learning rate
             self._settings = settings
             for _, own, _ in self._parts:
@@ -84,7 +86,7 @@ class OneOptimizer:
         group = one.param_groups[0]
         if self.fused and type(owns[0]) in _FUSED and group.get("foreach") is None and group.get("fused") is None:
             group["fused"] = all(map(_may_be_fused, parameters))
-        self._one = one
+        self._one = FusedAdam(one)
 
 
 def _may_be_fused(parameter: Tensor) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pyrovae.common import InputError, Workers, first_line, is_validation_error
 from pyrovae.data import Batch, scale_hint_of
 from pyrovae.programs import not_finite
+from pyrovae.training.fused_adam import FusedAdam
 from pyrovae.training.pair_modules import copy_values
 from pyrovae.training.preparation import Training
 from pyrovae.training.saving import Saver
@@ -25,7 +26,8 @@ class Steps:
     def __init__(self, training: Training, settings: FitSettings, saver: Saver) -> None:
         self.training, self.state, self.settings, self.saver = training, training.state, settings, saver
         self.gradients, self.workers = training.gradients[1], Workers()
-        self._unread: list[tuple[int, Batch, Tensor]] = []
+        self.optimizer = FusedAdam(training.state.optimizer)
+        self._unread: list[tuple[int, Batch, Tensor | list[float]]] = []
         """The number, batch and outcome of the steps whose outcome has not been read from the device."""
 
     def take(self, index: int, batch: Batch) -> None:
@@ -38,16 +40,20 @@ class Steps:
             if isinstance(error, InputError) or not is_validation_error(error):
                 raise
             raise FloatingPointError(self._diverged(index, batch, first_line(error))) from error
-        outcome = torch.stack((loss, norm / self.workers.size, count, *loss.new_tensor(self.saver.requests())))
-        self._unread.append((index, batch, self.workers.total(outcome)))
         # Reading a GPU's numbers means waiting for it. A CPU's are read at once, so that a bad step is never taken.
-        at_once = norm.device.type == "cpu" or skip or len(self._unread) == READ_EVERY
+        on_cpu, requests = norm.device.type == "cpu", self.saver.requests()
+        if on_cpu and self.workers.size == 1:
+            self._unread.append((index, batch, [loss.item(), norm.item(), count.item(), *requests]))
+        else:
+            outcome = torch.stack((loss, norm / self.workers.size, count, *loss.new_tensor(requests)))
+            self._unread.append((index, batch, self.workers.total(outcome)))
+        at_once = on_cpu or skip or len(self._unread) == READ_EVERY
         if at_once and not self.add_up():
             copy_values(list(state.buffers.values()), before)
             return
         if self.settings.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(list(state.parameters.values()), self.settings.max_grad_norm, norm)
-        state.optimizer.step()
+        self.optimizer.step()
 
     def add_up(self) -> bool:
         """Reads the outcomes of the steps since the last reading; returns True if the last of them was finite.
@@ -56,7 +62,9 @@ class Steps:
         """
         if not self._unread:
             return True
-        values, unread = torch.stack([outcome for _, _, outcome in self._unread]).tolist(), self._unread
+        unread, outcomes = self._unread, [outcome for _, _, outcome in self._unread]
+        tensors = [outcome for outcome in outcomes if isinstance(outcome, Tensor)]
+        values = torch.stack(tensors).tolist() if tensors else outcomes
         self._unread, finite, position = [], True, self.state.position
         for (step, batch, _), (loss, norm, count, *requests) in zip(unread, values, strict=True):
             finite = math.isfinite(loss) and math.isfinite(norm)

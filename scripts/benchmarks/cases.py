@@ -60,7 +60,7 @@ CASES = [
     Case("MNIST conv 32-64, B 128, ELBO", (1, 28, 28), 20, (32, 64), 128, network="conv"),
 ]
 LOG_PX_CASE = CASES[1]
-LOG_PX_ROW, OBJECTIVES_ROW = "log p(x)", "objectives"
+LOG_PX_ROW, EPOCHS_ROW, OBJECTIVES_ROW = "log p(x)", "epochs", "objectives"
 
 
 def seconds_per_call(step: Step, count: int, device: torch.device) -> float:

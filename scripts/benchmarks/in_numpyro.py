@@ -1,6 +1,7 @@
 """NumPyro's column of the table; None where NumPyro is not installed."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from cases import GAUSSIAN_SCALE, LEARNING_RATE, Case, Gradient, Step
@@ -15,8 +16,12 @@ except ImportError:
 STEPS_PER_CALL = 10
 
 
-def in_numpyro(case: Case) -> tuple[Step, Gradient]:
-    """Writes the same VAE in NumPyro, with steps that are jitted and scanned."""
+def in_numpyro(case: Case) -> tuple[Step, Gradient, Callable[[Tensor], Step]]:
+    """Writes the same VAE in NumPyro, with steps that are jitted and scanned.
+
+    Returns a function that takes STEPS_PER_CALL steps on one batch, one that computes loss and gradients, and one that
+    makes an epoch of data: their batches in a new random order, scanned in one call.
+    """
     import jax.numpy as jnp
     import numpyro.distributions as npd
     from numpyro.infer import SVI, RenyiELBO, Trace_ELBO
@@ -95,6 +100,22 @@ def in_numpyro(case: Case) -> tuple[Step, Gradient]:
                 state[0], loss = update(state[0])
         loss.block_until_ready()
 
+    def epoch_of(data: Tensor) -> Step:
+        rows, num_batches = jnp.asarray(data.flatten(1).numpy()), len(data) // case.batch_size
+        key = [jax.random.PRNGKey(1)]
+
+        @jax.jit
+        def epoch(state, key):
+            order = jax.random.permutation(key, len(rows))[: num_batches * case.batch_size]
+            return jax.lax.scan(lambda state, at: svi.update(state, rows[at]), state, order.reshape(num_batches, -1))
+
+        def step() -> None:
+            key[0], now = jax.random.split(key[0])
+            state[0], losses = epoch(state[0], now)
+            losses.block_until_ready()
+
+        return step
+
     def gradient() -> tuple[float, list[Tensor]]:
         noise = jnp.asarray(torch.randn(case.num_particles, case.batch_size, case.latent_dim).numpy())
 
@@ -119,4 +140,4 @@ def in_numpyro(case: Case) -> tuple[Step, Gradient]:
         loss, gradients = jax.jit(jax.value_and_grad(value))(initial)
         return float(loss), [torch.tensor(jax.device_get(gradients[name])) for name in names]
 
-    return ten_steps, gradient
+    return ten_steps, gradient, epoch_of

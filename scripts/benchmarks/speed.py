@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from cases import (
     CASES,
+    EPOCHS_ROW,
     LEARNING_RATE,
     LOG_PX_CASE,
     LOG_PX_ROW,
@@ -28,7 +29,7 @@ from cases import (
     machine,
     seconds_per_call,
 )
-from contenders import ours_compiled, ours_eager, plain_pytorch, stock_pyro
+from contenders import objective_of, ours_compiled, ours_eager, plain_pytorch, stock_pyro
 from floor import floor
 from in_numpyro import STEPS_PER_CALL, in_numpyro, numpyro
 from log_px import full_log_px, time_log_px
@@ -57,7 +58,7 @@ def main(
         num_samples: draws of z for each of them
         device: cpu or cuda
         full: also log p(x) of 10,000 images in a process of its own, with its peak memory
-        only: the rows whose names contain this (the last two are log p(x) and objectives)
+        only: the rows whose names contain this (the last three are log p(x), epochs and objectives)
         out: folder for results.json, report.md and benchmark.png, new or empty
     """
     require_count("rounds", rounds)
@@ -70,7 +71,7 @@ def main(
     results: dict[str, Any] = {"machine": machine(where), "threads": torch.get_num_threads(), "rows": []}
     cases = [case for case in CASES if only in case.name]
     require(
-        len(cases) > 0 or only in LOG_PX_ROW or only in OBJECTIVES_ROW or full,
+        len(cases) > 0 or any(only in row for row in (LOG_PX_ROW, OBJECTIVES_ROW, EPOCHS_ROW)) or full,
         f"only must be in a row's name, got {only!r}",
     )
     for case in cases:
@@ -78,6 +79,8 @@ def main(
         print(f"{case.name}: " + ", ".join(f"{k} {v:.2f}" for k, v in results["rows"][-1]["ms"].items()), flush=True)
     if only in LOG_PX_ROW:
         results["log_px"] = time_log_px(LOG_PX_CASE, num_data, num_samples, where)
+    if only in EPOCHS_ROW:
+        results["epochs"] = [time_epochs(case, 2 * rounds, where) for case in CASES if case.network == "mlp"]
     if only in OBJECTIVES_ROW:
         results["objectives"] = time_objectives(LOG_PX_CASE, rounds, where)
     if full:
@@ -98,7 +101,7 @@ def time_steps(case: Case, rounds: int, device: torch.device) -> dict:
     for name, make in makers.items():
         steps[name], gradients[name] = make(case, device)
     if numpyro is not None and device.type == "cpu":
-        steps["NumPyro"], gradients["NumPyro"] = in_numpyro(case)
+        steps["NumPyro"], gradients["NumPyro"], _ = in_numpyro(case)
     if case.network == "mlp":
         steps["floor"] = floor(case, device)
     differences = compare(gradients)
@@ -141,6 +144,38 @@ def compare(gradients: dict[str, Gradient]) -> dict[str, float]:
         "loss_difference": max(abs(other - loss) / abs(loss) for other, _ in outcomes.values()),
         "gradient_difference": max(off.values()) / norm,
     }
+
+
+def time_epochs(case: Case, rounds: int, device: torch.device) -> dict:
+    """Returns the milliseconds per step of `fit`, compiled, and of a scan over an epoch by NumPyro, in turns.
+
+    Both shuffle the data of an epoch. `fit` checks every loss and gradient before it takes the step.
+    """
+    num_steps = 100 if case.num_particles == 1 else 10
+    data = torch.cat([case.batch(torch.device("cpu"))] * num_steps)
+    epoch = in_numpyro(case)[2](data) if numpyro is not None and device.type == "cpu" else None
+    scanned: list[float] = []
+
+    def turn(record: dict) -> None:
+        if epoch is not None:
+            scanned.append(seconds_per_call(epoch, 1, device))
+
+    elbo = objective_of(case)
+    history = pv.fit(
+        case.vae(device),
+        data,
+        epochs=rounds,
+        objective=elbo,
+        batch_size=case.batch_size,
+        compile=True,
+        device=device,
+        on_epoch=turn,
+        progress=False,
+    )
+    warm = rounds // 4  # the first epochs compile, and compare the graph with the eager program
+    columns = {"fit": history.seconds[warm:], "NumPyro": scanned[warm:]}
+    ms = {name: 1e3 * median(values) / num_steps for name, values in columns.items() if values}
+    return {"row": case.name, "ms": ms}
 
 
 def time_objectives(case: Case, rounds: int, device: torch.device, draws: int = 16) -> dict[str, float]:

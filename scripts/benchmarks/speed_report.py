@@ -27,11 +27,18 @@ def report(results: dict, tablefmt: str) -> str:
     def table(lines: list, header: list) -> str:
         return tabulate(lines, header, tablefmt, disable_numparse=True)
 
-    parts = [f"{results['machine']}, {results['threads']} threads; ms per step, medians", table(lines, ["", *COLUMNS])]
-    parts += ["How many times faster ours is, and its time in floors", table(ratios, ["", *COLUMNS[:3], "floors"])]
+    parts = [f"{results['machine']}, {results['threads']} threads; ms per step, medians"]
+    if lines:
+        parts.append(table(lines, ["", *COLUMNS]))
+        parts += ["How many times faster ours is, and its time in floors", table(ratios, ["", *COLUMNS[:3], "floors"])]
     if checks:
         parts.append("Largest relative difference of the columns on the same noise; seconds of the first compilation")
         parts.append(table(checks, ["", "loss", "gradient", "compilation, s"]))
+    if "epochs" in results:
+        of_fit = [(row["row"], row["ms"]["fit"], row["ms"].get("NumPyro")) for row in results["epochs"]]
+        parts.append("Epochs of `fit` beside a scan over an epoch by NumPyro, ms per step")
+        shown = [[n, f"{f:.2f}", *(["-", "-"] if s is None else [f"{s:.2f}", f"{s / f:.2f}"])] for n, f, s in of_fit]
+        parts.append(table(shown, ["", "fit", "NumPyro", "times faster"]))
     if "objectives" in results:
         ms = results["objectives"]
         parts.append("Compiled steps of the objectives, 16 draws of z in each")
