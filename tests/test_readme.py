@@ -53,7 +53,8 @@ def test_every_objective_is_in_the_table_by_name_and_class():
 def test_every_file_and_link_that_the_documents_name_is_there():
     for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
         text = document.read_text()
-        links = re.findall(r"\]\(([^)#]+)\)", text)
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        links = re.findall(r"\]\(([^)#]+)\)", prose)
         local = [link for link in links if "://" not in link]
         named = re.findall(r"`((?:pyrovae|scripts|docs|notebooks|tests)/[\w./]+)`", text)
         for path in [document.parent / link for link in local] + [ROOT / name for name in named]:

@@ -224,7 +224,17 @@ def test_the_mode_is_not_blamed_on_leading_dimensions():
     """In training mode dropout gives each particle a different density. The pair is fine, and is not refused."""
     vae = noisy_vae().train()
     assert pv.log_marginal(vae.model, vae.guide, X, num_samples=5).log_px.isfinite().all()
-    bad = noisy_vae(latent_dim=2)
-    bad.decoder.norm = nn.Softmax(1)  # across leading dimensions in every mode
+    decoder = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Softmax(1))  # across leading dimensions in every mode
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 0.5).to_event(1), obs=x)
+
     with pytest.warns(UserWarning, match="leading dimensions"):
-        pv.log_marginal(bad.model, bad.guide, X, num_samples=5)
+        pv.log_marginal(model, guide, X, num_samples=5)

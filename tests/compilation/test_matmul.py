@@ -67,7 +67,7 @@ def test_the_sizes_tested_reach_every_way_of_a_product(monkeypatch, intel):
         found[name] = (
             "mm" if "aten.mm.default" in targets else "onednn" if any("pyrovae" in t for t in targets) else "loop"
         )
-        torch.testing.assert_close(module(left, right)[0], left @ right)
+        torch.testing.assert_close(module(left, right)[0], left @ right, rtol=1e-4, atol=1e-4)
     assert set(found.values()) == ({"mm", "loop", "onednn"} if has_onednn else {"mm", "loop"})
     assert found["thin but large"] == "mm"
     assert found["large"] == ("onednn" if has_onednn else "mm")
