@@ -18,7 +18,7 @@ from writing import mean_and_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import InputError, local_seed, require, require_count, require_number
+from pyrovae.common import InputError, local_seed, require_count, require_number, require_seeds
 from pyrovae.runs import require_new_folder
 
 Table = Literal["breast_cancer", "wine", "iris", "diabetes"]
@@ -47,7 +47,7 @@ def main(
         out: folder for results.json and report.md, new or empty
     """
     require_number("share", share, above=0, below=1)
-    require(len(seeds) > 0, "seeds must hold at least one seed, got none")
+    require_seeds(seeds)
     for name, count in (("epochs", epochs), ("num_particles", num_particles), ("latent_dim", latent_dim)):
         require_count(name, count)
     require_count("num_samples", num_samples)

@@ -45,8 +45,8 @@ for low, commands in {
         add_script(command, f"{field} must be a whole number >= {low}, got {value}")
 for name in ("train.py", "demo.py", "papers/tutorials.py", "papers/rainforth2018.py", "benchmarks/speed.py"):
     add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
-for name in ("papers/vqvae.py", "papers/bit_codes.py", "papers/semi_supervised.py"):
-    add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
+for name in ("vqvae", "bit_codes", "semi_supervised", "missing_cells"):
+    add_script(f"papers/{name}.py --out full", "out must be a new or empty folder, and full holds files")
 for name in ("train.py", "benchmarks/speed.py"):
     add_script(f"{name} --device abacus", "device must be auto or one that torch can use here, got 'abacus'")
 for name in (
@@ -104,6 +104,8 @@ for command, said in {
     "benchmarks/gpu.py --total 0": "total must be a finite number > 0, got 0.0",
     "benchmarks/gpu.py --limit 0": "limit must be a finite number > 0, got 0.0",
     "benchmarks/gpu.py --device tpu": "device must be one of cuda, cpu; got 'tpu'",
+    "papers/missing_cells.py --share 1": "share must be a finite number > 0 < 1, got 1.0",
+    "papers/missing_cells.py --seeds 1 1": r"seeds must differ, got \(1, 1\): .+",
     "papers/vqvae.py --seed -1": "seed must be a whole number >= 0, got -1",
     "papers/bit_codes.py --num-particles 1": "num_particles must be a whole number >= 2, got 1",
     "papers/bit_codes.py --temperature 0": "temperature must be a finite number > 0, got 0.0",

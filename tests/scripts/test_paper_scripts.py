@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -176,3 +178,26 @@ def test_the_parts_of_rainforths_experiment():
             assert [y for _, y in lines["iwae"]] == [getattr(row, quantity) for row in rows]
             assert ("dreg" in lines) == (side == "guide")  # whose model has IWAE's gradient
             assert any("iwae" in text.get_text() for text in axes.get_legend().get_texts())
+
+
+def test_missing_cells_in_small(tmp_path, monkeypatch):
+    """In a table of one factor, what is observed tells a row's missing cells, which the column's mean does not."""
+    factor = torch.randn(150, 1, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(150, 5, generator=torch.Generator().manual_seed(2))
+    iris = SimpleNamespace(data=(factor + 0.2 * noise).numpy())
+    datasets = SimpleNamespace(load_iris=lambda: iris)
+    monkeypatch.setitem(sys.modules, "sklearn", SimpleNamespace(datasets=datasets))
+    flags = ("--table", "iris", "--share", 0.3, "--seeds", 0, "--epochs", 60, "--latent-dim", 1, "--num-samples", 50)
+    result = run_here("papers/missing_cells.py", *flags, "--out", "out", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    (found,) = json.loads((tmp_path / "out/results.json").read_text())["found"]
+    assert found["imputation error (RMSE)"] < 0.6 * found["of the column's mean"]
+    assert found["log p(x observed), nats"] > found["of independent Gaussians"] + 0.5
+    assert f"{found['imputation error (RMSE)']:.3f}" in (tmp_path / "out/report.md").read_text()
+
+
+def test_missing_cells_without_scikit_learn_say_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    result = run_here("papers/missing_cells.py", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: this script needs scikit-learn: pip install 'pyrovae[digits]'\n"
