@@ -43,15 +43,15 @@ class Graph:
                 why = "no C++ compiler was found" if not has_cpp_compiler() else first_line(error)
                 warn(f"steps are replayed but not compiled to machine code: {why}")
                 self.inductor = False
-        self._layout = _layouts(self.outside)
+        self._layout = _layouts([*self.outside, *args[len(args) - num_moved :]])
 
     @torch.no_grad()
     def __call__(self, *args: Tensor) -> tuple[Tensor | None, ...]:
         return self._run(*args, *self.outside)
 
-    def fits(self) -> bool:
-        """Returns whether the tensors outside still have the layout that the graph was made for."""
-        return _layouts(self.outside) == self._layout
+    def fits(self, moved: Sequence[Tensor] = ()) -> bool:
+        """Returns whether the tensors outside, and the last `num_moved` arguments, have the layout of the trace."""
+        return _layouts([*self.outside, *moved]) == self._layout
 
 
 def _layouts(tensors: Sequence[Tensor]) -> tuple[list, ...]:

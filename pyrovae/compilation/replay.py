@@ -81,7 +81,10 @@ class Replay:
 
     def change(self) -> str | None:
         """Returns the name of a part of the program that has been replaced since the trace, or None."""
-        return self._state.change() or (None if self._accepted.fits() else "the memory layout of a parameter")
+        change = self._state.change()
+        if change is None and not self._accepted.fits(self._current_buffers()):
+            return "the memory layout of a parameter or a buffer"
+        return change
 
     @property
     def is_due(self) -> bool:

@@ -7,9 +7,10 @@ from torch.types import _size
 
 
 class Poisson(dist.Poisson):
-    """Poisson(exp(log_rate)), whose log-density does not take the logarithm of the rate.
+    """Poisson(exp(log_rate)), with a log-density that is computed in float64 and does not take the rate's logarithm.
 
-    In PyTorch's class a rate that underflows to 0 has a gradient of 0 / 0.
+    In PyTorch's class a rate that underflows to 0 has a gradient of 0 / 0. Its formula is a small difference of large
+    numbers, whose error in float32 is 0.3 nats at a count of a million.
     """
 
     def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
@@ -24,7 +25,8 @@ class Poisson(dist.Poisson):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        return value * self.log_rate - self.rate - (value + 1).lgamma()
+        log_rate, count = self.log_rate.double(), value.double()
+        return (count * log_rate - log_rate.exp() - (count + 1).lgamma()).to(self.log_rate.dtype)
 
 
 class NegativeBinomial(dist.NegativeBinomial):

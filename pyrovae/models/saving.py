@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyrovae.common import InputError, first_line, fixed_generators, require, warn, write_atomically
 from pyrovae.models.construction import Recipe, decoded, encoded, is_ours, is_plain, kind_name, known_kinds, made
+from pyrovae.models.networks.network import Network
 from pyrovae.models.param_store import Module
 
 FORMAT = "pyrovae model 1"
@@ -99,7 +100,7 @@ def _content_of(model: Module) -> dict[str, Any]:
     arguments, own = {}, {}
     for name, value in recipe.arguments.items():
         unknown = recipe.unknown.get(name)
-        made_with = getattr(getattr(model, name, None), "made_with", None)  # a function may have made a part of ours
+        made_with = getattr(model._modules.get(name), "made_with", None)  # a function may have made a part of ours
         if unknown and isinstance(made_with, Recipe) and is_ours(made_with.kind) and not made_with.unknown:
             value, unknown = made_with, None
         if unknown:
@@ -113,7 +114,7 @@ def _content_of(model: Module) -> dict[str, Any]:
         "arguments": arguments,
         "own": own,
         "parts": _parts(model),
-        "plain": {name: _plain_attributes(modules[name]) for name in _parts(model)},
+        "plain": {name: _plain_attributes(part) for name, part in modules.items() if is_ours(type(part))},
         "training": {name: module.training for name, module in modules.items()},
         "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         "state": state,
@@ -161,8 +162,12 @@ def _load_tensors(model: nn.Module, state: Mapping[str, Any], buffers: Mapping[s
 
 
 def _parts(model: nn.Module) -> dict[str, str]:
-    """Returns the classes of those parts that are of this package, by their place in the model."""
-    return {name: kind_name(type(part)) for name, part in model.named_modules() if is_ours(type(part))}
+    """Returns the classes of the parts that are of this package, and of the layers of its networks, by their places."""
+    found = {name: kind_name(type(part)) for name, part in model.named_modules() if is_ours(type(part))}
+    for place, part in model.named_modules():
+        if isinstance(part, Network) and is_ours(type(part)):
+            found |= {f"{place}.{name}": kind_name(type(layer)) for name, layer in part.named_modules() if name}
+    return found
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, Any]:

@@ -51,16 +51,18 @@ class PairCall:
     def run(self, num_particles: int, once: bool = False) -> Pair:
         """Runs the pair; with `once` this is the only run, and `run_at` does not follow."""
         known = known_layout(self.model, self.guide, self.needs.reading)
-        start = None if known or is_traced() else (saved_generators(), saved_statistics(self.model, self.guide))
+        start = None if known or is_traced() else saved_generators()
+        statistics = [] if is_traced() else saved_statistics(self.model, self.guide)
         with nullcontext() if once else self.choices.first():
             pair = self._run(num_particles)
         if known is not None and not known.fits(pair.layout):
+            restore_statistics(statistics)
             return self.run(num_particles, once)  # the plates have changed, and what was found out took random numbers
         if gate.check_once(self.model, self.guide, self.needs, pair, self.args, self.kwargs):
             return pair
+        restore_statistics(statistics)
         if start is not None:
-            restore_generators(start[0])
-            restore_statistics(start[1])
+            restore_generators(start)
         return self.run(num_particles, once)  # one particle after another: several at once had other densities
 
     def run_at(self, latents: dict[str, Tensor], like: Pair) -> Pair:

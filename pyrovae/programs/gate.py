@@ -111,7 +111,7 @@ def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair
         checked = check(model, guide, needs, *args, **kwargs)
         _remember(model, guide, needs, pair)
     _remember_last(model, guide, needs, pair)
-    return is_known or checked.layout.is_vectorized == pair.layout.is_vectorized
+    return is_known or checked.layout.is_vectorized or not pair.layout.is_vectorized
 
 
 def _coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Coupled:

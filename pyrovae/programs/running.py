@@ -99,7 +99,7 @@ class _Run:
         if is_traced():
             return self._traced(layout)
         start = None if known else saved_generators()
-        statistics = None if known else saved_statistics(self.model, self.guide)
+        statistics = saved_statistics(self.model, self.guide)
         for _ in range(3 if self.reading.vectorize_particles is not False else 0):
             try:
                 found = self._with_layout(layout)
@@ -111,9 +111,9 @@ class _Run:
                 found, error = self._alone(failed), failed
             if isinstance(found, Pair):
                 return found
-            if start is not None and statistics is not None:
+            restore_statistics(statistics)
+            if start is not None:
                 restore_generators(start)
-                restore_statistics(statistics)
             if layout.takes(found):
                 break
             layout = found

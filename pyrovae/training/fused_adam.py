@@ -27,7 +27,6 @@ class FusedAdam:
         self._is_known = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and None not in _KERNELS
         self._counts: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
-    @torch.no_grad()
     def step(self) -> None:
         """Takes a step."""
         optimizer = self.optimizer
@@ -38,13 +37,14 @@ class FusedAdam:
         if None in calls:
             optimizer.step()
             return
-        for place, call in enumerate(calls):
-            assert call is not None
-            tensors, states, settings = call
-            group = optimizer.param_groups[place]
-            is_decoupled = group.get("decoupled_weight_decay", type(optimizer) is torch.optim.AdamW)
-            kernel = cast(Callable, _KERNELS[is_decoupled])
-            kernel(*tensors, [], self._count_up(place, states), **settings)
+        with torch.no_grad():
+            for place, call in enumerate(calls):
+                assert call is not None
+                tensors, states, settings = call
+                group = optimizer.param_groups[place]
+                is_decoupled = group.get("decoupled_weight_decay", type(optimizer) is torch.optim.AdamW)
+                kernel = cast(Callable, _KERNELS[is_decoupled])
+                kernel(*tensors, [], self._count_up(place, states), **settings)
 
     def _count_up(self, place: int, states: list[dict]) -> list[Tensor]:
         """Adds 1 to the number of steps of each parameter of a group, and returns these numbers."""

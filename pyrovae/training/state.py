@@ -109,7 +109,7 @@ class TrainingState:
             self.optimizer._opt_called = True  # type: ignore[attr-defined]
             # Some optimisers of Pyro move their learning rate themselves.
             if callable(self.given.schedule) and not type(self.optimizer).__module__.startswith("pyro."):
-                check_schedule_of(where, self.scheduler, self.optimizer, saved["history"])
+                check_schedule_of(where, self.scheduler, self.optimizer, saved["history"], saved["scheduler"])
             _load_optimizer(self.optimizer, saved["optimizer"])
             self.scheduler.load_state_dict(saved["scheduler"])
             for record in saved["history"]:

@@ -279,3 +279,9 @@ def test_an_array_that_changed_is_another_training(tmp_path):
 def test_a_whole_is_taken_once():
     rows = whole_data(None, "data", (X, Y))
     assert whole_data(None, "data", rows) is rows
+
+
+def test_parts_that_are_not_used_must_have_a_row_for_each_datum_too():
+    """`(x_train, x_validation)` is not taken for x and labels that the VAE does without."""
+    message = refusal(pv.fit, small_vae(), (torch.randn(50, 2), torch.randn(7, 2)), epochs=1)
+    assert message == "x and y must have a row for each datum, got 7, 50 rows"

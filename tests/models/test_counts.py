@@ -168,3 +168,10 @@ def test_size_factors_reach_every_particle_and_are_checked():
     assert refusal(small_vae, condition=pv.SizeFactor()) == message
     two = [pv.SizeFactor(), pv.SizeFactor()]
     assert refusal(small_vae, likelihood=pv.Poisson(), condition=two).endswith("at most one SizeFactor, got 2")
+
+
+@pytest.mark.parametrize("count", [1e5, 1e6, 1e7])
+def test_a_poisson_of_many_counts_does_not_cancel_in_float32(count):
+    log_rate, x = torch.tensor([math.log(1.001 * count)]), torch.tensor([count])
+    found = pv.Poisson()(log_rate, event_dim=1).log_prob(x).item()
+    assert found == pytest.approx(scipy.stats.poisson.logpmf(count, math.exp(log_rate.double().item())), rel=1e-5)

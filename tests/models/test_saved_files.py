@@ -265,3 +265,31 @@ def test_arguments_are_kept_by_name_whatever_way_they_were_given():
         == {"scale": 0.5, "learn_scale": True}
     )
     assert made(pv.Gaussian, {"scale": 0.25}).scale == 0.25
+
+
+def test_a_layer_that_was_replaced_in_a_built_in_network_is_refused(tmp_path):
+    vae = small_vae()
+    vae.encoder.layers[1] = nn.Tanh()
+    message = helpers.refusal(vae.save, tmp_path / "vae.pt")
+    assert message.endswith("its encoder.layers.1 is a Tanh, and a model made with the same arguments has a ReLU")
+
+
+def test_saving_runs_nothing_of_the_model(tmp_path):
+    """`vae.prior` is a property, which for a Vamp prior runs the encoder, and for one of several layers raises."""
+    encoder = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+    settings = {"latent_dim": 1, "likelihood": pv.Gaussian(0.5), "prior": pv.priors.Vamp(torch.randn(5, 2))}
+    vae = pv.VAE((2,), encoder=encoder, hidden=(4,), **settings).train()
+    before, state = torch.get_rng_state(), {name: value.clone() for name, value in vae.state_dict().items()}
+    with pytest.warns(UserWarning, match="no code of your own"):
+        vae.save(tmp_path / "vae.pt")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, state[name]) for name, value in vae.state_dict().items())
+
+
+def test_a_prior_of_several_layers_that_was_given_comes_back(tmp_path):
+    posterior = pv.posteriors.Layered((2, 1), [(4, 4)], "tanh")
+    settings = {"latent_dim": 2, "hidden": (4,), "likelihood": pv.Gaussian(0.5), "posterior": posterior}
+    vae = pv.VAE((2,), **settings, prior=posterior.usual_prior())
+    vae.save(tmp_path / "vae.pt")
+    x = torch.randn(3, 2)
+    assert torch.equal(pv.VAE.load(tmp_path / "vae.pt").reconstruct(x), vae.reconstruct(x))

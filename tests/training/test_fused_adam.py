@@ -149,3 +149,14 @@ def test_a_schedule_of_the_learning_rate_sees_the_steps():
         stepper.step()
         schedule.step()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 8)
+
+
+def test_an_optimiser_of_the_users_own_sees_gradients_switched_on():
+    seen = []
+
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            seen.append(torch.is_grad_enabled())
+
+    FusedAdam(Own(parameters_of(), lr=0.1)).step()
+    assert seen == [True]

@@ -8,7 +8,7 @@ import torch
 from broken_off import ENDED, Killed, assert_same, dies_after, ring_data
 from broken_off import train as train_with_many_checkpoints
 from helpers import parameters_of, refusal, small_vae
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau, SequentialLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, MultiStepLR, ReduceLROnPlateau, SequentialLR, StepLR
 
 import pyrovae as pv
 from pyrovae.training.checkpoints import CURRENT, Checkpoints
@@ -212,3 +212,11 @@ def test_a_run_goes_on_and_fit_returns_all_epochs(tmp_path):
     seen = []
     history = pv.fit(vae, ring_data(), epochs=4, seed=0, checkpoints=kept, on_epoch=lambda r: seen.append(r["epoch"]))
     assert (history.epoch, seen) == ([1, 2, 3, 4], [3, 4])
+
+
+@pytest.mark.parametrize("later", [[8], [2, 4]])
+def test_a_schedule_whose_settings_have_changed_is_refused_before_its_rates_differ(later, tmp_path):
+    case = (small_vae, ring_data, {})
+    train(case, tmp_path, epochs=3, schedule=lambda optimizer: MultiStepLR(optimizer, [4]), lr=0.1)
+    other = {"epochs": 6, "schedule": lambda optimizer: MultiStepLR(optimizer, later), "lr": 0.1}
+    assert "was begun with another schedule (" in refusal(train, case, tmp_path, **other)

@@ -275,3 +275,37 @@ def test_the_built_in_optimiser_takes_on_parameters_that_are_new():
     pyro.clear_param_store()
     svi.step(*POINTS[0])
     assert not torch.equal(pyro.param("guide_weight"), torch.ones(2, 2, dtype=torch.float64))
+
+
+def test_a_buffer_that_is_laid_out_anew_is_seen():
+    torch.manual_seed(1)
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(3))
+            self.register_buffer("weight", torch.randn(3, 3))
+
+        def model(self, x):
+            pyro.module("mixed", self)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z @ self.weight, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            pyro.module("mixed", self)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.loc.expand(len(x), 3), 1.0).to_event(1))
+
+    def losses(kind, **settings):
+        pyro.clear_param_store()
+        torch.manual_seed(2)
+        pair, x = Mixed(), torch.ones(5, 3)
+        svi, found = kind(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.01}), pv.objectives.ELBO(), **settings), []
+        for step in range(6):
+            if step == 3:
+                pair.weight.data = pair.weight.data.t()
+            found.append(svi.step(x))
+        return found
+
+    assert losses(pv.CompiledSVI) == pytest.approx(losses(SVI), rel=1e-5)
