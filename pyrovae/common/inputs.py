@@ -135,7 +135,5 @@ def parts_of(owner: object, value: object) -> tuple:
         require(not missing, f"a dict must have the fields {', '.join(fields)}; got {', '.join(map(str, value))}"[:300])
         return tuple(value[field] for field in fields)
     if isinstance(value, list | tuple) and not isinstance(value, PackedSequence):
-        rows = {len(part) for part in value if has_numbers(part) and len(getattr(part, "shape", ())) > 0}
-        require(len(rows) < 2, f"x and y must have a row for each datum, got {', '.join(map(str, sorted(rows)))} rows")
         return tuple(value)[: 1 + num_conditions]
     return (value,)

@@ -59,9 +59,12 @@ def whole_data(vae: object, name: str, source: Any) -> Any:
         source = source.tensors
     parts = as_arguments(vae, tuple(source) if isinstance(source, tuple) and not is_vae else (source,))
     sizes = {len(part) if isinstance(part, Tensor) and part.dim() > 0 else None for part in parts}
-    is_whole = not several or (len(sizes) == 1 and None not in sizes)
+    given = tuple(source) if isinstance(source, tuple) else parts
+    # What a VAE has no use for must have as many rows, too: it may be the x of another set.
+    of_given = {len(part) for part in given if len(getattr(part, "shape", ())) > 0}
+    is_whole = not several or (len(sizes) == 1 and None not in sizes and of_given <= sizes)
     rule = f"{name} must be a tuple of arrays with a row for each datum, (x, y), or else a list of batches"
-    require(is_whole, f"{rule}; got {', '.join(_described(part) for part in parts) or 'an empty tuple'}"[:300])
+    require(is_whole, f"{rule}; got {', '.join(_described(part) for part in given) or 'an empty tuple'}"[:300])
     _require_rows(parts[0])
     return Rows(parts)
 

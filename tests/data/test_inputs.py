@@ -284,4 +284,4 @@ def test_a_whole_is_taken_once():
 def test_parts_that_are_not_used_must_have_a_row_for_each_datum_too():
     """`(x_train, x_validation)` is not taken for x and labels that the VAE does without."""
     message = refusal(pv.fit, small_vae(), (torch.randn(50, 2), torch.randn(7, 2)), epochs=1)
-    assert message == "x and y must have a row for each datum, got 7, 50 rows"
+    assert message.endswith("or else a list of batches; got torch.float32 (50, 2), torch.float32 (7, 2)")
