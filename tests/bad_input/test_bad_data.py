@@ -1,4 +1,4 @@
-"""Files, folders and arrays of one's own that `load` refuses, and fields of a `Dataset` that do not fit each other."""
+"""Files and arrays of one's own that `load` refuses, and fields of a `Dataset` that do not fit each other."""
 
 import math
 import pickle
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from refusals import Table, check_refusal
 
 import pyrovae as pv
@@ -237,44 +236,6 @@ for value in (3, [["a"]], "a"):
     add(f"arrays: columns {value}", "columns must be a list of names of columns, got .+", pv.load, X, columns=value)
 add("arrays: label 3", "label_column must be the name of a column, got 3", pv.load, X, label_column=3)
 
-
-def images(sizes=((4, 4), (4, 4)), folder="photos", mode="L"):
-    def given():
-        Path(folder).mkdir(parents=True)
-        for number, size in enumerate(sizes):
-            Image.new(mode, size).save(f"{folder}/{number}.tiff")
-
-    return given
-
-
-def broken():
-    images(((8, 8), (8, 8)))()
-    Path("photos/0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"rubbish")
-
-
-def cut_short():
-    images(((8, 8), (8, 8)))()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8)).save("photos/2.png")
-    Path("photos/2.png").write_bytes(Path("photos/2.png").read_bytes()[:90])
-
-
-def folder(name: str, said: str, given, **settings) -> None:
-    add(f"folder: {name}", said, pv.load, "photos", given=given, **settings)
-
-
-folder("without images", "photos must hold images .+; has none", lambda: Path("photos/one").mkdir(parents=True))
-folder("a broken PNG", "photos/0.png is not a readable image", broken)
-folder("a PNG cut short", r"photos/2.png is not a readable image \(.+\)", cut_short)
-folder(
-    "two sizes",
-    "photos/1.tiff must be as large as 0.tiff, 4x4 pixels, got 6x5; image_size=64 .+",
-    images(((4, 4), (5, 6))),
-)
-folder("16 bits", "photos/0.tiff must have 8 bits for each level, got an image of mode I;16", images(mode="I;16"))
-folder("image_size 0", "image_size must be a whole number >= 1, got 0", images(), image_size=0)
-folder(
-    "standardise", "standardise is for tables, and photos is a folder of images; got True", images(), standardise=True
-)
 
 add("function: no module", "nowhere:data: there is no module nowhere in .+", pv.load, "nowhere:data")
 add("function: none", "math:data: the module math has no function data", pv.load, "math:data")

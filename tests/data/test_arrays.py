@@ -156,6 +156,7 @@ def test_folders_of_splits_are_the_splits(tmp_path):
     for split, number in (("train", 5), ("val", 2), ("test", 3)):
         for index in range(number):
             save(tmp_path / "photos" / split / "ab"[index % 2] / f"{index}.png", levels_of(index))
+    save(tmp_path / "photos" / "__MACOSX" / "train" / "._0.png", levels_of(0))  # what zip files of Macs leave behind
     data = pv.load(tmp_path / "photos", binarize="dynamic")
     assert (sizes(data), data.kind, data.classes) == ([5, 2, 3], "binary", ("a", "b"))
     assert "shares must not be given where the folders" in refusal(pv.load, tmp_path / "photos", **ALL)
