@@ -32,9 +32,10 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
     require(bool(text.strip()), f"{path} is empty")
     first = text.lstrip().split("\n", 1)[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in first and "," not in first else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    trimmed = text.rstrip(" \r\n")  # a tab may stand between two cells
+    reader = csv.reader(io.StringIO(trimmed, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
-        rows = [(number, row) for number, row in enumerate(reader, 1) if row not in ([], [""])]  # blank lines
+        rows = _without_blank_lines(list(enumerate(reader, 1)))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not a row of values ({first_line(error)})") from error
     width = len(rows[0][1])
@@ -52,6 +53,15 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
     kept = [j for j, name in enumerate(names) if name in needed]
     cells: dict[str, Cells] = {names[j]: [row[j] for _, row in body] for j in kept or range(width)}
     return Table(str(path), cells, lambda index: f"row {body[index][0]}")
+
+
+def _without_blank_lines(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Returns the rows from the first that is not blank. Where it has one cell, a blank line is a missing cell."""
+    blank = ([], [""])
+    start = next((index for index, (_, row) in enumerate(rows) if row not in blank), 0)
+    if len(rows[start][1]) == 1:
+        return [(number, row or [""]) for number, row in rows[start:]]
+    return [(number, row) for number, row in rows if row not in blank]
 
 
 def _decoded(path: Path) -> str:

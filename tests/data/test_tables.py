@@ -79,6 +79,13 @@ def test_headers_separators_quotes_and_encodings_are_read(tmp_path, text, settin
     assert data.train_x.tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
+def test_blank_lines_of_one_column_are_missing_cells(tmp_path):
+    for text in ('\na\n1.5\n\n2.5\n""\n3.5\n\n \n', "\n1.5\n\n2.5\r\n \r\n3.5"):
+        data = pv.load(write(tmp_path, text), missing="mask", shares=(1, 0, 0))
+        expected = [[1.5], [math.nan], [2.5], [math.nan], [3.5]]
+        torch.testing.assert_close(data.train_x, torch.tensor(expected), equal_nan=True)
+
+
 def test_tabs_separate_in_a_tsv(tmp_path):
     data = pv.load(write(tmp_path, "a\tb\n1,5\tx\n2,5\ty\n2,5\tx\n", "data.tsv"), shares=(1, 0, 0))
     assert [one.categories for one in data.columns] == [("1,5", "2,5"), ("x", "y")]
