@@ -86,6 +86,9 @@ table(
     "mine.csv, row 2, column 'a': the column has 30 different texts, too many for a category; .+",
     "a\n" + "".join(f"n{i}\n" for i in range(30)),
 )
+blank = """mine.csv, row {}, column 'a': the cell is missing; .+"""
+table("a blank line in one column", blank.format(3), "a\n1\n\n2\n")
+table("an empty last cell of one column", blank.format(3), 'a\n1\n""\n \n')
 table(
     "a column without cells",
     "mine.csv, row 2, column 'a': every cell of the column is missing; .+",
@@ -209,6 +212,12 @@ arrays(
     given=npz(x=times),
     kinds="continuous",
 )
+texts = np.array([["a", "b"]] * 20)
+for given in ({"x": texts}, {"train_x": texts}, {"x": texts[:, 0].astype("U")}):
+    arrays(f"texts as {[*given]}", "mine.npz, array .*x: must be of numbers, got texts; .+", given=npz(**given))
+add("arrays: texts", "source, array x: must be of numbers, got texts; .+", pv.load, texts.astype(object))
+sparse = torch.eye(5).to_sparse()
+add("arrays: sparse", "source, array x: must be a dense tensor, got torch.sparse_coo; .+", pv.load, sparse)
 arrays("no data", r"mine.npz: x must hold at least one datum, got shape \(0, 3\)", given=npz(x=X[:0], y=X[:0]))
 arrays("complex", r"mine.npz, array x: must be of numbers, .+, got complex128 .+", given=npz(x=X * 1j))
 arrays(
