@@ -140,7 +140,7 @@ def load(
         return _from_path(source, path, options)
     if hasattr(source, "columns"):
         options.check_only(OF_TABLES, "a frame", "holds a table")
-        return table_dataset("frame", table_of_frame(source, "the frame"), options)
+        return table_dataset("frame", table_of_frame(source, "the frame", options.wanted_columns), options)
     is_known = isinstance(source, tuple | Mapping | Tensor) or is_array(source)
     rule = "source must be a name, a path, an array, (x, y), a dict of arrays or a frame"
     require(is_known, f"{rule}, got {type(source).__name__}")
@@ -166,7 +166,7 @@ def _from_path(source: str | Path, path: Path, options: LoadOptions) -> Dataset:
             return table_dataset(path.stem, read_csv(path, options.header, options.wanted_columns), options)
         if kind == ".parquet":
             options.check_only(OF_TABLES, str(path), "is a parquet file")
-            return table_dataset(path.stem, read_parquet(path), options)
+            return table_dataset(path.stem, read_parquet(path, options.wanted_columns), options)
         arrays = read_arrays(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error

@@ -213,6 +213,27 @@ def test_a_frame_is_a_table():
     assert "the frame, index 2, column 'a': the cell is missing" in refusal(pv.load, frame)
 
 
+def test_a_column_of_a_frame_that_is_not_asked_for_may_hold_anything(tmp_path):
+    times = np.arange(20).astype("datetime64[s]")
+    columns = {"a": np.arange(20) + 0.5, "time": times, "group": np.arange(20) % 2}
+    settings = {"columns": ["a"], "label_column": "group", "shares": (1, 0, 0)}
+    sources = [Frame(**columns)]
+    try:
+        import pandas
+        import pyarrow  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        sources += [pandas.DataFrame(columns), tmp_path / "times.parquet"]
+        sources[1].to_parquet(sources[2])
+    for source in sources:
+        data = pv.load(source, **settings)
+        assert (data.train_x.flatten().tolist(), data.classes) == (columns["a"].tolist(), ("0", "1"))
+        assert "column 'time': must hold numbers or texts, got datetime64" in refusal(pv.load, source)
+    del columns["time"]
+    assert "must name columns of the frame (a, group), got 'b'" in refusal(pv.load, Frame(**columns), columns=["b"])
+
+
 def test_parquet_is_read_by_pandas_or_refused_in_one_line(tmp_path, people):
     path = tmp_path / "people.parquet"
     try:
