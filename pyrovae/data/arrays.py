@@ -96,6 +96,9 @@ def array_dataset(name: str, arrays: Mapping[str, np.ndarray], options: LoadOpti
             y is None or options.label_column is None, f"label_column must not be given beside the array y of {source}"
         )
         return table_dataset(name, table_of_array(x.reshape(len(x), -1), source), options, labels, classes, rows)
+    rule = f"{source}, array x: bytes in 4 dimensions must be images of 1 or 3 channels, got shape {x.shape}"
+    is_odd = images is None and x.dtype == np.uint8 and x.ndim == 4
+    require(not is_odd, f"{rule}; drop an alpha channel, or convert x to float if it holds no images")
     if images is not None:
         options.check_only(("binarize", "shares"), source, "holds images")
         rows = rows or split_by_shares(len(x), options.shares, options.seed, source)

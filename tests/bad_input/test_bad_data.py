@@ -218,6 +218,25 @@ for given in ({"x": texts}, {"train_x": texts}, {"x": texts[:, 0].astype("U")}):
 add("arrays: texts", "source, array x: must be of numbers, got texts; .+", pv.load, texts.astype(object))
 sparse = torch.eye(5).to_sparse()
 add("arrays: sparse", "source, array x: must be a dense tensor, got torch.sparse_coo; .+", pv.load, sparse)
+big = 2**53 + np.arange(20)
+EXACT = r"must lie between -2\^53 and 2\^53 to be told from others"
+large_label = f"a label {EXACT}, or be a text, got 9007199254740992"
+arrays("large labels", f"mine.npz, array y, index 0: {large_label}", given=npz(x=X, y=big))
+for sign in (1, -1):
+    arrays(
+        f"large categories {sign}",
+        f"mine.npz, index 0, column 'x1': {EXACT} as a category, got -?9007199254740992",
+        given=npz(x=sign * big[:, None]),
+        kinds="category",
+    )
+lines = "a,b\n" + "".join(f"{i % 3}.5,{value}\n" for i, value in enumerate(big.tolist()))
+table("large labels", f"mine.csv, row 2, column 'b': {large_label}", lines, label_column="b")
+for shape in ((5, 8, 8, 4), (5, 4, 8, 8), (5, 8, 8, 2)):
+    arrays(
+        f"bytes {shape}",
+        r"mine.npz, array x: bytes in 4 dimensions must be images of 1 or 3 channels, got shape \(5, .+\); drop .+",
+        given=npz(x=np.zeros(shape, np.uint8)),
+    )
 arrays("no data", r"mine.npz: x must hold at least one datum, got shape \(0, 3\)", given=npz(x=X[:0], y=X[:0]))
 arrays("complex", r"mine.npz, array x: must be of numbers, .+, got complex128 .+", given=npz(x=X * 1j))
 arrays(
