@@ -67,12 +67,12 @@ Files = list[tuple[Path, str | None]]  # each with the name of its class, if it 
 def _parts_of(folder: Path) -> dict[str, Files]:
     """Returns the images of each split, or of "" if the folder is not divided into splits."""
     inside = [path for path in _folders_in(folder) if path.name.lower() in SPLIT_NAMES or _holds_images(path)]
-    splits = {path: SPLIT_NAMES[path.name.lower()] for path in inside if path.name.lower() in SPLIT_NAMES}
+    splits = _splits_among(inside)
     others = [path for path in (*inside, *_images_in(folder)) if path not in splits]
     if "train" not in splits.values() or (others and len(splits) == 1):  # a class may be called train
         return {"": _files_of(folder, inside)}
     named = ", ".join(path.name for path in splits)
-    require(not others, f"{folder} must hold no images beside the splits {named}; {_first(others)} has some")
+    require(not others, f"{folder} must hold no images beside those in {named}, got {_first(others)}")
     parts: dict[str, Files] = {}
     for path, split in splits.items():
         require(split not in parts, f"{folder} must have one folder for each split, has several for {split}")
@@ -87,11 +87,21 @@ def _files_of(folder: Path, inside: list[Path]) -> Files:
     loose, full = _images_in(folder), [one for one in inside if _holds_images(one)]
     rule = f"{folder} must hold loose images or folders of images, and not both"
     require(not (loose and full), f"{rule}; got {_first(loose)} and the folder {_first(full)}")
+    for one in full:
+        splits = _splits_among(_folders_in(one))
+        rule = f"{one} must not hold folders of splits, {', '.join(path.name for path in splits)}, as a class"
+        require(
+            "train" not in splits.values() or len(splits) == 1, f"{rule}; splits come first, as in train/{one.name}"
+        )
     found: Files = [(path, None) for path in loose]
     found += [(path, one.name) for one in full for path in sorted(one.rglob("*")) if _is_image(path)]
     kinds = ", ".join(IMG_EXTENSIONS[:4])
     require(len(found) > 0, f"{folder} must hold images ({kinds}, ...), or a folder of images for each class; has none")
     return found
+
+
+def _splits_among(folders: list[Path]) -> dict[Path, str]:
+    return {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
 
 
 def _first(paths: list[Path]) -> str:

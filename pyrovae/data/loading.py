@@ -57,7 +57,8 @@ def load(
       train_y, validation_x, ..., test_y. Bytes in 3 or 4 dimensions are images, `(num, height, width)` or with 1 or 3
       channels; other arrays of 1 or 2 dimensions are tables, with columns x1, x2, .... Whole numbers and texts in y are
       labels. An .npy of 1 GiB or more in torch's default dtype stays on the disk; its splits are blocks in its order.
-    - A folder of images: loose, or in a folder for each class, or so within folders train, validation and test.
+    - A folder of images: loose, or in a folder for each class, or so within folders train, validation and test. Folders
+      without images are passed over.
     - `"module:function"`: the function returns the `Dataset`.
 
     The values of tables and arrays are in torch's default dtype. The seed fixes what is drawn: points, the split of

@@ -75,10 +75,15 @@ def huge():
     Path("photos/huge.pgm").write_bytes(b"P5 100000 100000 255\n")
 
 
-BESIDE = "photos must hold no images beside the splits test, train; {} has some"
+BESIDE = "photos must hold no images beside those in test, train, got {}"
 folder("splits and another", BESIDE.format("more"), several("photos/train", "photos/test", "photos/more"))
 folder("splits of classes and another", BESIDE.format("x"), several("photos/train/a", "photos/test/a", "photos/x/y"))
 folder("splits and a loose image", BESIDE.format("loose.png"), with_loose("photos/train", "photos/test"))
+folder(
+    "splits in a class",
+    "photos/a must not hold folders of splits, test, train, as a class; splits come first, as in train/a",
+    several("photos/a/train", "photos/a/test", "photos/b"),
+)
 BOTH = "must hold loose images or folders of images, and not both; got {} and the folder {}"
 folder("classes and a loose image", f"photos {BOTH.format('loose.png', 'a')}", with_loose("photos/a", "photos/b"))
 folder("a class train and a loose image", f"photos {BOTH.format('loose.png', 'train')}", with_loose("photos/train"))
