@@ -70,7 +70,12 @@ def named_arrays(found: Any, source: str) -> dict[str, np.ndarray]:
     is_known = any(name in found for name in ("x", "train_x", "x_train")) and set(found) <= set(named)
     names = ", ".join(map(str, found)) or "none"
     require(is_known, f"{source} must hold arrays named x and y, or train_x, train_y, ..., test_y; got {names}"[:300])
-    return {name: _array(found[name], f"{source}, array {name}") for name in named if found.get(name) is not None}
+    arrays = {name: _array(found[name], f"{source}, array {name}") for name in named if found.get(name) is not None}
+    for name, array in arrays.items():
+        is_x = name == "x" or VALUES.get(name, ("", "y"))[1] == "x"
+        rule = f"{source}, array {name}: must be of numbers, got texts"
+        require(not is_x or array.dtype.kind != "U", f"{rule}; a frame or a .csv file may have columns of texts")
+    return arrays
 
 
 def array_dataset(name: str, arrays: Mapping[str, np.ndarray], options: LoadOptions, source: str) -> Dataset:
@@ -91,6 +96,9 @@ def array_dataset(name: str, arrays: Mapping[str, np.ndarray], options: LoadOpti
             y is None or options.label_column is None, f"label_column must not be given beside the array y of {source}"
         )
         return table_dataset(name, table_of_array(x.reshape(len(x), -1), source), options, labels, classes, rows)
+    rule = f"{source}, array x: bytes in 4 dimensions must be images of 1 or 3 channels, got shape {x.shape}"
+    is_odd = images is None and x.dtype == np.uint8 and x.ndim == 4
+    require(not is_odd, f"{rule}; drop an alpha channel, or convert x to float if it holds no images")
     if images is not None:
         options.check_only(("binarize", "shares"), source, "holds images")
         rows = rows or split_by_shares(len(x), options.shares, options.seed, source)
@@ -153,7 +161,10 @@ def _labels(y: np.ndarray, place: str) -> tuple[tuple[str, ...], Tensor]:
 
 
 def _array(value: Any, place: str) -> np.ndarray:
-    value = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        require(value.layout == torch.strided, f"{place}: must be a dense tensor, got {value.layout}; call to_dense()")
+        is_short = value.is_floating_point() and value.itemsize < 4  # NumPy has no bfloat16
+        value = (value.float() if is_short else value).detach().cpu().numpy()
     value = value.to_numpy() if is_array(value) and not isinstance(value, np.ndarray) else value
     require(isinstance(value, np.ndarray), f"{place}: must be an array or a tensor, got {type(value).__name__}")
     if value.dtype.kind == "O" and all(isinstance(one, str) for one in value.flat):

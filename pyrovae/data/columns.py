@@ -13,6 +13,7 @@ from pyrovae.common import InputError, require, require_choice
 KINDS = ("continuous", "positive", "unit", "count", "binary", "category")
 MISSING_CELLS = frozenset(("", "na", "n/a", "nan", "null", "<na>", "#n/a", "?"))  # in lower case
 MOST_SHOWN = 40
+MOST_EXACT = 2.0**53  # from here on float64 makes one of several whole numbers
 MOST_GUESSED_CATEGORIES = 20  # or a tenth of the rows, if that is more: names and keys are no categories
 
 Cells: TypeAlias = np.ndarray | list[str]  # numbers in float64, NaN where a cell is missing; or the texts of a file
@@ -152,6 +153,7 @@ def _of_numbers(name: str, numbers: np.ndarray, kind: str | None, place: Place) 
     if kind in rules:
         check(*rules[kind])
     if kind == "category" or (kind == "binary" and not np.isin(found, (0, 1)).all()):
+        check(np.abs(found) < MOST_EXACT, "must lie between -2^53 and 2^53 to be told from others as a category")
         values, index = np.unique(found, return_inverse=True)
         indices = np.full(len(numbers), np.nan)
         indices[observed] = index
@@ -194,5 +196,10 @@ def classes_of(cells: Cells, place: Place) -> tuple[tuple[str, ...], np.ndarray]
     if not whole.all():
         bad = int(np.flatnonzero(~whole)[0])
         raise InputError(f"{place(bad)}: a label must be a whole number or a text, got {as_text(numbers[bad])}")
+    inexact = np.abs(numbers) >= MOST_EXACT
+    if inexact.any():
+        bad = int(np.flatnonzero(inexact)[0])
+        rule = "a label must lie between -2^53 and 2^53 to be told from others, or be a text"
+        raise InputError(f"{place(bad)}: {rule}, got {as_text(numbers[bad])}")
     values, index = np.unique(numbers, return_inverse=True)
     return tuple(map(as_text, values)), index

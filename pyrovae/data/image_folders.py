@@ -16,6 +16,7 @@ from pyrovae.data.splits import SPLIT_NAMES, Rows, split_by_shares
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
 def folder_dataset(folder: Path, options: LoadOptions) -> Dataset:
@@ -65,15 +66,17 @@ Files = list[tuple[Path, str | None]]  # each with the name of its class, if it 
 
 def _parts_of(folder: Path) -> dict[str, Files]:
     """Returns the images of each split, or of "" if the folder is not divided into splits."""
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    splits = {path: SPLIT_NAMES.get(path.name.lower()) for path in inside}
-    is_divided = "train" in splits.values() and None not in splits.values() and not _images_in(folder)
-    if not is_divided:
+    inside = [path for path in _folders_in(folder) if path.name.lower() in SPLIT_NAMES or _holds_images(path)]
+    splits = _splits_among(inside)
+    others = [path for path in (*inside, *_images_in(folder)) if path not in splits]
+    if "train" not in splits.values() or (others and len(splits) == 1):  # a class may be called train
         return {"": _files_of(folder, inside)}
+    named = ", ".join(path.name for path in splits)
+    require(not others, f"{folder} must hold no images beside those in {named}, got {_first(others)}")
     parts: dict[str, Files] = {}
     for path, split in splits.items():
         require(split not in parts, f"{folder} must have one folder for each split, has several for {split}")
-        parts[str(split)] = _files_of(path, sorted(one for one in path.iterdir() if one.is_dir()))
+        parts[split] = _files_of(path, _folders_in(path))
     labelled = {part[0][1] is not None for part in parts.values()}
     require(len(labelled) == 1, f"{folder} must have folders of classes in every split, or in none")
     return parts
@@ -81,13 +84,36 @@ def _parts_of(folder: Path) -> dict[str, Files]:
 
 def _files_of(folder: Path, inside: list[Path]) -> Files:
     """Returns the images in a folder, or those in the folders of classes inside it."""
-    loose = _images_in(folder)
+    loose, full = _images_in(folder), [one for one in inside if _holds_images(one)]
+    rule = f"{folder} must hold loose images or folders of images, and not both"
+    require(not (loose and full), f"{rule}; got {_first(loose)} and the folder {_first(full)}")
+    for one in full:
+        splits = _splits_among(_folders_in(one))
+        rule = f"{one} must not hold folders of splits, {', '.join(path.name for path in splits)}, as a class"
+        require(
+            "train" not in splits.values() or len(splits) == 1, f"{rule}; splits come first, as in train/{one.name}"
+        )
     found: Files = [(path, None) for path in loose]
-    if not loose:
-        found = [(path, one.name) for one in inside for path in sorted(one.rglob("*")) if _is_image(path)]
+    found += [(path, one.name) for one in full for path in sorted(one.rglob("*")) if _is_image(path)]
     kinds = ", ".join(IMG_EXTENSIONS[:4])
     require(len(found) > 0, f"{folder} must hold images ({kinds}, ...), or a folder of images for each class; has none")
     return found
+
+
+def _splits_among(folders: list[Path]) -> dict[Path, str]:
+    return {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
+
+
+def _first(paths: list[Path]) -> str:
+    return paths[0].name if paths else ""
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(_is_image(path) for path in folder.rglob("*"))
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -112,7 +138,7 @@ def _read(paths: list[Path], size: int | None, folder: Path) -> Tensor:
         with _opened(path) as image:
             try:
                 levels.append(as_levels(image, size, mode))
-            except (OSError, SyntaxError, ValueError) as error:
+            except UNREADABLE as error:
                 raise _unreadable(path, error) from error
         shape, first = levels[-1].shape[1:], levels[0].shape[1:]
         rule = f"{path} must be as large as {paths[0].name}, {first[0]}x{first[1]} pixels, got {shape[0]}x{shape[1]}"
@@ -123,7 +149,7 @@ def _read(paths: list[Path], size: int | None, folder: Path) -> Tensor:
 def _opened(path: Path) -> Image.Image:
     try:
         return Image.open(path)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 

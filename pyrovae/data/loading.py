@@ -57,7 +57,8 @@ def load(
       train_y, validation_x, ..., test_y. Bytes in 3 or 4 dimensions are images, `(num, height, width)` or with 1 or 3
       channels; other arrays of 1 or 2 dimensions are tables, with columns x1, x2, .... Whole numbers and texts in y are
       labels. An .npy of 1 GiB or more in torch's default dtype stays on the disk; its splits are blocks in its order.
-    - A folder of images: loose, or in a folder for each class, or so within folders train, validation and test.
+    - A folder of images: loose, or in a folder for each class, or so within folders train, validation and test. Folders
+      without images are passed over.
     - `"module:function"`: the function returns the `Dataset`.
 
     The values of tables and arrays are in torch's default dtype. The seed fixes what is drawn: points, the split of
@@ -140,7 +141,7 @@ def load(
         return _from_path(source, path, options)
     if hasattr(source, "columns"):
         options.check_only(OF_TABLES, "a frame", "holds a table")
-        return table_dataset("frame", table_of_frame(source, "the frame"), options)
+        return table_dataset("frame", table_of_frame(source, "the frame", options.wanted_columns), options)
     is_known = isinstance(source, tuple | Mapping | Tensor) or is_array(source)
     rule = "source must be a name, a path, an array, (x, y), a dict of arrays or a frame"
     require(is_known, f"{rule}, got {type(source).__name__}")
@@ -166,7 +167,7 @@ def _from_path(source: str | Path, path: Path, options: LoadOptions) -> Dataset:
             return table_dataset(path.stem, read_csv(path, options.header, options.wanted_columns), options)
         if kind == ".parquet":
             options.check_only(OF_TABLES, str(path), "is a parquet file")
-            return table_dataset(path.stem, read_parquet(path), options)
+            return table_dataset(path.stem, read_parquet(path, options.wanted_columns), options)
         arrays = read_arrays(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error

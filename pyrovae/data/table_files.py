@@ -32,9 +32,10 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
     require(bool(text.strip()), f"{path} is empty")
     first = text.lstrip().split("\n", 1)[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in first and "," not in first else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    trimmed = text.rstrip(" \r\n")  # a tab may stand between two cells
+    reader = csv.reader(io.StringIO(trimmed, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
-        rows = [(number, row) for number, row in enumerate(reader, 1) if row not in ([], [""])]  # blank lines
+        rows = _without_blank_lines(list(enumerate(reader, 1)))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not a row of values ({first_line(error)})") from error
     width = len(rows[0][1])
@@ -52,6 +53,15 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
     kept = [j for j, name in enumerate(names) if name in needed]
     cells: dict[str, Cells] = {names[j]: [row[j] for _, row in body] for j in kept or range(width)}
     return Table(str(path), cells, lambda index: f"row {body[index][0]}")
+
+
+def _without_blank_lines(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Returns the rows from the first that is not blank. Where it has one cell, a blank line is a missing cell."""
+    blank: tuple[list[str], ...] = ([], [""])
+    start = next((index for index, (_, row) in enumerate(rows) if row not in blank), 0)
+    if len(rows[start][1]) == 1:
+        return [(number, row or [""]) for number, row in rows[start:]]
+    return [(number, row) for number, row in rows if row not in blank]
 
 
 def _decoded(path: Path) -> str:
@@ -90,8 +100,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def read_parquet(path: Path) -> Table:
-    """Reads a parquet file with pandas."""
+def read_parquet(path: Path, wanted: Sequence[str] | None) -> Table:
+    """Reads a parquet file with pandas; see `table_of_frame`."""
     try:
         import pandas
     except ImportError as error:
@@ -102,16 +112,27 @@ def read_parquet(path: Path) -> Table:
         raise InputError(f"{path} needs pyarrow: pip install 'pyrovae[tables]'") from error
     except (OSError, ValueError) as error:  # pyarrow's errors are of these types
         raise InputError(f"{path} is not a readable parquet file ({first_line(error)})") from error
-    return table_of_frame(frame, str(path))
+    return table_of_frame(frame, str(path), wanted)
 
 
-def table_of_frame(frame: Any, source: str) -> Table:
-    """Returns the table of a frame of pandas or polars. Text, categories and truth values are texts in it."""
+def table_of_frame(frame: Any, source: str, wanted: Sequence[str] | None) -> Table:
+    """Returns the table of a frame of pandas or polars. Text, categories and truth values are texts in it.
+
+    Args:
+        frame: The frame.
+        source: Names it in errors.
+        wanted: The names of the columns that will be needed, or None for all. Others may hold anything.
+
+    Raises:
+        InputError: If there are no columns, a name is there twice, or a column has neither numbers nor texts.
+    """
     names = [str(name) for name in frame.columns]
     require(len(names) > 0, f"{source} has no columns")
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     require(not twice, f"{source}: the name {min(twice, default='')!r} must be there once, and is twice or more")
-    cells = {name: _cells_of(frame[column], source, name) for name, column in zip(names, frame.columns, strict=True)}
+    needed = set(names if wanted is None or not set(wanted) <= set(names) else wanted)  # all, to name them in errors
+    by_name = dict(zip(names, frame.columns, strict=True))
+    cells = {name: _cells_of(frame[column], source, name) for name, column in by_name.items() if name in needed}
     return Table(source, cells, lambda index: f"index {index}")
 
 

@@ -1,4 +1,4 @@
-"""Files, folders and arrays of one's own that `load` refuses, and fields of a `Dataset` that do not fit each other."""
+"""Files and arrays of one's own that `load` refuses, and fields of a `Dataset` that do not fit each other."""
 
 import math
 import pickle
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from refusals import Table, check_refusal
 
 import pyrovae as pv
@@ -87,6 +86,9 @@ table(
     "mine.csv, row 2, column 'a': the column has 30 different texts, too many for a category; .+",
     "a\n" + "".join(f"n{i}\n" for i in range(30)),
 )
+blank = """mine.csv, row {}, column 'a': the cell is missing; .+"""
+table("a blank line in one column", blank.format(3), "a\n1\n\n2\n")
+table("an empty last cell of one column", blank.format(3), 'a\n1\n""\n \n')
 table(
     "a column without cells",
     "mine.csv, row 2, column 'a': every cell of the column is missing; .+",
@@ -210,6 +212,31 @@ arrays(
     given=npz(x=times),
     kinds="continuous",
 )
+texts = np.array([["a", "b"]] * 20)
+for given in ({"x": texts}, {"train_x": texts}, {"x": texts[:, 0].astype("U")}):
+    arrays(f"texts as {[*given]}", "mine.npz, array .*x: must be of numbers, got texts; .+", given=npz(**given))
+add("arrays: texts", "source, array x: must be of numbers, got texts; .+", pv.load, texts.astype(object))
+sparse = torch.eye(5).to_sparse()
+add("arrays: sparse", "source, array x: must be a dense tensor, got torch.sparse_coo; .+", pv.load, sparse)
+big = 2**53 + np.arange(20)
+EXACT = r"must lie between -2\^53 and 2\^53 to be told from others"
+large_label = f"a label {EXACT}, or be a text, got 9007199254740992"
+arrays("large labels", f"mine.npz, array y, index 0: {large_label}", given=npz(x=X, y=big))
+for sign in (1, -1):
+    arrays(
+        f"large categories {sign}",
+        f"mine.npz, index 0, column 'x1': {EXACT} as a category, got -?9007199254740992",
+        given=npz(x=sign * big[:, None]),
+        kinds="category",
+    )
+lines = "a,b\n" + "".join(f"{i % 3}.5,{value}\n" for i, value in enumerate(big.tolist()))
+table("large labels", f"mine.csv, row 2, column 'b': {large_label}", lines, label_column="b")
+for shape in ((5, 8, 8, 4), (5, 4, 8, 8), (5, 8, 8, 2)):
+    arrays(
+        f"bytes {shape}",
+        r"mine.npz, array x: bytes in 4 dimensions must be images of 1 or 3 channels, got shape \(5, .+\); drop .+",
+        given=npz(x=np.zeros(shape, np.uint8)),
+    )
 arrays("no data", r"mine.npz: x must hold at least one datum, got shape \(0, 3\)", given=npz(x=X[:0], y=X[:0]))
 arrays("complex", r"mine.npz, array x: must be of numbers, .+, got complex128 .+", given=npz(x=X * 1j))
 arrays(
@@ -237,44 +264,6 @@ for value in (3, [["a"]], "a"):
     add(f"arrays: columns {value}", "columns must be a list of names of columns, got .+", pv.load, X, columns=value)
 add("arrays: label 3", "label_column must be the name of a column, got 3", pv.load, X, label_column=3)
 
-
-def images(sizes=((4, 4), (4, 4)), folder="photos", mode="L"):
-    def given():
-        Path(folder).mkdir(parents=True)
-        for number, size in enumerate(sizes):
-            Image.new(mode, size).save(f"{folder}/{number}.tiff")
-
-    return given
-
-
-def broken():
-    images(((8, 8), (8, 8)))()
-    Path("photos/0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"rubbish")
-
-
-def cut_short():
-    images(((8, 8), (8, 8)))()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8)).save("photos/2.png")
-    Path("photos/2.png").write_bytes(Path("photos/2.png").read_bytes()[:90])
-
-
-def folder(name: str, said: str, given, **settings) -> None:
-    add(f"folder: {name}", said, pv.load, "photos", given=given, **settings)
-
-
-folder("without images", "photos must hold images .+; has none", lambda: Path("photos/one").mkdir(parents=True))
-folder("a broken PNG", "photos/0.png is not a readable image", broken)
-folder("a PNG cut short", r"photos/2.png is not a readable image \(.+\)", cut_short)
-folder(
-    "two sizes",
-    "photos/1.tiff must be as large as 0.tiff, 4x4 pixels, got 6x5; image_size=64 .+",
-    images(((4, 4), (5, 6))),
-)
-folder("16 bits", "photos/0.tiff must have 8 bits for each level, got an image of mode I;16", images(mode="I;16"))
-folder("image_size 0", "image_size must be a whole number >= 1, got 0", images(), image_size=0)
-folder(
-    "standardise", "standardise is for tables, and photos is a folder of images; got True", images(), standardise=True
-)
 
 add("function: no module", "nowhere:data: there is no module nowhere in .+", pv.load, "nowhere:data")
 add("function: none", "math:data: the module math has no function data", pv.load, "math:data")

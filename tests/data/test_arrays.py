@@ -76,6 +76,14 @@ def test_arrays_of_each_split_stay_in_their_split(tmp_path, names):
     assert data.test_y.tolist() == Y[15:].tolist()
 
 
+def test_short_floats_are_taken_exactly(tmp_path):
+    x = torch.from_numpy(X).bfloat16()
+    torch.save(x, tmp_path / "mine.pt")
+    for source in (tmp_path / "mine.pt", x, (x.half(), x), {"train_x": x}):
+        data = pv.load(source) if isinstance(source, dict) else pv.load(source, **ALL)
+        assert torch.equal(data.train_x, x.float())
+
+
 def test_conditions_are_real_numbers():
     data = pv.load((X, X[:, :1].astype(np.float64)), **ALL)
     assert (data.train_y.dtype, data.train_y.shape, data.classes) == (torch.float32, (20, 1), ())
@@ -156,6 +164,7 @@ def test_folders_of_splits_are_the_splits(tmp_path):
     for split, number in (("train", 5), ("val", 2), ("test", 3)):
         for index in range(number):
             save(tmp_path / "photos" / split / "ab"[index % 2] / f"{index}.png", levels_of(index))
+    save(tmp_path / "photos" / "__MACOSX" / "train" / "._0.png", levels_of(0))  # what zip files of Macs leave behind
     data = pv.load(tmp_path / "photos", binarize="dynamic")
     assert (sizes(data), data.kind, data.classes) == ([5, 2, 3], "binary", ("a", "b"))
     assert "shares must not be given where the folders" in refusal(pv.load, tmp_path / "photos", **ALL)

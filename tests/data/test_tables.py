@@ -79,6 +79,13 @@ def test_headers_separators_quotes_and_encodings_are_read(tmp_path, text, settin
     assert data.train_x.tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
+def test_blank_lines_of_one_column_are_missing_cells(tmp_path):
+    for text in ('\na\n1.5\n\n2.5\n""\n3.5\n\n \n', "\n1.5\n\n2.5\r\n \r\n3.5"):
+        data = pv.load(write(tmp_path, text), missing="mask", shares=(1, 0, 0))
+        expected = [[1.5], [math.nan], [2.5], [math.nan], [3.5]]
+        torch.testing.assert_close(data.train_x, torch.tensor(expected), equal_nan=True)
+
+
 def test_tabs_separate_in_a_tsv(tmp_path):
     data = pv.load(write(tmp_path, "a\tb\n1,5\tx\n2,5\ty\n2,5\tx\n", "data.tsv"), shares=(1, 0, 0))
     assert [one.categories for one in data.columns] == [("1,5", "2,5"), ("x", "y")]
@@ -204,6 +211,27 @@ def test_a_frame_is_a_table():
     torch.testing.assert_close(data.train_x, torch.tensor([[0.5, 0, 1], [1.5, 1, 0], [math.nan, 0, 1]]), equal_nan=True)
     assert (data.classes, data.train_y.tolist()) == (("1", "3"), [1, 0, 1])
     assert "the frame, index 2, column 'a': the cell is missing" in refusal(pv.load, frame)
+
+
+def test_a_column_of_a_frame_that_is_not_asked_for_may_hold_anything(tmp_path):
+    times = np.arange(20).astype("datetime64[s]")
+    columns = {"a": np.arange(20) + 0.5, "time": times, "group": np.arange(20) % 2}
+    settings = {"columns": ["a"], "label_column": "group", "shares": (1, 0, 0)}
+    sources = [Frame(**columns)]
+    try:
+        import pandas
+        import pyarrow  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        sources += [pandas.DataFrame(columns), tmp_path / "times.parquet"]
+        sources[1].to_parquet(sources[2])
+    for source in sources:
+        data = pv.load(source, **settings)
+        assert (data.train_x.flatten().tolist(), data.classes) == (columns["a"].tolist(), ("0", "1"))
+        assert "column 'time': must hold numbers or texts, got datetime64" in refusal(pv.load, source)
+    del columns["time"]
+    assert "must name columns of the frame (a, group), got 'b'" in refusal(pv.load, Frame(**columns), columns=["b"])
 
 
 def test_parquet_is_read_by_pandas_or_refused_in_one_line(tmp_path, people):
