@@ -4,7 +4,8 @@ import json
 import math
 import re
 import sys
-from types import SimpleNamespace
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -185,9 +186,11 @@ def test_missing_cells_in_small(tmp_path, monkeypatch):
     factor = torch.randn(150, 1, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(150, 5, generator=torch.Generator().manual_seed(2))
     iris = SimpleNamespace(data=(factor + 0.2 * noise).numpy())
-    datasets = SimpleNamespace(load_iris=lambda: iris)
-    monkeypatch.setitem(sys.modules, "sklearn", SimpleNamespace(datasets=datasets))
-    flags = ("--table", "iris", "--share", 0.3, "--seeds", 0, "--epochs", 60, "--latent-dim", 1, "--num-samples", 50)
+    sklearn = ModuleType("sklearn")
+    sklearn.__spec__ = ModuleSpec("sklearn", None)  # torch asks for it
+    sklearn.datasets = SimpleNamespace(load_iris=lambda: iris)
+    monkeypatch.setitem(sys.modules, "sklearn", sklearn)
+    flags = ("--table", "iris", "--share", 0.3, "--seeds", 0, "--epochs", 250, "--latent-dim", 1, "--num-samples", 50)
     result = run_here("papers/missing_cells.py", *flags, "--out", "out", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     (found,) = json.loads((tmp_path / "out/results.json").read_text())["found"]
