@@ -16,7 +16,7 @@ from own_files import MIXED, write_photos, write_table
 from running_scripts import command_here
 
 import pyrovae as pv
-from pyrovae.runs import columns_table
+from pyrovae.runs import columns_table, train_run
 from pyrovae.runs.own_data import check_same_data, data_told
 
 SMALL = ("--latent-dim", 2, "--hidden", 8, "--epochs", 2, "--batch-size", 50)
@@ -121,7 +121,7 @@ def test_a_table_of_one_kind_has_the_usual_family_and_takes_others(tmp_path):
         )
         assert f"likelihood {usual}," in shown
         assert json.loads((tmp_path / kind / "config.json").read_text())["kinds"] == [kind]
-    flags = ("--dataset", "count.csv", "--likelihood", "gaussian", "--label-column", "group")
+    flags = ("--dataset", "count.csv", "--kinds", "count", "--likelihood", "gaussian", "--label-column", "group")
     refused = command_here("train", *flags, "--out", "bad", cwd=tmp_path)
     fitting = "negative_binomial, poisson, zero_inflated_negative_binomial, columns"
     assert refused.stderr == f"error: likelihood must be one of {fitting} for count data, got 'gaussian'\n"
@@ -131,6 +131,37 @@ def test_a_table_of_one_kind_has_the_usual_family_and_takes_others(tmp_path):
     done("evaluate", "poisson", *FEW, cwd=tmp_path)
     flags = ("--dataset", "binary.csv", *SMALL, "--epochs", 1, "--objectives", "elbo", "iwae", "--budget", "epochs")
     done("race", *flags, "--seeds", 0, 1, *FEW, "--out", "race", cwd=tmp_path)
+
+
+def test_whole_numbers_are_real_numbers_under_a_gaussian(tmp_path):
+    kinds = {"alcohol": "continuous", "proline": "count", "magnesium": "count", "organic": "binary"}
+    write_table(tmp_path / "wine.csv", kinds, seed=suite_seed())
+    rows = (tmp_path / "wine.csv").read_text().replace("yes", "1").replace("no", "0").splitlines()
+    (tmp_path / "wine.csv").write_text("\n".join([rows[0].replace("group", "class"), *rows[1:]]) + "\n")
+    flags = ("--dataset", "wine.csv", "--label-column", "class", "--likelihood", "gaussian", *SMALL)
+    shown = done("train", *flags, "--out", "runs/wine", cwd=tmp_path)
+    assert shown.count(": standardised") == len(rows[0].split(",")) - 1
+    assert json.loads((tmp_path / "runs/wine/config.json").read_text())["kinds"] == ["continuous"]
+    done("evaluate", "runs/wine", *FEW, cwd=tmp_path)
+    assert {column.kind for column in pv.load_run(tmp_path / "runs/wine").data.columns} == {"continuous"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "given", "said"),
+    [
+        ({"a": "continuous", "town": "category", "n": "count"}, (), "'town' is of kind category"),
+        ({"a": "continuous", "n": "count"}, ("n=count",), "'n' is of kind count"),
+    ],
+)
+def test_a_gaussian_refuses_categories_and_kinds_that_were_given(kinds, given, said, tmp_path):
+    write_table(tmp_path / "a.csv", kinds, seed=suite_seed())
+    config = pv.RunConfig(
+        dataset=str(tmp_path / "a.csv"), label_column="group", likelihood="student_t", kinds=given, hidden=(4,)
+    )
+    with pytest.raises(
+        pv.InputError, match=f"likelihood student_t is for continuous columns, and {said}: leave it out"
+    ):
+        train_run(config, tmp_path / "run", progress=False)
 
 
 def test_a_file_that_moved_is_found_and_one_that_changed_is_refused(people, tmp_path):
