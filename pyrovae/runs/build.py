@@ -67,7 +67,7 @@ def _load_own(config: RunConfig, kinds: Mapping[str, str] | str | None) -> Datas
         "label_column": config.label_column,
         "split_column": config.split_column,
         "kinds": kinds,
-        "missing": config.missing,
+        "missing": None if is_function(config.dataset) else config.missing,  # a function's data may have such cells
         "image_size": config.image_size,
         "binarize": config.binarize,
         "seed": config.seed,

@@ -235,6 +235,18 @@ def test_a_function_of_ones_own_gives_the_data(tmp_path):
     assert refused.stderr == f"error: {said}\n"
 
 
+def test_a_function_of_ones_own_may_give_data_with_missing_cells(tmp_path):
+    (tmp_path / "with_holes.py").write_text(
+        "import torch, pyrovae as pv\n"
+        "def holes():\n"
+        "    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))\n"
+        "    x[::7, 1] = torch.nan\n"
+        "    return pv.Dataset('holes', 'real', x[:40], (), x[40:50], (), x[50:], ())\n"
+    )
+    done("train", "--dataset", "with_holes:holes", "--missing", "mask", *SMALL, "--out", "run", cwd=tmp_path)
+    done("evaluate", "run", *FEW, cwd=tmp_path)
+
+
 def test_the_table_of_columns_says_what_they_were_taken_for():
     x = torch.tensor([[1.0, 0.0, 7.0], [3.0, 1.0, float("nan")], [5.0, 1.0, 2.0], [7.0, 0.0, 3.0]])
     data = pv.load(x, kinds={"x1": "continuous"}, missing="mask", standardise=True, shares=(1, 0, 0))
