@@ -53,9 +53,10 @@ def measure(
         `log_px_enumeration` (codes of few bits) and `data_log_density` (if the data's own density is known).
         `log_px_in_file_units` is `log_px` in the units of the file, if columns of a table were standardised.
         `*_standard_error` is the Monte Carlo error of the mean, `*_data_error` the standard error of the mean over
-        data, which is another in the units of the file if cells are missing. `measure` says what `elbo` is: the ELBO, a cross-entropy bound for grey pixels under a Bernoulli, or the
-        reconstruction of an autoencoder; the latter two have no log p(x). `active_units` and `collapse` tell what the
-        latents say about the data. A measure that does not apply or is unknown is None.
+        data, which is another in the units of the file if cells are missing. `measure` says what `elbo` is: the ELBO, a
+        cross-entropy bound for grey pixels under a Bernoulli, or the reconstruction of an autoencoder; the latter two
+        have no log p(x). `active_units` and `collapse` tell what the latents say about the data. A measure that does
+        not apply or is unknown is None.
 
     Raises:
         InputError: `num_samples` or `num_data` is out of range, or the data do not suit `vae`

@@ -164,6 +164,24 @@ def test_a_gaussian_refuses_categories_and_kinds_that_were_given(kinds, given, s
         train_run(config, tmp_path / "run", progress=False)
 
 
+@pytest.mark.parametrize("others", [("validation", "train"), ("train",), ("validation", "train", "test")])
+def test_without_test_data_a_run_is_drawn_and_not_measured(others, tmp_path):
+    splits, row = (*others, *("train",) * 7), "{0}.5,{0}.25,{0}.75,{1}\n"
+    rows = [row.format(index, splits[index % 10 % len(splits)]) for index in range(60)]
+    if "test" in others:  # of which every cell is missing
+        rows = [",,,test\n" if line.endswith("test\n") else line for line in rows]
+    (tmp_path / "a.csv").write_text("a,b,c,split\n" + "".join(rows))
+    flags = ("--dataset", "a.csv", "--split-column", "split", "--missing", "mask", "--tensorboard", *SMALL)
+    done("train", *flags, "--out", "run", cwd=tmp_path)
+    assert list((tmp_path / "run/tensorboard").iterdir())
+    if "test" not in others:
+        for command in ("evaluate", "compare"):
+            refused = command_here(command, "run", cwd=tmp_path)
+            num_train = sum(line.endswith("train\n") for line in rows)
+            said = f"error: a has no test data to measure on, and {num_train} to train on\n"
+            assert (refused.returncode, refused.stderr) == (2, said)
+
+
 def test_a_file_that_moved_is_found_and_one_that_changed_is_refused(people, tmp_path):
     folder, _ = people
     shutil.copytree(folder / "runs/people", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation*", "report*"))
