@@ -66,6 +66,7 @@ def _load_own(config: RunConfig, kinds: Mapping[str, str] | str | None) -> Datas
         "columns": config.columns or None,
         "label_column": config.label_column,
         "split_column": config.split_column,
+        "header": config.header,
         "kinds": kinds,
         "missing": None if is_function(config.dataset) else config.missing,  # a function's data may have such cells
         "image_size": config.image_size,

@@ -182,6 +182,26 @@ def test_without_test_data_a_run_is_drawn_and_not_measured(others, tmp_path):
             assert (refused.returncode, refused.stderr) == (2, said)
 
 
+def test_a_header_that_cannot_be_guessed_is_said(tmp_path):
+    rng = np.random.default_rng(suite_seed())
+    texts = [f"{rng.normal():.3f},{'ab'[index % 2]}\n" for index in range(40)]
+    numbers = ["2023,2024\n", *(f"{one:.3f},{other:.3f}\n" for one, other in rng.normal(size=(40, 2)))]
+    for name, rows, flag, columns in (
+        ("texts", texts, "--no-header", ["x1", "x2"]),
+        ("years", numbers, "--header", ["2023", "2024"]),
+    ):
+        (tmp_path / f"{name}.csv").write_text("".join(rows))
+        shown = done("train", "--dataset", f"{name}.csv", flag, *SMALL, "--out", name, cwd=tmp_path)
+        assert f"{name}: 32 data to train on" in shown
+        done("evaluate", name, *FEW, cwd=tmp_path)
+        done("train", "--out", name, "--resume", "--epochs", 3, cwd=tmp_path)
+        run = pv.load_run(tmp_path / name)
+        assert [column.name for column in run.data.columns] == columns
+        assert run.config.header is (flag == "--header")
+    refused = command_here("train", "--dataset", "ring", "--header", "--out", "bad", cwd=tmp_path)
+    assert refused.stderr == "error: header is for data of your own, and ring is built in; got True\n"
+
+
 def test_a_file_that_moved_is_found_and_one_that_changed_is_refused(people, tmp_path):
     folder, _ = people
     shutil.copytree(folder / "runs/people", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation*", "report*"))
