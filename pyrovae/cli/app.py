@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from tyro.extras import SubcommandApp
 
-from pyrovae.cli.command_line import GROUPS_WITHOUT_PREFIX, reporting
+from pyrovae.cli.command_line import GROUPS_WITHOUT_PREFIX, reporting, with_values
 from pyrovae.cli.compare import compare_objectives
 from pyrovae.cli.demo import ring_demo
 from pyrovae.cli.evaluate import evaluate_run
@@ -43,4 +43,4 @@ def run_command() -> None:
         for known, main in COMMANDS.items():
             app.command(name=known)(main)
         args = [name, *default_flags(flags), *flags] if name == "train" else sys.argv[1:]
-        app.cli(prog="pyrovae", description=DESCRIPTION, args=args, config=GROUPS_WITHOUT_PREFIX)
+        app.cli(prog="pyrovae", description=DESCRIPTION, args=with_values(args), config=GROUPS_WITHOUT_PREFIX)

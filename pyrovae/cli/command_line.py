@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -25,7 +25,7 @@ def run_script(main: Callable[..., None], defaults: Callable[[list[str]], list[s
     flags = sys.argv[1:]
     with reporting():
         args = flags if defaults is None else defaults(flags) + flags
-        tyro.cli(main, args=args, config=GROUPS_WITHOUT_PREFIX)
+        tyro.cli(main, args=with_values(args), config=GROUPS_WITHOUT_PREFIX)
 
 
 @contextmanager
@@ -63,6 +63,19 @@ def command_for(name: str, *arguments: object) -> str:
     else:
         words = ["pyrovae", name]
     return shlex.join(map(str, (*words, *arguments)))
+
+
+def with_values(flags: Sequence[str]) -> list[str]:
+    """Returns flags in which --header and --no-header have a value, as tyro wants it of a truth that may be unknown."""
+    found: list[str] = []
+    for flag, following in zip(flags, (*flags, "")[1:], strict=True):
+        if flag == "--no-header":
+            found += ["--header", "False"]
+        elif flag == "--header" and following not in ("None", "True", "False"):
+            found += ["--header", "True"]
+        else:
+            found.append(flag)
+    return found
 
 
 def flags_of(values: Mapping[str, object]) -> list[str]:

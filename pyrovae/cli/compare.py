@@ -45,8 +45,9 @@ def compare_objectives(
     run = load_run(folder, data_root, dataset)
     check_unwritten(run.folder, overwrite, COMPARISON_FILES)
     run.vae.to(choose_device(device))
-    num_data = min(USUAL_NUM_DATA, len(run.data.test_x)) if num_data is None else num_data
     args = first_test_data(run.vae, run.data, num_data)
+    if num_data is None:
+        args = tuple(arg[:USUAL_NUM_DATA] for arg in args)
     comparison = compare(
         run.vae.model,
         run.vae.guide,
@@ -59,4 +60,4 @@ def compare_objectives(
         seed=seed,
     )
     write_comparison(run.folder, comparison, overwrite)
-    print(f"{num_data:,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")
+    print(f"{len(args[0]):,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")

@@ -1,6 +1,6 @@
 """Builds what a config names: the data, the untrained VAE with its parts, and the keywords of `fit`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from pyrovae.models import (
 from pyrovae.runs.column_families import columns_likelihood
 from pyrovae.runs.config import RunConfig
 from pyrovae.runs.config_fields import filled_in
-from pyrovae.runs.own_data import DataLayout
+from pyrovae.runs.own_data import DataLayout, kinds_for
 from pyrovae.runs.own_sources import NAMED_COLUMNS, is_function, is_own, kinds_of
 from pyrovae.runs.usual_settings import COLUMNS, NUM_LEVELS
 
@@ -53,12 +53,22 @@ def load_data(config: RunConfig) -> Dataset:
     """Returns the data set that `config` names."""
     if not is_own(config.dataset):
         return load(config.dataset, binarize=config.binarize, data_root=config.data_root, seed=config.seed)
+    kinds = kinds_of(config)
+    data = _load_own(config, kinds)
+    if data.columns and not is_function(config.dataset):
+        used = kinds_for(config.likelihood, kinds, data.columns)
+        data = data if used == kinds else _load_own(config, used)
+    return data
+
+
+def _load_own(config: RunConfig, kinds: Mapping[str, str] | str | None) -> Dataset:
     options: dict[str, Any] = {
         "columns": config.columns or None,
         "label_column": config.label_column,
         "split_column": config.split_column,
-        "kinds": kinds_of(config),
-        "missing": config.missing,
+        "header": config.header,
+        "kinds": kinds,
+        "missing": None if is_function(config.dataset) else config.missing,  # a function's data may have such cells
         "image_size": config.image_size,
         "binarize": config.binarize,
         "seed": config.seed,

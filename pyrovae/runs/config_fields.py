@@ -33,6 +33,9 @@ class DataFields:
     """of a table, the one with the labels, which colour figures and are the condition with --conditional"""
     split_column: str | None = None
     """of a table, the one that says train, validation or test (default: drawn by --seed, 80%, 10% and 10%)"""
+    header: bool | None = None
+    """of a .csv or .tsv file, whether the first row has the names of the columns (--header), or is data (--no-header)
+    in columns x1, x2, ... (default: it has them, unless all its cells are numbers)"""
     kinds: tuple[str, ...] = ()
     """kinds of columns, as in age=count town=category, or one for all: continuous, positive, unit (between 0 and 1),
     count, binary or category (default: guessed, and shown before training)"""

@@ -11,11 +11,12 @@ import pyrovae.plots as plots
 from pyrovae.common import local_seed, on_device_of
 from pyrovae.data import Column, Dataset
 from pyrovae.models import mean_of
-from pyrovae.runs.held_out import held_out_arguments
+from pyrovae.runs.held_out import drawn_split, split_arguments
 from pyrovae.runs.run import Run
 
 MAX_DRAWN_POINTS, MAX_DRAWN_IMAGES = 5_000, 64
 MAX_DRAWN_COLUMNS, COLUMNS_IN_A_ROW = 24, 4
+SHOWN_AS = {"test": "test", "validation": "validation", "train": "training"}
 FEWEST_SAMPLES = 1_000  # beside the few test data that a table may have
 
 
@@ -41,23 +42,27 @@ def save_figures(run: Run) -> list[Path]:
 
 @torch.no_grad()
 def draw_samples(run: Run) -> Figure:
-    """Draws test data beside samples of the model: images, points in the plane, or the columns of a table."""
-    data, vae = run.data, run.vae
+    """Draws data beside samples of the model: images, points in the plane, or the columns of a table.
+
+    They are test data, unless there are none.
+    """
+    data, vae, split = run.data, run.vae, drawn_split(run.data)
     size = len(vae.event_shape)
-    args = tuple(arg[: MAX_DRAWN_IMAGES if size == 3 else MAX_DRAWN_POINTS] for arg in held_out_arguments(vae, data))
+    most = MAX_DRAWN_IMAGES if size == 3 else MAX_DRAWN_POINTS
+    args = tuple(arg[:most] for arg in split_arguments(vae, data, split))
     x, *y = on_device_of(vae.model, args)
     if size == 3:
         figure, axes = plots.figure_row(2)
-        white = _white(data)
-        plots.image_grid(x / white, 8, "test data", axes[0])
+        white = _white(data, split)
+        plots.image_grid(x / white, 8, f"{SHOWN_AS[split]} data", axes[0])
         means = vae.sample(len(x) if y else MAX_DRAWN_IMAGES, y, mean=True)
         plots.image_grid(means / white, 8, "decoded means of prior draws", axes[1])
         return figure
     samples = vae.sample(len(x) if y else max(len(x), FEWEST_SAMPLES), y)
     if vae.event_shape == (2,) and data.kind == "real" and not x.isnan().any():
-        labels = _labels(data)
+        labels = _labels(data, split)
         figure, axes = plots.figure_row(2)
-        plots.points(data.in_file_units(x), labels, "test data", axes[0])
+        plots.points(data.in_file_units(x), labels, f"{SHOWN_AS[split]} data", axes[0])
         plots.points(data.in_file_units(samples), labels if y else None, "samples", axes[1])
         axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
         return figure
@@ -81,34 +86,36 @@ def _draw_columns(data: Dataset, x: Tensor, samples: Tensor) -> Figure:
     return figure
 
 
-def _white(data: Dataset) -> float:
+def _white(data: Dataset, split: str) -> float:
     """Returns the value of a pixel that is drawn at the end of the scale."""
-    return data.test_x.max().item() if data.kind == "count" else 1.0
+    return data.arguments(split)[0].max().item() if data.kind == "count" else 1.0
 
 
-def _labels(data: Dataset) -> Tensor | None:
-    """Returns the labels of the test data that are drawn, or None if each datum has none or several."""
-    _, *labels = data.arguments("test")
+def _labels(data: Dataset, split: str) -> Tensor | None:
+    """Returns the labels of the data that are drawn, or None if each datum has none or several."""
+    _, *labels = data.arguments(split)
     fits = len(labels) == 1 and labels[0].dim() == 1
     return labels[0][:MAX_DRAWN_POINTS] if fits else None
 
 
 def _draw_latent(run: Run) -> Figure:
-    args = tuple(arg[:MAX_DRAWN_POINTS] for arg in held_out_arguments(run.vae, run.data))
+    split = drawn_split(run.data)
+    args = tuple(arg[:MAX_DRAWN_POINTS] for arg in split_arguments(run.vae, run.data, split))
     means = mean_of(run.vae.encode(*on_device_of(run.vae.model, args)))
     # Of many dimensions, the two whose posterior means vary most say most about x.
     busiest = means.var(0).argsort(descending=True)[:2].tolist()
     figure, axes = plots.figure_row(1)
     if len(busiest) == 1:
         means, busiest = torch.cat((means, torch.randn_like(means)), 1), [0, 1]
-    plots.latent_space(means[:, busiest], _labels(run.data), "posterior means, test data", axes[0])
+    plots.latent_space(means[:, busiest], _labels(run.data, split), f"posterior means, {SHOWN_AS[split]} data", axes[0])
     axes[0].set(xlabel=f"$z_{{{busiest[0] + 1}}}$", ylabel=f"$z_{{{busiest[1] + 1}}}$")
     return figure
 
 
 def _draw_reconstructions(run: Run) -> Figure:
-    args = on_device_of(run.vae.model, tuple(arg[:12] for arg in held_out_arguments(run.vae, run.data)))
+    split = drawn_split(run.data)
+    args = on_device_of(run.vae.model, tuple(arg[:12] for arg in split_arguments(run.vae, run.data, split)))
     figure, axes = plots.figure_row(1, width=9.0, height=2.0)
-    white = _white(run.data)
+    white = _white(run.data, split)
     plots.reconstructions(args[0] / white, run.vae.reconstruct(*args) / white, axes=axes[0])
     return figure

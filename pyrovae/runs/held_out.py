@@ -1,4 +1,4 @@
-"""The test data of a run, as its model and guide take them."""
+"""The held-out data of a run, as its model and guide take them."""
 
 import torch
 
@@ -9,7 +9,8 @@ from pyrovae.models import VAE
 
 def first_test_data(vae: VAE, data: Dataset, num_data: int | None) -> tuple[torch.Tensor, ...]:
     """Returns what model and guide of `vae` take, for the first `num_data` test data (None: for all), checked."""
-    args = held_out_arguments(vae, data)
+    require(len(data.test_x) > 0, f"{data.name} has no test data to measure on, and {len(data.train_x):,} to train on")
+    args = split_arguments(vae, data, "test")
     if num_data is not None:
         require_count("num_data", num_data)
         most = len(data.test_x)
@@ -19,6 +20,12 @@ def first_test_data(vae: VAE, data: Dataset, num_data: int | None) -> tuple[torc
     return args
 
 
-def held_out_arguments(vae: VAE, data: Dataset) -> tuple[torch.Tensor, ...]:
-    """Returns what model and guide of `vae` take, for all test data: x, and y for each condition."""
-    return as_arguments(vae, (data.arguments("test"),))
+def split_arguments(vae: VAE, data: Dataset, split: str) -> tuple[torch.Tensor, ...]:
+    """Returns what model and guide of `vae` take, for all data of a split: x, and y for each condition."""
+    return as_arguments(vae, (data.arguments(split),))
+
+
+def drawn_split(data: Dataset) -> str:
+    """Returns the split that figures show: test, or else validation or train, whichever first has an observed cell."""
+    splits = ("test", "validation")
+    return next((split for split in splits if not data.arguments(split)[0].isnan().all()), "train")

@@ -53,9 +53,10 @@ def measure(
         `log_px_enumeration` (codes of few bits) and `data_log_density` (if the data's own density is known).
         `log_px_in_file_units` is `log_px` in the units of the file, if columns of a table were standardised.
         `*_standard_error` is the Monte Carlo error of the mean, `*_data_error` the standard error of the mean over
-        data. `measure` says what `elbo` is: the ELBO, a cross-entropy bound for grey pixels under a Bernoulli, or the
-        reconstruction of an autoencoder; the latter two have no log p(x). `active_units` and `collapse` tell what the
-        latents say about the data. A measure that does not apply or is unknown is None.
+        data, which is another in the units of the file if cells are missing. `measure` says what `elbo` is: the ELBO, a
+        cross-entropy bound for grey pixels under a Bernoulli, or the reconstruction of an autoencoder; the latter two
+        have no log p(x). `active_units` and `collapse` tell what the latents say about the data. A measure that does
+        not apply or is unknown is None.
 
     Raises:
         InputError: `num_samples` or `num_data` is out of range, or the data do not suit `vae`
@@ -85,7 +86,12 @@ def measure(
     result |= _entries("elbo", elbo)
     result |= _entries(f"iwae_{IWAE_PARTICLES}", iwae) | _entries("log_px", marginal)
     lower = nats_of_units(data, x)
-    result["log_px_in_file_units"] = None if marginal is None or lower is None else marginal.mean - lower
+    result |= {"log_px_in_file_units": None, "log_px_in_file_units_data_error": None}
+    if marginal is not None and lower is not None:
+        result["log_px_in_file_units"] = marginal.mean - lower
+        # Where cells are missing, the rows differ in what the units take off.
+        of_cells = data.log_px_in_file_units(marginal.value.double().cpu(), x.cpu())
+        result["log_px_in_file_units_data_error"] = Estimate(of_cells, torch.zeros_like(of_cells)).data_error
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()
     result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "log_px_enumeration": None}

@@ -13,7 +13,7 @@ from pyrovae.common import InputError, require, shown
 from pyrovae.data import SPLITS, Column, Dataset
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.own_sources import NAMED_COLUMNS, is_function, is_own
-from pyrovae.runs.usual_settings import require_likelihood, usual_settings
+from pyrovae.runs.usual_settings import LIKELIHOODS_BY_KIND, require_likelihood, usual_settings
 from pyrovae.training import digest
 
 Config = TypeVar("Config", bound=ConfigFields)
@@ -67,8 +67,42 @@ def with_usual_settings(config: Config, data: Dataset) -> Config:
     values: dict[str, Any] = {name: value for name, value in usual.items() if getattr(config, name) is None}
     if not is_function(config.dataset):
         values |= _as_read(config.dataset, data)
+    if kind == "mixed":
+        _require_real_columns(config.likelihood, data.columns)
     require_likelihood(values.get("likelihood", config.likelihood), kind, has_columns=bool(data.columns))
     return replace(config, **values)
+
+
+def kinds_for(
+    likelihood: str | None, kinds: Mapping[str, str] | str | None, columns: Sequence[Column]
+) -> Mapping[str, str] | str | None:
+    """Returns the kinds to read the columns of a table with, so that they suit the likelihood that was asked for.
+
+    A whole number is a real number: guessed counts become continuous under a likelihood of real numbers, and so do
+    guessed columns of 0 and 1 beside continuous ones. Kinds that were given stay as they are.
+
+    Args:
+        likelihood: that of the config, None for the usual one
+        kinds: those that were given, as `load` takes them
+        columns: those of the table, read with these kinds
+    """
+    if likelihood not in LIKELIHOODS_BY_KIND["points"] or isinstance(kinds, str):
+        return kinds
+    given = kinds or {}
+    guessed = [column for column in columns if column.name not in given]
+    real = [column.name for column in guessed if column.kind == "count"]
+    if real or any(column.kind == "continuous" for column in columns):
+        real += [column.name for column in guessed if column.kind == "binary" and not column.categories]
+    return {**given, **dict.fromkeys(real, "continuous")} if real else kinds
+
+
+def _require_real_columns(likelihood: str | None, columns: Sequence[Column]) -> None:
+    """Raises `InputError` if a table of several kinds has a column that is not for a likelihood of real numbers."""
+    others = [column for column in columns if column.kind != "continuous"]
+    if likelihood in LIKELIHOODS_BY_KIND["points"] and others:
+        name, kind = others[0].name, others[0].kind
+        rule = f"likelihood {likelihood} is for continuous columns, and {shown(name)} is of kind {kind}"
+        raise InputError(f"{rule}: leave it out by naming the others in columns, or take likelihood columns")
 
 
 def _as_read(dataset: str, data: Dataset) -> dict[str, object]:

@@ -10,7 +10,7 @@ from pyrovae.runs.usual_settings import LIKELIHOODS
 
 SOURCES = f"{', '.join(DATASETS)}, or a file, a folder of images or module:function"
 NAMED_COLUMNS = (".csv", ".tsv", ".parquet")  # tables whose columns have names
-TABLE_FIELDS = ("columns", "label_column", "split_column", "kinds", "missing", "standardise")
+TABLE_FIELDS = ("columns", "label_column", "split_column", "header", "kinds", "missing", "standardise")
 
 
 def is_own(dataset: str) -> bool:
@@ -61,6 +61,8 @@ def _check_types(config: ConfigFields) -> None:
         value = getattr(config, name)
         require(value is None or isinstance(value, str), f"{name} must be a string, got {shown(value)}")
     require(isinstance(config.standardise, bool), f"standardise must be true or false, got {config.standardise!r}")
+    is_truth = config.header is None or isinstance(config.header, bool)
+    require(is_truth, f"header must be true or false, got {shown(config.header)}")
     if config.image_size is not None:
         require_count("image_size", config.image_size)
 

@@ -35,8 +35,12 @@ def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> s
         if any(r.get(name) is not None for r in results.values()):
             lines.append([label, *(_with_error(r.get(name), r[error] if error else None) for r in results.values())])
     if first["log_px"] is not None:
-        errors = (r["log_px_data_error"] for r in results.values())
-        lines.append(["standard error over data", *("unknown" if e is None else f"{e:.3f}" for e in errors)])
+        over_data = {"standard error over data": "log_px_data_error"}
+        if any(r.get("log_px_in_file_units") is not None for r in results.values()):
+            over_data["standard error over data, in the units of the file"] = "log_px_in_file_units_data_error"
+        for label, name in over_data.items():
+            errors = (r.get(name) for r in results.values())
+            lines.append([label, *("unknown" if e is None else f"{e:.3f}" for e in errors)])
         shares = (r["share_pareto_k_above_0.7"] for r in results.values())
         lines.append(["share with Pareto k > 0.7", *("unknown" if s is None else f"{s:.1%}" for s in shares)])
     if first["active_units"] is not None:

@@ -16,7 +16,7 @@ from own_files import MIXED, write_photos, write_table
 from running_scripts import command_here
 
 import pyrovae as pv
-from pyrovae.runs import columns_table
+from pyrovae.runs import columns_table, train_run
 from pyrovae.runs.own_data import check_same_data, data_told
 
 SMALL = ("--latent-dim", 2, "--hidden", 8, "--epochs", 2, "--batch-size", 50)
@@ -121,7 +121,7 @@ def test_a_table_of_one_kind_has_the_usual_family_and_takes_others(tmp_path):
         )
         assert f"likelihood {usual}," in shown
         assert json.loads((tmp_path / kind / "config.json").read_text())["kinds"] == [kind]
-    flags = ("--dataset", "count.csv", "--likelihood", "gaussian", "--label-column", "group")
+    flags = ("--dataset", "count.csv", "--kinds", "count", "--likelihood", "gaussian", "--label-column", "group")
     refused = command_here("train", *flags, "--out", "bad", cwd=tmp_path)
     fitting = "negative_binomial, poisson, zero_inflated_negative_binomial, columns"
     assert refused.stderr == f"error: likelihood must be one of {fitting} for count data, got 'gaussian'\n"
@@ -131,6 +131,75 @@ def test_a_table_of_one_kind_has_the_usual_family_and_takes_others(tmp_path):
     done("evaluate", "poisson", *FEW, cwd=tmp_path)
     flags = ("--dataset", "binary.csv", *SMALL, "--epochs", 1, "--objectives", "elbo", "iwae", "--budget", "epochs")
     done("race", *flags, "--seeds", 0, 1, *FEW, "--out", "race", cwd=tmp_path)
+
+
+def test_whole_numbers_are_real_numbers_under_a_gaussian(tmp_path):
+    kinds = {"alcohol": "continuous", "proline": "count", "magnesium": "count", "organic": "binary"}
+    write_table(tmp_path / "wine.csv", kinds, seed=suite_seed())
+    rows = (tmp_path / "wine.csv").read_text().replace("yes", "1").replace("no", "0").splitlines()
+    (tmp_path / "wine.csv").write_text("\n".join([rows[0].replace("group", "class"), *rows[1:]]) + "\n")
+    flags = ("--dataset", "wine.csv", "--label-column", "class", "--likelihood", "gaussian", *SMALL)
+    shown = done("train", *flags, "--out", "runs/wine", cwd=tmp_path)
+    assert shown.count(": standardised") == len(rows[0].split(",")) - 1
+    assert json.loads((tmp_path / "runs/wine/config.json").read_text())["kinds"] == ["continuous"]
+    done("evaluate", "runs/wine", *FEW, cwd=tmp_path)
+    assert {column.kind for column in pv.load_run(tmp_path / "runs/wine").data.columns} == {"continuous"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "given", "said"),
+    [
+        ({"a": "continuous", "town": "category", "n": "count"}, (), "'town' is of kind category"),
+        ({"a": "continuous", "n": "count"}, ("n=count",), "'n' is of kind count"),
+    ],
+)
+def test_a_gaussian_refuses_categories_and_kinds_that_were_given(kinds, given, said, tmp_path):
+    write_table(tmp_path / "a.csv", kinds, seed=suite_seed())
+    config = pv.RunConfig(
+        dataset=str(tmp_path / "a.csv"), label_column="group", likelihood="student_t", kinds=given, hidden=(4,)
+    )
+    with pytest.raises(
+        pv.InputError, match=f"likelihood student_t is for continuous columns, and {said}: leave it out"
+    ):
+        train_run(config, tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("others", [("validation", "train"), ("train",), ("validation", "train", "test")])
+def test_without_test_data_a_run_is_drawn_and_not_measured(others, tmp_path):
+    splits, row = (*others, *("train",) * 7), "{0}.5,{0}.25,{0}.75,{1}\n"
+    rows = [row.format(index, splits[index % 10 % len(splits)]) for index in range(60)]
+    if "test" in others:  # of which every cell is missing
+        rows = [",,,test\n" if line.endswith("test\n") else line for line in rows]
+    (tmp_path / "a.csv").write_text("a,b,c,split\n" + "".join(rows))
+    flags = ("--dataset", "a.csv", "--split-column", "split", "--missing", "mask", "--tensorboard", *SMALL)
+    done("train", *flags, "--out", "run", cwd=tmp_path)
+    assert list((tmp_path / "run/tensorboard").iterdir())
+    if "test" not in others:
+        for command in ("evaluate", "compare"):
+            refused = command_here(command, "run", cwd=tmp_path)
+            num_train = sum(line.endswith("train\n") for line in rows)
+            said = f"error: a has no test data to measure on, and {num_train} to train on\n"
+            assert (refused.returncode, refused.stderr) == (2, said)
+
+
+def test_a_header_that_cannot_be_guessed_is_said(tmp_path):
+    rng = np.random.default_rng(suite_seed())
+    texts = [f"{rng.normal():.3f},{'ab'[index % 2]}\n" for index in range(40)]
+    numbers = ["2023,2024\n", *(f"{one:.3f},{other:.3f}\n" for one, other in rng.normal(size=(40, 2)))]
+    for name, rows, flag, columns in (
+        ("texts", texts, "--no-header", ["x1", "x2"]),
+        ("years", numbers, "--header", ["2023", "2024"]),
+    ):
+        (tmp_path / f"{name}.csv").write_text("".join(rows))
+        shown = done("train", "--dataset", f"{name}.csv", flag, *SMALL, "--out", name, cwd=tmp_path)
+        assert f"{name}: 32 data to train on" in shown
+        done("evaluate", name, *FEW, cwd=tmp_path)
+        done("train", "--out", name, "--resume", "--epochs", 3, cwd=tmp_path)
+        run = pv.load_run(tmp_path / name)
+        assert [column.name for column in run.data.columns] == columns
+        assert run.config.header is (flag == "--header")
+    refused = command_here("train", "--dataset", "ring", "--header", "--out", "bad", cwd=tmp_path)
+    assert refused.stderr == "error: header is for data of your own, and ring is built in; got True\n"
 
 
 def test_a_file_that_moved_is_found_and_one_that_changed_is_refused(people, tmp_path):
@@ -202,6 +271,18 @@ def test_a_function_of_ones_own_gives_the_data(tmp_path):
     refused = command_here("train", "--dataset", "of_mine:make", "--conditional", "--out", "bad", cwd=tmp_path)
     said = "conditional needs a label for each datum, as of a label_column, and there are none"
     assert refused.stderr == f"error: {said}\n"
+
+
+def test_a_function_of_ones_own_may_give_data_with_missing_cells(tmp_path):
+    (tmp_path / "with_holes.py").write_text(
+        "import torch, pyrovae as pv\n"
+        "def holes():\n"
+        "    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))\n"
+        "    x[::7, 1] = torch.nan\n"
+        "    return pv.Dataset('holes', 'real', x[:40], (), x[40:50], (), x[50:], ())\n"
+    )
+    done("train", "--dataset", "with_holes:holes", "--missing", "mask", *SMALL, "--out", "run", cwd=tmp_path)
+    done("evaluate", "run", *FEW, cwd=tmp_path)
 
 
 def test_the_table_of_columns_says_what_they_were_taken_for():

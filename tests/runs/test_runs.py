@@ -1,5 +1,6 @@
 import json
 import math
+import statistics
 import sys
 import tempfile
 import zipfile
@@ -29,6 +30,33 @@ def test_codes_of_more_bits_than_can_be_enumerated_are_measured_without_that():
     result = measure(vae, data, num_samples=10)
     assert result["log_px_enumeration"] is None
     assert math.isfinite(result["log_px"])
+
+
+def test_the_error_over_data_in_file_units_is_of_rows_with_different_cells_missing():
+    nan = float("nan")
+    cells = torch.tensor([[0.0, 5.0], [20.0, 5.0], [0.0, nan], [20.0, 1005.0], [0.0, 1005.0], [nan, 1005.0]])
+    data = pv.load(cells, kinds="continuous", missing="mask", standardise=True, shares=(1, 0, 0))
+    data = replace(data, test_x=data.train_x, test_y=data.train_y)
+    vae = pv.VAE((2,), latent_dim=1, hidden=(2,), likelihood=pv.Gaussian(1.0), missing="mask")
+    for parameter in vae.parameters():
+        torch.nn.init.zeros_(parameter)  # then log p(x) is that of a normal, whatever z is
+    result = measure(vae, data, num_samples=20)
+    by_hand = []
+    for row in data.in_file_units(data.test_x):
+        logs = [
+            -0.5 * ((cell - column.mean) / column.sd) ** 2 - math.log(column.sd * math.sqrt(2 * math.pi))
+            for cell, column in zip(row.tolist(), data.columns, strict=True)
+            if not math.isnan(cell)
+        ]
+        by_hand.append(sum(logs))
+    assert result["log_px_in_file_units"] == pytest.approx(statistics.mean(by_hand), abs=1e-5)
+    error = statistics.stdev(by_hand) / math.sqrt(6)
+    assert result["log_px_in_file_units_data_error"] == pytest.approx(error, rel=1e-5)
+    assert result["log_px_data_error"] < 0.5 * error
+    rows = [line.rsplit(None, 1) for line in results_table({"run": result}).splitlines()]
+    label = "standard error over data"
+    at = [row[0] for row in rows].index(label)
+    assert rows[at + 1] == [f"{label}, in the units of the file", f"{error:.3f}"]
 
 
 def test_a_run_comes_back_as_it_was(trained):
