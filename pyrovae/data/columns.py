@@ -1,5 +1,6 @@
 """Columns of a table: what each holds, how its cells become numbers, and which kind it seems to be."""
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pyrovae.common import InputError, require, require_choice
 
 KINDS = ("continuous", "positive", "unit", "count", "binary", "category")
 MISSING_CELLS = frozenset(("", "na", "n/a", "nan", "null", "<na>", "#n/a", "?"))  # in lower case
+DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
 MOST_SHOWN = 40
 MOST_EXACT = 2.0**53  # from here on float64 makes one of several whole numbers
 MOST_GUESSED_CATEGORIES = 20  # or a tenth of the rows, if that is more: names and keys are no categories
@@ -89,6 +91,10 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
     num_observed = int((~np.isnan(numbers)).sum()) + len(texts)
     require(num_observed > 0, f"{place(0)}: every cell of the column is missing; leave it out with columns=")
     named = kind in ("binary", "category")
+    with_commas = [row for row in texts if not named and DECIMAL_COMMA.fullmatch(cells[row].strip())]
+    if 2 * len(with_commas) > len(texts):
+        row = with_commas[0]
+        raise InputError(f"{place(row)}: must be a number with a decimal point, got {cells[row].strip()[:50]!r}")
     if texts and (named or (kind is None and 2 * len(texts) > num_observed)):
         words = {cell: word(cell) for cell in set(cells)}
         names = sorted({one for one in words.values() if one is not None})

@@ -43,7 +43,10 @@ table(
     f"mine.csv, row 23, column 'a': must be a number, got 'six'{HINT}",
     f"a,b\n{BODY}\nsix,1\n",
 )
-table("a decimal comma", f"mine.csv, row 22, column 'a': must be a number, got '3,14'{HINT}", f'a,b\n{BODY}"3,14",1\n')
+POINT = "must be a number with a decimal point, got"
+table("a decimal comma", f"mine.csv, row 22, column 'a': {POINT} '3,14'", f'a,b\n{BODY}"3,14",1\n')
+COMMAS = "".join(f"{i % 3},5;{i}.5\n" for i in range(30))
+table("decimal commas, few enough for a category", f"mine.csv, row 2, column 'a': {POINT} '0,5'", f"a;b\n{COMMAS}")
 table("text in a count", "mine.csv, row 2, column 'a': must be a number, got 'x'", "a\nx\ny\n", kinds={"a": "count"})
 table("infinity", "mine.csv, row 22, column 'a': must be finite, got inf", f"a,b\n{BODY}inf,1\n")
 table(

@@ -87,8 +87,8 @@ def test_blank_lines_of_one_column_are_missing_cells(tmp_path):
 
 
 def test_tabs_separate_in_a_tsv(tmp_path):
-    data = pv.load(write(tmp_path, "a\tb\n1,5\tx\n2,5\ty\n2,5\tx\n", "data.tsv"), shares=(1, 0, 0))
-    assert [one.categories for one in data.columns] == [("1,5", "2,5"), ("x", "y")]
+    data = pv.load(write(tmp_path, "a\tb\np, q\tx\nr, s\ty\nr, s\tx\n", "data.tsv"), shares=(1, 0, 0))
+    assert [one.categories for one in data.columns] == [("p, q", "r, s"), ("x", "y")]
 
 
 def test_a_split_is_by_chance_from_the_seed_or_by_a_column(tmp_path):
