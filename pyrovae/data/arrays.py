@@ -121,9 +121,13 @@ def mapped_dataset(name: str, x: np.ndarray, options: LoadOptions, source: str) 
     options.check_only(("missing", "shares"), source, f"has {x.nbytes / 2**30:.3g} GiB, which stay on the disk")
     values = as_tensor("x", x)
     size = max(1, CHECKED_BYTES // max(1, x[:1].nbytes))
+    kinds = set()
     for start in range(0, len(values), size):
-        _check_finite(values[start : start + size], source, options.missing, start)
-    return Dataset(name, "real", **split_fields(values, None, split_in_order(len(x), options.shares, source)))
+        part = values[start : start + size]
+        _check_finite(part, source, options.missing, start)
+        kinds.add(_kind_of(part))
+    kind = next(kind for kind in ("real", "count", "binary") if kind in kinds)
+    return Dataset(name, kind, **split_fields(values, None, split_in_order(len(x), options.shares, source)))
 
 
 def _joined(arrays: Mapping[str, np.ndarray], source: str) -> tuple[np.ndarray, np.ndarray | None, Rows | None]:

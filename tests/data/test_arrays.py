@@ -114,10 +114,15 @@ def test_a_large_array_stays_on_the_disk_and_trains(tmp_path, monkeypatch):
     np.save(tmp_path / "large.npy", X)
     data = pv.load(tmp_path / "large.npy")
     assert torch.equal(torch.cat((data.train_x, data.validation_x, data.test_x)), torch.from_numpy(X))
-    assert sizes(data) == [16, 2, 2]
+    assert (data.kind, sizes(data)) == ("real", [16, 2, 2])
     assert data.train_x.untyped_storage().data_ptr() == data.test_x.untyped_storage().data_ptr()  # nothing was copied
     vae = pv.VAE((3,), latent_dim=1, hidden=(4,), likelihood=pv.Gaussian(0.5))
     assert len(pv.fit(vae, data, epochs=1, batch_size=5).loss) == 1
+    for kind, last in (("binary", 1.0), ("count", 7.0), ("real", 0.5)):  # one number in the last chunk decides
+        whole = np.zeros_like(X)
+        whole[-1, -1] = last
+        np.save(tmp_path / "large.npy", whole)
+        assert pv.load(tmp_path / "large.npy").kind == kind
     bad = X.copy()
     bad[13, 2] = np.inf
     np.save(tmp_path / "large.npy", bad)
