@@ -140,6 +140,7 @@ def batches_of(vae, data, validation, batch_size: int, device: torch.device) -> 
     data, validation = whole_data(vae, "data", data), whole_data(vae, "validation", validation)
     if isinstance(data, Dataset):
         data = _converted(vae, data)
+        _check_columns(vae, data)
         num_args = _num_args(vae, all_taken=False)
         for split in ("train", "validation"):
             if len(data.arguments(split)[0]):
@@ -184,6 +185,15 @@ def _whole_on(vae, name: str, data: Rows, device: torch.device) -> Batch:
     _check_rows(vae, parts)
     Workers().check_same(name, parts)
     return moved(parts, device)
+
+
+def _check_columns(vae, data: Dataset) -> None:
+    """Raises `InputError` if the families of a VAE's columns are those of the data set's in another order."""
+    families = getattr(getattr(vae, "likelihood", None), "names", ())
+    columns = tuple(column.name for column in data.columns)
+    rule = f"the likelihood must have its columns in the order of the data, {', '.join(columns)}"
+    is_turned = families != columns and sorted(families) == sorted(columns)
+    require(not is_turned, f"{rule}; got {', '.join(families)}"[:300])
 
 
 def _num_args(vae, all_taken: bool) -> int | None:

@@ -131,3 +131,18 @@ def test_what_does_not_fit_is_refused_by_the_name_of_its_column():
     likelihood, x = table(), table_data(3)
     x[2, list(likelihood.names).index("log_normal")] = 0
     assert refusal(likelihood.check, x) == 'column "log_normal": x must be > 0 under LogNormal, got 0 at index (2,)'
+
+
+def test_families_in_another_order_than_the_columns_of_the_data_are_refused(tmp_path):
+    """Two columns of real numbers that have changed places would train without a word."""
+    path = tmp_path / "two.csv"
+    path.write_text("a,b\n" + "".join(f"{i}.5,{i % 7}.25\n" for i in range(30)))
+    data = pv.load(path)
+    families = {"b": pv.Gaussian(0.1), "a": pv.Gaussian(10.0)}
+    vae = small_vae((2,), likelihood=pv.Columns(families))
+    assert (
+        refusal(pv.fit, vae, data, epochs=1)
+        == "the likelihood must have its columns in the order of the data, a, b; got b, a"
+    )
+    vae = small_vae((2,), likelihood=pv.Columns({"a": families["a"], "b": families["b"]}))
+    assert len(pv.fit(vae, data, epochs=1).loss) == 1
