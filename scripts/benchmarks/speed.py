@@ -38,6 +38,7 @@ from speed_report import draw, report
 import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.common import choose_device, require, require_count
+from pyrovae.evaluation.chunks import DATA_PER_CHUNK
 from pyrovae.runs import require_new_folder
 
 
@@ -62,7 +63,7 @@ def main(
         out: folder for results.json, report.md and benchmark.png, new or empty
     """
     require_count("rounds", rounds)
-    require_count("num_data", num_data, 3)
+    require_count("num_data", num_data, 2 * DATA_PER_CHUNK)  # the first run of data is not timed
     require_count("num_samples", num_samples)
     folder, where = Path(out), choose_device(device)
     require_new_folder(folder)

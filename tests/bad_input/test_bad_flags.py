@@ -36,7 +36,7 @@ for low, commands in {
         "benchmarks/programs.py --turns 1",
         "papers/rainforth2018.py --num-data 1",
     ),
-    3: ("benchmarks/speed.py --num-data 2",),
+    256: ("benchmarks/speed.py --num-data 255",),
     4: ("papers/rainforth2018.py --repeats 3", "papers/rainforth2018.py --max-particles 3"),
 }.items():
     for command in commands:
