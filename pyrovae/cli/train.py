@@ -17,7 +17,6 @@ from pyrovae.runs import (
     TensorBoard,
     TrainingFields,
     columns_table,
-    history_table,
     is_own,
     short_name,
     train_run,
@@ -60,7 +59,7 @@ def train_vae(
     )
     if Workers().is_first:
         history = trained.history
-        print(history_table(history))
+        print(history.table())
         print(f"\n{history.epoch[-1]} epochs in {sum(history.seconds):.1f} s; next: {command_for('evaluate', out)}")
 
 

@@ -15,7 +15,7 @@ from pyrovae.runs.report import (
     write_evaluation,
 )
 from pyrovae.runs.run import CONFIG, METRICS, Run, load_run, require_new_folder, train_run
-from pyrovae.runs.tables import columns_table, history_table, results_table
+from pyrovae.runs.tables import columns_table, results_table
 from pyrovae.runs.tensorboard import TensorBoard
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "columns_table",
     "first_test_data",
     "fit_settings",
-    "history_table",
     "is_own",
     "load_data",
     "load_run",

@@ -8,7 +8,6 @@ from torch import Tensor
 from pyrovae.common import right_aligned
 from pyrovae.data import Column, Dataset
 from pyrovae.runs.measures import IWAE_PARTICLES
-from pyrovae.training import History
 
 MOST_COLUMNS = 50
 
@@ -56,11 +55,6 @@ def _with_error(value: float | None, error: float | None) -> str:
     if error is None:
         return f"{value:.3f}"
     return f"{value:.3f} ({error:.2g})"
-
-
-def history_table(history: History) -> str:
-    """Returns the table of a history."""
-    return history.table()
 
 
 def columns_table(data: Dataset, tablefmt: str = "simple") -> str:

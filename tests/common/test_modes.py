@@ -27,11 +27,11 @@ class Noisy(nn.Module):
         return self.network(self.dropout(self.norm(x)), *features)
 
 
-def noisy_vae(latent_dim=1):
+def noisy_vae():
     """A VAE whose running statistics are neither its initial ones nor those of `X`."""
-    vae = small_vae(latent_dim=latent_dim, likelihood=pv.Gaussian(0.5))
+    vae = small_vae(latent_dim=1, likelihood=pv.Gaussian(0.5))
     vae.encoder = Noisy(vae.encoder, 2, normalised=True)
-    vae.decoder = Noisy(vae.decoder, latent_dim, normalised=False)
+    vae.decoder = Noisy(vae.decoder, 1, normalised=False)
     with torch.no_grad():
         vae.encoder(3 * torch.randn(100, 2) + 1, None)
     return vae.eval()

@@ -13,7 +13,7 @@ from helpers import suite_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pyrovae as pv
-from pyrovae.runs import TensorBoard, build_vae, history_table, measure, results_table, train_run
+from pyrovae.runs import TensorBoard, build_vae, measure, results_table, train_run
 
 SMALL = {"dataset": "ring", "hidden": (8,), "epochs": 2, "batch_size": 500}
 
@@ -254,7 +254,7 @@ def test_the_history_table_has_at_most_ten_rows_and_the_last_epoch():
     for epoch in range(1, 26):
         record = {"epoch": epoch, "loss": math.pi, "elbo": None, "reconstruction": None, "kl": None}
         history.append({**record, "lr": 1e-3, "skipped": None, "seconds": 0.5})
-    rows = history_table(history).splitlines()
+    rows = history.table().splitlines()
     assert rows[0].split() == ["epoch", "loss", "lr", "seconds"]
     assert [int(row.split()[0]) for row in rows[2:]] == [1, 4, 7, 10, 13, 16, 19, 22, 25]
 
