@@ -91,7 +91,10 @@ def launch(script: str, layout: tuple[int, int], *flags: object) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"{script} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+        # torchrun reports below what a process of its said
+        lines = [line for line in done.stderr.splitlines() if line.strip("=- ")] or ["no message"]
+        said = [line for line in lines if line.startswith("error:") or "Error: " in line] or lines
+        raise InputError(f"{script} failed: {said[-1].strip()}")
 
 
 if __name__ == "__main__":
