@@ -23,16 +23,21 @@ from pyrovae.common.errors import (
     warn,
 )
 from pyrovae.common.files import (
-    FolderInUse,
+    append_text,
     check_folder,
     check_unwritten,
-    exclusive_lock,
     existing_part,
+    finish_writing,
     flush_renames,
+    open_plain,
+    read_text,
     write_atomically,
+    write_json,
     write_text,
+    written_together,
 )
 from pyrovae.common.inputs import as_arguments, as_dtype, as_tensor, has_numbers, is_array, parts_of
+from pyrovae.common.locks import FolderInUse, exclusive_lock
 from pyrovae.common.modes import evaluates, evaluation_mode
 from pyrovae.common.progress import progress_bar
 from pyrovae.common.rng import (
@@ -46,12 +51,11 @@ from pyrovae.common.rng import (
     set_generator_states,
 )
 from pyrovae.common.tables import data_frame, right_aligned, with_lines_below
+from pyrovae.common.tensor_files import disk_errors, load_tensors, save_tensors
 from pyrovae.common.weak_by_identity import WeakByIdentity
 from pyrovae.common.workers import Workers, alone, process_group
 
 __all__ = [
-    "require_compile",
-    "right_aligned",
     "CapturedState",
     "FolderInUse",
     "InputError",
@@ -59,6 +63,7 @@ __all__ = [
     "Workers",
     "all_generator_states",
     "alone",
+    "append_text",
     "as_arguments",
     "as_dtype",
     "as_tensor",
@@ -68,11 +73,13 @@ __all__ = [
     "data_frame",
     "derived_seed",
     "device_of",
+    "disk_errors",
     "device_of_worker",
     "evaluates",
     "evaluation_mode",
     "exclusive_lock",
     "existing_part",
+    "finish_writing",
     "first_line",
     "fixed_generators",
     "flush_renames",
@@ -82,20 +89,26 @@ __all__ = [
     "is_out_of_memory",
     "is_validation_error",
     "kept_generators",
+    "load_tensors",
     "local_seed",
-    "process_group",
     "on_device_of",
+    "open_plain",
     "parts_of",
+    "process_group",
     "progress_bar",
+    "read_text",
     "require",
     "require_batch",
     "require_choice",
+    "require_compile",
     "require_count",
     "require_finite",
     "require_finite_data",
     "require_number",
     "require_seed",
     "require_seeds",
+    "right_aligned",
+    "save_tensors",
     "scale_hint",
     "set_all_generator_states",
     "set_generator_states",
@@ -104,5 +117,7 @@ __all__ = [
     "with_lines_below",
     "workers",
     "write_atomically",
+    "write_json",
     "write_text",
+    "written_together",
 ]

@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from pyrovae.common import FolderInUse, InputError, exclusive_lock, has_numbers, require, write_atomically, write_text
+from pyrovae.common import (
+    FolderInUse,
+    InputError,
+    exclusive_lock,
+    has_numbers,
+    load_tensors,
+    require,
+    save_tensors,
+    write_text,
+)
 from pyrovae.data import Dataset, leaves_of
 from pyrovae.lab.learning_curve import read_curve
 from pyrovae.training import Checkpoints, digest
@@ -55,7 +63,7 @@ class RunFolder:
     def write_result(self, content: dict[str, object]) -> None:
         """Writes a result, of tensors and plain numbers."""
         content = content | {"data": self.fingerprint}
-        write_atomically(self.result, lambda path: torch.save(content, path))
+        save_tensors(self.result, content)
 
     def read_result(self) -> dict[str, Any]:
         """Returns the result with its learning curve.
@@ -64,7 +72,7 @@ class RunFolder:
             InputError: The file is damaged, or of other data.
         """
         try:
-            content = torch.load(self.result, weights_only=True)
+            content = load_tensors(self.result)
             is_same = content["data"] == self.fingerprint
             names = ("value", "standard_error", "share_unreliable", "active_units", "seconds")
             content = {name: content[name] for name in names} | {"curve": read_curve(self.curve)}

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, first_line, fixed_generators, require, warn, write_atomically
+from pyrovae.common import InputError, first_line, fixed_generators, load_tensors, require, warn, write_atomically
 from pyrovae.models.construction import Recipe, decoded, encoded, is_ours, is_plain, kind_name, known_kinds, made
 from pyrovae.models.networks.network import Network
 from pyrovae.models.param_store import Module
@@ -45,9 +45,9 @@ class SavedModel(Module):
         require(not path.is_dir(), f"path must be a file, got the folder {path}")
         content = _content_of(self)
 
-        def write(beside: Path) -> None:
-            torch.save(content, beside)
-            read = _read(beside)
+        def write(file: BinaryIO) -> None:
+            torch.save(content, file)
+            read = _read(path, file)
             if not content["own"]:
                 _made_again(type(self), read, {})
 
@@ -176,12 +176,13 @@ def _plain_attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in found.items() if is_plain(value)}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    require(path.is_file(), f"path must be a file that exists, got {path}")
+def _read(path: Path, opened: BinaryIO | None = None) -> dict[str, Any]:
+    require(opened is not None or path.is_file(), f"path must be a file that exists, got {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(opened or path)
     except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
-        raise InputError(f"{path} is not a file that save wrote ({type(error).__name__})") from error
+        cause = error if isinstance(error, InputError) else type(error).__name__
+        raise InputError(f"{path} is not a file that save wrote ({cause})") from error
     readable = isinstance(content, dict) and content.get("format") == FORMAT
     hint = ": load_state_dict takes a state" if isinstance(content, dict) and "format" not in content else ""
     require(readable, f"{path} is not a file that save wrote{hint}")

@@ -6,6 +6,7 @@ import shutil
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO
 
 import pyro
 import torch
@@ -15,10 +16,12 @@ from pyrovae.common import (
     exclusive_lock,
     existing_part,
     flush_renames,
+    load_tensors,
     require,
     require_count,
     require_number,
     warn,
+    write_atomically,
 )
 
 FORMAT = 1
@@ -109,24 +112,24 @@ class Checkpoints:
             InputError: if the disk is full, or `state` holds something else. Earlier checkpoints stay.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        current, temporary = self.folder / CURRENT, self.folder / f"{CURRENT}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                torch.save({"format": FORMAT, "versions": versions(), **self.extra, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            _read(temporary)  # a schedule or an optimiser may add something else than plain values, even late
+        current = self.folder / CURRENT
+
+        def write(file: BinaryIO) -> None:
+            torch.save({"format": FORMAT, "versions": versions(), **self.extra, **state}, file)
+            _read(current, file)  # a schedule or an optimiser may add something else than plain values, even late
             if not self.paths:
-                self._require_room(temporary.stat().st_size)
+                self._require_room(file.seek(0, 2))
+            if current.exists() and current not in self._damaged:  # a damaged one would replace the good one before it
+                os.fsync(file.fileno())
+                self._keep_as_previous(current)
+
+        try:
+            write_atomically(current, write)
         except Exception as error:  # pickling may raise anything, and torch's writer a RuntimeError for an OSError
-            temporary.unlink(missing_ok=True)
             if isinstance(error, InputError) and "must have room" in str(error):
                 raise
             raise InputError(f"{current} cannot be written ({_cause(error)}); what was written before stays") from error
-        if current.exists() and current not in self._damaged:  # a damaged one would replace the good one before it
-            self._keep_as_previous(current)
         self._damaged.clear()
-        os.replace(temporary, current)
         flush_renames(self.folder)
         self._written = time.monotonic()
 
@@ -189,9 +192,9 @@ def check_versions(state: dict) -> None:
         warn(f"the run resumes under other versions, so its last digits may differ: {', '.join(changed)}")
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path, opened: BinaryIO | None = None) -> dict:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(opened or path)
     except Exception as error:  # on a damaged file torch.load may raise anything
         raise InputError(f"{path} is not a readable checkpoint ({_cause(error)})") from error
     known = isinstance(state, dict) and state.get("format") == FORMAT

@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO
 from small_races import OBJECTIVES, SETTINGS, numbers, run
 
 import pyrovae as pv
-from pyrovae.common.files import exclusive_lock
+from pyrovae.common import exclusive_lock
 from pyrovae.lab import racing
 from pyrovae.lab.learning_curve import LearningCurve
 
