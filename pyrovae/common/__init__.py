@@ -2,6 +2,7 @@
 
 from pyrovae.common import workers
 from pyrovae.common.captured_state import CapturedState
+from pyrovae.common.checked_files import checksum, read_checked, sealed, unsealed, write_checked
 from pyrovae.common.devices import choose_device, device_of, device_of_worker, on_device_of
 from pyrovae.common.errors import (
     InputError,
@@ -68,6 +69,7 @@ __all__ = [
     "as_dtype",
     "as_tensor",
     "check_folder",
+    "checksum",
     "check_unwritten",
     "choose_device",
     "data_frame",
@@ -96,6 +98,7 @@ __all__ = [
     "parts_of",
     "process_group",
     "progress_bar",
+    "read_checked",
     "read_text",
     "require",
     "require_batch",
@@ -110,13 +113,16 @@ __all__ = [
     "right_aligned",
     "save_tensors",
     "scale_hint",
+    "sealed",
     "set_all_generator_states",
     "set_generator_states",
     "shown",
+    "unsealed",
     "warn",
     "with_lines_below",
     "workers",
     "write_atomically",
+    "write_checked",
     "write_json",
     "write_text",
     "written_together",

@@ -33,9 +33,12 @@ def exclusive_lock(lock: Path) -> Iterator[None]:
 
     Raises:
         FolderInUse: Someone else has the lock: another process, or this one.
-        InputError: `lock` is a link or something else than a plain file.
+        InputError: `lock` is a link or something else than a plain file, or its folder is none.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{lock.parent} must be a folder, and is something else: remove it") from error
     descriptor = _locked(lock)
     _HELD.add(descriptor)
     try:
@@ -55,6 +58,8 @@ def _locked(lock: Path) -> int:
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise InputError(f"{lock} must be a plain file, and is a symbolic link: remove it") from error
+            if error.errno in (errno.EISDIR, errno.ENXIO):  # ENXIO: a socket
+                raise InputError(f"{lock} must be a plain file, and is something else: remove it") from error
             raise
         try:
             found = os.fstat(descriptor)

@@ -1,8 +1,8 @@
 """The folder of a race: one folder for each run, which another process may be working in, and the results in it."""
 
-import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,40 +13,38 @@ from torch.utils.data import TensorDataset
 
 from pyrovae.common import (
     FolderInUse,
-    InputError,
     exclusive_lock,
     has_numbers,
-    load_tensors,
+    read_checked,
     require,
-    save_tensors,
-    write_text,
+    write_checked,
 )
 from pyrovae.data import Dataset, leaves_of
-from pyrovae.lab.learning_curve import read_curve
 from pyrovae.training import Checkpoints, digest
 
 SECONDS_BETWEEN_TRIES = 2.0  # while other processes hold what is needed
+MEASURES = {"value", "standard_error", "pareto_k", "share_unreliable", "active_units"}
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run: its checkpoints, its learning curve, its result and the lock of the process that trains it.
+    """The files of one run: its checkpoints, which hold its learning curve, its result, and a lock while it is trained.
 
     Attributes:
         path: The folder.
-        num_data: The number of held-out data, which is part of the name of the result.
-        num_samples: The draws of the importance estimate, which are part of the name of the result.
-        fingerprint: A digest of the data, which the result must have been written for.
+        num_data: The number of held-out data.
+        num_samples: The draws of the importance estimate.
+        seed: The seed of the run.
+        plate: The name of the data plate, where one was given.
+        data: A digest of the data. Like all the others it decides the result, which must have been measured for it.
     """
 
     path: Path
     num_data: int
     num_samples: int
-    fingerprint: str
-
-    @property
-    def curve(self) -> Path:
-        return self.path / "curve.jsonl"
+    seed: int
+    plate: str | None
+    data: str
 
     @property
     def result(self) -> Path:
@@ -60,26 +58,43 @@ class RunFolder:
         """Returns the checkpoints, which only a run with the same held-out data may resume from."""
         return Checkpoints(self.path, told={"held-out data": digest(held_out)}, repeated=True)
 
-    def write_result(self, content: dict[str, object]) -> None:
-        """Writes a result, of tensors and plain numbers."""
-        content = content | {"data": self.fingerprint}
-        save_tensors(self.result, content)
+    def kept_result(self, parameters: str, measure: Callable[[], dict[str, object]]) -> dict[str, Any]:
+        """Returns the result by the names `MEASURES`, which is measured and written if there is none.
 
-    def read_result(self) -> dict[str, Any]:
-        """Returns the result with its learning curve.
+        Args:
+            parameters: A checksum of the parameters that are measured.
+            measure: Returns the result.
 
         Raises:
-            InputError: The file is damaged, or of other data.
+            InputError: The file is damaged, or of other data, settings or parameters.
         """
-        try:
-            content = load_tensors(self.result)
-            is_same = content["data"] == self.fingerprint
-            names = ("value", "standard_error", "share_unreliable", "active_units", "seconds")
-            content = {name: content[name] for name in names} | {"curve": read_curve(self.curve)}
-        except Exception as error:  # torch.load has no error of its own: a damaged file may raise anything
-            raise InputError(f"{self.result} is not a readable result ({type(error).__name__}): remove it") from error
-        require(is_same, f"{self.result} was measured on other data: take another folder")
-        return content
+        of = {name: value for name, value in vars(self).items() if name != "path"} | {"parameters": parameters}
+        kept = read_checked(self.result)
+        if kept is None:
+            found = measure()
+            write_checked(self.result, {"of": of, **found})
+            return found
+        where, was = f"{self.result}", kept.pop("of", {})
+        for name, value in of.items():
+            others = f"other {name}" if name in ("data", "parameters") else f"{name} {was.get(name)} and not {value}"
+            require(was.get(name) == value, f"{where} was measured with {others}: remove it, or take another folder")
+        require(_is_result(kept, self.num_data), f"{where} is not a result of {self.num_data} data: remove it")
+        return kept
+
+
+def _is_result(found: dict[str, Any], num_data: int) -> bool:
+    if found.keys() != MEASURES:
+        return False
+    tensors = [found[name] for name in ("value", "standard_error", "pareto_k")]
+    units, share = found["active_units"], found["share_unreliable"]
+    return (
+        all(isinstance(one, Tensor) and one.is_floating_point() and one.shape == (num_data,) for one in tensors)
+        and not bool(found["value"].isnan().any() or (found["value"] == math.inf).any())
+        and not bool((found["standard_error"] < 0).any())
+        and (units is None or (type(units) is int and units >= 0))
+        and type(share) is float
+        and not (share < 0 or share > 1)  # nan: the draws are too few to tell
+    )
 
 
 def fingerprint_of(data: object, held_out: tuple) -> str:
@@ -95,7 +110,10 @@ def fingerprint_of(data: object, held_out: tuple) -> str:
 
 
 def kept_step_seconds(
-    folder: Path, names: list[str], measure: Callable[[dict[str, float]], dict[str, float]]
+    folder: Path,
+    data: str,
+    names: list[str],
+    measure: Callable[[Mapping[str, float]], dict[str, float]],
 ) -> dict[str, float]:
     """Returns the seconds of steps by name from step_seconds.json, once those that are missing are measured and added.
 
@@ -103,26 +121,34 @@ def kept_step_seconds(
 
     Args:
         folder: The folder of the race.
+        data: A digest of the training data, which the seconds must have been measured on.
         names: The names of the steps that are needed.
         measure: Returns the seconds of all steps, given those that are known.
+
+    Raises:
+        InputError: The file is damaged or of other data.
     """
     path = folder / "step_seconds.json"
     while True:
         try:
             with exclusive_lock(folder / "step_seconds.lock"):
-                seconds = _read_step_seconds(path)
+                seconds = _read_step_seconds(path, data)
                 if any(name not in seconds for name in names):
                     seconds = measure(seconds)
-                    write_text(path, json.dumps(seconds, indent=2) + "\n")
+                    write_checked(path, {"data": data, "seconds": seconds})
                 return seconds
         except FolderInUse:
             time.sleep(SECONDS_BETWEEN_TRIES)
 
 
-def _read_step_seconds(path: Path) -> dict[str, float]:
-    try:
-        seconds = json.loads(path.read_text()) if path.exists() else {}
-        require(all(isinstance(value, float) and value > 0 for value in seconds.values()), "")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} must have the seconds of steps by name: remove it") from error
+def _read_step_seconds(path: Path, data: str) -> dict[str, float]:
+    kept = read_checked(path)
+    if kept is None:
+        return {}
+    seconds: Any = kept.get("seconds")
+    valid = isinstance(seconds, dict) and all(
+        type(value) is float and 0 < value < math.inf for value in seconds.values()
+    )
+    require(valid, f"{path} must have the seconds of steps by name: remove it")
+    require(kept.get("data") == data, f"{path} was measured on other training data: remove it, or take another folder")
     return seconds

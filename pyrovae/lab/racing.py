@@ -35,7 +35,7 @@ from pyrovae.lab.entrants import (
     check_settings,
     entrants_of,
 )
-from pyrovae.lab.learning_curve import NUM_DATA, LearningCurve
+from pyrovae.lab.learning_curve import NUM_DATA, LearningCurve, parameters_of
 from pyrovae.lab.race_folder import SECONDS_BETWEEN_TRIES, RunFolder, fingerprint_of
 from pyrovae.lab.race_result import Race
 from pyrovae.lab.race_run import RaceRun
@@ -136,13 +136,13 @@ def race(
         if budget == "epochs":
             epochs_of = {entrant.name: epochs for entrant in entrants}
         else:
-            epochs_of = epochs_of_equal_seconds(entrants, plan, seeds[0], folder)
+            epochs_of = epochs_of_equal_seconds(entrants, plan, seeds[0], folder, fingerprint_of(data, ()))
         trainings = []
         for entrant in entrants:
             for seed in seeds:
                 number = epochs_of[entrant.name]
                 path = folder / f"{entrant.folder_name}-seed{seed}-{number}epochs"
-                run_folder = RunFolder(path, measured.size, num_samples, fingerprint)
+                run_folder = RunFolder(path, measured.size, num_samples, seed, plate, fingerprint)
                 own = measured, measured_along
                 trainings.append(_Training(entrant, seed, number, plan, plate, *own, run_folder, progress))
         return Race(tuple(_finish(trainings, progress)), budget)
@@ -170,7 +170,8 @@ class _Training:
         """
         folder = self.folder
         with folder.lock(), self.entrant.start(self.seed) as pair:
-            curve = LearningCurve(folder.curve, pair, self.held_out_along, self.epochs, self.seed, self.plate)
+            checkpoints = folder.checkpoints(self.held_out.args)
+            curve = LearningCurve(checkpoints, pair, self.held_out_along, self.epochs, self.seed, self.plate)
             history = fit(
                 pair,
                 self.plan.data,
@@ -178,16 +179,23 @@ class _Training:
                 objective=self.entrant.objective,
                 epochs=self.epochs,
                 seed=self.seed,
-                checkpoints=folder.checkpoints(self.held_out.args),
+                checkpoints=checkpoints,
                 progress=self.progress,
                 on_start=curve.start,
                 on_epoch=curve.add,
             )
-            if not folder.result.exists():
-                folder.write_result(self._measure(pair) | {"seconds": sum(history.seconds)})
-        found = folder.read_result()
-        log_px = Estimate(found.pop("value"), found.pop("standard_error"))
-        return RaceRun(self.entrant.name, self.seed, self.epochs, log_px, **found, folder=folder.path)
+            found = folder.kept_result(parameters_of(checkpoints), lambda: self._measure(pair))
+        return RaceRun(
+            self.entrant.name,
+            self.seed,
+            self.epochs,
+            Estimate(found["value"], found["standard_error"]),
+            found["share_unreliable"],
+            found["active_units"],
+            seconds=sum(history.seconds),
+            curve=curve.points(history),
+            folder=folder.path,
+        )
 
     def _measure(self, pair: ProgramPair) -> dict[str, object]:
         """Returns log p(x) of the held-out data, with its errors, and the active units."""

@@ -1,7 +1,7 @@
 """The seconds of a training step of each entrant, and the epochs that take equal seconds."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,15 +18,17 @@ from pyrovae.training import DataCount, checked_pair, gradients_of, make_optimiz
 TIMED_ROUNDS = 30
 
 
-def epochs_of_equal_seconds(entrants: Sequence[Entrant], plan: TrainingPlan, seed: int, folder: Path) -> dict[str, int]:
+def epochs_of_equal_seconds(
+    entrants: Sequence[Entrant], plan: TrainingPlan, seed: int, folder: Path, data: str
+) -> dict[str, int]:
     """Returns for each entrant the epochs that take the seconds of `plan.epochs` epochs of the first, to the nearest.
 
-    Raises `InputError` if an entrant changes its objective during the training.
+    `data` is a digest of the training data. Raises `InputError` if an entrant changes its objective while it trains.
     """
     changing = [entrant.name for entrant in entrants if entrant.changes_objective]
     require(not changing, f"budget seconds is for objectives that stay, and {'; '.join(changing)} change")
-    names = step_names(entrants, plan)
-    seconds = kept_step_seconds(folder, names, lambda known: step_seconds(entrants, plan, seed, known))
+    names = step_names(entrants, plan, seed)
+    seconds = kept_step_seconds(folder, data, names, lambda known: step_seconds(entrants, plan, seed, known))
     first = seconds[names[0]]
     return {
         entrant.name: max(1, round(plan.epochs * first / seconds[name]))
@@ -34,15 +36,30 @@ def epochs_of_equal_seconds(entrants: Sequence[Entrant], plan: TrainingPlan, see
     }
 
 
-def step_names(entrants: Sequence[Entrant], plan: TrainingPlan) -> list[str]:
-    """Returns what names the step of each entrant in the file of seconds: its objective (or model) and batch size."""
-    batch = f"batch {plan.setting('batch_size')}"
+def step_names(entrants: Sequence[Entrant], plan: TrainingPlan, seed: int) -> list[str]:
+    """Returns what names the step of each entrant in the file of seconds: all that decides how long it takes."""
+    optimizer = plan.setting("optimizer")
+    shared = ", ".join((
+        f"batch {plan.setting('batch_size')}",
+        "compiled" if plan.compiles else "eager",
+        getattr(getattr(optimizer, "func", optimizer), "__name__", type(optimizer).__name__),
+        choose_device(plan.setting("device")).type,
+    ))  # fmt: skip
     several_models = len({entrant.make_vae for entrant in entrants}) > 1
-    return [f"{one.name if several_models else text_of(plan.elbo_of(one))}, {batch}" for one in entrants]
+    return [
+        f"{f'{one.name}, ' if several_models else ''}{text_of(plan.elbo_of(one))}, {_size_of(one, seed)}{shared}"
+        for one in entrants
+    ]
+
+
+def _size_of(entrant: Entrant, seed: int) -> str:
+    with entrant.start(seed) as pair:
+        size = sum(parameter.numel() for parameter in pair.parameters()) if isinstance(pair, nn.Module) else None
+        return "" if size is None else f"{size} parameters, "
 
 
 def step_seconds(
-    entrants: Sequence[Entrant], plan: TrainingPlan, seed: int, known: dict[str, float]
+    entrants: Sequence[Entrant], plan: TrainingPlan, seed: int, known: Mapping[str, float]
 ) -> dict[str, float]:
     """Returns the lower quartile of the seconds of training steps by name.
 
@@ -50,7 +67,7 @@ def step_seconds(
     known, the other steps are timed beside the first entrant's, and scaled by its known seconds.
     """
     steps: dict[str, Callable[[], None]] = {}
-    names = step_names(entrants, plan)
+    names = step_names(entrants, plan, seed)
     first = names[0]
     with ExitStack() as stack:
         for entrant, name in zip(entrants, names, strict=True):

@@ -145,4 +145,4 @@ def test_a_folder_of_another_race_is_refused(finished_race, tmp_path):
     assert "does not fit the model" in larger
     result = next((tmp_path / race.runs[0].folder.name).glob("log_px*"))
     result.write_bytes(result.read_bytes()[:50])
-    assert "is not a readable result" in refusal(run, tmp_path)
+    assert "cannot be read (it holds no tensors that torch.save wrote): remove it" in refusal(run, tmp_path)

@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
-import json
+import itertools
 
 import pytest
-from helpers import refusal, ring
+import torch
+from helpers import refusal, ring, small_vae
 from small_races import OBJECTIVES, make, numbers, run
 
 import pyrovae as pv
+from pyrovae.common import read_checked, write_checked
 from pyrovae.lab import step_timing
 from pyrovae.lab.entrants import TrainingPlan, entrants_of
 
@@ -28,7 +30,9 @@ def test_steps_are_timed_as_they_are_trained(monkeypatch):
 
 def seconds_of(*of_each):
     """Stands in for `step_seconds` and gives these seconds to the entrants in their order."""
-    return lambda entrants, plan, seed, known: dict(zip(step_timing.step_names(entrants, plan), of_each, strict=True))
+    return lambda entrants, plan, seed, known: dict(
+        zip(step_timing.step_names(entrants, plan, seed), of_each, strict=True)
+    )
 
 
 def test_equal_seconds_are_those_of_the_first_objective_by_the_times_of_steps(tmp_path, monkeypatch):
@@ -43,14 +47,32 @@ def test_equal_seconds_are_those_of_the_first_objective_by_the_times_of_steps(tm
     assert numbers(both)[0] == numbers(race)[0]
     assert both.runs[1].epochs == 5
     monkeypatch.undo()
-    first = json.loads((tmp_path / "step_seconds.json").read_text())
+    first = read_checked(tmp_path / "step_seconds.json")["seconds"]
     more = run(tmp_path, {**OBJECTIVES, "DReG": pv.objectives.DReG(4)}, **settings)
     assert [r.epochs for r in more.runs][:2] == [5, 2]
-    then = json.loads((tmp_path / "step_seconds.json").read_text())
+    then = read_checked(tmp_path / "step_seconds.json")["seconds"]
     assert len(then) == 3
     assert first.items() <= then.items()
     (tmp_path / "step_seconds.json").write_text('{"ELBO": "fast"}')
-    assert "step_seconds.json must have the seconds of steps by name: remove it" in refusal(run, tmp_path, **settings)
+    assert "step_seconds.json is not a file of this version" in refusal(run, tmp_path, **settings)
+    write_checked(tmp_path / "step_seconds.json", {"data": "0123", "seconds": then})
+    assert "was measured on other training data: remove it" in refusal(run, tmp_path, **settings)
+
+
+def test_the_time_of_a_step_is_known_by_all_that_decides_it():
+    def names(make_vae=make, objectives=OBJECTIVES, epochs=3, **settings):
+        plan = TrainingPlan(ring(), epochs, {"batch_size": 25, **settings})
+        return step_timing.step_names(entrants_of(make_vae, objectives), plan, 0)
+
+    models = {"a": make, "b": functools.partial(small_vae, hidden=(9,), seed=None)}
+    others = [
+        names(), names(batch_size=20), names(compile=True), names(optimizer=torch.optim.SGD), names(models["b"]),
+        names(models, ["elbo"]), names(models, [pv.objectives.IWAE(4)]),
+    ]  # fmt: skip
+    for one, other in itertools.combinations(others, 2):
+        assert not set(one) & set(other)
+    assert names(epochs=30) == names()
+    assert names(lr=0.3) == names()
 
 
 @pytest.mark.parametrize(("objectives", "settings"), [

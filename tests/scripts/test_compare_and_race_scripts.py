@@ -27,7 +27,7 @@ def test_a_race_in_small(tmp_path):
             for one in runs:  # against the run's own file
                 folder_name = one["objective"].replace("(", "_").rstrip(")")
                 name = f"{folder_name}-seed{one['seed']}-{epochs}epochs"
-                value = torch.load(tmp_path / "out" / name / "log_px_20x30.pt")["value"]
+                value = torch.load(tmp_path / "out" / name / "log_px_20x30.pt")["content"]["value"]
                 assert one["log_px"] == pytest.approx(value.mean().item(), abs=1e-6)
             assert row["log_px"] == pytest.approx(sum(r["log_px"] for r in runs) / 2)
             for text in (result.stdout, (tmp_path / "out/race.md").read_text()):

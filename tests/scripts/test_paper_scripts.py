@@ -13,6 +13,7 @@ from helpers import tree, write_images
 from running_scripts import names_of, run_here
 
 import pyrovae as pv
+from pyrovae.common import read_checked as measured
 
 
 def test_the_tutorials_in_small(tmp_path, monkeypatch):
@@ -49,7 +50,7 @@ def test_priors_layers_and_posteriors_in_small(tmp_path):
     for row in rows:  # against the runs' own files, and not the same model twice
         runs = [
             [
-                torch.load(tmp_path / f"out/{row['race']}/{name}-seed{seed}-1epochs/log_px_10x20.pt")["value"].double()
+                measured(tmp_path / f"out/{row['race']}/{name}-seed{seed}-1epochs/log_px_10x20.pt")["value"].double()
                 for seed in (0, 1)
             ]
             for name in (row["variant"].replace(" ", "_"), row["against"].replace(" ", "_"))
