@@ -7,9 +7,12 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 import pyrovae as pv
 from pyrovae.cli import run_command
@@ -64,6 +67,17 @@ def names_of(script: str, run_name: str = "names") -> dict[str, object]:
     """Returns all names that a script defines and imports."""
     with _beside(script):
         return runpy.run_path(str(FOLDER / script), run_name=run_name)
+
+
+def with_scikit_learn(patch: pytest.MonkeyPatch) -> None:
+    """Stands in for scikit-learn, which need not be installed, with a table of one factor."""
+    factor = torch.randn(150, 1, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(150, 5, generator=torch.Generator().manual_seed(2))
+    iris = SimpleNamespace(data=(factor + 0.2 * noise).numpy())
+    sklearn = ModuleType("sklearn")
+    sklearn.__spec__ = ModuleSpec("sklearn", None)  # torch asks for it
+    sklearn.datasets = SimpleNamespace(load_iris=lambda: iris)  # type: ignore[attr-defined]
+    patch.setitem(sys.modules, "sklearn", sklearn)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ from pyrovae.common.files import (
 from pyrovae.common.inputs import as_arguments, as_dtype, as_tensor, has_numbers, is_array, parts_of
 from pyrovae.common.locks import FolderInUse, exclusive_lock
 from pyrovae.common.modes import evaluates, evaluation_mode
+from pyrovae.common.parts import Parts, kept_parts
 from pyrovae.common.progress import progress_bar
 from pyrovae.common.rng import (
     all_generator_states,
@@ -60,6 +61,7 @@ __all__ = [
     "CapturedState",
     "FolderInUse",
     "InputError",
+    "Parts",
     "WeakByIdentity",
     "Workers",
     "all_generator_states",
@@ -91,6 +93,7 @@ __all__ = [
     "is_out_of_memory",
     "is_validation_error",
     "kept_generators",
+    "kept_parts",
     "load_tensors",
     "local_seed",
     "on_device_of",

@@ -1,6 +1,6 @@
 """Trains codes of bits on MNIST in five ways, and measures each as a model of bits.
 
-python scripts/papers/bit_codes.py --data-root ../shared/data
+python scripts/papers/bit_codes.py --data-root ../shared/data       # goes on from an interrupted call
 
 The score function with a leave-one-out baseline, VIMCO (Mnih and Rezende 2016, arXiv:1602.06725), reweighted wake-sleep
 (Bornschein and Bengio 2015, arXiv:1406.2751), straight-through gradients (Bengio et al. 2013, arXiv:1308.3432) and
@@ -9,6 +9,7 @@ relaxed bits (Maddison et al. 2017, arXiv:1611.00712), all with the same number 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from writing import mean_and_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import require, require_count, require_number, require_seeds, right_aligned
+from pyrovae.common import kept_parts, require, require_count, require_number, require_seeds, right_aligned
 from pyrovae.models.posteriors import Bernoulli, Posterior, RelaxedBernoulli
 from pyrovae.objectives import ELBO, VIMCO, ReweightedWakeSleep, ScoreFunction
-from pyrovae.runs import require_new_folder
+from pyrovae.training import digest
 
 Way = tuple[Callable[[int, float], Posterior], Callable[[int], PyroELBO]]
 WAYS: dict[str, Way] = {  # q(z|x) of so many bits at a temperature, and the objective of so many draws
@@ -60,7 +61,7 @@ def main(
         seeds: a run for each, of the initial parameters and training
         num_samples: draws of the importance estimate of log p(x)
         num_data: measure on the first so many test images
-        out: folder, new or empty
+        out: folder of the runs; finished ones are not run again
     """
     for name, value in {"num_bits": num_bits, "epochs": epochs, "batch_size": batch_size}.items():
         require_count(name, value)
@@ -73,7 +74,6 @@ def main(
         require_number(name, number, above=0)
     require_seeds(seeds)
     folder = Path(out)
-    require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train)
     require(num_data <= len(data.test_x), f"num_data must be <= {len(data.test_x)}, got {num_data}")
     x = data.test_x[:num_data]
@@ -92,27 +92,35 @@ def main(
     fit: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": "cosine"}
     settings = {"num_train": len(data.train_x), "num_bits": num_bits, "hidden": hidden, "temperature": temperature}
     settings |= {"num_particles": num_particles, **fit, "num_samples": num_samples, "num_data": num_data}
+
+    def run(name: str, seed: int, checkpoints: pv.Checkpoints) -> dict[str, Any]:
+        posterior, objective = WAYS[name]
+        vae = vae_of(posterior(num_bits, temperature), seed)
+        history = pv.fit(vae, data, objective=objective(num_particles), seed=seed, checkpoints=checkpoints, **fit)
+        bits = vae_of(Bernoulli(num_bits), seed).to(vae.beta.device)
+        bits.load_state_dict(vae.state_dict())
+        torch.manual_seed(seed)
+        found = pv.log_marginal(bits.model, bits.guide, x, num_samples=num_samples)
+        share = None if math.isnan(found.share_unreliable) else found.share_unreliable  # nan for few samples
+        return {
+            "way": name, "seed": seed, "elbo": found.bounds[0].mean().item(), "log_px": found.mean,
+            "log_px_error": found.monte_carlo_error, "log_px_data_error": found.data_error,
+            "share_pareto_k_above_0.7": share, "seconds": sum(history.seconds),
+        }  # fmt: skip
+
     runs = []
-    for seed in seeds:
-        for name, (posterior, objective) in WAYS.items():
-            vae = vae_of(posterior(num_bits, temperature), seed)
-            history = pv.fit(vae, data, objective=objective(num_particles), seed=seed, **fit)
-            bits = vae_of(Bernoulli(num_bits), seed).to(vae.beta.device)
-            bits.load_state_dict(vae.state_dict())
-            torch.manual_seed(seed)
-            found = pv.log_marginal(bits.model, bits.guide, x, num_samples=num_samples)
-            share = None if math.isnan(found.share_unreliable) else found.share_unreliable  # nan for few samples
-            runs.append({
-                "way": name, "seed": seed, "elbo": found.bounds[0].mean().item(), "log_px": found.mean,
-                "log_px_error": found.monte_carlo_error, "log_px_data_error": found.data_error,
-                "share_pareto_k_above_0.7": share, "seconds": sum(history.seconds),
-            })  # fmt: skip
-            print(f"seed {seed}, {name}: log p(x) {found.mean:.2f}, ELBO {runs[-1]['elbo']:.2f} nats", flush=True)
-            write_results(folder, {**settings, "runs": runs})
-    text = table(runs)
-    print(f"\n{num_data:,} test images, nats; in brackets standard errors over {len(seeds)} seeds\n\n{text}")
-    said = ", ".join(f"{name} {value}" for name, value in settings.items())
-    write_report(folder, f"# Bits on MNIST\n\n{said}\n\n{table(runs, 'github')}\n")
+    with kept_parts(folder, {**settings, "data": digest((data.train_x, data.train_grey, data.test_x))}) as parts:
+        for seed in seeds:
+            for name in WAYS:
+                key = f"seed {seed}, {name}"
+                checkpoints = pv.Checkpoints(parts.folder_of(key), repeated=True)
+                runs.append(parts.get(key, partial(run, name, seed, checkpoints)))
+                print(f"{key}: log p(x) {runs[-1]['log_px']:.2f}, ELBO {runs[-1]['elbo']:.2f} nats", flush=True)
+        text = table(runs)
+        print(f"\n{num_data:,} test images, nats; in brackets standard errors over {len(seeds)} seeds\n\n{text}")
+        said = ", ".join(f"{name} {value}" for name, value in settings.items())
+        write_results(folder, {**settings, "runs": runs})
+        write_report(folder, f"# Bits on MNIST\n\n{said}\n\n{table(runs, 'github')}\n")
 
 
 def table(runs: list[dict], tablefmt: str = "simple") -> str:

@@ -8,6 +8,8 @@ Cells are missing completely at random. The VAE is trained on what is left with 
 independent Gaussians; and the error of E[x|z] at the posterior mean in the missing cells, beside the column's mean.
 """
 
+import math
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +20,8 @@ from writing import mean_and_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import InputError, local_seed, require_count, require_number, require_seeds
-from pyrovae.runs import require_new_folder
+from pyrovae.common import InputError, kept_parts, local_seed, require_count, require_number, require_seeds
+from pyrovae.training import digest
 
 Table = Literal["breast_cancer", "wine", "iris", "diabetes"]
 
@@ -44,29 +46,44 @@ def main(
         num_particles: of IWAE
         latent_dim: dimensions of z
         num_samples: draws per row for log p(x)
-        out: folder for results.json and report.md, new or empty
+        out: folder for results.json, report.md and the parts; finished ones are not run again
     """
     require_number("share", share, above=0, below=1)
     require_seeds(seeds)
     for name, count in (("epochs", epochs), ("num_particles", num_particles), ("latent_dim", latent_dim)):
         require_count(name, count)
     require_count("num_samples", num_samples)
-    folder = Path(out)
-    require_new_folder(folder)
-    x = read(table)
-    found: list[dict[str, float]] = []
-    for seed in seeds:
+    x, settings = read(table), {"table": table, "share": share, "epochs": epochs}
+    settings |= {"num_particles": num_particles, "latent_dim": latent_dim, "num_samples": num_samples}
+
+    def run(seed: int) -> dict[str, float | None]:
         with local_seed(seed):
-            found.append(measure(x, share, epochs, num_particles, latent_dim, num_samples))
-        write_results(folder, {"table": table, "share": share, "seeds": seeds[: len(found)], "found": found})
-        print(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in found[-1].items()), flush=True)
+            return measure(x, share, epochs, num_particles, latent_dim, num_samples)
+
+    found: list[dict[str, float | None]] = []
+    with kept_parts(Path(out), {**settings, "data": digest((x,))}) as parts:
+        for seed in seeds:
+            found.append(parts.get(f"seed {seed}", partial(run, seed)))
+            print(f"seed {seed}: " + ", ".join(f"{name} {shown(one)}" for name, one in found[-1].items()), flush=True)
+        summarise(Path(out), f"{table}, {len(x)} rows, {share:.0%} of the cells missing", found)
+        write_results(Path(out), {**settings, "seeds": seeds, "found": found})
+
+
+def summarise(folder: Path, title: str, found: list[dict[str, float | None]]) -> None:
+    """Prints means over seeds with their standard errors, and writes them as the report."""
     lines = []
     for name in found[0]:
-        mean, error = mean_and_error([one[name] for one in found])
-        lines.append([name, f"{mean:.3f}", "-" if error is None else f"{error:.3f}"])
-    header = [f"{table}, {len(x)} rows, {share:.0%} of the cells missing", "mean over seeds", "standard error"]
+        values = [one[name] for one in found]
+        known = [value for value in values if value is not None]
+        mean, error = mean_and_error(known) if len(known) == len(values) else (None, None)
+        lines.append([name, shown(mean), "-" if error is None else shown(error)])
+    header = [title, "mean over seeds", "standard error"]
     print("\n" + tabulate(lines, header, "simple", disable_numparse=True))
     write_report(folder, tabulate(lines, header, "github", disable_numparse=True) + "\n")
+
+
+def shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"  # of too few draws
 
 
 def read(table: Table) -> Tensor:
@@ -80,7 +97,7 @@ def read(table: Table) -> Tensor:
 
 def measure(
     x: Tensor, share: float, epochs: int, num_particles: int, latent_dim: int, num_samples: int
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Returns what a VAE trained on 70% of the rows knows of the others; columns have mean 0 and variance 1."""
     x = ((x - x.mean(0)) / x.std(0)).float()[torch.randperm(len(x))]
     missing = torch.rand(x.shape) < share
@@ -108,7 +125,7 @@ def measure(
     return {
         "log p(x observed), nats": result.mean,
         "of independent Gaussians": independent.sum(1).mean().item(),
-        "share of rows with Pareto k > 0.7": result.share_unreliable,
+        "share of rows with Pareto k > 0.7": None if math.isnan(result.share_unreliable) else result.share_unreliable,
         "imputation error (RMSE)": error_of(vae.reconstruct(test)),
         "of the column's mean": error_of(mean.expand_as(truth)),
     }

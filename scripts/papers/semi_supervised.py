@@ -8,6 +8,7 @@ label, weighted by the classifier q(y|x). A known label also trains the classifi
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -22,8 +23,16 @@ from writing import mean_and_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import first_line, require, require_count, require_number, require_seeds, right_aligned
-from pyrovae.runs import require_new_folder
+from pyrovae.common import (
+    first_line,
+    kept_parts,
+    require,
+    require_count,
+    require_number,
+    require_seeds,
+    right_aligned,
+)
+from pyrovae.training import digest
 
 NUM_CLASSES = 10
 
@@ -111,7 +120,7 @@ def main(
         hidden: units of each network's one hidden layer
         alpha: weight of log q(y|x) where the label is known
         lr: of Adam
-        out: folder, new or empty
+        out: folder of the runs; finished ones are not run again
     """
     for name, value in {"epochs": epochs, "latent_dim": latent_dim, "hidden": hidden, "batch_size": batch_size}.items():
         require_count(name, value)
@@ -121,8 +130,6 @@ def main(
     require_seeds(seeds)
     require_count("num_labelled", num_labelled, NUM_CLASSES)
     require(num_labelled % NUM_CLASSES == 0, f"num_labelled must be a multiple of {NUM_CLASSES}, got {num_labelled}")
-    folder = Path(out)
-    require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train, num_validation=0)
     rarest = data.arguments("train")[1].bincount(minlength=NUM_CLASSES).min().item()
     most = NUM_CLASSES * rarest
@@ -131,49 +138,55 @@ def main(
     )
 
     settings, rows = Settings(num_labelled, epochs, warm_up, latent_dim, hidden, alpha, batch_size, lr), []
-    for seed in seeds:
-        try:
-            rows.append({"seed": seed, **run(data, seed, settings)})
-        except ValueError as error:  # Pyro's validation, in many lines: a parameter is not in its domain
-            raise FloatingPointError(f"training diverged with seed {seed} ({first_line(error)})") from error
-        print(line(rows[-1]), flush=True)
-        content = {"num_train": num_train, **vars(settings), "num_test": len(data.test_x), "runs": rows}
-        write_results(folder, content)
-    summary = summarise(rows)
-    text = "\n\n".join((table(rows), summary))
-    print(f"\n{text}")
-    said = ", ".join(f"{name} {value:g}" for name, value in {"num_train": num_train, **vars(settings)}.items())
-    write_report(folder, f"# M2 on MNIST\n\n{said}\n\n{table(rows, 'github')}\n\n{summary}\n")
+    told = {"num_train": num_train, **vars(settings)}
+    folder, of = Path(out), {**told, "data": digest((*data.arguments("train"), *data.arguments("test")))}
+    with kept_parts(folder, of) as parts:
+        for seed in seeds:
+            row: dict[str, float] = {"seed": seed}
+            for name in ("supervised", "m2"):
+                try:
+                    row |= parts.get(f"seed {seed}, {name}", partial(run, data, seed, settings, name))
+                except ValueError as error:  # Pyro's validation, in many lines: a parameter is not in its domain
+                    if isinstance(error, pv.InputError):
+                        raise
+                    raise FloatingPointError(f"training diverged with seed {seed} ({first_line(error)})") from error
+            rows.append(row)
+            print(line(row), flush=True)
+        summary = summarise(rows)
+        text = "\n\n".join((table(rows), summary))
+        print(f"\n{text}")
+        said = ", ".join(f"{name} {value:g}" for name, value in told.items())
+        write_results(folder, {**told, "num_test": len(data.test_x), "runs": rows})
+        write_report(folder, f"# M2 on MNIST\n\n{said}\n\n{table(rows, 'github')}\n\n{summary}\n")
 
 
-def run(data: pv.Dataset, seed: int, settings: Settings) -> dict[str, float]:
-    """Trains both classifiers from the same start, for as many steps, on the same labelled images."""
+def run(data: pv.Dataset, seed: int, settings: Settings, name: str) -> dict[str, float]:
+    """Trains one of both classifiers. They have the same start, as many steps and the same labelled images."""
     torch.manual_seed(seed)
     _, labels = data.arguments("train")
     rows = labelled_rows(labels, settings.num_labelled)
     y = one_hot(labels, NUM_CLASSES).to(data.train_x.dtype)
     start = M2(data.event_shape, settings.latent_dim, settings.hidden, settings.alpha).state_dict()
-    found = {}
-    for name in ("supervised", "m2"):
-        pyro.clear_param_store()
-        torch.manual_seed(seed)
-        m2 = M2(data.event_shape, settings.latent_dim, settings.hidden, settings.alpha)
-        m2.load_state_dict(start)
-        optimizer = Adam({"lr": settings.lr})
-        model, guide = (m2.model, m2.guide) if name == "m2" else (m2.supervised, lambda x, y: None)
-        with_labels = SVI(model, guide, optimizer, Trace_ELBO())
-        without = SVI(m2.model, m2.guide, optimizer, TraceEnum_ELBO(max_plate_nesting=1))
-        for epoch in range(settings.epochs):
-            m2.warming_up = epoch < settings.warm_up
-            for x, _ in data.batches(settings.batch_size):
-                some = rows[torch.randperm(len(rows))[: settings.batch_size]]
-                with_labels.step(data.batch(some)[0], y[some])
-                if name == "m2":
-                    without.step(x)
-        found[f"{name}_accuracy"] = m2.accuracy(*data.arguments("test"))
-    # After the loop the pair is M2: its bound on log p(x) per test image, without labels.
-    losses = [without.evaluate_loss(x) for x in data.test_x.split(1_000)]
-    return {**found, "elbo": -sum(losses) / len(data.test_x)}
+    pyro.clear_param_store()
+    torch.manual_seed(seed)
+    m2 = M2(data.event_shape, settings.latent_dim, settings.hidden, settings.alpha)
+    m2.load_state_dict(start)
+    optimizer = Adam({"lr": settings.lr})
+    model, guide = (m2.model, m2.guide) if name == "m2" else (m2.supervised, lambda x, y: None)
+    with_labels = SVI(model, guide, optimizer, Trace_ELBO())
+    without = SVI(m2.model, m2.guide, optimizer, TraceEnum_ELBO(max_plate_nesting=1))
+    for epoch in range(settings.epochs):
+        m2.warming_up = epoch < settings.warm_up
+        for x, _ in data.batches(settings.batch_size):
+            some = rows[torch.randperm(len(rows))[: settings.batch_size]]
+            with_labels.step(data.batch(some)[0], y[some])
+            if name == "m2":
+                without.step(x)
+    found = {f"{name}_accuracy": m2.accuracy(*data.arguments("test"))}
+    if name == "m2":  # its bound on log p(x) per test image, without labels
+        losses = [without.evaluate_loss(x) for x in data.test_x.split(1_000)]
+        found["elbo"] = -sum(losses) / len(data.test_x)
+    return found
 
 
 def labelled_rows(labels: Tensor, num_labelled: int) -> Tensor:

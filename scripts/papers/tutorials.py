@@ -23,28 +23,43 @@ from writing import write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import derived_seed, local_seed, require, require_seeds
+from pyrovae.common import Parts, derived_seed, kept_parts, local_seed, require, require_seeds
 from pyrovae.evaluation.diagnostics import elbo_terms, latent_use, sample_diversity
-from pyrovae.runs import require_new_folder
+from pyrovae.training import digest
 
 NUM_DRAWS = 20
 VARIANCES = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0)
 
 
-def train(row: Row, seed: int) -> tuple[pv.VAE, pv.Dataset]:
-    data, settings, training = row.data(seed), dict(row.vae), dict(row.fit)
+def make(row: Row, seed: int) -> tuple[pv.VAE, pv.Dataset]:
+    data, settings = row.data(seed), dict(row.vae)
     if row.variance is not None:
         settings["likelihood"] = pv.Gaussian(math.sqrt(row.variance))
     with local_seed(derived_seed(seed, "initial parameters")):
         mean = None if settings.get("network") == "conv" else data.train_mean
-        vae = pv.VAE(data.event_shape, **settings, data_mean=mean)
-    source: pv.Dataset | DataLoader = data
-    if row.variance is not None:  # the tutorials drop the last, smaller batch and have no validation data
-        points = TensorDataset(*data.arguments("train"))
-        sampler = BatchSampler(RandomSampler(points), training.pop("batch_size"), drop_last=True)
-        source = DataLoader(points, sampler=sampler, batch_size=None)
-    pv.fit(vae, source, **training, seed=seed)
-    return vae, data
+        return pv.VAE(data.event_shape, **settings, data_mean=mean), data
+
+
+def train(row: Row, seed: int, parts: Parts, log_px: bool = False) -> dict[str, Any]:
+    """Returns what a run measures, its seconds and its parameters, once it has been trained or if it was before."""
+    key = f"{row.name}, seed {seed}"
+
+    def compute() -> dict[str, Any]:
+        started, training, (vae, data) = time.perf_counter(), dict(row.fit), make(row, seed)
+        source: pv.Dataset | DataLoader = data
+        if row.variance is not None:  # the tutorials drop the last, smaller batch and have no validation data
+            points = TensorDataset(*data.arguments("train"))
+            sampler = BatchSampler(RandomSampler(points), training.pop("batch_size"), drop_last=True)
+            source = DataLoader(points, sampler=sampler, batch_size=None)
+        checkpoints = pv.Checkpoints(parts.folder_of(key), repeated=True)
+        pv.fit(vae, source, **training, seed=seed, checkpoints=checkpoints)
+        found = measure(row, vae, data, seed)
+        if log_px:
+            with local_seed(derived_seed(seed, "log p(x)")):
+                found["log_px"] = test_log_px(vae, data)
+        return {"found": found, "seconds": time.perf_counter() - started, "state": vae.state_dict()}
+
+    return parts.get(key, compute)
 
 
 def measure(row: Row, vae: pv.VAE, data: pv.Dataset, seed: int) -> dict[str, float | str | None]:
@@ -110,41 +125,44 @@ def main(
         data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
         epochs: replaces the published number, to try the script out
         only: the runs whose names contain this
-        out: folder for results.json, report.md and figures, new or empty
+        out: folder for results.json, report.md, figures and the runs; finished ones are not run again
     """
-    folder = Path(out)
-    require_new_folder(folder)
     require_seeds(seeds)
     rows = [row for row in (image_rows(data_root) if images else POINTS) if only in row.name]
     require(len(rows) > 0, f"only must be a part of some run's name, got {only!r}")
     if epochs is not None:
         rows = [replace(row, fit=row.fit | {"epochs": epochs}) for row in rows]
+    folder = Path(out)
     results: dict[str, list[dict]] = {row.name: [] for row in rows}
     first: dict[str, tuple[pv.VAE, pv.Dataset]] = {}
-    for row in rows:
-        for seed in seeds:
-            started = time.perf_counter()
-            vae, data = train(row, seed)
-            results[row.name].append(measure(row, vae, data, seed))
-            first.setdefault(row.name, (vae, data))
-            run = results[row.name][-1]
-            took = f"{row.name}, seed {seed}: loss {run['loss']:.3f}, {time.perf_counter() - started:.0f} s"
-            print(took + (f"; {run['collapse']}" if run["collapse"] else ""), flush=True)
-    sweep = {} if images or only else sweep_variance(rows[0], seeds[0])
-    print("\n" + table(rows, results, "simple"))
-    write_results(folder, {"runs": results, "sweep": sweep})
-    text = f"# Tutorials' runs, seeds {', '.join(map(str, seeds))}\n\n{table(rows, results, 'github')}\n"
-    figures = draw_images(rows, first, results) if images else draw_points(rows, first, sweep)
-    write_report(folder, text, figures)
+    settings = {"epochs": epochs, "data": "points"}
+    if images:
+        mnist = pv.load("mnist", binarize="none", data_root=data_root)
+        settings["data"] = digest((mnist.train_x, mnist.test_x))
+    with kept_parts(folder, settings) as parts:
+        for row in rows:
+            for seed in seeds:
+                trained = train(row, seed, parts)
+                run = trained["found"]
+                results[row.name].append(run)
+                took = f"{row.name}, seed {seed}: loss {run['loss']:.3f}, {trained['seconds']:.0f} s"
+                print(took + (f"; {run['collapse']}" if run["collapse"] else ""), flush=True)
+                if row.name not in first:
+                    first[row.name] = make(row, seed)
+                    first[row.name][0].load_state_dict(trained["state"])
+        sweep = {} if images or only else sweep_variance(rows[0], seeds[0], parts)
+        print("\n" + table(rows, results, "simple"))
+        write_results(folder, {"runs": results, "sweep": sweep})
+        text = f"# Tutorials' runs, seeds {', '.join(map(str, seeds))}\n\n{table(rows, results, 'github')}\n"
+        with local_seed(derived_seed(seeds[0], "figures")):
+            figures = draw_images(rows, first, results) if images else draw_points(rows, first, sweep)
+        write_report(folder, text, figures)
 
 
-def sweep_variance(row: Row, seed: int) -> dict[str, list[float]]:
+def sweep_variance(row: Row, seed: int, parts: Parts) -> dict[str, list[float]]:
     """Trains the ring with other variances of the decoder, to see where the latents collapse."""
-    measures: list[dict[str, Any]] = []
-    for variance in VARIANCES:
-        swept = replace(row, name=f"variance {variance:g}", variance=variance)
-        vae, data = train(swept, seed)
-        measures.append(measure(swept, vae, data, seed) | {"log_px": test_log_px(vae, data)})
+    swept = [replace(row, name=f"variance {variance:g}", variance=variance) for variance in VARIANCES]
+    measures: list[dict[str, Any]] = [train(one, seed, parts, log_px=True)["found"] for one in swept]
     lines = [
         [f"{v:g}", *(f"{m[c]:.3f}" for c in (*COLUMNS, "log_px")), m["active_units"]]
         for v, m in zip(VARIANCES, measures, strict=True)

@@ -13,8 +13,8 @@ from writing import write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import require_seed
-from pyrovae.runs import require_new_folder
+from pyrovae.common import kept_parts, local_seed, require_seed
+from pyrovae.training import digest
 
 NUM_IMAGES_FOR_RESTARTS = 1_000  # their tokens replace unused codes
 
@@ -47,16 +47,14 @@ def main(
         commitment: weight of the encoder's pull to its codes
         lr: of Adam, decayed to 0 over the epochs
         seed: fixes the initial parameters and the training
-        out: folder, new or empty
+        out: folder of the run; an interrupted one goes on, and a finished one is not run again
     """
     require_seed(seed)
     folder = Path(out)
-    require_new_folder(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train)
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {"num_tokens": num_tokens, "num_codes": num_codes, "code_dim": code_dim, "hidden": hidden}
     vae = pv.VQVAE(data.event_shape, **sizes, network=network, commitment=commitment, likelihood=pv.Bernoulli())
-    vae.restart_unused(data.train_x[:NUM_IMAGES_FOR_RESTARTS])
 
     def on_epoch(record: dict[str, float | None]) -> None:
         use, restarted = vae.codebook_use(data.validation_x), 0
@@ -69,22 +67,32 @@ def main(
         )
 
     settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-    history = pv.fit(vae, data, **settings, schedule="cosine", seed=seed, progress=False, on_epoch=on_epoch)
+    told = {"seed": seed, **sizes, "network": network, "commitment": commitment, **settings}
 
-    found = {**measure(vae, data.test_x), "seconds": sum(history.seconds)}
-    text = "\n".join(
-        (
+    def train(checkpoints: Path) -> dict[str, Any]:
+        vae.restart_unused(data.train_x[:NUM_IMAGES_FOR_RESTARTS])
+        kept = pv.Checkpoints(checkpoints, repeated=True)
+        fit = {**settings, "schedule": "cosine", "seed": seed, "progress": False}
+        history = pv.fit(vae, data, **fit, checkpoints=kept, on_epoch=on_epoch)
+        found = {**measure(vae, data.test_x), "seconds": sum(history.seconds)}
+        return {"found": found, "state": vae.state_dict()}
+
+    with kept_parts(folder, {**told, "data": digest((data.train_x, data.train_grey, data.test_x))}) as parts:
+        trained = parts.get("training", lambda: train(parts.folder_of("training")))
+        found = trained["found"]
+        vae.load_state_dict(trained["state"])
+        px_given_z, rate = found["bound"] + found["rate"], found["rate"]
+        text = "\n".join((
             f"bound on log p(x): {found['bound']:.2f} nats, standard error over images {found['bound_data_error']:.2f} "
-            f"(log p(x|z) {found['bound'] + found['rate']:.2f}, {num_tokens} tokens of {num_codes} codes "
-            f"{found['rate']:.2f})",
+            f"(log p(x|z) {px_given_z:.2f}, {num_tokens} tokens of {num_codes} codes {rate:.2f})",
             f"squared error of a pixel: {found['squared_error']:.4f}, of the mean image {found['of_mean_image']:.4f}",
             f"codes used: {found['share']:.0%}, perplexity {found['perplexity']:.1f} of {num_codes}",
-        )
-    )
-    print(f"\n{len(data.test_x):,} test images, {found['seconds']:.0f} s of training\n{text}")
-    write_results(folder, {"seed": seed, **sizes, "network": network, "commitment": commitment, **settings, **found})
-    draw(vae, data.test_x[:16]).savefig(folder / "reconstructions.png", dpi=120)
-    print(f"figure: {folder / 'reconstructions.png'}")
+        ))  # fmt: skip
+        print(f"\n{len(data.test_x):,} test images, {found['seconds']:.0f} s of training\n{text}")
+        write_results(folder, {**told, **found})
+        with local_seed(seed):
+            draw(vae, data.test_x[:16]).savefig(folder / "reconstructions.png", dpi=120)
+        print(f"figure: {folder / 'reconstructions.png'}")
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from pyrovae.common import write_text
 
 
 def write_results(folder: Path, content: object) -> None:
-    """Writes results.json. Call it after every run, so that an interruption loses nothing."""
+    """Writes results.json."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 

@@ -4,13 +4,11 @@ import json
 import math
 import re
 import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from helpers import tree, write_images
-from running_scripts import names_of, run_here
+from running_scripts import names_of, run_here, with_scikit_learn
 
 import pyrovae as pv
 from pyrovae.common import read_checked as measured
@@ -184,13 +182,7 @@ def test_the_parts_of_rainforths_experiment():
 
 def test_missing_cells_in_small(tmp_path, monkeypatch):
     """In a table of one factor, what is observed tells a row's missing cells, which the column's mean does not."""
-    factor = torch.randn(150, 1, generator=torch.Generator().manual_seed(1))
-    noise = torch.randn(150, 5, generator=torch.Generator().manual_seed(2))
-    iris = SimpleNamespace(data=(factor + 0.2 * noise).numpy())
-    sklearn = ModuleType("sklearn")
-    sklearn.__spec__ = ModuleSpec("sklearn", None)  # torch asks for it
-    sklearn.datasets = SimpleNamespace(load_iris=lambda: iris)
-    monkeypatch.setitem(sys.modules, "sklearn", sklearn)
+    with_scikit_learn(monkeypatch)
     flags = ("--table", "iris", "--share", 0.3, "--seeds", 0, "--epochs", 250, "--latent-dim", 1, "--num-samples", 50)
     result = run_here("papers/missing_cells.py", *flags, "--out", "out", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -198,6 +190,9 @@ def test_missing_cells_in_small(tmp_path, monkeypatch):
     assert found["imputation error (RMSE)"] < 0.6 * found["of the column's mean"]
     assert found["log p(x observed), nats"] > found["of independent Gaussians"] + 0.5
     assert f"{found['imputation error (RMSE)']:.3f}" in (tmp_path / "out/report.md").read_text()
+    few = run_here("papers/missing_cells.py", *flags, "--epochs", 1, "--num-samples", 5, "--out", "few", cwd=tmp_path)
+    assert (few.returncode, few.stderr) == (0, "")  # too few for k, which JSON has no number for
+    assert "share of rows with Pareto k > 0.7 unknown" in few.stdout
 
 
 def test_missing_cells_without_scikit_learn_say_what_to_install(tmp_path, monkeypatch):

@@ -1,0 +1,120 @@
+"""Finished parts of a long computation, kept in a folder, so that a call that was interrupted goes on from them."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pyrovae.common.checked_files import checksum, read_checked, write_checked
+from pyrovae.common.errors import require, shown
+from pyrovae.common.files import check_folder
+from pyrovae.common.locks import exclusive_lock
+
+LOCK, PARTS, SETTINGS = ".lock", "parts", "settings.json"
+
+
+@contextmanager
+def kept_parts(folder: Path | None, settings: Mapping[str, object], name: str = "out") -> Iterator["Parts"]:
+    """Gives the `Parts` that are kept in a folder, to this process alone.
+
+    Args:
+        folder: New, empty, or that of an earlier call with the same settings; None keeps nothing.
+        settings: All that decides the numbers of every part, by name, as values that JSON has; data as a digest.
+        name: What the caller's user calls the folder.
+
+    Raises:
+        InputError: The folder holds other files or was begun with other settings, or another process is using it.
+    """
+    if folder is None:
+        yield Parts(None, {})
+        return
+    check_folder(folder, name)
+    existed = folder.exists()
+    try:
+        with exclusive_lock(folder / LOCK):
+            yield Parts(folder, settings, name)
+    finally:
+        if not existed:
+            with suppress(OSError):
+                folder.rmdir()  # unless something was kept
+
+
+class Parts:
+    """Keeps what each part of a computation has found, a file for each, under the settings that decided it.
+
+    Each part must be computed from its key and the settings alone, and from random numbers that are its own, so that it
+    does not matter which parts were found before it or in another process.
+    """
+
+    def __init__(self, folder: Path | None, settings: Mapping[str, object], name: str = "folder") -> None:
+        self.folder = None if folder is None else folder / PARTS
+        self._settings = json.loads(json.dumps(dict(settings)))  # a tuple is a list there
+        self._of = checksum(self._settings)
+        if folder is None or self.folder is None:
+            return
+        begun = read_checked(self.folder / SETTINGS)
+        if begun is None:
+            others = [path for path in folder.iterdir() if path.name != LOCK and not path.name.endswith(".tmp")]
+            require(not others, f"{name} must be a new or empty folder, and {folder} holds files")
+        else:
+            for setting in (*begun, *self._settings):
+                was, now = (shown(found.get(setting)) for found in (begun, self._settings))
+                rule = f"{folder} was begun with {setting} {was}, and {setting} is now {now}"
+                require(was == now, f"{rule}: remove it, or take another folder")
+
+    def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Returns the part that is kept under `key`, computing and keeping it if there is none.
+
+        `compute` returns tensors and plain values by name.
+        """
+        found = self.kept(key)
+        if found is None:
+            found = compute()
+            self.keep(key, found)
+        return found
+
+    def kept(self, key: str) -> dict[str, Any] | None:
+        """Returns the part that is kept under `key`, or None. Raises `InputError` if its file is damaged."""
+        if self.folder is None:
+            return None
+        path = self._path(key)
+        found = read_checked(path)
+        if found is None:
+            return None
+        same = (found.get("key"), found.get("settings")) == (key, self._of)
+        require(same, f"{path} is of another part or of other settings: remove it")
+        return found["found"]
+
+    def keep(self, key: str, found: Mapping[str, object]) -> None:
+        """Keeps a part, in place of an earlier one of the same key. What `folder_of` gave for it is removed."""
+        if self.folder is None:
+            return
+        self._begin()
+        write_checked(self._path(key), {"key": key, "settings": self._of, "found": found})
+        if self._folder(key).is_dir():
+            shutil.rmtree(self._folder(key))
+
+    def folder_of(self, key: str) -> Path:
+        """Returns a folder for what the part needs to go on with, such as its checkpoints, until it is kept."""
+        self._begin()
+        return self._folder(key)
+
+    def _begin(self) -> None:
+        assert self.folder is not None
+        path = self.folder / SETTINGS
+        if not path.exists():
+            write_checked(path, self._settings)
+
+    def _path(self, key: str) -> Path:
+        return self._folder(key).with_name(f"{_as_file_name(key)}.pt")
+
+    def _folder(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / _as_file_name(key)
+
+
+def _as_file_name(key: str) -> str:
+    return re.sub(r"[^\w=-]+", "_", key).strip("_")[:150]
