@@ -1,5 +1,6 @@
 """`pyrovae compare`: compares estimators on a trained run, in bound, signal and noise, bias, time and memory."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
 from pyrovae.runs import first_test_data, load_run
 
 USUAL_NUM_DATA = 128
+UNFINISHED = "unfinished_comparison"
 
 
 def compare_objectives(
@@ -28,13 +30,15 @@ def compare_objectives(
 ) -> None:
     """Compare estimators at a run's parameters; writes comparison.json, comparison.md and figures/ into its folder.
 
+    An interrupted comparison, or one whose time ran out, goes on when it is called again with the same flags.
+
     Args:
         folder: the run, as `train` kept it
         objectives: names, or "name(setting=value, ...)"
         num_particles: draws of z per datum; every objective is measured with each number
         repeats: independent gradients of each
         num_data: a gradient is the mean over the first so many test data (default: 128, or all if there are fewer)
-        max_seconds: begin no more repeats after this time, and compile no more steps; keep what is done
+        max_seconds: begin no more repeats after this time, and compile no more steps; a later call goes on
         compile: time compiled steps, too
         data_root: folder of the image sets, if they have moved since the training
         dataset: where data of your own are, if they have moved since the training
@@ -58,6 +62,9 @@ def compare_objectives(
         max_seconds=max_seconds,
         compile=compile,
         seed=seed,
+        folder=run.folder / UNFINISHED,
     )
     write_comparison(run.folder, comparison, overwrite)
+    if comparison.complete:
+        shutil.rmtree(run.folder / UNFINISHED)
     print(f"{len(args[0]):,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")

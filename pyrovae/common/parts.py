@@ -61,9 +61,9 @@ class Parts:
             require(not others, f"{name} must be a new or empty folder, and {folder} holds files")
         else:
             for setting in (*begun, *self._settings):
-                was, now = (shown(found.get(setting)) for found in (begun, self._settings))
-                rule = f"{folder} was begun with {setting} {was}, and {setting} is now {now}"
-                require(was == now, f"{rule}: remove it, or take another folder")
+                was, now = begun.get(setting), self._settings.get(setting)
+                rule = f"{folder} was begun with {setting} {shown(was)}, and {setting} is now {shown(now)}"
+                require(checksum(was) == checksum(now), f"{rule}: remove it, or take another folder")
 
     def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Returns the part that is kept under `key`, computing and keeping it if there is none.

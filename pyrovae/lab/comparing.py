@@ -1,42 +1,52 @@
 """Compares estimators on one model and guide: bound, signal and noise of the gradient, bias, time and memory."""
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from pyrovae.common import (
     InputError,
+    Parts,
     derived_seed,
     device_of,
+    kept_parts,
     local_seed,
     progress_bar,
     require,
-    require_count,
-    require_number,
-    require_seed,
-    shown,
 )
 from pyrovae.data import moved
-from pyrovae.evaluation import Estimate, check_args, common_length, log_marginal, tensors_in, with_tensors
+from pyrovae.evaluation import (
+    Estimate,
+    MarginalLikelihood,
+    check_args,
+    common_length,
+    log_marginal,
+    tensors_in,
+    with_tensors,
+)
 from pyrovae.lab.comparison import Comparison
+from pyrovae.lab.comparison_arguments import FEWEST_REPEATS, check_log_px, checked_objectives, read, readings_of
 from pyrovae.lab.comparison_row import Row
 from pyrovae.lab.costs import compiled_seconds, saved_bytes
+from pyrovae.lab.entrants import text_of
 from pyrovae.lab.gap_to_log_px import no_log_px, not_its_bound
+from pyrovae.lab.kept_repeats import KeptRepeats
 from pyrovae.lab.repeats import Repeats, give_references
 from pyrovae.lab.sides import SIDES, sides_of
 from pyrovae.lab.untouched import untouched
-from pyrovae.objectives import OBJECTIVES, check_objective, from_text, parse
-from pyrovae.programs import AS_IT_COMES, Pair, Reading, gate, takes_pair
+from pyrovae.objectives import check_objective
+from pyrovae.programs import takes_pair
+from pyrovae.training import digest
 
-FEWEST_REPEATS = 4  # two give the direction of the mean gradient, and two are measured along it
 LOG_PX_SAMPLES = 5_000
 
 
@@ -52,6 +62,7 @@ def compare(
     compile: bool = True,
     max_seconds: float | None = None,
     seed: int = 0,
+    folder: str | Path | None = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Measures estimators side by side at the present parameters of a pair, which stay as they are.
@@ -87,13 +98,17 @@ def compare(
         max_seconds: The time after which no more repeats begin, and no step is compiled; no limit by default. All
             estimators have the same number of repeats, at least 4.
         seed: Fixes all draws.
+        folder: Keeps what is done there: log p(x), repeats, times. When the comparison is called again with the same
+            arguments, it goes on from there, with the same bits. It may then have another `max_seconds`, which count
+            from that call. By default nothing is kept.
         progress: Shows a progress bar; by default on a terminal.
 
     Returns:
         A `Comparison`, which prints as a table.
 
     Raises:
-        InputError: An argument is invalid, the pair is refused, or an objective does not fit the pair.
+        InputError: An argument is invalid, the pair is refused, or an objective does not fit the pair. Also if the
+            folder is that of another comparison.
 
     Example:
         >>> vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
@@ -108,17 +123,17 @@ def compare(
     Source:
         Tom Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537.
     """
-    named = _checked_objectives(objectives, num_particles, repeats, max_seconds, seed, compile)
+    named = checked_objectives(objectives, num_particles, repeats, max_seconds, seed, compile)
     deadline = math.inf if max_seconds is None else perf_counter() + max_seconds
     check_args(model, args)
-    _check_log_px(log_px, common_length(args), one_value=True)
+    check_log_px(log_px, common_length(args), one_value=True)
     device = device_of(model, tensors_in(args))
     args = with_tensors(moved(args, device), Tensor.detach)
-    readings = _readings_of([objective for _, by_size in named for _, objective in by_size])
-    with torch.enable_grad(), untouched(model, guide) as watch, local_seed(seed):
-        pair, reading = _read(model, guide, args, readings)
+    readings = readings_of([objective for _, by_size in named for _, objective in by_size])
+    with torch.enable_grad(), untouched(model, guide) as watch, local_seed(seed), ExitStack() as stack:
+        pair, reading = read(model, guide, args, readings)
         num_data = sum(plate.full_size for plate in pair.plates) if pair.plates else 1
-        _check_log_px(log_px, num_data, one_value=pair.layout.has_globals)
+        check_log_px(log_px, num_data, one_value=pair.layout.has_globals)
         for objective in (objective for _, by_size in named for _, objective in by_size):
             check_objective(objective, model, guide, *args)
         sides = sides_of(model, guide, args, reading)
@@ -130,17 +145,25 @@ def compare(
             for number, objective in by_size
         ]
         references = give_references(estimators, model, guide, args, pair, trained)
+        settings = {} if folder is None else {
+            "objectives": [f"{one.name} at {one.num_particles}: {text_of(one.objective)}" for one in estimators],
+            "repeats": repeats, "compile": compile, "seed": seed, "data": digest(args), "device": str(device),
+            "parameters": digest([*watch.parameters(), *watch.tensors()]),
+            "log_px": None if log_px is None else digest((log_px.value, log_px.standard_error)),
+        }  # fmt: skip
+        parts = stack.enter_context(kept_parts(None if folder is None else Path(folder), settings, "folder"))
         no_gap = no_log_px(pair)
         if log_px is None and no_gap is None:
             try:
                 with local_seed(derived_seed(seed, "log p(x)")):
-                    log_px = log_marginal(
+                    log_px = MarginalLikelihood(**parts.get("log p(x)", lambda: vars(log_marginal(
                         model, guide, *args, num_samples=LOG_PX_SAMPLES, progress=progress, plate=reading.plate
-                    )
+                    ))))  # fmt: skip
             except InputError as error:  # the pair has bounds, but its weights give no log p(x)
                 no_gap = str(error)
         no_gap = no_gap or not_its_bound(model, guide, args, pair, watch.modules)
-        complete = _take_repeats([*estimators, *references], model, guide, args, repeats, deadline, seed, progress)
+        kept = KeptRepeats(parts, [*estimators, *references], [one for one in watch.tensors() if not is_lazy(one)])
+        complete = _take_repeats(kept, model, guide, args, repeats, deadline, seed, progress)
         kept_anyway = [*watch.parameters(), *(p for side in trained.values() for p in side)]
         found = Comparison((), log_px, complete, num_data=num_data).log_px_per_datum
         rows = _rows(
@@ -152,12 +175,13 @@ def compare(
             device=device,
             compile_until=deadline if compile else -math.inf,
             kept_anyway=kept_anyway,
+            parts=parts,
         )
     return Comparison(rows, log_px, complete, no_gap, sides.unreached, num_data)
 
 
 def _take_repeats(
-    estimators: Sequence[Repeats],
+    kept: KeptRepeats,
     model: Callable,
     guide: Callable,
     args: tuple,
@@ -167,10 +191,19 @@ def _take_repeats(
     progress: bool | None,
 ) -> bool:
     """Takes the repeats in rounds of one per estimator; returns False if the time ran out before all were taken."""
-    with progress_bar(progress, repeats, "comparing") as bar:
-        for repeat in range(repeats):
-            for one in estimators:
-                one.take_one(model, guide, args, derived_seed(seed, f"{one.name} {one.num_particles} {repeat}"))
+
+    def seed_of(one: Repeats, repeat: int) -> int:
+        return derived_seed(seed, f"{one.name} {one.num_particles} {repeat}")
+
+    first = seed_of(kept.estimators[0], 0)
+    with progress_bar(progress, repeats, "comparing") as bar, kept.session(model, guide, args, first):
+        taken = min(len(one.bounds) for one in kept.estimators)
+        bar.update(taken)
+        for repeat in range(taken, repeats):
+            for one in kept.estimators:
+                if len(one.bounds) == repeat:  # the others have had this round before it was interrupted
+                    one.take_one(model, guide, args, seed_of(one, repeat))
+                    kept.keep_if_due()
             bar.update()
             done = repeat + 1
             if done >= FEWEST_REPEATS and perf_counter() > deadline:
@@ -188,11 +221,18 @@ def _rows(
     device: torch.device,
     compile_until: float,
     kept_anyway: Sequence[Tensor],
+    parts: Parts,
 ) -> tuple[Row, ...]:
     """Returns the rows, once compiled steps are timed and the memory is measured without the tensors `kept_anyway`."""
+
+    def timed(objective: PyroELBO) -> dict[str, float | None]:
+        return {"seconds": compiled_seconds(model, guide, args, objective, device)}
+
     seconds = [
-        compiled_seconds(model, guide, args, one.objective, device) if perf_counter() < compile_until else None
-        for one in estimators
+        parts.get(f"compiled step {index}", partial(timed, one.objective))["seconds"]
+        if perf_counter() < compile_until
+        else None
+        for index, one in enumerate(estimators)
     ]
     all_compiled = None not in seconds
     return tuple(
@@ -204,93 +244,3 @@ def _rows(
         )
         for one, compiled in zip(estimators, seconds, strict=True)
     )
-
-
-# Arguments ------------------------------------------------------------------------------------------------------------
-
-
-def _checked_objectives(
-    objectives: Sequence[str | Callable[[int], PyroELBO | None]],
-    num_particles: Sequence[int],
-    repeats: object,
-    max_seconds: object,
-    seed: object,
-    compile: object,
-) -> list[tuple[str, list[tuple[int, PyroELBO]]]]:
-    """Returns the name of each objective and its object at each K that it takes, once all arguments are checked."""
-    require_count("repeats", repeats, FEWEST_REPEATS)
-    for name, given in (("objectives", objectives), ("num_particles", num_particles)):
-        is_list = isinstance(given, Sequence) and not isinstance(given, str)
-        require(is_list, f"{name} must be a list or a tuple, got {shown(given)}")
-    require(len(objectives) > 0 and len(num_particles) > 0, "objectives and num_particles must name at least one each")
-    for number in num_particles:
-        require_count("num_particles", number)
-    if max_seconds is not None:
-        require_number("max_seconds", max_seconds, above=0)
-    require_seed(seed)
-    require(isinstance(compile, bool), f"compile must be true or false, got {shown(compile)}")
-    named = [_by_size(objective, num_particles) for objective in objectives]
-    for name, given in (("objectives", [name for name, _ in named]), ("num_particles", list(num_particles))):
-        require(len(set(given)) == len(given), f"{name} must differ, got {', '.join(map(str, given))}")
-    require(any(by_size for _, by_size in named), f"no objective takes num_particles {list(num_particles)}")
-    return named
-
-
-def _by_size(
-    objective: str | Callable[[int], PyroELBO | None], num_particles: Sequence[int]
-) -> tuple[str, list[tuple[int, PyroELBO]]]:
-    """Returns the name of an objective, and its object at each number of particles that it takes."""
-    if isinstance(objective, str):
-        name, settings = parse(objective)
-        require("num_particles" not in settings, f"num_particles must be given to compare and not in {objective}")
-        kind = OBJECTIVES[name]
-        if "num_particles" not in inspect.signature(kind).parameters:  # it takes no draws: one row, at the first K
-            return objective, [(num_particles[0], from_text(objective))]
-        fewest = getattr(kind, "min_particles", 1)
-        numbers = [number for number in num_particles if number >= fewest]
-        return objective, [(number, from_text(objective, num_particles=number)) for number in numbers]
-    rule = "objectives must be names, or take a number of particles and give a pyro.infer.ELBO"
-    require(callable(objective) and not isinstance(objective, PyroELBO), f"{rule}; got {shown(objective)}")
-    made = [(number, objective(number)) for number in num_particles]
-    by_size = [(number, one) for number, one in made if one is not None]  # None: it needs more particles
-    for _, one in by_size:
-        require(isinstance(one, PyroELBO), f"{rule}; got {shown(one)}")
-    return getattr(objective, "__name__", type(by_size[0][1]).__name__ if by_size else shown(objective)), by_size
-
-
-def _readings_of(objectives: Sequence[PyroELBO]) -> list[Reading]:
-    """Returns how the pair may be read: with the data plate that an objective names; as one datum if all do so."""
-    readings = [getattr(objective, "reading", AS_IT_COMES) for objective in objectives]
-    plates = {reading.plate for reading in readings if reading.plate is not None}
-    require(len(plates) < 2, f"objectives must name one data plate, got {' and '.join(sorted(plates))}")
-    all_joint = all(reading.joint for reading in readings)
-    return [Reading(next(iter(plates), None)), *[Reading(joint=True)] * all_joint]
-
-
-def _read(model: Callable, guide: Callable, args: tuple, readings: Sequence[Reading]) -> tuple[Pair, Reading]:
-    """Returns a run of the pair by the first reading that it has: joint bounds, too, are per datum if there are data.
-
-    Raises `InputError` if it has none.
-    """
-    for reading in readings[:-1]:
-        with suppress(InputError):
-            return gate.check(model, guide, _AsRead(reading), *args), reading
-    return gate.check(model, guide, _AsRead(readings[-1]), *args), readings[-1]
-
-
-@dataclass(frozen=True)
-class _AsRead:
-    """Asks for nothing but a pair that can be read so."""
-
-    reading: Reading
-
-    def check(self, pair: Pair) -> None: ...
-
-
-def _check_log_px(log_px: Estimate | None, num_data: int | None, one_value: bool) -> None:
-    """Raises `InputError` if a given estimate is of another kind, or of another number of data where that is known."""
-    if log_px is not None:
-        require(isinstance(log_px, Estimate), f"log_px must be an Estimate, got {shown(log_px)}")
-        shape = tuple(log_px.value.shape)
-        fits = num_data is None or shape == (num_data,) or (one_value and shape == (1,))
-        require(fits, f"log_px must be of the {num_data} data given, got values of shape {shape}")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,6 +94,21 @@ class Moments:
         if self.count in to_come:
             self._splits.append(_Split(self._sums[self.count // 2], self.mean * self.count, self.count))
         self._sums = {size: sum_ for size, sum_ in self._sums.items() if any(size == h // 2 for h in to_come)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all that has been accumulated, as tensors and plain values."""
+        splits = [dict(vars(split)) for split in self._splits]
+        return {**vars(self), "_splits": splits, "_halves": sorted(self._halves)}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> "Moments":
+        """Returns the moments that `to_dict` described."""
+        found = cls.__new__(cls)
+        vars(found).update({**state, "_halves": set(state["_halves"]), "_splits": []})
+        for split in state["_splits"]:
+            found._splits.append(_Split.__new__(_Split))
+            vars(found._splits[-1]).update(split)
+        return found
 
     def gradient(self, reference: "Moments | None") -> Gradient:
         """Returns the moments so far; the bias is taken from the mean of `reference`."""

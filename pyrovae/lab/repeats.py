@@ -3,12 +3,14 @@
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
 from pyrovae.common import InputError, local_seed
+from pyrovae.data import moved
 from pyrovae.lab.comparison_row import Row
 from pyrovae.lab.costs import clock, median
 from pyrovae.lab.gap_to_log_px import is_bound
@@ -53,14 +55,30 @@ class Repeats:
         for parameters in self.sides.values():
             for parameter in parameters:
                 parameter.grad = None
-        with local_seed(seed):
-            started = clock(self.device)
-            loss = self.objective.loss_and_grads(model, guide, *args)  # type: ignore[attr-defined]
-            self.times.append(clock(self.device) - started)
-        self.bounds.append(-float(loss) / self.num_data)
+        bound, seconds = self.bound_of(model, guide, args, seed)
+        self.bounds.append(bound)
+        self.times.append(seconds)
         for side, moments in self.moments.items():
             flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.sides[side]]
             moments.add(torch.cat([g.flatten() for g in flat]) / self.num_data)
+
+    def bound_of(self, model: Callable, guide: Callable, args: tuple, seed: int) -> tuple[float, float]:
+        """Returns the bound per datum with draws that `seed` fixes, and the seconds of loss and gradients."""
+        with local_seed(seed):
+            started = clock(self.device)
+            loss = self.objective.loss_and_grads(model, guide, *args)  # type: ignore[attr-defined]
+            seconds = clock(self.device) - started
+        return -float(loss) / self.num_data, seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what has been collected, as tensors and plain values."""
+        moments = {side: one.to_dict() for side, one in self.moments.items()}
+        return {"bounds": list(self.bounds), "times": list(self.times), "moments": moments}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over what `to_dict` returned for the same estimator."""
+        self.bounds, self.times = list(state["bounds"]), list(state["times"])
+        self.moments = {side: Moments.from_dict(moved(one, self.device)) for side, one in state["moments"].items()}
 
     def row(
         self, log_px: float | None, compiled_seconds: float | None, step_seconds: float, saved_bytes: int | None

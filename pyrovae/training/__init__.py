@@ -10,6 +10,7 @@ from pyrovae.training.fingerprint import digest
 from pyrovae.training.fitting import fit
 from pyrovae.training.gradients import compiles, gradients_of
 from pyrovae.training.history import History
+from pyrovae.training.interrupts import Interrupts
 from pyrovae.training.one_time import is_one_time
 from pyrovae.training.optimizers import LEARNING_RATE_SCHEDULES, make_optimizer
 from pyrovae.training.pair_checks import checked_pair
@@ -25,6 +26,7 @@ __all__ = [
     "DataCount",
     "FitSettings",
     "History",
+    "Interrupts",
     "LEARNING_RATE_SCHEDULES",
     "LOCK",
     "NONFINITE",

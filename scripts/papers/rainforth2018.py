@@ -31,8 +31,7 @@ from writing import write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import require_count, require_seed
-from pyrovae.runs import require_new_folder
+from pyrovae.common import Parts, kept_parts, require_count, require_seed
 
 
 def main(
@@ -49,17 +48,22 @@ def main(
         repeats: independent gradients of each estimator; IWAE up to K = 64 gets eight times as many
         max_particles: IWAE's largest K; the others stop at 64, MIWAE at M = 32
         seed: fixes data, parameters and draws
-        out: folder for results.json, report.md and figures, new or empty
+        out: folder for results.json, report.md, figures and the gradients' moments; finished ones are not taken again
     """
-    folder = Path(out)
-    require_new_folder(folder)
     require_count("num_data", num_data, 2)
     require_count("repeats", repeats, 4)
     require_count("max_particles", max_particles, 4)
     require_seed(seed)
-    started = time.perf_counter()
-    vae, x = perturbed_optimum(num_data, seed)
-    found = measure(vae, x, repeats, max_particles, seed)
+    settings = {"num_data": num_data, "repeats": repeats, "max_particles": max_particles, "seed": seed}
+    with kept_parts(Path(out), settings) as parts:
+        report(Path(out), settings, parts)
+
+
+def report(folder: Path, settings: dict[str, int], parts: Parts) -> None:
+    """Measures, prints and writes what is found."""
+    started, seed = time.perf_counter(), settings["seed"]
+    vae, x = perturbed_optimum(settings["num_data"], seed)
+    found = measure(vae, x, settings["repeats"], settings["max_particles"], seed, parts)
     exact = torch.autograd.grad(-vae.log_px(x).mean(), vae.prior_mean)[0].double()
     signals = {(quantity, side): curves(found, side, quantity) for quantity in RATIOS for side in SIDES}
     biases = {"model": model_bias(found["iwae"], exact), "guide": curves(found, "guide", "bias")}
@@ -75,7 +79,6 @@ def main(
     }  # fmt: skip
     for title, table in tables.items():
         print(f"{title}\n{table('simple')}\n")
-    settings = {"num_data": num_data, "repeats": repeats, "max_particles": max_particles, "seed": seed}
     write_results(folder, results(settings, found, lines, biases))
     text = f"# Rainforth et al. 2018, {', '.join(f'{name} {value}' for name, value in settings.items())}\n"
     text += "".join(f"\n{title}:\n\n{table('github')}\n" for title, table in tables.items())

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 import pyrovae as pv
-from pyrovae.common import derived_seed
+from pyrovae.common import Parts, derived_seed
 from pyrovae.objectives import IWAE, MIWAE, PIWAE, Coefficients
 from pyrovae.plots import Slope, fitted_slope
 
@@ -96,7 +96,9 @@ def powers_of_two(most: int) -> list[int]:
     return [2**n for n in range(most.bit_length())]
 
 
-def measure(vae: pv.LinearGaussianVAE, x: torch.Tensor, repeats: int, most: int, seed: int) -> dict[str, pv.Comparison]:
+def measure(
+    vae: pv.LinearGaussianVAE, x: torch.Tensor, repeats: int, most: int, seed: int, parts: Parts
+) -> dict[str, pv.Comparison]:
     """Compares IWAE at small and at large K, the estimators beside it, and MIWAE against M."""
     sizes = powers_of_two(most)
     few, many = ([size for size in sizes if (size <= SMALL_K) == small] for small in (True, False))
@@ -110,7 +112,7 @@ def measure(vae: pv.LinearGaussianVAE, x: torch.Tensor, repeats: int, most: int,
     log_px = pv.Estimate(vae.log_px(x).detach(), torch.zeros(len(x)))
     compared = partial(pv.compare, vae.model, vae.guide, x, log_px=log_px, compile=False, seed=seed)
     return {
-        plan: compared(objectives=names, num_particles=sizes, repeats=often)
+        plan: compared(objectives=names, num_particles=sizes, repeats=often, folder=parts.folder_of(plan))
         for plan, (names, sizes, often) in plans.items()
         if sizes
     }

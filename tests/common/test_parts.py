@@ -7,7 +7,7 @@ from helpers import refusal, tree
 import pyrovae as pv
 from pyrovae.common import exclusive_lock, kept_parts
 
-SETTINGS = {"lr": 0.1, "hidden": (3, 4), "data": "0123"}
+SETTINGS = {"lr": 0.1, "hidden": (3, 4), "data": "0123", "truth": True, "long": list(range(200))}
 
 
 def found_in(folder, keys, settings=SETTINGS, stop_at=None, computed=None):
@@ -44,10 +44,12 @@ def test_parts_of_other_settings_are_refused_and_stay(tmp_path):
         ({**SETTINGS, "hidden": (3,)}, "hidden [3, 4], and hidden is now [3]"),
         ({**SETTINGS, "more": 1}, "more None, and more is now 1"),
         ({"lr": 0.1}, "hidden [3, 4], and hidden is now None"),
+        ({**SETTINGS, "truth": 1}, "truth True, and truth is now 1"),
     ):
         assert refusal(found_in, tmp_path, ["a", "b"], settings) == (
             f"{tmp_path} was begun with {said}: remove it, or take another folder"
         )
+    assert "was begun with long [0, 1, 2" in refusal(found_in, tmp_path, ["a"], {**SETTINGS, "long": list(range(201))})
     assert tree(tmp_path) == before
 
 

@@ -3,13 +3,16 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import pyro
 import pytest
 from helpers import tree, write_images
-from running_scripts import run_here, with_scikit_learn
+from matplotlib.figure import Figure
+from running_scripts import command_here, run_here, with_scikit_learn
 
 from pyrovae.common import Parts
+from pyrovae.lab.repeats import Repeats
 from pyrovae.training.steps import Steps
 
 IMAGES = ["--data-root", "data", "--num-train", 60, "--hidden", 4, "--epochs", 2]
@@ -17,7 +20,7 @@ IMAGES = ["--data-root", "data", "--num-train", 60, "--hidden", 4, "--epochs", 2
 SCRIPTS = {
     "bit_codes": (
         [*IMAGES, "--num-bits", 2, "--batch-size", 30, "--num-samples", 20, "--num-data", 4, "--seeds", 3],
-        (Steps, "take"), (3, 7),
+        (Steps, "take"), (7,),
     ),
     "vqvae": ([*IMAGES, "--num-tokens", 2, "--num-codes", 4, "--batch-size", 20], (Steps, "take"), (2, 3)),
     "semi_supervised": (
@@ -25,6 +28,9 @@ SCRIPTS = {
         (pyro.infer.SVI, "step"), (2, 5),
     ),
     "missing_cells": (["--table", "iris", "--epochs", 2, "--num-samples", 20], (Steps, "take"), (3, 6)),
+    "rainforth2018": (
+        ["--num-data", 16, "--repeats", 4, "--max-particles", 4], (Repeats, "take_one"), (110,),
+    ),
     "tutorials": (["--only", "four", "--epochs", 1, "--seeds", 0, 1], (Steps, "take"), (2, 9)),
 }  # fmt: skip
 
@@ -44,8 +50,14 @@ def stopped_after(number, owner, name):
 
 def without_times(content):
     if isinstance(content, dict):
-        return {name: without_times(value) for name, value in content.items() if name != "seconds"}
+        return {name: without_times(value) for name, value in content.items() if "seconds" not in name}
     return [without_times(one) for one in content] if isinstance(content, list) else content
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_not_drawn(monkeypatch):
+    """They take most of the time, and other tests look at them."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **settings: Path(path).write_bytes(b""))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -73,8 +85,36 @@ def test_a_script_goes_on_after_ctrl_c_to_the_bit(script, tmp_path, monkeypatch)
     assert results[1] == results[0]
     assert tree(tmp_path / "cut").keys() == tree(tmp_path / "whole").keys()
     before = tree(tmp_path)
-    other = run_here(program, *flags, "--epochs", 3, "--out", "cut", cwd=tmp_path)
-    was = flags[flags.index("--epochs") + 1]
-    said = f"cut was begun with epochs {was}, and epochs is now 3: remove it, or take another folder"
+    flag = "--repeats" if script == "rainforth2018" else "--epochs"
+    other = run_here(program, *flags, flag, 9, "--out", "cut", cwd=tmp_path)
+    was, name = flags[flags.index(flag) + 1], flag.removeprefix("--")
+    said = f"cut was begun with {name} {was}, and {name} is now 9: remove it, or take another folder"
     assert (other.returncode, other.stderr) == (2, f"error: {said}\n")
     assert tree(tmp_path) == before
+
+
+def test_pyrovae_compare_goes_on_after_ctrl_c_in_the_folder_of_the_run(tmp_path, monkeypatch):
+    train = ["train", "--hidden", 4, "--epochs", 1, "--out", "run"]
+    assert command_here(*train, cwd=tmp_path).returncode == 0
+    flags = ["compare", "run", "--objectives", "dreg", "--num-particles", 2, "--num-data", 8, "--repeats", 6]
+    flags += ["--no-compile"]
+    assert command_here(*flags, cwd=tmp_path).returncode == 0
+    files = tree(tmp_path)
+    whole = json.loads(files["run/comparison.json"])
+    for number in (4, 5):
+        with monkeypatch.context() as patch:
+            patch.setattr(Repeats, "take_one", stopped_after(number, Repeats, "take_one"))
+            stopped = command_here(*flags, "--overwrite", cwd=tmp_path)
+        assert (stopped.returncode, stopped.stderr) == (130, "interrupted: what had been written stays as it is\n")
+        assert files.items() <= tree(tmp_path).items()
+    other = command_here(*flags, "--overwrite", "--repeats", 7, cwd=tmp_path)
+    said = "run/unfinished_comparison was begun with repeats 6, and repeats is now 7: remove it, or take another folder"
+    assert (other.returncode, other.stderr) == (2, f"error: {said}\n")
+    assert command_here(*flags, "--overwrite", cwd=tmp_path).returncode == 0
+    assert without_times(json.loads((tmp_path / "run/comparison.json").read_text())) == without_times(whole)
+    assert tree(tmp_path).keys() == files.keys()
+    short = command_here(*flags, "--overwrite", "--max-seconds", 1e-9, cwd=tmp_path)
+    assert "(the time ran out)" in short.stdout
+    assert command_here(*flags, "--overwrite", cwd=tmp_path).returncode == 0  # goes on
+    assert without_times(json.loads((tmp_path / "run/comparison.json").read_text())) == without_times(whole)
+    assert tree(tmp_path).keys() == files.keys()
