@@ -26,7 +26,8 @@ def load_tensors(source: Path | BinaryIO) -> Any:
     """Returns the tensors, on the CPU, and the plain values that `torch.save` wrote.
 
     Raises:
-        InputError: The file is no archive of torch, or one that would take more memory than it has bytes.
+        InputError: The file is no archive of torch, one that would take more memory than it has bytes, or one whose
+            bytes have changed.
         Exception: Anything else that `torch.load` raises at a damaged file.
     """
     if isinstance(source, Path):
@@ -35,12 +36,15 @@ def load_tensors(source: Path | BinaryIO) -> Any:
     size = source.seek(0, 2)
     source.seek(0)
     try:
-        entries = zipfile.ZipFile(source).infolist()
+        archive = zipfile.ZipFile(source)
+        entries = archive.infolist()
     except zipfile.BadZipFile:
         entries = []
     require(len(entries) > 0, "it holds no tensors that torch.save wrote")
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     require(stored and sum(entry.file_size for entry in entries) <= size, "it holds more than its bytes")
+    # `torch.load` does not look at the checksums that `torch.save` writes: with another bit it returns other numbers.
+    require(archive.testzip() is None, "its bytes are not those that were written")
     source.seek(0)
     return torch.load(source, map_location="cpu", weights_only=True)
 
