@@ -130,7 +130,7 @@ def refused(call, *args) -> tuple[object, str | None]:
         said = str(error)
         assert len(said) < 500, said
         assert "\n" not in said
-        assert re.search(r"(: remove it|: remove the folder|take another folder| is now \S+)$", said), said
+        assert re.search(r"(: remove it|: remove the folder|take another folder| is now \S+|before stays)$", said), said
         return None, said
 
 
@@ -286,3 +286,19 @@ def test_a_run_folder_that_was_changed_is_done_again_or_refused(finished_race, t
         assert one.folder.name in said
         assert case != "no curve" or "holds a race of an older format" in said
         assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", dict.fromkeys(DAMAGES[:9]), ids=lambda damage: damage.__name__)
+@pytest.mark.filterwarnings("ignore:.*the one before it is used")
+def test_a_race_with_a_damaged_checkpoint_ends_with_the_same_numbers_or_is_refused(
+    finished_race, tmp_path, monkeypatch, damage
+):
+    race, folder = finished_race
+    one = race["IWAE"][0]
+    path = tmp_path / one.folder.name
+    shutil.copytree(folder / path.name, path)
+    damage(path / "checkpoint.pt", random.Random(suite_seed()))
+    monkeypatch.setattr(racing, "check_entrant", lambda *args: None)
+    found, said = refused(run, tmp_path, {"IWAE": OBJECTIVES["IWAE"]}, (0,))
+    assert (said is not None) == (damage is make_a_folder)
+    assert said is not None or numbers(found) == numbers(pv.Race((one,), "epochs"))
