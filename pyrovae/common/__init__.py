@@ -40,7 +40,7 @@ from pyrovae.common.files import (
 from pyrovae.common.inputs import as_arguments, as_dtype, as_tensor, has_numbers, is_array, parts_of
 from pyrovae.common.locks import FolderInUse, exclusive_lock
 from pyrovae.common.modes import evaluates, evaluation_mode
-from pyrovae.common.parts import Parts, kept_parts
+from pyrovae.common.parts import Parts, check_for_parts, kept_parts
 from pyrovae.common.progress import progress_bar
 from pyrovae.common.rng import (
     all_generator_states,
@@ -71,6 +71,7 @@ __all__ = [
     "as_dtype",
     "as_tensor",
     "check_folder",
+    "check_for_parts",
     "checksum",
     "check_unwritten",
     "choose_device",

@@ -31,15 +31,27 @@ def kept_parts(folder: Path | None, settings: Mapping[str, object], name: str = 
     if folder is None:
         yield Parts(None, {})
         return
-    check_folder(folder, name)
-    existed = folder.exists()
+    check_for_parts(folder, name)
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         with exclusive_lock(folder / LOCK):
-            yield Parts(folder, settings, name)
+            try:
+                yield Parts(folder, settings)
+            finally:
+                if [path.name for path in (folder / PARTS).glob("*")] == [SETTINGS]:
+                    shutil.rmtree(folder / PARTS)  # nothing was kept
     finally:
-        if not existed:
-            with suppress(OSError):
-                folder.rmdir()  # unless something was kept
+        with suppress(OSError):  # something was kept
+            for one in new:
+                one.rmdir()
+
+
+def check_for_parts(folder: Path, name: str = "out") -> None:
+    """Raises `InputError` unless the folder is new, empty or one that parts are kept in. Call it before work starts."""
+    check_folder(folder, name)
+    if folder.exists() and not (folder / PARTS / SETTINGS).exists():
+        others = [path for path in folder.iterdir() if path.name != LOCK and not path.name.endswith(".tmp")]
+        require(not others, f"{name} must be a new or empty folder, and {folder} holds files")
 
 
 class Parts:
@@ -49,21 +61,15 @@ class Parts:
     does not matter which parts were found before it or in another process.
     """
 
-    def __init__(self, folder: Path | None, settings: Mapping[str, object], name: str = "folder") -> None:
+    def __init__(self, folder: Path | None, settings: Mapping[str, object]) -> None:
         self.folder = None if folder is None else folder / PARTS
         self._settings = json.loads(json.dumps(dict(settings)))  # a tuple is a list there
         self._of = checksum(self._settings)
-        if folder is None or self.folder is None:
-            return
-        begun = read_checked(self.folder / SETTINGS)
-        if begun is None:
-            others = [path for path in folder.iterdir() if path.name != LOCK and not path.name.endswith(".tmp")]
-            require(not others, f"{name} must be a new or empty folder, and {folder} holds files")
-        else:
-            for setting in (*begun, *self._settings):
-                was, now = begun.get(setting), self._settings.get(setting)
-                rule = f"{folder} was begun with {setting} {shown(was)}, and {setting} is now {shown(now)}"
-                require(checksum(was) == checksum(now), f"{rule}: remove it, or take another folder")
+        begun = None if self.folder is None else read_checked(self.folder / SETTINGS)
+        for setting in () if begun is None else (*begun, *self._settings):
+            was, now = (begun or {}).get(setting), self._settings.get(setting)
+            rule = f"{folder} was begun with {setting} {shown(was)}, and {setting} is now {shown(now)}"
+            require(checksum(was) == checksum(now), f"{rule}: remove it, or take another folder")
 
     def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Returns the part that is kept under `key`, computing and keeping it if there is none.

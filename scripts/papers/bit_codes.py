@@ -19,7 +19,15 @@ from writing import mean_and_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import kept_parts, require, require_count, require_number, require_seeds, right_aligned
+from pyrovae.common import (
+    check_for_parts,
+    kept_parts,
+    require,
+    require_count,
+    require_number,
+    require_seeds,
+    right_aligned,
+)
 from pyrovae.models.posteriors import Bernoulli, Posterior, RelaxedBernoulli
 from pyrovae.objectives import ELBO, VIMCO, ReweightedWakeSleep, ScoreFunction
 from pyrovae.training import digest
@@ -74,6 +82,7 @@ def main(
         require_number(name, number, above=0)
     require_seeds(seeds)
     folder = Path(out)
+    check_for_parts(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train)
     require(num_data <= len(data.test_x), f"num_data must be <= {len(data.test_x)}, got {num_data}")
     x = data.test_x[:num_data]

@@ -20,7 +20,15 @@ from writing import mean_and_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import InputError, kept_parts, local_seed, require_count, require_number, require_seeds
+from pyrovae.common import (
+    InputError,
+    check_for_parts,
+    kept_parts,
+    local_seed,
+    require_count,
+    require_number,
+    require_seeds,
+)
 from pyrovae.training import digest
 
 Table = Literal["breast_cancer", "wine", "iris", "diabetes"]
@@ -53,6 +61,7 @@ def main(
     for name, count in (("epochs", epochs), ("num_particles", num_particles), ("latent_dim", latent_dim)):
         require_count(name, count)
     require_count("num_samples", num_samples)
+    check_for_parts(Path(out))
     x, settings = read(table), {"table": table, "share": share, "epochs": epochs}
     settings |= {"num_particles": num_particles, "latent_dim": latent_dim, "num_samples": num_samples}
 

@@ -24,6 +24,7 @@ from writing import mean_and_error, write_report, write_results
 import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.common import (
+    check_for_parts,
     first_line,
     kept_parts,
     require,
@@ -130,6 +131,8 @@ def main(
     require_seeds(seeds)
     require_count("num_labelled", num_labelled, NUM_CLASSES)
     require(num_labelled % NUM_CLASSES == 0, f"num_labelled must be a multiple of {NUM_CLASSES}, got {num_labelled}")
+    folder = Path(out)
+    check_for_parts(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train, num_validation=0)
     rarest = data.arguments("train")[1].bincount(minlength=NUM_CLASSES).min().item()
     most = NUM_CLASSES * rarest
@@ -139,7 +142,7 @@ def main(
 
     settings, rows = Settings(num_labelled, epochs, warm_up, latent_dim, hidden, alpha, batch_size, lr), []
     told = {"num_train": num_train, **vars(settings)}
-    folder, of = Path(out), {**told, "data": digest((*data.arguments("train"), *data.arguments("test")))}
+    of = {**told, "data": digest((*data.arguments("train"), *data.arguments("test")))}
     with kept_parts(folder, of) as parts:
         for seed in seeds:
             row: dict[str, float] = {"seed": seed}

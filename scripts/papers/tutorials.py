@@ -23,7 +23,7 @@ from writing import write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import Parts, derived_seed, kept_parts, local_seed, require, require_seeds
+from pyrovae.common import Parts, check_for_parts, derived_seed, kept_parts, local_seed, require, require_seeds
 from pyrovae.evaluation.diagnostics import elbo_terms, latent_use, sample_diversity
 from pyrovae.training import digest
 
@@ -127,12 +127,13 @@ def main(
         only: the runs whose names contain this
         out: folder for results.json, report.md, figures and the runs; finished ones are not run again
     """
+    folder = Path(out)
+    check_for_parts(folder)
     require_seeds(seeds)
     rows = [row for row in (image_rows(data_root) if images else POINTS) if only in row.name]
     require(len(rows) > 0, f"only must be a part of some run's name, got {only!r}")
     if epochs is not None:
         rows = [replace(row, fit=row.fit | {"epochs": epochs}) for row in rows]
-    folder = Path(out)
     results: dict[str, list[dict]] = {row.name: [] for row in rows}
     first: dict[str, tuple[pv.VAE, pv.Dataset]] = {}
     settings = {"epochs": epochs, "data": "points"}

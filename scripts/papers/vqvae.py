@@ -13,7 +13,7 @@ from writing import write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import kept_parts, local_seed, require_seed
+from pyrovae.common import check_for_parts, kept_parts, local_seed, require_seed
 from pyrovae.training import digest
 
 NUM_IMAGES_FOR_RESTARTS = 1_000  # their tokens replace unused codes
@@ -51,6 +51,7 @@ def main(
     """
     require_seed(seed)
     folder = Path(out)
+    check_for_parts(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_train)
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {"num_tokens": num_tokens, "num_codes": num_codes, "code_dim": code_dim, "hidden": hidden}

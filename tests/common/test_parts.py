@@ -93,3 +93,12 @@ def test_a_call_that_kept_nothing_leaves_no_folder(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         found_in(tmp_path / "out", ["a"], stop_at="a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_fails_before_it_has_anything_leaves_no_folder(tmp_path):
+    def fail():
+        raise pv.InputError("epochs must be a whole number >= 1, got 0")
+
+    with pytest.raises(pv.InputError), kept_parts(tmp_path / "out", SETTINGS) as parts:
+        parts.get("a", lambda: (parts.folder_of("a"), fail()))
+    assert list(tmp_path.iterdir()) == []

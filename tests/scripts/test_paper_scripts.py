@@ -11,6 +11,7 @@ from helpers import tree, write_images
 from running_scripts import names_of, run_here, with_scikit_learn
 
 import pyrovae as pv
+from pyrovae.common import kept_parts
 from pyrovae.common import read_checked as measured
 
 
@@ -148,7 +149,7 @@ def test_tighter_bounds_in_small(tmp_path):
     assert {"out/snr.png", "out/dsnr.png", "out/bias.png", "out/cost.png"} <= tree(tmp_path).keys()
 
 
-def test_the_parts_of_rainforths_experiment():
+def test_the_parts_of_rainforths_experiment(tmp_path):
     script = names_of("papers/rainforth2018.py")
     vae, x = script["perturbed_optimum"](20_000, 0)
     assert x.var(0).mean().item() == pytest.approx(2, rel=0.02)
@@ -162,7 +163,8 @@ def test_the_parts_of_rainforths_experiment():
     assert names == {"prior_mean", "guide_weight", "guide_bias"}
 
     x = x[:64]
-    found = script["measure"](vae, x, 4, 4, 0)
+    with kept_parts(tmp_path, {}) as parts:
+        found = script["measure"](vae, x, 4, 4, 0, parts)
     exact, elbo = (torch.autograd.grad(-f(x).mean(), vae.prior_mean)[0].double() for f in (vae.log_px, vae.elbo))
     bias = script["model_bias"](found["iwae"], exact)
     (_, (value, *_), (floor, *_)) = bias["iwae"]
