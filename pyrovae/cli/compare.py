@@ -66,5 +66,5 @@ def compare_objectives(
     )
     write_comparison(run.folder, comparison, overwrite)
     if comparison.complete:
-        shutil.rmtree(run.folder / UNFINISHED)
+        shutil.rmtree(run.folder / UNFINISHED, ignore_errors=True)
     print(f"{len(args[0]):,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")

@@ -35,8 +35,9 @@ def kept_parts(folder: Path | None, settings: Mapping[str, object], name: str = 
     new = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         with exclusive_lock(folder / LOCK):
+            parts = Parts(folder, settings)
             try:
-                yield Parts(folder, settings)
+                yield parts
             finally:
                 if [path.name for path in (folder / PARTS).glob("*")] == [SETTINGS]:
                     shutil.rmtree(folder / PARTS)  # nothing was kept
@@ -65,7 +66,7 @@ class Parts:
         self.folder = None if folder is None else folder / PARTS
         self._settings = json.loads(json.dumps(dict(settings)))  # a tuple is a list there
         self._of = checksum(self._settings)
-        begun = None if self.folder is None else read_checked(self.folder / SETTINGS)
+        begun = None if self.folder is None else read_checked(_no_link(self.folder) / SETTINGS)
         for setting in () if begun is None else (*begun, *self._settings):
             was, now = (begun or {}).get(setting), self._settings.get(setting)
             rule = f"{folder} was begun with {setting} {shown(was)}, and {setting} is now {shown(now)}"
@@ -119,7 +120,12 @@ class Parts:
 
     def _folder(self, key: str) -> Path:
         assert self.folder is not None
-        return self.folder / _as_file_name(key)
+        return _no_link(self.folder / _as_file_name(key))
+
+
+def _no_link(path: Path) -> Path:
+    require(not path.is_symlink(), f"{path} must be a folder, and is a symbolic link: remove it")
+    return path
 
 
 def _as_file_name(key: str) -> str:

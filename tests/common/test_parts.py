@@ -102,3 +102,19 @@ def test_a_part_that_fails_before_it_has_anything_leaves_no_folder(tmp_path):
     with pytest.raises(pv.InputError), kept_parts(tmp_path / "out", SETTINGS) as parts:
         parts.get("a", lambda: (parts.folder_of("a"), fail()))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["parts", "parts/b"])
+def test_no_link_is_followed(name, tmp_path):
+    (tmp_path / "mine").mkdir()
+    found_in(tmp_path / "out", ["a"])
+    link = tmp_path / "out" / name
+    if link.exists():
+        link.rename(tmp_path / "parts")
+        (tmp_path / "mine" / "settings.json").write_bytes((tmp_path / "parts" / "settings.json").read_bytes())
+    link.symlink_to(tmp_path / "mine")
+    before = tree(tmp_path / "mine")
+    assert refusal(found_in, tmp_path / "out", ["a", "b"]) == (
+        f"{link} must be a folder, and is a symbolic link: remove it"
+    )
+    assert tree(tmp_path / "mine") == before

@@ -263,6 +263,10 @@ FOLDERS = {
     ],
     "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_text("mine")),
     "a link in its place": lambda folder: (shutil.rmtree(folder), folder.symlink_to("nowhere")),
+    "a link to another folder in its place": lambda folder: (
+        folder.rename(folder.with_name("elsewhere")),
+        folder.symlink_to("elsewhere"),
+    ),
     "a folder as its lock": lambda folder: (folder / "race.lock").mkdir(),
     "a link as its lock": lambda folder: (folder / "race.lock").symlink_to("nowhere"),
     "no result": lambda folder: next(folder.glob("log_px*")).unlink(),
