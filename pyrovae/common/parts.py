@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,13 @@ def kept_parts(folder: Path | None, settings: Mapping[str, object], name: str = 
         yield Parts(None, {})
         return
     check_for_parts(folder, name)
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        with exclusive_lock(folder / LOCK):
-            parts = Parts(folder, settings)
-            try:
-                yield parts
-            finally:
-                if [path.name for path in (folder / PARTS).glob("*")] == [SETTINGS]:
-                    shutil.rmtree(folder / PARTS)  # nothing was kept
-    finally:
-        with suppress(OSError):  # something was kept
-            for one in new:
-                one.rmdir()
+    with exclusive_lock(folder / LOCK):
+        parts = Parts(folder, settings)
+        try:
+            yield parts
+        finally:
+            if [path.name for path in (folder / PARTS).glob("*")] == [SETTINGS]:
+                shutil.rmtree(folder / PARTS)  # nothing was kept
 
 
 def check_for_parts(folder: Path, name: str = "out") -> None:
