@@ -36,7 +36,10 @@ def exclusive_lock(lock: Path) -> Iterator[None]:
         InputError: `lock` is a link or something else than a plain file, or its folder is none.
     """
     new = [folder for folder in lock.parents if not folder.exists()]
-    descriptor = _locked(lock)
+    try:
+        descriptor = _locked(lock)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{lock.parent} must be a folder, and is something else: remove it") from error
     _HELD.add(descriptor)
     try:
         yield
@@ -53,10 +56,7 @@ def exclusive_lock(lock: Path) -> Iterator[None]:
 def _locked(lock: Path) -> int:
     """Returns the descriptor of the lock's file once it is locked and is still the file in that place."""
     while True:
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"{lock.parent} must be a folder, and is something else: remove it") from error
+        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(lock, _FLAGS, 0o666)
         except FileNotFoundError:
