@@ -57,7 +57,11 @@ def without_times(content):
 @pytest.fixture(autouse=True)
 def _figures_are_not_drawn(monkeypatch):
     """They take most of the time, and other tests look at them."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **settings: Path(path).write_bytes(b""))
+
+    def savefig(figure, target, **settings):
+        target.write(b"") if hasattr(target, "write") else Path(target).write_bytes(b"")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
