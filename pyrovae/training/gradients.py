@@ -84,18 +84,28 @@ class BatchGradients:
         self.num_particles, self.reading = num_particles, reading
         self.skip_refused, self.workers = skip_refused, Workers()
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns (loss summed over this process's data, norm of the whole batch's gradient, number of own data)."""
+    def __call__(self, batch: Batch, requests: Sequence[float] = ()) -> tuple[Tensor, Tensor, Tensor, Sequence]:
+        """Returns the outcome of a batch, after adding up those of all processes: in one message, to save its latency.
+
+        Args:
+            batch: the rows of the batch that this process has.
+            requests: numbers to add up over the processes as well.
+
+        Returns:
+            The loss summed over the data, the norm of the gradient per datum, the number of data, and the requests.
+        """
         if self.workers.size > 1:
-            return self._summed_over_processes(batch)
+            return self._summed_over_processes(batch, requests)
         loss, norm, counted = self._computed(batch)
-        return self._of_own_data(loss, counted), norm, loss.new_tensor(counted.size)
+        return self._of_own_data(loss, counted), norm, loss.new_tensor(counted.size), requests
 
     def _of_own_data(self, loss: Tensor, counted: Counted) -> Tensor:
         """Returns the loss of as many data as the batch has, if the program declares that it stands for more."""
         return loss if counted.whole == counted.size else loss * (counted.size / counted.whole)
 
-    def _summed_over_processes(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _summed_over_processes(
+        self, batch: Batch, requests: Sequence[float]
+    ) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
         for parameter in self.parameters:
             parameter.grad = None
         loss, count = self.parameters[0].new_zeros(()), 0
@@ -103,18 +113,22 @@ class BatchGradients:
             loss, _, counted = self._computed(batch)
             loss, count = self._of_own_data(loss, counted), counted.size
         has = [parameter.grad is not None for parameter in self.parameters]
-        sums = [(torch.zeros_like(p) if p.grad is None else count * p.grad).flatten() for p in self.parameters]
-        # One message carries all: the gradients, which parameters have one, and the number of data.
-        flat = torch.cat((*sums, loss.new_tensor([*map(float, has), count])))
-        if not bool(loss.isfinite()):
-            flat.fill_(math.nan)
+        tail = loss.new_tensor([0.0, count, *map(float, has), *requests])
+        tail[0] = loss
+        flat = torch.cat([_gradient(parameter) for parameter in self.parameters] + [tail])
+        sums, tail = flat.split((len(flat) - len(tail), len(tail)))
+        if bool(loss.isfinite()):
+            sums *= count
+        else:
+            sums.fill_(math.nan)
         self.workers.total(flat)
-        *sums, tail = flat.split([p.numel() for p in self.parameters] + [len(has) + 1])
-        for parameter, total, given in zip(self.parameters, sums, tail[:-1].tolist(), strict=True):
-            if given:
-                parameter.grad = torch.empty_like(parameter).copy_((total / tail[-1]).view_as(parameter))
+        sums /= tail[1]
+        given = tail[2 : 2 + len(has)].tolist()
+        parts = sums.split([parameter.numel() for parameter in self.parameters])
+        for parameter, part, any_has in zip(self.parameters, parts, given, strict=True):
+            parameter.grad = _like(parameter, part) if any_has else None
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        return loss, norm, loss.new_tensor(count)
+        return tail[0], norm, tail[1], tail[2 + len(has) :].unbind()
 
     def _computed(self, batch: Batch) -> Step:
         try:
@@ -124,3 +138,15 @@ class BatchGradients:
                 raise
             nan = self.parameters[0].new_tensor(math.nan)
             return nan, nan, Rows(1)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """Returns a parameter's gradient as a vector, zeros if there is none."""
+    return (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten()
+
+
+def _like(parameter: Tensor, part: Tensor) -> Tensor:
+    """Returns a vector in the shape and the layout of the parameter, which fused Adam goes by."""
+    shaped = part.view(parameter.shape)
+    same = parameter.dtype == part.dtype and shaped.stride() == parameter.stride()
+    return shaped if same else torch.empty_like(parameter).copy_(shaped)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, Workers, first_line, is_validation_error
+from pyrovae.common import InputError, first_line, is_validation_error
 from pyrovae.data import Batch, scale_hint_of
 from pyrovae.programs import not_finite
 from pyrovae.training.fused_adam import FusedAdam
@@ -25,7 +25,7 @@ class Steps:
 
     def __init__(self, training: Training, settings: FitSettings, saver: Saver) -> None:
         self.training, self.state, self.settings, self.saver = training, training.state, settings, saver
-        self.gradients, self.workers = training.gradients[1], Workers()
+        self.gradients = training.gradients[1]
         self.optimizer = FusedAdam(training.state.optimizer)
         self._unread: list[tuple[int, Batch, Tensor | list[float]]] = []
         """The number, batch and outcome of the steps whose outcome has not been read from the device."""
@@ -35,18 +35,18 @@ class Steps:
         state, skip = self.state, self.settings.nonfinite == "skip"
         before = [b.clone() for b in state.buffers.values()] if skip else []
         try:
-            loss, norm, count = self.gradients(batch)
+            loss, norm, count, requests = self.gradients(batch, self.saver.requests())
         except ValueError as error:
             if isinstance(error, InputError) or not is_validation_error(error):
                 raise
             raise FloatingPointError(self._diverged(index, batch, first_line(error))) from error
         # Reading a GPU's numbers means waiting for it. A CPU's are read at once, so that a bad step is never taken.
-        on_cpu, requests = norm.device.type == "cpu", self.saver.requests()
-        if on_cpu and self.workers.size == 1:
-            self._unread.append((index, batch, [loss.item(), norm.item(), count.item(), *requests]))
+        on_cpu, outcome = norm.device.type == "cpu", (loss, norm, count, *requests)
+        if on_cpu:
+            self._unread.append((index, batch, [float(number) for number in outcome]))
         else:
-            outcome = torch.stack((loss, norm / self.workers.size, count, *loss.new_tensor(requests)))
-            self._unread.append((index, batch, self.workers.total(outcome)))
+            numbers = [n if isinstance(n, Tensor) else loss.new_tensor(n) for n in outcome]
+            self._unread.append((index, batch, torch.stack(numbers)))
         at_once = on_cpu or skip or len(self._unread) == READ_EVERY
         if at_once and not self.add_up():
             copy_values(list(state.buffers.values()), before)
