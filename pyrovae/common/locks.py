@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyrovae.common.errors import InputError
@@ -29,13 +29,13 @@ def exclusive_lock(lock: Path) -> Iterator[None]:
     The system releases the lock when the process dies. A file that is then left behind locks nothing.
 
     Args:
-        lock: The file, in a folder that is made if it is not there.
+        lock: The file, in a folder that is made if it is not there, and removed again if it ends up empty.
 
     Raises:
         FolderInUse: Someone else has the lock: another process, or this one.
         InputError: `lock` is a link or something else than a plain file.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    new = [folder for folder in lock.parents if not folder.exists()]
     descriptor = _locked(lock)
     _HELD.add(descriptor)
     try:
@@ -45,13 +45,19 @@ def exclusive_lock(lock: Path) -> Iterator[None]:
             _HELD.discard(descriptor)
             lock.unlink(missing_ok=True)  # while it is ours: nobody else has locked it
             os.close(descriptor)
+            with suppress(OSError):  # it holds something
+                for folder in new:
+                    folder.rmdir()
 
 
 def _locked(lock: Path) -> int:
     """Returns the descriptor of the lock's file once it is locked and is still the file in that place."""
     while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(lock, _FLAGS, 0o666)
+        except FileNotFoundError:
+            continue  # whoever had the lock has just removed the folder, which had stayed empty
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise InputError(f"{lock} must be a plain file, and is a symbolic link: remove it") from error
