@@ -1,14 +1,12 @@
 """Checkpoints of a training: each file is written whole or not at all, and the last two are kept."""
 
 import os
-import platform
 import shutil
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
-import pyro
 import torch
 
 from pyrovae.common import (
@@ -115,7 +113,7 @@ class Checkpoints:
         current = self.folder / CURRENT
 
         def write(file: BinaryIO) -> None:
-            torch.save({"format": FORMAT, "versions": versions(), **self.extra, **state}, file)
+            torch.save({"format": FORMAT, **self.extra, **state}, file)
             _read(current, file)  # a schedule or an optimiser may add something else than plain values, even late
             if not self.paths:
                 self._require_room(file.seek(0, 2))
@@ -171,25 +169,6 @@ class Checkpoints:
             free >= needed,
             f"{self.folder} must have room for {needed / 1e6:.3g} MB of checkpoints, and has {free / 1e6:.3g} MB",
         )
-
-
-def versions() -> dict[str, str | int]:
-    """Returns the versions and settings on which the last bits of a run's numbers depend, besides its config."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "pyro": pyro.__version__,
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def check_versions(state: dict) -> None:
-    """Warns if the run resumes under other versions than those it began under."""
-    then, now = state.get("versions", {}), versions()
-    changed = [f"{name} {then.get(name)} then and {now[name]} now" for name in now if then.get(name) != now[name]]
-    if changed:
-        warn(f"the run resumes under other versions, so its last digits may differ: {', '.join(changed)}")
 
 
 def _read(path: Path, opened: BinaryIO | None = None) -> dict:

@@ -23,6 +23,7 @@ from pyrovae.training.pair_modules import buffers_of
 from pyrovae.training.settings import FitSettings
 from pyrovae.training.state import TrainingState
 from pyrovae.training.validation import Validation
+from pyrovae.training.versions import versions
 from pyrovae.training.whole_data import WholeData
 
 
@@ -132,6 +133,7 @@ def prepare(
         settings=settings.to_dict(vae, optimizer, epoch.num_batches, compiled),  # before a schedule moves lr
         scheduler=make_schedule(settings.schedule, optimizer, settings.epochs),
         fingerprint=fingerprint,
+        versions=lambda: versions(trained[0].device, ", ".join(sorted({g.computed_by for g in gradients.values()}))),
     )
     layout = checks.runs[0].layout
     validation = Validation(

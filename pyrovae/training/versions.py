@@ -1,0 +1,52 @@
+"""What decides the last bits of a training's numbers, besides its settings and its data."""
+
+import functools
+import platform
+from pathlib import Path
+
+import pyro
+import torch
+
+from pyrovae.common import warn
+
+Versions = dict[str, str | int]
+
+
+def versions(device: torch.device, computed_by: str) -> Versions:
+    """Returns the versions and settings on which the last bits of a training's numbers depend.
+
+    Args:
+        device: the device of the parameters.
+        computed_by: what computes the steps: PyTorch's operations, or machine code of which compiler.
+    """
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "pyro": pyro.__version__,
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "processor model": _processor_model(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "steps": computed_by,
+    }
+
+
+@functools.cache
+def _processor_model() -> str:
+    """Returns the processor's model, by which libraries choose their code, too."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def check_versions(then: Versions, now: Versions) -> None:
+    """Warns if a training resumes under other versions than those under which it was written. Old ones told fewer."""
+    changed = [
+        f"{name} {then[name]} then and {now[name]} now" for name in now if then.get(name, now[name]) != now[name]
+    ]
+    if changed:
+        warn(f"the run resumes under other versions, so its last digits may differ: {', '.join(changed)}")
