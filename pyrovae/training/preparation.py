@@ -13,8 +13,9 @@ from pyrovae.data import Batch, Batches, Dataset, Rows, batches_of, first_batch,
 from pyrovae.programs import AS_IT_COMES
 from pyrovae.training.beta_schedules import ScheduledBeta
 from pyrovae.training.checkpoints import Checkpoints
+from pyrovae.training.data_told import told_of
 from pyrovae.training.early_stopping import EarlyStopping
-from pyrovae.training.fingerprint import Fingerprint, data_digests
+from pyrovae.training.fingerprint import Fingerprint
 from pyrovae.training.gradients import BatchGradients, compiles, gradients_of
 from pyrovae.training.one_time import OneTime, is_one_time
 from pyrovae.training.optimizers import make_optimizer, make_schedule, unusual_settings
@@ -60,9 +61,9 @@ class TrainingData:
         self.validates_rows = validation is None or isinstance(self.validation, Rows) or hasattr(vae, "check_data")
         """Whether a validation batch is made of rows, one for each datum, which are not so in any program's batches."""
 
-    def digests(self, first: Batch) -> dict[str, str | None]:
-        """Returns digests of the data, of which `first` is the first batch."""
-        return data_digests(self.source, self.validation, first, lambda: first_batch(self.train, self.generators)[1])
+    def told(self, first: Batch) -> dict[str, str | None]:
+        """Returns texts that say which data they are; `first` is the first batch."""
+        return told_of(self.source, self.validation, first, lambda: first_batch(self.train, self.generators)[1])
 
 
 @dataclass
@@ -119,7 +120,7 @@ def prepare(
     optimizer = make_optimizer(settings.optimizer, trained, settings.lr)
     beta, fingerprint = ScheduledBeta(vae, settings.beta_factor), None
     if checkpoints is not None:
-        told = {**data.digests(first), "optimizer settings": unusual_settings(optimizer), **checkpoints.told}
+        told = {**data.told(first), "optimizer settings": unusual_settings(optimizer), **checkpoints.told}
         fingerprint = Fingerprint(vae, elbos[1], counts[0], trained, first, told, data.generators, beta.at_full)
     buffers = buffers_of(vae)
     state = TrainingState(

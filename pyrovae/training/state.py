@@ -132,7 +132,7 @@ class TrainingState:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{where} is not one of this training ({type(error).__name__}: {error})") from error
-        check_versions(saved.get("versions", {}), self.versions())
+        check_versions(saved.get("versions"), self.versions())
         self._restore_generators(generators, workers)
 
     def _resumed(self, position: Position, where: str) -> Position:

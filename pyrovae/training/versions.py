@@ -7,7 +7,7 @@ from pathlib import Path
 import pyro
 import torch
 
-from pyrovae.common import warn
+from pyrovae.common import shown, warn
 
 Versions = dict[str, str | int]
 
@@ -43,10 +43,13 @@ def _processor_model() -> str:
     return models[0] if models else platform.processor()
 
 
-def check_versions(then: Versions, now: Versions) -> None:
-    """Warns if a training resumes under other versions than those under which it was written. Old ones told fewer."""
+def check_versions(saved: object, now: Versions) -> None:
+    """Warns if a training resumes under other versions than those `saved` with it. Old checkpoints tell fewer."""
+    then = {name: shown(value).strip("'\"") for name, value in saved.items()} if isinstance(saved, dict) else {}
     changed = [
-        f"{name} {then[name]} then and {now[name]} now" for name in now if then.get(name, now[name]) != now[name]
+        f"{name} {then[name]} then and {value} now"
+        for name, value in now.items()
+        if then.get(name, str(value)) != str(value)
     ]
     if changed:
         warn(f"the run resumes under other versions, so its last digits may differ: {', '.join(changed)}")
