@@ -82,7 +82,7 @@ def survive(folder: Path, victim: int | None, restarted: bool) -> dict[str, obje
     Steps.take = mortal
     pyro.clear_param_store()
     config = pv.RunConfig(hidden=(8,), epochs=5, batch_size=500, schedule="cosine", beta_schedule="linear")
-    run = train_run(config, folder, resume=restarted, checkpoint_minutes=1e-6)
+    run = train_run(config, folder, checkpoint_minutes=1e-6)
     found = {"state": run.vae.state_dict(), "loss": run.history.loss, "elbo": run.history.elbo}
     return {**found, "again": restarted, "steps": len(taken)}
 

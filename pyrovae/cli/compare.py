@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from pyrovae.common import check_unwritten, choose_device
+from pyrovae.common import check_folder, check_unwritten, choose_device
 from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
 from pyrovae.runs import first_test_data, load_run
 
@@ -47,6 +47,7 @@ def compare_objectives(
         overwrite: replace an earlier comparison
     """
     run = load_run(folder, data_root, dataset)
+    check_folder(run.folder, "run folder")
     check_unwritten(run.folder, overwrite, COMPARISON_FILES)
     run.vae.to(choose_device(device))
     args = first_test_data(run.vae, run.data, num_data)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from pyrovae.common import Workers, check_unwritten, choose_device, device_of_worker
+from pyrovae.common import Workers, check_folder, check_unwritten, choose_device, device_of_worker
 from pyrovae.evaluation import evaluate
 from pyrovae.runs import (
     ESTIMATES_FILES,
@@ -47,6 +47,7 @@ def evaluate_run(
     """
     run, first = load_run(folder, data_root, dataset), Workers().is_first
     if first:
+        check_folder(run.folder, "run folder")
         check_unwritten(run.folder, overwrite, ESTIMATES_FILES if methods else EVALUATION_FILES)
     run.vae.to(choose_device(device_of_worker(device)))
     if methods:

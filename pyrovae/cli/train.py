@@ -1,14 +1,12 @@
 """`pyrovae train`: trains a VAE and keeps the run in a folder."""
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyrovae.cli.command_line import command_for, flags_of
 from pyrovae.common import Workers
 from pyrovae.runs import (
-    CONFIG,
     DataFields,
     ModelFields,
     ObjectiveFields,
@@ -16,6 +14,7 @@ from pyrovae.runs import (
     RunConfig,
     TensorBoard,
     TrainingFields,
+    begun_config,
     columns_table,
     is_own,
     short_name,
@@ -51,7 +50,7 @@ def train_vae(
     trained = train_run(
         config,
         out,
-        resume=run.resume or restarted(),
+        resume=run.resume,
         checkpoint_minutes=run.checkpoint_minutes,
         checkpoint_epochs=run.checkpoint_epochs,
         on_start=show_data,
@@ -89,12 +88,9 @@ def default_flags(flags: list[str]) -> list[str]:
         known, _ = parser.parse_known_args(flags)
     except argparse.ArgumentError:
         return []  # tyro's message is better
-    path = known.config
-    if path is None and (known.resume or restarted()) and known.out is not None and (known.out / CONFIG).exists():
-        path = known.out / CONFIG
-    return [] if path is None else flags_of(RunConfig.load(path).to_dict())
-
-
-def restarted() -> bool:
-    """Returns whether torchrun restarted this process, because one of its processes had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    config = None
+    if known.config is not None:
+        config = RunConfig.load(known.config)
+    elif known.resume and known.out is not None:
+        config = begun_config(known.out)
+    return [] if config is None else flags_of(config.to_dict())

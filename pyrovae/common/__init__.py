@@ -55,7 +55,7 @@ from pyrovae.common.rng import (
 from pyrovae.common.tables import data_frame, right_aligned, with_lines_below
 from pyrovae.common.tensor_files import disk_errors, load_tensors, save_tensors
 from pyrovae.common.weak_by_identity import WeakByIdentity
-from pyrovae.common.workers import Workers, alone, process_group
+from pyrovae.common.workers import Workers, alone, current_job, process_group
 
 __all__ = [
     "CapturedState",
@@ -75,6 +75,7 @@ __all__ = [
     "checksum",
     "check_unwritten",
     "choose_device",
+    "current_job",
     "data_frame",
     "derived_seed",
     "device_of",

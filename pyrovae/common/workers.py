@@ -1,21 +1,23 @@
 """Worker processes that train or evaluate together, through `torch.distributed`."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pyrovae.common.errors import require
+from pyrovae.common.errors import InputError, require
 
 Value = TypeVar("Value")
 
 # Whether the processes share their work. A process group that the caller made does not say so: its processes may have
 # different data.
 _together = False
+_job: str | None = None
 
 
 class Workers:
@@ -59,6 +61,24 @@ class Workers:
             dist.broadcast_object_list(values, 0)
         return values[0]
 
+    def by_first(self, compute: Callable[[], Value]) -> Value:
+        """Returns what `compute()` returns in the first process. If it is refused there, all processes raise the error.
+
+        Else the others would wait for a process that has ended, and say so in a traceback.
+        """
+        if self.size == 1:
+            return compute()
+        found: tuple[Value | None, Exception | None] = None, None
+        if self.is_first:
+            try:
+                found = compute(), None
+            except (InputError, OSError) as error:
+                found = None, error
+        value, refusal = self.agreed_value(found)
+        if refusal is not None:
+            raise refusal
+        return cast(Value, value)
+
     def check_same(self, name: str, tensors: Sequence[Tensor]) -> None:
         """Raises `InputError` if these tensors differ between the processes, which share the work on them."""
         if self.size > 1:
@@ -88,6 +108,8 @@ def process_group() -> Iterator[Workers]:
     `evaluate` and the estimates of log p(x) give each its share of the data. All processes get the whole result. They
     communicate through gloo, and on GPUs through NCCL. Without torchrun, this process works alone.
 
+    If the block raises `InputError` and torchrun restarts the processes, they raise the same error at once.
+
     Yields:
         This process's `Workers`, with its `rank` and the number of processes, `size`.
 
@@ -101,26 +123,40 @@ def process_group() -> Iterator[Workers]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, size = next(dist.rendezvous("env://"))
-    # torchrun's store outlives the processes. A process that it restarts must not find the addresses of dead ones.
-    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    # torchrun's store outlives the processes, so what is in it tells its call from others, whatever their --rdzv-id.
+    ours, attempt = dist.PrefixStore("pyrovae", store), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if attempt > 0 and ours.check(["refusal"]):
+        raise InputError(ours.get("refusal").decode())
+    job = ours.compare_set("job", "", uuid.uuid4().hex).decode()
+    # A process that torchrun restarts must not find the addresses of dead ones.
+    dist.init_process_group(backend, store=dist.PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=size)
     try:
-        with _set_together(True):
+        with _set(together=True, job=job):
             yield Workers()
+    except InputError as error:
+        with suppress(RuntimeError):  # torchrun has ended before its processes
+            ours.set("refusal", str(error))
+        raise
     finally:
         dist.destroy_process_group()
 
 
+def current_job() -> str | None:
+    """Returns the id of the call of torchrun that started this process, or started it again; None if none did."""
+    return _job
+
+
 def alone() -> AbstractContextManager[None]:
     """Within the block this process works alone, also if it is one of several."""
-    return _set_together(False)
+    return _set(together=False, job=_job)
 
 
 @contextmanager
-def _set_together(value: bool) -> Iterator[None]:
-    global _together
-    before, _together = _together, value
+def _set(together: bool, job: str | None) -> Iterator[None]:
+    global _together, _job
+    before = _together, _job
+    _together, _job = together, job
     try:
         yield
     finally:
-        _together = before
+        _together, _job = before

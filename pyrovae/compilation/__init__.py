@@ -1,5 +1,6 @@
 """Traces a function of tensors once and replays it as machine code. Knows neither a loss nor a VAE."""
 
+from pyrovae.compilation.machine_code import cpp_compiler
 from pyrovae.compilation.replay import Outcome, Replay
 from pyrovae.compilation.tracing import LOOKS, CannotTrace, caller, line_being_run
 
@@ -9,5 +10,6 @@ __all__ = [
     "Outcome",
     "Replay",
     "caller",
+    "cpp_compiler",
     "line_being_run",
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import first_line, warn
-from pyrovae.compilation.machine_code import capture_cuda_graph, compile_graph, has_cpp_compiler
+from pyrovae.compilation.machine_code import capture_cuda_graph, compile_graph, cpp_compiler
 from pyrovae.compilation.tracing import trace
 
 
@@ -40,7 +40,7 @@ class Graph:
                 if all(tensor.is_cuda for tensor in (*args, *self.outside)):
                     self._run = capture_cuda_graph(self._run, args, self.outside, num_moved)
             except Exception as error:  # Inductor has no error class of its own, and what it lacks may raise anything
-                why = "no C++ compiler was found" if not has_cpp_compiler() else first_line(error)
+                why = "no C++ compiler was found" if cpp_compiler() is None else first_line(error)
                 warn(f"steps are replayed but not compiled to machine code: {why}")
                 self.inductor = False
         self._layout = _layouts([*self.outside, *args[len(args) - num_moved :]])

@@ -1,5 +1,6 @@
 """Makes machine code of a traced graph: TorchInductor, and on a GPU one CUDA graph."""
 
+import functools
 import logging
 import subprocess
 import warnings
@@ -97,12 +98,18 @@ def _errors_only(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def has_cpp_compiler() -> bool:
-    """Returns whether Inductor finds a C++ compiler that starts."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
+def cpp_compiler() -> str | None:
+    """Returns name and version of the C++ compiler that Inductor finds, or None if it finds none that starts."""
+    with _errors_only("torch.utils.cpp_extension"):
+        from torch._inductor.cpp_builder import get_cpp_compiler
 
     try:
-        subprocess.run([get_cpp_compiler(), "--version"], check=True, capture_output=True)
+        return _version_of(get_cpp_compiler())
     except Exception:  # Inductor raises its own error if it finds none; one that is found may not start
-        return False
-    return True
+        return None
+
+
+@functools.cache
+def _version_of(compiler: str) -> str:
+    done = subprocess.run([compiler, "--version"], check=True, capture_output=True)
+    return done.stdout.decode(errors="replace").partition("\n")[0].strip()

@@ -79,6 +79,11 @@ class Replay:
         self._uses += 1
         return self._accepted(*args, *self._current_buffers())
 
+    @property
+    def is_machine_code(self) -> bool:
+        """True if the graph was compiled, and False if PyTorch runs its operations one by one."""
+        return self._accepted.inductor
+
     def change(self) -> str | None:
         """Returns the name of a part of the program that has been replaced since the trace, or None."""
         change = self._state.change()

@@ -3,6 +3,7 @@
 from pyrovae.runs.build import build_vae, fit_settings, load_data, unseeded_vae
 from pyrovae.runs.config import RunConfig
 from pyrovae.runs.config_fields import DataFields, ModelFields, ObjectiveFields, TrainingFields
+from pyrovae.runs.folder import CONFIG, METRICS, begun_config, require_new_folder
 from pyrovae.runs.held_out import first_test_data
 from pyrovae.runs.measures import measure
 from pyrovae.runs.own_data import nats_of_units, with_usual_settings
@@ -14,7 +15,7 @@ from pyrovae.runs.report import (
     write_estimates,
     write_evaluation,
 )
-from pyrovae.runs.run import CONFIG, METRICS, Run, load_run, require_new_folder, train_run
+from pyrovae.runs.run import Run, load_run, train_run
 from pyrovae.runs.tables import columns_table, results_table
 from pyrovae.runs.tensorboard import TensorBoard
 
@@ -31,6 +32,7 @@ __all__ = [
     "RunConfig",
     "TensorBoard",
     "TrainingFields",
+    "begun_config",
     "build_vae",
     "columns_table",
     "first_test_data",

@@ -4,9 +4,10 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from pyrovae.common import InputError, require, write_text
+from pyrovae.common import InputError, read_text, require, require_count, write_json
 from pyrovae.runs.config_checks import check_config
 from pyrovae.runs.config_fields import ConfigFields
+from pyrovae.training import FORMAT
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,23 @@ class RunConfig(ConfigFields):
         check_config(self)
 
     @classmethod
-    def from_dict(cls, values: object) -> "RunConfig":
+    def from_dict(cls, values: object, where: str = "config") -> "RunConfig":
         """Returns the config whose fields have these values, and the others their defaults.
 
+        Args:
+            values: the fields by name; the number of the format may be with them, as in the file
+            where: names the table in errors about its format
+
         Raises:
-            InputError: `values` is no dict, names an unknown field, or holds a value that the field refuses
+            InputError: `values` is no dict, is of a later format, names an unknown field, or holds a value that the
+                field refuses
         """
         if not isinstance(values, dict):
             raise InputError(f"a config must be a table of fields, got {type(values).__name__}")
+        values = dict(values)
+        found = values.pop("format", 1)
+        require_count(f"format in {where}", found)
+        require(found <= FORMAT, f"{where} is of format {found}, and this pyrovae reads up to {FORMAT}")
         known = [f.name for f in fields(cls)]
         for name in values:
             require(name in known, f"config has an unknown field {name!r}; known are {', '.join(known)}")
@@ -53,19 +63,18 @@ class RunConfig(ConfigFields):
         return json.loads(json.dumps(asdict(self)))
 
     def save(self, path: Path) -> None:
-        """Writes the fields to `path` as JSON."""
-        text = json.dumps(self.to_dict(), indent=2) + "\n"
-        write_text(path, text)
+        """Writes the number of the format and the fields to `path` as JSON."""
+        write_json(path, {"format": FORMAT, **self.to_dict()})
 
     @classmethod
     def load(cls, path: Path) -> "RunConfig":
         """Reads the config that `save` wrote.
 
         Raises:
-            InputError: the file is missing or is not JSON, or `from_dict` refuses its content
+            InputError: the file is missing or is not JSON, is of a later version, or `from_dict` refuses its content
         """
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(read_text(path))
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path} is not a readable config ({str(error).splitlines()[0]})") from error
-        return cls.from_dict(values)
+        return cls.from_dict(values, str(path))

@@ -14,7 +14,7 @@ from pyrovae.data import SPLITS, Column, Dataset
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.own_sources import NAMED_COLUMNS, is_function, is_own
 from pyrovae.runs.usual_settings import LIKELIHOODS_BY_KIND, require_likelihood, usual_settings
-from pyrovae.training import digest
+from pyrovae.training import same_data, told_of_dataset
 
 Config = TypeVar("Config", bound=ConfigFields)
 
@@ -128,49 +128,38 @@ def nats_of_units(data: Dataset, x: Tensor) -> float | None:
 
 
 def data_told(data: Dataset) -> dict[str, Any]:
-    """Returns what a run keeps of its data, to find out whether they are the same when it is evaluated."""
+    """Returns what a run keeps of its data beside the texts of `told_of_dataset`, to say how others differ."""
     sizes = {f"number of {split} data": len(getattr(data, f"{split}_x")) for split in SPLITS}
-    exact, rounded = [], {}
-    for split in SPLITS:
-        x, *y = data.arguments(split)
-        if any(column.sd is not None for column in data.columns):
-            # Standardised values may differ in their last bits on another processor, and have a random sum.
-            standardised = [column.sd is not None for column in data.columns]
-            rounded[split] = _random_sum(x[:, standardised])
-            exact += [x.isnan(), x[:, [not one for one in standardised]], *y]
-        else:
-            exact += [x, *y]
-    return {"layout": DataLayout.of(data).to_dict(), "sizes": sizes, "digest": digest(exact), "rounded": rounded}
+    return {"layout": DataLayout.of(data).to_dict(), "sizes": sizes}
 
 
-def _random_sum(x: Tensor) -> float:
-    """Returns the sum of all values, each times a random number of its own that never changes."""
-    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return float((x.double().nan_to_num() * weights).sum())
-
-
-def check_same_data(dataset: str, told: Mapping[str, Any], data: Dataset) -> None:
-    """Raises `InputError` unless data of one's own are those that the run was trained on.
+def check_same_layout(dataset: str, told: Mapping[str, Any], data: Dataset) -> None:
+    """Raises `InputError` unless data are of the sizes and the layout of those that the run was trained on.
 
     Otherwise another split could put training data among the test data, and other means would standardise them.
 
     Args:
         dataset: names the data in the error
-        told: what `data_told` returned when the run was trained
+        told: what `data_told` returned when the run was trained, or nothing
         data: the data now
     """
     now = data_told(data)
     for name in ("sizes", "layout"):
-        for field, was in told[name].items():
+        for field, was in told.get(name, {}).items():
             found = now[name][field]
             if field == "columns" and len(was) == len(found):
                 field, was, found = _first_difference(was, found)
-            rule = f"{dataset} must be as it was when the run was trained: {field} was {shown(was)}"
-            require(was == found, f"{rule}, and is {shown(found)}")
-    rounding = 1e-5 * data.train_x.numel() ** 0.5  # of a random sum
-    close = [abs(was - now["rounded"][split]) <= rounding for split, was in told["rounded"].items()]
-    if told["digest"] != now["digest"] or not all(close):
-        raise InputError(f"{dataset} must be as it was when the run was trained, and holds other values")
+            require(was == found, f"{_rule(dataset)}: {field} was {shown(was)}, and is {shown(found)}")
+
+
+def check_same_values(dataset: str, texts: Mapping[str, str | None], data: Dataset) -> None:
+    """Raises `InputError` unless data are those of the texts that `told_of_dataset` returned when a run was trained."""
+    for name, now in told_of_dataset(data).items():
+        require(same_data(texts.get(name), now), f"{_rule(dataset)}, and holds other {name}")
+
+
+def _rule(dataset: str) -> str:
+    return f"{dataset} must be as it was when the run was trained"
 
 
 def _first_difference(was: Sequence[dict], now: Sequence[dict]) -> tuple[str, object, object]:

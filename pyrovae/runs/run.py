@@ -6,17 +6,32 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from pyrovae.common import InputError, Workers, alone, check_folder, require, require_finite, write_text
+from pyrovae.common import (
+    InputError,
+    Workers,
+    alone,
+    append_text,
+    current_job,
+    require,
+    require_finite,
+    write_text,
+)
 from pyrovae.data import Dataset
 from pyrovae.models import VAE
 from pyrovae.runs.build import build_vae, fit_settings, load_data
 from pyrovae.runs.config import RunConfig
-from pyrovae.runs.own_data import DataLayout, check_same_data, data_told, with_usual_settings
+from pyrovae.runs.folder import (
+    CONFIG,
+    METRICS,
+    check_goes_on,
+    check_may_begin,
+    read_as_run,
+    require_new_folder,
+    written_config,
+)
+from pyrovae.runs.own_data import DataLayout, check_same_layout, check_same_values, data_told, with_usual_settings
 from pyrovae.runs.own_sources import is_own
-from pyrovae.training import LOCK, Checkpoints, History, check_fits, fit
-
-CONFIG, METRICS = "config.json", "metrics.jsonl"
-LENGTH = ("epochs", "patience")  # a resumed run may have more of them, which `fit` checks
+from pyrovae.training import Checkpoints, History, check_fits, fit, told_of_split
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,8 @@ def train_run(
         folder: new or empty, unless the run is resumed
         resume: continue a run that was interrupted, to the bit; a run that was never begun begins. With more epochs
             than before a run goes on for longer, as if it had been begun with them, if its schedules are constant; one
-            that stopped early needs more patience
+            that stopped early needs more patience. When torchrun restarts the processes within `process_group`, what
+            the same call of torchrun had begun is continued in any case
         checkpoint_minutes: time between two checkpoints
         checkpoint_epochs: epochs between two checkpoints, in addition (default: by the clock alone)
         progress: show a progress bar (default: on a terminal)
@@ -88,35 +104,44 @@ def train_run(
         The run, its VAE trained.
 
     Raises:
-        InputError: `folder` cannot be used, holds a run of another config, or the data do not suit `config`; nothing
-            has been written then
+        InputError: `folder` cannot be used, holds a run of another config or of other data, or the data do not suit
+            `config`; nothing has been written then
         FloatingPointError: the training diverged
     """
-    folder, first, begun = Path(folder), Workers().is_first, None
-    if resume and (folder / CONFIG).exists():
-        begun = RunConfig.load(folder / CONFIG)
-    elif resume and folder.is_dir() and (saved := Checkpoints(folder).load()) is not None:
-        # The run was killed after its first checkpoint was written and before its config was.
-        begun = RunConfig.from_dict(saved.get("config", {}))
-    elif first:  # the first process makes the folder, maybe before another looks at it
-        require_new_folder(folder)
+    folder, workers, job = Path(folder), Workers(), current_job()
+
+    def may_begin() -> None:  # before the work; what counts is the same look once no other process can write there
+        if resume or job is not None:
+            check_may_begin(folder, Checkpoints(folder).load(), resume)
+        else:
+            require_new_folder(folder)
+
+    workers.by_first(may_begin)
     data = load_data(config)
     config = with_usual_settings(config, data)
-    if begun is not None:
-        _check_same(config, begun, folder)
-    vae = build_vae(config, data.event_shape, data)
-    extra = {"event_shape": vae.event_shape, "config": config.to_dict()}
-    if is_own(config.dataset):
-        extra["data"] = data_told(data)
-    checkpoints = Checkpoints(folder, minutes=checkpoint_minutes, epochs=checkpoint_epochs, extra=extra)
 
+    def check(saved: dict | None) -> None:
+        check_may_begin(folder, saved, resume)
+        if saved is not None:
+            check_goes_on(folder, saved, config)
+            with read_as_run(folder):
+                check_same_layout(config.dataset, saved.get("data") or {}, data)  # `fit` looks at the values
+
+    vae = build_vae(config, data.event_shape, data)
+    checkpoints = Checkpoints(
+        folder,
+        minutes=checkpoint_minutes,
+        epochs=checkpoint_epochs,
+        extra={"event_shape": vae.event_shape, "config": config.to_dict(), "data": data_told(data), "job": job},
+        told={"test data": told_of_split(data, "test")},
+        check=check,
+    )
     run = Run(folder, config, vae, History(), lambda: data)
 
     def start(history: History) -> None:
         nonlocal run
         run = replace(run, history=history)
-        if first:
-            folder.mkdir(parents=True, exist_ok=True)
+        if workers.is_first:
             config.save(folder / CONFIG)
             lines = "".join(_line(record) for record in history.records())
             write_text(folder / METRICS, lines)
@@ -125,9 +150,8 @@ def train_run(
                     on_start(run)
 
     def add(record: dict[str, float | None]) -> None:
-        if first:
-            with open(folder / METRICS, "a") as file:
-                file.write(_line(record))
+        if workers.is_first:
+            append_text(folder / METRICS, _line(record))
             if on_epoch is not None:
                 with alone():
                     on_epoch(run, record)
@@ -157,7 +181,8 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
         dataset: where data of one's own are now, if they have moved
 
     Raises:
-        InputError: a file is missing or damaged, or the checkpoint does not fit the architecture in config.json
+        InputError: a file is missing, damaged or of a later version; or config.json says something else than the
+            checkpoint. Reading `data` raises it if they are not those of the training
 
     Example:
         >>> from pyrovae.runs import train_run
@@ -168,24 +193,21 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
     """
     folder = Path(folder)
     require(folder.is_dir(), f"run folder {folder} does not exist")
-    config = RunConfig.load(folder / CONFIG)
+    saved = Checkpoints(folder).load()  # before config.json, which is ahead of it while a run trains for longer
+    if saved is None:
+        raise InputError(f"{folder} holds no checkpoint")
+    config = written_config(folder, saved)
     if data_root is not None:
         config = RunConfig.from_dict({**vars(config), "data_root": str(data_root)})
     if dataset is not None:
         require(is_own(config.dataset), f"dataset is for data of your own, and this run's is {config.dataset}")
         config = RunConfig.from_dict({**vars(config), "dataset": str(dataset)})
-    saved = Checkpoints(folder).load()
-    if saved is None:
-        raise InputError(f"{folder} holds no checkpoint")
-    try:
+    with read_as_run(folder):
         event_shape, state = tuple(saved["event_shape"]), dict(saved["state"])
-        told = saved["data"] if is_own(config.dataset) else None
-        layout = None if told is None else DataLayout.from_dict(told["layout"])
+        layout = DataLayout.from_dict(saved["data"]["layout"]) if is_own(config.dataset) else None
         history = History()
         for record in saved["history"]:
             history.append(record)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the checkpoint in {folder} is not one of a run ({type(error).__name__}: {error})") from error
     require(len(history.epoch) > 0, f"the run in {folder} was interrupted before its first epoch ended")
     vae = build_vae(config, event_shape, layout=layout)
     check_fits(f"the checkpoint in {folder}", CONFIG, vae.state_dict(), state)
@@ -193,36 +215,15 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
         require_finite(f"{name} in the checkpoint in {folder}", value)
     vae.load_state_dict(state)
     vae.set_beta(config.beta)  # an interrupted run was saved at the beta that its schedule had reached
-    return Run(folder, config, vae.eval(), history, partial(_load_same_data, config, told))
+    return Run(folder, config, vae.eval(), history, partial(_load_same_data, folder, config, saved))
 
 
-def require_new_folder(folder: Path) -> None:
-    """Checks that `folder` is empty or can be made, so that nothing in it would be overwritten.
-
-    Raises:
-        InputError: it holds files, is a file, or cannot be written to
-    """
-    check_folder(folder, "out")
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    # A run that was killed leaves its lock and temporary files.
-    holds_files = any(name != LOCK and not name.endswith(".tmp") for name in names)
-    require(not holds_files, f"out must be a new or empty folder, and {folder} holds files")
-
-
-def _load_same_data(config: RunConfig, told: dict | None) -> Dataset:
+def _load_same_data(folder: Path, config: RunConfig, saved: dict) -> Dataset:
     data = load_data(config)
-    if told is not None:
-        check_same_data(config.dataset, told, data)
+    with read_as_run(folder):
+        check_same_layout(config.dataset, saved.get("data") or {}, data)
+        check_same_values(config.dataset, (saved.get("identity") or {}).get("told", {}), data)
     return data
-
-
-def _check_same(config: RunConfig, begun: RunConfig, folder: Path) -> None:
-    """Raises `InputError` unless `config` is what the run in `folder` was begun with, as far as `fit` will not tell."""
-    for name, was in begun.to_dict().items():
-        now = config.to_dict()[name]
-        has_moved = name == "dataset" and is_own(str(was)) and is_own(str(now))  # `fit` looks at the values
-        same = was == now or name in LENGTH or has_moved
-        require(same, f"the run in {folder} was begun with {name} {was!r}, and {name} is now {now!r}")
 
 
 def _line(record: dict[str, float | None]) -> str:

@@ -2,11 +2,11 @@
 
 from pyrovae.training import beta_schedules
 from pyrovae.training.beta_schedules import BETA_SCHEDULES
-from pyrovae.training.checkpoints import LOCK, Checkpoints
+from pyrovae.training.checkpoints import FORMAT, LOCK, Checkpoints
 from pyrovae.training.compiled_loss import CompiledLoss
 from pyrovae.training.compiled_svi import CompiledSVI
 from pyrovae.training.data_count import DataCount
-from pyrovae.training.fingerprint import digest
+from pyrovae.training.data_told import digest, same_data, told_of_dataset, told_of_split
 from pyrovae.training.fitting import fit
 from pyrovae.training.gradients import compiles, gradients_of
 from pyrovae.training.history import History
@@ -24,6 +24,7 @@ __all__ = [
     "CompiledLoss",
     "CompiledSVI",
     "DataCount",
+    "FORMAT",
     "FitSettings",
     "History",
     "Interrupts",
@@ -40,5 +41,8 @@ __all__ = [
     "is_one_time",
     "make_optimizer",
     "prepare",
+    "same_data",
+    "told_of_dataset",
+    "told_of_split",
     "beta_schedules",
 ]

@@ -1,14 +1,13 @@
 """Checkpoints of a training: each file is written whole or not at all, and the last two are kept."""
 
 import os
-import platform
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
-import pyro
 import torch
 
 from pyrovae.common import (
@@ -20,16 +19,22 @@ from pyrovae.common import (
     require,
     require_count,
     require_number,
+    shown,
     warn,
     write_atomically,
 )
+from pyrovae.training.data_told import as_old
 
-FORMAT = 1
+FORMAT = 2  # of checkpoints and of run folders; 1 said less about its data
 LOCK = ".lock"
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 # Free space needed, in sizes of the first file. Adam's state makes it three times as large; two are kept while a third
 # is written.
 SIZES_NEEDED = 9
+
+
+class NewerFormat(InputError):
+    """A file was written by a later version of pyrovae, whose format is not known."""
 
 
 class Checkpoints:
@@ -51,6 +56,9 @@ class Checkpoints:
         extra: more plain values to keep in each checkpoint, by name.
         told: texts by name that say what else the training is of (the data that it is measured on, for one). They must
             be those of the checkpoint.
+        check: called by `fit` once no other training can write to the folder, and before anything is restored or
+            written, with the content of the last checkpoint, or None if there is none. It raises `InputError` if the
+            training must not begin or go on there.
         repeated: says that the caller makes the same training again each time it is called, as `race` does. Then it
             must start from the same initial parameters, too, and `fit` does not warn if it had ended.
 
@@ -78,13 +86,15 @@ class Checkpoints:
         epochs: int | None = None,
         extra: dict | None = None,
         told: dict[str, str] | None = None,
+        check: Callable[[dict | None], None] | None = None,
         repeated: bool = False,
     ) -> None:
         require_number("minutes", minutes, above=0)
         if epochs is not None:
             require_count("epochs", epochs)
         self.folder, self.seconds, self.epochs, self.extra = Path(folder), 60 * minutes, epochs, extra or {}
-        self.told, self.repeated = told or {}, repeated
+        self.told, self.check, self.repeated = told or {}, check, repeated
+        require(check is None or callable(check), f"check must be None or a function, got {shown(check)}")
         existing_part(self.folder, "folder")
         self._written = time.monotonic()
         self._damaged: set[Path] = set()
@@ -97,6 +107,13 @@ class Checkpoints:
     def held(self) -> AbstractContextManager[None]:
         """Keeps other trainings from writing to the folder within the block. Raises `FolderInUse` if one does."""
         return exclusive_lock(self.folder / LOCK)
+
+    def begin(self) -> dict | None:
+        """Returns what `load` does, once `check` has allowed it. No other training must be able to write here."""
+        saved = self.load()
+        if self.check is not None:
+            self.check(saved)
+        return saved
 
     def is_due(self) -> bool:
         """Returns True if the last checkpoint was written `minutes` ago or more."""
@@ -115,7 +132,7 @@ class Checkpoints:
         current = self.folder / CURRENT
 
         def write(file: BinaryIO) -> None:
-            torch.save({"format": FORMAT, "versions": versions(), **self.extra, **state}, file)
+            torch.save({"format": FORMAT, **self.extra, **state}, file)
             _read(current, file)  # a schedule or an optimiser may add something else than plain values, even late
             if not self.paths:
                 self._require_room(file.seek(0, 2))
@@ -148,12 +165,14 @@ class Checkpoints:
         """Returns the state that was saved last, or None if there is no checkpoint.
 
         Raises:
-            InputError: if there are checkpoints and none of them can be read.
+            InputError: if there are checkpoints and none of them can be read, or the last one is of a later version.
         """
         errors = []
         for path in self.paths:
             try:
                 state = _read(path)
+            except NewerFormat:
+                raise  # the one before it is older, and would replace it
             except InputError as error:
                 errors.append(str(error))
                 self._damaged.add(path)
@@ -173,32 +192,19 @@ class Checkpoints:
         )
 
 
-def versions() -> dict[str, str | int]:
-    """Returns the versions and settings on which the last bits of a run's numbers depend, besides its config."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "pyro": pyro.__version__,
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def check_versions(state: dict) -> None:
-    """Warns if the run resumes under other versions than those it began under."""
-    then, now = state.get("versions", {}), versions()
-    changed = [f"{name} {then.get(name)} then and {now[name]} now" for name in now if then.get(name) != now[name]]
-    if changed:
-        warn(f"the run resumes under other versions, so its last digits may differ: {', '.join(changed)}")
-
-
 def _read(path: Path, opened: BinaryIO | None = None) -> dict:
     try:
         state = load_tensors(opened or path)
     except Exception as error:  # on a damaged file torch.load may raise anything
         raise InputError(f"{path} is not a readable checkpoint ({_cause(error)})") from error
-    known = isinstance(state, dict) and state.get("format") == FORMAT
-    require(known, f"{path} is not a readable checkpoint (it is not one that pyrovae wrote)")
+    found = state.get("format") if isinstance(state, dict) else None
+    if type(found) is not int:
+        raise InputError(f"{path} is not a readable checkpoint (it is not one that pyrovae wrote)")
+    if found > FORMAT:
+        raise NewerFormat(f"{path} is of format {found}, and this pyrovae reads up to {FORMAT}")
+    identity = state.get("identity")
+    if found == 1 and isinstance(identity, dict) and isinstance(identity.get("told"), dict):
+        identity["told"] = as_old(identity["told"])
     return state
 
 

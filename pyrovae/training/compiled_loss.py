@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from pyrovae.common import device_of, require, warn
-from pyrovae.compilation import LOOKS, Outcome, Replay
+from pyrovae.compilation import LOOKS, Outcome, Replay, cpp_compiler
 from pyrovae.data import leaves_of, mapped
 from pyrovae.objectives import Objective
 from pyrovae.programs import AS_IT_COMES, gate, not_finite
@@ -22,6 +22,7 @@ from pyrovae.training.any_loss import AnyLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
 
 USUAL_GRAPHS = 8  # one for each shape of the arguments; more make compiling a waste
+OPERATIONS = "PyTorch's operations"
 MAX_CHANGES = 8  # of the pair, each of which makes it be traced again
 
 
@@ -95,6 +96,16 @@ class CompiledLoss:
     def evaluate(self, *args, **kwargs) -> Tensor:
         """Returns the loss alone, a 0-dim tensor."""
         return cast(Tensor, self._run("evaluate", args, kwargs)[0])
+
+    @property
+    def computed_by(self) -> str:
+        """What computes the steps, which decides their last bits; before the first of them, what is to compute them."""
+        if not self.inductor or any(not traced.replay.is_machine_code for traced in self._traced.values()):
+            return OPERATIONS
+        if self._input.is_cuda:
+            return "machine code by Triton"
+        compiler = cpp_compiler()
+        return OPERATIONS if compiler is None else f"machine code by {compiler}"
 
     def not_finite(self, *args, **kwargs) -> str:
         """Returns words that name the site whose log-density is not finite, found by an eager, validated run."""

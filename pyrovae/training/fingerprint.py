@@ -1,51 +1,25 @@
 """Fingerprints that tell a training's data, optimiser and model from those of another."""
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
-from pyrovae.common import as_tensor, fixed_generators, has_numbers, is_validation_error, require
-from pyrovae.data import Batch, Dataset, Rows, mapped
+from pyrovae.common import fixed_generators, is_validation_error, require
+from pyrovae.data import Batch
 from pyrovae.programs import ProgramPair
 from pyrovae.training.data_count import DataCount
+from pyrovae.training.data_told import TRAINING, same_data
 from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values
 
 SEED = 0
-TRAINING = "training data"
 
 # Tolerances for the rounding of other processors: of the loss in nats per datum, and of the gradient's norm relatively.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
-
-
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
-
-
-def digest(values: Iterable[object]) -> str:
-    """Returns a hash of tensors' shapes and values, of plain values, and of the types of anything else, in order."""
-    found = hashlib.sha256()
-
-    def add(value: object) -> None:
-        if has_numbers(value):
-            value = as_tensor("x", value)
-        if isinstance(value, Tensor):
-            found.update(str(tuple(value.shape)).encode())
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        elif isinstance(value, PackedSequence):
-            for part in value:
-                add(part)
-        else:
-            found.update(repr(value).encode() if isinstance(value, _PLAIN) else type(value).__name__.encode())
-
-    for value in values:
-        mapped(add, value)
-    return found.hexdigest()
 
 
 class Fingerprint:
@@ -144,7 +118,7 @@ class Fingerprint:
         """
         for name, was in saved["told"].items():
             now = self.told.get(name)
-            require(None in (was, now) or was == now, f"{where} is of other {name}: take another folder")
+            require(same_data(was, now), f"{where} is of other {name}: take another folder")
         for name, value in self.buffers.items():
             known = [found[name].to(value.device) for found in (saved["buffers"], buffers) if name in found]
             same = not known or any(_are_close(value, other) for other in known)
@@ -179,27 +153,3 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
 
 def _described(value: Tensor) -> str:
     return f"{value.item():.6g}" if value.numel() == 1 else f"the same, of shape {tuple(value.shape)}"
-
-
-def data_digests(data: object, validation: object, first: Batch, again: Callable[[], Batch]) -> dict[str, str | None]:
-    """Returns digests of the training data and of the validation data; None where they are not known.
-
-    All of a data set or of data as a whole is digested, but only the `first` batch of an iterable. `again()` draws that
-    batch once more: if it comes out different, the data are not known.
-    """
-    training: str | None
-    if isinstance(data, Dataset):
-        grey = () if data.train_grey is None else (data.train_grey,)
-        training = digest((*data.arguments("train"), *grey))
-        if validation is None and len(data.validation_x):
-            validation = data.arguments("validation")
-    elif isinstance(data, Rows):
-        training = digest(data.parts)
-    else:
-        training = digest(first)
-        training = training if training == digest(again()) else None
-    held_out = validation.parts if isinstance(validation, Rows) else validation
-    validated = None
-    if isinstance(held_out, tuple) and all(isinstance(part, Tensor) for part in held_out):
-        validated = digest(held_out)
-    return {TRAINING: training, "validation data": validated}

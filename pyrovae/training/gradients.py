@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyrovae.common import InputError, Workers, is_validation_error, require
 from pyrovae.data import Batch
 from pyrovae.programs import ProgramPair, Reading
-from pyrovae.training.compiled_loss import CompiledLoss
+from pyrovae.training.compiled_loss import OPERATIONS, CompiledLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
 
 COMPILE_STEPS = 2_000  # compiling takes a few seconds and saves a few milliseconds a step
@@ -83,6 +83,13 @@ class BatchGradients:
         self.compute, self.parameters = compute, parameters
         self.num_particles, self.reading = num_particles, reading
         self.skip_refused, self.workers = skip_refused, Workers()
+
+    @property
+    def computed_by(self) -> str:
+        """What computes the gradients, which decides their last bits."""
+        if isinstance(self.compute, partial) and self.compute.func is _compiled_loss_and_grads:
+            return self.compute.args[0].computed_by
+        return OPERATIONS
 
     def __call__(self, batch: Batch, requests: Sequence[float] = ()) -> tuple[Tensor, Tensor, Tensor, Sequence]:
         """Returns the outcome of a batch, after adding up those of all processes: in one message, to save its latency.

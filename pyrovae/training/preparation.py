@@ -13,8 +13,9 @@ from pyrovae.data import Batch, Batches, Dataset, Rows, batches_of, first_batch,
 from pyrovae.programs import AS_IT_COMES
 from pyrovae.training.beta_schedules import ScheduledBeta
 from pyrovae.training.checkpoints import Checkpoints
+from pyrovae.training.data_told import told_of
 from pyrovae.training.early_stopping import EarlyStopping
-from pyrovae.training.fingerprint import Fingerprint, data_digests
+from pyrovae.training.fingerprint import Fingerprint
 from pyrovae.training.gradients import BatchGradients, compiles, gradients_of
 from pyrovae.training.one_time import OneTime, is_one_time
 from pyrovae.training.optimizers import make_optimizer, make_schedule, unusual_settings
@@ -23,6 +24,7 @@ from pyrovae.training.pair_modules import buffers_of
 from pyrovae.training.settings import FitSettings
 from pyrovae.training.state import TrainingState
 from pyrovae.training.validation import Validation
+from pyrovae.training.versions import versions
 from pyrovae.training.whole_data import WholeData
 
 
@@ -59,9 +61,9 @@ class TrainingData:
         self.validates_rows = validation is None or isinstance(self.validation, Rows) or hasattr(vae, "check_data")
         """Whether a validation batch is made of rows, one for each datum, which are not so in any program's batches."""
 
-    def digests(self, first: Batch) -> dict[str, str | None]:
-        """Returns digests of the data, of which `first` is the first batch."""
-        return data_digests(self.source, self.validation, first, lambda: first_batch(self.train, self.generators)[1])
+    def told(self, first: Batch) -> dict[str, str | None]:
+        """Returns texts that say which data they are; `first` is the first batch."""
+        return told_of(self.source, self.validation, first, lambda: first_batch(self.train, self.generators)[1])
 
 
 @dataclass
@@ -118,7 +120,7 @@ def prepare(
     optimizer = make_optimizer(settings.optimizer, trained, settings.lr)
     beta, fingerprint = ScheduledBeta(vae, settings.beta_factor), None
     if checkpoints is not None:
-        told = {**data.digests(first), "optimizer settings": unusual_settings(optimizer), **checkpoints.told}
+        told = {**data.told(first), "optimizer settings": unusual_settings(optimizer), **checkpoints.told}
         fingerprint = Fingerprint(vae, elbos[1], counts[0], trained, first, told, data.generators, beta.at_full)
     buffers = buffers_of(vae)
     state = TrainingState(
@@ -132,6 +134,7 @@ def prepare(
         settings=settings.to_dict(vae, optimizer, epoch.num_batches, compiled),  # before a schedule moves lr
         scheduler=make_schedule(settings.schedule, optimizer, settings.epochs),
         fingerprint=fingerprint,
+        versions=lambda: versions(trained[0].device, ", ".join(sorted({g.computed_by for g in gradients.values()}))),
     )
     layout = checks.runs[0].layout
     validation = Validation(

@@ -28,8 +28,8 @@ class Saver:
         with ExitStack() as stack:
             if self.checkpoints is not None:
                 stack.enter_context(self.interrupts)
-                if self.workers.is_first:
-                    stack.enter_context(self.checkpoints.held())
+                held = self.checkpoints.held
+                self.workers.by_first(lambda: stack.enter_context(held()))
             yield
         if self.interrupts.caught:  # in the last epoch: the training is over, and only what follows it can be stopped
             raise KeyboardInterrupt(self.interrupts.caught)
@@ -52,7 +52,7 @@ class Saver:
         """
         saved, state = None, self.state
         if self.checkpoints is not None:  # the first process reads it: others may see another folder, or a later one
-            saved = self.workers.agreed_value(self.checkpoints.load() if self.workers.is_first else None)
+            saved = self.workers.by_first(self.checkpoints.begin)
         if saved is None:
             for tensor in (*state.parameters.values(), *state.buffers.values()):
                 self.workers.agreed(tensor.detach())
@@ -81,9 +81,8 @@ class Saver:
         """Writes a checkpoint. All processes call this together, and the first one writes."""
         if self.checkpoints is None:
             return
-        random_states = self.state.random_states()
-        if self.workers.is_first:
-            self.checkpoints.save(self.state.to_dict(random_states))
+        random_states, save = self.state.random_states(), self.checkpoints.save
+        self.workers.by_first(lambda: save(self.state.to_dict(random_states)))
 
     def write_and_stop_if_requested(self) -> None:
         """Writes a checkpoint; raises `KeyboardInterrupt`, with the signal's number, if any process asked to stop."""

@@ -1,6 +1,7 @@
 """The state of a training as a value, which can be written to a checkpoint and restored from it to the bit."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,6 @@ from pyrovae.common import (
     warn,
 )
 from pyrovae.programs import ProgramPair
-from pyrovae.training.checkpoints import check_versions
 from pyrovae.training.early_stopping import EarlyStopping
 from pyrovae.training.fingerprint import Fingerprint
 from pyrovae.training.history import History, Position
@@ -25,6 +25,7 @@ from pyrovae.training.longer import check_resumed
 from pyrovae.training.optimizers import check_schedule_of
 from pyrovae.training.pair_modules import kept_values_on_error
 from pyrovae.training.settings import FitSettings
+from pyrovae.training.versions import Versions, check_versions
 
 
 @dataclass
@@ -42,6 +43,7 @@ class TrainingState:
         given: the settings of `fit`.
         settings: the same as plain values, which must be those of a checkpoint that is resumed.
         fingerprint: tells this training's data, optimiser and model from others; None without checkpoints.
+        versions: returns what decides the last bits of the numbers, besides all this.
         history: the epochs that are done.
         position: the place in the present epoch.
         epoch_start: the states of all generators when the present epoch began, or where an epoch is a number of steps,
@@ -58,6 +60,7 @@ class TrainingState:
     given: FitSettings
     settings: dict[str, object]
     fingerprint: Fingerprint | None
+    versions: Callable[[], Versions]
     history: History = field(default_factory=History)
     position: Position = field(default_factory=Position)
     epoch_start: dict[str, object] | None = None
@@ -70,6 +73,7 @@ class TrainingState:
         """Returns the state as tensors and plain values, with the generators that `random_states` returned."""
         assert self.fingerprint is not None  # a training with checkpoints has one
         return {
+            "versions": self.versions(),
             "settings": self.settings,
             "state": self.vae.state_dict() if isinstance(self.vae, nn.Module) else {},
             "buffers": self.buffers,
@@ -128,7 +132,7 @@ class TrainingState:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{where} is not one of this training ({type(error).__name__}: {error})") from error
-        check_versions(saved)
+        check_versions(saved.get("versions"), self.versions())
         self._restore_generators(generators, workers)
 
     def _resumed(self, position: Position, where: str) -> Position:

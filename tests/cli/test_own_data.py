@@ -17,7 +17,8 @@ from running_scripts import command_here
 
 import pyrovae as pv
 from pyrovae.runs import columns_table, train_run
-from pyrovae.runs.own_data import check_same_data, data_told
+from pyrovae.runs.own_data import check_same_layout, check_same_values, data_told
+from pyrovae.training import told_of_dataset
 
 SMALL = ("--latent-dim", 2, "--hidden", 8, "--epochs", 2, "--batch-size", 50)
 FEW = ("--num-samples", 20)
@@ -235,10 +236,10 @@ def test_data_that_differ_by_rounding_are_the_same(people):
         (income,) = [column for column in told["layout"]["columns"] if column["name"] == "income"]
         income["mean"] *= factor
         if same:
-            check_same_data("people.csv", told, data)
+            check_same_layout("people.csv", told, data)
         else:
             with pytest.raises(pv.InputError, match="the mean of column 'income' was"):
-                check_same_data("people.csv", told, data)
+                check_same_layout("people.csv", told, data)
 
 
 def test_a_changed_cell_of_the_test_data_is_seen(people):
@@ -251,10 +252,10 @@ def test_a_changed_cell_of_the_test_data_is_seen(people):
         test_x[row, 0] += change
         changed = replace(data, test_x=test_x)
         if same:
-            check_same_data("people.csv", data_told(data), changed)
+            check_same_values("people.csv", told_of_dataset(data), changed)
         else:
-            with pytest.raises(pv.InputError, match="was trained, and holds other values"):
-                check_same_data("people.csv", data_told(data), changed)
+            with pytest.raises(pv.InputError, match="was trained, and holds other test data"):
+                check_same_values("people.csv", told_of_dataset(data), changed)
 
 
 def test_a_function_of_ones_own_gives_the_data(tmp_path):

@@ -140,7 +140,7 @@ def test_a_config_comes_back_from_its_file_as_it_was(tmp_path, values):
     config = RunConfig(**values)
     config.save(tmp_path / "config.json")
     assert RunConfig.load(tmp_path / "config.json") == config
-    assert sorted(json.loads((tmp_path / "config.json").read_text())) == sorted(FIELDS)
+    assert sorted(json.loads((tmp_path / "config.json").read_text())) == sorted(["format", *FIELDS])
     assert RunConfig.from_dict(vars(config)) == config
 
 

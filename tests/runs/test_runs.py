@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import suite_seed
+from helpers import suite_seed, tree
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pyrovae as pv
@@ -140,16 +140,17 @@ def test_a_run_that_ended_goes_on_for_longer_and_more_patience_lets_it(tmp_path)
 
 def test_a_run_that_was_not_begun_begins_and_one_without_an_epoch_cannot_be_looked_at(tmp_path):
     config = pv.RunConfig(**SMALL)
-    run = train_run(config, tmp_path / "new", resume=True)
-    assert run.history.epoch == [1, 2]
+    assert train_run(config, tmp_path / "new", resume=True).history.epoch == [1, 2]
     (tmp_path / "new/checkpoint.pt").unlink()  # the first checkpoint of all is left
     with pytest.raises(pv.InputError, match="was interrupted before its first epoch ended"):
         pv.load_run(tmp_path / "new")
     (tmp_path / "new/checkpoint-previous.pt").unlink()
     with pytest.raises(pv.InputError, match="new holds no checkpoint"):
         pv.load_run(tmp_path / "new")
-    again = train_run(config, tmp_path / "new", resume=True)
-    assert again.history.loss == run.history.loss
+    before = tree(tmp_path)
+    with pytest.raises(pv.InputError, match=r"new holds config.json and metrics.jsonl and no checkpoint, so that its"):
+        train_run(config, tmp_path / "new", resume=True)
+    assert tree(tmp_path) == before
 
 
 def test_in_the_place_of_a_damaged_checkpoint_comes_the_one_before(trained, tmp_path):
