@@ -1,6 +1,6 @@
 """Serves every other room: errors, random numbers, files, devices, worker processes, and the state of programs."""
 
-from pyrovae.common import workers
+from pyrovae.common import rules, workers
 from pyrovae.common.captured_state import CapturedState
 from pyrovae.common.devices import choose_device, device_of, device_of_worker, on_device_of
 from pyrovae.common.errors import (
@@ -45,6 +45,7 @@ from pyrovae.common.rng import (
     derived_seed,
     fixed_generators,
     generator_states,
+    generator_states_for,
     kept_generators,
     local_seed,
     set_all_generator_states,
@@ -84,6 +85,7 @@ __all__ = [
     "fixed_generators",
     "flush_renames",
     "generator_states",
+    "generator_states_for",
     "has_numbers",
     "is_array",
     "is_out_of_memory",
@@ -108,6 +110,7 @@ __all__ = [
     "require_seed",
     "require_seeds",
     "right_aligned",
+    "rules",
     "save_tensors",
     "scale_hint",
     "set_all_generator_states",

@@ -20,6 +20,7 @@ from pyrovae.common import (
     require,
     require_count,
     require_number,
+    shown,
     warn,
     write_atomically,
 )
@@ -186,8 +187,9 @@ def versions() -> dict[str, str | int]:
 
 def check_versions(state: dict) -> None:
     """Warns if the run resumes under other versions than those it began under."""
-    then, now = state.get("versions", {}), versions()
-    changed = [f"{name} {then.get(name)} then and {now[name]} now" for name in now if then.get(name) != now[name]]
+    saved, now = state.get("versions"), versions()
+    then = {name: shown(value).strip("'")[:60] for name, value in saved.items()} if isinstance(saved, dict) else {}
+    changed = [f"{name} {then.get(name)} then and {now[name]} now" for name in now if then.get(name) != str(now[name])]
     if changed:
         warn(f"the run resumes under other versions, so its last digits may differ: {', '.join(changed)}")
 
