@@ -13,7 +13,8 @@ from pyrovae.runs.build import build_vae, fit_settings, load_data
 from pyrovae.runs.config import RunConfig
 from pyrovae.runs.own_data import DataLayout, check_same_data, data_told, with_usual_settings
 from pyrovae.runs.own_sources import is_own
-from pyrovae.training import LOCK, Checkpoints, History, check_fits, fit
+from pyrovae.runs.run_content import content_of_run
+from pyrovae.training import LOCK, Checkpoints, History, check_content, check_fits, fit, history_of
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 LENGTH = ("epochs", "patience")  # a resumed run may have more of them, which `fit` checks
@@ -177,20 +178,16 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
     saved = Checkpoints(folder).load()
     if saved is None:
         raise InputError(f"{folder} holds no checkpoint")
-    try:
-        event_shape, state = tuple(saved["event_shape"]), dict(saved["state"])
-        told = saved["data"] if is_own(config.dataset) else None
-        layout = None if told is None else DataLayout.from_dict(told["layout"])
-        history = History()
-        for record in saved["history"]:
-            history.append(record)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the checkpoint in {folder} is not one of a run ({type(error).__name__}: {error})") from error
+    where = f"the checkpoint in {folder}"
+    check_content(where, saved, also=content_of_run(is_own(config.dataset)))
+    event_shape, state, history = tuple(saved["event_shape"]), saved["state"], history_of(saved)
+    told = saved["data"] if is_own(config.dataset) else None
+    layout = None if told is None else DataLayout.from_dict(told["layout"])
     require(len(history.epoch) > 0, f"the run in {folder} was interrupted before its first epoch ended")
     vae = build_vae(config, event_shape, layout=layout)
-    check_fits(f"the checkpoint in {folder}", CONFIG, vae.state_dict(), state)
+    check_fits(where, CONFIG, vae.state_dict(), state)
     for name, value in state.items():
-        require_finite(f"{name} in the checkpoint in {folder}", value)
+        require_finite(f"{name} in {where}", value)
     vae.load_state_dict(state)
     vae.set_beta(config.beta)  # an interrupted run was saved at the beta that its schedule had reached
     return Run(folder, config, vae.eval(), history, partial(_load_same_data, config, told))

@@ -20,6 +20,13 @@ from pyrovae.training.optimizers import step_schedule
 _NOT_OF_EPOCHS = "one that goes on for more epochs must not depend on their number"
 
 
+def check_groups(where: str, optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Raises `InputError` unless the optimiser whose state was `saved` had the same parameters in the same groups."""
+    was, now = ([group["params"] for group in state["param_groups"]] for state in (saved, optimizer.state_dict()))
+    numbers = f"{rules.described(list(map(len, was)))}, and it is now {rules.described(list(map(len, now)))}"
+    require(was == now, f"{where} is of another optimizer (the number of parameters in each group was {numbers})")
+
+
 def load_schedule(
     where: str,
     scheduler: Any,
@@ -66,7 +73,7 @@ def load_schedule(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Loads the state of an optimiser, whose learning rates are those of its schedule after the epochs that are done.
+    """Loads the state of an optimiser with the same groups, whose learning rates are those of its schedule after the epochs that are done.
 
     For one of torch or Pyro the state must have the structure that a step gives it, and the groups the settings of this
     optimiser; Pyro's may have moved them. One of the user's own may keep what it likes.
@@ -75,11 +82,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -
         InputError: The state is not one of this optimiser.
     """
     groups, is_known = optimizer.state_dict()["param_groups"], _is_of(optimizer, "torch", "pyro")
-    rules.items(*(rules.anything for _ in groups))("optimizer.param_groups", saved["param_groups"])
     for index, (ours, theirs) in enumerate(zip(groups, saved["param_groups"], strict=True)):
         name = f"optimizer.param_groups[{index}]"
-        rules.exactly(ours["params"])(f"{name}.params", theirs["params"])
-        for key in sorted(ours.keys() & theirs.keys()):
+        for key in sorted(ours.keys() & theirs.keys() - {"params"}):
             _check_alike(f"{name}.{key}", ours[key], theirs[key], is_known)
             if _is_of(optimizer, "torch") and not _is_close(ours[key], theirs[key]):
                 rules.refuse(f"{name}.{key}", shown(ours[key]), theirs[key])

@@ -28,7 +28,7 @@ from pyrovae.training.fingerprint import Fingerprint
 from pyrovae.training.history import History, Position
 from pyrovae.training.longer import check_resumed
 from pyrovae.training.pair_modules import kept_values_on_error
-from pyrovae.training.resumed_optimizer import load_optimizer, load_schedule
+from pyrovae.training.resumed_optimizer import check_groups, load_optimizer, load_schedule
 from pyrovae.training.settings import FitSettings
 
 
@@ -128,6 +128,7 @@ class TrainingState:
             self._restore_generators(saved["generators"], workers)
 
     def _load_optimizer(self, where: str, saved: dict) -> None:
+        check_groups(where, self.optimizer, saved["optimizer"])
         is_named = not callable(self.given.schedule)
         load_schedule(where, self.scheduler, self.optimizer, saved["history"], saved["scheduler"], is_named)
         load_optimizer(self.optimizer, saved["optimizer"])
