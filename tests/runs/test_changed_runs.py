@@ -46,7 +46,8 @@ def test_a_changed_value_is_refused_or_the_run_can_be_evaluated(name, tmp_path, 
 def test_the_command_refuses_a_changed_run_with_2_and_one_line(how, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     broken_files.RUNS[how]()
-    resumed = "train --out run --resume --dataset ring --hidden 8 --epochs 2 --batch-size 1000".split()
+    flags = {"dataset": "ring", "hidden": 8, "epochs": 2, "batch-size": 1_000}
+    resumed = ["train", "--out", "run", "--resume", *(f"--{name}={value}" for name, value in flags.items())]
     for command in (["evaluate", "run"], ["compare", "run"], resumed):
         monkeypatch.setattr(sys, "argv", ["pyrovae", *command])
         with pytest.raises(SystemExit) as end, an_end():

@@ -1,10 +1,8 @@
 """Checkpoints with one value changed: refused in one line with all as before, or the training goes on and ends."""
 
 import hashlib
-import io
 import itertools
 import warnings
-from contextlib import nullcontext
 
 import pyro
 import pytest
@@ -12,15 +10,12 @@ import torch
 from broken_off import WithParamsOfItsOwn, ring_data
 from changed_values import an_end, assert_one_line, changed
 from helpers import small_vae
+from kept_checkpoints import Kept, Resumed, checkpoint_of
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR, ReduceLROnPlateau, SequentialLR
 
 import pyrovae as pv
-from pyrovae.common import all_generator_states, progress_bar
-from pyrovae.training.checkpoints import versions
-from pyrovae.training.loop import Loop
-from pyrovae.training.preparation import TrainingData, prepare
-from pyrovae.training.settings import FitSettings
+from pyrovae.common import all_generator_states
 
 NUM_CHANGES = 72  # of each training
 
@@ -83,55 +78,15 @@ class Undone(Exception):
     """Ends a block after which a training is as it was before."""
 
 
-class Kept(pv.Checkpoints):
-    """Checkpoints in memory: one to load, and one that was saved in an epoch after a step."""
-
-    def __init__(self, place=None):
-        super().__init__("none", minutes=100.0 if place is None else 1e-9)
-        self.place, self.content, self.saved = place, None, None
-
-    def load(self):
-        return self.content
-
-    def held(self):
-        return nullcontext()
-
-    def save(self, state):
-        if self.place == (state["position"]["epoch"], state["position"]["step"]):
-            file = io.BytesIO()
-            torch.save({"versions": versions(), **state}, file)
-            file.seek(0)
-            self.saved = torch.load(file, weights_only=True)
-
-
-class Resumed:
-    """A training that is ready to take over a checkpoint."""
-
-    def __init__(self, name, kept):
-        make, data, more, _ = TRAININGS[name]
-        defaults = {
-            "epochs": 2, "steps_per_epoch": None, "objective": "elbo", "objective_settings": {}, "batch_size": 25,
-            "lr": 0.01, "optimizer": torch.optim.Adam, "schedule": "constant", "beta_schedule": "constant",
-            "max_grad_norm": None, "compile": False, "patience": None, "nonfinite": "stop", "seed": 1,
-        }  # fmt: skip
-        settings, vae = FitSettings(**{**defaults, **more}), make()
-        batches = TrainingData(vae, data(), None, settings, torch.device("cpu"))
-        self.training = prepare(vae, batches, settings, kept, torch.device("cpu"))
-        self.settings, self.kept = settings, kept
-
-    def run(self):
-        loop = Loop(self.training, self.settings, self.kept)
-        loop.run(progress_bar(False, 1), lambda history: None, lambda record: None)
-
-    def all_that_may_change(self):
-        state = self.training.state
-        stopping = state.early_stopping
-        return digest([
-            state.parameters, state.buffers, state.optimizer.state_dict(), state.scheduler.state_dict(),
-            stopping.best_elbo, stopping.epochs_without_improvement, stopping.best_values, stopping.last_values,
-            state.history.records(), vars(state.position), state.epoch_start, state.fingerprint.start,
-            state.fingerprint.buffers, all_generator_states(state.generators),
-        ])  # fmt: skip
+def digest_of(state):
+    """Returns a digest of everything that a checkpoint restores."""
+    stopping = state.early_stopping
+    return digest([
+        state.parameters, state.buffers, state.optimizer.state_dict(), state.scheduler.state_dict(),
+        stopping.best_elbo, stopping.epochs_without_improvement, stopping.best_values, stopping.last_values,
+        state.history.records(), vars(state.position), state.epoch_start, state.fingerprint.start,
+        state.fingerprint.buffers, all_generator_states(state.generators),
+    ])  # fmt: skip
 
 
 def digest(value):
@@ -150,19 +105,11 @@ def digest(value):
     return found.hexdigest()
 
 
-def checkpoint_of(name):
-    """Returns the content of one of the training's checkpoints."""
-    kept = Kept(TRAININGS[name][-1])
-    with warnings.catch_warnings(action="ignore"):
-        torch.manual_seed(1)
-        Resumed(name, kept).run()
-    return kept.saved
-
-
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_changed_value_is_refused_with_everything_as_before_or_the_training_ends(name):
-    content, resumed, refused = checkpoint_of(name), Resumed(name, Kept()), []
-    before = resumed.all_that_may_change()
+    *training, place = TRAININGS[name]
+    content, resumed, refused = checkpoint_of(*training, place)[1], Resumed(*training, Kept()), []
+    before = digest_of(resumed.training.state)
     for seed in range(NUM_CHANGES):
         resumed.kept.content, words = changed(content, f"{name} {seed}")
         state = resumed.training.state
@@ -173,7 +120,7 @@ def test_a_changed_value_is_refused_with_everything_as_before_or_the_training_en
                     assert state.position.done
                 except pv.InputError as error:
                     assert_one_line(error)
-                    assert resumed.all_that_may_change() == before
+                    assert digest_of(resumed.training.state) == before
                     refused.append(words)
                 raise Undone
         except Undone:
