@@ -10,11 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyrovae.common import InputError, generator_states_for, require, rules
 from pyrovae.training.early_stopping import EarlyStopping
 from pyrovae.training.fingerprint import TRAINING
 from pyrovae.training.history import History, Position
+
+
+def _dense_if_tensor(name: str, value: object) -> None:
+    if isinstance(value, Tensor):
+        rules.dense(name, value)
+
 
 _COUNT = rules.nothing_or(rules.whole(1))
 _TENSORS = rules.nothing_or(rules.each(rules.dense))
@@ -60,7 +67,7 @@ _GROUP = rules.fields({"params": rules.each(rules.whole())})
 _CONTENT = rules.fields(
     {
         "settings": rules.all_of(_SETTINGS, rules.table(rules.plain)),
-        "state": rules.table(rules.anything),  # a module of the user's own may keep something else than tensors
+        "state": rules.table(_dense_if_tensor),  # a module of the user's own may keep something else there
         "buffers": rules.table(rules.dense),
         "parameters": rules.table(rules.dense),
         "optimizer": rules.fields({"param_groups": rules.each(_GROUP), "state": rules.anything}),

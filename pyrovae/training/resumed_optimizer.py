@@ -73,7 +73,7 @@ def load_schedule(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Loads the state of an optimiser with the same groups, whose learning rates are those of its schedule after the epochs that are done.
+    """Loads the state of an optimiser with the same groups, once its schedule has set their learning rates.
 
     For one of torch or Pyro the state must have the structure that a step gives it, and the groups the settings of this
     optimiser; Pyro's may have moved them. One of the user's own may keep what it likes.

@@ -195,6 +195,6 @@ def _named(where: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(where) else f"{where} is not readable: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
         cause = f"{type(error).__name__}: {first_line(error)[:200]}"
         raise InputError(f"{where} is not one of this training ({cause})") from error
