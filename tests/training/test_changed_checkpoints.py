@@ -8,8 +8,8 @@ import pyro
 import pytest
 import torch
 from broken_off import WithParamsOfItsOwn, ring_data
-from changed_values import an_end, assert_one_line, changed
-from helpers import small_vae
+from changed_values import an_end, assert_one_line, changed, with_value
+from helpers import refusal, small_vae
 from kept_checkpoints import Kept, Resumed, checkpoint_of
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR, ReduceLROnPlateau, SequentialLR
@@ -128,3 +128,61 @@ def test_a_changed_value_is_refused_with_everything_as_before_or_the_training_en
         except Exception as error:
             raise AssertionError(words) from error
     assert NUM_CHANGES / 2 < len(refused) < NUM_CHANGES
+
+
+STATES = ("generators", 0, 0)
+ONE_BY_ONE = {  # and how the line begins
+    ("position", "step"): (1.5, "position.step must be a whole number >= 0, got 1.5"),
+    ("position", "in_pass"): (1, "position.in_pass must be a whole number >= 0 and <= 0, got 1"),
+    ("position", "done"): (True, "position.done must be False, got True"),
+    ("best", "waited"): (-1, "best.waited must be a whole number >= 0, got -1"),
+    ("best", "values"): ([], "best.values must be a list of 12, got []"),
+    ("best", "elbo"): (0.0, "best.elbo must be -"),
+    ("history", 0, "lr"): ("x" * 10_000_000, "history[0].lr must be a finite number, got 'xxx"),
+    ("buffers", "beta"): (torch.tensor(torch.nan), "beta must hold numbers, got nan"),
+    ("parameters", "encoder.output.bias"): (
+        torch.ones(4).to_sparse(), "parameters.encoder.output.bias must be a plain tensor, got a sparse tensor",
+    ),
+    ("optimizer", "state", 0, "exp_avg"): (
+        torch.ones(8, 3), "optimizer.state.0.exp_avg must be a tensor of shape (8, 2) and torch.float32, got a tensor",
+    ),
+    ("optimizer", "state", 1, "step"): (torch.tensor(-1.0), "optimizer.state.1.step must be a finite number >= 0"),
+    ("optimizer", "param_groups", 0, "lr"): (2**70, "optimizer.param_groups[0].lr must be 0.0"),
+    (*STATES, "torch", 0): (
+        torch.zeros(16, dtype=torch.uint8), "generators[0][0].torch[0] must be a state of torch's generator on cpu",
+    ),
+    # NumPy would read what lies 10,000 numbers behind its state.
+    (*STATES, "numpy", 2): (10_000, "generators[0][0].numpy[2] must be a whole number >= 0 and <= 624, got 10000"),
+    (*STATES, "python", 2): (b"", "generators[0][0].python[2] must be a finite number, got b''"),
+    ("generators", 0, 1): (None, "generators[0][1] must be there in the middle of an epoch, got None"),
+}  # fmt: skip
+
+
+def test_the_line_names_the_entry_the_rule_and_the_value():
+    *training, place = TRAININGS["patience"]
+    content, resumed = checkpoint_of(*training, place)[1], Resumed(*training, Kept())
+    before = digest_of(resumed.training.state)
+    for path, (value, said) in ONE_BY_ONE.items():
+        resumed.kept.content = with_value(content, list(path), value)
+        assert refusal(resumed.run).startswith(f"the checkpoint in none is not readable: {said}")
+        assert digest_of(resumed.training.state) == before
+
+
+def test_versions_of_any_kind_are_told_and_keep_nothing_from_resuming():
+    *training, place = TRAININGS["steps"]
+    content = checkpoint_of(*training, place)[1]
+    for versions in (None, [], 7, {"torch": None, "python": {}, "pyro": "x" * 10_000_000}):
+        resumed = Resumed(*training, Kept())
+        resumed.kept.content = {**content, "versions": versions}
+        with pytest.warns(UserWarning, match=r"under other versions, so .*: .* then and .* now") as said:
+            resumed.run()
+        assert len(str(said[0].message)) < 500
+
+
+def test_a_warning_that_is_an_error_leaves_everything_as_before():
+    *training, place = TRAININGS["steps"]
+    content, resumed = checkpoint_of(*training, place)[1], Resumed(*training, Kept())
+    resumed.kept.content, before = {**content, "versions": {}}, digest_of(resumed.training.state)
+    with pytest.raises(UserWarning, match="under other versions"):
+        resumed.run()
+    assert digest_of(resumed.training.state) == before
