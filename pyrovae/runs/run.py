@@ -1,10 +1,13 @@
 """A training run and its folder: config.json, metrics.jsonl and checkpoint.pt."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from pyrovae.common import InputError, Workers, alone, check_folder, require, require_finite, write_text
 from pyrovae.data import Dataset
@@ -188,9 +191,18 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
     check_fits(where, CONFIG, vae.state_dict(), state)
     for name, value in state.items():
         require_finite(f"{name} in {where}", value)
+    _check_twins(where, state, saved["parameters"] | saved["buffers"])
     vae.load_state_dict(state)
     vae.set_beta(config.beta)  # an interrupted run was saved at the beta that its schedule had reached
     return Run(folder, config, vae.eval(), history, partial(_load_same_data, config, told))
+
+
+def _check_twins(where: str, state: Mapping[str, Tensor], twins: Mapping[str, Tensor]) -> None:
+    """Raises `InputError` unless a checkpoint has the same parameters and buffers in both places that hold them."""
+    for name, value in state.items():
+        twin = twins.get(name)
+        same = twin is not None and twin.dtype == value.dtype and torch.equal(twin, value)
+        require(same, f"{where} is not readable: state.{name} must be as in its parameters or buffers, and differs")
 
 
 def require_new_folder(folder: Path) -> None:

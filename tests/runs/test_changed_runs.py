@@ -39,7 +39,7 @@ def test_a_changed_value_is_refused_or_the_run_can_be_evaluated(name, tmp_path, 
             num_refused += 1
         except Exception as error:
             raise AssertionError(words) from error
-    assert NUM_CHANGES / 2 < num_refused < NUM_CHANGES
+    assert NUM_CHANGES / 4 < num_refused < NUM_CHANGES  # the states of optimiser and schedule are not looked at
 
 
 @pytest.mark.parametrize("how", ["a fifo", "inflates", "another epoch", "no history"])
