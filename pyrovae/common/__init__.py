@@ -51,6 +51,7 @@ from pyrovae.common.rng import (
     set_all_generator_states,
     set_generator_states,
 )
+from pyrovae.common.size_limit import SizeLimit
 from pyrovae.common.tables import data_frame, right_aligned, with_lines_below
 from pyrovae.common.tensor_files import disk_errors, load_tensors, save_tensors
 from pyrovae.common.weak_by_identity import WeakByIdentity
@@ -60,6 +61,7 @@ __all__ = [
     "CapturedState",
     "FolderInUse",
     "InputError",
+    "SizeLimit",
     "WeakByIdentity",
     "Workers",
     "all_generator_states",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyrovae.common import (
     InputError,
+    SizeLimit,
     first_line,
     fixed_generators,
     load_tensors,
@@ -149,7 +150,9 @@ def _content_of(model: Module) -> dict[str, Any]:
 
 def _made_again(cls: type, content: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
     kinds = known_kinds(Module)
-    with fixed_generators(0):  # the initial parameters, which those of the file replace
+    held = (*content["state"].values(), *content["buffers"].values())
+    # The initial parameters, which those of the file replace, are as large as those.
+    with fixed_generators(0), SizeLimit("it", held):
         arguments = {name: decoded(value, kinds) for name, value in content["arguments"].items()}
         model = made(cls, {**arguments, **own})
     parts, saved_parts = _parts(model), content["parts"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, Workers, alone, check_folder, require, require_finite, write_text
+from pyrovae.common import InputError, SizeLimit, Workers, alone, check_folder, require, require_finite, write_text
 from pyrovae.data import Dataset
 from pyrovae.models import VAE
 from pyrovae.runs.build import build_vae, fit_settings, load_data
@@ -187,7 +187,8 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
     told = saved["data"] if is_own(config.dataset) else None
     layout = None if told is None else DataLayout.from_dict(told["layout"])
     require(len(history.epoch) > 0, f"the run in {folder} was interrupted before its first epoch ended")
-    vae = build_vae(config, event_shape, layout=layout)
+    with SizeLimit(where, state.values()):
+        vae = build_vae(config, event_shape, layout=layout)
     check_fits(where, CONFIG, vae.state_dict(), state)
     for name, value in state.items():
         require_finite(f"{name} in {where}", value)
