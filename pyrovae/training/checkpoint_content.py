@@ -139,9 +139,12 @@ def _check_position(saved: Mapping[str, Any]) -> None:
     # As many batches are drawn again, which must come to an end.
     used = num_done * per_epoch + step if per_epoch else 0
     rules.whole(0, min(used, num_batches or used))("position.in_pass", position.get("in_pass", 0))
-    if step or position.get("in_pass", 0):
-        for rank, (_, start) in enumerate(saved["generators"]):
-            require(start is not None, f"generators[{rank}][1] must be there in the middle of an epoch, got None")
+    for rank, (now, start) in enumerate(saved["generators"]):
+        name = f"generators[{rank}][1]"
+        in_the_middle = step or position.get("in_pass", 0)
+        require(not (in_the_middle and start is None), f"{name} must be there in the middle of an epoch, got None")
+        for kind in ("torch", "own") if start is not None else ():
+            rules.items(*(rules.anything for _ in now[kind]))(f"{name}.{kind}", start[kind])
 
 
 def _check_best(saved: Mapping[str, Any]) -> None:

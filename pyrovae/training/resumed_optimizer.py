@@ -165,7 +165,8 @@ def _check_alike(name: str, ours: object, theirs: Any, is_known: bool) -> None:
         case bool():
             rules.flag(name, theirs)
         case int() | float():
-            if not (isinstance(theirs, float) and math.isinf(theirs)):  # as the best of a plateau is before the first
+            is_infinite = math.isinf(ours) and isinstance(theirs, float)  # as a plateau's best is before the first
+            if not (is_infinite and theirs == ours):
                 rules.number()(name, theirs)
         case None:
             _check_sound(name, theirs)

@@ -154,6 +154,7 @@ ONE_BY_ONE = {  # and how the line begins
     # NumPy would read what lies 10,000 numbers behind its state.
     (*STATES, "numpy", 2): (10_000, "generators[0][0].numpy[2] must be a whole number >= 0 and <= 624, got 10000"),
     (*STATES, "python", 2): (b"", "generators[0][0].python[2] must be a finite number, got b''"),
+    ("generators", 0, 1, "own"): ([torch.get_rng_state()], "generators[0][1].own must be a list of 0, got a list of 1"),
     ("generators", 0, 1): (None, "generators[0][1] must be there in the middle of an epoch, got None"),
 }  # fmt: skip
 
