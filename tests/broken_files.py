@@ -4,8 +4,11 @@ import functools
 import gzip
 import json
 import math
+import os
 import tempfile
+import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from helpers import LABEL_FILES, NUM_TRAIN, idx, write_images
 
 from pyrovae import RunConfig
 from pyrovae.runs import train_run
+from pyrovae.training.history import Position
 
 CORRUPT = {
     "empty": lambda content: b"",
@@ -114,6 +118,20 @@ def with_state(**changes) -> Callable[[], None]:
     return content(lambda state: {**state, **changes})
 
 
+def compressed(path: Path) -> None:
+    """Writes an archive that holds the same, and is larger once it is read."""
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, inner in content.items():
+            archive.writestr(name, inner)
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 CUTS = (0, 1, 100, 2_000, -1_000, -10)
 RUNS = {
     "no folder": lambda: None,
@@ -122,12 +140,16 @@ RUNS = {
     "no config": damaged((RUN / "config.json").unlink),
     "config cut off": damaged(partial((RUN / "config.json").write_text, '{"data')),
     **{f"checkpoint[:{keep}]": cut(keep) for keep in CUTS},
+    "a fifo": each_checkpoint(fifo),
+    "inflates": each_checkpoint(compressed),
     "code in the checkpoint": with_state(state=Evil()),
     "another thing": content(lambda state: [1]),
     "no format": with_state(format=None),
     "no history": content(lambda state: {name: value for name, value in state.items() if name != "history"}),
     "state is a list": with_state(state=[1]),
-    "no epoch done": with_state(history=[]),
+    "far larger": with_state(event_shape=(2**40,)),
+    "no epoch done": with_state(history=[], position=asdict(Position())),
+    "another epoch": with_state(history=[]),
     "not finite": content(not_a_number),
     "other sizes": other_config(hidden=[9]),
     "more layers": other_config(hidden=[8, 8]),

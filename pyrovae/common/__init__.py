@@ -1,6 +1,6 @@
 """Serves every other room: errors, random numbers, files, devices, worker processes, and the state of programs."""
 
-from pyrovae.common import workers
+from pyrovae.common import rules, workers
 from pyrovae.common.captured_state import CapturedState
 from pyrovae.common.checked_files import checksum, read_checked, sealed, unsealed, write_checked
 from pyrovae.common.devices import choose_device, device_of, device_of_worker, on_device_of
@@ -47,11 +47,13 @@ from pyrovae.common.rng import (
     derived_seed,
     fixed_generators,
     generator_states,
+    generator_states_for,
     kept_generators,
     local_seed,
     set_all_generator_states,
     set_generator_states,
 )
+from pyrovae.common.size_limit import SizeLimit
 from pyrovae.common.tables import data_frame, right_aligned, with_lines_below
 from pyrovae.common.tensor_files import disk_errors, load_tensors, save_tensors
 from pyrovae.common.weak_by_identity import WeakByIdentity
@@ -62,6 +64,7 @@ __all__ = [
     "FolderInUse",
     "InputError",
     "Parts",
+    "SizeLimit",
     "WeakByIdentity",
     "Workers",
     "all_generator_states",
@@ -90,6 +93,7 @@ __all__ = [
     "fixed_generators",
     "flush_renames",
     "generator_states",
+    "generator_states_for",
     "has_numbers",
     "is_array",
     "is_out_of_memory",
@@ -116,6 +120,7 @@ __all__ = [
     "require_seed",
     "require_seeds",
     "right_aligned",
+    "rules",
     "save_tensors",
     "scale_hint",
     "sealed",

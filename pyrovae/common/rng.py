@@ -9,6 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.common.rules import Rule, dense, each, exactly, fields, items, like, nothing_or, number, refuse, whole
+
+_WORDS = 624  # of the Mersenne Twister's state, in Python and in NumPy
+
+_STATES = fields(
+    {
+        "torch": each(dense, at_least=1),
+        "own": each(dense),
+        "python": items(whole(), each(whole(0, 2**32 - 1)), nothing_or(number())),
+        # NumPy takes any position, and reads its state's memory there.
+        "numpy": items(
+            exactly("MT19937"), like(torch.zeros(_WORDS, dtype=torch.int64)), whole(0, _WORDS), whole(0, 1), number()
+        ),
+    }
+)
+
 
 @contextmanager
 def local_seed(seed: int | None) -> Iterator[None]:
@@ -28,6 +44,10 @@ def local_seed(seed: int | None) -> Iterator[None]:
 def derived_seed(seed: int, purpose: str) -> int:
     """Returns a seed for one purpose, whose stream is not that of another purpose, another seed, or `seed` itself."""
     return random.Random(f"pyrovae {seed} {purpose}").getrandbits(63)
+
+
+def _num_gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def generator_states() -> list[Tensor]:
@@ -62,6 +82,35 @@ def set_all_generator_states(states: dict[str, Any], generators: Sequence[torch.
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     for generator, state in zip(generators, states["own"], strict=True):
         generator.set_state(state)
+
+
+def generator_states_for(generators: Sequence[torch.Generator] = ()) -> Rule:
+    """Returns the rule of what `all_generator_states` returned, with these generators or on another machine.
+
+    The states are given to other generators, to see whether they take them.
+    """
+
+    def rule(name: str, states: Any) -> None:
+        _STATES(name, states)
+        words = states["numpy"][1]
+        if not bool(((words >= 0) & (words < 2**32)).all()):
+            refuse(f"{name}.numpy[1]", "of whole numbers from 0 to 2^32 - 1", words)
+        try:
+            random.Random().setstate((states["python"][0], tuple(states["python"][1]), states["python"][2]))
+        except (TypeError, ValueError, OverflowError):
+            refuse(f"{name}.python", "a state of Python's generator", states["python"])
+        here = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(_num_gpus()))]
+        own = [generator.device for generator in generators]
+        for kind, devices in (("torch", here), ("own", own)):
+            if len(states[kind]) != len(devices):  # of another machine, or of other data
+                devices = here[: kind == "torch"]
+            for index, (device, state) in enumerate(zip(devices, states[kind], strict=False)):
+                try:
+                    torch.Generator(device).set_state(state)
+                except (TypeError, RuntimeError):
+                    refuse(f"{name}.{kind}[{index}]", f"a state of torch's generator on {device.type}", state)
+
+    return rule
 
 
 @contextmanager

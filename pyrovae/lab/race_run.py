@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyrovae.common import InputError, require
 from pyrovae.evaluation import Estimate
-from pyrovae.training import Checkpoints
+from pyrovae.training import Checkpoints, check_content, check_fits
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,18 @@ class RaceRun:
             vae: A module that `make_vae` has made, which is changed in place.
 
         Raises:
-            InputError: `vae` is no module, or the race kept no folder.
+            InputError: `vae` is no module, or the race kept no folder, or its checkpoint does not fit `vae`, which is
+                then as it was.
         """
         require(isinstance(vae, nn.Module), f"vae must be a module, got {type(vae).__name__}")
         state = Checkpoints(self.folder).load()
         if state is None:
             raise InputError(f"{self.folder} holds no checkpoint: a race without a folder keeps none")
+        where = f"the checkpoint in {self.folder}"
+        check_content(where, state)
+        ours, theirs = (
+            {name: value for name, value in values.items() if isinstance(value, Tensor)}
+            for values in (vae.state_dict(), state["state"])
+        )
+        check_fits(where, "vae", ours, theirs)
         vae.load_state_dict(state["state"])

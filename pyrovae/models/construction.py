@@ -8,9 +8,10 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from pyrovae.common import require
+from pyrovae.common import require, rules, shown
 
 PACKAGE = __name__.partition(".")[0]
+_PAIRS = rules.each(rules.items(rules.anything, rules.anything))
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ def decoded(value: Any, kinds: Mapping[str, type]) -> Any:
     """Returns what `encoded` was given, with modules made again, of the classes in `kinds` alone."""
     if isinstance(value, dict) and "kind" in value:
         name = value["kind"]
-        require(name in kinds, f"a module must be one of pyrovae's, got {name!r}")
+        rules.fields({"kind": rules.text, "arguments": rules.fields({"items": _PAIRS})})("a module in arguments", value)
+        require(name in kinds, f"a module must be one of pyrovae's, got {shown(name)[:60]}")
         return made(kinds[name], decoded(value["arguments"], kinds))
     if isinstance(value, dict):
+        rules.fields({"items": _PAIRS})("a dict in arguments", value)
         return {key: decoded(item, kinds) for key, item in value["items"]}
     return tuple(decoded(item, kinds) for item in value) if isinstance(value, tuple) else value
 
@@ -80,7 +83,7 @@ def made(kind: type, arguments: Mapping[str, Any]) -> Any:
     """Returns an instance of `kind`, made with arguments by name."""
     signature = inspect.signature(kind)
     unknown = arguments.keys() - signature.parameters.keys()
-    require(not unknown, f"{kind.__name__} takes no {', '.join(sorted(unknown))}")
+    require(not unknown, f"{kind.__name__} takes no {', '.join(map(str, unknown))}"[:200])
     bound = inspect.BoundArguments(signature, OrderedDict(arguments))
     return kind(*bound.args, **bound.kwargs)
 

@@ -8,12 +8,37 @@ from typing import Any, BinaryIO, Self
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, first_line, fixed_generators, load_tensors, require, warn, write_atomically
+from pyrovae.common import (
+    InputError,
+    SizeLimit,
+    first_line,
+    fixed_generators,
+    load_tensors,
+    require,
+    rules,
+    shown,
+    warn,
+    write_atomically,
+)
 from pyrovae.models.construction import Recipe, decoded, encoded, is_ours, is_plain, kind_name, known_kinds, made
 from pyrovae.models.networks.network import Network
 from pyrovae.models.param_store import Module
 
 FORMAT = "pyrovae model 1"
+_PLAIN_TABLE = rules.table(rules.anything)
+_CONTENT = rules.fields(
+    {
+        "kind": rules.text,
+        "arguments": _PLAIN_TABLE,
+        "own": rules.table(rules.text),
+        "parts": rules.table(rules.text),
+        "plain": rules.table(_PLAIN_TABLE),
+        "training": rules.table(rules.flag),
+        "frozen": rules.each(rules.text),
+        "state": _PLAIN_TABLE,  # a part of the user's own may keep something else than tensors
+        "buffers": rules.table(rules.dense),
+    }
+)
 
 
 class SavedModel(Module):
@@ -82,6 +107,7 @@ class SavedModel(Module):
         path = Path(path)
         content = _read(path)
         try:
+            _CONTENT("", content)
             kind, missing = content["kind"], {n: what for n, what in content["own"].items() if n not in own}
             require(kind == kind_name(cls), f"it holds a {kind.rpartition('.')[2]} and not a {cls.__name__}")
             needed = ", ".join(f"{name} ({what})" for name, what in missing.items())
@@ -124,7 +150,9 @@ def _content_of(model: Module) -> dict[str, Any]:
 
 def _made_again(cls: type, content: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
     kinds = known_kinds(Module)
-    with fixed_generators(0):  # the initial parameters, which those of the file replace
+    held = (*content["state"].values(), *content["buffers"].values())
+    # The initial parameters, which those of the file replace, are as large as those.
+    with fixed_generators(0), SizeLimit("it", held):
         arguments = {name: decoded(value, kinds) for name, value in content["arguments"].items()}
         model = made(cls, {**arguments, **own})
     parts, saved_parts = _parts(model), content["parts"]
@@ -133,9 +161,14 @@ def _made_again(cls: type, content: Mapping[str, Any], own: Mapping[str, Any]) -
         require(was == now, f"its {name} is a {was}, and a model made with the same arguments has a {now}")
     modules = dict(model.named_modules())
     for name, attributes in content["plain"].items():
-        for key in _plain_attributes(modules[name]).keys() & attributes.keys():
-            setattr(modules[name], key, attributes[key])
+        require(name in modules, f"plain must be of the model's parts, and {shown(name)[:60]} is not one")
+        for key, value in _plain_attributes(modules[name]).items():
+            if key in attributes:
+                place = ".".join(filter(None, ("plain", name, key)))
+                setattr(modules[name], key, _changed_attribute(place, value, attributes[key]))
     _load_tensors(model, content["state"], content["buffers"])
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    require(bool(own) or len(dtypes) < 2, f"parameters must be of one dtype, got {', '.join(map(str, dtypes))}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in content["frozen"])
     for name, module in modules.items():
@@ -154,11 +187,27 @@ def _load_tensors(model: nn.Module, state: Mapping[str, Any], buffers: Mapping[s
     tensors = dict(chain(parameters, own_buffers))
     for name in sorted(saved.keys() | tensors.keys()):
         was, now = (tuple(found[name].shape) if name in found else "not there" for found in (saved, tensors))
-        require(was == now, f"its {name} is {was}, and that of the model {now}")
+        require(was == now, f"its {name[:60]} is {was}, and that of the model {now}")
+        rules.dense(name, saved[name])
+        same = saved[name].is_floating_point() == tensors[name].is_floating_point() and not saved[name].is_complex()
+        require(same, f"{name} must be of {tensors[name].dtype}, got {saved[name].dtype}")
         tensors[name].data = tensors[name].data.to(saved[name].dtype)
     model.load_state_dict(state)
     for name, buffer in buffers.items():
         tensors[name].copy_(buffer)
+
+
+def _changed_attribute(name: str, made: object, saved: Any) -> Any:
+    """Returns an attribute as it was saved: a float or a truth value may have changed, and all others are as made."""
+    if isinstance(made, bool):
+        rules.flag(name, saved)
+        return saved
+    if isinstance(made, float):
+        rules.number()(name, saved)
+        require(made <= 0 or saved > 0, f"{name} must be > 0, got {shown(saved)}")
+        return float(saved)
+    rules.exactly(made)(name, saved)
+    return made
 
 
 def _parts(model: nn.Module) -> dict[str, str]:

@@ -112,7 +112,7 @@ class VQVAE(SavedModel):
         require_number("commitment", commitment, above=0)
         require(isinstance(likelihood, Likelihood), f"likelihood must be a pyrovae likelihood, got {likelihood!r}")
         require_choice("network", network, NETWORKS)
-        self.event_shape, self.commitment = tuple(event_shape), commitment
+        self.event_shape, self.commitment = tuple(event_shape), float(commitment)
         self.num_tokens, self.num_codes = num_tokens, num_codes
         self.likelihood = copy.deepcopy(likelihood)
         encoder, decoder = NETWORKS[network]

@@ -146,10 +146,10 @@ def check_same_layout(dataset: str, told: Mapping[str, Any], data: Dataset) -> N
     now = data_told(data)
     for name in ("sizes", "layout"):
         for field, was in told.get(name, {}).items():
-            found = now[name][field]
+            found = now[name].get(field)  # None of what the layout does not have
             if field == "columns" and len(was) == len(found):
                 field, was, found = _first_difference(was, found)
-            require(was == found, f"{_rule(dataset)}: {field} was {shown(was)}, and is {shown(found)}")
+            require(was == found, f"{_rule(dataset)}: {field[:60]} was {shown(was)}, and is {shown(found)}")
 
 
 def check_same_values(dataset: str, texts: Mapping[str, str | None], data: Dataset) -> None:

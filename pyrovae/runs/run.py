@@ -1,13 +1,17 @@
 """A training run and its folder: config.json, metrics.jsonl and checkpoint.pt."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from pyrovae.common import (
     InputError,
+    SizeLimit,
     Workers,
     alone,
     append_text,
@@ -31,7 +35,8 @@ from pyrovae.runs.folder import (
 )
 from pyrovae.runs.own_data import DataLayout, check_same_layout, check_same_values, data_told, with_usual_settings
 from pyrovae.runs.own_sources import is_own
-from pyrovae.training import Checkpoints, History, check_fits, fit, told_of_split
+from pyrovae.runs.run_content import content_of_run
+from pyrovae.training import Checkpoints, History, check_content, check_fits, fit, history_of, told_of_split
 
 
 @dataclass(frozen=True)
@@ -196,26 +201,34 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
     saved = Checkpoints(folder).load()  # before config.json, which is ahead of it while a run trains for longer
     if saved is None:
         raise InputError(f"{folder} holds no checkpoint")
+    where = f"the checkpoint in {folder}"
+    check_content(where, saved, also=content_of_run(saved))
     config = written_config(folder, saved)
     if data_root is not None:
         config = RunConfig.from_dict({**vars(config), "data_root": str(data_root)})
     if dataset is not None:
         require(is_own(config.dataset), f"dataset is for data of your own, and this run's is {config.dataset}")
         config = RunConfig.from_dict({**vars(config), "dataset": str(dataset)})
-    with read_as_run(folder):
-        event_shape, state = tuple(saved["event_shape"]), dict(saved["state"])
-        layout = DataLayout.from_dict(saved["data"]["layout"]) if is_own(config.dataset) else None
-        history = History()
-        for record in saved["history"]:
-            history.append(record)
+    event_shape, state, history = tuple(saved["event_shape"]), saved["state"], history_of(saved)
+    layout = DataLayout.from_dict(saved["data"]["layout"]) if is_own(config.dataset) else None
     require(len(history.epoch) > 0, f"the run in {folder} was interrupted before its first epoch ended")
-    vae = build_vae(config, event_shape, layout=layout)
-    check_fits(f"the checkpoint in {folder}", CONFIG, vae.state_dict(), state)
+    with SizeLimit(where, state.values()):
+        vae = build_vae(config, event_shape, layout=layout)
+    check_fits(where, CONFIG, vae.state_dict(), state)
     for name, value in state.items():
-        require_finite(f"{name} in the checkpoint in {folder}", value)
+        require_finite(f"{name} in {where}", value)
+    _check_twins(where, state, saved["parameters"] | saved["buffers"])
     vae.load_state_dict(state)
     vae.set_beta(config.beta)  # an interrupted run was saved at the beta that its schedule had reached
     return Run(folder, config, vae.eval(), history, partial(_load_same_data, folder, config, saved))
+
+
+def _check_twins(where: str, state: Mapping[str, Tensor], twins: Mapping[str, Tensor]) -> None:
+    """Raises `InputError` unless a checkpoint has the same parameters and buffers in both places that hold them."""
+    for name, value in state.items():
+        twin = twins.get(name)
+        same = twin is not None and twin.dtype == value.dtype and torch.equal(twin, value)
+        require(same, f"{where} is not readable: state.{name} must be as in its parameters or buffers, and differs")
 
 
 def _load_same_data(folder: Path, config: RunConfig, saved: dict) -> Dataset:

@@ -2,6 +2,7 @@
 
 from pyrovae.training import beta_schedules
 from pyrovae.training.beta_schedules import BETA_SCHEDULES
+from pyrovae.training.checkpoint_content import check_content, history_of
 from pyrovae.training.checkpoints import FORMAT, LOCK, Checkpoints
 from pyrovae.training.compiled_loss import CompiledLoss
 from pyrovae.training.compiled_svi import CompiledSVI
@@ -32,12 +33,14 @@ __all__ = [
     "LOCK",
     "NONFINITE",
     "TrainingData",
+    "check_content",
     "check_fits",
     "checked_pair",
     "compiles",
     "digest",
     "fit",
     "gradients_of",
+    "history_of",
     "is_one_time",
     "make_optimizer",
     "prepare",

@@ -1,10 +1,11 @@
 """Early stopping: training ends when the validation ELBO has not improved for some epochs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
+from pyrovae.common import rules
 from pyrovae.training.pair_modules import copy_values
 
 
@@ -63,11 +64,23 @@ class EarlyStopping:
         }
 
     def restore(self, saved: dict) -> None:
-        """Takes over what `to_dict` returned when the checkpoint was written."""
+        """Takes over what `to_dict` returned when the checkpoint was written. Raises `InputError` on other tensors."""
+        self.best_values, self.last_values = (
+            self._here("values", saved["values"]),
+            self._here("last", saved.get("last")),
+        )
         self.best_elbo, self.epochs_without_improvement = saved["elbo"], saved["waited"]
-        self.best_values, self.last_values = self._here(saved["values"]), self._here(saved.get("last"))
 
-    def _here(self, values: list[Tensor] | None) -> list[Tensor] | None:
+    @staticmethod
+    def standing(elbos: Iterable[float]) -> tuple[float, int]:
+        """Returns the best of the ELBOs of all epochs, and the number of epochs since; NaN is never the best."""
+        best, waited = -math.inf, 0
+        for elbo in elbos:
+            best, waited = (elbo, 0) if elbo > best else (best, waited + 1)
+        return best, waited
+
+    def _here(self, name: str, values: list[Tensor] | None) -> list[Tensor] | None:
         if values is None:
             return None
+        rules.items(*map(rules.like, self.tensors))(f"best.{name}", values)
         return [value.to(tensor.device) for tensor, value in zip(self.tensors, values, strict=True)]

@@ -9,7 +9,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyrovae.common import fixed_generators, is_validation_error, require
+from pyrovae.common import fixed_generators, is_validation_error, require, rules
 from pyrovae.data import Batch
 from pyrovae.programs import ProgramPair
 from pyrovae.training.data_count import DataCount
@@ -118,7 +118,10 @@ class Fingerprint:
         """
         for name, was in saved["told"].items():
             now = self.told.get(name)
-            require(same_data(was, now), f"{where} is of other {name}: take another folder")
+            require(same_data(was, now), f"{where} is of other {name[:60]}: take another folder")
+        for name, value in saved["buffers"].items():
+            require(name in buffers, f"identity.buffers must be some of buffers, and {name[:60]} is not")
+            rules.like(buffers[name])(f"identity.buffers.{name[:60]}", value)
         for name, value in self.buffers.items():
             known = [found[name].to(value.device) for found in (saved["buffers"], buffers) if name in found]
             same = not known or any(_are_close(value, other) for other in known)

@@ -110,7 +110,7 @@ class Loop:
         for buffer in state.buffers.values():  # the processes have seen different data, and take those of the first
             self.workers.agreed(buffer)
         terms = self.training.validation.terms(position.epoch)
-        lr = state.optimizer.param_groups[0]["lr"]
+        lr = float(state.optimizer.param_groups[0]["lr"])
         record = {"epoch": position.epoch, "loss": position.total / position.count, **terms, "lr": lr}
         step_schedule(state.scheduler, record)
         record["skipped"] = position.skipped if self.settings.nonfinite == "skip" else None

@@ -1,8 +1,7 @@
 """Makes torch's optimiser and learning-rate schedule from the caller's, and checks them before a step is taken."""
 
 import inspect
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -17,7 +16,6 @@ from pyrovae.common import InputError, first_line, require, require_choice, requ
 LEARNING_RATE_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
 DEFAULT_LR = 1e-3
-_NOT_OF_EPOCHS = "one that goes on for more epochs must not depend on their number"
 _UNUSABLE = (TypeError, ValueError, AttributeError, KeyError, AssertionError)
 Made = TypeVar("Made")
 
@@ -133,42 +131,6 @@ def step_schedule(scheduler: Any, record: Mapping[str, float | None]) -> None:
             'threshold_mode is "rel": say threshold_mode="abs", and threshold in nats'
         )
     scheduler.step(metric)
-
-
-def check_schedule_of(
-    where: str,
-    scheduler: Any,
-    optimizer: torch.optim.Optimizer,
-    records: Iterable[Mapping[str, float]],
-    saved: Mapping[str, Any],
-) -> None:
-    """Checks that the caller's schedule is the one of these epochs, whose state at their end was `saved`.
-
-    It has not been stepped before; it is stepped through the epochs, and its state must be loaded afterwards. Raises
-    `InputError` if it gives other learning rates or has other settings: it is another one, or depends on a number of
-    epochs that has changed.
-    """
-    for record in records:
-        was, now = record["lr"], optimizer.param_groups[0]["lr"]
-        rule = f"{where} was begun with another schedule (lr {was:g} in epoch {record['epoch']}, and now {now:g})"
-        same = math.isclose(was, now, rel_tol=1e-6, abs_tol=1e-12)
-        require(same, f"{rule}: {_NOT_OF_EPOCHS}")
-        step_schedule(scheduler, record)
-    now_set = scheduler.state_dict()
-    for name in saved.keys() & now_set.keys():
-        rule = f"{where} was begun with another schedule ({name} {shown(saved[name])}, and now {shown(now_set[name])})"
-        require(name.startswith("_") or _is_close(saved[name], now_set[name]), f"{rule}: {_NOT_OF_EPOCHS}")
-
-
-def _is_close(a: object, b: object) -> bool:
-    """Returns False if two settings are numbers, or hold some, that differ by more than rounding; or other values."""
-    if isinstance(a, float | int) and isinstance(b, float | int):
-        return a == b or math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_is_close, a, b))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_is_close(value, b[key]) for key, value in a.items())
-    return a == b if isinstance(a, str) and isinstance(b, str) else True  # functions cannot be compared
 
 
 def check_schedule(schedule: object) -> None:

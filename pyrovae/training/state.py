@@ -1,7 +1,9 @@
 """The state of a training as a value, which can be written to a checkpoint and restored from it to the bit."""
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,17 +15,19 @@ from pyrovae.common import (
     Workers,
     all_generator_states,
     derived_seed,
+    first_line,
     require,
     set_all_generator_states,
     warn,
 )
 from pyrovae.programs import ProgramPair
+from pyrovae.training.checkpoint_content import check_content, history_of, position_of
 from pyrovae.training.early_stopping import EarlyStopping
 from pyrovae.training.fingerprint import Fingerprint
 from pyrovae.training.history import History, Position
 from pyrovae.training.longer import check_resumed
-from pyrovae.training.optimizers import check_schedule_of
 from pyrovae.training.pair_modules import kept_values_on_error
+from pyrovae.training.resumed_optimizer import check_groups, load_optimizer, load_schedule
 from pyrovae.training.settings import FitSettings
 from pyrovae.training.versions import Versions, check_versions
 
@@ -97,43 +101,58 @@ class TrainingState:
             same_start: whether its training must have had the initial parameters of this one, too.
 
         Raises:
-            InputError: if the checkpoint is of another training. Parameters and buffers are then as before.
+            InputError: if an entry is not what a training writes, or the checkpoint is of another training. Everything
+                is then as before: tensors, optimiser, schedule, history and generators.
         """
         assert self.fingerprint is not None  # a training with checkpoints has one
-        identity, workers = saved.get("identity"), Workers()  # checkpoints of older versions have no identity
-        try:
-            best, position, generators = saved["best"], Position(**saved["position"]), saved["generators"]
-            check_resumed(where, saved["settings"], self.settings, self.given, position)
-            tensors = ((self.parameters, saved["parameters"]), (self.buffers, saved["buffers"]))
-            for ours, theirs in tensors:
-                check_fits(where, "the model", ours, theirs)
+        check_content(where, saved, generators=self.generators)
+        position, identity = position_of(saved), saved.get("identity")  # which older checkpoints do not have
+        check_resumed(where, saved["settings"], self.settings, self.given, position)
+        tensors = ((self.parameters, saved["parameters"]), (self.buffers, saved["buffers"]))
+        for ours, theirs in tensors:
+            check_fits(where, "the model", ours, theirs)
+        workers = Workers()
+        with self._unchanged_on_error(), _named(where):
             if identity is not None:
                 self.fingerprint.check(where, identity, saved["buffers"], same_start)
-            # Else loading the schedule makes torch warn that the optimiser has not stepped, in an epoch's first half.
-            self.optimizer._opt_called = True  # type: ignore[attr-defined]
-            # Some optimisers of Pyro move their learning rate themselves.
-            if callable(self.given.schedule) and not type(self.optimizer).__module__.startswith("pyro."):
-                check_schedule_of(where, self.scheduler, self.optimizer, saved["history"], saved["scheduler"])
-            _load_optimizer(self.optimizer, saved["optimizer"])
-            self.scheduler.load_state_dict(saved["scheduler"])
-            for record in saved["history"]:
-                self.history.append(record)
-            with kept_values_on_error([*self.parameters.values(), *self.buffers.values()]):
-                for ours, theirs in tensors:
-                    for name, tensor in ours.items():
-                        tensor.copy_(theirs[name])
-                if identity is not None:
-                    found = self.fingerprint.loss_and_gradient() if workers.is_first else (math.nan, math.nan)
-                    self.fingerprint.check_model(where, identity, workers.agreed_value(found))
-                self.early_stopping.restore(best)
-                self.position = self._resumed(position, where)
+            self.early_stopping.restore(saved["best"])
+            self._load_optimizer(where, saved)
+            for ours, theirs in tensors:
+                for name, tensor in ours.items():
+                    is_lost = theirs[name].isnan().any() and not tensor.isnan().any()
+                    require(not is_lost, f"{name} must hold numbers, got nan")
+                    tensor.copy_(theirs[name])
+            if identity is not None:
+                found = self.fingerprint.loss_and_gradient() if workers.is_first else (math.nan, math.nan)
+                self.fingerprint.check_model(where, identity, workers.agreed_value(found))
+            self.history, self.position = history_of(saved), self._resumed(position, where)
             self.fingerprint.continue_from(identity or {"start": None, "buffers": {}})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{where} is not one of this training ({type(error).__name__}: {error})") from error
-        check_versions(saved.get("versions"), self.versions())
-        self._restore_generators(generators, workers)
+            check_versions(saved.get("versions"), self.versions())
+            self._restore_generators(saved["generators"], workers)
+
+    def _load_optimizer(self, where: str, saved: dict) -> None:
+        check_groups(where, self.optimizer, saved["optimizer"])
+        is_named = not callable(self.given.schedule)
+        load_schedule(where, self.scheduler, self.optimizer, saved["history"], saved["scheduler"], is_named)
+        load_optimizer(self.optimizer, saved["optimizer"])
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Undoes all that the block has changed, if it fails."""
+        changed = (self, self.early_stopping, self.optimizer, self.scheduler, self.fingerprint)
+        attributes = [(vars(owner), dict(vars(owner))) for owner in changed if hasattr(owner, "__dict__")]
+        groups = [(group, dict(group)) for group in self.optimizer.param_groups]
+        schedule, generators = copy.deepcopy(self.scheduler.state_dict()), all_generator_states(self.generators)
+        try:
+            with kept_values_on_error([*self.parameters.values(), *self.buffers.values()]):
+                yield
+        except BaseException:
+            self.scheduler.load_state_dict(schedule)
+            for content, was in (*attributes, *groups):
+                content.clear()
+                content.update(was)
+            set_all_generator_states(generators, self.generators)
+            raise
 
     def _resumed(self, position: Position, where: str) -> Position:
         """Returns the place from which the training goes on; one that had ended goes on if epochs or patience grew."""
@@ -166,17 +185,19 @@ def check_fits(where: str, what: str, expected: dict[str, Tensor], found: dict[s
     """Raises `InputError` unless both have the same names, shapes and dtypes; it names the first that differs."""
     for name in sorted(expected.keys() | found.keys()):
         shape, other = (tuple(d[name].shape) if name in d else None for d in (expected, found))
-        require(shape == other, f"{where} does not fit {what}: {name} must have shape {shape}, got {other}")
+        rule = f"{where} does not fit {what}: {name[:80]} must"
+        require(shape == other, f"{rule} have shape {shape}, got {other}")
         ours, theirs = expected[name].dtype, found[name].dtype
-        require(ours == theirs, f"{where} does not fit {what}: {name} must be of {ours}, got {theirs}")
+        require(ours == theirs, f"{rule} be of {ours}, got {theirs}")
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Loads the optimiser's state with the dtypes it had; `load_state_dict` casts it to the parameters' dtype."""
-    optimizer.load_state_dict(state)
-    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        for parameter, index in zip(group["params"], saved["params"], strict=True):
-            for name, value in state["state"].get(index, {}).items():
-                if isinstance(value, Tensor):
-                    ours = optimizer.state[parameter][name]
-                    optimizer.state[parameter][name] = ours if ours.dtype == value.dtype else value.to(ours.device)
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Says of what a class of the user's own or of torch raises at a state, which checkpoint has it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith(where) else f"{where} is not readable: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
+        cause = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise InputError(f"{where} is not one of this training ({cause})") from error

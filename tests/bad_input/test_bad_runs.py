@@ -20,7 +20,7 @@ add = CASES.add
 
 cannot_read = r"run/checkpoint.pt is not a readable checkpoint \({0}\); run/checkpoint-previous.pt is not a .+ \({0}\)"
 unreadable, foreign = cannot_read.format(".+"), cannot_read.format("it is not one that pyrovae wrote")
-not_of_a_run = r"the checkpoint in run is not one of a run \(\w+: .+\)"
+content = "the checkpoint in run is not readable: "
 own_bias = r"decoder.layers.0.bias must have shape \(9,\), got \(8,\)"
 for name, said in {
     "no folder": "run folder run does not exist",
@@ -29,11 +29,15 @@ for name, said in {
     "no config": NO_CONFIG,
     "config cut off": NO_CONFIG,
     **{f"checkpoint[:{keep}]": unreadable for keep in files.CUTS},
+    "a fifo": cannot_read.format("OSError: 'Not a plain file'"),
+    "inflates": cannot_read.format("it holds more than its bytes"),
     "code in the checkpoint": unreadable,
     "another thing": foreign,
     "no format": foreign,
-    "no history": not_of_a_run,
-    "state is a list": not_of_a_run,
+    "no history": content + "it must have history, and has none",
+    "state is a list": content + r"state must be a dict, got \[1\]",
+    "far larger": r"the checkpoint in run would need a tensor of [\d,]{17} numbers, and holds \d+",
+    "another epoch": content + "position.epoch must be 1, got 3",
     "no epoch done": "the run in run was interrupted before its first epoch ended",
     "not finite": r"decoder.layers.0.bias in the checkpoint in run must be finite, got nan at index \(0,\)",
     "other sizes": r"run/config.json says hidden \[9\], and the run was trained with \[8\]",
@@ -65,10 +69,12 @@ for name, change, said in (
     ),
     ("seed", {"seed": 8}, other + "seed 0, and seed is now 8"),
     ("optimizer settings", {"optimizer": torch.optim.Adam}, "the checkpoint in run is of other optimizer settings: .+"),
-    ("optimizer", regrouped, r"the checkpoint in run is not one of this training \(ValueError: .+\)"),
+    ("optimizer", regrouped, r"the checkpoint in run is of another optimizer \(.+ was \[9\], and .+ a list of 9\)"),
 ):
     add(f"fit: checkpoint, other {name}", said, go_on, **change, given=files.damaged())
 add("fit: checkpoint cut off", unreadable, go_on, given=files.cut(100))
+for name in ("a fifo", "inflates"):
+    add(f"fit: checkpoint, {name}", unreadable, go_on, given=files.RUNS[name])
 said = r"the run in run was begun with lr 0.001, and lr is now 0.5"
 other_lr = RunConfig(**files.SMALL, lr=0.5)
 add("run: resumed with another lr", said, train_run, other_lr, files.RUN, resume=True, given=files.damaged())

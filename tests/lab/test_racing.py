@@ -38,6 +38,14 @@ def test_a_run_is_trained_by_fit_from_its_seed_and_measured_by_log_marginal(fini
     assert one.curve[-1][1] == pytest.approx(one.seconds)
 
 
+def test_a_run_is_not_restored_to_another_model(finished_race):
+    other = small_vae(hidden=(5,))
+    before = parameters_of(other)
+    message = refusal(finished_race[0]["IWAE"][1].restore, other)
+    assert "does not fit vae: decoder.layers.0.bias must have shape (5,), got " in message
+    assert torch.equal(parameters_of(other), before)
+
+
 def test_objectives_start_from_the_same_parameters_and_seeds_from_different_ones(finished_race, monkeypatch):
     starts = {}
     real = racing.fit

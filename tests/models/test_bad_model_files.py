@@ -73,6 +73,10 @@ BAD_FILES = {
         lambda c, a: changed(c, arguments={**a, "latent_dim": 0}),
         f"{DAMAGED}latent_dim must be a whole number >= 1, got 0",
     ),
+    "a model that is far larger": (
+        lambda c, a: changed(c, arguments={**a, "hidden": (2**40,)}),
+        f"{DAMAGED}it would need a tensor of 2,199,023,255,552 numbers, and holds 107",
+    ),
     "an unknown argument": (
         lambda c, a: changed(c, arguments={**a, "colour": 1}),
         f"{DAMAGED}VAE takes no colour",

@@ -86,7 +86,7 @@ class HeteroscedasticGaussian(Likelihood):
     def __init__(self, min_scale: float) -> None:
         super().__init__()
         require_number("min_scale", min_scale, above=0)
-        self.min_scale = min_scale
+        self.min_scale = float(min_scale)
 
     def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         return (2, *event_shape)

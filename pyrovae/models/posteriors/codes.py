@@ -21,7 +21,7 @@ class _CodePosterior(Posterior):
         super().__init__(latent_dim)
         if temperature is not None:
             require_number("temperature", temperature, above=0)
-        self.temperature = temperature
+        self.temperature = None if temperature is None else float(temperature)
 
     @property
     def output_shape(self) -> tuple[int, ...]:

@@ -90,7 +90,7 @@ class RelaxedBernoulli(Prior):
         super().__init__()
         require_count("latent_dim", latent_dim)
         require_number("temperature", temperature, above=0)
-        self.temperature = temperature
+        self.temperature = float(temperature)
         self.register_buffer("logits", torch.zeros(latent_dim), persistent=False)
 
     def forward(self, encode: Encode) -> dist.TorchDistribution:
@@ -125,7 +125,7 @@ class RelaxedCategorical(Prior):
         require_count("latent_dim", latent_dim)
         require_count("num_classes", num_classes, 2)
         require_number("temperature", temperature, above=0)
-        self.temperature = temperature
+        self.temperature = float(temperature)
         self.register_buffer("logits", torch.zeros(latent_dim, num_classes), persistent=False)
 
     def forward(self, encode: Encode) -> dist.TorchDistribution:
