@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from pyrovae.common import check_unwritten, choose_device
+from pyrovae.common import choose_device, written_together
 from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
 from pyrovae.runs import first_test_data, load_run
 
@@ -43,21 +43,21 @@ def compare_objectives(
         overwrite: replace an earlier comparison
     """
     run = load_run(folder, data_root, dataset)
-    check_unwritten(run.folder, overwrite, COMPARISON_FILES)
-    run.vae.to(choose_device(device))
-    args = first_test_data(run.vae, run.data, num_data)
-    if num_data is None:
-        args = tuple(arg[:USUAL_NUM_DATA] for arg in args)
-    comparison = compare(
-        run.vae.model,
-        run.vae.guide,
-        *args,
-        objectives=objectives,
-        num_particles=num_particles,
-        repeats=repeats,
-        max_seconds=max_seconds,
-        compile=compile,
-        seed=seed,
-    )
-    write_comparison(run.folder, comparison, overwrite)
+    with written_together(run.folder, "comparison", COMPARISON_FILES, overwrite=overwrite) as beside:
+        run.vae.to(choose_device(device))
+        args = first_test_data(run.vae, run.data, num_data)
+        if num_data is None:
+            args = tuple(arg[:USUAL_NUM_DATA] for arg in args)
+        comparison = compare(
+            run.vae.model,
+            run.vae.guide,
+            *args,
+            objectives=objectives,
+            num_particles=num_particles,
+            repeats=repeats,
+            max_seconds=max_seconds,
+            compile=compile,
+            seed=seed,
+        )
+        write_comparison(beside, comparison)
     print(f"{len(args[0]):,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")

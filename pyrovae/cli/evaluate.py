@@ -1,11 +1,12 @@
 """`pyrovae evaluate`: measures a trained run on its test data, in ELBO, IWAE-50 bound and log p(x), with errors."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from pyrovae.common import Workers, check_unwritten, choose_device, device_of_worker
+from pyrovae.common import Workers, choose_device, device_of_worker, written_together
 from pyrovae.evaluation import evaluate
 from pyrovae.runs import (
     ESTIMATES_FILES,
@@ -46,26 +47,26 @@ def evaluate_run(
         overwrite: replace an earlier evaluation
     """
     run, first = load_run(folder, data_root, dataset), Workers().is_first
-    if first:
-        check_unwritten(run.folder, overwrite, ESTIMATES_FILES if methods else EVALUATION_FILES)
-    run.vae.to(choose_device(device_of_worker(device)))
-    if methods:
-        args = first_test_data(run.vae, run.data, num_data)
-        dequantised = run.config.binarize == "dequantise"
-        model, guide = run.vae.model, run.vae.guide
-        estimates = evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
-        if first:
-            write_estimates(run.folder, estimates, overwrite)
-            print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n")
+    name, files = ("estimates", ESTIMATES_FILES) if methods else ("evaluation", EVALUATION_FILES)
+    with ExitStack() as block:
+        # The other processes measure their shares and write nothing.
+        beside = block.enter_context(written_together(run.folder, name, files, overwrite=overwrite)) if first else None
+        run.vae.to(choose_device(device_of_worker(device)))
+        if methods:
+            args = first_test_data(run.vae, run.data, num_data)
+            dequantised = run.config.binarize == "dequantise"
+            model, guide = run.vae.model, run.vae.guide
+            estimates = evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
             lower = nats_of_units(run.data, args[0])
-            if lower is not None:
-                print(f"in the units of the file, each is {lower:.3f} nats lower\n")
-            print(f"report: {folder / 'estimates.md'}")
-        return
-    evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
+            units = "" if lower is None else f"in the units of the file, each is {lower:.3f} nats lower\n\n"
+            said = f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\n{units}report: {folder / 'estimates.md'}"
+            if beside is not None:
+                write_estimates(beside, estimates)
+        else:
+            evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
+            collapse = f"{evaluation['collapse']}\n\n" if evaluation["collapse"] else ""
+            said = f"{results_table({str(folder): evaluation})}\n\n{collapse}report: {folder / 'report.md'}"
+            if beside is not None:
+                write_evaluation(beside, run, evaluation)
     if first:
-        write_evaluation(run, evaluation, overwrite)
-        print(results_table({str(folder): evaluation}))
-        if evaluation["collapse"]:
-            print(f"\n{evaluation['collapse']}")
-        print(f"\nreport: {folder / 'report.md'}")
+        print(said)

@@ -22,19 +22,18 @@ from pyrovae.common.errors import (
     shown,
     warn,
 )
+from pyrovae.common.file_sets import written_together
 from pyrovae.common.files import (
     append_text,
     check_folder,
-    check_unwritten,
     existing_part,
-    finish_writing,
     flush_renames,
     open_plain,
     read_text,
     write_atomically,
+    write_figure,
     write_json,
     write_text,
-    written_together,
 )
 from pyrovae.common.inputs import as_arguments, as_dtype, as_tensor, has_numbers, is_array, parts_of
 from pyrovae.common.locks import FolderInUse, exclusive_lock
@@ -68,7 +67,6 @@ __all__ = [
     "as_dtype",
     "as_tensor",
     "check_folder",
-    "check_unwritten",
     "choose_device",
     "data_frame",
     "derived_seed",
@@ -79,7 +77,6 @@ __all__ = [
     "evaluation_mode",
     "exclusive_lock",
     "existing_part",
-    "finish_writing",
     "first_line",
     "fixed_generators",
     "flush_renames",
@@ -117,6 +114,7 @@ __all__ = [
     "with_lines_below",
     "workers",
     "write_atomically",
+    "write_figure",
     "write_json",
     "write_text",
     "written_together",

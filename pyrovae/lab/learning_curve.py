@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import nn
 
-from pyrovae.common import derived_seed, local_seed, write_text
+from pyrovae.common import append_text, derived_seed, local_seed, read_text, write_text
 from pyrovae.evaluation import HeldOut, held_out_log_px
 from pyrovae.programs import ProgramPair
 from pyrovae.training import History
@@ -62,14 +62,14 @@ class LearningCurve:
                 plate=self.plate,
                 progress=False,
             )
-        with open(self.path, "a") as file:
-            file.write(json.dumps([record["epoch"], self.seconds, found.mean, found.monte_carlo_error]) + "\n")
+        point = [record["epoch"], self.seconds, found.mean, found.monte_carlo_error]
+        append_text(self.path, json.dumps(point) + "\n")
 
 
 def read_curve(path: Path) -> tuple[tuple[int, float, float, float], ...]:
     """Returns the points of a curve's file by epoch; none if there is no file."""
     points = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in read_text(path).splitlines() if path.exists() else ():
         try:
             point = json.loads(line)
         except ValueError:  # the last line of a process that was killed

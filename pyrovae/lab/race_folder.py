@@ -17,6 +17,7 @@ from pyrovae.common import (
     exclusive_lock,
     has_numbers,
     load_tensors,
+    read_text,
     require,
     save_tensors,
     write_text,
@@ -121,7 +122,7 @@ def kept_step_seconds(
 
 def _read_step_seconds(path: Path) -> dict[str, float]:
     try:
-        seconds = json.loads(path.read_text()) if path.exists() else {}
+        seconds = json.loads(read_text(path)) if path.exists() else {}
         require(all(isinstance(value, float) and value > 0 for value in seconds.values()), "")
     except (ValueError, AttributeError) as error:
         raise InputError(f"{path} must have the seconds of steps by name: remove it") from error

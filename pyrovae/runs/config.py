@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from pyrovae.common import InputError, require, write_text
+from pyrovae.common import InputError, read_text, require, write_text
 from pyrovae.runs.config_checks import check_config
 from pyrovae.runs.config_fields import ConfigFields
 
@@ -65,7 +65,7 @@ class RunConfig(ConfigFields):
             InputError: the file is missing or is not JSON, or `from_dict` refuses its content
         """
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(read_text(path))
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path} is not a readable config ({str(error).splitlines()[0]})") from error
         return cls.from_dict(values)

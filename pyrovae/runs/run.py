@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from pyrovae.common import InputError, Workers, alone, check_folder, require, require_finite, write_text
+from pyrovae.common import InputError, Workers, alone, append_text, check_folder, require, require_finite, write_text
 from pyrovae.data import Dataset
 from pyrovae.models import VAE
 from pyrovae.runs.build import build_vae, fit_settings, load_data
@@ -126,8 +126,7 @@ def train_run(
 
     def add(record: dict[str, float | None]) -> None:
         if first:
-            with open(folder / METRICS, "a") as file:
-                file.write(_line(record))
+            append_text(folder / METRICS, _line(record))
             if on_epoch is not None:
                 with alone():
                     on_epoch(run, record)

@@ -13,7 +13,7 @@ from writing import write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import require_seed
+from pyrovae.common import require_seed, write_figure
 from pyrovae.runs import require_new_folder
 
 NUM_IMAGES_FOR_RESTARTS = 1_000  # their tokens replace unused codes
@@ -83,7 +83,7 @@ def main(
     )
     print(f"\n{len(data.test_x):,} test images, {found['seconds']:.0f} s of training\n{text}")
     write_results(folder, {"seed": seed, **sizes, "network": network, "commitment": commitment, **settings, **found})
-    draw(vae, data.test_x[:16]).savefig(folder / "reconstructions.png", dpi=120)
+    write_figure(folder / "reconstructions.png", draw(vae, data.test_x[:16]))
     print(f"figure: {folder / 'reconstructions.png'}")
 
 
