@@ -19,6 +19,7 @@ METHODS |= {"to_csv", "to_json", "to_parquet", "to_pickle", "read_table", "copyf
 METHODS |= {"NamedTemporaryFile", "ZipFile", "TextIOWrapper"}
 OURS = {"read_text", "write_text"}
 OTHERS = {
+    "pyrovae/cli/streams.py": {"os.open": "the null device", "io.TextIOWrapper": "in the encoding of the terminal"},
     "pyrovae/data/arrays.py": {"torch.load": "a user's file", "np.load": "a user's file"},
     "pyrovae/data/image_files.py": {"shutil.copytree": "a data set that was downloaded"},
     "pyrovae/data/image_folders.py": {"Image.open": "a user's file"},

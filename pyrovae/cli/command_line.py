@@ -1,6 +1,7 @@
 """Starts and ends a program: flags by tyro, and bad input as one line and exit status 2, never a traceback."""
 
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,9 +10,11 @@ from typing import NoReturn
 
 import tyro
 
+from pyrovae.cli.streams import output_error, protect_streams
 from pyrovae.common import InputError, is_out_of_memory, process_group
 
 # Arguments of `main` that are dataclasses are groups of `--help`, and their flags have no prefix.
+MAX_LINE = 1_000  # characters of an error
 GROUPS_WITHOUT_PREFIX = (tyro.conf.OmitArgPrefixes,)
 
 
@@ -34,10 +37,19 @@ def reporting() -> Iterator[None]:
 
     Bad input, a diverged training, the system's refusals and full memory exit with status 2, Ctrl-C and SIGTERM as a
     shell reports them. If torchrun started the program, the block runs in its process group.
+
+    Nothing that is printed stops the block. After it, a standard output that was full exits with 2, and one whose
+    reader has gone with the status of SIGPIPE.
     """
+    protect_streams()
     try:
         with process_group():
             yield
+        _check_output()
+    except SystemExit as stopped:
+        if not stopped.code:  # of --help
+            _check_output()
+        raise
     except (InputError, FloatingPointError) as error:
         _exit(f"error: {error}")
     except OSError as error:
@@ -90,6 +102,17 @@ def flags_of(values: Mapping[str, object]) -> list[str]:
     return flags
 
 
+def _check_output() -> None:
+    """Ends the program if what it printed could not be written."""
+    error = output_error()
+    if isinstance(error, BrokenPipeError):
+        sys.exit(128 + signal.SIGPIPE)
+    if error is not None:
+        _exit(f"error: standard output could not be written ({error.strerror})")
+
+
 def _exit(line: str, status: int = 2) -> NoReturn:
-    print(line, file=sys.stderr)
+    """Prints a line to standard error, shortened if it is endless, and exits."""
+    line = " ".join(line.splitlines())
+    print(line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 100]} ... {line[-90:]}", file=sys.stderr)
     sys.exit(status)
