@@ -11,9 +11,12 @@ from typing import NoReturn
 import tyro
 
 from pyrovae.cli.streams import output_error, protect_streams
-from pyrovae.common import InputError, is_out_of_memory, process_group
+from pyrovae.common import InputError, is_out_of_memory, process_group, require
 
 # Arguments of `main` that are dataclasses are groups of `--help`, and their flags have no prefix.
+# Says torch of a tensor with more elements or bytes than it can count, which is no different to the user.
+TOO_LARGE = ("Storage size calculation overflowed", "integer multiplication overflow", "Overflow when unpacking long")
+MAX_FLAG = 10_000  # characters; a path has at most 4,096
 MAX_LINE = 1_000  # characters of an error
 GROUPS_WITHOUT_PREFIX = (tyro.conf.OmitArgPrefixes,)
 
@@ -55,10 +58,10 @@ def reporting() -> Iterator[None]:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _exit(f"error: {error.strerror or error}{where}")
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except (MemoryError, RuntimeError, TypeError) as error:
+        if not is_out_of_memory(error) and not any(text in str(error) for text in TOO_LARGE):
             raise
-        _exit("error: out of memory: a smaller --hidden, --batch-size or --num-particles takes less")
+        _exit("error: out of memory: a smaller --hidden, --batch-size, --num-particles or --num-samples takes less")
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 2
         _exit("interrupted: what had been written stays as it is", 128 + number)
@@ -78,7 +81,15 @@ def command_for(name: str, *arguments: object) -> str:
 
 
 def with_values(flags: Sequence[str]) -> list[str]:
-    """Returns flags in which --header and --no-header have a value, as tyro wants it of a truth that may be unknown."""
+    """Returns flags in which --header and --no-header have a value, as tyro wants it of a truth that may be unknown.
+
+    Raises:
+        InputError: a flag is so long that tyro's answer to it would be endless
+    """
+    for flag in flags:
+        require(
+            len(flag) <= MAX_FLAG, f"a flag must have at most {MAX_FLAG:,} characters, got {len(flag):,}: {flag[:50]}"
+        )
     found: list[str] = []
     for flag, following in zip(flags, (*flags, "")[1:], strict=True):
         if flag == "--no-header":
