@@ -10,14 +10,15 @@ import json
 import os
 import stat
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from matplotlib.figure import Figure
 
-from pyrovae.common.errors import InputError, require
+from pyrovae.common.errors import InputError, require, shown
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -37,6 +38,11 @@ def check_folder(folder: Path, name: str) -> None:
 
 def existing_part(folder: Path, name: str) -> Path:
     """Returns the part of the path `folder` that exists: the folder itself, or the parent that it can be made in."""
+    try:
+        with suppress(OSError):
+            os.lstat(folder)
+    except ValueError as error:  # a null character, or one that the system's encoding lacks
+        raise InputError(f"{name} must be a folder, and {shown(str(folder))} cannot be one ({error})") from error
     try:
         require(not folder.exists() or folder.is_dir(), f"{name} must be a folder, got the file {folder}")
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
@@ -118,9 +124,11 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_figure(path: Path, figure: Figure) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+    """Writes a figure as PNG, whole or not at all. Characters that its font lacks are drawn as boxes."""
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(png, format="png", dpi=120)
     write_atomically(path, lambda file: file.write(png.getbuffer()))
 
 

@@ -70,10 +70,16 @@ def _draw_columns(data: Dataset, x: Tensor, samples: Tensor) -> Figure:
     axes = figure.subplots(rows, in_a_row, squeeze=False).ravel()
     for one, i in zip(axes, drawn, strict=False):
         whole = columns[i].kind in ("count", "binary", "category")
-        plots.column(x[:, i], samples[:, i], whole, columns[i].categories, columns[i].name, one)
+        names = [_as_it_stands(name) for name in columns[i].categories]
+        plots.column(x[:, i], samples[:, i], whole, names, _as_it_stands(columns[i].name), one)
     for one in axes[len(drawn) :]:
         one.set_axis_off()
     return figure
+
+
+def _as_it_stands(name: str) -> str:
+    """Returns a name from the user's file as matplotlib draws it without taking what is between two $ for a formula."""
+    return name.replace("$", r"\$")
 
 
 def _white(data: Dataset, split: str) -> float:
