@@ -59,5 +59,6 @@ def compare_objectives(
             compile=compile,
             seed=seed,
         )
+        print(f"{len(args[0]):,} test data of {folder}\n\n{comparison}\n")
         write_comparison(beside, comparison)
-    print(f"{len(args[0]):,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")
+    print(f"report: {folder / 'comparison.md'}")

@@ -57,16 +57,19 @@ def evaluate_run(
             dequantised = run.config.binarize == "dequantise"
             model, guide = run.vae.model, run.vae.guide
             estimates = evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
-            lower = nats_of_units(run.data, args[0])
-            units = "" if lower is None else f"in the units of the file, each is {lower:.3f} nats lower\n\n"
-            said = f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n\n{units}report: {folder / 'estimates.md'}"
             if beside is not None:
+                print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n")
+                lower = nats_of_units(run.data, args[0])
+                if lower is not None:
+                    print(f"in the units of the file, each is {lower:.3f} nats lower\n")
                 write_estimates(beside, estimates)
         else:
             evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
-            collapse = f"{evaluation['collapse']}\n\n" if evaluation["collapse"] else ""
-            said = f"{results_table({str(folder): evaluation})}\n\n{collapse}report: {folder / 'report.md'}"
             if beside is not None:
+                print(results_table({str(folder): evaluation}))
+                if evaluation["collapse"]:
+                    print(f"\n{evaluation['collapse']}")
+                print()
                 write_evaluation(beside, run, evaluation)
     if first:
-        print(said)
+        print(f"report: {folder / ('estimates.md' if methods else 'report.md')}")

@@ -55,6 +55,7 @@ class RunFolder:
 
     def lock(self) -> AbstractContextManager[None]:
         """Holds the run for this process. Raises `FolderInUse` if another process has it."""
+        require(not self.path.is_symlink(), f"{self.path} must be a folder, and is a symbolic link: remove it")
         return exclusive_lock(self.path / "race.lock")
 
     def checkpoints(self, held_out: tuple) -> Checkpoints:
