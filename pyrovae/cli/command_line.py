@@ -1,7 +1,6 @@
 """Starts and ends a program: flags by tyro, and bad input as one line and exit status 2, never a traceback."""
 
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -117,7 +116,7 @@ def _check_output() -> None:
     """Ends the program if what it printed could not be written."""
     error = output_error()
     if isinstance(error, BrokenPipeError):
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(141)  # with which a shell reports SIGPIPE
     if error is not None:
         _exit(f"error: standard output could not be written ({error.strerror})")
 
