@@ -1,5 +1,6 @@
 import os
 import random
+import resource
 import signal
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def mnist_root() -> Path:
     if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
         pytest.skip("MNIST is not at hand: set PYROVAE_DATA to the folder that holds it")
     return root
+
+
+@pytest.fixture
+def small_disk(monkeypatch):
+    """No file can grow beyond 1,000 bytes; writing then fails as it does on a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -9,9 +9,14 @@ from typing import NoReturn
 
 import tyro
 
-from pyrovae.common import InputError, is_out_of_memory, process_group
+from pyrovae.cli.streams import output_error, protect_streams
+from pyrovae.common import InputError, is_out_of_memory, process_group, require
 
 # Arguments of `main` that are dataclasses are groups of `--help`, and their flags have no prefix.
+# Says torch of a tensor with more elements or bytes than it can count, which is no different to the user.
+TOO_LARGE = ("Storage size calculation overflowed", "integer multiplication overflow", "Overflow when unpacking long")
+MAX_FLAG = 10_000  # characters; a path has at most 4,096
+MAX_LINE = 1_000  # characters of an error
 GROUPS_WITHOUT_PREFIX = (tyro.conf.OmitArgPrefixes,)
 
 
@@ -34,19 +39,28 @@ def reporting() -> Iterator[None]:
 
     Bad input, a diverged training, the system's refusals and full memory exit with status 2, Ctrl-C and SIGTERM as a
     shell reports them. If torchrun started the program, the block runs in its process group.
+
+    Nothing that is printed stops the block. After it, a standard output that was full exits with 2, and one whose
+    reader has gone with the status of SIGPIPE.
     """
+    protect_streams()
     try:
         with process_group():
             yield
+        _check_output()
+    except SystemExit as stopped:
+        if not stopped.code:  # of --help
+            _check_output()
+        raise
     except (InputError, FloatingPointError) as error:
         _exit(f"error: {error}")
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _exit(f"error: {error.strerror or error}{where}")
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except (MemoryError, RuntimeError, TypeError) as error:
+        if not is_out_of_memory(error) and not any(text in str(error) for text in TOO_LARGE):
             raise
-        _exit("error: out of memory: a smaller --hidden, --batch-size or --num-particles takes less")
+        _exit("error: out of memory: a smaller --hidden, --batch-size, --num-particles or --num-samples takes less")
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 2
         _exit("interrupted: what had been written stays as it is", 128 + number)
@@ -66,7 +80,15 @@ def command_for(name: str, *arguments: object) -> str:
 
 
 def with_values(flags: Sequence[str]) -> list[str]:
-    """Returns flags in which --header and --no-header have a value, as tyro wants it of a truth that may be unknown."""
+    """Returns flags in which --header and --no-header have a value, as tyro wants it of a truth that may be unknown.
+
+    Raises:
+        InputError: a flag is so long that tyro's answer to it would be endless
+    """
+    for flag in flags:
+        require(
+            len(flag) <= MAX_FLAG, f"a flag must have at most {MAX_FLAG:,} characters, got {len(flag):,}: {flag[:50]}"
+        )
     found: list[str] = []
     for flag, following in zip(flags, (*flags, "")[1:], strict=True):
         if flag == "--no-header":
@@ -90,6 +112,17 @@ def flags_of(values: Mapping[str, object]) -> list[str]:
     return flags
 
 
+def _check_output() -> None:
+    """Ends the program if what it printed could not be written."""
+    error = output_error()
+    if isinstance(error, BrokenPipeError):
+        sys.exit(141)  # with which a shell reports SIGPIPE
+    if error is not None:
+        _exit(f"error: standard output could not be written ({error.strerror})")
+
+
 def _exit(line: str, status: int = 2) -> NoReturn:
-    print(line, file=sys.stderr)
+    """Prints a line to standard error, shortened if it is endless, and exits."""
+    line = " ".join(line.splitlines())
+    print(line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 100]} ... {line[-90:]}", file=sys.stderr)
     sys.exit(status)

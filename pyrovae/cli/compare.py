@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from pyrovae.common import check_folder, check_unwritten, choose_device
+from pyrovae.common import check_folder, choose_device, written_together
 from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
 from pyrovae.runs import first_test_data, load_run
 
@@ -48,24 +48,25 @@ def compare_objectives(
     """
     run = load_run(folder, data_root, dataset)
     check_folder(run.folder, "run folder")
-    check_unwritten(run.folder, overwrite, COMPARISON_FILES)
-    run.vae.to(choose_device(device))
-    args = first_test_data(run.vae, run.data, num_data)
-    if num_data is None:
-        args = tuple(arg[:USUAL_NUM_DATA] for arg in args)
-    comparison = compare(
-        run.vae.model,
-        run.vae.guide,
-        *args,
-        objectives=objectives,
-        num_particles=num_particles,
-        repeats=repeats,
-        max_seconds=max_seconds,
-        compile=compile,
-        seed=seed,
-        folder=run.folder / UNFINISHED,
-    )
-    write_comparison(run.folder, comparison, overwrite)
+    with written_together(run.folder, "comparison", COMPARISON_FILES, overwrite=overwrite) as beside:
+        run.vae.to(choose_device(device))
+        args = first_test_data(run.vae, run.data, num_data)
+        if num_data is None:
+            args = tuple(arg[:USUAL_NUM_DATA] for arg in args)
+        comparison = compare(
+            run.vae.model,
+            run.vae.guide,
+            *args,
+            objectives=objectives,
+            num_particles=num_particles,
+            repeats=repeats,
+            max_seconds=max_seconds,
+            compile=compile,
+            seed=seed,
+            folder=run.folder / UNFINISHED,
+        )
+        print(f"{len(args[0]):,} test data of {folder}\n\n{comparison}\n")
+        write_comparison(beside, comparison)
     if comparison.complete:
         shutil.rmtree(run.folder / UNFINISHED, ignore_errors=True)
-    print(f"{len(args[0]):,} test data of {folder}\n\n{comparison}\n\nreport: {folder / 'comparison.md'}")
+    print(f"report: {folder / 'comparison.md'}")

@@ -1,6 +1,5 @@
 """`pyrovae demo`: trains one VAE on the ring of Gaussians with the ELBO and IWAE-50 and measures both against truth."""
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import pyrovae.plots as plots
-from pyrovae.common import require, require_count
+from pyrovae.common import require, require_count, write_figure, write_json, write_text, written_together
 from pyrovae.data import load
 from pyrovae.runs import (
+    EVALUATION_FILES,
     NOTE_ON_OTHER_OBJECTIVES,
     Run,
     RunConfig,
@@ -51,14 +51,18 @@ def ring_demo(
         config = RunConfig(dataset="ring", epochs=epochs, lr=3e-3, schedule="cosine", seed=seed, **settings)
         runs[name] = train_run(config, folder / name.lower())
         print("measuring on held-out data ...", flush=True)
-        results[name] = measure(runs[name].vae, runs[name].data, num_samples=num_samples, num_data=num_data, seed=seed)
-        write_evaluation(runs[name], results[name])
+        with written_together(runs[name].folder, "evaluation", EVALUATION_FILES, overwrite=False) as beside:
+            results[name] = measure(
+                runs[name].vae, runs[name].data, num_samples=num_samples, num_data=num_data, seed=seed
+            )
+            write_evaluation(beside, runs[name], results[name])
     table = results_table({f"{name}-trained": result for name, result in results.items()})
     print(f"\n{table}\n\n{NOTE_ON_OTHER_OBJECTIVES}")
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    draw(runs).savefig(folder / "demo.png", dpi=120)
     report = f"# The ring, seed {seed}\n\n```\n{table}\n```\n\n{NOTE_ON_OTHER_OBJECTIVES}\n![demo](demo.png)\n"
-    (folder / "report.md").write_text(report)
+    with written_together(folder, "report", ("results.json", "demo.png", "report.md"), overwrite=False) as beside:
+        write_json(beside / "results.json", results)
+        write_figure(beside / "demo.png", draw(runs))
+        write_text(beside / "report.md", report)
     print(
         f"report: {folder / 'report.md'}; each run with its figures: {', '.join(str(r.folder) for r in runs.values())}"
     )

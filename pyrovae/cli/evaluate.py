@@ -1,11 +1,12 @@
 """`pyrovae evaluate`: measures a trained run on its test data, in ELBO, IWAE-50 bound and log p(x), with errors."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from pyrovae.common import Workers, check_folder, check_unwritten, choose_device, device_of_worker
+from pyrovae.common import Workers, check_folder, choose_device, device_of_worker, written_together
 from pyrovae.evaluation import evaluate
 from pyrovae.runs import (
     ESTIMATES_FILES,
@@ -45,28 +46,34 @@ def evaluate_run(
             estimates.md and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
-    run, first = load_run(folder, data_root, dataset), Workers().is_first
-    if first:
-        check_folder(run.folder, "run folder")
-        check_unwritten(run.folder, overwrite, ESTIMATES_FILES if methods else EVALUATION_FILES)
-    run.vae.to(choose_device(device_of_worker(device)))
-    if methods:
-        args = first_test_data(run.vae, run.data, num_data)
-        dequantised = run.config.binarize == "dequantise"
-        model, guide = run.vae.model, run.vae.guide
-        estimates = evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
-        if first:
-            write_estimates(run.folder, estimates, overwrite)
-            print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n")
-            lower = nats_of_units(run.data, args[0])
-            if lower is not None:
-                print(f"in the units of the file, each is {lower:.3f} nats lower\n")
-            print(f"report: {folder / 'estimates.md'}")
-        return
-    evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
-    if first:
-        write_evaluation(run, evaluation, overwrite)
-        print(results_table({str(folder): evaluation}))
-        if evaluation["collapse"]:
-            print(f"\n{evaluation['collapse']}")
-        print(f"\nreport: {folder / 'report.md'}")
+    run, workers = load_run(folder, data_root, dataset), Workers()
+    name, files = ("estimates", ESTIMATES_FILES) if methods else ("evaluation", EVALUATION_FILES)
+    with ExitStack() as block:
+
+        def begin() -> Path:
+            check_folder(run.folder, "run folder")
+            return block.enter_context(written_together(run.folder, name, files, overwrite=overwrite))
+
+        beside = workers.by_first(begin)  # the other processes measure their shares and write nothing
+        run.vae.to(choose_device(device_of_worker(device)))
+        if methods:
+            args = first_test_data(run.vae, run.data, num_data)
+            dequantised = run.config.binarize == "dequantise"
+            model, guide = run.vae.model, run.vae.guide
+            estimates = evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
+            if workers.is_first:
+                print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n")
+                lower = nats_of_units(run.data, args[0])
+                if lower is not None:
+                    print(f"in the units of the file, each is {lower:.3f} nats lower\n")
+                write_estimates(beside, estimates)
+        else:
+            evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
+            if workers.is_first:
+                print(results_table({str(folder): evaluation}))
+                if evaluation["collapse"]:
+                    print(f"\n{evaluation['collapse']}")
+                print()
+                write_evaluation(beside, run, evaluation)
+    if workers.is_first:
+        print(f"report: {folder / ('estimates.md' if methods else 'report.md')}")

@@ -23,19 +23,18 @@ from pyrovae.common.errors import (
     shown,
     warn,
 )
+from pyrovae.common.file_sets import written_together
 from pyrovae.common.files import (
     append_text,
     check_folder,
-    check_unwritten,
     existing_part,
-    finish_writing,
     flush_renames,
     open_plain,
     read_text,
     write_atomically,
+    write_figure,
     write_json,
     write_text,
-    written_together,
 )
 from pyrovae.common.inputs import as_arguments, as_dtype, as_tensor, has_numbers, is_array, parts_of
 from pyrovae.common.locks import FolderInUse, exclusive_lock
@@ -76,7 +75,6 @@ __all__ = [
     "check_folder",
     "check_for_parts",
     "checksum",
-    "check_unwritten",
     "choose_device",
     "current_job",
     "data_frame",
@@ -88,7 +86,6 @@ __all__ = [
     "evaluation_mode",
     "exclusive_lock",
     "existing_part",
-    "finish_writing",
     "first_line",
     "fixed_generators",
     "flush_renames",
@@ -133,6 +130,7 @@ __all__ = [
     "workers",
     "write_atomically",
     "write_checked",
+    "write_figure",
     "write_json",
     "write_text",
     "written_together",

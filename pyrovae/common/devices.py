@@ -1,12 +1,13 @@
 """The device that work runs on: chosen by name, of this worker process, or of a model's parameters."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from pyrovae.common.errors import InputError
+from pyrovae.common.errors import InputError, shown
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -17,10 +18,12 @@ def choose_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(1, device=torch.device(device)).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise InputError(f"device must be auto or one that torch can use here, got {device!r}") from error
-    return torch.device(device)
+        with warnings.catch_warnings(action="ignore"):  # of names that torch will give up
+            chosen = torch.device(device)
+            torch.empty(1, device=chosen).sum().item()
+    except Exception as error:  # where torch lacks a device's code, it may raise anything: a ModuleNotFoundError
+        raise InputError(f"device must be auto or one that torch can use here, got {shown(device)}") from error
+    return chosen
 
 
 def device_of_worker(device: str) -> str:

@@ -1,21 +1,24 @@
-"""The one place that writes to the disk: files and sets of files that are there whole or not at all.
+"""The one place that writes to the disk: files that are there whole or not at all.
 
 No symbolic link is followed by what is written, so that nobody's link in a shared folder can have another file
 overwritten, and all text is UTF-8, whatever the locale.
 """
 
 import errno
+import io
 import json
 import os
-import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pyrovae.common.errors import InputError, require
+from matplotlib.figure import Figure
+
+from pyrovae.common.errors import InputError, require, shown
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -35,6 +38,11 @@ def check_folder(folder: Path, name: str) -> None:
 
 def existing_part(folder: Path, name: str) -> Path:
     """Returns the part of the path `folder` that exists: the folder itself, or the parent that it can be made in."""
+    try:
+        with suppress(OSError):
+            os.lstat(folder)
+    except ValueError as error:  # a null character, or one that the system's encoding lacks
+        raise InputError(f"{name} must be a folder, and {shown(str(folder))} cannot be one ({error})") from error
     try:
         require(not folder.exists() or folder.is_dir(), f"{name} must be a folder, got the file {folder}")
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
@@ -115,53 +123,13 @@ def append_text(path: Path, text: str) -> None:
             file.write(text.encode(**_UTF_8))
 
 
-@contextmanager
-def written_together(folder: Path, name: str) -> Iterator[Path]:
-    """Puts several files into `folder` at once: all of them or, if the block raises or the process dies, none.
-
-    The block writes them into the new folder that it is given. Once all are on the disk, that folder is renamed, which
-    decides that they replace what was there, and then they are moved. If the process dies in between, the next call
-    moves the rest, or a call of `finish_writing`.
-
-    Args:
-        folder: Where the files are wanted; it is made if it is not there.
-        name: A name for the files as a set. Two sets of one name must not be written at the same time.
-
-    Raises:
-        OSError: A file cannot be written; it names the file that was wanted. What was there before stays.
-    """
-    finish_writing(folder)
-    beside, complete = folder / f".{name}.tmp", folder / f".{name}.complete"
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove(beside)
-    beside.mkdir()
-    try:
-        yield beside
-        for path in _files_in(beside):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        os.rename(beside, complete)
-        flush_renames(folder)
-    except OSError as error:
-        if error.filename is not None:  # the caller knows the file by its place in `folder`
-            error.filename = str(error.filename).replace(str(beside), str(folder))
-        raise
-    finally:
-        _remove(beside)
-    finish_writing(folder)
-
-
-def finish_writing(folder: Path) -> None:
-    """Moves the files of `written_together` to their places, if a process died before it had moved them all."""
-    for complete in folder.glob(".*.complete") if folder.is_dir() else ():
-        if complete.is_symlink() or not complete.is_dir():
-            continue
-        for path in _files_in(complete):
-            place = folder / path.relative_to(complete)
-            _make_folders(folder, place.parent)
-            os.replace(path, place)
-        flush_renames(folder)
-        _remove(complete)
+def write_figure(path: Path, figure: Figure) -> None:
+    """Writes a figure as PNG, whole or not at all. Characters that its font lacks are drawn as boxes."""
+    png = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(png, format="png", dpi=120)
+    write_atomically(path, lambda file: file.write(png.getbuffer()))
 
 
 def flush_renames(folder: Path) -> None:
@@ -172,33 +140,6 @@ def flush_renames(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def check_unwritten(folder: Path, overwrite: bool, files: Sequence[str]) -> None:
-    """Raises `InputError` if `folder` holds one of `files`, unless they may be overwritten."""
-    finish_writing(folder)
-    written = [name for name in files if os.path.lexists(folder / name)]
-    require(overwrite or not written, f"{folder / written[0] if written else ''} exists; say --overwrite to replace it")
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if not path.is_dir())
-
-
-def _make_folders(folder: Path, inner: Path) -> None:
-    """Makes the folders from `folder` to `inner`, none of which may be a link to somewhere else."""
-    for one in reversed([inner, *inner.parents][: len(inner.relative_to(folder).parts)]):
-        if one.is_symlink():
-            raise OSError(errno.ELOOP, "Is a symbolic link, which is not followed", str(one))
-        one.mkdir(exist_ok=True)
-
-
-def _remove(path: Path) -> None:
-    """Removes a file, a link or a folder with all that it holds, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -23,21 +23,25 @@ class FolderInUse(InputError):
 
 
 @contextmanager
-def exclusive_lock(lock: Path) -> Iterator[None]:
+def exclusive_lock(
+    lock: Path, *, wait: bool = False, refusal: str = "another training is writing to"
+) -> Iterator[None]:
     """Within the block no one else has the lock on the file `lock`, which is there for as long.
 
     The system releases the lock when the process dies. A file that is then left behind locks nothing.
 
     Args:
         lock: The file, in a folder that is made if it is not there, and removed again if it ends up empty.
+        wait: Wait while someone else has the lock.
+        refusal: What the error says before the name of the folder.
 
     Raises:
-        FolderInUse: Someone else has the lock: another process, or this one.
+        FolderInUse: Someone else has the lock, another process or this one, and `wait` is false.
         InputError: `lock` is a link or something else than a plain file, or its folder is none.
     """
     new = [folder for folder in lock.parents if not folder.exists()]
     try:
-        descriptor = _locked(lock)
+        descriptor = _locked(lock, wait, refusal)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{lock.parent} must be a folder, and is something else: remove it") from error
     _HELD.add(descriptor)
@@ -53,7 +57,7 @@ def exclusive_lock(lock: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
-def _locked(lock: Path) -> int:
+def _locked(lock: Path, wait: bool, refusal: str) -> int:
     """Returns the descriptor of the lock's file once it is locked and is still the file in that place."""
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +75,7 @@ def _locked(lock: Path) -> int:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise InputError(f"{lock} must be a plain file, and is something else: remove it")
-            _lock(descriptor, lock)
+            _lock(descriptor, wait, f"{refusal} {lock.parent}")
             try:
                 if os.path.samestat(found, os.lstat(lock)):
                     return descriptor
@@ -83,15 +87,15 @@ def _locked(lock: Path) -> int:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, lock: Path) -> None:
+def _lock(descriptor: int, wait: bool, refusal: str) -> None:
     if fcntl is None:
         return
     try:
         # Unlike `lockf`, whose lock is lost when the process opens and closes the file once more (a backup does).
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise FolderInUse(f"another training is writing to {lock.parent}") from error
+            raise FolderInUse(refusal) from error
 
 
 def _close_in_child() -> None:

@@ -1,5 +1,9 @@
 """The progress bar of everything that takes long."""
 
+import sys
+from contextlib import suppress
+from typing import Any
+
 from tqdm.auto import tqdm
 
 from pyrovae.common.workers import Workers
@@ -15,7 +19,8 @@ def progress_bar(progress: bool | None, total: int, desc: str | None = None, uni
         desc: The text before the bar.
         unit: The name of one unit of work.
     """
-    return tqdm(total=total, unit=unit, desc=desc, disable=hides_progress(progress), leave=False)
+    disable, file = hides_progress(progress), StandardError()
+    return tqdm(total=total, unit=unit, desc=desc, disable=disable, leave=False, file=file, dynamic_ncols=True)
 
 
 def hides_progress(progress: bool | None) -> bool | None:
@@ -23,3 +28,21 @@ def hides_progress(progress: bool | None) -> bool | None:
     if not Workers().is_first:
         return True
     return None if progress is None else not progress
+
+
+class StandardError:
+    """The standard error of the moment, for what may be lost: writing does nothing if it is closed or full."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def isatty(self) -> bool:
+        return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError of a stream that is closed
+            _ = sys.stderr and sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            _ = sys.stderr and sys.stderr.flush()

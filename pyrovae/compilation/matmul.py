@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Argument
 
+from pyrovae.common import read_text
+
 aten = torch.ops.aten
 _ROW_MAJOR: dict[str, Argument] = {"memory_format": torch.contiguous_format}
 
@@ -140,6 +142,6 @@ def _is_for_onednn(left: Tensor, work: int) -> bool:
 @functools.cache
 def _is_amd() -> bool:
     try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+        return "AuthenticAMD" in read_text(Path("/proc/cpuinfo"))
     except OSError:  # not Linux
         return "AMD" in platform.processor()

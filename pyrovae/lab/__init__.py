@@ -4,7 +4,7 @@ from pyrovae.lab.comparing import compare
 from pyrovae.lab.comparison import Comparison
 from pyrovae.lab.comparison_figures import draw_comparison
 from pyrovae.lab.comparison_report import COMPARISON_FILES, write_comparison
-from pyrovae.lab.race_report import save_race_figure, write_race
+from pyrovae.lab.race_report import write_race
 from pyrovae.lab.race_result import Race
 from pyrovae.lab.race_run import RaceRun
 from pyrovae.lab.racing import race
@@ -17,7 +17,6 @@ __all__ = [
     "compare",
     "draw_comparison",
     "race",
-    "save_race_figure",
     "write_comparison",
     "write_race",
 ]

@@ -1,13 +1,12 @@
 """Writes a comparison into a folder: JSON, Markdown and figures."""
 
-import json
 from pathlib import Path
 
-from pyrovae.common import check_unwritten, write_text
+from pyrovae.common import write_figure, write_json, write_text
 from pyrovae.lab.comparison import Comparison
-from pyrovae.lab.comparison_figures import draw_comparison
+from pyrovae.lab.comparison_figures import FIGURES, draw_comparison
 
-COMPARISON_FILES = ("comparison.json", "comparison.md")
+COMPARISON_FILES = ("comparison.json", "comparison.md", *(f"figures/comparison_{name}.png" for name in FIGURES))
 
 COMPARISON_NOTES = """\
 Bounds are in nats per datum, with their Monte Carlo error in brackets; higher is better. The gap is the distance to
@@ -23,20 +22,16 @@ if every estimator was compiled.
 """
 
 
-def write_comparison(folder: Path, comparison: Comparison, overwrite: bool = False) -> None:
-    """Writes comparison.json, comparison.md and figures/comparison_*.png into a folder.
-
-    Raises `InputError` if the files exist and `overwrite` is False.
-    """
-    check_unwritten(folder, overwrite, COMPARISON_FILES)
+def write_comparison(folder: Path, comparison: Comparison) -> None:
+    """Writes comparison.json, comparison.md and figures/comparison_*.png into a folder of `written_together`."""
     log_px = comparison.log_px_per_datum or (None, None)
     content = {"rows": comparison.to_dict(), "log_px": log_px[0], "log_px_standard_error": log_px[1]}
     content |= {name: getattr(comparison, name) for name in ("complete", "no_gap", "unreached")}
     (folder / "figures").mkdir(exist_ok=True)
     images = ""
     for name, figure in draw_comparison(comparison).items():
-        figure.savefig(folder / f"figures/comparison_{name}.png", dpi=120)
+        write_figure(folder / f"figures/comparison_{name}.png", figure)
         images += f"\n![{name}](figures/comparison_{name}.png)\n"
     text = f"{comparison.to_markdown()}\n\n{comparison.notes}\n\n{COMPARISON_NOTES}{images}"
     write_text(folder / "comparison.md", text)
-    write_text(folder / "comparison.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_json(folder / "comparison.json", content)

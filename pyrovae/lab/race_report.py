@@ -1,10 +1,9 @@
 """Writes races into a folder: JSON, Markdown and figures."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pyrovae.common import write_text
+from pyrovae.common import write_figure, write_json, write_text, written_together
 from pyrovae.lab.race_result import Race
 
 RACE_NOTES = """\
@@ -16,16 +15,14 @@ error over data. Importance sampling gives a lower bound, which is too low if ma
 
 def write_race(folder: Path, races: Mapping[str, Race]) -> None:
     """Writes race.json, race.md and race_*.png into a folder, from the races by their budgets."""
-    content = {budget: race.to_dict() for budget, race in races.items()}
-    write_text(folder / "race.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    parts = []
-    for budget, race in races.items():
-        figure = save_race_figure(race, folder, f"race_{budget}.png")
-        parts.append(f"## Equal {budget}\n\n{race.to_markdown()}\n\n{race.verdict}\n\n![curves]({figure.name})\n")
-    write_text(folder / "race.md", f"# Race\n\n{RACE_NOTES}\n" + "\n".join(parts))
-
-
-def save_race_figure(race: Race, folder: Path, name: str = "race.png") -> Path:
-    """Saves the learning curves, against epochs and against seconds, and returns the path of the figure."""
-    race.plot().savefig(folder / name, dpi=120)
-    return folder / name
+    figures = {f"race_{budget}.png": race.plot() for budget, race in races.items()}
+    # Processes that share a race may all have come to its end, and all have the same to write.
+    with written_together(folder, "race", ("race.json", "race.md", *figures), wait=True) as beside:
+        for name, figure in figures.items():
+            write_figure(beside / name, figure)
+        parts = [
+            f"## Equal {budget}\n\n{race.to_markdown()}\n\n{race.verdict}\n\n![curves](race_{budget}.png)\n"
+            for budget, race in races.items()
+        ]
+        write_text(beside / "race.md", f"# Race\n\n{RACE_NOTES}\n" + "\n".join(parts))
+        write_json(beside / "race.json", {budget: race.to_dict() for budget, race in races.items()})

@@ -1,7 +1,6 @@
 """The figures of a run: training curves, samples, latent space, reconstructions."""
 
 import math
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -14,6 +13,7 @@ from pyrovae.models import mean_of
 from pyrovae.runs.held_out import drawn_split, split_arguments
 from pyrovae.runs.run import Run
 
+FIGURES = ("training", "samples", "latent", "reconstructions")
 MAX_DRAWN_POINTS, MAX_DRAWN_IMAGES = 5_000, 64
 MAX_DRAWN_COLUMNS, COLUMNS_IN_A_ROW = 24, 4
 SHOWN_AS = {"test": "test", "validation": "validation", "train": "training"}
@@ -21,23 +21,13 @@ FEWEST_SAMPLES = 1_000  # beside the few test data that a table may have
 
 
 @torch.no_grad()
-def save_figures(run: Run) -> list[Path]:
-    """Saves figures as PNG in the run's folder figures/, and returns their paths.
-
-    They show training curves, test data beside samples, the latent space and, for images, reconstructions.
-    """
-    folder = run.folder / "figures"
-    folder.mkdir(exist_ok=True)
+def draw_figures(run: Run) -> dict[str, Figure]:
+    """Draws training curves, test data beside samples, the latent space and, for images, reconstructions."""
     drawings = {"training": lambda run: run.history.plot(), "samples": draw_samples, "latent": _draw_latent}
     if len(run.vae.event_shape) == 3:
         drawings["reconstructions"] = _draw_reconstructions
-    paths = []
     with local_seed(run.config.seed):
-        for name, draw in drawings.items():
-            figure = draw(run)
-            paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1], dpi=120)
-    return paths
+        return {name: draw(run) for name, draw in drawings.items()}
 
 
 @torch.no_grad()
@@ -80,10 +70,16 @@ def _draw_columns(data: Dataset, x: Tensor, samples: Tensor) -> Figure:
     axes = figure.subplots(rows, in_a_row, squeeze=False).ravel()
     for one, i in zip(axes, drawn, strict=False):
         whole = columns[i].kind in ("count", "binary", "category")
-        plots.column(x[:, i], samples[:, i], whole, columns[i].categories, columns[i].name, one)
+        names = [_as_it_stands(name) for name in columns[i].categories]
+        plots.column(x[:, i], samples[:, i], whole, names, _as_it_stands(columns[i].name), one)
     for one in axes[len(drawn) :]:
         one.set_axis_off()
     return figure
+
+
+def _as_it_stands(name: str) -> str:
+    """Returns a name from the user's file as matplotlib draws it without taking what is between two $ for a formula."""
+    return name.replace("$", r"\$")
 
 
 def _white(data: Dataset, split: str) -> float:

@@ -1,19 +1,19 @@
 """Writes what was measured of a run into its folder: JSON, Markdown and figures."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from tabulate import tabulate
 
-from pyrovae.common import check_unwritten
+from pyrovae.common import write_figure, write_json, write_text
 from pyrovae.evaluation import Evaluation
-from pyrovae.runs.figures import save_figures
+from pyrovae.runs.figures import FIGURES, draw_figures
 from pyrovae.runs.own_sources import short_name
 from pyrovae.runs.run import Run
 from pyrovae.runs.tables import columns_table, results_table
 
-EVALUATION_FILES, ESTIMATES_FILES = ("evaluation.json", "report.md"), ("estimates.json", "estimates.md")
+EVALUATION_FILES = ("evaluation.json", "report.md", *(f"figures/{name}.png" for name in FIGURES))
+ESTIMATES_FILES = ("estimates.json", "estimates.md", "figures/estimates.png")
 
 NOTE_ON_BOUNDS = """\
 Nats per datum, higher is better; in brackets the Monte Carlo error (for quadrature: a bound on its error).
@@ -46,41 +46,33 @@ another number of threads, may end with an ELBO that differs by many nats, and i
 """
 
 
-def write_evaluation(run: Run, evaluation: Mapping, overwrite: bool = False) -> None:
-    """Writes evaluation.json, report.md and figures/*.png into the run's folder.
-
-    Raises:
-        InputError: an earlier evaluation is there, and `overwrite` is false
-    """
-    check_unwritten(run.folder, overwrite, EVALUATION_FILES)
+def write_evaluation(folder: Path, run: Run, evaluation: Mapping) -> None:
+    """Writes evaluation.json, report.md and figures/*.png into a folder of `written_together`."""
     table = results_table({"value": evaluation}, "github")
-    figures = save_figures(run)
+    figures = draw_figures(run)
+    (folder / "figures").mkdir()
+    for name, figure in figures.items():
+        write_figure(folder / f"figures/{name}.png", figure)
     note = NOTES_WITHOUT_DENSITY.get(evaluation["measure"], NOTE_ON_BOUNDS)
     if evaluation["measure"] == "ELBO" and run.config.objective_name not in ELBO_OBJECTIVES:
         note += f"\n{NOTE_ON_OTHER_OBJECTIVES}"
     if evaluation["collapse"]:
         note += f"\n{evaluation['collapse']}.\n"
     config = tabulate([(name, value) for name, value in vars(run.config).items()], ("setting", "value"), "github")
-    images = "\n".join(f"![{path.stem}](figures/{path.name})" for path in figures)
+    images = "\n".join(f"![{name}](figures/{name}.png)" for name in figures)
     if evaluation["log_px_in_file_units"] is not None:
         note += f"\n{NOTE_ON_UNITS}"
     columns = f"{columns_table(run.data, 'github')}\n\n" if run.data.columns else ""
     title = f"# {short_name(run.config.dataset)}, {run.config.objective}"
     text = f"{title}\n\n{table}\n\n{note}\n{images}\n\n{columns}{config}\n"
-    (run.folder / "report.md").write_text(text)
-    (run.folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "report.md", text)
+    write_json(folder / "evaluation.json", evaluation)
 
 
-def write_estimates(folder: Path, estimates: Evaluation, overwrite: bool = False) -> None:
-    """Writes estimates.json, estimates.md and figures/estimates.png.
-
-    Raises:
-        InputError: earlier estimates are there, and `overwrite` is false
-    """
-    check_unwritten(folder, overwrite, ESTIMATES_FILES)
-    content = {"estimates": estimates.rows(), "verdict": estimates.verdict}
-    (folder / "estimates.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    (folder / "figures").mkdir(exist_ok=True)
-    estimates.plot().savefig(folder / "figures/estimates.png", dpi=120)
+def write_estimates(folder: Path, estimates: Evaluation) -> None:
+    """Writes estimates.json, estimates.md and figures/estimates.png into a folder of `written_together`."""
+    write_json(folder / "estimates.json", {"estimates": estimates.rows(), "verdict": estimates.verdict})
+    (folder / "figures").mkdir()
+    write_figure(folder / "figures/estimates.png", estimates.plot())
     image = "\n![bounds against samples and seconds](figures/estimates.png)\n"
-    (folder / "estimates.md").write_text(f"{estimates.table('github')}\n\n{estimates.verdict}\n{image}")
+    write_text(folder / "estimates.md", f"{estimates.table('github')}\n\n{estimates.verdict}\n{image}")

@@ -3,7 +3,7 @@
 import math
 from typing import cast
 
-from pyrovae.common import InputError, local_seed
+from pyrovae.common import InputError, local_seed, require
 from pyrovae.runs.figures import draw_samples
 from pyrovae.runs.run import Run
 
@@ -29,7 +29,9 @@ class TensorBoard:
     def __call__(self, run: Run, record: dict[str, float | None]) -> None:
         epoch = cast(int, record["epoch"])
         if self._writer is None:  # a resumed run trains the epochs after its checkpoint again, and draws them again
-            self._writer = self._make_writer(run.folder / TENSORBOARD_FOLDER, purge_step=epoch)
+            folder = run.folder / TENSORBOARD_FOLDER
+            require(not folder.is_symlink(), f"{folder} must be a folder, and is a symbolic link: remove it")
+            self._writer = self._make_writer(folder, purge_step=epoch)
         for name, value in record.items():
             if name != "epoch" and value is not None:
                 self._writer.add_scalar(name, value, epoch)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyro
 import torch
 
-from pyrovae.common import shown, warn
+from pyrovae.common import read_text, shown, warn
 
 Versions = dict[str, str | int]
 
@@ -36,8 +36,8 @@ def versions(device: torch.device, computed_by: str) -> Versions:
 def _processor_model() -> str:
     """Returns the processor's model, by which libraries choose their code, too."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:  # not Linux
+        lines = read_text(Path("/proc/cpuinfo")).splitlines()
+    except (OSError, ValueError):  # not Linux
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor()

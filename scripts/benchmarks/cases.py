@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import pyrovae as pv
+from pyrovae.common import read_text
 
 LEARNING_RATE = 1e-3
 GAUSSIAN_SCALE = 0.3
@@ -80,6 +81,6 @@ def machine(device: torch.device) -> str:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        names = [line.split(":", 1)[1].strip() for line in read_text(cpuinfo).splitlines() if "model name" in line]
         name = names[0] if names else name
     return f"{os.cpu_count()} cores of an {name}, torch {torch.__version__.partition('+')[0]}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from pyrovae.cli import run_script
-from pyrovae.common import require, require_choice, require_number
+from pyrovae.common import require, require_choice, require_number, write_text
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("tests", "speed", "burda")
@@ -67,18 +67,19 @@ def main(
         found = ((path.stat().st_mtime, path) for path in folder.glob(f"{name}*/report.md"))
         reports = [path for written, path in sorted(found) if written >= began - 1]  # and none of an earlier call
         told = reports[-1] if reports else folder / f"{name}.log"
-        shown = told.read_text(errors="replace").splitlines()
+        shown = told.read_bytes().decode(errors="replace").splitlines()
         shown = shown if reports else ["```", *shown[-LINES:], "```"]
         lines += [f"## {name}: {status}, {seconds:.0f} s", "", *shown, ""]
-        (folder / "report.md").write_text("\n".join(lines))
-    (folder / "report.md").write_text("\n".join(lines))
+        write_text(folder / "report.md", "\n".join(lines))
+    write_text(folder / "report.md", "\n".join(lines))
     print(f"report: {folder / 'report.md'}")
 
 
 def _run(command: tuple[str, ...], log: Path, limit: float) -> tuple[str, float]:
     """Runs Python with these arguments; returns how it ended, and after how many seconds."""
     started = time.monotonic()
-    with open(log, "w") as output:
+    write_text(log, "")  # which replaces a link
+    with open(log, "ab") as output:
         process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         try:
             status = f"exit status {process.wait(limit)}"

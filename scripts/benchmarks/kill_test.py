@@ -1,10 +1,12 @@
-"""Kills training runs, resumes them, and checks that they end like one that was never interrupted, to the bit.
+"""Kills trainings and evaluations, repeats them, and checks that they end as if nothing had happened, to the bit.
 
 python scripts/benchmarks/kill_test.py --kills 20
 
-They are killed at random moments, and while a checkpoint is being written to a slow disk; and a disk fills up.
+Trainings are killed at random moments, and while a checkpoint is being written to a slow disk; and a disk fills up.
+Evaluations are killed at random moments, and while a report replaces an earlier one on a slow disk.
 """
 
+import io
 import json
 import os
 import random
@@ -25,20 +27,22 @@ import torch._dynamo  # which torch's optimisers import: once, and not in each f
 from tabulate import tabulate
 
 import pyrovae as pv
-from pyrovae.cli import reporting, run_script
-from pyrovae.common import require_count, require_seed
-from pyrovae.runs import METRICS, train_run
+from pyrovae.cli import evaluate_run, reporting, run_script
+from pyrovae.common import load_tensors, read_text, require_count, require_seed
+from pyrovae.runs import EVALUATION_FILES, METRICS, train_run
 from pyrovae.training.checkpoints import CURRENT
 from pyrovae.training.saving import Saver
 
 SECONDS_OF_SLOW_DISK = 0.05
+SECONDS_OF_SLOW_REPORT = 0.7  # from its last files to the end of the moves
 
 
 def main(kills: int = 20, epochs: int = 40, compile_too: bool = False, seed: int = 0) -> None:
-    """Kill and resume runs; exit with status 1 if one of them ends differently.
+    """Kill trainings and evaluations and begin them again; exit with status 1 if one of them ends differently.
 
     Args:
-        kills: how many at random moments; a quarter as many, and at least one, while a checkpoint is written
+        kills: how many: of trainings, two fifths at random moments and a fifth while a checkpoint is written; of
+            evaluations, a fifth at random moments and a fifth while the report is written
         epochs: of each run, on the ring of Gaussians
         compile_too: also kill runs with so many steps that they are compiled (takes some minutes more)
         seed: fixes the run and the moments
@@ -57,14 +61,16 @@ def main(kills: int = 20, epochs: int = 40, compile_too: bool = False, seed: int
     }
     config = pv.RunConfig(**settings, epochs=epochs, batch_size=200, max_grad_norm=5.0)
     with tempfile.TemporaryDirectory() as folder:
-        rows.append(("at random moments", *killed(config, Path(folder) / "random", kills, draws, slow=False)))
-        few = max(1, kills // 4)
-        rows.append(("while writing", *killed(config, Path(folder) / "writing", few, draws, slow=True)))
-        rows.append(("the disk fills up", *filled(config, Path(folder) / "full")))
+        few = max(1, kills // 5)
+        most = max(1, kills - 3 * few)
+        rows.append(("training, at random moments", *killed(config, Path(folder) / "random", most, draws, slow=False)))
+        rows.append(("training, in a checkpoint", *killed(config, Path(folder) / "writing", few, draws, slow=True)))
+        rows.append(("training, the disk fills up", *filled(config, Path(folder) / "full")))
+        rows.append(("evaluation", *evaluations_killed(Path(folder) / "full" / "whole", 2 * few, draws)))
         if compile_too:
             many = pv.RunConfig(**settings, epochs=epochs, batch_size=20)
-            rows.append(("compiled", *killed(many, Path(folder) / "compiled", few, draws, slow=False)))
-    header = ("interrupted", "times", "runs finished", "to the bit")
+            rows.append(("training, compiled", *killed(many, Path(folder) / "compiled", few, draws, slow=False)))
+    header = ("interrupted", "times", "finished", "to the bit")
     print(tabulate(rows, header, colalign=("left", "right", "right", "left")))
     if any(row[-1] != "yes" for row in rows):
         sys.exit(1)
@@ -106,23 +112,78 @@ def filled(config: pv.RunConfig, folder: Path) -> tuple[int, int, str]:
     wait_for(child(lambda: train(config, folder / "first", stop_at_once=True)))
     size = (folder / "first" / CURRENT).stat().st_size + 2_000
     status = wait_for(child(on_a_small_disk))
-    begun = torch.load(run / CURRENT, weights_only=True)["position"]["epoch"] == 1
+    begun = load_tensors(run / CURRENT)["position"]["epoch"] == 1
     wait_for(child(lambda: train(config, run)))
     same = status == 2 and begun and outcome(run) == outcome(folder / "whole")
     return 1, 1, "yes" if same else "NO"
+
+
+def evaluations_killed(run: Path, kills: int, draws: random.Random) -> tuple[int, int, str]:
+    """Kills evaluations that replace an earlier one; returns how often, how many ended, and whether all were whole.
+
+    Evaluations that differ in their seed take turns. After a kill each file is that of the earlier one or of the new
+    one. The next evaluation, which may not overwrite, finds all files of one of the two, and a last one replaces them.
+    """
+    started, wholes = time.monotonic(), []
+    for seed in (0, 1):
+        wait_for(child(partial(evaluate, run, seed)))
+        wholes.append(evaluation_of(run))
+    duration = (time.monotonic() - started) / 2
+    landed, finished, same, seed = 0, 0, wholes[0] != wholes[1], 1
+    while landed < kills:
+        seed, slow = 1 - seed, landed % 2 == 1
+        pid = child(partial(evaluate, run, seed, slow))
+        moment = time.monotonic() + draws.uniform(0, duration)
+        # On a slow disk wait until a temporary file shows that the report is being written.
+        while alive(pid) and not ((run / ".evaluation.tmp/report.md").exists() if slow else time.monotonic() > moment):
+            time.sleep(0.001)
+        time.sleep(draws.uniform(0, SECONDS_OF_SLOW_REPORT) if slow else 0)
+        killed_it = alive(pid)
+        if killed_it:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(pid)
+        landed += killed_it
+        left = evaluation_of(run)
+        same = same and all(content in (wholes[0][name], wholes[1][name]) for name, content in left.items())
+        refused = wait_for(child(partial(evaluate, run, seed, overwrite=False))) == 2
+        same = same and refused and evaluation_of(run) in wholes
+        ended = wait_for(child(partial(evaluate, run, seed))) == 0
+        finished += killed_it and ended
+        same = same and evaluation_of(run) == wholes[seed]
+    return landed, finished, "yes" if same and finished == landed else "NO"
+
+
+def evaluate(run: Path, seed: int, slow: bool = False, overwrite: bool = True) -> None:
+    """Evaluates a run as the command does."""
+    if slow:
+        os.fsync, os.rename, os.replace = slowed(os.fsync), slowed(os.rename), slowed(os.replace)
+    sys.stdout = sys.stderr = io.StringIO()
+    evaluate_run(run, num_samples=20, num_data=50, seed=seed, overwrite=overwrite)
+
+
+def evaluation_of(run: Path) -> dict[str, object]:
+    """Returns the content of all files of an evaluation by name, except its time."""
+    content = json.loads(read_text(run / "evaluation.json"))
+    content.pop("seconds")
+    files = {name: run / name for name in EVALUATION_FILES if (run / name).exists()}
+    return {name: content if path.suffix == ".json" else path.read_bytes() for name, path in files.items()}
+
+
+def slowed(call: Callable) -> Callable:
+    """Returns a call of the system as it is on a slow disk."""
+
+    def slow(*args: Any) -> Any:
+        time.sleep(SECONDS_OF_SLOW_DISK)
+        return call(*args)
+
+    return slow
 
 
 def train(config: pv.RunConfig, folder: Path, slow: bool = False, stop_at_once: bool = False) -> None:
     """Trains with a checkpoint every 20 milliseconds, and continues a run that was interrupted."""
     warnings.filterwarnings("ignore", "the training in .* had ended")  # it was killed after its last checkpoint
     if slow:
-        real = os.fsync
-
-        def slow_fsync(fd: Any) -> None:
-            time.sleep(SECONDS_OF_SLOW_DISK)
-            real(fd)
-
-        os.fsync = slow_fsync
+        os.fsync = slowed(os.fsync)
     if stop_at_once:
         write = Saver.write
 
@@ -136,12 +197,12 @@ def train(config: pv.RunConfig, folder: Path, slow: bool = False, stop_at_once: 
 
 def outcome(folder: Path) -> str:
     """Returns all that a run leaves behind, except its times, as text."""
-    state = torch.load(folder / CURRENT, weights_only=True)
+    state = load_tensors(folder / CURRENT)
     for record in state["history"]:
         record.pop("seconds")
     for now, _ in state["generators"]:
         now.pop("python")  # differs in every fork, and nothing here draws from it
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in read_text(folder / METRICS).splitlines()]
     for line in lines:
         line.pop("seconds")
     assert lines == state["history"]

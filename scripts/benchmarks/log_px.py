@@ -80,6 +80,6 @@ print(time.perf_counter() - started, re.search(r"VmHWM:\\s+(\\d+)", status)[1])
 def full_log_px(num_samples: int) -> dict:
     """Returns seconds and peak memory of the whole call, in a process of its own."""
     code = FULL_LOG_PX_CODE.replace("NUM_SAMPLES", str(num_samples))
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8").stdout
     seconds, kilobytes = map(float, output.split())
     return {"num_samples": num_samples, "seconds": seconds, "peak_gigabytes": kilobytes / 1e6}

@@ -8,7 +8,6 @@ the sizes of speed.py. Both columns start from the same parameters and draw the 
 They take turns; a speed-up is the median over the turns of their times' ratio, with the quartiles.
 """
 
-import json
 import sys
 import time
 import warnings
@@ -28,7 +27,7 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import require, require_count
+from pyrovae.common import require, require_count, write_json, write_text, written_together
 from pyrovae.runs import require_new_folder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -78,10 +77,10 @@ def main(only: str = "", turns: int = 25, out: str = "runs/programs") -> None:
             flush=True,
         )
     results = {"machine": machine(cpu), "threads": torch.get_num_threads(), "turns": turns, "rows": rows}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print("\n" + report(results, "simple"))
-    (folder / "report.md").write_text(report(results, "github") + "\n")
+    with written_together(folder, "report", ("results.json", "report.md")) as beside:
+        write_json(beside / "results.json", results)
+        write_text(beside / "report.md", report(results, "github") + "\n")
 
 
 def measure(make: Callable, turns: int) -> dict:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from pyrovae.cli import run_script
-from pyrovae.common import InputError, require_count
+from pyrovae.common import InputError, read_text, require_count, write_json
 from pyrovae.runs import METRICS
 
 SCRIPTS = Path(__file__).parent.parent
@@ -60,15 +60,15 @@ def main(
                 for name, flags in TRAININGS.items():
                     run = Path(folder) / f"{number} {kind} {name}"
                     launch("train.py", layout, *data, *flags, "--epochs", epochs, "--out", run)
-                    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+                    lines = [json.loads(line) for line in read_text(run / METRICS).splitlines()]
                     seconds = statistics.median(line["seconds"] for line in lines[1:])
                     times.setdefault(f"epoch, {name}", {}).setdefault(kind, []).append(seconds)
                 launch("evaluate.py", layout, run, "--num-samples", num_samples, "--num-data", num_data)
-                seconds = json.loads((run / "evaluation.json").read_text())["seconds"]
+                seconds = json.loads(read_text(run / "evaluation.json"))["seconds"]
                 times.setdefault(f"evaluation, {num_samples:,} samples", {}).setdefault(kind, []).append(seconds)
     print(table(times))
     if out is not None:
-        Path(out).write_text(json.dumps(times, indent=2) + "\n")
+        write_json(Path(out), times)
 
 
 def table(times: dict[str, dict[str, list[float]]]) -> str:
@@ -89,7 +89,9 @@ def launch(script: str, layout: tuple[int, int], *flags: object) -> None:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*start, SCRIPTS / script, *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         # torchrun reports below what a process of its said
         lines = [line for line in done.stderr.splitlines() if line.strip("=- ")] or ["no message"]

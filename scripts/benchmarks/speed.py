@@ -7,7 +7,6 @@ All columns train the same VAE from the same parameters, and their losses and gr
 the step's matrix products alone, each by the fastest float32 routine of this PyTorch.
 """
 
-import json
 import math
 import time
 from functools import partial
@@ -37,7 +36,15 @@ from speed_report import draw, report
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import choose_device, require, require_count
+from pyrovae.common import (
+    choose_device,
+    require,
+    require_count,
+    write_figure,
+    write_json,
+    write_text,
+    written_together,
+)
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK
 from pyrovae.runs import require_new_folder
 
@@ -86,11 +93,11 @@ def main(
         results["objectives"] = time_objectives(LOG_PX_CASE, rounds, where)
     if full:
         results["full"] = full_log_px(num_samples)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print("\n" + report(results, "simple"))
-    (folder / "report.md").write_text(report(results, "github") + "\n")
-    draw(results).savefig(folder / "benchmark.png", dpi=120)
+    with written_together(folder, "report", ("results.json", "report.md", "benchmark.png"), overwrite=False) as beside:
+        write_json(beside / "results.json", results)
+        write_text(beside / "report.md", report(results, "github") + "\n")
+        write_figure(beside / "benchmark.png", draw(results))
     print(f"\nreport: {folder / 'report.md'}")
 
 

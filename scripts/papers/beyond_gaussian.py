@@ -17,7 +17,6 @@ from writing import write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import helpers, is_helper, run_script
-from pyrovae.lab import save_race_figure
 from pyrovae.runs import unseeded_vae
 
 VAMP = {"prior": "vamp"}
@@ -89,12 +88,12 @@ def main(
     budget = f"{epochs} epochs, seeds {', '.join(map(str, seeds))}, {num_data:,} test images"
     markdown = [f"# Beyond the diagonal Gaussian: {budget}"]
     for title, race in races.items():
-        markdown.append(f"## {title}\n\n{race.to_markdown()}\n\n![curves]({title}.png)")
-        save_race_figure(race, folder, f"{title}.png")
+        markdown.append(f"## {title}\n\n{race.to_markdown()}")
     verdicts = "\n".join(map(verdict, rows))
     print(f"{budget}\n\n{verdicts}")
     write_results(folder, rows)
-    write_report(folder, "\n\n".join((*markdown, verdicts)) + "\n")
+    figures = {title: race.plot() for title, race in races.items()}
+    write_report(folder, "\n\n".join((*markdown, verdicts)) + "\n", figures)
 
 
 def row(race: pv.Race, title: str, name: str) -> dict[str, object]:

@@ -18,7 +18,6 @@ from writing import mean_and_error, write_report, write_results
 import pyrovae as pv
 from pyrovae.cli import helpers, is_helper, run_script
 from pyrovae.common import require, require_count, right_aligned
-from pyrovae.lab import save_race_figure
 
 # Numbers of epochs at the learning rates 1e-3 x 10^(-i / 7).
 EPOCHS_OF_STAGES = {"full": tuple(3**i for i in range(8)), "short": (4,) * 8, "smoke": (1, 1)}
@@ -107,10 +106,9 @@ def main(
     tables = [cells_table(rows, num_data), order_table(orders)]
     heading = f"{schedule} schedule, {sum(epochs)} epochs, seeds {', '.join(map(str, seeds))}"
     print("\n\n".join((heading, *tables)))
-    save_race_figure(race, folder)
     write_results(folder, content)
     markdown = "\n\n".join((cells_table(rows, num_data, "github"), order_table(orders, "github")))
-    write_report(folder, f"# Burda et al. 2016: {heading}\n\n{markdown}\n\n![curves](race.png)\n")
+    write_report(folder, f"# Burda et al. 2016: {heading}\n\n{markdown}\n", {"race": race.plot()})
 
 
 def stages(optimizer: torch.optim.Optimizer, epochs: tuple[int, ...]) -> LambdaLR:

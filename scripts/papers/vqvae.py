@@ -13,7 +13,7 @@ from writing import write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import check_for_parts, kept_parts, local_seed, require_seed
+from pyrovae.common import check_for_parts, kept_parts, local_seed, require_seed, write_figure
 from pyrovae.training import digest
 
 NUM_IMAGES_FOR_RESTARTS = 1_000  # their tokens replace unused codes
@@ -92,7 +92,7 @@ def main(
         print(f"\n{len(data.test_x):,} test images, {found['seconds']:.0f} s of training\n{text}")
         write_results(folder, {**told, **found})
         with local_seed(seed):
-            draw(vae, data.test_x[:16]).savefig(folder / "reconstructions.png", dpi=120)
+            write_figure(folder / "reconstructions.png", draw(vae, data.test_x[:16]))
         print(f"figure: {folder / 'reconstructions.png'}")
 
 

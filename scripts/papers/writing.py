@@ -1,6 +1,5 @@
 """Writes what a script of this folder found: results.json, report.md, figures and tables."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,22 +7,23 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from pyrovae.common import write_text
+from pyrovae.common import write_figure, write_json, write_text, written_together
 
 
 def write_results(folder: Path, content: object) -> None:
     """Writes results.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_json(folder / "results.json", content)
 
 
 def write_report(folder: Path, text: str, figures: Mapping[str, Figure] | None = None) -> None:
     """Writes report.md, with `figures` as PNG files below its text, and prints where it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in (figures or {}).items():
-        figure.savefig(folder / f"{name}.png", dpi=120)
-        text += f"\n![{name}]({name}.png)\n"
-    write_text(folder / "report.md", text)
+    images = {f"{name}.png": figure for name, figure in (figures or {}).items()}
+    with written_together(folder, "report", ("report.md", *images), wait=True) as beside:
+        for name, figure in images.items():
+            write_figure(beside / name, figure)
+            text += f"\n![{name.removesuffix('.png')}]({name})\n"
+        write_text(beside / "report.md", text)
     print(f"\nreport: {folder / 'report.md'}")
 
 

@@ -1,5 +1,6 @@
 """The `pyrovae` command: what it says of its flags, of mistyped ones, and of what comes next."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from running_scripts import FOLDER, command_here
 
 import pyrovae as pv
 from pyrovae.cli import app, command_line, helper_processes
+from pyrovae.runs import train_run
 
 GROUPS = ["data", "model", "objective", "training", "run"]
 
@@ -105,3 +107,38 @@ def test_helper_processes_run_the_same_program(program, monkeypatch):
         pass
     by = ["-m", "pyrovae"] if program == "/usr/bin/pyrovae" else [program]
     assert commands == [[*by, "race", "--processes", "2"]]
+
+
+@pytest.mark.parametrize("size", [2**40, 2**62, 2**63 - 1])
+@pytest.mark.parametrize("flag", ["--hidden", "--latent-dim", "--num-particles"])
+def test_sizes_that_torch_cannot_hold_are_out_of_memory(flag, size, tmp_path):
+    done = command_here("train", "--objective", "iwae", "--num-particles", 2, flag, size, "--out", "out", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: (out of memory: a smaller --hidden, .+ takes less|\w+ must be .+)\n", done.stderr)
+
+
+def test_draws_that_torch_cannot_hold_are_out_of_memory(tmp_path):
+    train_run(pv.RunConfig(hidden=(4,), epochs=1, batch_size=1_000), tmp_path / "run", progress=False)
+    for size in (2**40, 2**62, 2**63 - 1):
+        for flags in (("--num-samples", size), ("--methods", f"iwae_{size}"), ("--methods", f"is_{size}")):
+            done = command_here("evaluate", "run", "--num-data", 2, *flags, cwd=tmp_path)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert re.fullmatch(r"error: (out of memory: .+ takes less|\w+ must be .+)\n", done.stderr)
+    done = command_here("compare", "run", "--num-particles", 2**62, "--repeats", 4, "--num-data", 2, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("where", ["flag", "config", "file"])
+@pytest.mark.parametrize("name", ["epochs", "hidden", "dataset", "objective", "device", "out"])
+def test_a_value_of_ten_megabytes_is_refused_in_one_short_line(name, where, tmp_path):
+    value, flags = "9" * 10_000_000, ()
+    if where == "flag":
+        flags = (f"--{name}", value)
+    else:
+        content = {name: value} if where == "config" else {value: name}
+        (tmp_path / "config.json").write_text(json.dumps({**pv.RunConfig().to_dict(), **content}))
+        flags = ("--config", "config.json")
+    done = command_here("train", *flags, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert (done.stderr.count("\n"), len(done.stderr) < 1_100) == (1, True)

@@ -3,35 +3,35 @@
 import errno
 import multiprocessing
 import os
-import resource
-import signal
-import subprocess
-import sys
+import threading
+import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from pyrovae.common import (
     FolderInUse,
     InputError,
     append_text,
-    check_unwritten,
+    check_folder,
     exclusive_lock,
-    finish_writing,
     load_tensors,
     open_plain,
     read_text,
     save_tensors,
+    write_figure,
     write_json,
     write_text,
-    written_together,
 )
 
 WRITERS = {
     "text": lambda path: write_text(path, "new"),
     "json": lambda path: write_json(path, {"new": 1}),
     "tensors": lambda path: save_tensors(path, {"new": torch.ones(2)}),
+    "figure": lambda path: write_figure(path, Figure(figsize=(1, 1))),
 }
 
 
@@ -59,100 +59,37 @@ def test_appending_refuses_a_link(tmp_path):
     assert read_text(tmp_path / "other") == "a\nb\n"
 
 
-@pytest.fixture
-def small_disk(monkeypatch):
-    """No file can grow beyond 1,000 bytes; writing then fails as it does on a full disk."""
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 def _refused(write):
     with pytest.raises(OSError, match="File too large") as raised:
         write()
     return raised.value.errno, raised.value.filename
 
 
-@pytest.mark.parametrize("name", ["text", "tensors"])
+@pytest.mark.parametrize("name", ["text", "tensors", "figure"])
 def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, small_disk, name):
     path = tmp_path / "file"
     path.write_text("good")
-    writes = {"text": lambda: write_text(path, "x" * 2_000), "tensors": lambda: save_tensors(path, torch.ones(2_000))}
+    writes = {
+        "text": lambda: write_text(path, "x" * 2_000),
+        "tensors": lambda: save_tensors(path, torch.ones(2_000)),
+        "figure": lambda: write_figure(path, Figure()),
+    }
     assert _refused(writes[name]) == (errno.EFBIG, str(path))
     assert path.read_text() == "good"
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_several_files_are_replaced_together_or_not_at_all(tmp_path, small_disk):
-    def write(of, size):
-        with written_together(tmp_path, "report") as beside:
-            write_text(beside / "report.md", of)
-            (beside / "figures").mkdir()
-            write_text(beside / "figures" / "a.png", of * size)
-
-    write("old", 1)
-    assert _refused(lambda: write("new", 1_000)) == (errno.EFBIG, str(tmp_path / "figures" / "a.png"))
-    assert read_text(tmp_path / "report.md") == read_text(tmp_path / "figures" / "a.png") == "old"
-    write("new", 1)
-    assert read_text(tmp_path / "report.md") == read_text(tmp_path / "figures" / "a.png") == "new"
-    assert sorted(os.listdir(tmp_path)) == ["figures", "report.md"]
+def test_a_name_that_no_folder_can_have_is_refused():
+    for name in ("a\0b", "\ud800", "x" * 300):
+        with pytest.raises(InputError, match="out must be a folder, and "):
+            check_folder(Path(name), "out")
 
 
-def _write_set(folder, names):
-    with written_together(folder, "set") as beside:
-        for name in names:
-            (beside / name).parent.mkdir(exist_ok=True)
-            write_text(beside / name, "new")
-
-
-@pytest.mark.parametrize("moved", [0, 1, 2])
-def test_a_process_that_dies_among_the_moves_is_finished_by_the_next(tmp_path, monkeypatch, moved):
-    replace, done = os.replace, []
-
-    def dies(source, target):
-        if ".complete" in str(source):
-            if len(done) == moved:
-                raise KeyboardInterrupt
-            done.append(target)
-        replace(source, target)
-
-    for name in ("a", "b", "c"):
-        write_text(tmp_path / name, "old")
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", dies)
-        with pytest.raises(KeyboardInterrupt):
-            _write_set(tmp_path, ("a", "b", "c"))
-    with pytest.raises(InputError, match="a exists"):
-        check_unwritten(tmp_path, False, ["a"])
-    assert [read_text(tmp_path / name) for name in ("a", "b", "c")] == ["new"] * 3
-    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
-
-
-def test_a_set_of_files_does_not_go_through_a_linked_folder(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "figures").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="figures"):
-        _write_set(tmp_path / "run", ("figures/a.png",))
-    assert os.listdir(tmp_path / "elsewhere") == []
-    (tmp_path / "run" / "figures").unlink()
-    finish_writing(tmp_path / "run")
-    assert read_text(tmp_path / "run" / "figures" / "a.png") == "new"
-
-
-def test_text_is_utf_8_whatever_the_locale_and_the_bytes_of_a_path(tmp_path):
-    code = """if True:
-        import os, sys
-        from pathlib import Path
-        from pyrovae.common import write_text
-        write_text(Path(sys.argv[1]), "\\u00e9 " + os.fsdecode(b"caf\\xe9"))
-    """
-    env = {**os.environ, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    subprocess.run([sys.executable, "-c", code, tmp_path / "text"], env=env, check=True)
-    assert read_text(tmp_path / "text") == "é caf\\udce9"
+def test_a_figure_whose_font_lacks_a_character_is_drawn(tmp_path):
+    figure = Figure(figsize=(1, 1))
+    figure.suptitle("\u65e5\u672c\u8a9e \U0001f9ff")
+    write_figure(tmp_path / "figure.png", figure)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_reading_does_not_wait_for_a_fifo(tmp_path):
@@ -233,3 +170,20 @@ def test_a_lock_follows_no_link(tmp_path, kind):
         pass
     assert os.path.lexists(lock)
     assert not target.exists() or target.read_text() == "mine"
+
+
+def test_who_waits_for_a_lock_gets_it_when_it_is_released(tmp_path):
+    lock, taken = tmp_path / ".lock", []
+
+    def wait():
+        with exclusive_lock(lock, wait=True):
+            taken.append("second")
+
+    with exclusive_lock(lock):
+        second = threading.Thread(target=wait)
+        second.start()
+        time.sleep(0.1)
+        taken.append("first")
+    second.join()
+    assert taken == ["first", "second"]
+    assert os.listdir(tmp_path) == []

@@ -1,5 +1,11 @@
 """The progress bar is shown when it is asked for, and by the first process only."""
 
+import errno
+import io
+import sys
+
+import pytest
+
 from pyrovae.common import progress_bar, workers
 
 
@@ -29,3 +35,27 @@ def test_only_the_first_of_several_processes_shows_a_bar(monkeypatch):
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
     with progress_bar(True, 3) as bar:
         assert bar.disable
+
+
+class Full(io.StringIO):
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def flush(self):
+        self.write("")
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [None, Full(), closed()])
+@pytest.mark.parametrize("progress", [None, True])
+def test_a_standard_error_that_is_closed_or_full_stops_nothing(stream, progress, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar(progress, 3, "training") as bar:
+        for _ in range(3):
+            bar.update()
+            bar.refresh()

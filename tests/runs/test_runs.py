@@ -284,6 +284,15 @@ def test_tensorboard_has_the_history_and_samples_also_of_a_run_that_goes_on(tmp_
     assert "skipped" not in events.Tags()["scalars"]
 
 
+def test_tensorboard_writes_through_no_link(tmp_path):
+    run = train_run(pv.RunConfig(**{**SMALL, "epochs": 1}), tmp_path / "run", progress=False)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "run/tensorboard").symlink_to(tmp_path / "outside")
+    with pytest.raises(pv.InputError, match="run/tensorboard must be a folder, and is a symbolic link: remove it"):
+        TensorBoard()(run, run.history.records()[0])
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
 def test_tensorboard_that_is_not_there_is_said_before_training(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(pv.InputError, match="tensorboard must be installed"):
