@@ -2,6 +2,23 @@
 
 from pyrovae.common import workers
 from pyrovae.common.captured_state import CapturedState
+from pyrovae.common.checks import (
+    if_given,
+    require_callable,
+    require_choice,
+    require_compile,
+    require_count,
+    require_flag,
+    require_number,
+    require_path,
+    require_seed,
+    require_seeds,
+    require_sequence,
+    require_shape,
+    require_size,
+    require_sizes,
+    require_text,
+)
 from pyrovae.common.devices import choose_device, device_of, device_of_worker, on_device_of
 from pyrovae.common.errors import (
     InputError,
@@ -10,15 +27,11 @@ from pyrovae.common.errors import (
     is_validation_error,
     require,
     require_batch,
-    require_choice,
-    require_compile,
-    require_count,
     require_finite,
     require_finite_data,
-    require_number,
-    require_seed,
-    require_seeds,
+    require_plain,
     scale_hint,
+    shortened,
     shown,
     warn,
 )
@@ -36,7 +49,7 @@ from pyrovae.common.files import (
     write_text,
     written_together,
 )
-from pyrovae.common.inputs import as_arguments, as_dtype, as_tensor, has_numbers, is_array, parts_of
+from pyrovae.common.inputs import as_arguments, as_data, as_dtype, as_tensor, has_numbers, is_array, parts_of, unmasked
 from pyrovae.common.locks import FolderInUse, exclusive_lock
 from pyrovae.common.modes import evaluates, evaluation_mode
 from pyrovae.common.progress import progress_bar
@@ -65,6 +78,7 @@ __all__ = [
     "alone",
     "append_text",
     "as_arguments",
+    "as_data",
     "as_dtype",
     "as_tensor",
     "check_folder",
@@ -73,8 +87,8 @@ __all__ = [
     "data_frame",
     "derived_seed",
     "device_of",
-    "disk_errors",
     "device_of_worker",
+    "disk_errors",
     "evaluates",
     "evaluation_mode",
     "exclusive_lock",
@@ -85,6 +99,7 @@ __all__ = [
     "flush_renames",
     "generator_states",
     "has_numbers",
+    "if_given",
     "is_array",
     "is_out_of_memory",
     "is_validation_error",
@@ -99,20 +114,31 @@ __all__ = [
     "read_text",
     "require",
     "require_batch",
+    "require_callable",
     "require_choice",
     "require_compile",
     "require_count",
     "require_finite",
     "require_finite_data",
+    "require_flag",
     "require_number",
+    "require_path",
+    "require_plain",
     "require_seed",
     "require_seeds",
+    "require_sequence",
+    "require_shape",
+    "require_size",
+    "require_sizes",
+    "require_text",
     "right_aligned",
     "save_tensors",
     "scale_hint",
     "set_all_generator_states",
     "set_generator_states",
+    "shortened",
     "shown",
+    "unmasked",
     "warn",
     "with_lines_below",
     "workers",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from pyrovae.common.errors import InputError
+from pyrovae.common.errors import InputError, require, shown
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -14,12 +14,14 @@ def choose_device(device: str | torch.device) -> torch.device:
 
     Raises `InputError` if torch cannot use the device here.
     """
+    rule = "device must be auto or one that torch can use here"
+    require(isinstance(device, str | torch.device), f"{rule}, got {shown(device)}")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(1, device=torch.device(device)).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise InputError(f"device must be auto or one that torch can use here, got {device!r}") from error
+    except Exception as error:  # torch knows names of devices whose own packages may be missing, or fail as they like
+        raise InputError(f"{rule}, got {shown(str(device))}") from error
     return torch.device(device)
 
 

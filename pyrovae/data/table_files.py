@@ -27,7 +27,6 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
     Raises:
         InputError: If the file is not a table.
     """
-    require(header in (None, True, False), f"header must be true or false, got {header!r}")
     text = _decoded(path)
     require(bool(text.strip()), f"{path} is empty")
     first = text.lstrip().split("\n", 1)[0]

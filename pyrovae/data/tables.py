@@ -100,7 +100,6 @@ def chosen_columns(options: LoadOptions, names: Sequence[str], source: str) -> t
     rule = f"{source} has {len(columns):,} columns, more than {MOST_COLUMNS:,}"
     require(len(columns) <= MOST_COLUMNS, f"{rule}: choose some with columns=")
     kinds = options.kinds
-    require(kinds is None or isinstance(kinds, str | Mapping), f"kinds must be a kind, or a dict, got {shown(kinds)}")
     of_columns = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(columns, kinds) if kinds else {}
     _require_names("kinds", list(of_columns), columns, source)
     for kind in of_columns.values():

@@ -14,14 +14,19 @@ from torch import Tensor
 
 from pyrovae.common import (
     InputError,
+    as_data,
     derived_seed,
     device_of,
+    if_given,
     local_seed,
     progress_bar,
     require,
-    require_count,
+    require_flag,
     require_number,
     require_seed,
+    require_sequence,
+    require_size,
+    require_sizes,
     shown,
 )
 from pyrovae.data import moved
@@ -113,7 +118,7 @@ def compare(
     check_args(model, args)
     _check_log_px(log_px, common_length(args), one_value=True)
     device = device_of(model, tensors_in(args))
-    args = with_tensors(moved(args, device), Tensor.detach)
+    args = with_tensors(moved(args, device), as_data)
     readings = _readings_of([objective for _, by_size in named for _, objective in by_size])
     with torch.enable_grad(), untouched(model, guide) as watch, local_seed(seed):
         pair, reading = _read(model, guide, args, readings)
@@ -218,17 +223,13 @@ def _checked_objectives(
     compile: object,
 ) -> list[tuple[str, list[tuple[int, PyroELBO]]]]:
     """Returns the name of each objective and its object at each K that it takes, once all arguments are checked."""
-    require_count("repeats", repeats, FEWEST_REPEATS)
-    for name, given in (("objectives", objectives), ("num_particles", num_particles)):
-        is_list = isinstance(given, Sequence) and not isinstance(given, str)
-        require(is_list, f"{name} must be a list or a tuple, got {shown(given)}")
+    require_size("repeats", repeats, FEWEST_REPEATS)
+    require_sequence("objectives", objectives, "names or functions")
+    require_sizes("num_particles", num_particles)
     require(len(objectives) > 0 and len(num_particles) > 0, "objectives and num_particles must name at least one each")
-    for number in num_particles:
-        require_count("num_particles", number)
-    if max_seconds is not None:
-        require_number("max_seconds", max_seconds, above=0)
+    if_given(require_number, "max_seconds", max_seconds, 0)
     require_seed(seed)
-    require(isinstance(compile, bool), f"compile must be true or false, got {shown(compile)}")
+    require_flag("compile", compile)
     named = [_by_size(objective, num_particles) for objective in objectives]
     for name, given in (("objectives", [name for name, _ in named]), ("num_particles", list(num_particles))):
         require(len(set(given)) == len(given), f"{name} must differ, got {', '.join(map(str, given))}")

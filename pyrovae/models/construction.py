@@ -8,7 +8,10 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from pyrovae.common import require
+from pyrovae.common import (
+    require,
+    shown,
+)
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -69,7 +72,7 @@ def decoded(value: Any, kinds: Mapping[str, type]) -> Any:
     """Returns what `encoded` was given, with modules made again, of the classes in `kinds` alone."""
     if isinstance(value, dict) and "kind" in value:
         name = value["kind"]
-        require(name in kinds, f"a module must be one of pyrovae's, got {name!r}")
+        require(name in kinds, f"a module must be one of pyrovae's, got {shown(name)}")
         return made(kinds[name], decoded(value["arguments"], kinds))
     if isinstance(value, dict):
         return {key: decoded(item, kinds) for key, item in value["items"]}
@@ -117,7 +120,7 @@ def _recorded(value: Any) -> Any:
             return value.detach().clone()  # a view would keep, and write, all of its data
         case Mapping():
             return {key if is_plain(key) else Unknown(repr(key)): _recorded(item) for key, item in value.items()}
-        case Sequence() if not isinstance(value, bytes):
+        case Sequence() if not isinstance(value, bytes | memoryview):
             return tuple(map(_recorded, value))
     return Unknown(getattr(value, "__name__", type(value).__name__))
 

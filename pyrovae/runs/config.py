@@ -4,7 +4,12 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from pyrovae.common import InputError, require, write_text
+from pyrovae.common import (
+    InputError,
+    require,
+    shown,
+    write_text,
+)
 from pyrovae.runs.config_checks import check_config
 from pyrovae.runs.config_fields import ConfigFields
 
@@ -45,7 +50,7 @@ class RunConfig(ConfigFields):
             raise InputError(f"a config must be a table of fields, got {type(values).__name__}")
         known = [f.name for f in fields(cls)]
         for name in values:
-            require(name in known, f"config has an unknown field {name!r}; known are {', '.join(known)}")
+            require(name in known, f"config has an unknown field {shown(name)}; known are {', '.join(known)}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, object]:

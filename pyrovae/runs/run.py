@@ -6,7 +6,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from pyrovae.common import InputError, Workers, alone, check_folder, require, require_finite, write_text
+from pyrovae.common import (
+    InputError,
+    Workers,
+    alone,
+    check_folder,
+    require,
+    require_finite,
+    require_path,
+    write_text,
+)
 from pyrovae.data import Dataset
 from pyrovae.models import VAE
 from pyrovae.runs.build import build_vae, fit_settings, load_data
@@ -166,6 +175,7 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
         >>> run.history.epoch, run.vae.latent_dim
         ([1, 2], 2)
     """
+    require_path("folder", folder)
     folder = Path(folder)
     require(folder.is_dir(), f"run folder {folder} does not exist")
     config = RunConfig.load(folder / CONFIG)

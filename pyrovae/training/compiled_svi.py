@@ -9,7 +9,15 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyrovae.common import InputError, first_line, is_validation_error, require, scale_hint
+from pyrovae.common import (
+    InputError,
+    first_line,
+    is_validation_error,
+    require,
+    require_callable,
+    require_flag,
+    scale_hint,
+)
 from pyrovae.objectives import ELBO
 from pyrovae.training.compiled_loss import CompiledLoss
 from pyrovae.training.fused_adam import FusedAdam
@@ -58,6 +66,9 @@ class CompiledSVI:
         *,
         inductor: bool = True,
     ) -> None:
+        require_callable("model", model)
+        require_callable("guide", guide)
+        require_flag("inductor", inductor)
         known = optim is None or isinstance(optim, PyroOptim | torch.optim.Optimizer)
         require(known, f"optim must be an optimiser of pyro.optim or torch.optim, got {type(optim).__name__}")
         require(not isinstance(optim, torch.optim.LBFGS), "optim must step without a closure, and LBFGS does not")

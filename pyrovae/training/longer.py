@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from pyrovae.common import require
+from pyrovae.common import (
+    require,
+    shown,
+)
 from pyrovae.training import beta_schedules
 from pyrovae.training.history import Position
 from pyrovae.training.settings import FitSettings
@@ -39,7 +42,7 @@ def check_resumed(
         saved = {**saved, "patience": now["patience"]}
     for name, value in now.items():
         known = saved.get(name)
-        require(known == value, f"{where} was written with {name} {known!r}, and {name} is now {value!r}")
+        require(known == value, f"{where} was written with {name} {shown(known)}, and {name} is now {shown(value)}")
 
 
 def _check_length(where: str, was: int, given: FitSettings, position: Position) -> None:

@@ -110,6 +110,8 @@ def make_schedule(
     needed = ("step", "state_dict", "load_state_dict")
     rule = "schedule must make one of torch.optim.lr_scheduler of an optimiser"
     require(all(callable(getattr(made, name, None)) for name in needed), f"{rule}, got {shown(made)}")
+    state = _call_given("schedule", "an optimiser", made.state_dict)
+    require(isinstance(state, dict), f"schedule must have a dict as its state_dict(), got {shown(state)}")
     metric = _needs_arguments(made.step) and not isinstance(made, ReduceLROnPlateau)
     rule = "schedule must be stepped without a metric, or be a ReduceLROnPlateau"
     require(not metric, f"{rule}, and {type(made).__name__} is neither")
