@@ -106,25 +106,6 @@ NAMES = (
     *("hpu", "xpu", "ipu", "mtia", "privateuseone", "maia", "ve", "fpga", "xla", "lazy", "vulkan", "mps", "meta"),
     *("opengl", "opencl", "ideep", "hip", "mkldnn", "cuda:99", "cpu:x", "", "abacus", "y" * 10**6),
 )
-    "hpu",
-    "xpu",
-    "ipu",
-    "mtia",
-    "privateuseone",
-    "maia",
-    "ve",
-    "fpga",
-    "xla",
-    "lazy",
-    "vulkan",
-    "mps",
-    "meta",
-    "opengl",
-    "opencl",
-    "ideep",
-    "hip",
-    "mkldnn",
-]
 
 
 @pytest.mark.parametrize(
