@@ -46,7 +46,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         # Pyro appends the shapes of a trace to any error raised inside a program, and a value may hold line breaks.
-        super().__init__(shortened(re.split(r"\s*\n\s*Trace Shapes:", message, maxsplit=1)[0], MOST_OF_A_LINE))
+        super().__init__(one_line(re.split(r"\s*\n\s*Trace Shapes:", message, maxsplit=1)[0]))
 
 
 def first_line(error: Exception) -> str:
@@ -90,7 +90,7 @@ def warn(message: str) -> None:
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_filename.startswith((*packages, "<")):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(one_line(message), stacklevel=level)
 
 
 def require(condition: bool, message: str) -> None:
@@ -118,6 +118,11 @@ def shown(value: object) -> str:
     except Exception as error:  # a whole number with more digits than Python prints; a `__repr__` that fails
         text = f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
     return shortened(text, MOST_OF_A_VALUE)
+
+
+def one_line(message: str) -> str:
+    """Returns an error or a warning in one line that a terminal can show, whatever names and values it has in it."""
+    return shortened(message, MOST_OF_A_LINE)
 
 
 def shortened(text: str, most: int) -> str:

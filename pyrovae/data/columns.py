@@ -107,12 +107,12 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
         require(
             named or len(names) <= most,
             f"{place(texts[0])}: the column has {len(names)} different texts, too many for a category; leave it out "
-            f"with columns=, or say kinds={{{name!r}: 'category'}}",
+            f"with columns=, or say kinds={{{shown(name)}: 'category'}}",
         )
         index: dict[str | None, float] = {one: i for i, one in enumerate(names)}
         return _named(name, kind, names, np.array([index.get(words[cell], np.nan) for cell in cells]), place)
     if texts:
-        hint = "" if kind else f"; if the column holds categories, say kinds={{{name!r}: 'category'}}"
+        hint = "" if kind else f"; if the column holds categories, say kinds={{{shown(name)}: 'category'}}"
         raise InputError(f"{place(texts[0])}: must be a number, got {cells[texts[0]].strip()[:50]!r}{hint}")
     return _of_numbers(name, numbers, kind, place)
 

@@ -180,6 +180,7 @@ class VAE(SavedModel):
         """Sets the weight of the KL term, a positive number."""
         # Pyro's scale handler refuses 0. The buffer changes in place because a compiled step reads this very tensor.
         require_number("beta", beta, above=0, below=2.0**63)
+        require(torch.tensor(beta).item() > 0, f"beta must be > 0 as a float32, got {beta}")
         self.beta.fill_(beta)
 
     def model(self, x: Tensor, *y: Tensor) -> None:

@@ -14,6 +14,7 @@ from pyrovae.common import (
     require,
     require_finite,
     require_path,
+    shown,
     write_text,
 )
 from pyrovae.data import Dataset
@@ -232,7 +233,7 @@ def _check_same(config: RunConfig, begun: RunConfig, folder: Path) -> None:
         now = config.to_dict()[name]
         has_moved = name == "dataset" and is_own(str(was)) and is_own(str(now))  # `fit` looks at the values
         same = was == now or name in LENGTH or has_moved
-        require(same, f"the run in {folder} was begun with {name} {was!r}, and {name} is now {now!r}")
+        require(same, f"the run in {folder} was begun with {name} {shown(was)}, and {name} is now {shown(now)}")
 
 
 def _line(record: dict[str, float | None]) -> str:

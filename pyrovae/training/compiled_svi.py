@@ -13,6 +13,7 @@ from pyrovae.common import (
     InputError,
     first_line,
     is_validation_error,
+    one_line,
     require,
     require_callable,
     require_flag,
@@ -114,7 +115,8 @@ class CompiledSVI:
         if not all(map(math.isfinite, loss if isinstance(loss, tuple) else [loss])):
             for parameter in self.compiled.parameters:
                 parameter.grad = None
-            raise FloatingPointError(f"loss is not finite ({loss}): {self.compiled.not_finite(*args, **kwargs)}")
+            where = self.compiled.not_finite(*args, **kwargs)
+            raise FloatingPointError(one_line(f"loss is not finite ({loss}): {where}"))
         for parameter, gradient in left:  # the user's own, to which `backward` would add
             parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
         parameters = self.compiled.parameters
