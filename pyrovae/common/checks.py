@@ -95,6 +95,12 @@ def require_compile(compile: object) -> None:
     require_flag("compile", compile, "auto")
 
 
+def require_missing(missing: object) -> None:
+    """Raises `InputError` unless `missing` says that cells may be missing, or None."""
+    known = missing is None or (isinstance(missing, str) and missing == "mask")
+    require(known, f'missing must be None or "mask", got {shown(missing)}')
+
+
 def require_text(name: str, value: object, of: str = "a text") -> None:
     """Raises `InputError` unless `value` is a text; `of` says which."""
     require(isinstance(value, str), f"{name} must be {of}, got {shown(value)}")

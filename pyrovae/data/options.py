@@ -8,8 +8,8 @@ from pyrovae.common import (
     InputError,
     if_given,
     require,
-    require_choice,
     require_flag,
+    require_missing,
     require_path,
     require_seed,
     require_sequence,
@@ -59,7 +59,7 @@ class LoadOptions:
         require(is_list, f"columns must be a list of names of columns, got {shown(self.columns)}")
         for name in ("label_column", "split_column"):
             if_given(require_text, name, getattr(self, name), "the name of a column")
-        if_given(require_choice, "missing", self.missing, ("mask",))
+        require_missing(self.missing)
         if_given(require_size, "image_size", self.image_size)
         if_given(require_sequence, "shares", self.shares, "three numbers")
         known = self.kinds is None or isinstance(self.kinds, str | Mapping)

@@ -22,6 +22,7 @@ from pyrovae.common import (
     require_finite,
     require_finite_data,
     require_flag,
+    require_missing,
     require_number,
     require_shape,
     require_size,
@@ -137,8 +138,8 @@ class VAE(SavedModel):
         self.posterior_family, self.prior_family = copy.deepcopy(posterior), copy.deepcopy(prior)
         self.num_conditions = len(conditions)
         self.likelihood, self.missing = copy.deepcopy(likelihood), missing
+        require_missing(missing)
         if missing is not None:
-            require_choice("missing", missing, ("mask",))
             check_cells(likelihood, self.event_shape)
         self.encoder_features = Features(copy.deepcopy(conditions))
         self.decoder_features = Features(copy.deepcopy(conditions))
@@ -146,13 +147,14 @@ class VAE(SavedModel):
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
+        decoded = likelihood.output_shape(self.event_shape)
         seen_shape = tuple(self._encoder_input(torch.zeros(1, *self.event_shape)).shape[1:])
         self.code_shape = tuple(prior.decoded(torch.zeros(posterior.latent_shape)).shape)
         self.encoder, self.decoder = encoder_and_decoder(
             encoder,
             decoder,
             encoder_shapes=(seen_shape, posterior.output_shape),
-            decoder_shapes=(self.code_shape, likelihood.output_shape(self.event_shape)),
+            decoder_shapes=(self.code_shape, decoded),
             network=network,
             hidden=hidden,
             activation=activation,

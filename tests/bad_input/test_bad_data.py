@@ -132,7 +132,7 @@ table("shares of two", r"shares must be three numbers, .+; got \(0.5, 0.5\)", f"
 table("shares below 0", "shares must be 0 or more, got -1", f"a,b\n{BODY}", shares=(1, -1, 1))
 beside = "split_column must not be given beside another split or shares"
 table("shares and a split", beside, "a,b\n1,train\n", split_column="b", shares=(1, 0, 0))
-table("missing=drop", """missing must be one of mask; got 'drop'""", f"a,b\n{BODY}", missing="drop")
+table("missing=drop", """missing must be None or "mask", got 'drop'""", f"a,b\n{BODY}", missing="drop")
 table(
     "binarize", "binarize is for image sets, and mine.csv is a table; got 'static'", f"a,b\n{BODY}", binarize="static"
 )
