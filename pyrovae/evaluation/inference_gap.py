@@ -12,6 +12,7 @@ from pyrovae.common import (
     require,
     require_finite,
     require_number,
+    require_plain,
     require_size,
     warn,
 )
@@ -146,7 +147,7 @@ def inference_gaps(
     is_known = log_px is None or isinstance(log_px, Tensor | Estimate)
     require(is_known, f"log_px must be a tensor, an Estimate or None, got {type(log_px).__name__}")
     if isinstance(log_px, Tensor):
-        log_px = Estimate(log_px.detach().double(), torch.zeros_like(log_px, dtype=torch.float64))
+        require_plain("log_px", log_px)
     found = opened(model, guide, args, chunk_size)
     check_subsamples("inference_gaps", model, guide, found)
     home, chunk_size, num_data = home_of(args), found.pairs_at_a_time, found.data.size
@@ -155,8 +156,10 @@ def inference_gaps(
     guide_gaussian(model, guide, next(data.in_chunks(size)).args)  # refuses before log p(x) takes its time
     if log_px is None:
         log_px = log_marginal(model, guide, *args, num_samples=num_samples, chunk_size=chunk_size, progress=progress)
-    shape = tuple(log_px.value.shape)
+    shape = tuple(log_px.shape if isinstance(log_px, Tensor) else log_px.value.shape)
     require(shape == (num_data,), f"log_px must have shape ({num_data},), got {shape}")
+    if isinstance(log_px, Tensor):
+        log_px = Estimate(log_px.detach().double(), torch.zeros_like(log_px, dtype=torch.float64))
     parts, converged = [], True
     with progress_bar(progress, num_data, "inference gaps", "datum") as bar:
         for chunk in data.in_chunks(size):
