@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from pyrovae.common.errors import InputError, shown
+from pyrovae.common.errors import InputError, require, shown
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -15,14 +15,16 @@ def choose_device(device: str | torch.device) -> torch.device:
 
     Raises `InputError` if torch cannot use the device here.
     """
+    rule = "device must be auto or one that torch can use here"
+    require(isinstance(device, str | torch.device), f"{rule}, got {shown(device)}")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with warnings.catch_warnings(action="ignore"):  # of names that torch will give up
             chosen = torch.device(device)
             torch.empty(1, device=chosen).sum().item()
-    except Exception as error:  # where torch lacks a device's code, it may raise anything: a ModuleNotFoundError
-        raise InputError(f"device must be auto or one that torch can use here, got {shown(device)}") from error
+    except Exception as error:  # torch knows names of devices whose own packages may be missing, or fail as they like
+        raise InputError(f"{rule}, got {shown(str(device))}") from error
     return chosen
 
 

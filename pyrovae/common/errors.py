@@ -1,12 +1,10 @@
 """Refuses bad input in one line that names the field, the rule and the value found, and reads the errors of others."""
 
-import math
 import re
+import reprlib
 import sys
 import traceback
 import warnings
-from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -16,13 +14,27 @@ import torch
 _DISTRIBUTIONS = tuple(str(Path(package.__path__[0])) for package in (torch.distributions, pyro.distributions))
 # Beyond about a hundred the usual initial weights overflow, and data that are scaled well do not reach fifty.
 MAX_SCALED_VALUE = 50.0
+MOST_OF_A_LINE = 500  # characters of an error
+MOST_OF_A_VALUE = 200
+_WHOLE = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64)
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES = {torch.bool, *_WHOLE, *_REAL, torch.complex64, torch.complex128}  # those that torch computes with
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxfrozenset = _SHORT.maxarray = _SHORT.maxdeque = 30
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlong = 4, 15, 50
+_SHORT.maxstring = _SHORT.maxother = MOST_OF_A_VALUE
+# What torch and NumPy say when a tensor cannot be had, because there is no memory or no number that counts its bytes.
+_TOO_LARGE = re.compile(
+    r"allocate memory|calculation overflowed|integer multiplication overflow|invalid memory size|array is too big"
+)
 
 
 class InputError(ValueError):
     """Says in one line why what the caller gave cannot be used. Scripts print the line and exit with 2.
 
     Args:
-        message: The field, the rule and the value found. Line breaks become spaces.
+        message: The field, the rule and the value found. Line breaks become spaces, and of a long text the middle is
+            left out.
 
     Example:
         >>> try:
@@ -34,19 +46,19 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         # Pyro appends the shapes of a trace to any error raised inside a program, and a value may hold line breaks.
-        super().__init__(" ".join(re.split(r"\s*\n\s*Trace Shapes:", message)[0].splitlines()))
+        super().__init__(one_line(re.split(r"\s*\n\s*Trace Shapes:", message, maxsplit=1)[0]))
 
 
 def first_line(error: Exception) -> str:
     """Returns the error's message in one line. Two lines are joined if the first ends in a colon, as Pyro's do."""
     lines = (str(error).strip() or type(error).__name__).splitlines()
     text = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
-    return re.sub(r", but found invalid values:.*$", "", text.rstrip())[:300]
+    return shortened(re.sub(r", but found invalid values:.*$", "", text.rstrip()), 300)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether there was no memory for a tensor, on a GPU or on the CPU, where torch raises a RuntimeError."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    """Returns whether there was no memory for a tensor, or can be none: on the CPU torch raises a RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or _TOO_LARGE.search(str(error)) is not None
 
 
 def is_validation_error(error: BaseException) -> bool:
@@ -78,7 +90,7 @@ def warn(message: str) -> None:
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_filename.startswith((*packages, "<")):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(one_line(message), stacklevel=level)
 
 
 def require(condition: bool, message: str) -> None:
@@ -87,69 +99,58 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def require_count(name: str, value: object, minimum: int = 1) -> None:
-    """Raises `InputError` unless `value` is a whole number of at least `minimum`, and below 2^63."""
-    if not (isinstance(value, int) and not isinstance(value, bool) and value >= minimum):
-        raise InputError(f"{name} must be a whole number >= {minimum}, got {shown(value)}")
-    if value >= 2**63:  # torch takes no larger number
-        raise InputError(f"{name} must be < 2^63, got {shown(value)}")
-
-
 def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Raises `InputError` unless `x` is a tensor `(batch, *event_shape)` of the parameters' dtype, and not empty."""
-    if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
+    if not (isinstance(x, torch.Tensor) and x.is_floating_point() and not x.is_nested and not x.is_meta):
         raise InputError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     require(x.dtype == dtype, f"x must be of {dtype}, as the parameters are, got {x.dtype}")
     expected = ", ".join(map(str, ("batch", *event_shape)))
     fits = x.dim() == len(event_shape) + 1 and x.shape[1:] == event_shape
     require(fits, f"x must have shape ({expected}), got {tuple(x.shape)}")
     require(len(x) > 0, "x must hold at least one datum, got 0")
-
-
-def require_seed(seed: object) -> None:
-    """Raises `InputError` unless torch's generators take `seed`."""
-    require_count("seed", seed, 0)
-
-
-def require_seeds(seeds: Collection[object]) -> None:
-    """Raises `InputError` unless `seeds` holds one seed or more, all different."""
-    require(len(seeds) > 0, "seeds must hold at least one, got none")
-    for seed in seeds:
-        require_seed(seed)
-    require(len(set(seeds)) == len(seeds), f"seeds must differ, got {tuple(seeds)}: their error would be too small")
+    require(x.layout == torch.strided, f"x must be a dense tensor of numbers, got {x.layout}")
 
 
 def shown(value: object) -> str:
     """Returns the value as an error shows it, in one short line."""
     try:
-        text = repr(value)
-    except ValueError:  # a whole number with more digits than Python prints
-        text = f"a whole number of more than {sys.get_int_max_str_digits()} digits"
-    return " ".join(text.split())[:200]
+        text = _SHORT.repr(value)
+    except Exception as error:  # a whole number with more digits than Python prints; a `__repr__` that fails
+        text = f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
+    return shortened(text, MOST_OF_A_VALUE)
 
 
-def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
-    """Raises `InputError` unless `value` is a finite number strictly between `above` and `below`."""
-    number = math.nan  # which lies between no two numbers
-    with suppress(OverflowError):  # a whole number too large for a float
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            number = value
-    rule = (
-        "a finite number"
-        + (f" > {above:g}" if above > -math.inf else "")
-        + (f" < {below:g}" if below < math.inf else "")
-    )
-    require(above < number < below, f"{name} must be {rule}, got {repr(value)[:50]}")
+def one_line(message: str) -> str:
+    """Returns an error or a warning in one line that a terminal can show, whatever names and values it has in it."""
+    return shortened(message, MOST_OF_A_LINE)
 
 
-def require_choice(name: str, value: object, choices: Collection[str]) -> None:
-    """Raises `InputError` unless `value` is one of `choices`."""
-    require(isinstance(value, str) and value in choices, f"{name} must be one of {', '.join(choices)}; got {value!r}")
+def shortened(text: str, most: int) -> str:
+    """Returns the text in one line: its beginning and its end if it has more than `most` characters."""
+    if len(text) > 4 * most:  # before it is split, which takes long for a text of many megabytes
+        text = f"{text[: 2 * most]} ... {text[-2 * most :]}"
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most * 2 // 3]} ... {line[-(most // 3 - 5) :]}"
+
+
+def require_plain(name: str, value: object) -> None:
+    """Raises `InputError` unless `value` is a tensor that has a number at each of its places, which torch can read."""
+    if not isinstance(value, torch.Tensor):
+        raise InputError(f"{name} must be a tensor, got {shown(value)}")
+    if value.layout != torch.strided:
+        found: str | None = str(value.layout)
+    elif value.is_nested or value.is_meta or value.is_quantized:
+        found = "a nested one" if value.is_nested else "a meta tensor" if value.is_meta else "a quantised one"
+    elif type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:  # masked, or without values
+        found = f"a {type(value).__name__}"
+    else:
+        found = str(value.dtype) if value.dtype not in _DTYPES else None
+    require(found is None, f"{name} must be a dense tensor of numbers, got {found}")
 
 
 def require_finite(name: str, value: torch.Tensor) -> None:
     """Raises `InputError` unless every element of the tensor `value` is finite, and names the first that is not."""
-    require(value.layout == torch.strided, f"{name} must be dense, got {value.layout}")
+    require_plain(name, value)
     finite = torch.isfinite(value)
     if not finite.all():
         index = tuple((~finite).nonzero()[0].tolist())
@@ -158,10 +159,10 @@ def require_finite(name: str, value: torch.Tensor) -> None:
 
 def require_finite_data(x: torch.Tensor, program: object) -> None:
     """Raises `InputError` unless the data are finite; NaN is a missing cell to a program that `takes_missing`."""
-    is_dense = x.layout == torch.strided
-    if is_dense and takes_missing(program):
+    require_plain("x", x)
+    if takes_missing(program):
         x = torch.where(x.isnan(), 0.0, x)
-    elif is_dense and bool(x.isnan().any()):
+    elif bool(x.isnan().any()):
         index = tuple(x.isnan().nonzero()[0].tolist())
         hint = 'if it is a missing cell, take VAE(missing="mask")'
         raise InputError(f"x must be finite, got nan at index {index}; {hint}")
@@ -172,8 +173,3 @@ def takes_missing(program: object) -> bool:
     """Returns True if a pair or one of its programs, or the object that it is a method of, says `missing = "mask"`."""
     owners = program, getattr(program, "__self__", None), getattr(program, "model", None)
     return any(getattr(owner, "missing", None) == "mask" for owner in owners)
-
-
-def require_compile(compile: object) -> None:
-    """Raises `InputError` unless `compile` is True, False or "auto"."""
-    require(compile in (True, False, "auto"), f"compile must be true, false or auto, got {compile!r}")

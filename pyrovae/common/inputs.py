@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import TensorDataset
 
-from pyrovae.common.errors import InputError, require
+from pyrovae.common.errors import InputError, require, require_plain
 
 MOST_ERROR = 1e-3  # of rounding, in standard deviations: a shift that no density would show
 FEWEST_ROWS = 10  # a few rows may be close to each other by chance
@@ -43,12 +43,14 @@ def as_tensor(name: str, value: Any) -> Any:
         InputError: If the array or the frame has something else than numbers; `name` is that of the argument.
     """
     if not is_array(value):
-        return value
+        # Autograd does not take a tensor of inference mode, and modules have parameters.
+        return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
     array = value if isinstance(value, np.ndarray) else _array_of_frame(name, value)
     require(
         array.dtype.kind in NUMBERS,
         f"{name} must be of numbers, got an array of {array.dtype}; pv.load makes a Dataset of mixed tables",
     )
+    array = unmasked(array)
     native = array.dtype.newbyteorder("=")
     kind = (
         np.dtype(np.float64) if native.kind == "f" and native.itemsize > 8 else np.dtype(WIDER.get(native.name, native))
@@ -63,6 +65,14 @@ def as_tensor(name: str, value: Any) -> Any:
         return torch.from_numpy(array)
 
 
+def unmasked(array: np.ndarray) -> np.ndarray:
+    """Returns an array of numbers whose masked cells are missing: NaN, and not the numbers that lie under the mask."""
+    if not isinstance(array, np.ma.MaskedArray):
+        return array
+    kind = array.dtype if array.dtype.kind in "fc" else np.dtype(np.float64)
+    return np.ma.filled(array.astype(kind), np.nan) if np.ma.is_masked(array) else array.data
+
+
 def _array_of_frame(name: str, frame: Any) -> np.ndarray:
     array = frame.to_numpy()
     if array.dtype.kind == "O":  # of columns with several dtypes, or numbers with missing cells
@@ -74,6 +84,11 @@ def _array_of_frame(name: str, frame: Any) -> np.ndarray:
     return array
 
 
+def as_data(value: Any) -> Any:
+    """Returns a tensor apart from the graph that it was computed in, which the first step would free."""
+    return value.detach() if isinstance(value, Tensor) else value
+
+
 def as_dtype(name: str, value: Any, dtype: torch.dtype) -> Any:
     """Returns a tensor of real numbers in this floating-point dtype, and anything else as it is.
 
@@ -82,7 +97,10 @@ def as_dtype(name: str, value: Any, dtype: torch.dtype) -> Any:
     Raises:
         InputError: If the dtype would lose something; `name` is that of the argument.
     """
-    if not isinstance(value, Tensor) or value.dtype == dtype or value.is_complex() or value.layout != torch.strided:
+    if not isinstance(value, Tensor):
+        return value
+    require_plain(name, value)
+    if value.dtype == dtype or value.is_complex():
         return value
     converted = value.to(dtype)
     if torch.promote_types(value.dtype, dtype) == dtype and value.is_floating_point():
@@ -120,7 +138,9 @@ def as_arguments(owner: object, args: tuple) -> tuple:
     if convert is not None and len(args) == 1:
         args = parts_of(owner, args[0])
     if convert is None:
-        return tuple(as_tensor("x", value) if has_numbers(value) else value for value in args)
+        return tuple(
+            as_tensor("x", value) if has_numbers(value) or isinstance(value, Tensor) else value for value in args
+        )
     return convert(*(as_tensor("x" if index == 0 else "y", value) for index, value in enumerate(args))) if args else ()
 
 
@@ -135,5 +155,6 @@ def parts_of(owner: object, value: object) -> tuple:
         require(not missing, f"a dict must have the fields {', '.join(fields)}; got {', '.join(map(str, value))}"[:300])
         return tuple(value[field] for field in fields)
     if isinstance(value, list | tuple) and not isinstance(value, PackedSequence):
+        require(len(value) > 0, f"x must be given, got an empty {type(value).__name__}")
         return tuple(value)[: 1 + num_conditions]
     return (value,)

@@ -39,7 +39,7 @@ def leaves_of(value: object) -> list[Any]:
 
 def moved(value: Any, device: torch.device) -> Any:
     """Returns the value with all that has a `to` on the device: tensors, packed sequences."""
-    return mapped(lambda leaf: leaf.to(device) if hasattr(leaf, "to") else leaf, value)
+    return mapped(lambda leaf: leaf.to(device) if hasattr(leaf, "to") and not isinstance(leaf, type) else leaf, value)
 
 
 def main_tensor(value: object) -> object:

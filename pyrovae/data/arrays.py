@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, as_dtype, as_tensor, first_line, is_array, require
+from pyrovae.common import InputError, as_dtype, as_tensor, first_line, is_array, require, require_plain, unmasked
 from pyrovae.data.columns import Cells, classes_of
 from pyrovae.data.dataset import SPLITS, Dataset
 from pyrovae.data.images import as_images, image_dataset
@@ -166,16 +166,16 @@ def _labels(y: np.ndarray, place: str) -> tuple[tuple[str, ...], Tensor]:
 
 def _array(value: Any, place: str) -> np.ndarray:
     if isinstance(value, Tensor):
-        require(value.layout == torch.strided, f"{place}: must be a dense tensor, got {value.layout}; call to_dense()")
+        require_plain(place, value)
         is_short = value.is_floating_point() and value.itemsize < 4  # NumPy has no bfloat16
-        value = (value.float() if is_short else value).detach().cpu().numpy()
+        value = (value.float() if is_short else value).detach().cpu().resolve_neg().resolve_conj().numpy()
     value = value.to_numpy() if is_array(value) and not isinstance(value, np.ndarray) else value
     require(isinstance(value, np.ndarray), f"{place}: must be an array or a tensor, got {type(value).__name__}")
     if value.dtype.kind == "O" and all(isinstance(one, str) for one in value.flat):
         value = value.astype(str)
     fits = value.dtype.kind in "biufU" and value.ndim > 0
     require(fits, f"{place}: must be of numbers, with a row per datum, got {value.dtype} of shape {value.shape}")
-    return value
+    return unmasked(value)
 
 
 def _check_finite(values: Tensor, place: str, missing: str | None, start: int = 0) -> None:

@@ -14,17 +14,21 @@ from pyrovae.common import (
     InputError,
     Workers,
     as_arguments,
+    as_data,
     fixed_generators,
     is_array,
     require,
     require_finite_data,
+    require_plain,
     scale_hint,
+    shown,
 )
-from pyrovae.data.arguments import Batch, is_spread, main_tensor, moved, positions
+from pyrovae.data.arguments import Batch, is_spread, main_tensor, mapped, moved, positions
 from pyrovae.data.dataset import SPLITS, Dataset
 
 FIRST_BATCH_SEED = 0
 CHECKED_AT_ONCE = 2**28  # numbers
+NO_BATCHES = dict | str | bytes | bytearray | memoryview | PackedSequence  # though they can be gone through
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +62,14 @@ def whole_data(vae: object, name: str, source: Any) -> Any:
     if isinstance(source, TensorDataset):
         source = source.tensors
     parts = as_arguments(vae, tuple(source) if isinstance(source, tuple) and not is_vae else (source,))
+    for part in parts:
+        if isinstance(part, Tensor):
+            require_plain("x" if part is parts[0] else "y", part)
+    parts = mapped(as_data, parts)
     sizes = {len(part) if isinstance(part, Tensor) and part.dim() > 0 else None for part in parts}
     given = tuple(source) if isinstance(source, tuple) else parts
     # What a VAE has no use for must have as many rows, too: it may be the x of another set.
-    of_given = {len(part) for part in given if len(getattr(part, "shape", ())) > 0}
+    of_given = {len(part) for part in given if not isinstance(part, type) and len(getattr(part, "shape", ())) > 0}
     is_whole = not several or (len(sizes) == 1 and None not in sizes and of_given <= sizes)
     rule = f"{name} must be a tuple of arrays with a row for each datum, (x, y), or else a list of batches"
     require(is_whole, f"{rule}; got {', '.join(_described(part) for part in given) or 'an empty tuple'}"[:300])
@@ -210,7 +218,7 @@ def _each(vae, name: str, source: Iterable, device: torch.device) -> Batches:
     """Returns the batches of an iterable; `name` is that of the argument, for errors."""
     hint = "; a DataLoader makes batches of it" if isinstance(source, torch.utils.data.Dataset) else ""
     require(
-        isinstance(source, Iterable) and not isinstance(source, dict | str | PackedSequence),
+        isinstance(source, Iterable) and not isinstance(source, NO_BATCHES),
         f"{name} must be a Dataset, a tensor or an iterable of batches, got {type(source).__name__}{hint}",
     )
     require(iter(source) is not source, f"{name} must be iterable again at every epoch, got a one-time iterator")
@@ -221,7 +229,7 @@ def _each(vae, name: str, source: Iterable, device: torch.device) -> Batches:
         for batch in source:
             args = as_arguments(vae, (tuple(batch) if is_spread(batch) else (batch,))[:num_args])
             _check_data(vae, args)
-            yield moved(args, device)
+            yield mapped(as_data, moved(args, device))
         require(batch is not None, f"{name} must yield at least one batch, got none")
 
     num_batches: int | None
@@ -277,8 +285,10 @@ def _check_data(vae, args: Batch) -> None:
 
 
 def _require_rows(x: object) -> None:
+    if isinstance(x, Tensor):
+        require_plain("x", x)
     if not (isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0):
-        raise InputError(f"x must be a tensor of at least one datum, got {x!r}"[:200])
+        raise InputError(f"x must be a tensor of at least one datum, got {shown(x)}")
 
 
 def _described(part: object) -> str:

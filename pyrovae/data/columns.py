@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from tabulate import tabulate
 
-from pyrovae.common import InputError, require, require_choice
+from pyrovae.common import InputError, if_given, require, require_choice, require_number, require_text, shown
 
 KINDS = ("continuous", "positive", "unit", "count", "binary", "category")
 MISSING_CELLS = frozenset(("", "na", "n/a", "nan", "null", "<na>", "#n/a", "?"))  # in lower case
@@ -39,7 +39,7 @@ class Column:
             file has 0 and 1.
 
     Raises:
-        InputError: If the kind is unknown.
+        InputError: If the kind is unknown, or another field is of the wrong type.
 
     Example:
         >>> pv.Column("smoker", "binary", categories=("no", "yes"))
@@ -53,7 +53,12 @@ class Column:
     categories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_text("name", self.name, "the name of a column")
         require_choice("kind", self.kind, KINDS)
+        if_given(require_number, "mean", self.mean)
+        if_given(require_number, "sd", self.sd, 0)
+        are_texts = isinstance(self.categories, tuple) and all(isinstance(one, str) for one in self.categories)
+        require(are_texts, f"categories must be a tuple of texts, got {shown(self.categories)}")
 
 
 class ColumnTable(tuple[Column, ...]):
@@ -102,12 +107,12 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
         require(
             named or len(names) <= most,
             f"{place(texts[0])}: the column has {len(names)} different texts, too many for a category; leave it out "
-            f"with columns=, or say kinds={{{name!r}: 'category'}}",
+            f"with columns=, or say kinds={{{shown(name)}: 'category'}}",
         )
         index: dict[str | None, float] = {one: i for i, one in enumerate(names)}
         return _named(name, kind, names, np.array([index.get(words[cell], np.nan) for cell in cells]), place)
     if texts:
-        hint = "" if kind else f"; if the column holds categories, say kinds={{{name!r}: 'category'}}"
+        hint = "" if kind else f"; if the column holds categories, say kinds={{{shown(name)}: 'category'}}"
         raise InputError(f"{place(texts[0])}: must be a number, got {cells[texts[0]].strip()[:50]!r}{hint}")
     return _of_numbers(name, numbers, kind, place)
 

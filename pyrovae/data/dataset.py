@@ -7,7 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.common import require, require_choice, require_count
+from pyrovae.common import (
+    as_data,
+    choose_device,
+    if_given,
+    require,
+    require_callable,
+    require_choice,
+    require_count,
+    require_plain,
+    require_text,
+    shown,
+)
 from pyrovae.data.columns import Column, ColumnTable
 from pyrovae.data.pixels import binarize_grey, dequantize_grey
 
@@ -65,7 +76,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(isinstance(self.name, str), f"name must be a text, got {self.name!r}"[:200])
+        require_text("name", self.name)
         require_choice("kind", self.kind, DATA_KINDS)
         for split in SPLITS:
             self._check_x(f"{split}_x")
@@ -75,16 +86,18 @@ class Dataset:
             grey = getattr(self.train_grey, "dtype", None), getattr(self.train_grey, "shape", None)
             rule = f"train_grey must be None or a uint8 tensor of shape {tuple(self.train_x.shape)}, as train_x"
             require(grey == (torch.uint8, self.train_x.shape), f"{rule}, got {_described(self.train_grey)}")
-        require(self.log_density is None or callable(self.log_density), "log_density must be None or a function")
+        if_given(require_callable, "log_density", self.log_density)
         is_named = isinstance(self.columns, tuple) and all(isinstance(one, Column) for one in self.columns)
         fits = is_named and (not self.columns or self.event_shape == (len(self.columns),))
         require(fits, f"columns must be a tuple of a Column for each element of x, {self.event_shape}, or ()")
         object.__setattr__(self, "columns", ColumnTable(self.columns))
         are_texts = isinstance(self.classes, tuple) and all(isinstance(one, str) for one in self.classes)
-        require(are_texts, f"classes must be a tuple of texts, got {self.classes!r}"[:200])
+        require(are_texts, f"classes must be a tuple of texts, got {shown(self.classes)}")
 
     def _check_x(self, field: str) -> None:
         x, train_x = getattr(self, field), self.train_x
+        if isinstance(x, Tensor):
+            require_plain(field, x)
         is_float = isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 0
         hint = "" if isinstance(x, Tensor) else "; pv.load((x, y)) makes a Dataset of arrays"
         require(is_float, f"{field} must be a floating-point tensor of one row per datum, got {_described(x)}{hint}")
@@ -95,6 +108,8 @@ class Dataset:
         y = getattr(self, field)
         rule = f"{field} must be a tensor or a tuple of tensors of {num_data} rows, as x has, or () for none"
         for part in y if isinstance(y, tuple) else (y,):
+            if isinstance(part, Tensor):
+                require_plain(field, part)
             fits = isinstance(part, Tensor) and part.dim() > 0 and len(part) == num_data
             require(fits, f"{rule}; got {_described(part)}")
         train_y = self.train_y
@@ -124,6 +139,7 @@ class Dataset:
         Args:
             split: `"train"`, `"validation"` or `"test"`.
         """
+        require_choice("split", split, SPLITS)
         x, y = getattr(self, f"{split}_x"), getattr(self, f"{split}_y")
         return (x, *y) if isinstance(y, tuple) else (x, y)
 
@@ -185,18 +201,20 @@ class Dataset:
             >>> [part.shape for part in data.arguments("train")]
             [torch.Size([2000, 2]), torch.Size([2000]), torch.Size([2000])]
         """
+        require_callable("condition", condition, "a function of x and y")
         changed: dict[str, Any] = {
             f"{s}_y": condition(getattr(self, f"{s}_x"), getattr(self, f"{s}_y")) for s in SPLITS
         }
         return replace(self, **changed)
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """Returns the same data on `device`."""
+        """Returns the same data on `device`; "auto" is a GPU if there is one. Raises `InputError` if there is none."""
+        chosen = device if isinstance(device, torch.device) else choose_device(device)
 
         def move(value):
             if isinstance(value, tuple):
                 return tuple(map(move, value))
-            return value.to(device) if isinstance(value, Tensor) else value
+            return as_data(value).to(chosen) if isinstance(value, Tensor) else value
 
         return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
@@ -222,6 +240,8 @@ class Dataset:
         Args:
             rows: Row numbers, `(batch,)`. Pixels that are random are drawn anew.
         """
+        is_index = isinstance(rows, Tensor) and rows.dtype == torch.int64 and rows.dim() == 1
+        require(is_index, f"rows must be an int64 tensor (batch,), got {shown(rows)}")
         index = rows.to(self.train_x.device)
         x, *y = (part[index] for part in self.arguments("train"))
         if self.train_grey is not None:

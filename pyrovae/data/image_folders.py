@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.ImageOps import exif_transpose
 from torch import Tensor
 
-from pyrovae.common import InputError, first_line, require, require_count
+from pyrovae.common import InputError, first_line, require
 from pyrovae.data.dataset import SPLITS, Dataset
 from pyrovae.data.images import image_dataset
 from pyrovae.data.options import LoadOptions
@@ -25,8 +25,6 @@ def folder_dataset(folder: Path, options: LoadOptions) -> Dataset:
     Raises:
         InputError: If there are no images, one cannot be read, or they have several sizes and `image_size` is None.
     """
-    if options.image_size is not None:
-        require_count("image_size", options.image_size)
     parts = _parts_of(folder)
     classes = tuple(sorted({label for files in parts.values() for _, label in files if label is not None}))
     index = {label: number for number, label in enumerate(classes)}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pyrovae.common import InputError, require, require_choice, require_count
+from pyrovae.common import InputError, require, require_choice
 from pyrovae.data.dataset import SPLITS, Dataset
 from pyrovae.data.image_files import IDX_SETS, class_names, read_images
 from pyrovae.data.images import image_dataset, split_generator
@@ -32,9 +32,6 @@ NUM_CLASSES = {
 
 def named_dataset(name: str, options: LoadOptions) -> Dataset:
     """Returns the data set of this name; see `load`."""
-    for field, minimum in (("num_train", 1), ("num_validation", 0), ("num_test", 1)):
-        if getattr(options, field) is not None:
-            require_count(field, getattr(options, field), minimum)
     counts = ("num_train", "num_validation", "num_test")
     if name in IMAGE_SETS:
         options.check_only((*counts, "binarize"), name, "is an image set by name")

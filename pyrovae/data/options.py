@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pyrovae.common import InputError, require, require_seed, shown
+from pyrovae.common import (
+    InputError,
+    if_given,
+    require,
+    require_flag,
+    require_missing,
+    require_path,
+    require_seed,
+    require_sequence,
+    require_size,
+    require_text,
+    shown,
+)
 
 IMAGES, TABLES, OWN, NAMED = "image sets", "tables", "data of one's own", "data sets that load draws or knows by name"
 MEANT_FOR = {
@@ -40,19 +52,21 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         require_seed(self.seed)
-        for name in ("standardise", "header"):
-            value = getattr(self, name)
-            require(
-                value in (True, False) or (name == "header" and value is None),
-                f"{name} must be true or false, got {value!r}",
-            )
+        require_flag("standardise", self.standardise)
+        require_flag("header", self.header, None)
         names = () if self.columns is None else self.columns
         is_list = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) for n in names)
         require(is_list, f"columns must be a list of names of columns, got {shown(self.columns)}")
         for name in ("label_column", "split_column"):
-            value = getattr(self, name)
-            require(value is None or isinstance(value, str), f"{name} must be the name of a column, got {shown(value)}")
-        require(self.missing in (None, "mask"), f'missing must be "mask" or None, got {self.missing!r}')
+            if_given(require_text, name, getattr(self, name), "the name of a column")
+        require_missing(self.missing)
+        if_given(require_size, "image_size", self.image_size)
+        if_given(require_sequence, "shares", self.shares, "three numbers")
+        known = self.kinds is None or isinstance(self.kinds, str | Mapping)
+        require(known, f"kinds must be a kind, or a dict, got {shown(self.kinds)}")
+        for name, minimum in (("num_train", 1), ("num_validation", 0), ("num_test", 1)):
+            if_given(require_size, name, getattr(self, name), minimum)
+        if_given(require_path, "data_root", self.data_root)
 
     @property
     def wanted_columns(self) -> list[str] | None:
@@ -74,6 +88,6 @@ class LoadOptions:
         """
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in MEANT_FOR and field.name not in allowed and value != field.default:
+            if field.name in MEANT_FOR and field.name not in allowed and value is not field.default:
                 rule = f"{field.name} is for {MEANT_FOR[field.name]}, and {source} {holds}"
                 raise InputError(f"{rule}; got {shown(value)}")

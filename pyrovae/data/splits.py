@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, derived_seed, require, require_number
+from pyrovae.common import InputError, derived_seed, require, require_number, shown
 from pyrovae.data.columns import Cells, Place, as_text
 from pyrovae.data.dataset import SPLITS
 
@@ -74,8 +74,8 @@ def split_by_column(cells: Cells, place: Place) -> Rows:
 
 def _sizes(num_rows: int, shares: Sequence[float], source: str) -> tuple[int, int]:
     """Returns the numbers of rows for validation and for testing."""
-    is_three = isinstance(shares, Sequence) and not isinstance(shares, str) and len(shares) == 3
-    require(is_three, f"shares must be three numbers, of training, validation and test data; got {shares!r}"[:200])
+    rule = "shares must be three numbers, of training, validation and test data"
+    require(len(shares) == 3, f"{rule}; got {shown(shares)}")
     for share in shares:
         require_number("shares", share)
         require(share >= 0, f"shares must be 0 or more, got {share}")

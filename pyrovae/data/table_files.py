@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae.common import InputError, first_line, require
+from pyrovae.common import InputError, first_line, require, shown
 from pyrovae.data.columns import Cells, word
 from pyrovae.data.tables import MOST_COLUMNS, Table
 
@@ -27,7 +27,6 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
     Raises:
         InputError: If the file is not a table.
     """
-    require(header in (None, True, False), f"header must be true or false, got {header!r}")
     text = _decoded(path)
     require(bool(text.strip()), f"{path} is empty")
     first = text.lstrip().split("\n", 1)[0]
@@ -71,7 +70,7 @@ def _decoded(path: Path) -> str:
     except UnicodeDecodeError as error:
         row = data.count(b"\n", 0, error.start) + 1
         cell = data[max(0, error.start - 10) : error.start + 10].splitlines()[0].decode("ascii", "backslashreplace")
-        rule = f"{path}, row {row}: must be in UTF-8, got the byte 0x{data[error.start]:02x} in {cell!r}"
+        rule = f"{path}, row {row}: must be in UTF-8, got the byte 0x{data[error.start]:02x} in {shown(cell)}"
         raise InputError(f"{rule}; save the file as UTF-8") from error
 
 
@@ -88,7 +87,7 @@ def _header(path: Path, rows: list[tuple[int, list[str]]], header: bool | None) 
         require(bool(name), f"{unnamed}; name it, or leave it out (pandas: to_csv(..., index=False))")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path}, row {number}: the name {twice!r} must be there once, and is twice or more")
+        raise InputError(f"{path}, row {number}: the name {shown(twice)} must be there once, and is twice or more")
     return names, rows[1:]
 
 
@@ -129,7 +128,7 @@ def table_of_frame(frame: Any, source: str, wanted: Sequence[str] | None) -> Tab
     names = [str(name) for name in frame.columns]
     require(len(names) > 0, f"{source} has no columns")
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    require(not twice, f"{source}: the name {min(twice, default='')!r} must be there once, and is twice or more")
+    require(not twice, f"{source}: the name {shown(min(twice, default=''))} must be there once, and is twice or more")
     needed = set(names if wanted is None or not set(wanted) <= set(names) else wanted)  # all, to name them in errors
     by_name = dict(zip(names, frame.columns, strict=True))
     cells = {name: _cells_of(frame[column], source, name) for name, column in by_name.items() if name in needed}
@@ -141,7 +140,7 @@ def _cells_of(series: Any, source: str, name: str) -> Cells:
     if values.dtype.kind in "OUT":  # texts, or numbers with missing cells among them
         return ["" if value is None else str(value) for value in values.tolist()]
     fits = values.dtype.kind in "biuf"
-    require(fits, f"{source}, column {name!r}: must hold numbers or texts, got {values.dtype}; leave it out")
+    require(fits, f"{source}, column {shown(name)}: must hold numbers or texts, got {values.dtype}; leave it out")
     return values.astype(np.float64)
 
 

@@ -37,7 +37,7 @@ class Table:
 
     def place(self, name: str) -> Place:
         """Returns the function that names the place of a cell of this column."""
-        return lambda index: f"{self.source}, {self.row(index)}, column {name!r}"
+        return lambda index: f"{self.source}, {self.row(index)}, column {shown(name)}"
 
 
 def table_dataset(
@@ -76,7 +76,9 @@ def table_dataset(
     rows = rows or split_by_shares(table.num_rows, options.shares, options.seed, table.source)
     train = x[rows["train"]]
     for column, has_none in zip(columns, np.isnan(train).all(0), strict=True):
-        require(not has_none, f"{table.source}, column {column.name!r}: every cell of the training data is missing")
+        require(
+            not has_none, f"{table.source}, column {shown(column.name)}: every cell of the training data is missing"
+        )
     if options.standardise:
         columns = [_standardised(one, x[:, j], train[:, j], table.source) for j, one in enumerate(columns)]
     if options.label_column is not None:
@@ -100,7 +102,6 @@ def chosen_columns(options: LoadOptions, names: Sequence[str], source: str) -> t
     rule = f"{source} has {len(columns):,} columns, more than {MOST_COLUMNS:,}"
     require(len(columns) <= MOST_COLUMNS, f"{rule}: choose some with columns=")
     kinds = options.kinds
-    require(kinds is None or isinstance(kinds, str | Mapping), f"kinds must be a kind, or a dict, got {shown(kinds)}")
     of_columns = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(columns, kinds) if kinds else {}
     _require_names("kinds", list(of_columns), columns, source)
     for kind in of_columns.values():
@@ -121,7 +122,7 @@ def _standardised(column: Column, x: np.ndarray, train: np.ndarray, source: str)
         return column
     observed = train[~np.isnan(train)]
     lowest = observed.min()
-    rule = f"{source}, column {column.name!r}: must vary in the training data to be standardised"
+    rule = f"{source}, column {shown(column.name)}: must vary in the training data to be standardised"
     require(bool(lowest < observed.max()), f"{rule}, all of it is {as_text(lowest)}; leave it out with columns=")
     mean, sd = float(observed.mean()), float(observed.std())
     require(np.isfinite(sd) and sd > 0, f"{rule}, got a standard deviation of {sd:g}")
@@ -144,7 +145,7 @@ def _tensor(x: np.ndarray, columns: Sequence[Column], table: Table) -> Tensor:
         if lost.any():
             index = int(np.flatnonzero(lost)[0])
             raise InputError(f"{table.place(column.name)(index)}: {dtype} does not hold {as_text(was[index])}")
-        as_dtype(f"{table.source}, column {column.name!r}:", torch.from_numpy(was), dtype)
+        as_dtype(f"{table.source}, column {shown(column.name)}:", torch.from_numpy(was), dtype)
     return converted
 
 
@@ -154,5 +155,5 @@ def _require_names(field: str, given: Sequence[str], names: Sequence[str], sourc
         if not isinstance(name, str) or name not in known:
             close = get_close_matches(str(name), names, 1)
             some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InputError(f"{field} must name columns of {source} ({some}), got {name!r}{hint}"[:400])
+            hint = f"; did you mean {shown(close[0])}?" if close else ""
+            raise InputError(f"{field} must name columns of {source} ({some}), got {shown(name)}{hint}"[:400])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import require_choice, require_count
+from pyrovae.common import require_choice, require_size
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.hmc import AnnealedHMC
 from pyrovae.evaluation.importance_weights import influences, log_mean
@@ -66,7 +66,7 @@ def temperatures(num_distributions: int, schedule: str) -> list[float]:
     "linear" is t_k = k / K. "sigmoid" is that of Wu et al.: s(delta (2 k / K - 1)) with delta = 4, rescaled so that it
     ends at 0 and 1.
     """
-    require_count("num_distributions", num_distributions)
+    require_size("num_distributions", num_distributions)
     require_choice("schedule", schedule, TEMPERATURE_SCHEDULES)
     t = torch.linspace(0, 1, num_distributions + 1, dtype=torch.float64)
     if schedule == "sigmoid":
@@ -79,7 +79,7 @@ class AnnealedChains:
     """Runs the chains of annealed importance sampling on one chunk of data at a time."""
 
     def __init__(self, hmc: AnnealedHMC, num_distributions: int, num_chains: int, schedule: str) -> None:
-        require_count("num_chains", num_chains)
+        require_size("num_chains", num_chains)
         self.hmc, self.num_chains = hmc, num_chains
         self.t = temperatures(num_distributions, schedule)
         self.pilot_repeats = math.ceil(PILOT_TRANSITIONS / num_distributions)

@@ -8,7 +8,16 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.common import InputError, device_of, evaluates, local_seed, progress_bar, require, require_count
+from pyrovae.common import (
+    InputError,
+    device_of,
+    evaluates,
+    local_seed,
+    progress_bar,
+    require,
+    require_count,
+    require_size,
+)
 from pyrovae.data import moved
 from pyrovae.evaluation.arguments import check_args, home_of, tensors_in
 from pyrovae.evaluation.chunks import opened
@@ -168,8 +177,8 @@ def simulation_based_calibration(
     Source:
         Talts, Betancourt, Simpson, Vehtari and Gelman 2018, arXiv:1804.06788.
     """
-    require_count("num_draws", num_draws)
-    require_count("num_bins", num_bins, 2)
+    require_size("num_draws", num_draws)
+    require_size("num_bins", num_bins, 2)
     require_count("chunk_size", chunk_size)
     require(
         (num_draws + 1) % num_bins == 0,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.common import as_arguments, evaluates, require, require_count
+from pyrovae.common import as_arguments, evaluates, require, require_size
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.rows import as_rows, data_dim_of, require_rows
@@ -273,5 +273,5 @@ def sample_diversity(vae: VAE, num_samples: int, y: Tensor | tuple[Tensor, ...] 
         >>> pv.diagnostics.sample_diversity(vae, 10) > 0
         True
     """
-    require_count("num_samples", num_samples, 2)
+    require_size("num_samples", num_samples, 2)
     return vae.sample(num_samples, y, mean=True).var(0).mean().item()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.common import evaluates, local_seed, progress_bar, require, require_count
+from pyrovae.common import evaluates, local_seed, progress_bar, require, require_size
 from pyrovae.evaluation.arguments import home_of
 from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, Data, opened
 from pyrovae.evaluation.cuts import cut
@@ -126,7 +126,7 @@ def elbo_surgery(
     Source:
         Hoffman and Johnson 2016, "ELBO surgery", NIPS workshop on Advances in Approximate Bayesian Inference.
     """
-    require_count("num_draws", num_draws, 2)
+    require_size("num_draws", num_draws, 2)
     densities = DENSITIES_PER_DECODING * (chunk_size or PAIRS_PER_CHUNK)
     found = opened(model, guide, args, chunk_size)
     check_subsamples("elbo_surgery", model, guide, found)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.common import data_frame
+from pyrovae.common import data_frame, if_given, require, require_plain, shown
 from pyrovae.evaluation.importance_weights import bound_sizes
 
 RELIABLE_PARETO_K = 0.7
@@ -24,6 +24,9 @@ class Estimate:
         influences: By how much each independent group of draws moves `value`, to first order, `(groups, batch)`. None
             where this is not known. It lets `minus` take account of draws that two estimates share.
 
+    Raises:
+        InputError: If `value` and `standard_error` are not tensors of one shape.
+
     Example:
         >>> estimate = pv.Estimate(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0.3, 0.0, 0.4]))
         >>> estimate.mean
@@ -35,6 +38,15 @@ class Estimate:
     value: Tensor
     standard_error: Tensor
     influences: Tensor | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        require_plain("value", self.value)
+        require_plain("standard_error", self.standard_error)
+        shape = tuple(self.value.shape)
+        require(len(shape) == 1, f"value must have shape (batch,), got {shape}")
+        found = tuple(self.standard_error.shape)
+        require(found == shape, f"standard_error must have shape {shape}, as value has, got {found}")
+        if_given(require_plain, "influences", self.influences)
 
     @property
     def mean(self) -> float:
@@ -79,6 +91,8 @@ class Estimate:
             >>> one.minus(two).standard_error
             tensor([0.5000, 0.5000])
         """
+        is_same = isinstance(other, Estimate) and other.value.shape == self.value.shape
+        require(is_same, f"other must be an Estimate of {len(self.value)} data, got {shown(other)}")
         value, ours, theirs = self.value - other.value, self.influences, other.influences
         if ours is None or theirs is None or ours.shape != theirs.shape:
             return Estimate(value, (self.standard_error.square() + other.standard_error.square()).sqrt())

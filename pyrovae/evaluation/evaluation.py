@@ -15,8 +15,11 @@ from pyrovae.common import (
     evaluates,
     local_seed,
     require,
-    require_count,
+    require_flag,
     require_seed,
+    require_sequence,
+    require_size,
+    shown,
 )
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal
 from pyrovae.evaluation.chunks import check_in_parts, opened
@@ -86,11 +89,10 @@ def evaluate(
         >>> all(abs(one.estimate.mean - vae.log_px(x).mean().item()) < 1e-4 for one in evaluation.measured)
         True
     """
-    require(
-        isinstance(methods, Sequence) and not isinstance(methods, str),
-        f"methods must be a sequence of names, got {methods!r}",
-    )
+    require_sequence("methods", methods, "names")
     require_seed(seed)
+    require_size("num_chains", num_chains)
+    require_flag("dequantised", dequantised)
     require(len(methods) > 0, "methods must name at least one method, got none")
     runs = [_parse(method, num_chains) for method in methods]
     found = opened(model, guide, args, reading=Reading(plate))
@@ -167,9 +169,9 @@ def _parse(method: str, num_chains: int) -> Callable[..., Estimate]:
     """Returns the function that estimates log p(x) by the method of this name."""
     match = re.fullmatch(r"(elbo)|(iwae|is|ais|ais_prior)_(\d+)", str(method))
     if match is None:
-        raise InputError(f"methods must be {METHODS}, got {method!r}")
+        raise InputError(f"methods must be {METHODS}, got {shown(method)}")
     kind, count = match[1] or match[2], int(match[3] or 1)
-    require_count(method, count)
+    require_size(shown(method)[1:-1], count)
 
     def run(model: Callable, guide: Callable, *args: object, **settings: Any) -> Estimate:
         match kind:

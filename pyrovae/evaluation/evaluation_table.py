@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pyrovae.common import InputError, data_frame, require, right_aligned, with_lines_below
+from pyrovae.common import InputError, data_frame, require, right_aligned, shown, with_lines_below
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.evaluation_figure import draw_estimates
 
@@ -54,7 +54,7 @@ class Evaluation:
         for one in self.measured:
             if one.method == method:
                 return one
-        raise InputError(f"method must be one of {', '.join(m.method for m in self.measured)}; got {method!r}")
+        raise InputError(f"method must be one of {', '.join(m.method for m in self.measured)}; got {shown(method)}")
 
     def bits_per_dimension(self, nats: float) -> float | None:
         """Returns the bits per dimension of a mean log p(x) of `nats` per datum, or None if there are none."""

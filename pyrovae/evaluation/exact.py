@@ -7,7 +7,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.common import evaluates, require, require_number
+from pyrovae.common import evaluates, require, require_count, require_number, require_size
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK, pairs_in_memory
 from pyrovae.evaluation.cubature import VANISHED, log_integral
 from pyrovae.evaluation.model_alone import ModelAlone
@@ -52,8 +52,10 @@ def quadrature_log_marginal(
         >>> torch.allclose(log_px, vae.log_px(x).double(), atol=1e-4)
         True
     """
-    require_number("limit", limit, above=0)
-    require(num_points % 2 == 1 and num_points >= 3, f"num_points must be odd and >= 3, got {num_points!r}")
+    require_number("limit", limit, above=0, below=1e6)
+    require_size("num_points", num_points, 3)
+    require(num_points % 2 == 1, f"num_points must be odd and >= 3, got {num_points}")
+    require_count("chunk_size", chunk_size)
     alone = ModelAlone(model, args, "quadrature_log_marginal")
     shapes = {name: tuple(site["fn"].event_shape) for name, site in alone.latent.items()}
     name, shape = next(iter(shapes.items()), ("", ()))

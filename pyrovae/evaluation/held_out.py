@@ -7,7 +7,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.common import evaluates, progress_bar, require, require_count
+from pyrovae.common import evaluates, progress_bar, require, require_size
 from pyrovae.evaluation.arguments import home_of
 from pyrovae.evaluation.chunks import Data, Opened, check_in_parts, opened
 from pyrovae.evaluation.cuts import cut, why_not_cut
@@ -79,7 +79,7 @@ def held_out_log_px(
     Raises:
         InputError: As `log_marginal` does.
     """
-    require_count("num_samples", num_samples)
+    require_size("num_samples", num_samples)
     found = _opened(model, guide, args, plate)
     layout = found.pair.layout
     if not layout.has_globals:

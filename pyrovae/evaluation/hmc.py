@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
-from pyrovae.common import InputError, local_seed, require, require_choice, require_compile, require_count, warn
+from pyrovae.common import InputError, local_seed, require, require_choice, require_compile, require_size, warn
 from pyrovae.compilation import Replay
 from pyrovae.evaluation.arguments import changeable, with_tensors
 from pyrovae.evaluation.chunks import COMPILE_PAIRS
@@ -79,7 +79,7 @@ class AnnealedHMC:
         num_transitions: int,
         compile: bool | str,
     ) -> None:
-        require_count("num_leapfrog", num_leapfrog)
+        require_size("num_leapfrog", num_leapfrog)
         require_choice("start", start, STARTS)
         require_compile(compile)
         self.model, self.guide, self.start = model, guide, start

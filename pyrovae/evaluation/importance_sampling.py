@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pyrovae.common import evaluates, require, require_compile, require_count
+from pyrovae.common import evaluates, if_given, require, require_compile, require_size
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.importance_weights import bounds, grouped, influences, jackknifed, log_mean, pareto_smoothed
@@ -107,10 +107,9 @@ def log_marginal(
         Vehtari, Simpson, Gelman, Yao and Gabry 2024, arXiv:1507.02646 (Pareto k and smoothing); Nowozin 2018, ICLR
         (the jackknife).
     """
-    require_count("num_samples", num_samples)
+    require_size("num_samples", num_samples)
     require_compile(compile)
-    if num_particles is not None:
-        require_count("num_particles", num_particles)
+    if_given(require_size, "num_particles", num_particles)
     needs = gate.Weights()
     found = opened(model, guide, args, chunk_size, Reading(plate))
     check_subsamples("log_marginal", model, guide, found)
@@ -213,8 +212,8 @@ def importance_bound(
     Source:
         Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519.
     """
-    require_count("num_particles", num_particles)
-    require_count("num_repeats", num_repeats, 2)
+    require_size("num_particles", num_particles)
+    require_size("num_repeats", num_repeats, 2)
     require_compile(compile)
     num_samples, several = num_particles * num_repeats, num_particles > 1
     needs = gate.Weights(densities=several, everywhere=False, zeros=several, alone=several)

@@ -10,9 +10,10 @@ from pyrovae.common import (
     evaluates,
     progress_bar,
     require,
-    require_count,
     require_finite,
     require_number,
+    require_plain,
+    require_size,
     warn,
 )
 from pyrovae.evaluation.arguments import home_of
@@ -138,23 +139,27 @@ def inference_gaps(
     Source:
         Cremer, Li and Duvenaud 2018, arXiv:1801.03558.
     """
-    require_count("num_steps", num_steps, STEPS_PER_ROUND)
-    require_count("num_draws", num_draws)
-    require_count("num_final_draws", num_final_draws, 2)
+    require_size("num_samples", num_samples)
+    require_size("num_steps", num_steps, STEPS_PER_ROUND)
+    require_size("num_draws", num_draws)
+    require_size("num_final_draws", num_final_draws, 2)
     require_number("lr", lr, above=0)
+    is_known = log_px is None or isinstance(log_px, Tensor | Estimate)
+    require(is_known, f"log_px must be a tensor, an Estimate or None, got {type(log_px).__name__}")
+    if isinstance(log_px, Tensor):
+        require_plain("log_px", log_px)
     found = opened(model, guide, args, chunk_size)
     check_subsamples("inference_gaps", model, guide, found)
     home, chunk_size, num_data = home_of(args), found.pairs_at_a_time, found.data.size
     size = min(DATA_PER_CHUNK, max(1, chunk_size // num_draws))
     data = cut(model, guide, found, size)
     guide_gaussian(model, guide, next(data.in_chunks(size)).args)  # refuses before log p(x) takes its time
+    if log_px is None:
+        log_px = log_marginal(model, guide, *args, num_samples=num_samples, chunk_size=chunk_size, progress=progress)
+    shape = tuple(log_px.shape if isinstance(log_px, Tensor) else log_px.value.shape)
+    require(shape == (num_data,), f"log_px must have shape ({num_data},), got {shape}")
     if isinstance(log_px, Tensor):
         log_px = Estimate(log_px.detach().double(), torch.zeros_like(log_px, dtype=torch.float64))
-    elif log_px is None:
-        log_px = log_marginal(model, guide, *args, num_samples=num_samples, chunk_size=chunk_size, progress=progress)
-    require(isinstance(log_px, Estimate), f"log_px must be a tensor, an Estimate or None, got {type(log_px).__name__}")
-    shape = tuple(log_px.value.shape)
-    require(shape == (num_data,), f"log_px must have shape ({num_data},), got {shape}")
     parts, converged = [], True
     with progress_bar(progress, num_data, "inference gaps", "datum") as bar:
         for chunk in data.in_chunks(size):

@@ -16,12 +16,15 @@ from torch.nn.parameter import is_lazy
 from pyrovae.common import (
     InputError,
     Parts,
+    as_data,
     derived_seed,
     device_of,
+    if_given,
     kept_parts,
     local_seed,
     progress_bar,
     require,
+    require_path,
 )
 from pyrovae.data import moved
 from pyrovae.evaluation import (
@@ -124,11 +127,12 @@ def compare(
         Tom Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537.
     """
     named = checked_objectives(objectives, num_particles, repeats, max_seconds, seed, compile)
+    if_given(require_path, "folder", folder)
     deadline = math.inf if max_seconds is None else perf_counter() + max_seconds
     check_args(model, args)
     check_log_px(log_px, common_length(args), one_value=True)
     device = device_of(model, tensors_in(args))
-    args = with_tensors(moved(args, device), Tensor.detach)
+    args = with_tensors(moved(args, device), as_data)
     readings = readings_of([objective for _, by_size in named for _, objective in by_size])
     with torch.enable_grad(), untouched(model, guide) as watch, local_seed(seed), ExitStack() as stack:
         pair, reading = read(model, guide, args, readings)

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pyrovae.common import InputError, data_frame, require, require_choice, right_aligned, with_lines_below
+from pyrovae.common import InputError, data_frame, require, require_choice, right_aligned, shown, with_lines_below
 from pyrovae.evaluation import Estimate, MarginalLikelihood
 from pyrovae.lab.comparison_figures import FIGURES, draw_comparison
 from pyrovae.lab.comparison_row import Row
@@ -67,8 +67,8 @@ class Comparison:
         for row in self.rows:
             if (row.objective, row.num_particles) == key:
                 return row
-        known = ", ".join(f"({row.objective!r}, {row.num_particles})" for row in self.rows)
-        raise InputError(f"key must be one of {known}; got {key!r}")
+        known = ", ".join(f"({shown(row.objective)}, {row.num_particles})" for row in self.rows)
+        raise InputError(f"key must be one of {known}; got {shown(key)}")
 
     def to_dict(self) -> list[dict[str, object]]:
         """Returns a flat dict of plain numbers for each row; a number that is unknown or not finite is None."""

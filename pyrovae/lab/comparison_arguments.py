@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from pyro.infer import ELBO as PyroELBO
 
-from pyrovae.common import InputError, require, require_count, require_number, require_seed, shown
+from pyrovae.common import (
+    InputError,
+    if_given,
+    require,
+    require_flag,
+    require_number,
+    require_seed,
+    require_sequence,
+    require_size,
+    require_sizes,
+    shown,
+)
 from pyrovae.evaluation import Estimate
 from pyrovae.objectives import OBJECTIVES, from_text, parse
 from pyrovae.programs import AS_IT_COMES, Pair, Reading, gate
@@ -24,17 +35,13 @@ def checked_objectives(
     compile: object,
 ) -> list[tuple[str, list[tuple[int, PyroELBO]]]]:
     """Returns the name of each objective and its object at each K that it takes, once all arguments are checked."""
-    require_count("repeats", repeats, FEWEST_REPEATS)
-    for name, given in (("objectives", objectives), ("num_particles", num_particles)):
-        is_list = isinstance(given, Sequence) and not isinstance(given, str)
-        require(is_list, f"{name} must be a list or a tuple, got {shown(given)}")
+    require_size("repeats", repeats, FEWEST_REPEATS)
+    require_sequence("objectives", objectives, "names or functions")
+    require_sizes("num_particles", num_particles)
     require(len(objectives) > 0 and len(num_particles) > 0, "objectives and num_particles must name at least one each")
-    for number in num_particles:
-        require_count("num_particles", number)
-    if max_seconds is not None:
-        require_number("max_seconds", max_seconds, above=0)
+    if_given(require_number, "max_seconds", max_seconds, 0)
     require_seed(seed)
-    require(isinstance(compile, bool), f"compile must be true or false, got {shown(compile)}")
+    require_flag("compile", compile)
     named = [_by_size(objective, num_particles) for objective in objectives]
     for name, given in (("objectives", [name for name, _ in named]), ("num_particles", list(num_particles))):
         require(len(set(given)) == len(given), f"{name} must differ, got {', '.join(map(str, given))}")

@@ -11,7 +11,7 @@ import pyro
 from pyro.infer import ELBO as PyroELBO
 from torch import nn
 
-from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require
+from pyrovae.common import choose_device, derived_seed, device_of, local_seed, require, require_sequence, shown
 from pyrovae.data import moved, num_rows
 from pyrovae.evaluation import HeldOut, at_most, tensors_in
 from pyrovae.objectives import SHORTHANDS, resolve
@@ -54,7 +54,7 @@ class Entrant:
         with pyro.get_param_store().scope(), local_seed(derived_seed(seed, "initial parameters")):
             pair = self.make_vae()
             is_pair = all(callable(getattr(pair, name, None)) for name in ("model", "guide"))
-            require(is_pair, f"make_vae must return a pair with a model and a guide, got {pair!r}"[:200])
+            require(is_pair, f"make_vae must return a pair with a model and a guide, got {shown(pair)}")
             yield pair
 
     @property
@@ -138,7 +138,7 @@ def check_makers(make_vae: object) -> None:
     """Raises `InputError` if `make_vae` is neither a function nor a dict of functions."""
     functions = list(make_vae.values()) if isinstance(make_vae, Mapping) else [make_vae]
     rule = "make_vae must be a function without arguments, or a dict of them"
-    require(len(functions) > 0 and all(map(callable, functions)), f"{rule}, got {make_vae!r}")
+    require(len(functions) > 0 and all(map(callable, functions)), f"{rule}, got {shown(make_vae)}")
 
 
 def check_settings(settings: Mapping[str, object]) -> None:
@@ -192,8 +192,7 @@ def text_of(objective: object) -> str:
 def _by_name(objectives: Sequence[str | PyroELBO] | Mapping[str, ObjectiveOfFit]) -> dict[str, ObjectiveOfFit]:
     """Returns what `fit` takes as objective, by name."""
     if not isinstance(objectives, Mapping):
-        sequence = isinstance(objectives, Sequence) and not isinstance(objectives, str)
-        require(sequence, f"objectives must be a sequence or a dict of objectives, got {objectives!r}")
+        require_sequence("objectives", objectives, "objectives, or a dict of them")
         names = [one if isinstance(one, str) else text_of(one) for one in objectives]
         require(len(set(names)) == len(names), f"objectives must differ, got {', '.join(names)}")
         objectives = dict(zip(names, objectives, strict=True))

@@ -11,14 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from pyrovae.common import (
-    FolderInUse,
-    exclusive_lock,
-    has_numbers,
-    read_checked,
-    require,
-    write_checked,
-)
+from pyrovae.common import FolderInUse, exclusive_lock, has_numbers, read_checked, require, write_checked
 from pyrovae.data import Dataset, leaves_of
 from pyrovae.training import Checkpoints, digest
 

@@ -16,12 +16,16 @@ from pyrovae.common import (
     as_arguments,
     check_folder,
     derived_seed,
+    if_given,
     local_seed,
     progress_bar,
     require,
     require_choice,
     require_count,
+    require_flag,
+    require_path,
     require_seeds,
+    require_size,
 )
 from pyrovae.data import Dataset, is_spread
 from pyrovae.evaluation import Estimate, HeldOut, active_units, at_most, held_out_log_px, held_out_of
@@ -113,7 +117,11 @@ def race(
     """
     check_makers(make_vae)
     require_count("epochs", epochs)
-    require_count("num_samples", num_samples, 2)  # one draw has no error
+    require_size("num_samples", num_samples, 2)  # one draw has no error
+    if_given(require_count, "num_data", num_data, 2)
+    require_choice("budget", budget, BUDGETS)
+    require_flag("progress", progress, None)
+    if_given(require_path, "folder", folder)
     check_settings(settings)
     require_seeds(seeds)
     with ExitStack() as stack:
@@ -129,10 +137,9 @@ def race(
         with entrants[0].start(seeds[0]) as pair:
             measured = _held_out(pair, data, held_out, num_data, plate)
             measured_along = at_most(pair.model, pair.guide, measured, NUM_DATA, plate)
-        fingerprint = fingerprint_of(data, measured.args)
         for entrant in entrants:
             check_entrant(entrant, plan, seeds[0], measured, plate)
-        require_choice("budget", budget, BUDGETS)
+        fingerprint = fingerprint_of(data, measured.args)
         if budget == "epochs":
             epochs_of = {entrant.name: epochs for entrant in entrants}
         else:
@@ -248,8 +255,6 @@ def _held_out(pair: ProgramPair, data: object, held_out: Any, num_data: int | No
     is_one = hasattr(pair, "convert_data") or not is_spread(held_out)  # a VAE takes what it needs of a tuple
     args = as_arguments(pair, (held_out,) if is_one else tuple(held_out))
     getattr(pair, "check_data", lambda *_: None)(*args)
-    if num_data is not None:
-        require_count("num_data", num_data, 2)
     found = held_out_of(pair.model, pair.guide, args, num_data, plate)
     require(found.size > 1, f"held_out must hold at least 2 data, got {found.size}: one datum has no standard error")
     return found

@@ -6,7 +6,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, as_dtype, require, require_count, require_finite
+from pyrovae.common import (
+    InputError,
+    as_dtype,
+    require,
+    require_finite,
+    require_plain,
+    require_shape,
+    require_size,
+    shown,
+)
+from pyrovae.models.likelihoods import Likelihood
 from pyrovae.models.networks import MLP
 from pyrovae.models.param_store import Module
 
@@ -66,13 +76,15 @@ class OneHot(Condition):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        require_count("num_classes", num_classes, 2)
+        require_size("num_classes", num_classes, 2)
         self.num_features = num_classes
 
     def forward(self, y: Tensor) -> Tensor:
         return nn.functional.one_hot(y.long(), self.num_features).to(torch.get_default_dtype())
 
     def convert(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        if isinstance(y, Tensor):
+            require_plain("y", y)
         is_other = isinstance(y, Tensor) and (y.is_floating_point() or y.dtype == torch.bool)
         return y.long() if is_other and torch.equal(y, y.long().to(y.dtype)) else y
 
@@ -115,9 +127,8 @@ class Embedding(Condition):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        for size in shape:
-            require_count("shape", size)
-        require_count("num_features", num_features)
+        require_shape("shape", shape)
+        require_size("num_features", num_features)
         self.shape, self.num_features = tuple(shape), num_features
         self.network = MLP(self.shape, (num_features,), hidden, activation)
 
@@ -192,5 +203,13 @@ def conditions_of(condition: Condition | Sequence[Condition]) -> list[Condition]
     """Returns one condition or several as a list. Raises `InputError` if one of them is something else."""
     conditions = cast(list[Condition], list(condition) if isinstance(condition, list | tuple) else [condition])
     for one in conditions:
-        require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {one!r}")
+        require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {shown(one)}")
     return conditions
+
+
+def check_size_factors(conditions: Sequence[Condition], likelihood: Likelihood) -> None:
+    """Raises `InputError` if there are several size factors, or there is one that the likelihood does not take."""
+    number = sum(isinstance(one, SizeFactor) for one in conditions)
+    require(number <= 1, f"condition must hold at most one SizeFactor, got {number}")
+    rule = f"condition SizeFactor needs a likelihood of counts, got {type(likelihood).__name__}"
+    require(number == 0 or likelihood.takes_size_factor, rule)

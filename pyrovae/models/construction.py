@@ -71,7 +71,7 @@ def decoded(value: Any, kinds: Mapping[str, type]) -> Any:
     if isinstance(value, dict) and "kind" in value:
         name = value["kind"]
         rules.fields({"kind": rules.text, "arguments": rules.fields({"items": _PAIRS})})("a module in arguments", value)
-        require(name in kinds, f"a module must be one of pyrovae's, got {shown(name)[:60]}")
+        require(name in kinds, f"a module must be one of pyrovae's, got {shown(name)}")
         return made(kinds[name], decoded(value["arguments"], kinds))
     if isinstance(value, dict):
         rules.fields({"items": _PAIRS})("a dict in arguments", value)
@@ -120,7 +120,7 @@ def _recorded(value: Any) -> Any:
             return value.detach().clone()  # a view would keep, and write, all of its data
         case Mapping():
             return {key if is_plain(key) else Unknown(repr(key)): _recorded(item) for key, item in value.items()}
-        case Sequence() if not isinstance(value, bytes):
+        case Sequence() if not isinstance(value, bytes | memoryview):
             return tuple(map(_recorded, value))
     return Unknown(getattr(value, "__name__", type(value).__name__))
 

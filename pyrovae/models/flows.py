@@ -15,7 +15,7 @@ from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from pyrovae.common import require, require_count
+from pyrovae.common import require, require_size, require_sizes, shown
 from pyrovae.models.networks import MLP
 from pyrovae.models.param_store import Module
 from pyrovae.models.splines import parameter_of_slope_one, rational_quadratic
@@ -59,7 +59,7 @@ class CouplingFlow(Flow):
 
     def __init__(self, dim: int, num_features: int, num_transforms: int = 4, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
-        require_count("num_transforms", num_transforms)
+        require_size("num_transforms", num_transforms)
         self.dim, self.kept = dim, dim // 2
         sizes = [self.kept if i % 2 == 0 else dim - self.kept for i in range(num_transforms)]
         nets = nn.ModuleList(
@@ -134,8 +134,12 @@ class AutoregressiveFlow(Flow):
     def __init__(self, dim: int, num_features: int, num_transforms: int = 2, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
         require(dim >= 2, f"an autoregressive flow needs at least 2 dimensions, got {dim}")
-        require(min(hidden) >= dim, f"hidden of an autoregressive flow must be >= its {dim} dimensions, got {hidden}")
-        require_count("num_transforms", num_transforms)
+        require_sizes("hidden", hidden)
+        require(
+            min(hidden, default=0) >= dim,
+            f"hidden of an autoregressive flow must be >= its {dim} dimensions, got {shown(hidden)}",
+        )
+        require_size("num_transforms", num_transforms)
         order = torch.arange(dim)
         nets = nn.ModuleList(
             ConditionalAutoRegressiveNN(dim, num_features, list(hidden), permutation=order)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import as_dtype, require, require_finite, require_number
+from pyrovae.common import as_dtype, require, require_finite, require_number, require_plain
 from pyrovae.models.param_store import unique_name
 from pyrovae.models.saving import SavedModel
 
@@ -48,12 +48,20 @@ class LinearGaussianVAE(SavedModel):
 
     def __init__(self, weight: Tensor, bias: Tensor, scale: float, prior_mean: float | Tensor = 0.0) -> None:
         super().__init__()
+        require_plain("weight", weight)
+        require_plain("bias", bias)
         require(weight.dim() == 2, f"weight must have shape (D, L), got {tuple(weight.shape)}")
         shape = tuple(weight.shape)
         require(bias.shape == shape[:1], f"bias must have shape {shape[:1]}, got {tuple(bias.shape)}")
         require_number("scale", scale, above=0)
         self.event_shape, self.latent_dim = shape[:1], shape[1]
         self.weight, self.bias = _contiguous_parameter(weight), _contiguous_parameter(bias)
+        if isinstance(prior_mean, Tensor):
+            require_plain("prior_mean", prior_mean)
+            fits = tuple(prior_mean.shape) in ((), (1,), shape[1:])
+            require(fits, f"prior_mean must have shape {shape[1:]}, got {tuple(prior_mean.shape)}")
+        else:
+            require_number("prior_mean", prior_mean)
         prior_mean = torch.as_tensor(prior_mean, dtype=weight.dtype, device=weight.device)
         self.prior_mean = _contiguous_parameter(prior_mean.expand(shape[1]))
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale), dtype=weight.dtype, device=weight.device))
@@ -135,6 +143,7 @@ class LinearGaussianVAE(SavedModel):
     def check_data(self, x: Tensor) -> None:
         """Raises `InputError` unless `x` has shape `(batch, D)` and is finite."""
         size = len(self.bias)
+        require_plain("x", x)
         require(x.dim() == 2 and x.shape[1] == size, f"x must have shape (batch, {size}), got {tuple(x.shape)}")
         require_finite("x", x)
 

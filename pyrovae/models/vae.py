@@ -19,13 +19,16 @@ from pyrovae.common import (
     require,
     require_batch,
     require_choice,
-    require_count,
     require_finite,
     require_finite_data,
+    require_flag,
+    require_missing,
     require_number,
+    require_shape,
+    require_size,
 )
-from pyrovae.models.conditions import Condition, Features, SizeFactor, conditions_of
-from pyrovae.models.likelihoods import Likelihood
+from pyrovae.models.conditions import Condition, Features, SizeFactor, check_size_factors, conditions_of
+from pyrovae.models.likelihoods import Likelihood, check_likelihood
 from pyrovae.models.missing import check_cells, filled, with_mask, without_missing
 from pyrovae.models.networks import Maker, encoder_and_decoder, run_network, set_output_bias
 from pyrovae.models.param_store import register, unique_name
@@ -120,10 +123,9 @@ class VAE(SavedModel):
         data_mean: Tensor | None = None,
     ) -> None:
         super().__init__()
-        for size in event_shape:
-            require_count("event_shape", size)
-        require_count("latent_dim", latent_dim)
-        require(isinstance(likelihood, Likelihood), f"likelihood must be a pyrovae likelihood, got {likelihood!r}")
+        require_shape("event_shape", event_shape)
+        require_size("latent_dim", latent_dim)
+        check_likelihood(likelihood)
         posterior = _posterior_of(posterior, latent_dim)
         prior = _prior_of(prior, posterior)
         if isinstance(prior, Vamp):  # its pseudo-inputs are any real numbers, of which some have no logarithm
@@ -131,13 +133,13 @@ class VAE(SavedModel):
             as_it_is = likelihood.encoder_input(zeros, len(event_shape)) is zeros
             require(as_it_is, f"prior vamp needs a likelihood whose encoder sees x as it is, got {name}")
         conditions = conditions_of(condition)
-        _check_sizes(conditions, likelihood)
+        check_size_factors(conditions, likelihood)
         self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
         self.posterior_family, self.prior_family = copy.deepcopy(posterior), copy.deepcopy(prior)
         self.num_conditions = len(conditions)
         self.likelihood, self.missing = copy.deepcopy(likelihood), missing
+        require_missing(missing)
         if missing is not None:
-            require(missing == "mask", f'missing must be None or "mask", got {missing!r}')
             check_cells(likelihood, self.event_shape)
         self.encoder_features = Features(copy.deepcopy(conditions))
         self.decoder_features = Features(copy.deepcopy(conditions))
@@ -161,9 +163,11 @@ class VAE(SavedModel):
         self.register_buffer("beta", torch.tensor(1.0))
         self.set_beta(beta)
         if data_mean is not None:
-            shape = tuple(data_mean.shape)
-            require(shape == self.event_shape, f"data_mean must have shape {self.event_shape}, got {shape}")
             require_finite("data_mean", data_mean)
+            shape, real = tuple(data_mean.shape), not data_mean.is_complex()
+            require(
+                real and shape == self.event_shape, f"data_mean must be real, of shape {self.event_shape}, got {shape}"
+            )
             bias = likelihood.output_bias(data_mean)
             rule = f"data_mean must be one that {type(likelihood).__name__} can have"
             require(bool(bias.isfinite().all()), f"{rule}, got {data_mean.min().item():g}")
@@ -177,7 +181,8 @@ class VAE(SavedModel):
     def set_beta(self, beta: float) -> None:
         """Sets the weight of the KL term, a positive number."""
         # Pyro's scale handler refuses 0. The buffer changes in place because a compiled step reads this very tensor.
-        require_number("beta", beta, above=0)
+        require_number("beta", beta, above=0, below=2.0**63)
+        require(torch.tensor(beta).item() > 0, f"beta must be > 0 as a float32, got {beta}")
         self.beta.fill_(beta)
 
     def model(self, x: Tensor, *y: Tensor) -> None:
@@ -259,7 +264,8 @@ class VAE(SavedModel):
         `y` has a value for each sample; several conditions are passed as a sequence. Modules run in `eval()` mode, as
         in every estimate of log p(x).
         """
-        require_count("num_samples", num_samples)
+        require_size("num_samples", num_samples)
+        require_flag("mean", mean)
         conditions = cast(tuple[Tensor, ...], tuple(y) if isinstance(y, list | tuple) else (y,))
         self._check_conditions(conditions, num_samples)
         with pyro.plate("samples", num_samples, dim=-1):
@@ -340,10 +346,3 @@ def _prior_of(prior: Prior | str | None, posterior: Posterior) -> Prior:
     require_choice("prior", prior, PRIORS)
     require(prior != "vamp", "prior vamp needs its pseudo-inputs: priors.Vamp(data.train_x[:500])")
     return PRIORS[prior](posterior.latent_dim)
-
-
-def _check_sizes(conditions: Sequence[Condition], likelihood: Likelihood) -> None:
-    number = sum(isinstance(one, SizeFactor) for one in conditions)
-    require(number <= 1, f"condition must hold at most one SizeFactor, got {number}")
-    rule = f"condition SizeFactor needs a likelihood of counts, got {type(likelihood).__name__}"
-    require(number == 0 or likelihood.takes_size_factor, rule)

@@ -17,12 +17,15 @@ from pyrovae.common import (
     require,
     require_batch,
     require_choice,
-    require_count,
     require_finite,
+    require_flag,
     require_number,
+    require_shape,
+    require_size,
+    require_sizes,
 )
 from pyrovae.models.code_distributions import NearestCode
-from pyrovae.models.likelihoods import Likelihood
+from pyrovae.models.likelihoods import Likelihood, check_likelihood
 from pyrovae.models.networks import NETWORKS
 from pyrovae.models.param_store import register, unique_name
 from pyrovae.models.saving import SavedModel
@@ -104,13 +107,13 @@ class VQVAE(SavedModel):
         commitment: float = 0.25,
     ) -> None:
         super().__init__()
-        for size in event_shape:
-            require_count("event_shape", size)
-        require_count("num_tokens", num_tokens)
-        require_count("num_codes", num_codes, 2)
-        require_count("code_dim", code_dim)
+        require_shape("event_shape", event_shape)
+        require_size("num_tokens", num_tokens)
+        require_size("num_codes", num_codes, 2)
+        require_size("code_dim", code_dim)
+        require_sizes("hidden", hidden)
         require_number("commitment", commitment, above=0)
-        require(isinstance(likelihood, Likelihood), f"likelihood must be a pyrovae likelihood, got {likelihood!r}")
+        check_likelihood(likelihood)
         require_choice("network", network, NETWORKS)
         self.event_shape, self.commitment = tuple(event_shape), float(commitment)
         self.num_tokens, self.num_codes = num_tokens, num_codes
@@ -176,7 +179,8 @@ class VQVAE(SavedModel):
     @torch.no_grad()
     def sample(self, num_samples: int, mean: bool = False) -> Tensor:
         """Returns draws of x ~ p(x), or with `mean` of E[x|z] for z ~ p(z), `(num_samples, *event_shape)`."""
-        require_count("num_samples", num_samples)
+        require_size("num_samples", num_samples)
+        require_flag("mean", mean)
         x_given_z = self.decode(self.prior.sample((num_samples,)))
         return x_given_z.mean if mean else x_given_z.sample()
 

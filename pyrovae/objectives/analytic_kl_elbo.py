@@ -8,7 +8,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.common import InputError, require, require_count, require_number
+from pyrovae.common import InputError, require, require_number, require_size
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.pair_call import PairCall
@@ -65,7 +65,7 @@ class AnalyticKLELBO(DifferentiableELBO):
         return ELBO if self.free_bits is None else None
 
     def __post_init__(self) -> None:
-        require_count("num_particles", self.num_particles)
+        require_size("num_particles", self.num_particles)
         if self.free_bits is not None:
             require_number("free_bits", self.free_bits, above=0)
 

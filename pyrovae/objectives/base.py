@@ -10,7 +10,7 @@ from pyro.distributions import Delta
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
-from pyrovae.common import require, require_count
+from pyrovae.common import if_given, require, require_count, require_flag, require_size, require_text, shown
 from pyrovae.objectives.estimator import (
     Coefficients,
     coefficients_at_equal_weights,
@@ -153,19 +153,17 @@ class Objective(DifferentiableELBO):
 
     def __repr__(self) -> str:
         """Returns the call that makes this objective, without how pairs are read where that is as usual."""
-        shown = [f for f in fields(self) if not (f.kw_only and getattr(self, f.name) == f.default)]
-        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
+        said = [f for f in fields(self) if not (f.kw_only and getattr(self, f.name) == f.default)]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in said)})"
 
     def __post_init__(self) -> None:
-        require_count("num_particles", self.num_particles, self.min_particles)
-        if self.chunk_size is not None:
-            require_count("chunk_size", self.chunk_size)
-        require(isinstance(self.joint, bool), f"joint must be true or false, got {self.joint!r}")
-        require(self.plate is None or isinstance(self.plate, str), f"plate must be the name of one, got {self.plate!r}")
+        require_size("num_particles", self.num_particles, self.min_particles)
+        if_given(require_count, "chunk_size", self.chunk_size)
+        require_flag("joint", self.joint)
+        if_given(require_text, "plate", self.plate, "the name of one")
         both = self.joint and self.plate is not None
-        require(not both, f"plate must not be given with joint, where all data are one datum; got {self.plate!r}")
-        known = isinstance(self.vectorize_particles, bool) or self.vectorize_particles == "auto"
-        require(known, f"vectorize_particles must be true, false or auto, got {self.vectorize_particles!r}")
+        require(not both, f"plate must not be given with joint, where all data are one datum; got {shown(self.plate)}")
+        require_flag("vectorize_particles", self.vectorize_particles, "auto")
 
     @property
     def num_draws(self) -> int:

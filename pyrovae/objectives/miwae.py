@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.common import require, require_count, require_number
+from pyrovae.common import require, require_number, require_size
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.programs import log_mean_exp
@@ -48,7 +48,7 @@ class MIWAE(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_count("num_batches", self.num_batches)
+        require_size("num_batches", self.num_batches)
 
     @property
     def num_draws(self) -> int:

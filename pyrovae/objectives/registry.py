@@ -1,12 +1,13 @@
 """Makes objectives from their names, or from texts such as `dreg(num_particles=64)`."""
 
 import ast
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from pyro.infer import ELBO as PyroELBO
 
-from pyrovae.common import InputError, require, require_choice
+from pyrovae.common import InputError, require, require_choice, shown
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
 from pyrovae.objectives.base import DifferentiableELBO, Objective
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
@@ -68,7 +69,7 @@ def _made(name: str, settings: dict[str, Any]) -> DifferentiableELBO:
     known = [field.name for field in fields(OBJECTIVES[name])]
     for setting, value in settings.items():
         rule = f"must be one of {', '.join(known)}" if known else "must not be given"
-        require(setting in known, f"{setting} {rule} with objective {name}; got {value!r}")
+        require(setting in known, f"{setting} {rule} with objective {name}; got {shown(value)}")
     made = OBJECTIVES[name](**settings)
     said = name not in NEED_NUM_PARTICLES or "num_particles" in settings
     require(said, f"num_particles must be given with objective {name}: with one it is the elbo")
@@ -97,7 +98,7 @@ def parse(text: str) -> tuple[str, dict[str, object]]:
     require_choice("objective", name, OBJECTIVES)
     if not bracket:
         return name, {}
-    refused = f"objective must be a name or name(setting=value, ...), got {text!r}"
+    refused = f"objective must be a name or name(setting=value, ...), got {shown(text)}"
     try:
         call = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -137,7 +138,8 @@ def from_text(text: str, **shorthands: object) -> DifferentiableELBO:
     """
     name, settings = parse(text)
     for setting, value in shorthands.items():
-        require(setting not in settings, f"{setting} must be given once, got {text} and {setting}={value!r} beside it")
+        rule = f"{setting} must be given once"
+        require(setting not in settings, f"{rule}, got {text} and {setting}={shown(value)} beside it")
     return _made(name, {**settings, **shorthands})
 
 
@@ -158,9 +160,10 @@ def resolve(objective: str | PyroELBO, settings: dict[str, object]) -> PyroELBO:
         >>> pv.objectives.resolve("iwae", {"num_particles": 8, "alpha": None})
         IWAE(num_particles=8, chunk_size=None)
     """
+    require(isinstance(settings, Mapping), f"settings must be a dict, got {shown(settings)}")
     given = {name: value for name, value in settings.items() if value is not None}
     if isinstance(objective, str):
         return from_text(objective, **given)
-    require(isinstance(objective, PyroELBO), f"objective must be a name or a pyro.infer.ELBO, got {objective!r}")
+    require(isinstance(objective, PyroELBO), f"objective must be a name or a pyro.infer.ELBO, got {shown(objective)}")
     require(not given, f"{', '.join(given)} must go with an objective's name; an object has settings of its own")
     return objective

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.common import require_count, require_number
+from pyrovae.common import require_number, require_size
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.coefficients import Coefficients
 
@@ -56,7 +56,7 @@ class ThermodynamicVO(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_count("num_partitions", self.num_partitions)
+        require_size("num_partitions", self.num_partitions)
         require_number("first", self.first, above=0, below=1)
 
     def points(self) -> tuple[float, ...]:

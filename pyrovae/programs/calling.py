@@ -1,12 +1,12 @@
 """Lets a pair stand in place of its model and guide, and takes data as they come, in every function of the two."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from torch import Tensor, nn
 
-from pyrovae.common import as_arguments
+from pyrovae.common import as_arguments, if_given, require_callable, require_count, require_flag, require_text
 from pyrovae.programs.pair import ProgramPair
 
 Arguments = ParamSpec("Arguments")
@@ -48,6 +48,7 @@ def takes_pair(
     def with_pair(*args: Any, **kwargs: Any) -> Result:
         if args and is_pair(args[0]) and not (_is_program(args[0]) and len(args) > 1 and _is_program(args[1])):
             args = (args[0].model, args[0].guide, *args[1:])
+        _check(args[:2], kwargs)
         return function(*args[:2], *as_arguments(owner_of(args[0]) if args else None, args[2:]), **kwargs)
 
     return with_pair
@@ -60,9 +61,19 @@ def takes_model(function: Callable[Concatenate[Program, Arguments], Result]) -> 
     def with_model(*args: Any, **kwargs: Any) -> Result:
         if args and is_pair(args[0]) and not _is_program(args[0]):
             args = (args[0].model, *args[1:])
+        _check(args[:1], kwargs)
         return function(*args[:1], *as_arguments(owner_of(args[0]) if args else None, args[1:]), **kwargs)
 
     return with_model
+
+
+def _check(programs: tuple, settings: Mapping[str, object]) -> None:
+    """Raises `InputError` on a program that cannot be called, and on a setting that means the same everywhere."""
+    for name, program in zip(("model", "guide"), programs, strict=False):
+        require_callable(name, program, "a function, or there must be a pair of a model and a guide")
+    require_flag("progress", settings.get("progress"), None)
+    if_given(require_text, "plate", settings.get("plate"), "the name of one")
+    if_given(require_count, "chunk_size", settings.get("chunk_size"))
 
 
 def is_pair(thing: object) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pyro.distributions import Delta, Unit
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 
-from pyrovae.common import InputError, require
+from pyrovae.common import InputError, require, shown
 from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.sites import base_of
 
@@ -134,7 +134,7 @@ def _data_plates(model_sites: dict[str, dict], guide_sites: dict[str, dict], pla
     if plate is not None:
         known = sorted({name for names in of_observed for name in names})
         rule = f"plate must name a plate that observed sites lie in, {' or '.join(known) or 'of which there is none'}"
-        require(plate in known, f"{rule}, got {plate!r}")
+        require(plate in known, f"{rule}, got {shown(plate)}")
         return (plate,)
     latents = [site for site in model_sites.values() if not site["is_observed"]]
     latents += [site for site in guide_sites.values() if _is_random(site)]

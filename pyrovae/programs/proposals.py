@@ -20,7 +20,7 @@ from torch.distributions import constraints
 from torch.distributions.transforms import AffineTransform
 from torch.types import _size
 
-from pyrovae.common import InputError, require, require_number
+from pyrovae.common import InputError, require, require_callable, require_number
 from pyrovae.programs.sites import base_of, has_real_support
 from pyrovae.programs.supports import EitherOf, contains, log_density
 
@@ -49,6 +49,7 @@ def widened(guide: Callable, factor: float) -> Callable:
         >>> pv.log_marginal(vae.model, wide, torch.zeros(4, 2), num_samples=50).log_px.shape
         torch.Size([4])
     """
+    require_callable("guide", guide)
     require_number("factor", factor, above=0)
 
     class Widen(Messenger):
@@ -93,6 +94,8 @@ def defensive(model: Callable, guide: Callable, prior_weight: float = 0.1) -> Ca
 
     Source: Hesterberg 1995, "Weighted average importance sampling and defensive mixture distributions".
     """
+    require_callable("model", model)
+    require_callable("guide", guide)
     require_number("prior_weight", prior_weight, above=0, below=1)
 
     def proposal(*args, **kwargs) -> None:

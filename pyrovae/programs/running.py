@@ -22,7 +22,7 @@ from pyrovae.common import (
     is_out_of_memory,
     is_validation_error,
     kept_generators,
-    require_count,
+    require_size,
     warn,
 )
 from pyrovae.programs.contract import check_latents, check_scales
@@ -60,7 +60,7 @@ def run_pair(
     differ between them, dimensions that no plate declares, observed values without that of the data; or if it can be
     read in more than one way.
     """
-    require_count("num_particles", num_particles)
+    require_size("num_particles", num_particles)
     run = _Run(model, guide, args, kwargs, num_particles, reading, sums_marked)
     try:
         return run.pair()

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from pyrovae.common import InputError, read_text, require, require_count, write_json
+from pyrovae.common import InputError, read_text, require, require_count, shown, write_json
 from pyrovae.runs.config_checks import check_config
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.training import FORMAT
@@ -55,7 +55,7 @@ class RunConfig(ConfigFields):
         require(found <= FORMAT, f"{where} is of format {found}, and this pyrovae reads up to {FORMAT}")
         known = [f.name for f in fields(cls)]
         for name in values:
-            require(name in known, f"config has an unknown field {name!r}; known are {', '.join(known)}")
+            require(name in known, f"config has an unknown field {shown(name)}; known are {', '.join(known)}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, object]:

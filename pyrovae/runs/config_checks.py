@@ -4,7 +4,18 @@ from dataclasses import fields
 
 import torch
 
-from pyrovae.common import require, require_choice, require_count, require_number, require_seed, shown
+from pyrovae.common import (
+    if_given,
+    require,
+    require_choice,
+    require_count,
+    require_flag,
+    require_number,
+    require_seed,
+    require_size,
+    require_sizes,
+    shown,
+)
 from pyrovae.data import BINARIZE, IMAGE_SETS, IN_COLOUR
 from pyrovae.models import ACTIVATIONS, NETWORKS, POSTERIORS, PRIORS
 from pyrovae.objectives import MAX_STATES, NEED_NUM_PARTICLES, OBJECTIVES, parse, resolve
@@ -52,11 +63,11 @@ def _check_data(config: ConfigFields) -> None:
     else:
         holds = "whole numbers" if config.dataset in NUM_LEVELS else "points"
         wrong = config.binarize is not None
-        require(not wrong, f"binarize {config.binarize!r} is for image sets, and {config.dataset} holds {holds}")
+        require(not wrong, f"binarize {shown(config.binarize)} is for image sets, and {config.dataset} holds {holds}")
         kind = "levels" if config.dataset in NUM_LEVELS else "points"
     if kind == "points":
         wrong = config.network not in (None, "mlp")
-        require(not wrong, f"network {config.network!r} is for image sets, and {config.dataset} holds points")
+        require(not wrong, f"network {shown(config.network)} is for image sets, and {config.dataset} holds points")
     _fill_in(config, **usual_settings(kind, config.network, kind != "points", in_colour))
     require_likelihood(config.likelihood, kind)
 
@@ -65,28 +76,25 @@ def _check_types_and_ranges(config: ConfigFields) -> None:
     for name in ("data_root", "device"):
         value = getattr(config, name)
         optional = value is None and name == "data_root"
-        require(optional or isinstance(value, str), f"{name} must be a string, got {value!r}")
+        require(optional or isinstance(value, str), f"{name} must be a string, got {shown(value)}")
     for name in ("hidden", "layers"):
         value = getattr(config, name)
         if name == "hidden" and value is None:  # of data of one's own, before they are read
             continue
-        require(isinstance(value, list | tuple), f"{name} must be whole numbers >= 1, got {value!r}")
+        require(isinstance(value, list | tuple), f"{name} must be whole numbers >= 1, got {shown(value)}")
         object.__setattr__(config, name, tuple(value))
-        for units in getattr(config, name):
-            require_count(name, units)
-    for name in ("latent_dim", "epochs", "batch_size"):
-        if name != "latent_dim" or config.latent_dim is not None:
-            require_count(name, getattr(config, name))
+        require_sizes(name, getattr(config, name))
+    if_given(require_size, "latent_dim", config.latent_dim)
+    for name in ("epochs", "batch_size"):
+        require_count(name, getattr(config, name))
     require_seed(config.seed)
     for name in ("scale", "beta", "lr"):
         require_number(name, value := getattr(config, name), above=0)
         most = f"at most {LARGEST_FLOAT32:.3g}"
         require(value <= LARGEST_FLOAT32, f"{name} must be a float32, {most}, got {value:.3g}")
-    if config.max_grad_norm is not None:
-        require_number("max_grad_norm", config.max_grad_norm, above=0)
-    if config.patience is not None:
-        require_count("patience", config.patience)
-    require(isinstance(config.conditional, bool), f"conditional must be true or false, got {config.conditional!r}")
+    if_given(require_number, "max_grad_norm", config.max_grad_norm, 0)
+    if_given(require_count, "patience", config.patience)
+    require_flag("conditional", config.conditional)
     require_choice("activation", config.activation, ACTIVATIONS)
     require_choice("posterior", config.posterior, POSTERIORS)
     require_choice("prior", config.prior, PRIORS)
@@ -100,8 +108,7 @@ def _check_objective(config: ConfigFields) -> None:
     if name not in NEED_NUM_PARTICLES and "num_particles" not in settings:
         defaults = {field.name: field.default for field in fields(OBJECTIVES[name])}
         _fill_in(config, num_particles=defaults.get("num_particles", 1))
-    if config.num_particles is not None:
-        require_count("num_particles", config.num_particles)
+    if_given(require_size, "num_particles", config.num_particles)
     resolve(config.objective, config.objective_settings())
 
 
@@ -143,7 +150,7 @@ def _check_combinations(config: ConfigFields) -> None:
             "objective elbo_analytic_kl needs a KL in closed form, of posterior diagonal and prior standard",
         )
     if config.num_components is not None:
-        require_count("num_components", config.num_components)
+        require_size("num_components", config.num_components)
         require(prior in USUAL_NUM_COMPONENTS, f"num_components is for prior mixture or vamp, got {prior}")
     _fill_in(config, num_components=USUAL_NUM_COMPONENTS.get(prior))
 

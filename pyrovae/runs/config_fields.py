@@ -137,7 +137,8 @@ class ConfigFields(TrainingFields, ObjectiveFields, ModelFields, DataFields):  #
         known = {field.name for field in fields(OBJECTIVES[self.objective_name])}
         usual = {**{field.name: field.default for field in fields(self)}, "num_particles": 1}
         settings = {name: getattr(self, name) for name in SHORTHANDS}
-        return {name: value for name, value in settings.items() if name in known or value != usual[name]}
+        same = {n for n, value in settings.items() if type(value) is type(usual[n]) and value == usual[n]}
+        return {name: value for name, value in settings.items() if name in known or name not in same}
 
     @property
     def objective_name(self) -> str:

@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from pyrovae.common import require, require_choice, require_count, shown
+from pyrovae.common import if_given, require, require_choice, require_flag, require_size, shown
 from pyrovae.data import BINARIZE, DATASETS, KINDS
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.usual_settings import LIKELIHOODS
@@ -60,11 +60,9 @@ def _check_types(config: ConfigFields) -> None:
     for name in ("label_column", "split_column"):
         value = getattr(config, name)
         require(value is None or isinstance(value, str), f"{name} must be a string, got {shown(value)}")
-    require(isinstance(config.standardise, bool), f"standardise must be true or false, got {config.standardise!r}")
-    is_truth = config.header is None or isinstance(config.header, bool)
-    require(is_truth, f"header must be true or false, got {shown(config.header)}")
-    if config.image_size is not None:
-        require_count("image_size", config.image_size)
+    require_flag("standardise", config.standardise)
+    require_flag("header", config.header, None)
+    if_given(require_size, "image_size", config.image_size)
 
 
 def kinds_of(config: ConfigFields) -> dict[str, str] | str | None:
@@ -77,7 +75,7 @@ def kinds_of(config: ConfigFields) -> dict[str, str] | str | None:
     found = {}
     for text in config.kinds:
         name, equals, kind = text.rpartition("=")
-        require(bool(equals), f"kinds must be column=kind, or one kind for all columns, got {text!r}")
+        require(bool(equals), f"kinds must be column=kind, or one kind for all columns, got {shown(text)}")
         require_choice("kinds", kind, KINDS)
         found[name] = kind
     return found
@@ -88,7 +86,7 @@ def require_nothing_of_own(config: ConfigFields) -> None:
     usual = ConfigFields()
     for name in (*TABLE_FIELDS, "image_size"):
         value = getattr(config, name)
-        if value == [] and getattr(usual, name) == ():  # as JSON holds it
+        if isinstance(value, list) and not value and getattr(usual, name) == ():  # as JSON holds it
             object.__setattr__(config, name, ())
             continue
         is_usual = type(value) is type(getattr(usual, name)) and value == getattr(usual, name)

@@ -18,6 +18,7 @@ from pyrovae.common import (
     current_job,
     require,
     require_finite,
+    require_path,
     write_text,
 )
 from pyrovae.data import Dataset
@@ -196,6 +197,7 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
         >>> run.history.epoch, run.vae.latent_dim
         ([1, 2], 2)
     """
+    require_path("folder", folder)
     folder = Path(folder)
     require(folder.is_dir(), f"run folder {folder} does not exist")
     saved = Checkpoints(folder).load()  # before config.json, which is ahead of it while a run trains for longer

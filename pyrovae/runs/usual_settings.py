@@ -1,6 +1,6 @@
 """The usual settings for a kind of data: its likelihoods and the sizes of its networks."""
 
-from pyrovae.common import require
+from pyrovae.common import require, shown
 
 # The kind of data of known sets, by the field `binarize`, which is None for points.
 KIND_BY_BINARIZE = {
@@ -38,8 +38,8 @@ def require_likelihood(likelihood: str | None, kind: str, has_columns: bool = Fa
     """Raises `InputError` unless a likelihood suits this kind of data, and a table if it has `has_columns`."""
     fitting = (*LIKELIHOODS_BY_KIND[kind], *((COLUMNS,) if has_columns else ()))
     require(
-        likelihood in fitting,
-        f"likelihood must be one of {', '.join(fitting)} for {kind} data, got {likelihood!r}",
+        isinstance(likelihood, str) and likelihood in fitting,
+        f"likelihood must be one of {', '.join(fitting)} for {kind} data, got {shown(likelihood)}",
     )
 
 

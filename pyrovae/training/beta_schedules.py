@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyrovae.common import kept_generators, require, require_choice, shown
+from pyrovae.common import InputError, first_line, kept_generators, require, require_choice, shown
 
 # Pyro refuses to scale a site by 0, and a weight this small has no effect.
 SMALLEST = 1e-6
@@ -107,7 +107,11 @@ def check_factors(beta_factor: Callable[[float], float]) -> None:
     """Raises `InputError` unless the schedule gives usable factors at the start and in the middle of the training."""
     with kept_generators():
         for share in (0.0, 0.5):  # the last step comes before 1
-            check_factor(share, beta_factor(share))
+            try:
+                factor = beta_factor(share)
+            except TypeError as error:
+                raise InputError(f"beta_schedule must be a function of the share: {first_line(error)}") from error
+            check_factor(share, factor)
 
 
 def check_factor(share: float, factor: float) -> float:

@@ -15,10 +15,13 @@ from pyrovae.common import (
     exclusive_lock,
     existing_part,
     flush_renames,
+    if_given,
     load_tensors,
     require,
     require_count,
+    require_flag,
     require_number,
+    require_path,
     shown,
     warn,
     write_atomically,
@@ -89,9 +92,12 @@ class Checkpoints:
         check: Callable[[dict | None], None] | None = None,
         repeated: bool = False,
     ) -> None:
+        require_path("folder", folder)
         require_number("minutes", minutes, above=0)
-        if epochs is not None:
-            require_count("epochs", epochs)
+        if_given(require_count, "epochs", epochs)
+        for name, given in (("extra", extra), ("told", told)):
+            require(given is None or isinstance(given, dict), f"{name} must be a dict, got {shown(given)}")
+        require_flag("repeated", repeated)
         self.folder, self.seconds, self.epochs, self.extra = Path(folder), 60 * minutes, epochs, extra or {}
         self.told, self.check, self.repeated = told or {}, check, repeated
         require(check is None or callable(check), f"check must be None or a function, got {shown(check)}")
@@ -214,4 +220,4 @@ def _cause(error: Exception) -> str:
     if isinstance(error.__context__, OSError):
         error = error.__context__
     text = getattr(error, "strerror", None) or str(error)[:80]
-    return f"{type(error).__name__}: {text!r}"
+    return f"{type(error).__name__}: {shown(text)}"

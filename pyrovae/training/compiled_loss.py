@@ -126,7 +126,7 @@ class CompiledLoss:
         key = (kind, len(args), *kwargs, structure, *_torch_settings(), *_layouts(flat))
         try:
             traced = self._traced.get(key)
-        except TypeError:
+        except (TypeError, ValueError):  # the latter of a memoryview
             self._go_eager("an argument is neither a tensor nor hashable")
             return self._run_eagerly(kind, args, kwargs)
         if traced is not None:
@@ -279,7 +279,7 @@ def _layouts(args: list) -> list:
     places: dict[int, int] = {}
     return [
         (arg.shape, arg.stride(), arg.dtype, arg.device, places.setdefault(id(arg), place))
-        if isinstance(arg, Tensor)
+        if isinstance(arg, Tensor) and arg.layout == torch.strided and not arg.is_nested
         else (type(arg), arg)
         for place, arg in enumerate(args)
     ]

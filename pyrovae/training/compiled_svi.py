@@ -9,7 +9,16 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyrovae.common import InputError, first_line, is_validation_error, require, scale_hint
+from pyrovae.common import (
+    InputError,
+    first_line,
+    is_validation_error,
+    one_line,
+    require,
+    require_callable,
+    require_flag,
+    scale_hint,
+)
 from pyrovae.objectives import ELBO
 from pyrovae.training.compiled_loss import CompiledLoss
 from pyrovae.training.fused_adam import FusedAdam
@@ -58,6 +67,9 @@ class CompiledSVI:
         *,
         inductor: bool = True,
     ) -> None:
+        require_callable("model", model)
+        require_callable("guide", guide)
+        require_flag("inductor", inductor)
         known = optim is None or isinstance(optim, PyroOptim | torch.optim.Optimizer)
         require(known, f"optim must be an optimiser of pyro.optim or torch.optim, got {type(optim).__name__}")
         require(not isinstance(optim, torch.optim.LBFGS), "optim must step without a closure, and LBFGS does not")
@@ -103,7 +115,8 @@ class CompiledSVI:
         if not all(map(math.isfinite, loss if isinstance(loss, tuple) else [loss])):
             for parameter in self.compiled.parameters:
                 parameter.grad = None
-            raise FloatingPointError(f"loss is not finite ({loss}): {self.compiled.not_finite(*args, **kwargs)}")
+            where = self.compiled.not_finite(*args, **kwargs)
+            raise FloatingPointError(one_line(f"loss is not finite ({loss}): {where}"))
         for parameter, gradient in left:  # the user's own, to which `backward` would add
             parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
         parameters = self.compiled.parameters

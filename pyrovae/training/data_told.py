@@ -26,6 +26,7 @@ def digest(values: Iterable[object]) -> str:
             value = as_tensor("x", value)
         if isinstance(value, Tensor):
             found.update(str(tuple(value.shape)).encode())
+            value = value.resolve_conj().resolve_neg()  # which may be lazy, as those of a view
             found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         elif isinstance(value, PackedSequence):
             for part in value:

@@ -8,7 +8,16 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import nn
 
-from pyrovae.common import Workers, choose_device, derived_seed, local_seed, progress_bar
+from pyrovae.common import (
+    Workers,
+    choose_device,
+    derived_seed,
+    if_given,
+    local_seed,
+    progress_bar,
+    require_callable,
+    require_flag,
+)
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.history import History
 from pyrovae.training.loop import Loop
@@ -158,6 +167,9 @@ def fit(
         seed=seed,
     )
     settings.check(vae, checkpoints)
+    require_flag("progress", progress, None)
+    for name, called in (("on_start", on_start), ("on_epoch", on_epoch)):
+        if_given(require_callable, name, called)
     device = choose_device(device)
     batches = TrainingData(vae, data, validation, settings, device)
     with local_seed(seed):

@@ -21,7 +21,7 @@ from pyrovae.common import (
 from pyrovae.data import Batch, Epoch, scale_hint_of
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.history import History, Position
-from pyrovae.training.optimizers import step_schedule
+from pyrovae.training.optimizers import check_groups, step_schedule
 from pyrovae.training.pair_modules import in_mode, modules_of
 from pyrovae.training.preparation import Training
 from pyrovae.training.saving import Saver
@@ -110,9 +110,11 @@ class Loop:
         for buffer in state.buffers.values():  # the processes have seen different data, and take those of the first
             self.workers.agreed(buffer)
         terms = self.training.validation.terms(position.epoch)
+        check_groups(state.optimizer, state.parameters.values(), position.epoch)
         lr = float(state.optimizer.param_groups[0]["lr"])
         record = {"epoch": position.epoch, "loss": position.total / position.count, **terms, "lr": lr}
         step_schedule(state.scheduler, record)
+        check_groups(state.optimizer, state.parameters.values(), position.epoch)
         record["skipped"] = position.skipped if self.settings.nonfinite == "skip" else None
         if position.skipped:
             warn(

@@ -1,7 +1,8 @@
 """Makes torch's optimiser and learning-rate schedule from the caller's, and checks them before a step is taken."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -78,6 +79,8 @@ def make_optimizer(
         all("lr" in group for group in made.param_groups),
         f"optimizer must have a learning rate lr, and {kind} has none",
     )
+    state = _call_given("optimizer", "parameters and lr", made.state_dict)
+    require(isinstance(state, dict), f"optimizer must have a dict as its state_dict(), got {shown(state)}")
     held = {id(parameter) for group in made.param_groups for parameter in group["params"]}
     rule = "optimizer must step the parameters that it is given"
     require(any(id(parameter) in held for parameter in parameters), f"{rule}, and {kind} holds others")
@@ -107,10 +110,15 @@ def make_schedule(
     made = _call_given("schedule", "an optimiser", given, optimizer)
     needed = ("step", "state_dict", "load_state_dict")
     rule = "schedule must make one of torch.optim.lr_scheduler of an optimiser"
-    require(all(callable(getattr(made, name, None)) for name in needed), f"{rule}, got {shown(made)}")
+    fits = all(callable(getattr(made, name, None)) for name in needed) and not isinstance(made, torch.optim.Optimizer)
+    require(fits, f"{rule}, got {shown(made)}")
+    own = getattr(made, "optimizer", optimizer)
+    require(own is optimizer, f"schedule must be of the optimiser that it is given, and {type(made).__name__} is not")
     metric = _needs_arguments(made.step) and not isinstance(made, ReduceLROnPlateau)
     rule = "schedule must be stepped without a metric, or be a ReduceLROnPlateau"
     require(not metric, f"{rule}, and {type(made).__name__} is neither")
+    state = _call_given("schedule", "an optimiser", made.state_dict)
+    require(isinstance(state, dict), f"schedule must have a dict as its state_dict(), got {shown(state)}")
     return made
 
 
@@ -131,6 +139,21 @@ def step_schedule(scheduler: Any, record: Mapping[str, float | None]) -> None:
             'threshold_mode is "rel": say threshold_mode="abs", and threshold in nats'
         )
     scheduler.step(metric)
+
+
+def check_groups(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], epoch: int) -> None:
+    """Raises `InputError` if an optimiser or a schedule of the caller's has broken the groups of parameters.
+
+    It is called after each epoch: there is no telling before what a step will do.
+    """
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    for rate in rates:
+        number = rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate
+        fits = isinstance(number, int | float) and math.isfinite(number) and number >= 0
+        require(fits, f"schedule must give a finite learning rate >= 0, and lr is {shown(rate)} after epoch {epoch}")
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    kept = any(id(parameter) in held for parameter in parameters)
+    require(kept, f"optimizer must keep its parameters, and has none of them after epoch {epoch}")
 
 
 def check_schedule(schedule: object) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrovae.common import (
     Workers,
     check_folder,
+    if_given,
     require,
     require_choice,
     require_compile,
@@ -71,20 +72,17 @@ class FitSettings:
         """Raises `InputError` on the first setting that cannot be used, for this pair and these checkpoints."""
         require(is_pair(vae), f"vae must have a model and a guide, got {shown(vae)}")
         require_count("epochs", self.epochs)
-        if self.steps_per_epoch is not None:
-            require_count("steps_per_epoch", self.steps_per_epoch)
+        if_given(require_count, "steps_per_epoch", self.steps_per_epoch)
         require_count("batch_size", self.batch_size)
         if self.seed is not None:
             require_seed(self.seed)
         check_optimizer(self.optimizer, self.lr)
         known = checkpoints is None or isinstance(checkpoints, Checkpoints)
-        require(known, f"checkpoints must be pv.Checkpoints(folder), got {checkpoints!r}")
+        require(known, f"checkpoints must be pv.Checkpoints(folder), got {shown(checkpoints)}")
         if checkpoints is not None:
             check_folder(checkpoints.folder, "folder")
-        if self.max_grad_norm is not None:
-            require_number("max_grad_norm", self.max_grad_norm, above=0)
-        if self.patience is not None:
-            require_count("patience", self.patience)
+        if_given(require_number, "max_grad_norm", self.max_grad_norm, 0)
+        if_given(require_count, "patience", self.patience)
         check_schedule(self.schedule)
         require_compile(self.compile)
         scheduled = self.beta_factor is not beta_schedules.constant

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, first_line, is_validation_error
+from pyrovae.common import InputError, first_line, is_validation_error, one_line
 from pyrovae.data import Batch, scale_hint_of
 from pyrovae.programs import not_finite
 from pyrovae.training.fused_adam import FusedAdam
@@ -84,4 +84,4 @@ class Steps:
 
     def _diverged(self, step: int, batch: Batch, detail: str) -> str:
         where = f"loss or gradient is not finite at epoch {self.state.position.epoch}, step {step} ({detail})"
-        return f"{scale_hint_of(self.training.source, batch)}training diverged: {where}"
+        return one_line(f"{scale_hint_of(self.training.source, batch)}training diverged: {where}")

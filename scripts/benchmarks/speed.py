@@ -36,15 +36,7 @@ from speed_report import draw, report
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import (
-    choose_device,
-    require,
-    require_count,
-    write_figure,
-    write_json,
-    write_text,
-    written_together,
-)
+from pyrovae.common import choose_device, require, require_count, write_figure, write_json, write_text, written_together
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK
 from pyrovae.runs import require_new_folder
 

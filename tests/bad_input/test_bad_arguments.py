@@ -64,7 +64,7 @@ for field, values in {"num_samples": (0, 2.5, "a", None), "chunk_size": (0, 1.5,
 one_name = "methods must be elbo, iwae_K, is_S, ais_T or ais_prior_T .+, got "
 for methods, said in (
     ([], "methods must name at least one method, got none"),
-    ("elbo", "methods must be a sequence of names, got 'elbo'"),
+    ("elbo", "methods must be a list or a tuple of names, got 'elbo'"),
     (3, "methods must be .+, got 3"),
     (["is_0"], "is_0 must be a whole number >= 1, got 0"),
     *(([bad], one_name + re.escape(repr(bad))) for bad in ("vae", "is", "is_", "iwae_x", "ais_-1", "elbo_3", 3)),

@@ -132,7 +132,7 @@ for wrong, said in (
     add(f"config: {wrong}", said, RunConfig, **wrong)
 for field in ("scale", "beta", "lr", "max_grad_norm", "alpha", "free_bits"):  # JSON has no bound on whole numbers
     objective = {"alpha": "renyi", "free_bits": "elbo_analytic_kl"}.get(field, "elbo")
-    said = f"{field} must be a finite number( > 0)?, got 1{'0' * 49}"
+    said = rf"{field} must be a finite number( > 0)?, got 10+\.\.\.0+"
     add(f"config: {field} beyond the floats", said, RunConfig, **{field: 10**400}, objective=objective)
 add("config: seed beyond the generators", f"seed must be < 2\\^63, got {2**63}", RunConfig, seed=2**63)
 for field in ("epochs", "seed"):

@@ -132,7 +132,7 @@ table("shares of two", r"shares must be three numbers, .+; got \(0.5, 0.5\)", f"
 table("shares below 0", "shares must be 0 or more, got -1", f"a,b\n{BODY}", shares=(1, -1, 1))
 beside = "split_column must not be given beside another split or shares"
 table("shares and a split", beside, "a,b\n1,train\n", split_column="b", shares=(1, 0, 0))
-table("missing=drop", """missing must be "mask" or None, got 'drop'""", f"a,b\n{BODY}", missing="drop")
+table("missing=drop", """missing must be None or "mask", got 'drop'""", f"a,b\n{BODY}", missing="drop")
 table(
     "binarize", "binarize is for image sets, and mine.csv is a table; got 'static'", f"a,b\n{BODY}", binarize="static"
 )
@@ -220,7 +220,7 @@ for given in ({"x": texts}, {"train_x": texts}, {"x": texts[:, 0].astype("U")}):
     arrays(f"texts as {[*given]}", "mine.npz, array .*x: must be of numbers, got texts; .+", given=npz(**given))
 add("arrays: texts", "source, array x: must be of numbers, got texts; .+", pv.load, texts.astype(object))
 sparse = torch.eye(5).to_sparse()
-add("arrays: sparse", "source, array x: must be a dense tensor, got torch.sparse_coo; .+", pv.load, sparse)
+add("arrays: sparse", "source, array x must be a dense tensor of numbers, got torch.sparse_coo", pv.load, sparse)
 big = 2**53 + np.arange(20)
 EXACT = r"must lie between -2\^53 and 2\^53 to be told from others"
 large_label = f"a label {EXACT}, or be a text, got 9007199254740992"
@@ -306,7 +306,7 @@ for field, value, said in (
     ("train_y", torch.zeros(5), r"train_y must be .+ of 4 rows, as x has, .+; got torch.float32 \(5,\)"),
     ("test_y", (), "test_y must have as many parts as train_y"),
     ("train_grey", torch.zeros(4, 3), r"train_grey must be None or a uint8 tensor of shape \(4, 3\), .+"),
-    ("log_density", 1.0, "log_density must be None or a function"),
+    ("log_density", 1.0, "log_density must be a function, got 1.0"),
     (
         "columns",
         (pv.Column("a", "count"),),

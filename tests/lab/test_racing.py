@@ -102,7 +102,7 @@ def test_models_can_be_raced_like_objectives(finished_race):
     ("settings", "message"),
     [
         ({"objectives": []}, "objectives must hold at least one"),
-        ({"objectives": "elbo"}, "objectives must be a sequence or a dict of objectives, got 'elbo'"),
+        ({"objectives": "elbo"}, "objectives must be a list or a tuple of objectives, or a dict of them, got 'elbo'"),
         ({"objectives": ["elbo", "elbo"]}, "objectives must differ, got elbo, elbo"),
         ({"objectives": ["vae"]}, "objective must be one of elbo, "),
         ({"objectives": {"a b": "elbo", "a/b": "iwae"}}, "objectives' names must differ as names of folders"),

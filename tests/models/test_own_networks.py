@@ -271,7 +271,7 @@ REFUSED = {
         {"encoder": IsPositive()},
         "encoder must return a tensor (batch, 2, 2) or (batch, 4) of floating-point numbers, got torch.bool",
     ),
-    "no module": ({"encoder": 3}, "encoder must be a module, or a function that makes one; got 3"),
+    "no module": ({"encoder": 3}, "encoder must be a module, or a function that makes one, got 3"),
     "a class without shapes": (
         {"decoder": Pair},
         "decoder must be a module, or make one from (in_shape, out_shape): ",

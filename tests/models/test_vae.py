@@ -146,7 +146,7 @@ def test_mean_of_a_sample_is_the_probability_for_pixels():
         ({"hidden": (8, 0)}, "hidden must be a whole number >= 1, got 0"),
         ({"activation": "sine"}, "activation must be one of"),
         ({"likelihood": "gaussian"}, "likelihood must be a pyrovae likelihood, got 'gaussian'"),
-        ({"data_mean": torch.zeros(2)}, r"data_mean must have shape \(3,\), got \(2,\)"),
+        ({"data_mean": torch.zeros(2)}, r"data_mean must be real, of shape \(3,\), got \(2,\)"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(settings, message):

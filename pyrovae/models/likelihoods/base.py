@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError
+from pyrovae.common import InputError, require, shown
 from pyrovae.models.param_store import Module
 
 LIMIT = 15.0  # of the logarithm of a positive parameter: from 3e-7 to 3e6
@@ -65,6 +65,12 @@ class Likelihood(Module):
     def has_density(self, x: Tensor) -> bool:
         """Returns whether p(x|z) is a density or a mass at this `x`; if it is neither, there is no log p(x)."""
         return True
+
+
+def check_likelihood(likelihood: object) -> None:
+    """Raises `InputError` unless this is a likelihood."""
+    is_known = isinstance(likelihood, Likelihood)
+    require(is_known, f"likelihood must be a pyrovae likelihood, got {shown(likelihood)}")
 
 
 def require_all(good: Tensor, x: Tensor, rule: str, hint: str = "") -> None:

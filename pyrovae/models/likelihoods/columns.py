@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, require
+from pyrovae.common import InputError, require, shown
 from pyrovae.models.column_distributions import EachColumn
 from pyrovae.models.likelihoods.base import Likelihood
 
@@ -52,10 +52,10 @@ class Columns(Likelihood):
     def __init__(self, families: Mapping[str | tuple[str, ...], Likelihood]) -> None:
         super().__init__()
         rule = "families must map the name of each column to a likelihood of single numbers"
-        require(isinstance(families, Mapping) and len(families) > 0, f"{rule}, got {families!r}")
+        require(isinstance(families, Mapping) and len(families) > 0, f"{rule}, got {shown(families)}")
         for key, family in families.items():
             fits = isinstance(family, Likelihood) and not isinstance(family, Columns)
-            require(fits, f"{rule}, got {type(family).__name__} for {key!r}")
+            require(fits, f"{rule}, got {type(family).__name__} for {shown(key)}")
         blocks = [key if isinstance(key, tuple) else (key,) for key in families]
         self.names = tuple(name for block in blocks for name in block)
         require(all(isinstance(name, str) for name in self.names), f"{rule}, got the names {self.names}")

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import require_count, require_number
+from pyrovae.common import require_flag, require_number, require_size
 from pyrovae.models import pixel_distributions
 from pyrovae.models.likelihoods.base import Likelihood, invert, require_all
 
@@ -31,6 +31,7 @@ class Bernoulli(Likelihood):
 
     def __init__(self, allow_grey: bool = False) -> None:
         super().__init__()
+        require_flag("allow_grey", allow_grey)
         self.allow_grey = allow_grey
 
     def output_bias(self, mean: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class Categorical(Likelihood):
     def __init__(self, num_categories: int | None = None) -> None:
         super().__init__()
         if num_categories is not None:
-            require_count("num_categories", num_categories, 2)
+            require_size("num_categories", num_categories, 2)
         self.num_categories = num_categories
         self.num_levels = num_categories or 256
         self.top = 1.0 if num_categories is None else num_categories - 1.0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyrovae.common import require_number
+from pyrovae.common import require_flag, require_number
 from pyrovae.models import pixel_distributions
 from pyrovae.models.gaussian_distributions import IsotropicNormal
 from pyrovae.models.likelihoods.base import Likelihood, bounded_exp, require_all
@@ -22,6 +22,7 @@ class _WithScale(Likelihood):
     def __init__(self, scale: float, learn_scale: bool) -> None:
         super().__init__()
         require_number("scale", scale, above=0)
+        require_flag("learn_scale", learn_scale)
         log_scale = torch.tensor(math.log(scale))
         if learn_scale:
             self.log_scale = nn.Parameter(log_scale)

@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import nn
 
-from pyrovae.common import require, require_choice
+from pyrovae.common import if_given, require, require_choice, require_sizes, shown
 from pyrovae.models.networks.convolutional import ConvDecoder, ConvEncoder
 from pyrovae.models.networks.mlp import MLP
 from pyrovae.models.networks.network import Network
@@ -35,13 +35,14 @@ def encoder_and_decoder(
 ) -> tuple[nn.Module, nn.Module]:
     """Returns the networks that are given, and for None those that `network`, `hidden` and `activation` name."""
     require_choice("network", network, NETWORKS)
+    if_given(require_sizes, "hidden", hidden)
     if encoder is None or decoder is None:
         require(hidden is not None, f"hidden must list the hidden units or channels of the {network}, got none")
     else:
         settings = {"hidden": (hidden, None), "network": (network, "mlp"), "activation": (activation, "relu")}
         for name, (value, usual) in settings.items():
-            rule = f"{name} must be left out with an encoder and a decoder of your own, got {value!r}"
-            require(value == usual, rule)
+            rule = f"{name} must be left out with an encoder and a decoder of your own, got {shown(value)}"
+            require(value is usual or (isinstance(value, str) and value == usual), rule)
     built_in = [partial(kind, activation=activation, num_features=num_features) for kind in NETWORKS[network]]
     units = tuple(hidden or ())
     made = []

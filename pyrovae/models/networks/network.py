@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import require, require_choice, require_count
+from pyrovae.common import require, require_choice, require_shape, require_size, require_sizes
 from pyrovae.models.param_store import Module
 
 ACTIVATIONS = {
@@ -29,6 +29,9 @@ class Network(Module):
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], num_features: int) -> None:
         super().__init__()
+        require_shape("in_shape", in_shape, 0)
+        require_shape("out_shape", out_shape)
+        require_size("num_features", num_features, 0)
         self.in_shape, self.out_shape, self.num_features = tuple(in_shape), tuple(out_shape), num_features
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
@@ -58,5 +61,4 @@ def join(x: Tensor, features: Tensor | None) -> Tensor:
 
 def check_layers(hidden: Sequence[int], activation: str) -> None:
     require_choice("activation", activation, ACTIVATIONS)
-    for units in hidden:
-        require_count("hidden", units)
+    require_sizes("hidden", hidden)

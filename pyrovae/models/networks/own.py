@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from pyrovae.common import InputError, evaluation_mode, first_line, fixed_generators, require
+from pyrovae.common import InputError, evaluation_mode, first_line, fixed_generators, require, require_callable
 from pyrovae.models.networks.network import Network
 
 Maker = Callable[..., nn.Module]
@@ -26,7 +26,7 @@ def own_network(
     """
     network = cast(nn.Module, given)
     if not isinstance(given, nn.Module):
-        require(callable(given), f"{role} must be a module, or a function that makes one; got {given!r}")
+        require_callable(role, given, "a module, or a function that makes one")
         features = {"num_features": num_features} if num_features else {}
         try:
             network = given(tuple(in_shape), tuple(out_shape), **features)

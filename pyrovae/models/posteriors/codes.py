@@ -3,7 +3,7 @@
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyrovae.common import require_count, require_number
+from pyrovae.common import require_number, require_size
 from pyrovae.models import priors
 from pyrovae.models.code_distributions import (
     LogitRelaxedBernoulli,
@@ -86,7 +86,7 @@ class Categorical(Bernoulli):
 
     def __init__(self, latent_dim: int, num_classes: int, temperature: float | None = None) -> None:
         super().__init__(latent_dim, temperature)
-        require_count("num_classes", num_classes, 2)
+        require_size("num_classes", num_classes, 2)
         self.num_classes = num_classes
 
     @property
@@ -168,7 +168,7 @@ class RelaxedCategorical(RelaxedBernoulli):
 
     def __init__(self, latent_dim: int, num_classes: int, temperature: float = 0.5) -> None:
         super().__init__(latent_dim, temperature)
-        require_count("num_classes", num_classes, 2)
+        require_size("num_classes", num_classes, 2)
         self.num_classes = num_classes
 
     @property

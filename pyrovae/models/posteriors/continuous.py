@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import AffineTransform
 
-from pyrovae.common import require_choice, require_count
+from pyrovae.common import require_choice, require_size
 from pyrovae.models.flows import FLOWS, FlowDistribution
 from pyrovae.models.gaussian_distributions import diagonal_normal
 from pyrovae.models.posteriors.posterior import Posterior
@@ -100,7 +100,7 @@ class Flow(Posterior):
     ) -> None:
         super().__init__(latent_dim)
         require_choice("kind", kind, FLOWS)
-        require_count("num_features", num_features)
+        require_size("num_features", num_features)
         self.num_features = num_features
         self.flow = FLOWS[kind](latent_dim, num_features, num_transforms, hidden)
 

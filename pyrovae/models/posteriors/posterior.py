@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyrovae.common import require_count
+from pyrovae.common import require_size
 from pyrovae.models import priors
 from pyrovae.models.param_store import Module
 
@@ -36,7 +36,7 @@ class Posterior(Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        require_count("latent_dim", latent_dim)
+        require_size("latent_dim", latent_dim)
         self.latent_dim = latent_dim
 
     @property

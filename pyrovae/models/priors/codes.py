@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrovae.common import require_count, require_number
+from pyrovae.common import require_number, require_size
 from pyrovae.models.code_distributions import LogitRelaxedBernoulli, LogitRelaxedOneHot
 from pyrovae.models.priors.prior import Encode, Prior
 
@@ -29,7 +29,7 @@ class Bernoulli(Prior):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        require_count("latent_dim", latent_dim)
+        require_size("latent_dim", latent_dim)
         self.register_buffer("logits", torch.zeros(latent_dim), persistent=False)
 
     def forward(self, encode: Encode) -> dist.TorchDistribution:
@@ -58,8 +58,8 @@ class Categorical(Prior):
 
     def __init__(self, latent_dim: int, num_classes: int) -> None:
         super().__init__()
-        require_count("latent_dim", latent_dim)
-        require_count("num_classes", num_classes, 2)
+        require_size("latent_dim", latent_dim)
+        require_size("num_classes", num_classes, 2)
         self.register_buffer("logits", torch.zeros(latent_dim, num_classes), persistent=False)
 
     def forward(self, encode: Encode) -> dist.TorchDistribution:
@@ -88,7 +88,7 @@ class RelaxedBernoulli(Prior):
 
     def __init__(self, latent_dim: int, temperature: float) -> None:
         super().__init__()
-        require_count("latent_dim", latent_dim)
+        require_size("latent_dim", latent_dim)
         require_number("temperature", temperature, above=0)
         self.temperature = float(temperature)
         self.register_buffer("logits", torch.zeros(latent_dim), persistent=False)
@@ -122,8 +122,8 @@ class RelaxedCategorical(Prior):
 
     def __init__(self, latent_dim: int, num_classes: int, temperature: float) -> None:
         super().__init__()
-        require_count("latent_dim", latent_dim)
-        require_count("num_classes", num_classes, 2)
+        require_size("latent_dim", latent_dim)
+        require_size("num_classes", num_classes, 2)
         require_number("temperature", temperature, above=0)
         self.temperature = float(temperature)
         self.register_buffer("logits", torch.zeros(latent_dim, num_classes), persistent=False)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraint_registry import biject_to
 
-from pyrovae.common import require, require_choice, require_count, require_finite
+from pyrovae.common import require, require_choice, require_finite, require_size
 from pyrovae.models.flows import FLOWS, FlowDistribution
 from pyrovae.models.gaussian_distributions import IsotropicNormal, diagonal_normal, mixture_of
 from pyrovae.models.priors.prior import Encode, Prior
@@ -37,7 +37,7 @@ class Standard(Prior):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        require_count("latent_dim", latent_dim)
+        require_size("latent_dim", latent_dim)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("log_scale", torch.zeros(()), persistent=False)
 
@@ -66,8 +66,8 @@ class Mixture(Prior):
 
     def __init__(self, latent_dim: int, num_components: int = 10) -> None:
         super().__init__()
-        require_count("latent_dim", latent_dim)
-        require_count("num_components", num_components)
+        require_size("latent_dim", latent_dim)
+        require_size("num_components", num_components)
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
         self.log_variance = nn.Parameter(torch.zeros(num_components, latent_dim))
@@ -104,8 +104,8 @@ class Vamp(Prior):
 
     def __init__(self, pseudo_inputs: Tensor, constraint: str = "real") -> None:
         super().__init__()
-        require(pseudo_inputs.dim() >= 2, f"pseudo_inputs must have shape (C, *event_shape), got {pseudo_inputs.shape}")
         require_finite("pseudo_inputs", pseudo_inputs)
+        require(pseudo_inputs.dim() >= 2, f"pseudo_inputs must have shape (C, *event_shape), got {pseudo_inputs.shape}")
         require_choice("constraint", constraint, CONSTRAINTS)
         self.constraint = constraint
         if constraint == "unit_interval":
@@ -152,7 +152,7 @@ class Flow(Prior):
         self, latent_dim: int, num_transforms: int = 4, hidden: Sequence[int] = (64,), kind: str = "coupling"
     ) -> None:
         super().__init__()
-        require_count("latent_dim", latent_dim)
+        require_size("latent_dim", latent_dim)
         require_choice("kind", kind, FLOWS)
         self.flow = FLOWS[kind](latent_dim, 1, num_transforms, hidden)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)

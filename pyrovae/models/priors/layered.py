@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.common import InputError, require, require_count
+from pyrovae.common import InputError, require, require_sequence, require_sizes, shown
 from pyrovae.models.gaussian_distributions import diagonal_normal
 from pyrovae.models.networks import MLP
 from pyrovae.models.priors.continuous import Standard
@@ -58,10 +58,12 @@ class Layered(Prior):
 
 def check_layers(latent_dims: Sequence[int], hidden: Sequence[Sequence[int]]) -> None:
     """Raises `InputError` unless there are two layers or more, and `hidden` has the units of a network between each."""
+    require_sizes("latent_dims", latent_dims)
     require(len(latent_dims) >= 2, f"latent_dims must hold the sizes of two or more layers, got {tuple(latent_dims)}")
-    for dim in latent_dims:
-        require_count("latent_dims", dim)
     nets = len(latent_dims) - 1
+    require_sequence("hidden", hidden, "the units of each network")
     is_valid = len(hidden) == nets and all(isinstance(units, list | tuple) for units in hidden)
-    rule = f"hidden must list the units of each of {nets} networks, such as ((100, 100),) for one; got {hidden}"
+    rule = f"hidden must list the units of each of {nets} networks, such as ((100, 100),) for one; got {shown(hidden)}"
     require(is_valid, rule)
+    for units in hidden:
+        require_sizes("hidden", units)

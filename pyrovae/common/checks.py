@@ -1,0 +1,122 @@
+"""Checks settings of every kind, each refused in one line that names the setting, the rule and the value found."""
+
+import math
+import os
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+
+from pyrovae.common.errors import InputError, require, shown
+
+MOST_THINGS = 2**40  # of a size: as numbers they are 4 terabytes, and as steps a day at ten million a second
+
+
+def require_count(name: str, value: object, minimum: int = 1) -> None:
+    """Raises `InputError` unless `value` is a whole number of at least `minimum`, and below 2^63."""
+    if not (isinstance(value, int) and not isinstance(value, bool) and value >= minimum):
+        raise InputError(f"{name} must be a whole number >= {minimum}, got {shown(value)}")
+    if value >= 2**63:  # torch takes no larger number
+        raise InputError(f"{name} must be < 2^63, got {shown(value)}")
+
+
+def require_size(name: str, value: object, minimum: int = 1) -> None:
+    """Raises `InputError` unless there can be `value` things: units, draws, particles, of which each takes memory.
+
+    A limit that may be larger than what it limits, such as the size of a batch, is a count.
+    """
+    require_count(name, value, minimum)
+    require(value < MOST_THINGS, f"{name} must be < 2^40, got {shown(value)}")  # type: ignore[operator]
+
+
+def require_sizes(name: str, value: object, minimum: int = 1) -> None:
+    """Raises `InputError` unless `value` is a list or a tuple of sizes, each of at least `minimum`."""
+    require_sequence(name, value, f"whole numbers >= {minimum}")
+    for size in value:  # type: ignore[attr-defined]
+        require_size(name, size, minimum)
+
+
+def require_shape(name: str, value: object, minimum: int = 1) -> None:
+    """Raises `InputError` unless `value` is the shape of a tensor, as a list or a tuple of sizes."""
+    require_sizes(name, value, minimum)
+    size = math.prod(value)  # type: ignore[call-overload]
+    require(size < MOST_THINGS, f"{name} must be of fewer than 2^40 numbers, got {shown(value)}")
+
+
+def require_sequence(name: str, value: object, of: str) -> None:
+    """Raises `InputError` unless `value` is a list, a tuple or another sequence, and neither text nor bytes."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
+    require(is_list, f"{name} must be a list or a tuple of {of}, got {shown(value)}")
+
+
+def require_seed(seed: object) -> None:
+    """Raises `InputError` unless torch's generators take `seed`."""
+    require_count("seed", seed, 0)
+
+
+def require_seeds(seeds: Sequence[object]) -> None:
+    """Raises `InputError` unless `seeds` holds one seed or more, all different."""
+    require_sequence("seeds", seeds, "whole numbers >= 0")
+    require(len(seeds) > 0, "seeds must hold at least one, got none")
+    for seed in seeds:
+        require_seed(seed)
+    require(
+        len(set(seeds)) == len(seeds), f"seeds must differ, got {shown(tuple(seeds))}: their error would be too small"
+    )
+
+
+def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
+    """Raises `InputError` unless `value` is a finite number strictly between `above` and `below`."""
+    number = math.nan  # which lies between no two numbers
+    with suppress(OverflowError):  # a whole number too large for a float
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            number = value
+    rule = (
+        "a finite number"
+        + (f" > {above:g}" if above > -math.inf else "")
+        + (f" < {below:g}" if below < math.inf else "")
+    )
+    require(above < number < below, f"{name} must be {rule}, got {shown(value)}")
+
+
+def require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raises `InputError` unless `value` is one of `choices`."""
+    known = isinstance(value, str) and value in choices
+    require(known, f"{name} must be one of {', '.join(choices)}; got {shown(value)}")
+
+
+def require_flag(name: str, value: object, other: str | None = "") -> None:
+    """Raises `InputError` unless `value` is True or False, or the `other` value, which is None or a word."""
+    is_other = value is None if other is None else isinstance(value, str) and value == other != ""
+    allowed = f"true, false or {other}" if other else "true or false"
+    require(isinstance(value, bool) or is_other, f"{name} must be {allowed}, got {shown(value)}")
+
+
+def require_compile(compile: object) -> None:
+    """Raises `InputError` unless `compile` is True, False or "auto"."""
+    require_flag("compile", compile, "auto")
+
+
+def require_missing(missing: object) -> None:
+    """Raises `InputError` unless `missing` says that cells may be missing, or None."""
+    known = missing is None or (isinstance(missing, str) and missing == "mask")
+    require(known, f'missing must be None or "mask", got {shown(missing)}')
+
+
+def require_text(name: str, value: object, of: str = "a text") -> None:
+    """Raises `InputError` unless `value` is a text; `of` says which."""
+    require(isinstance(value, str), f"{name} must be {of}, got {shown(value)}")
+
+
+def require_path(name: str, value: object) -> None:
+    """Raises `InputError` unless `value` names a file or a folder."""
+    require(isinstance(value, str | os.PathLike), f"{name} must be the path of one, got {shown(value)}")
+
+
+def require_callable(name: str, value: object, of: str = "a function") -> None:
+    """Raises `InputError` unless `value` can be called; `of` says what it must be."""
+    require(callable(value), f"{name} must be {of}, got {shown(value)}")
+
+
+def if_given(check: Callable[..., None], name: str, value: object, *rule: object) -> None:
+    """Checks a setting that may be left out, for which it is None."""
+    if value is not None:
+        check(name, value, *rule)
