@@ -4,13 +4,14 @@ The function runs on fake tensors, which have no values to look at: control flow
 """
 
 import ast
+import functools
 import inspect
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 from unittest.mock import patch
 
@@ -111,13 +112,18 @@ def _is_check(frame: FrameType) -> bool:
     """Returns True if a frame asks in a check that an eager run has passed: an `assert`, or a distribution's own."""
     if frame.f_code is _VALIDATES:
         return True
+    return frame.f_lineno in _lines_of_asserts(frame.f_code)
+
+
+@functools.lru_cache(maxsize=100)
+def _lines_of_asserts(code: CodeType) -> frozenset[int]:
     try:
-        lines, first = inspect.getsourcelines(frame.f_code)
+        lines, first = inspect.getsourcelines(code)
     except OSError:
-        return False
+        return frozenset()
     asserts = [node for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))) if isinstance(node, ast.Assert)]
-    line = frame.f_lineno - max(first, 1) + 1
-    return any(node.lineno <= line <= (node.end_lineno or node.lineno) for node in asserts)
+    ranges = (range(node.lineno, (node.end_lineno or node.lineno) + 1) for node in asserts)
+    return frozenset(line + max(first, 1) - 1 for numbers in ranges for line in numbers)
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

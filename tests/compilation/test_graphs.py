@@ -87,6 +87,13 @@ def in_place(x):
     return out.sum(), y, view
 
 
+def asserting(x):
+    assert (
+        x.square().sum() > 0
+    ), "a check that the eager run has passed"  # fmt: skip
+    return (x.square().sum(),)
+
+
 HELD = torch.ones(2)
 STRAIGHT_LINES = {
     "written in place, into views too": in_place,
@@ -95,6 +102,7 @@ STRAIGHT_LINES = {
     "elements that a mask leaves, counted": lambda x: (x[x > 0].mean() / x[x > 0].shape[0],),
     "rows that a mask leaves, laid out anew": lambda x: (x[x[:, 0] > 0].reshape(-1).cumsum(0), x[x > 0].numel() + x),
     "random numbers as many as a mask leaves": lambda x: (torch.randn(x[x > 0].shape).sum(),),
+    "a check that the eager run has passed": asserting,
     "without gradients at all": torch.inference_mode()(lambda x: (F.linear(x, x),)),
     "a network with a state of its own": lambda x: (F.batch_norm(x, x[0].clone(), x[1].exp(), training=True),),
 }
