@@ -101,6 +101,7 @@ STRAIGHT_LINES = {
     "an argument and a constant as they are": lambda x: (x, HELD, x.detach().sin()),
     "elements that a mask leaves, counted": lambda x: (x[x > 0].mean() / x[x > 0].shape[0],),
     "rows that a mask leaves, laid out anew": lambda x: (x[x[:, 0] > 0].reshape(-1).cumsum(0), x[x > 0].numel() + x),
+    "a size computed from what a mask leaves": lambda x: (x.new_ones(2 * x[x > 0].shape[0] + 1),),
     "random numbers as many as a mask leaves": lambda x: (torch.randn(x[x > 0].shape).sum(),),
     "a check that the eager run has passed": asserting,
     "without gradients at all": torch.inference_mode()(lambda x: (F.linear(x, x),)),
