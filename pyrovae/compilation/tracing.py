@@ -1,18 +1,17 @@
 """Traces a function of tensors into a straight line of tensor operations.
 
-`make_fx` works below autograd and below Pyro's handlers. It sees what a model, a guide and a gradient do to tensors,
-and nothing of how they were written. It runs on fake tensors, so nothing is computed, no random number is drawn and no
-buffer is moved. A fake tensor has no values to look at, so control flow on values is refused and not frozen.
+The function runs on fake tensors, which have no values to look at: control flow on values is refused and not frozen.
 """
 
 import ast
+import functools
 import inspect
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 from unittest.mock import patch
 
@@ -21,18 +20,12 @@ import torch
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from pyrovae.common import first_line
+from pyrovae.compilation.recording import CannotTrace, record
 
-aten = torch.ops.aten
 LOOKS = "it looks at the value of a tensor"
-
-
-class CannotTrace(Exception):
-    """Says why a program is not a straight line of tensor operations."""
 
 
 def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, list[Tensor]]:
@@ -47,7 +40,7 @@ def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, l
     for _ in range(2):
         try:
             with _without_values(), torch.random.fork_rng(_cuda_devices(args)):
-                traces.append(make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*args))
+                traces.append(record(function, args))
         except CannotTrace:
             raise
         except Exception as error:
@@ -55,13 +48,15 @@ def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, l
             if any(sign in f"{type(error).__name__} {what}" for sign in ("DataDependent", "data-dependent", "u0")):
                 what = LOOKS
             raise CannotTrace(f"{what}{_line_of(error)}") from error
-    (module, outside), (again, outside_again) = map(_lift_held_tensors, traces)
-    if any(isinstance(tensor, FakeTensor) for tensor in (*outside, *outside_again)):
-        raise CannotTrace("it keeps a tensor of one run for the next")
-    same = module.code == again.code and len(outside) == len(outside_again)
+    (graph, outside), (again, outside_again) = traces
+    same = _operations(graph) == _operations(again) and len(outside) == len(outside_again)
     if not same or not all(a is b or _are_equal(a, b) for a, b in zip(outside, outside_again, strict=True)):
         raise CannotTrace("it does other operations, or holds other constants, each time that it runs")
-    return module, outside
+    return fx.GraphModule({}, graph), outside
+
+
+def _operations(graph: fx.Graph) -> list[str]:
+    return [f"{node.name} {node.target} {node.args} {node.kwargs}" for node in graph.nodes]
 
 
 def _are_equal(one: Tensor, other: Tensor) -> bool:
@@ -105,39 +100,6 @@ class _NoValues(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _lift_held_tensors(module: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
-    """Makes the tensors that a trace holds inputs after its own inputs, each once, and 0-dim constants numbers."""
-    graph = module.graph
-    lifted: dict[int, tuple[fx.Node, Tensor]] = {}
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    for node in list(graph.nodes):
-        if node.op == "get_attr":
-            value = getattr(module, node.target)
-            made_here = all(user.target is aten.lift_fresh_copy.default for user in node.users)
-            if made_here and value.dim() == 0:
-                settings = {"dtype": value.dtype, "device": value.device}
-                for user in list(node.users):
-                    with graph.inserting_before(user):
-                        user.replace_all_uses_with(graph.call_function(aten.full.default, ([], value.item()), settings))
-                    graph.erase_node(user)
-            else:
-                if id(value) not in lifted:
-                    with graph.inserting_after(last):
-                        last = graph.placeholder(f"outside_{len(lifted)}")
-                    last.meta["val"] = value
-                    lifted[id(value)] = last, value
-                node.replace_all_uses_with(lifted[id(value)][0])
-            graph.erase_node(node)
-        elif node.target in (aten.alias.default, aten.detach.default):
-            # These are other names for the same memory. Once they are gone, Inductor sees that the two runs of a pair,
-            # which path derivatives need, share their work.
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    graph.lint()
-    clean = fx.GraphModule({}, graph)
-    return clean, [value for _, value in lifted.values()]
-
-
 def caller() -> FrameType:
     """Returns the frame that called a function of torch, as seen from a `__torch_function__`."""
     frame = sys._getframe(1)
@@ -150,13 +112,18 @@ def _is_check(frame: FrameType) -> bool:
     """Returns True if a frame asks in a check that an eager run has passed: an `assert`, or a distribution's own."""
     if frame.f_code is _VALIDATES:
         return True
+    return frame.f_lineno in _lines_of_asserts(frame.f_code)
+
+
+@functools.lru_cache(maxsize=100)
+def _lines_of_asserts(code: CodeType) -> frozenset[int]:
     try:
-        lines, first = inspect.getsourcelines(frame.f_code)
+        lines, first = inspect.getsourcelines(code)
     except OSError:
-        return False
+        return frozenset()
     asserts = [node for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))) if isinstance(node, ast.Assert)]
-    line = frame.f_lineno - max(first, 1) + 1
-    return any(node.lineno <= line <= (node.end_lineno or node.lineno) for node in asserts)
+    ranges = (range(node.lineno, (node.end_lineno or node.lineno) + 1) for node in asserts)
+    return frozenset(line + max(first, 1) - 1 for numbers in ranges for line in numbers)
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch._guards import active_fake_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.common import WeakByIdentity, generator_states, require, set_generator_states
@@ -22,7 +22,7 @@ from pyrovae.common import WeakByIdentity, generator_states, require, set_genera
 
 def is_traced() -> bool:
     """Returns True while operations are recorded as a graph, where no value can be looked at."""
-    return get_proxy_mode() is not None
+    return active_fake_mode() is not None
 
 
 class Choices:

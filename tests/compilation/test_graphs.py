@@ -77,6 +77,52 @@ def test_gradients_are_traced_through():
         assert torch.equal(ours, theirs)
 
 
+def in_place(x):
+    y = x * 2
+    view = y[0].unsqueeze_(0)
+    y.t_()
+    torch._foreach_mul_([y], 3.0)
+    out = torch.empty(3, 2)
+    torch.add(y, 1.0, out=out)
+    return out.sum(), y, view
+
+
+def asserting(x):
+    assert (
+        x.square().sum() > 0
+    ), "a check that the eager run has passed"  # fmt: skip
+    return (x.square().sum(),)
+
+
+HELD = torch.ones(2)
+STRAIGHT_LINES = {
+    "written in place, into views too": in_place,
+    "an operation with several results": lambda x: (x.sort(dim=1).values, *x.t().split(2)),
+    "an argument and a constant as they are": lambda x: (x, HELD, x.detach().sin()),
+    "elements that a mask leaves, counted": lambda x: (x[x > 0].mean() / x[x > 0].shape[0],),
+    "rows that a mask leaves, laid out anew": lambda x: (x[x[:, 0] > 0].reshape(-1).cumsum(0), x[x > 0].numel() + x),
+    "a size computed from what a mask leaves": lambda x: (x.new_ones(2 * x[x > 0].shape[0] + 1),),
+    "random numbers as many as a mask leaves": lambda x: (torch.randn(x[x > 0].shape).sum(),),
+    "a check that the eager run has passed": asserting,
+    "without gradients at all": torch.inference_mode()(lambda x: (F.linear(x, x),)),
+    "a network with a state of its own": lambda x: (F.batch_norm(x, x[0].clone(), x[1].exp(), training=True),),
+}
+
+
+@pytest.mark.parametrize("name", STRAIGHT_LINES)
+def test_every_straight_line_is_replayed_to_the_bit(name):
+    function = STRAIGHT_LINES[name]
+    x, y = torch.randn(2, 2, 3).abs() + 0.1
+    y[0] *= -1
+    graph = Graph(function, [x], **NO_INDUCTOR)
+    for arg in (x, y):
+        torch.manual_seed(3)
+        expected = function(arg.clone())
+        torch.manual_seed(3)
+        for ours, theirs in zip(graph(arg.clone()), expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def test_random_numbers_are_fresh_and_those_of_the_function_in_its_order():
     def function(x):
         return ((x + torch.randn(4) * torch.rand(4) + F.dropout(x, 0.5)).sum(),)
@@ -158,6 +204,17 @@ def test_what_is_no_straight_line_is_refused_and_not_frozen(function, message):
     assert replay.graph is None
     assert replay.why
     assert replay.outcome == (torch.tensor(7.0),)
+
+
+def test_a_tensor_that_one_run_keeps_for_the_next_is_refused():
+    kept = []
+
+    def function(x):
+        kept.append(x.exp())
+        return ((x * kept[0]).sum(),)
+
+    with pytest.raises(CannotTrace, match="it keeps a tensor of one run for the next"):
+        Graph(function, [torch.randn(2)], **NO_INDUCTOR)
 
 
 @pytest.mark.parametrize("of", ["an argument", "a tensor outside"])

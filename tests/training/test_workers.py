@@ -1,5 +1,6 @@
 """Several processes train and measure together the same as one alone. They run several_processes.py."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -18,8 +19,26 @@ HERE = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """Runs the program under torchrun: the folder, what each of two workers found before one died, and after it."""
-    folder = tmp_path_factory.mktemp("together")
+    """Returns the folder, what each of two processes found before one died, and after it.
+
+    The run keeps two cores busy, so that one of pytest's workers makes it for all of them.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / "together").open("a+") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)
+        note.seek(0)
+        folder = Path(note.read() or tmp_path_factory.mktemp("together"))
+        if not note.tell():
+            run_together(folder)
+            note.write(str(folder))
+    before, after = ([torch.load(folder / f"{rank}{name}.pt") for rank in range(2)] for name in ("", " again"))
+    return folder, before, after
+
+
+def run_together(folder: Path) -> None:
+    """Runs the program under torchrun."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     command += [HERE / "several_processes.py", folder]
     paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
@@ -27,8 +46,6 @@ def together(tmp_path_factory):
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "exitcode: -9" in done.stderr
-    before, after = ([torch.load(folder / f"{rank}{name}.pt") for rank in range(2)] for name in ("", " again"))
-    return folder, before, after
 
 
 @pytest.fixture(scope="module")
