@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint notebooks benchmark clean
+.PHONY: demo test lint docs notebooks lab benchmark clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, set PYTHON=")'
@@ -25,6 +25,14 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  ## builds the site into docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+lab: $(INSTALLED)  ## opens the notebooks in JupyterLab
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]' jupyterlab
+	$(BIN)/jupyter lab notebooks
 
 notebooks: $(INSTALLED)  ## executes every notebook in full and keeps its figures (MNIST in $$PYROVAE_DATA)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'
