@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint docs notebooks lab benchmark clean
+.PHONY: demo test lint docs notebooks lab benchmark release-check clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, set PYTHON=")'
@@ -42,5 +42,15 @@ benchmark: $(INSTALLED)  ## steps and log p(x) beside stock Pyro, PyTorch and Nu
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[benchmark]'
 	$(BIN)/python scripts/benchmarks/speed.py --full
 
+release-check:  ## builds the sdist and the wheel, checks both, and runs the wheel's demo in a venv of its own
+	rm -rf dist build
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/pip install --quiet build twine
+	build/tools/bin/python -m build --outdir dist
+	build/tools/bin/twine check --strict dist/*
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/pip install --quiet -c constraints.txt dist/*.whl
+	cd build && OMP_NUM_THREADS=1 venv/bin/pyrovae demo --epochs 3 --num-samples 100 --num-data 100 --out demo
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist docs/_build docs/api docs/notebooks

@@ -191,12 +191,12 @@ class MarginalLikelihood(Estimate):
         by, _ = self._shortfall
         if not bad:
             where = "" if count == 1 else f" at all {count:,} data"
-            low = f"low by {by} by the jackknife"
-            return f"{start}reliable as far as its own draws can tell: Pareto k <= {RELIABLE_PARETO_K}{where}, {low}"
+            k = f"Pareto k <= {RELIABLE_PARETO_K}{where}"
+            return f"{start}reliable as far as its own draws can tell: {k}; low by {by} (jackknife)"
         where = "" if count == 1 else f" at {bad:,} of {count:,} data"
         return (
-            f"{start}a lower bound only: Pareto k > {RELIABLE_PARETO_K}{where}, so it is low, by {by} by the jackknife "
-            "and perhaps by far more; take more draws, a wider proposal (pv.proposals.widened) or annealed_log_marginal"
+            f"{start}a lower bound only: Pareto k > {RELIABLE_PARETO_K}{where}, so it is low: by {by} (jackknife) "
+            "or by far more; take more draws, a wider proposal (pv.proposals.widened) or annealed_log_marginal"
         )
 
     @property
