@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint notebooks benchmark clean
+.PHONY: demo test lint docs notebooks lab benchmark release-check clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, set PYTHON=")'
@@ -26,6 +26,14 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(INSTALLED)  ## builds the site into docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+lab: $(INSTALLED)  ## opens the notebooks in JupyterLab
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]' jupyterlab
+	$(BIN)/jupyter lab notebooks
+
 notebooks: $(INSTALLED)  ## executes every notebook in full and keeps its figures (MNIST in $$PYROVAE_DATA)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'
 	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
@@ -34,5 +42,15 @@ benchmark: $(INSTALLED)  ## steps and log p(x) beside stock Pyro, PyTorch and Nu
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[benchmark]'
 	$(BIN)/python scripts/benchmarks/speed.py --full
 
+release-check:  ## builds the sdist and the wheel, checks both, and runs the wheel's demo in a venv of its own
+	rm -rf dist build
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/pip install --quiet build twine
+	build/tools/bin/python -m build --outdir dist
+	build/tools/bin/twine check --strict dist/*
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/pip install --quiet -c constraints.txt dist/*.whl
+	cd build && OMP_NUM_THREADS=1 venv/bin/pyrovae demo --epochs 3 --num-samples 100 --num-data 100 --out demo
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist docs/_build docs/api docs/notebooks

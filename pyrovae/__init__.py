@@ -56,7 +56,7 @@ from pyrovae.runs import Run, RunConfig, load_run
 from pyrovae.training import Checkpoints, CompiledSVI, History, fit
 from pyrovae.training import beta_schedules as schedules
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Column",

@@ -16,6 +16,8 @@ PAGES = {
     "your_own_program": {},
     "your_own_networks": {"num_images, epochs = 4_000, 18": "num_images, epochs = 16, 1", "sprites(500": "sprites(8"},
     "saving": {},
+    "vae": {"epochs=200": "epochs=1", "num_particles=50": "num_particles=2"},
+    "trusting_log_px": {},
     "your_own_data": {},
 }
 

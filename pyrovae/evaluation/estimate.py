@@ -11,6 +11,7 @@ from pyrovae.common import data_frame, if_given, require, require_plain, shown
 from pyrovae.evaluation.importance_weights import bound_sizes
 
 RELIABLE_PARETO_K = 0.7
+MOST_WITHOUT_PARETO_K = 20  # draws
 DATA_NAMED = 10
 
 
@@ -192,42 +193,51 @@ class MarginalLikelihood(Estimate):
 
     @property
     def verdict(self) -> str:
-        """A sentence that says how far to believe `mean`."""
-        if self.evidence_of is not None:
-            return f"{self.evidence_of}: {self._verdict_of_one}"
-        bad, count = self.is_unreliable.nonzero().flatten().tolist(), len(self.value)
+        """A conclusion about how far to believe the number, and what to do if it is not to be believed.
+
+        `diagnosis` says more.
+        """
+        start = "" if self.evidence_of is None else f"{self.evidence_of}: "
+        count, bad = len(self.value), int(self.is_unreliable.sum())
         if bool(self.pareto_k.isnan().all()):
-            return f"{self.num_samples} samples are too few to tell whether the estimates are reliable"
-        low = self.jackknife - self.value
-        known = low[low.isfinite()]  # it is infinite where all weights but one are 0
-        by = f"by {max(known.mean().item(), 0):.2g} nats" if len(known) else "by an amount that no draw tells"
+            few = f"{self.num_samples:,} draws are too few to tell whether it is reliable"
+            return f"{start}{few}: more than {MOST_WITHOUT_PARETO_K} are needed"
+        by, _ = self._shortfall
         if not bad:
-            return (
-                f"all {count:,} data have Pareto k <= 0.7; by the jackknife the mean is low {by}, if the "
-                "proposal reaches all of the posterior, which its own draws cannot tell"
-            )
-        shown = ", ".join(map(str, bad[:DATA_NAMED])) + (", ..." if len(bad) > DATA_NAMED else "")
-        alone = count - len(known)
-        lone = f" (without the {alone:,} data of which one draw alone has a weight that is not 0)" if alone else ""
+            where = "" if count == 1 else f" at all {count:,} data"
+            k = f"Pareto k <= {RELIABLE_PARETO_K}{where}"
+            return f"{start}reliable as far as its own draws can tell: {k}; low by {by} (jackknife)"
+        where = "" if count == 1 else f" at {bad:,} of {count:,} data"
         return (
-            f"{1 - len(bad) / count:.1%} of {count:,} data have Pareto k <= 0.7, and not the {len(bad):,} others (at "
-            f"{shown}): the proposal is too narrow or its draws too few; the mean is low, by the jackknife {by}{lone} "
-            "and perhaps by far more, and the standard errors say little, also where k is small: it is an estimate, too"
+            f"{start}a lower bound only: Pareto k > {RELIABLE_PARETO_K}{where}, so it is low: by {by} (jackknife) "
+            "or by far more; take more draws, a wider proposal (pv.proposals.widened) or annealed_log_marginal"
         )
 
     @property
-    def _verdict_of_one(self) -> str:
-        """The text of `verdict` for a joint evidence."""
+    def diagnosis(self) -> str:
+        """The verdict, and what it rests on."""
+        bad = self.is_unreliable.nonzero().flatten().tolist()
         if bool(self.pareto_k.isnan().all()):
-            return f"{self.num_samples} draws are too few to tell whether the estimate is reliable"
-        low = (self.jackknife - self.value).item()  # infinite where all weights but one are 0
-        by = f"by {max(low, 0):.2g} nats" if math.isfinite(low) else "by an amount that no draw tells"
-        if not bool(self.is_unreliable.any()):
+            return f"{self.verdict}. Pareto k describes the tail of the weights, which so few do not have."
+        if not bad:
             return (
-                f"Pareto k <= 0.7; by the jackknife it is low {by}, if the proposal reaches all of the posterior, "
-                "which its own draws cannot tell"
+                f"{self.verdict}. A part of the posterior that the proposal does not reach would not show in its "
+                "draws: compare with annealed_log_marginal, or with another proposal."
             )
+        shown = ", ".join(map(str, bad[:DATA_NAMED])) + (", ..." if len(bad) > DATA_NAMED else "")
+        where = "" if len(self.value) == 1 else f" at the data {shown}"
+        _, alone = self._shortfall
+        lone = f" Of {alone:,} data one draw alone has a weight, and the jackknife leaves them out." if alone else ""
         return (
-            f"Pareto k > 0.7, at an effective sample size of {self.ess.item():.2g}: the proposal is too narrow or its "
-            f"draws too few; it is low, by the jackknife {by} and perhaps by far more, and its error says little"
+            f"{self.verdict}. The proposal is too narrow{where}, or its draws are too few: the median effective sample "
+            f"size is {self.ess.median().item():.3g} of {self.num_samples:,}. Where k is large the standard errors say "
+            f"little, and where it is small they may, too, because k is an estimate.{lone}"
         )
+
+    @property
+    def _shortfall(self) -> tuple[str, int]:
+        """By how much the mean is low, as the jackknife tells, and of how many data it cannot tell."""
+        low = self.jackknife - self.value
+        known = low[low.isfinite()]  # it is infinite where all weights but one are 0
+        by = f"{max(known.mean().item(), 0):.2g} nats" if len(known) else "an amount that no draw tells"
+        return by, len(low) - len(known)

@@ -74,7 +74,7 @@ def log_marginal(
         progress: True shows a progress bar, False none, None one on a terminal.
 
     Returns:
-        A `MarginalLikelihood` with the estimates, their errors and diagnoses; its `verdict` sums them up.
+        A `MarginalLikelihood` with the estimates and their errors; its `verdict` says how far to believe them.
 
     Raises:
         InputError: If the pair is refused, if a plate leaves out terms (a subsample), or if no density exists
@@ -101,7 +101,7 @@ def log_marginal(
         >>> result.log_px.exp() * 1320  # the guide is the posterior
         tensor([1.0000], dtype=torch.float64)
         >>> print(result.verdict)
-        joint evidence of all 10 data, by 100 draws of the latents that they share: Pareto k <= 0.7; ...
+        joint evidence of all 10 data, by 100 draws of the latents that they share: reliable as far as ...
 
     Source:
         Vehtari, Simpson, Gelman, Yao and Gabry 2024, arXiv:1507.02646 (Pareto k and smoothing); Nowozin 2018, ICLR

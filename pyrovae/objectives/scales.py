@@ -39,7 +39,7 @@ class WeightedTerms:
 
 
 def weighted_terms(pair: Pair) -> WeightedTerms:
-    """Returns the terms of a pair under its `poutine.scale`s, and the log-density ratio of its global sites.
+    """Returns the terms of a pair under its `poutine.scale`, and the log-density ratio of its global sites.
 
     Raises `InputError` if the local observed sites, or the latent ones, do not have one scale.
     """

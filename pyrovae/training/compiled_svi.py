@@ -35,8 +35,8 @@ class CompiledSVI:
     traced again when the pair changes; a program that cannot be traced runs eagerly, with a warning that says why.
 
     Args:
-        model, guide: a pair that does the same at every step: `nn.Module`s through `pyro.module`, `PyroModule`s,
-            functions with `pyro.param`s, or autoguides.
+        model, guide: a pair that does the same at every step: modules through `pyro.module`, a `PyroModule`, functions
+            that call `pyro.param`, or autoguides.
         optim: a `pyro.optim` optimiser, whose parts for each parameter are stepped in one call where they have the same
             settings; or one of `torch.optim` over the pair's parameters. None is
             `torch.optim.Adam(..., lr=1e-3, fused=True)` over all of them.

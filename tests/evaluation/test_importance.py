@@ -173,13 +173,16 @@ def test_the_verdict_names_what_is_not_to_be_believed():
     vae = linear_gaussian(3)
     x = draw(vae, 6)
     good = pv.log_marginal(vae.model, scaled_guide(vae, [1.2, 1.2]), x, num_samples=1_000)
-    assert good.verdict.startswith("all 6 data have Pareto k <= 0.7; by the jackknife the mean is low by ")
+    assert good.verdict.startswith("reliable as far as its own draws can tell: Pareto k <= 0.7 at all 6 data; low by ")
+    assert good.diagnosis.startswith(f"{good.verdict}. ")
     bad = pv.log_marginal(vae.model, scaled_guide(vae, [0.1, 0.3]), x, num_samples=1_000)
     assert bad.is_unreliable.sum() > 3
-    assert f"and not the {int(bad.is_unreliable.sum())} others (at " in bad.verdict
-    assert str(bad.is_unreliable.nonzero()[0].item()) in bad.verdict
+    assert f"Pareto k > 0.7 at {int(bad.is_unreliable.sum())} of 6 data, so it is low: by " in bad.verdict
+    assert "annealed_log_marginal" in bad.verdict
+    assert f"at the data {', '.join(map(str, bad.is_unreliable.nonzero().flatten().tolist()))}, or" in bad.diagnosis
     few = pv.log_marginal(vae.model, scaled_guide(vae, [1.2, 1.2]), x, num_samples=10)
-    assert few.verdict == "10 samples are too few to tell whether the estimates are reliable"
+    assert few.verdict == "10 draws are too few to tell whether it is reliable: more than 20 are needed"
+    assert few.diagnosis.startswith(few.verdict)
 
 
 @pytest.mark.parametrize("num_lone", [1, 3, 4])
@@ -191,11 +194,11 @@ def test_the_verdict_is_in_numbers_that_are_ones_where_a_single_draw_has_all_the
     k, smoothed = pareto_smoothed(log_w)
     found = pv.MarginalLikelihood(value, error, ess, k, jackknifed(log_w), smoothed, *bounds(log_w), 100)
     assert (found.value.isfinite() & ~found.standard_error.isnan() & ~found.smoothed.isnan()).all()
-    assert "inf" not in found.verdict
-    assert "nan" not in found.verdict
-    assert f"(without the {num_lone} data of which one draw alone has a weight that is not 0)" in found.verdict
+    assert "inf" not in found.diagnosis
+    assert "nan" not in found.diagnosis
+    assert f" Of {num_lone:,} data one draw alone has a weight" in found.diagnosis
     told = "by an amount that no draw tells" if num_lone == 4 else r"by [0-9.e-]+ nats"
-    assert re.search(f"by the jackknife {told}", found.verdict)
+    assert re.search(rf"it is low: {told} \(jackknife\)", found.verdict)
 
 
 # Proposals -----------------------------------------------------------------------------------------------------------

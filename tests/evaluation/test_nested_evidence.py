@@ -45,17 +45,18 @@ def test_the_verdict_says_what_the_number_is():
     assert result.log_px.shape == result.pareto_k.shape == (1,)
     assert result.verdict.startswith(
         "joint evidence of all 10 data, by 100 draws of the latents that they share, nested: 64 draws of the others "
-        "for each: Pareto k <= 0.7; by the jackknife it is low by"
+        "for each: reliable as far as its own draws can tell: Pareto k <= 0.7; low by "
     )
 
 
 def test_the_verdict_says_when_the_draws_are_too_few_or_the_weights_too_uneven():
     few = pv.log_marginal(Hierarchy(), data(3), num_samples=16)
-    assert few.verdict.endswith("4 draws are too few to tell whether the estimate is reliable")
+    assert few.verdict.endswith("4 draws are too few to tell whether it is reliable: more than 20 are needed")
     torch.manual_seed(suite_seed(13))
     narrow = {**near(data(100)).parameters, "log_scale": -2.0}
     bad = pv.log_marginal(Hierarchy(narrow), data(100), num_samples=2_500, num_particles=5)
-    assert "Pareto k > 0.7, at an effective sample size of" in bad.verdict
+    assert ": a lower bound only: Pareto k > 0.7, so it is low: by " in bad.verdict
+    assert f"effective sample size is {bad.ess.item():.3g} of" in bad.diagnosis
 
 
 def test_draws_of_everything_have_an_effective_sample_size_of_a_few_and_nested_ones_of_most():
@@ -197,7 +198,7 @@ def test_draws_of_shared_latents_alone_run_at_once():
     assert len(runs) < 20
     assert_within_standard_errors(result.log_px, conjugate.coin_log_evidence(x), result.standard_error)
     assert result.verdict.startswith(
-        "joint evidence of all 10 data, by 5,000 draws of the latents that they share: Pareto k"
+        "joint evidence of all 10 data, by 5,000 draws of the latents that they share: reliable"
     )
 
 
