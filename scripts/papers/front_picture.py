@@ -8,7 +8,7 @@ number of draws K, at the parameters of the trained run.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -47,15 +47,17 @@ def main(
     trained = pv.load_run(run)
     require(len(trained.data.event_shape) == 3, f"run must be one on images, and {run} is on {trained.config.dataset}")
     vae, x = trained.vae, trained.data.test_x
+    num_rows = min(ROWS // 2, len(x) // COLUMNS)
+    require(num_rows > 0, f"run must have {COLUMNS} test images to draw, got {len(x)}")
     figure = Figure(figsize=(13.5, 3.9), layout="constrained")
     samples, again, ratios = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
     with torch.no_grad(), local_seed(seed):
         pv.plots.image_grid(vae.sample(ROWS * COLUMNS, mean=True), COLUMNS, "samples", samples)
-        shown = x[: ROWS // 2 * COLUMNS].unflatten(0, (-1, COLUMNS))
+        shown = x[: num_rows * COLUMNS].unflatten(0, (-1, COLUMNS))
         pairs = torch.stack((shown, vae.reconstruct(shown.flatten(0, 1)).view_as(shown)), 1)
         pv.plots.image_grid(pairs.flatten(0, 2), COLUMNS, "test images, each row above its reconstruction", again)
-    batch, settings = x[:num_data], {"repeats": repeats, "compile": False, "seed": seed}
-    found = pv.compare(vae.model, vae.guide, batch, objectives=ESTIMATORS, num_particles=SIZES, **settings)
+    settings: dict[str, Any] = {"repeats": repeats, "compile": False, "seed": seed}
+    found = pv.compare(vae.model, vae.guide, x[:num_data], objectives=ESTIMATORS, num_particles=SIZES, **settings)
     print(found)
     pv.plots.against_size(found.curves("guide", "snr"), ylabel="SNR of the guide's gradient", axes=ratios)
     write_figure(Path(out), figure)

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from helpers import tree, write_images
+from helpers import suite_seed, tree, write_images
+from own_files import write_photos
 from running_scripts import names_of, run_here, with_scikit_learn
 
 import pyrovae as pv
@@ -202,3 +203,21 @@ def test_missing_cells_without_scikit_learn_say_what_to_install(tmp_path, monkey
     result = run_here("papers/missing_cells.py", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: this script needs scikit-learn: pip install 'pyrovae[digits]'\n"
+
+
+def test_the_picture_of_the_readme_has_images_and_ratios_of_all_estimators(tmp_path):
+    write_photos(tmp_path / "photos", num=100, seed=suite_seed())
+    flags = ("--hidden", 8, "--latent-dim", 2, "--epochs", 1, "--out", "run")
+    trained = run_here("train.py", "--dataset", "photos/", *flags, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    drawn = run_here("papers/front_picture.py", "run", "--num-data", 5, "--repeats", 4, cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    estimators = names_of("papers/front_picture.py")["ESTIMATORS"]
+    rows = [line.split() for line in drawn.stdout.splitlines() if line.startswith(estimators)]
+    assert [(name, size) for name, size, *_ in rows] == [(e, k) for e in estimators for k in ("1", "4", "16", "64")]
+    assert (tmp_path / "front.png").stat().st_size > 20_000
+    refused = run_here("papers/front_picture.py", "run", "--out", "nowhere/front.png", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "error: out must be a .png in a folder that exists, got nowhere/front.png\n",
+    )
