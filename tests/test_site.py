@@ -18,10 +18,9 @@ ROOT = Path(__file__).parent.parent
 def site(tmp_path_factory):
     """Builds a copy of the site, because the pages that are made from the code are written beside the others."""
     folder = tmp_path_factory.mktemp("site")
-    for name in ("docs", "notebooks"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("_build", "api", ".ipynb_checkpoints")
-        )
+    made = shutil.ignore_patterns("_build", "api", ".ipynb_checkpoints")
+    for name in ("docs", "notebooks", "scripts"):
+        shutil.copytree(ROOT / name, folder / name, ignore=made)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", folder / "docs", folder / "html"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=280)
     assert (done.returncode, done.stderr) == (0, "")
