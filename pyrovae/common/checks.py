@@ -24,7 +24,7 @@ def require_size(name: str, value: object, minimum: int = 1) -> None:
     A limit that may be larger than what it limits, such as the size of a batch, is a count.
     """
     require_count(name, value, minimum)
-    require(value < MOST_THINGS, f"{name} must be < 2^40, got {shown(value)}")  # type: ignore[operator]
+    _must(value < MOST_THINGS, name, "< 2^40", value)  # type: ignore[operator]
 
 
 def require_sizes(name: str, value: object, minimum: int = 1) -> None:
@@ -38,13 +38,13 @@ def require_shape(name: str, value: object, minimum: int = 1) -> None:
     """Raises `InputError` unless `value` is the shape of a tensor, as a list or a tuple of sizes."""
     require_sizes(name, value, minimum)
     size = math.prod(value)  # type: ignore[call-overload]
-    require(size < MOST_THINGS, f"{name} must be of fewer than 2^40 numbers, got {shown(value)}")
+    _must(size < MOST_THINGS, name, "of fewer than 2^40 numbers", value)
 
 
 def require_sequence(name: str, value: object, of: str) -> None:
     """Raises `InputError` unless `value` is a list, a tuple or another sequence, and neither text nor bytes."""
     is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
-    require(is_list, f"{name} must be a list or a tuple of {of}, got {shown(value)}")
+    _must(is_list, name, f"a list or a tuple of {of}", value)
 
 
 def require_seed(seed: object) -> None:
@@ -58,9 +58,8 @@ def require_seeds(seeds: Sequence[object]) -> None:
     require(len(seeds) > 0, "seeds must hold at least one, got none")
     for seed in seeds:
         require_seed(seed)
-    require(
-        len(set(seeds)) == len(seeds), f"seeds must differ, got {shown(tuple(seeds))}: their error would be too small"
-    )
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds must differ, got {shown(tuple(seeds))}: their error would be too small")
 
 
 def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
@@ -74,20 +73,20 @@ def require_number(name: str, value: object, above: float = -math.inf, below: fl
         + (f" > {above:g}" if above > -math.inf else "")
         + (f" < {below:g}" if below < math.inf else "")
     )
-    require(above < number < below, f"{name} must be {rule}, got {shown(value)}")
+    _must(above < number < below, name, rule, value)
 
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raises `InputError` unless `value` is one of `choices`."""
     known = isinstance(value, str) and value in choices
-    require(known, f"{name} must be one of {', '.join(choices)}; got {shown(value)}")
+    _must(known, name, f"one of {', '.join(choices)};", value)
 
 
 def require_flag(name: str, value: object, other: str | None = "") -> None:
     """Raises `InputError` unless `value` is True or False, or the `other` value, which is None or a word."""
     is_other = value is None if other is None else isinstance(value, str) and value == other != ""
     allowed = f"true, false or {other}" if other else "true or false"
-    require(isinstance(value, bool) or is_other, f"{name} must be {allowed}, got {shown(value)}")
+    _must(isinstance(value, bool) or is_other, name, allowed, value)
 
 
 def require_compile(compile: object) -> None:
@@ -98,25 +97,31 @@ def require_compile(compile: object) -> None:
 def require_missing(missing: object) -> None:
     """Raises `InputError` unless `missing` says that cells may be missing, or None."""
     known = missing is None or (isinstance(missing, str) and missing == "mask")
-    require(known, f'missing must be None or "mask", got {shown(missing)}')
+    _must(known, "missing", 'None or "mask"', missing)
 
 
 def require_text(name: str, value: object, of: str = "a text") -> None:
     """Raises `InputError` unless `value` is a text; `of` says which."""
-    require(isinstance(value, str), f"{name} must be {of}, got {shown(value)}")
+    _must(isinstance(value, str), name, of, value)
 
 
 def require_path(name: str, value: object) -> None:
     """Raises `InputError` unless `value` names a file or a folder."""
-    require(isinstance(value, str | os.PathLike), f"{name} must be the path of one, got {shown(value)}")
+    _must(isinstance(value, str | os.PathLike), name, "the path of one", value)
 
 
 def require_callable(name: str, value: object, of: str = "a function") -> None:
     """Raises `InputError` unless `value` can be called; `of` says what it must be."""
-    require(callable(value), f"{name} must be {of}, got {shown(value)}")
+    _must(callable(value), name, of, value)
 
 
 def if_given(check: Callable[..., None], name: str, value: object, *rule: object) -> None:
     """Checks a setting that may be left out, for which it is None."""
     if value is not None:
         check(name, value, *rule)
+
+
+def _must(holds: bool, name: str, rule: str, value: object) -> None:
+    """Raises `InputError` unless the rule holds. What is right is not put into words, which is done in every step."""
+    if not holds:
+        raise InputError(f"{name} must be {rule}{'' if rule.endswith(';') else ','} got {shown(value)}")

@@ -6,8 +6,9 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType, MethodType
 
+import numpy as np
 import pyro.distributions
 import torch
 
@@ -19,7 +20,26 @@ MOST_OF_A_VALUE = 200
 _WHOLE = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64)
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {torch.bool, *_WHOLE, *_REAL, torch.complex64, torch.complex128}  # those that torch computes with
-_SHORT = reprlib.Repr()
+
+
+class _Short(reprlib.Repr):
+    """Puts values into a few words without a `__repr__` of the user's: that of a `PyroModule` draws numbers.
+
+    Nor does it call one that takes long, because many messages are put together whether or not they are needed.
+    """
+
+    def repr_instance(self, x: object, level: int) -> str:
+        kind = type(x)
+        if isinstance(x, torch.Tensor | np.ndarray) and x.ndim > 0:
+            return f"a {kind.__name__} of shape {tuple(x.shape)} and {x.dtype}"
+        if isinstance(x, FunctionType):
+            return f"the function {x.__qualname__}"
+        known = kind.__module__.split(".")[0] in _KNOWN and not isinstance(x, torch.nn.Module | MethodType)
+        return super().repr_instance(x, level) if known else f"a {kind.__name__}"
+
+
+_KNOWN = {"builtins", "pathlib", "numpy", "torch", "pyrovae", "datetime", "decimal", "fractions"}
+_SHORT = _Short()
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxfrozenset = _SHORT.maxarray = _SHORT.maxdeque = 30
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlong = 4, 15, 50
 _SHORT.maxstring = _SHORT.maxother = MOST_OF_A_VALUE

@@ -241,7 +241,7 @@ class Dataset:
             rows: Row numbers, `(batch,)`. Pixels that are random are drawn anew.
         """
         is_index = isinstance(rows, Tensor) and rows.dtype == torch.int64 and rows.dim() == 1
-        require(is_index, f"rows must be an int64 tensor (batch,), got {shown(rows)}")
+        require(is_index, f"rows must be an int64 tensor (batch,), got {getattr(rows, 'dtype', type(rows).__name__)}")
         index = rows.to(self.train_x.device)
         x, *y = (part[index] for part in self.arguments("train"))
         if self.train_grey is not None:

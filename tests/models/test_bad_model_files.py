@@ -74,8 +74,8 @@ BAD_FILES = {
         f"{DAMAGED}latent_dim must be a whole number >= 1, got 0",
     ),
     "a model that is far larger": (
-        lambda c, a: changed(c, arguments={**a, "hidden": (2**40,)}),
-        f"{DAMAGED}it would need a tensor of 2,199,023,255,552 numbers, and holds 107",
+        lambda c, a: changed(c, arguments={**a, "hidden": (2**39,)}),
+        f"{DAMAGED}it would need a tensor of 1,099,511,627,776 numbers, and holds 107",
     ),
     "an unknown argument": (
         lambda c, a: changed(c, arguments={**a, "colour": 1}),
