@@ -147,7 +147,7 @@ RUNS = {
     "no format": with_state(format=None),
     "no history": content(lambda state: {name: value for name, value in state.items() if name != "history"}),
     "state is a list": with_state(state=[1]),
-    "far larger": with_state(event_shape=(2**40,)),
+    "far larger": with_state(event_shape=(2**39,)),
     "no epoch done": with_state(history=[], position=asdict(Position())),
     "another epoch": with_state(history=[]),
     "not finite": content(not_a_number),

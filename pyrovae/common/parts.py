@@ -45,7 +45,11 @@ def check_for_parts(folder: Path, name: str = "out") -> None:
     """Raises `InputError` unless the folder is new, empty or one that parts are kept in. Call it before work starts."""
     check_folder(folder, name)
     if folder.exists() and not (folder / PARTS / SETTINGS).exists():
-        others = [path for path in folder.iterdir() if path.name != LOCK and not path.name.endswith(".tmp")]
+        parts = folder / PARTS
+        is_ours = parts.is_dir() and not parts.is_symlink()  # an earlier call may have found the disk full after that
+        places = [path for path in folder.iterdir() if path != parts or not is_ours]
+        places += parts.iterdir() if is_ours else ()
+        others = [path for path in places if path.name != LOCK and not path.name.endswith(".tmp")]
         require(not others, f"{name} must be a new or empty folder, and {folder} holds files")
 
 

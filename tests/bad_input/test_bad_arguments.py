@@ -25,7 +25,7 @@ for name, change, said in (
     ("no batch", {"data": []}, "data must yield at least one batch, got none"),
     ("no data", {"data": 3}, "data must be a Dataset, a tensor or an iterable of batches, got int"),
     ("a tensor", {"data": torch.zeros(4, 3)}, r"x must have shape \(batch, 2\), got \(4, 3\)"),
-    ("an empty tensor", {"data": GOOD_X[:0]}, "x must be a tensor of at least one datum, got tensor.*"),
+    ("an empty tensor", {"data": GOOD_X[:0]}, "x must be a tensor of at least one datum, got a Tensor of shape .*"),
     ("nan", {"data": GOOD_X + math.nan}, r"x must be finite, got nan at index \(0, 0\); if it is a missing cell, .*"),
     ("validation", {"validation": GOOD_X + math.inf}, r"x must be finite, got inf at index \(0, 0\)"),
     ("validation 3", {"validation": 3}, "validation must be a Dataset, a tensor or an iterable of .*, got int"),

@@ -143,12 +143,14 @@ A_FLAG = {
     "demo.py": "--seed",
     "benchmarks/speed.py": "--rounds",
     "benchmarks/kill_test.py": "--kills",
+    "papers/front_picture.py": "--repeats",
     "benchmarks/gate.py": "--steps",
     "benchmarks/gpu.py": "--total",
     "benchmarks/programs.py": "--turns",
 }
+OF_A_RUN = ("evaluate.py", "compare.py", "papers/front_picture.py")
 for name in SCRIPTS:
-    flag, run = A_FLAG.get(name, "--epochs"), ["full"] if name in ("evaluate.py", "compare.py") else []
+    flag, run = A_FLAG.get(name, "--epochs"), ["full"] if name in OF_A_RUN else []
     for case, flags, said in (
         ("a wrong type", [flag, "many"], f".*Error parsing {flag}: .*many.*"),
         ("an unknown flag", ["--magic", "3"], ".*Unrecognized options: --magic.*"),

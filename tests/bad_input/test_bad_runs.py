@@ -36,7 +36,7 @@ for name, said in {
     "no format": foreign,
     "no history": content + "it must have history, and has none",
     "state is a list": content + r"state must be a dict, got \[1\]",
-    "far larger": r"the checkpoint in run would need a tensor of [\d,]{17} numbers, and holds \d+",
+    "far larger": r"the checkpoint in run would need a tensor of [\d,]{15} numbers, and holds \d+",
     "another epoch": content + "position.epoch must be 1, got 3",
     "no epoch done": "the run in run was interrupted before its first epoch ended",
     "not finite": r"decoder.layers.0.bias in the checkpoint in run must be finite, got nan at index \(0,\)",
