@@ -54,7 +54,7 @@ from pyrovae.common.files import (
 from pyrovae.common.inputs import as_arguments, as_data, as_dtype, as_tensor, has_numbers, is_array, parts_of, unmasked
 from pyrovae.common.locks import FolderInUse, exclusive_lock
 from pyrovae.common.modes import evaluates, evaluation_mode
-from pyrovae.common.parts import Parts, check_for_parts, kept_parts
+from pyrovae.common.parts import OtherSettings, Parts, check_for_parts, kept_parts
 from pyrovae.common.progress import progress_bar
 from pyrovae.common.rng import (
     all_generator_states,
@@ -77,6 +77,7 @@ __all__ = [
     "CapturedState",
     "FolderInUse",
     "InputError",
+    "OtherSettings",
     "Parts",
     "SizeLimit",
     "WeakByIdentity",
