@@ -132,8 +132,8 @@ class TrainingState:
 
     def _load_optimizer(self, where: str, saved: dict) -> None:
         check_groups(where, self.optimizer, saved["optimizer"])
-        is_named = not callable(self.given.schedule)
-        load_schedule(where, self.scheduler, self.optimizer, saved["history"], saved["scheduler"], is_named)
+        is_named, same_length = not callable(self.given.schedule), saved["settings"]["epochs"] == self.given.epochs
+        load_schedule(where, self.scheduler, self.optimizer, saved, is_named, same_length)
         load_optimizer(self.optimizer, saved["optimizer"])
 
     @contextmanager
