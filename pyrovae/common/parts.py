@@ -43,8 +43,8 @@ def kept_parts(folder: Path | None, settings: Mapping[str, object], name: str = 
         try:
             yield parts
         finally:
-            if [path.name for path in (folder / PARTS).glob("*")] == [SETTINGS]:
-                shutil.rmtree(folder / PARTS)  # nothing was kept
+            if {path.name for path in (folder / PARTS).glob("*")} <= {SETTINGS}:
+                shutil.rmtree(folder / PARTS, ignore_errors=True)  # nothing was kept
 
 
 def check_for_parts(folder: Path, name: str = "out") -> None:
