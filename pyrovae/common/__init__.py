@@ -42,6 +42,7 @@ from pyrovae.common.file_sets import written_together
 from pyrovae.common.files import (
     append_text,
     check_folder,
+    check_link,
     existing_part,
     flush_renames,
     open_plain,
@@ -91,6 +92,7 @@ __all__ = [
     "as_tensor",
     "check_folder",
     "check_for_parts",
+    "check_link",
     "checksum",
     "choose_device",
     "current_job",
