@@ -96,3 +96,6 @@ if __name__ == "__main__":
             found = {"train": train(), "evaluate": evaluate(), "whole": survive(out / "whole", None, restarted)}
             torch.save(found, out / f"{workers.rank}.pt")
         torch.save(survive(out / "killed", 1, restarted), out / f"{workers.rank} again.pt")
+    for number in range(3):
+        with process_group() as workers:
+            assert workers.gathered((workers.rank, number)) == [(0, number), (1, number)]

@@ -1,12 +1,13 @@
 """`pyrovae compare`: compares estimators on a trained run, in bound, signal and noise, bias, time and memory."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from pyrovae.common import check_folder, choose_device, written_together
+from pyrovae.common import OtherSettings, check_folder, choose_device, written_together
 from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
 from pyrovae.runs import first_test_data, load_run
 
@@ -30,7 +31,8 @@ def compare_objectives(
 ) -> None:
     """Compare estimators at a run's parameters; writes comparison.json, comparison.md and figures/ into its folder.
 
-    An interrupted comparison, or one whose time ran out, goes on when it is called again with the same flags.
+    An interrupted comparison, or one whose time ran out, goes on when it is called again with the same flags. With
+    other flags, or once the run has been trained for longer, it begins anew.
 
     Args:
         folder: the run, as `train` kept it
@@ -53,7 +55,9 @@ def compare_objectives(
         args = first_test_data(run.vae, run.data, num_data)
         if num_data is None:
             args = tuple(arg[:USUAL_NUM_DATA] for arg in args)
-        comparison = compare(
+        unfinished = run.folder / UNFINISHED
+        compare_them = partial(
+            compare,
             run.vae.model,
             run.vae.guide,
             *args,
@@ -63,10 +67,18 @@ def compare_objectives(
             max_seconds=max_seconds,
             compile=compile,
             seed=seed,
-            folder=run.folder / UNFINISHED,
+            folder=unfinished,
         )
+        try:
+            comparison = compare_them()
+        except OtherSettings:
+            if unfinished.is_symlink():
+                raise  # somebody made it
+            shutil.rmtree(unfinished)
+            print("an unfinished comparison with other settings was removed")
+            comparison = compare_them()
         print(f"{len(args[0]):,} test data of {folder}\n\n{comparison}\n")
         write_comparison(beside, comparison)
     if comparison.complete:
-        shutil.rmtree(run.folder / UNFINISHED, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     print(f"report: {folder / 'comparison.md'}")

@@ -42,6 +42,7 @@ from pyrovae.common.file_sets import written_together
 from pyrovae.common.files import (
     append_text,
     check_folder,
+    check_link,
     existing_part,
     flush_renames,
     open_plain,
@@ -54,7 +55,7 @@ from pyrovae.common.files import (
 from pyrovae.common.inputs import as_arguments, as_data, as_dtype, as_tensor, has_numbers, is_array, parts_of, unmasked
 from pyrovae.common.locks import FolderInUse, exclusive_lock
 from pyrovae.common.modes import evaluates, evaluation_mode
-from pyrovae.common.parts import Parts, check_for_parts, kept_parts
+from pyrovae.common.parts import OtherSettings, Parts, check_for_parts, kept_parts
 from pyrovae.common.progress import progress_bar
 from pyrovae.common.rng import (
     all_generator_states,
@@ -77,6 +78,7 @@ __all__ = [
     "CapturedState",
     "FolderInUse",
     "InputError",
+    "OtherSettings",
     "Parts",
     "SizeLimit",
     "WeakByIdentity",
@@ -90,6 +92,7 @@ __all__ = [
     "as_tensor",
     "check_folder",
     "check_for_parts",
+    "check_link",
     "checksum",
     "choose_device",
     "current_job",

@@ -1,5 +1,6 @@
 """Sets of files, such as a report and its figures, that are replaced together or not at all."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pyrovae.common.errors import InputError, require
-from pyrovae.common.files import flush_renames
+from pyrovae.common.files import check_link, flush_renames, open_plain, write_atomically
 from pyrovae.common.locks import exclusive_lock
 
 
@@ -33,8 +34,8 @@ def written_together(
 
     Raises:
         FolderInUse: Another process writes the set, and `wait` is false.
-        InputError: A file is there and `overwrite` is false, or a folder is in the place of a file, or a link or a file
-            in that of a folder.
+        InputError: A file is there and `overwrite` is false, or a folder is in the place of a file, or a file or
+            another user's link in that of a folder.
         OSError: A file cannot be written; it names the file that was wanted. What was there before stays.
     """
     beside, complete = folder / f".{name}.tmp", folder / f".{name}.complete"
@@ -70,19 +71,30 @@ def _move(complete: Path, folder: Path) -> None:
     for path in files:
         place = folder / path.relative_to(complete)
         place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, place)
+        _replace(path, place)
     for inner in {folder, *(path.parent for path in files)}:
         flush_renames(inner)
     _remove(complete)
 
 
+def _replace(path: Path, place: Path) -> None:
+    try:
+        os.replace(path, place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # the user's link leads to a folder on another disk
+            raise
+        with open_plain(path) as file:
+            write_atomically(place, lambda copy: shutil.copyfileobj(file, copy))
+
+
 def _check_places(folder: Path, files: Sequence[str], overwrite: bool = True) -> None:
-    """Raises `InputError` unless the files can be moved to their places in `folder`, through no link."""
+    """Raises `InputError` unless the files can be moved to their places in `folder`, through no link of others."""
     for name in files:
         place = folder / name
         for parent in reversed(place.parents[: len(Path(name).parts) - 1]):
-            if os.path.lexists(parent) and (parent.is_symlink() or not parent.is_dir()):
-                kind = "a symbolic link" if parent.is_symlink() else "a file"
+            check_link(parent)
+            if os.path.lexists(parent) and not parent.is_dir():
+                kind = "a symbolic link to none" if parent.is_symlink() else "a file"
                 raise InputError(f"{parent} must be a folder, and is {kind}: remove it")
         is_folder = place.is_dir() and not place.is_symlink()
         require(not is_folder, f"{place} must be a file, and is a folder: remove it")

@@ -1,7 +1,7 @@
 """The one place that writes to the disk: files that are there whole or not at all.
 
-No symbolic link is followed by what is written, so that nobody's link in a shared folder can have another file
-overwritten, and all text is UTF-8, whatever the locale.
+No symbolic link in the place of a file is followed by what is written, nor another user's in that of a folder, so that
+nobody's link in a shared folder can have another file overwritten. All text is UTF-8, whatever the locale.
 """
 
 import errno
@@ -50,6 +50,13 @@ def existing_part(folder: Path, name: str) -> Path:
         raise InputError(f"{name} must be a folder, and {folder} is not ({error.strerror})") from error
     require(existing.is_dir(), f"{name} must be a folder, and {existing} is a file")
     return existing
+
+
+def check_link(folder: Path) -> None:
+    """Raises `InputError` if a symbolic link of another user's is in the place of `folder`. One's own is followed."""
+    if folder.is_symlink():
+        is_own = hasattr(os, "geteuid") and folder.lstat().st_uid == os.geteuid()
+        require(is_own, f"{folder} must be a folder, and is a symbolic link of another user's: remove it")
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

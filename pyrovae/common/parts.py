@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from pyrovae.common.checked_files import checksum, read_checked, write_checked
-from pyrovae.common.errors import require, shown
+from pyrovae.common.errors import InputError, require, shown
 from pyrovae.common.files import check_folder
 from pyrovae.common.locks import exclusive_lock
 
 LOCK, PARTS, SETTINGS = ".lock", "parts", "settings.json"
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+class OtherSettings(InputError):
+    """The parts in a folder were found with other settings, or by another computation."""
 
 
 @contextmanager
@@ -26,7 +31,8 @@ def kept_parts(folder: Path | None, settings: Mapping[str, object], name: str = 
         name: What the caller's user calls the folder.
 
     Raises:
-        InputError: The folder holds other files or was begun with other settings, or another process is using it.
+        OtherSettings: The folder was begun with other settings.
+        InputError: The folder holds other files, or another process is using it.
     """
     if folder is None:
         yield Parts(None, {})
@@ -37,8 +43,8 @@ def kept_parts(folder: Path | None, settings: Mapping[str, object], name: str = 
         try:
             yield parts
         finally:
-            if [path.name for path in (folder / PARTS).glob("*")] == [SETTINGS]:
-                shutil.rmtree(folder / PARTS)  # nothing was kept
+            if {path.name for path in (folder / PARTS).glob("*")} <= {SETTINGS}:
+                shutil.rmtree(folder / PARTS, ignore_errors=True)  # nothing was kept
 
 
 def check_for_parts(folder: Path, name: str = "out") -> None:
@@ -67,8 +73,11 @@ class Parts:
         begun = None if self.folder is None else read_checked(_no_link(self.folder) / SETTINGS)
         for setting in () if begun is None else (*begun, *self._settings):
             was, now = (begun or {}).get(setting), self._settings.get(setting)
-            rule = f"{folder} was begun with {setting} {shown(was)}, and {setting} is now {shown(now)}"
-            require(checksum(was) == checksum(now), f"{rule}: remove it, or take another folder")
+            if checksum(was) != checksum(now):
+                others = f"{setting} {shown(was)}, and {setting} is now {shown(now)}"
+                if any(_DIGEST.fullmatch(str(value)) for value in (was, now)):  # which tells nobody anything
+                    others = f"other {setting}"
+                raise OtherSettings(f"{folder} was begun with {others}: remove it, or take another folder")
 
     def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Returns the part that is kept under `key`, computing and keeping it if there is none.

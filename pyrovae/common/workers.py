@@ -18,6 +18,7 @@ Value = TypeVar("Value")
 # different data.
 _together = False
 _job: str | None = None
+_num_blocks = 0  # of `process_group` that this process has begun, the same number in all processes
 
 
 class Workers:
@@ -108,7 +109,8 @@ def process_group() -> Iterator[Workers]:
     `evaluate` and the estimates of log p(x) give each its share of the data. All processes get the whole result. They
     communicate through gloo, and on GPUs through NCCL. Without torchrun, this process works alone.
 
-    If the block raises `InputError` and torchrun restarts the processes, they raise the same error at once.
+    If the block raises `InputError` and torchrun restarts the processes, they raise the same error where that block
+    would begin; not if the script went on to another block after it.
 
     Yields:
         This process's `Workers`, with its `rank` and the number of processes, `size`.
@@ -118,6 +120,7 @@ def process_group() -> Iterator[Workers]:
         ...     print(workers.rank, workers.size)
         0 1
     """
+    global _num_blocks
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield Workers()
         return
@@ -125,17 +128,21 @@ def process_group() -> Iterator[Workers]:
     store, rank, size = next(dist.rendezvous("env://"))
     # torchrun's store outlives the processes, so what is in it tells its call from others, whatever their --rdzv-id.
     ours, attempt = dist.PrefixStore("pyrovae", store), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    if attempt > 0 and ours.check(["refusal"]):
-        raise InputError(ours.get("refusal").decode())
+    _num_blocks += 1
+    refusal, earlier = f"refusal {_num_blocks}", f"refusal {_num_blocks - 1}"
+    if attempt > 0 and ours.check([refusal]):
+        raise InputError(ours.get(refusal).decode())
     job = ours.compare_set("job", "", uuid.uuid4().hex).decode()
-    # A process that torchrun restarts must not find the addresses of dead ones.
-    dist.init_process_group(backend, store=dist.PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=size)
+    # A process must not find the addresses of dead ones, nor those of an earlier block, whose connections are closed.
+    addresses = dist.PrefixStore(f"attempt {attempt} block {_num_blocks}", store)
+    dist.init_process_group(backend, store=addresses, rank=rank, world_size=size)
+    ours.delete_key(earlier)  # the script has gone on, and all processes are past that block
     try:
         with _set(together=True, job=job):
             yield Workers()
     except InputError as error:
         with suppress(RuntimeError):  # torchrun has ended before its processes
-            ours.set("refusal", str(error))
+            ours.set(refusal, str(error))
         raise
     finally:
         dist.destroy_process_group()

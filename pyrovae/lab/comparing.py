@@ -111,7 +111,7 @@ def compare(
 
     Raises:
         InputError: An argument is invalid, the pair is refused, or an objective does not fit the pair. Also if the
-            folder is that of another comparison.
+            folder is that of another comparison, as `OtherSettings`.
 
     Example:
         >>> vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from pyrovae.common import Parts, require
+from pyrovae.common import OtherSettings, Parts
 from pyrovae.lab.repeats import Repeats
 from pyrovae.training import Interrupts
 
@@ -40,7 +40,7 @@ class KeptRepeats:
         `seed` is that of the first repeat of the first estimator.
 
         Raises:
-            InputError: The programs give another bound with the same draws and parameters.
+            OtherSettings: The programs give another bound with the same draws and parameters.
         """
         if not self._keeps:
             yield
@@ -51,7 +51,8 @@ class KeptRepeats:
             now, _ = first.bound_of(model, guide, args, seed)
             same = math.isclose(was, now, rel_tol=TOLERANCE, abs_tol=TOLERANCE) or (was != was and now != now)
             rule = f"{self.parts.folder} is of other programs: their first bound was {was:.6g}, and it is now {now:.6g}"
-            require(same, f"{rule}: remove it, or take another folder")
+            if not same:
+                raise OtherSettings(f"{rule}: remove it, or take another folder")
             for one, state in zip(self.estimators, kept["estimators"], strict=True):
                 one.restore(state)
             self._move(kept["moved"])

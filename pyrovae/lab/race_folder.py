@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from pyrovae.common import FolderInUse, exclusive_lock, has_numbers, read_checked, require, write_checked
+from pyrovae.common import FolderInUse, check_link, exclusive_lock, has_numbers, read_checked, require, write_checked
 from pyrovae.data import Dataset, leaves_of
 from pyrovae.training import Checkpoints, digest
 
@@ -45,7 +45,7 @@ class RunFolder:
 
     def lock(self) -> AbstractContextManager[None]:
         """Holds the run for this process. Raises `FolderInUse` if another process has it."""
-        require(not self.path.is_symlink(), f"{self.path} must be a folder, and is a symbolic link: remove it")
+        check_link(self.path)
         return exclusive_lock(self.path / "race.lock")
 
     def checkpoints(self, held_out: tuple) -> Checkpoints:

@@ -144,7 +144,7 @@ def _content_of(model: Module) -> dict[str, Any]:
         "training": {name: module.training for name, module in modules.items()},
         "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         "state": state,
-        "buffers": {name: buffer for name, buffer in model.named_buffers() if name not in state},
+        "buffers": {name: buffer.detach() for name, buffer in model.named_buffers() if name not in state},
     }
 
 

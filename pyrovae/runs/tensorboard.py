@@ -3,7 +3,7 @@
 import math
 from typing import cast
 
-from pyrovae.common import InputError, local_seed, require
+from pyrovae.common import InputError, check_link, local_seed
 from pyrovae.runs.figures import draw_samples
 from pyrovae.runs.run import Run
 
@@ -30,7 +30,7 @@ class TensorBoard:
         epoch = cast(int, record["epoch"])
         if self._writer is None:  # a resumed run trains the epochs after its checkpoint again, and draws them again
             folder = run.folder / TENSORBOARD_FOLDER
-            require(not folder.is_symlink(), f"{folder} must be a folder, and is a symbolic link: remove it")
+            check_link(folder)
             self._writer = self._make_writer(folder, purge_step=epoch)
         for name, value in record.items():
             if name != "epoch" and value is not None:

@@ -23,6 +23,11 @@ def _dense_if_tensor(name: str, value: object) -> None:
         rules.dense(name, value)
 
 
+def _buffer(name: str, value: object) -> None:
+    """A buffer may require gradients in the module, and does in checkpoints of older versions."""
+    rules.dense(name, value.detach() if isinstance(value, Tensor) else value)
+
+
 _COUNT = rules.nothing_or(rules.whole(1))
 _TENSORS = rules.nothing_or(rules.each(rules.dense))
 _SETTINGS = rules.fields(
@@ -68,7 +73,7 @@ _CONTENT = rules.fields(
     {
         "settings": rules.all_of(_SETTINGS, rules.table(rules.plain)),
         "state": rules.table(_dense_if_tensor),  # a module of the user's own may keep something else there
-        "buffers": rules.table(rules.dense),
+        "buffers": rules.table(_buffer),
         "parameters": rules.table(rules.dense),
         "optimizer": rules.fields({"param_groups": rules.each(_GROUP), "state": rules.anything}),
         "scheduler": rules.table(rules.anything),

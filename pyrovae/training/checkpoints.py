@@ -125,21 +125,25 @@ class Checkpoints:
         """Returns True if the last checkpoint was written `minutes` ago or more."""
         return time.monotonic() - self._written >= self.seconds
 
-    def save(self, state: dict) -> None:
+    def save(self, state: dict, check: Callable[[dict], None] | None = None) -> None:
         """Writes a checkpoint.
 
         Args:
             state: tensors and plain values by name.
+            check: is called with what can be read of it, and raises `InputError` if a training cannot go on from that.
 
         Raises:
-            InputError: if the disk is full, or `state` holds something else. Earlier checkpoints stay.
+            InputError: if the disk is full, `state` holds something else, or `check` refuses it. Earlier checkpoints
+                stay.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         current = self.folder / CURRENT
 
         def write(file: BinaryIO) -> None:
             torch.save({"format": FORMAT, **self.extra, **state}, file)
-            _read(current, file)  # a schedule or an optimiser may add something else than plain values, even late
+            written = _read(current, file)  # a schedule or an optimiser may add what is no plain value, even late
+            if check is not None:
+                check(written)
             if not self.paths:
                 self._require_room(file.seek(0, 2))
             if current.exists() and current not in self._damaged:  # a damaged one would replace the good one before it

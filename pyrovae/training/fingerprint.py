@@ -9,7 +9,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyrovae.common import fixed_generators, is_validation_error, require, rules
+from pyrovae.common import fixed_generators, is_validation_error, require, require_plain, rules
 from pyrovae.data import Batch
 from pyrovae.programs import ProgramPair
 from pyrovae.training.data_count import DataCount
@@ -103,6 +103,8 @@ class Fingerprint:
     def _constant_buffers(self) -> dict[str, Tensor]:
         """Returns copies of the buffers that a run in training mode leaves as they are."""
         buffers = buffers_of(self.vae)
+        for name, buffer in buffers.items():
+            require_plain(f"buffer {name}", buffer)
         with self._no_trace_left():
             before = {name: buffer.detach().clone() for name, buffer in buffers.items()}
             if buffers:

@@ -1,13 +1,14 @@
 """Checks the states of optimiser and schedule in a checkpoint against those of this training, and loads them.
 
 The schedule is stepped through the epochs that are done. Then the learning rates and the schedule's settings are known,
-whatever a checkpoint says. A step of a copy of the optimiser shows which tensors it keeps.
+whatever a checkpoint says; but the rates of a schedule of the caller's own are the checkpoint's. A step of a copy of
+the optimiser shows which tensors it keeps.
 """
 
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from pyrovae.common import kept_generators, require, rules, shown
 from pyrovae.training.optimizers import step_schedule
 
-_NOT_OF_EPOCHS = "one that goes on for more epochs must not depend on their number"
+_OTHER_LENGTH = "where the number of epochs changes, a schedule must keep its rates and settings"
 
 
 def check_groups(where: str, optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
@@ -31,45 +32,65 @@ def load_schedule(
     where: str,
     scheduler: Any,
     optimizer: torch.optim.Optimizer,
-    records: Iterable[Mapping[str, float]],
-    saved: Mapping[str, Any],
+    content: Mapping[str, Any],
     is_named: bool,
+    same_length: bool,
 ) -> None:
-    """Steps a new schedule through the epochs of these records, and loads its state at their end, which was `saved`.
+    """Steps a new schedule through the epochs that are done, and loads its state at their end.
 
-    The learning rate in each record must be the one that the schedule gives. It is not compared for the optimisers of
-    Pyro, some of which move it themselves, nor for one of the user's own beside a schedule that has a name.
+    The learning rate in the record of each epoch must be the one that the schedule gives. It is not compared for the
+    optimisers of Pyro, some of which move it themselves, nor for one of the user's own beside a schedule that has a
+    name. A schedule of the caller's own may read something outside, which is not as it was then: the learning rates are
+    those of the checkpoint, unless the number of epochs has changed.
 
     Args:
         where: The checkpoint's name in messages.
         scheduler: The schedule, which has not been stepped.
         optimizer: Its optimiser.
-        records: The epochs that are done.
-        saved: The state of the schedule in the checkpoint.
+        content: What the checkpoint holds.
         is_named: Whether the schedule was given by its name.
+        same_length: Whether the number of epochs is that of the checkpoint.
 
     Raises:
-        InputError: The schedule gives other learning rates, has other settings, or its state is not such a state: it is
-            another one, or depends on a number of epochs that has changed.
+        InputError: The schedule gives other learning rates, has other settings, or its state is not such a state.
     """
+    saved, advice = content["scheduler"], "take another folder" if same_length else _OTHER_LENGTH
+    takes_rates, is_known = same_length and not is_named, _is_of(scheduler, "torch")
     # Else torch warns that the optimiser has not stepped, in an epoch's first half.
     optimizer._opt_called = True  # type: ignore[attr-defined]
     decides = _is_of(optimizer, "torch") or not (is_named or _is_of(optimizer, "pyro"))
-    for record in records:
+    for record in content["history"]:
         was, now = record["lr"], float(optimizer.param_groups[0]["lr"])
-        rule = f"{where} was begun with another schedule (lr {was:g} in epoch {record['epoch']}, and now {now:g})"
-        same = not decides or math.isclose(was, now, rel_tol=1e-6, abs_tol=1e-12)
-        require(same, f"{rule}: {_NOT_OF_EPOCHS}")
+        rule = f"{where} had lr {was:g} in epoch {record['epoch']}, and its schedule now gives {now:g}"
+        same = takes_rates or not decides or math.isclose(was, now, rel_tol=1e-6, abs_tol=1e-12)
+        require(same, f"{rule}: {advice}")
         step_schedule(scheduler, record)
-    now_set, is_known = scheduler.state_dict(), _is_of(scheduler, "torch")
+    if takes_rates:
+        _take_rates(optimizer, content["optimizer"]["param_groups"], saved.get("_last_lr") if is_known else None)
+    now_set = scheduler.state_dict()
     # What torch's own keep under such names follows from the steps, and differs between versions of torch.
-    saved = {name: value for name, value in saved.items() if not (is_known and name.startswith("_"))}
+    kept = {"_last_lr"} if takes_rates else set()
+    saved = {name: value for name, value in saved.items() if name in kept or not (is_known and name.startswith("_"))}
     for name in saved.keys() & now_set.keys():
         same = name.startswith("_") or _is_close(saved[name], now_set[name])
         values = f"{name} {rules.described(saved[name])}, and now {rules.described(now_set[name])}"
-        require(same, f"{where} was begun with another schedule ({values}): {_NOT_OF_EPOCHS}")
+        require(same, f"{where} was begun with another schedule ({values}): {advice}")
         _check_alike(f"scheduler.{name}", now_set[name], saved[name], is_known=False)
     scheduler.load_state_dict({name: saved.get(name, value) for name, value in now_set.items()})
+
+
+def _take_rates(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], given: Any) -> None:
+    """Sets the learning rates to those of the groups in a checkpoint, which a schedule of torch has also `given`."""
+    for index, (ours, theirs) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+        name, rate = f"optimizer.param_groups[{index}].lr", theirs.get("lr")
+        _check_alike(name, ours["lr"], rate, is_known=True)
+        if given is not None and _is_of(optimizer, "torch"):
+            rules.items(*(rules.anything for _ in groups))("scheduler._last_lr", given)
+            same = _is_close(given[index], rate)
+            require(
+                same, f"{name} must be as in scheduler._last_lr, {rules.described(given[index])}; got {shown(rate)}"
+            )
+        ours["lr"] = rate
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from pyrovae.common import Workers, warn
+from pyrovae.training.checkpoint_content import check_content
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.interrupts import Interrupts
 from pyrovae.training.state import TrainingState
@@ -21,6 +22,7 @@ class Saver:
         self.state, self.checkpoints = state, checkpoints
         self.workers, self.interrupts = Workers(), Interrupts()
         self.save_requested = self.stop_requested = False
+        self._is_checked = False
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -82,7 +84,13 @@ class Saver:
         if self.checkpoints is None:
             return
         random_states, save = self.state.random_states(), self.checkpoints.save
-        self.workers.by_first(lambda: save(self.state.to_dict(random_states)))
+        check = None if self._is_checked else self._check_resumable
+        self.workers.by_first(lambda: save(self.state.to_dict(random_states), check))
+        self._is_checked = True
+
+    def _check_resumable(self, written: dict) -> None:
+        """Refuses the first checkpoint, before much is trained, if no training could resume from such content."""
+        check_content("its content", written, generators=self.state.generators)
 
     def write_and_stop_if_requested(self) -> None:
         """Writes a checkpoint; raises `KeyboardInterrupt`, with the signal's number, if any process asked to stop."""

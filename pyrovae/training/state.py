@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -79,9 +79,9 @@ class TrainingState:
         return {
             "versions": self.versions(),
             "settings": self.settings,
-            "state": self.vae.state_dict() if isinstance(self.vae, nn.Module) else {},
-            "buffers": self.buffers,
-            "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "state": _detached(self.vae.state_dict()) if isinstance(self.vae, nn.Module) else {},
+            "buffers": _detached(self.buffers),
+            "parameters": _detached(self.parameters),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "history": self.history.records(),
@@ -132,8 +132,8 @@ class TrainingState:
 
     def _load_optimizer(self, where: str, saved: dict) -> None:
         check_groups(where, self.optimizer, saved["optimizer"])
-        is_named = not callable(self.given.schedule)
-        load_schedule(where, self.scheduler, self.optimizer, saved["history"], saved["scheduler"], is_named)
+        is_named, same_length = not callable(self.given.schedule), saved["settings"]["epochs"] == self.given.epochs
+        load_schedule(where, self.scheduler, self.optimizer, saved, is_named, same_length)
         load_optimizer(self.optimizer, saved["optimizer"])
 
     @contextmanager
@@ -179,6 +179,10 @@ class TrainingState:
         )
         torch.manual_seed(derived_seed(self.position.epoch, f"process {workers.rank} of {workers.size}"))
         self.position = Position(self.position.epoch, done=self.position.done)
+
+
+def _detached(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
 def check_fits(where: str, what: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Sets of files are replaced together or not at all, by one process at a time, and through no link."""
+"""Sets of files are replaced together or not at all, by one process at a time, and through no link of others."""
 
 import errno
 import os
@@ -105,7 +105,8 @@ PLACES = ("a", "figures", "figures/c", ".set.tmp", ".set.complete", ".set.lock",
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ["link to a file", "link to a folder", "link to nothing", "file", "folder"])
-def test_whatever_is_in_the_place_of_a_file_nothing_outside_changes(tmp_path, place, kind):
+def test_whatever_is_in_the_place_of_a_file_nothing_outside_changes(tmp_path, place, kind, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # the links are another user's
     folder, outside, mine = tmp_path / "folder", tmp_path / "outside", tmp_path / "mine"
     outside.mkdir()
     write_text(mine, "mine")
@@ -132,3 +133,31 @@ def test_whatever_is_in_the_place_of_a_file_nothing_outside_changes(tmp_path, pl
         [],
         ["folder", "mine", "outside"],
     )
+
+
+@pytest.mark.parametrize("disk", ["the same", "another"])
+def test_a_link_to_a_folder_of_ones_own_is_followed(tmp_path, disk, monkeypatch):
+    """It was refused, although the user had put the figures on a larger disk."""
+    folder, outside, mine, replace = tmp_path / "folder", tmp_path / "outside", tmp_path / "mine", os.replace
+
+    def replace_on_one_disk(source, target):
+        if str(target).startswith(str(folder / "figures")) and str(source).startswith(str(folder / ".set")):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    if disk == "another":
+        monkeypatch.setattr(os, "replace", replace_on_one_disk)
+    folder.mkdir()
+    outside.mkdir()
+    write_text(mine, "mine")
+    (folder / "figures").symlink_to(outside)
+    (outside / "c").symlink_to(mine)
+    for content in ("old", "new"):
+        _write(folder, content)
+        assert _content(folder) == {content}
+        assert (os.listdir(outside), (outside / "c").is_symlink(), read_text(mine)) == (["c"], False, "mine")
+        assert (folder / "figures").is_symlink()
+        assert sorted(os.listdir(folder)) == ["a", "b", "figures"]
+    outside.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="figures must be a folder, and is a symbolic link to none: remove it"):
+        _write(folder)

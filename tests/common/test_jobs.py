@@ -1,5 +1,7 @@
 """What processes that torchrun starts again have in common with those before, and how all of them are refused."""
 
+from contextlib import suppress
+
 import pytest
 import torch.distributed as dist
 from helpers import refusal
@@ -9,20 +11,28 @@ from pyrovae.common import current_job, process_group, workers
 from pyrovae.common.workers import Workers
 
 
+def block(work):
+    with process_group():
+        return work()
+
+
 @pytest.fixture
 def attempt(monkeypatch):
-    """Returns a function that works in a process as torchrun starts it: on its store, for this attempt."""
+    """Returns a function that works in a process as torchrun starts it: on its store, for this attempt.
+
+    `script` begins the blocks; by default it is one, of `work` alone.
+    """
     monkeypatch.setattr(dist, "init_process_group", lambda *args, **settings: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 1)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "the same for every call, if its user says so")
 
-    def attempt(store, number, work=current_job):
+    def attempt(store, number, work=current_job, script=block):
+        monkeypatch.setattr(workers, "_num_blocks", 0)
         monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(store, 0, 1)]))
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(number))
-        with process_group():
-            return work()
+        return script(work)
 
     return attempt
 
@@ -48,6 +58,43 @@ def test_a_refusal_is_repeated_before_any_work(attempt):
     assert not done
     attempt(dist.HashStore(), 1, lambda: done.append(True))
     assert done
+
+
+def test_a_refusal_that_the_script_has_caught_is_not_repeated_once_it_has_gone_on(attempt):
+    """After a restart every block was refused with it."""
+    store, done = dist.HashStore(), []
+
+    def script(last):
+        for work in (refused, lambda: done.append("second")):
+            with suppress(pv.InputError):
+                block(work)
+        block(last)
+
+    def died():
+        raise RuntimeError("connection closed by peer")
+
+    with pytest.raises(RuntimeError, match="connection closed"):
+        attempt(store, 0, died, script)
+    tried = []
+    attempt(store, 1, lambda: tried.append("first"))
+    assert tried == ["first"]
+    said = refusal(attempt, store, 2, refused, script)
+    assert refusal(attempt, store, 3, lambda: done.append("third"), script) == said
+    assert done == ["second"] * 3
+
+
+def test_blocks_of_one_script_do_not_share_addresses(attempt, monkeypatch):
+    """The second block found those of the first, whose connections are closed, and hung at times."""
+    found, store = [], dist.HashStore()
+
+    def connect(*args, store, **settings):
+        found.append(store.check(["address"]))
+        store.set("address", "mine")
+
+    monkeypatch.setattr(dist, "init_process_group", connect)
+    for number in (0, 1):
+        attempt(store, number, current_job, lambda work: [block(work) for _ in range(3)])
+    assert found == [False] * 6
 
 
 def test_what_may_go_better_is_tried_again(attempt):

@@ -45,6 +45,7 @@ def test_parts_of_other_settings_are_refused_and_stay(tmp_path):
         ({**SETTINGS, "more": 1}, "more None, and more is now 1"),
         ({"lr": 0.1}, "hidden [3, 4], and hidden is now None"),
         ({**SETTINGS, "truth": 1}, "truth True, and truth is now 1"),
+        ({**SETTINGS, "data": "f" * 64}, "other data"),
     ):
         assert refusal(found_in, tmp_path, ["a", "b"], settings) == (
             f"{tmp_path} was begun with {said}: remove it, or take another folder"

@@ -281,6 +281,8 @@ def test_a_run_folder_that_was_changed_is_done_again_or_refused(finished_race, t
     for name in (one.folder.name, race["IWAE"][1].folder.name):
         shutil.copytree(folder / name, tmp_path / name, symlinks=True)
     FOLDERS[case](tmp_path / one.folder.name)
+    if "link" in case:
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # it is another user's
     before = tree(tmp_path)
     monkeypatch.setattr(racing, "check_entrant", lambda *args: None)  # which looks at no folder
     found, said = refused(run, tmp_path, {"IWAE": OBJECTIVES["IWAE"]}, (0,))
@@ -290,6 +292,21 @@ def test_a_run_folder_that_was_changed_is_done_again_or_refused(finished_race, t
         assert one.folder.name in said
         assert case != "no curve" or "holds a race of an older format" in said
         assert tree(tmp_path) == before
+
+
+def test_a_link_of_ones_own_to_the_folder_of_a_run_is_followed(finished_race, tmp_path, monkeypatch):
+    """A race whose runs lie on another disk was refused."""
+    race, folder = finished_race
+    one = race["IWAE"][0]
+    shutil.copytree(folder / one.folder.name, tmp_path / "elsewhere")
+    next((tmp_path / "elsewhere").glob("log_px*")).unlink()
+    (tmp_path / one.folder.name).symlink_to("elsewhere")
+    monkeypatch.setattr(racing, "check_entrant", lambda *args: None)
+    found, said = refused(run, tmp_path, {"IWAE": OBJECTIVES["IWAE"]}, (0,))
+    assert said is None
+    assert numbers(found) == numbers(pv.Race((one,), "epochs"))
+    assert (tmp_path / one.folder.name).is_symlink()
+    assert tree(tmp_path / "elsewhere").keys() == tree(folder / one.folder.name).keys()
 
 
 @pytest.mark.parametrize("damage", dict.fromkeys(DAMAGES[:9]), ids=lambda damage: damage.__name__)

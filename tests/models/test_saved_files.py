@@ -232,6 +232,8 @@ def test_a_subclass_of_the_users_own_loads_itself(tmp_path):
     class Mine(pv.VAE):
         def __init__(self, width):
             super().__init__((2,), latent_dim=2, hidden=(width,), likelihood=pv.Gaussian(0.5))
+            scale = torch.full((), float(width)).requires_grad_()
+            self.register_buffer("scale", scale, persistent=False)  # which was written and could not be loaded
 
     vae = Mine(5)
     assert_same(through_a_file(vae, tmp_path), vae, (X,))

@@ -206,8 +206,8 @@ def test_a_training_that_is_broken_off_leaves_beta_as_it_was():
 def test_the_checkpoint_of_a_run_that_is_broken_off_has_the_beta_of_its_config(tmp_path, monkeypatch):
     real = pv.training.checkpoints.Checkpoints.save
 
-    def interrupted(self, state):
-        real(self, state)
+    def interrupted(self, state, check):
+        real(self, state, check)
         if state["position"]["epoch"] == 4:
             raise KeyboardInterrupt
 

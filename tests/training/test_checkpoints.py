@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from broken_off import ENDED, Killed, ring_data
-from helpers import small_vae
+from helpers import refusal, small_vae
 
 import pyrovae as pv
 from pyrovae.training import checkpoints, preparation
@@ -100,6 +100,67 @@ def test_what_cannot_be_read_back_is_found_before_training(tmp_path):
             checkpoints=Checkpoints(tmp_path / "run"),
         )
     assert not (tmp_path / "run").exists()
+
+
+class Scaled(pv.VAE):
+    """A VAE with a buffer beside its parameters, on which the loss depends."""
+
+    extra = None
+
+    def __init__(self, scale):
+        torch.manual_seed(3)
+        super().__init__((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
+        self.register_buffer("scale", scale)
+
+    def encode(self, x):
+        return super().encode(x * self.scale.to_dense())
+
+
+class WithExtraState(Scaled):
+    def get_extra_state(self):
+        return self.extra
+
+    def set_extra_state(self, state): ...
+
+
+def test_a_buffer_that_requires_gradients_is_resumed_also_from_older_checkpoints(tmp_path):
+    """Its checkpoints were all refused, at the end of hours."""
+    data, half = ring_data(), torch.full((2,), 0.5)
+    settings = {"seed": 0, "batch_size": 10, "patience": 5}
+    WithExtraState.extra = half.clone().requires_grad_()
+    whole = WithExtraState(half.clone().requires_grad_())
+    pv.fit(whole, data, epochs=3, **settings)
+    for is_old in (False, True):
+        kept = pv.Checkpoints(tmp_path / str(is_old))
+        pv.fit(WithExtraState(half.clone().requires_grad_()), data, epochs=2, **settings, checkpoints=kept)
+        saved = torch.load(kept.paths[0])
+        assert not saved["buffers"]["scale"].requires_grad
+        if is_old:
+            saved["buffers"]["scale"].requires_grad_()
+            torch.save(saved, kept.paths[0])
+        vae = WithExtraState(half.clone().requires_grad_())
+        assert pv.fit(vae, data, epochs=3, **settings, checkpoints=kept).epoch == [1, 2, 3]
+        assert all(map(torch.equal, vae.state_dict().values(), whole.state_dict().values()))
+        assert vae.scale.requires_grad
+
+
+def test_what_no_training_could_resume_from_is_found_before_training(tmp_path):
+    class ByNumber(torch.optim.lr_scheduler.ExponentialLR):
+        def state_dict(self):
+            return {0: self.last_epoch}
+
+    for vae, settings, said in (
+        (
+            Scaled(torch.ones(2)),
+            {"schedule": lambda optimizer: ByNumber(optimizer, 0.9)},
+            "cannot be written (its content is not readable: a key of scheduler must be of type str, got 0); what was",
+        ),
+        (Scaled(torch.ones(2).to_sparse()), {}, "buffer scale must be a dense tensor of numbers, got torch.sparse_coo"),
+    ):
+        before, kept = [parameter.detach().clone() for parameter in vae.parameters()], pv.Checkpoints(tmp_path / "run")
+        assert said in refusal(pv.fit, vae, torch.randn(20, 2), epochs=2, checkpoints=kept, **settings)
+        assert list(tmp_path.iterdir()) == []
+        assert all(map(torch.equal, vae.parameters(), before))
 
 
 def test_two_processes_do_not_write_into_one_folder(tmp_path):

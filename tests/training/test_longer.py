@@ -1,5 +1,6 @@
 """Trainings that go on for more epochs than they were begun with: 5 and then 5 are 10, to the bit."""
 
+import re
 import warnings
 from functools import partial
 
@@ -8,7 +9,15 @@ import torch
 from broken_off import ENDED, Killed, assert_same, dies_after, ring_data
 from broken_off import train as train_with_many_checkpoints
 from helpers import parameters_of, refusal, small_vae
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, MultiStepLR, ReduceLROnPlateau, SequentialLR, StepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    MultiplicativeLR,
+    MultiStepLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 
 import pyrovae as pv
 from pyrovae.training.checkpoints import CURRENT, Checkpoints
@@ -187,8 +196,10 @@ def test_a_schedule_of_the_callers_must_give_the_rates_that_it_gave(name, tmp_pa
     case, make = (small_vae, ring_data, {}), OF_A_TOTAL[name]
     train(case, tmp_path / "run", epochs=3, schedule=make(8), lr=0.1)
     message = refusal(train, case, tmp_path / "run", epochs=6, schedule=make(16), lr=0.1)
-    assert "was begun with another schedule (lr 0.0" in message
-    assert "in epoch 2, and now 0.09" in message
+    said = (
+        r"had lr 0.0\d+ in epoch 2, and its schedule now gives 0.09\d+: where the number of epochs changes, a schedule "
+    )
+    assert re.search(f"{said}must keep its rates and settings$", message)
     whole = train(case, tmp_path / "whole", epochs=6, schedule=make(8), lr=0.1)
     assert_same(train(case, tmp_path / "run", epochs=6, schedule=make(8), lr=0.1), whole)
 
@@ -218,5 +229,42 @@ def test_a_run_goes_on_and_fit_returns_all_epochs(tmp_path):
 def test_a_schedule_whose_settings_have_changed_is_refused_before_its_rates_differ(later, tmp_path):
     case = (small_vae, ring_data, {})
     train(case, tmp_path, epochs=3, schedule=lambda optimizer: MultiStepLR(optimizer, [4]), lr=0.1)
-    other = {"epochs": 6, "schedule": lambda optimizer: MultiStepLR(optimizer, later), "lr": 0.1}
-    assert "was begun with another schedule (" in refusal(train, case, tmp_path, **other)
+    other = {"schedule": lambda optimizer: MultiStepLR(optimizer, later), "lr": 0.1}
+    for epochs, advice in (
+        (6, "where the number of epochs changes, a schedule must keep its rates and settings"),
+        (3, "take another folder"),
+    ):
+        message = refusal(train, case, tmp_path, **other, epochs=epochs)
+        assert ("another schedule (milestones" in message) or (epochs == 6 and "its schedule now gives 0.01" in message)
+        assert message.endswith(advice)
+
+
+@pytest.mark.parametrize("kind", [LambdaLR, MultiplicativeLR])
+def test_a_schedule_that_reads_something_outside_goes_on_with_the_rates_that_it_had(kind, tmp_path):
+    """It was refused, as if it were another one."""
+    outside = {"factor": 1.0}
+
+    def lower(record):
+        outside["factor"] *= 0.7
+
+    def fit(folder, optimizer=torch.optim.Adam, epochs=5):
+        vae, settings = small_vae(), {"lr": 0.05, "batch_size": 16, "seed": 0, "on_epoch": lower}
+        kept = Checkpoints(tmp_path / folder, minutes=1e-6)
+        schedule = partial(kind, lr_lambda=lambda epoch: outside["factor"])
+        history = pv.fit(
+            vae, ring_data(), epochs=epochs, optimizer=optimizer, schedule=schedule, checkpoints=kept, **settings
+        )
+        return parameters_of(vae), history.lr
+
+    whole, rates = fit("whole")
+    outside["factor"] = 1.0
+    with pytest.raises(Killed):
+        fit("killed", dies_after(10))
+    assert outside["factor"] == pytest.approx(0.49)
+    with pytest.raises(
+        pv.InputError, match=r"had lr 0.05 in epoch [12], and its schedule now gives 0.0245: where the num"
+    ):
+        fit("killed", epochs=7)
+    parameters, again = fit("killed")
+    assert again == rates
+    assert torch.equal(parameters, whole)
