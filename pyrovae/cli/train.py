@@ -16,6 +16,7 @@ from pyrovae.runs import (
     TrainingFields,
     begun_config,
     columns_table,
+    is_begun,
     is_own,
     short_name,
     train_run,
@@ -31,8 +32,8 @@ class RunFlags:
     out: str | None = None
     """folder of the run, new or empty (default: runs/DATASET-OBJECTIVE-seedSEED)"""
     resume: bool = False
-    """continue the interrupted run in OUT, to the bit; its config.json replaces the defaults, and more --epochs than
-    before train it for longer"""
+    """continue the interrupted run in OUT, to the bit, or begin one if there is none; its config.json replaces the
+    defaults, and more --epochs than before train it for longer"""
     checkpoint_minutes: float = 1.0
     """time between two checkpoints"""
     checkpoint_epochs: int | None = None
@@ -47,19 +48,35 @@ def train_vae(
     """Train a VAE and keep the run in a folder: config.json, metrics.jsonl, checkpoint.pt."""
     config = config_of(data, model, objective, training)
     out = run.out or f"runs/{short_name(config.dataset)}-{config.objective_name}-seed{config.seed}"
+    is_new = not is_begun(out)
+
+    def start(begun: Run) -> None:
+        if run.resume and is_new:
+            print(f"no run in {out} yet: one on {begun.config.dataset} begins", flush=True)
+        elif not is_new:
+            show_place(begun)
+        show_data(begun)
+
     trained = train_run(
         config,
         out,
         resume=run.resume,
         checkpoint_minutes=run.checkpoint_minutes,
         checkpoint_epochs=run.checkpoint_epochs,
-        on_start=show_data,
+        on_start=start,
         on_epoch=TensorBoard() if run.tensorboard else None,
     )
     if Workers().is_first:
         history = trained.history
         print(history.table())
         print(f"\n{history.epoch[-1]} epochs in {sum(history.seconds):.1f} s; next: {command_for('evaluate', out)}")
+
+
+def show_place(run: Run) -> None:
+    """Prints from where a resumed run goes on; nothing if all of its epochs are done."""
+    done, epochs = len(run.history.epoch), run.config.epochs
+    if done < epochs:
+        print(f"resumes after epoch {done} of {epochs}" if done else f"resumes in epoch 1 of {epochs}", flush=True)
 
 
 def show_data(run: Run) -> None:

@@ -3,7 +3,7 @@
 from pyrovae.runs.build import build_vae, fit_settings, load_data, unseeded_vae
 from pyrovae.runs.config import RunConfig
 from pyrovae.runs.config_fields import DataFields, ModelFields, ObjectiveFields, TrainingFields
-from pyrovae.runs.folder import CONFIG, METRICS, begun_config, require_new_folder
+from pyrovae.runs.folder import CONFIG, METRICS, begun_config, is_begun, require_new_folder
 from pyrovae.runs.held_out import first_test_data
 from pyrovae.runs.measures import measure
 from pyrovae.runs.own_data import nats_of_units, with_usual_settings
@@ -37,6 +37,7 @@ __all__ = [
     "columns_table",
     "first_test_data",
     "fit_settings",
+    "is_begun",
     "is_own",
     "load_data",
     "load_run",

@@ -10,7 +10,7 @@ from typing import Any
 from pyrovae.common import InputError, check_folder, current_job, require, shown
 from pyrovae.runs.config import RunConfig
 from pyrovae.runs.own_sources import is_own
-from pyrovae.training import LOCK, Checkpoints
+from pyrovae.training import CURRENT, LOCK, Checkpoints
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 PLACES = ("data_root", "device")  # where the data are, which are looked at, and where a run is trained
@@ -54,6 +54,11 @@ def check_may_begin(folder: Path, saved: Mapping[str, Any] | None, resume: bool)
         rule = f"{folder} holds {' and '.join(begun)} and no checkpoint"
         require(not begun, f"{rule}, so that its run cannot be resumed: take another folder")
     require_new_folder(folder)
+
+
+def is_begun(folder: str | Path) -> bool:
+    """Returns whether a run was begun in `folder`, whatever there is to be said about its files."""
+    return any(os.path.exists(f"{folder}/{name}") for name in (CONFIG, CURRENT))
 
 
 def begun_config(folder: Path) -> RunConfig | None:

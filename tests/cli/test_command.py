@@ -1,7 +1,9 @@
 """The `pyrovae` command: what it says of its flags, of mistyped ones, and of what comes next."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ from running_scripts import FOLDER, command_here
 import pyrovae as pv
 from pyrovae.cli import app, command_line, helper_processes
 from pyrovae.runs import train_run
+from pyrovae.training.steps import Steps
 
 GROUPS = ["data", "model", "objective", "training", "run"]
 
@@ -142,3 +145,31 @@ def test_a_value_of_ten_megabytes_is_refused_in_one_short_line(name, where, tmp_
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert (done.stderr.count("\n"), len(done.stderr) < 1_100) == (1, True)
+
+
+def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
+    """With a mistyped folder another run began without a word."""
+    flags = ["--hidden", 4, "--batch-size", 1_000, "--dataset", "pinwheel"]
+
+    def said(*more):
+        done = command_here("train", *more, "--resume", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[0]
+
+    assert said(*flags, "--epochs", 1, "--out", "run") == "no run in run yet: one on pinwheel begins"
+    assert said("--out", "run", "--epochs", 3) == "resumes after epoch 1 of 3"
+    assert said("--out", "wrong", *flags, "--epochs", 1) == "no run in wrong yet: one on pinwheel begins"
+    step = Steps.take
+
+    def take_and_stop(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "take", take_and_stop)
+        command_here("train", *flags, "--out", "new", "--epochs", 2, cwd=tmp_path)
+    assert said("--out", "new") == "resumes in epoch 1 of 2"
+    with pytest.warns(UserWarning, match="nothing was trained"):
+        assert "resumes" not in said("--out", "new")
+    plain = command_here("train", *flags, "--out", "plain", "--epochs", 1, cwd=tmp_path)
+    assert "yet" not in plain.stdout
