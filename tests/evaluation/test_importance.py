@@ -290,5 +290,5 @@ def test_proposals_that_cannot_be_made_are_refused():
         widened(positive, 2.0)(x)
     with pytest.raises(pv.InputError, match="factor must be a finite number > 0, got 0"):
         widened(vae.guide, 0)
-    with pytest.raises(pv.InputError, match="prior_weight must be a finite number > 0 < 1, got 1"):
+    with pytest.raises(pv.InputError, match="prior_weight must be a finite number > 0 and < 1, got 1"):
         defensive(vae.model, vae.guide, 1)
