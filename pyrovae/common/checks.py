@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from pyrovae.common.errors import InputError, require, shown
 
+LARGE = 1e6
 MOST_THINGS = 2**40  # of a size: as numbers they are 4 terabytes, and as steps a day at ten million a second
 
 
@@ -68,12 +69,12 @@ def require_number(name: str, value: object, above: float = -math.inf, below: fl
     with suppress(OverflowError):  # a whole number too large for a float
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             number = value
-    rule = (
-        "a finite number"
-        + (f" > {above:g}" if above > -math.inf else "")
-        + (f" < {below:g}" if below < math.inf else "")
-    )
-    _must(above < number < below, name, rule, value)
+    if above < number < below:
+        return
+    limits = [f"> {above:g}"] if above > -math.inf else []
+    if below < math.inf and (number >= below or abs(below) < LARGE):  # a limit that nobody meets is news only if broken
+        limits.append(f"< {below:g}")
+    _must(False, name, f"a finite number {' and '.join(limits)}".rstrip(), value)
 
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:

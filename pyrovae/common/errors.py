@@ -122,13 +122,20 @@ def require(condition: bool, message: str) -> None:
 def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Raises `InputError` unless `x` is a tensor `(batch, *event_shape)` of the parameters' dtype, and not empty."""
     if not (isinstance(x, torch.Tensor) and x.is_floating_point() and not x.is_nested and not x.is_meta):
-        raise InputError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+        raise InputError(f"x must be a floating-point tensor, got {_kind_of(x)}")
     require(x.dtype == dtype, f"x must be of {dtype}, as the parameters are, got {x.dtype}")
     expected = ", ".join(map(str, ("batch", *event_shape)))
     fits = x.dim() == len(event_shape) + 1 and x.shape[1:] == event_shape
     require(fits, f"x must have shape ({expected}), got {tuple(x.shape)}")
     require(len(x) > 0, "x must hold at least one datum, got 0")
     require(x.layout == torch.strided, f"x must be a dense tensor of numbers, got {x.layout}")
+
+
+def _kind_of(x: object) -> str:
+    """Returns what `x` is: of a tensor its dtype, and of an array that it is one."""
+    if isinstance(x, torch.Tensor):
+        return str(x.dtype)
+    return f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
 
 
 def shown(value: object) -> str:

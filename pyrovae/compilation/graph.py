@@ -1,6 +1,5 @@
 """A function of tensors that is traced once, compiled to machine code and replayed."""
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -35,7 +34,7 @@ class Graph:
         self._run: Callable = module
         if inductor:
             try:
-                self._run = compile_graph(copy.deepcopy(module), [*args, *self.outside])
+                self._run = compile_graph(module, [*args, *self.outside])
                 # A number on the CPU is a constant of a CUDA graph, which would keep it.
                 if all(tensor.is_cuda for tensor in (*args, *self.outside)):
                     self._run = capture_cuda_graph(self._run, args, self.outside, num_moved)

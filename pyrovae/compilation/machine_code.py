@@ -1,11 +1,14 @@
 """Makes machine code of a traced graph: TorchInductor, and on a GPU one CUDA graph."""
 
+import copy
 import functools
 import logging
+import re
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -27,8 +30,38 @@ INDUCTOR_OPTIONS = {
 MAX_ELEMENTS_OF_ONE_THREAD = 1_000_000
 
 
+# What the loader says of a library that ends too early.
+DAMAGE = re.compile("file too short|invalid ELF header|cannot read file data")
+
+
 def compile_graph(module: fx.GraphModule, args: list[Tensor]) -> Callable:
-    """Returns the graph compiled by TorchInductor."""
+    """Returns a copy of the graph, compiled by TorchInductor.
+
+    A process that is killed while it compiles may leave a damaged file in Inductor's cache, where it would stay for
+    ever: such a file is removed, and the graph is compiled once more.
+    """
+    try:
+        return _compiled(copy.deepcopy(module), args)
+    except Exception as error:  # Inductor wraps the loader's error in one of its own
+        damaged = _damaged_files(str(error))
+        if not damaged:
+            raise
+        for file in damaged:
+            file.unlink(missing_ok=True)
+    return _compiled(copy.deepcopy(module), args)
+
+
+def _damaged_files(message: str) -> list[Path]:
+    """Returns the libraries in Inductor's cache of which an error says that they are damaged."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    if not DAMAGE.search(message):
+        return []
+    named = {Path(name) for name in re.findall(re.escape(cache_dir()) + r"/[\w./-]+\.so\b", message)}
+    return [file for file in named if ".." not in file.parts and file.is_file()]
+
+
+def _compiled(module: fx.GraphModule, args: list[Tensor]) -> Callable:
     with _errors_only("torch.utils.cpp_extension"):  # its logger reports that CUDA is missing
         from torch._inductor import compile as inductor  # seconds of imports
 

@@ -73,8 +73,11 @@ class _Recorder(TorchDispatchMode):
         if any(kind not in (FakeTensor, Tensor, nn.Parameter) for kind in types):
             return NotImplemented  # a class of its own says what it does
         if torch.Tag.inplace_view in func.tags:
-            node = self._node_of(args[0])
+            # The operation changes the shape of this name of the memory, and in a replay not of the others', which may
+            # be a parameter's.
+            node = self.graph.call_function(aten.alias.default, (self._node_of(args[0]),))
             node.meta["val"] = args[0].detach()  # as it was
+            self._known[id(args[0])] = node, args[0]
         outcome = func(*args, **kwargs)
         if func in _ALIASES:
             # Other names for the same memory. Inductor then sees that the two runs of a pair, which path derivatives

@@ -288,7 +288,10 @@ def _require_rows(x: object) -> None:
     if isinstance(x, Tensor):
         require_plain("x", x)
     if not (isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0):
-        raise InputError(f"x must be a tensor of at least one datum, got {shown(x)}")
+        is_number = isinstance(x, int | float)
+        hint = "; a list is one of batches: make a tensor of a list of numbers" if is_number else ""
+        found = f"the {type(x).__name__} {shown(x)}" if is_number else shown(x)
+        raise InputError(f"x must be a tensor of at least one datum, got {found}{hint}")
 
 
 def _described(part: object) -> str:

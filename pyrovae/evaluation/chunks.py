@@ -143,8 +143,9 @@ def _set_up(guide: Callable, args: tuple) -> None:
 def _pair_of_rows(model: Callable, guide: Callable, few: Data, needs: gate.Needs) -> Pair | None:
     """Returns a run of the pair on some rows, or None if all data have to be run to tell.
 
-    That is so if it fails, which may be due to the cut; if it has not as many data as there are rows; or if it made
-    parameters with a row for each of them, which are then forgotten.
+    That is so if it fails, which may be due to the cut; if it has not as many data as there are rows; if they are a
+    subsample of data that share a latent only because they are cut; or if it made parameters with a row for each of
+    them, which are then forgotten.
     """
     found: list[Pair] = []
     store = pyro.get_param_store()
@@ -162,7 +163,14 @@ def _pair_of_rows(model: Callable, guide: Callable, few: Data, needs: gate.Needs
             for name in new:
                 del store[name]
     plates = {plate.name for pair in found for plate in pair.plates}
+    if few.size < few.num and any(_is_made_a_subsample(pair, few.num) for pair in found):
+        return None
     return found[0] if len(plates) == 1 and sum(pair.batch for pair in found) == few.size else None
+
+
+def _is_made_a_subsample(pair: Pair, num: int) -> bool:
+    """Returns True if a plate of data that share a latent is of all `num` data, of which a run has fewer."""
+    return pair.layout.has_globals and any(plate.size < plate.full_size == num for plate in pair.plates)
 
 
 def check_in_parts(

@@ -13,6 +13,7 @@ from pyrovae.evaluation.importance_weights import bound_sizes
 RELIABLE_PARETO_K = 0.7
 MOST_WITHOUT_PARETO_K = 20  # draws
 DATA_NAMED = 10
+HIDDEN = "the log-weights are so large that rounding hides how they differ, and float64 hides less"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class MarginalLikelihood(Estimate):
         standard_error: Its standard error by the delta method.
         influences: See `Estimate`.
         ess: The effective sample size, between 1 and `num_samples`.
-        pareto_k: The shape of the tail of the weights; nan if the samples are too few to tell.
+        pareto_k: The shape of the tail of the weights; nan if the samples are too few to tell, or rounding hides it.
         jackknife: log p(x) with less bias; not a lower bound in expectation.
         smoothed: log p(x) from Pareto-smoothed weights: less variance, and lower where tails are heavy.
         bounds: The bounds L_K at each K of `bound_sizes`, from the same draws, `(sizes, batch)`.
@@ -164,7 +165,8 @@ class MarginalLikelihood(Estimate):
 
     def __repr__(self) -> str:
         of = "joint evidence" if self.evidence_of is not None else f"log p(x) of {len(self.value):,} data: mean"
-        ess, k = self.ess.median().item(), self.pareto_k.max().item()
+        known = self.pareto_k[~self.pareto_k.isnan()]
+        ess, k = self.ess.median().item(), known.max().item() if len(known) else math.nan
         draws = f"{self.num_samples:,} samples, median ESS {ess:.3g}, largest Pareto k {k:.2f}"
         return f"{of} {self.mean_in_words}\n{draws}\n{self.verdict}"
 
@@ -180,7 +182,7 @@ class MarginalLikelihood(Estimate):
 
     @property
     def share_unreliable(self) -> float:
-        """The share of data with Pareto k > 0.7, or nan if the samples are too few to tell.
+        """The share of data with Pareto k > 0.7, or nan if that of some is unknown.
 
         Neither the estimate nor the standard error of such a datum can be trusted.
         """
@@ -198,19 +200,29 @@ class MarginalLikelihood(Estimate):
         `diagnosis` says more.
         """
         start = "" if self.evidence_of is None else f"{self.evidence_of}: "
-        count, bad = len(self.value), int(self.is_unreliable.sum())
-        if bool(self.pareto_k.isnan().all()):
+        count, bad, unknown = len(self.value), int(self.is_unreliable.sum()), int(self.pareto_k.isnan().sum())
+        if unknown == count:
+            if self.num_samples > MOST_WITHOUT_PARETO_K:
+                return f"{start}whether to believe it is unknown: {HIDDEN}"
             few = f"{self.num_samples:,} draws are too few to tell whether it is reliable"
             return f"{start}{few}: more than {MOST_WITHOUT_PARETO_K} are needed"
-        by, _ = self._shortfall
+        low, _ = self._shortfall
+        others = ", and k of the others is unknown" if unknown else ""
         if not bad:
-            where = "" if count == 1 else f" at all {count:,} data"
-            k = f"Pareto k <= {RELIABLE_PARETO_K}{where}"
-            return f"{start}reliable as far as its own draws can tell: {k}; low by {by} (jackknife)"
-        where = "" if count == 1 else f" at {bad:,} of {count:,} data"
+            belief = "whether to believe all is unknown" if unknown else "reliable as far as its own draws can tell"
+            at = f"{count - unknown:,} of {count:,}" if unknown else f"all {count:,}"
+            where = "" if count == 1 else f" at {at} data{others}"
+            by = "by how much it is low, no draw tells" if low is None else f"low by {low:.2g} nats (jackknife)"
+            shift = "the jackknife sees no bias" if low is not None and low <= 0 else by
+            return f"{start}{belief}: Pareto k <= {RELIABLE_PARETO_K}{where}; {shift}"
+        where = "" if count == 1 else f" at {bad:,} of {count:,} data{others}"
+        if low is None:
+            by = ": by an amount that no draw tells"
+        else:
+            by = f": by {low:.2g} nats (jackknife) or by far more" if low > 0 else ", by how much is unknown"
         return (
-            f"{start}a lower bound only: Pareto k > {RELIABLE_PARETO_K}{where}, so it is low: by {by} (jackknife) "
-            "or by far more; take more draws, a wider proposal (pv.proposals.widened) or annealed_log_marginal"
+            f"{start}a lower bound only: Pareto k > {RELIABLE_PARETO_K}{where}, so it is low{by}; "
+            "take more draws, a wider proposal (pv.proposals.widened) or annealed_log_marginal"
         )
 
     @property
@@ -218,6 +230,8 @@ class MarginalLikelihood(Estimate):
         """The verdict, and what it rests on."""
         bad = self.is_unreliable.nonzero().flatten().tolist()
         if bool(self.pareto_k.isnan().all()):
+            if self.num_samples > MOST_WITHOUT_PARETO_K:
+                return self.verdict
             return f"{self.verdict}. Pareto k describes the tail of the weights, which so few do not have."
         if not bad:
             return (
@@ -235,9 +249,8 @@ class MarginalLikelihood(Estimate):
         )
 
     @property
-    def _shortfall(self) -> tuple[str, int]:
+    def _shortfall(self) -> tuple[float | None, int]:
         """By how much the mean is low, as the jackknife tells, and of how many data it cannot tell."""
         low = self.jackknife - self.value
         known = low[low.isfinite()]  # it is infinite where all weights but one are 0
-        by = f"{max(known.mean().item(), 0):.2g} nats" if len(known) else "an amount that no draw tells"
-        return by, len(low) - len(known)
+        return known.mean().item() if len(known) else None, len(low) - len(known)

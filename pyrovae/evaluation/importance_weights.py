@@ -11,6 +11,9 @@ from pyrovae.common import InputError
 MIN_TAIL = 5  # weights, of which fewer do not determine a Pareto distribution
 NUM_GROUPS = 50
 ROUNDING = 32  # units in the last place of a log-weight, which a sum of some hundred terms loses
+SEEN_EQUAL = 8  # units in the last place, in which a thousand log-weights differ at the exact posterior
+FLAT = 1.0  # nats: a tail of a k above 0.7 spreads over more
+MOST_HIDDEN = 10.0  # nats, within which weights that look equal may be: an estimate that is off by more is not right
 
 
 def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +74,8 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
         -inf: the tail is equal but for rounding, as at the exact posterior, or at least five draws share the largest
             weight, as many do if the latents are codes;
         inf: fewer than five weights exceed the next one, or one outweighs all others;
-        nan: M is below five, because there are 20 draws or fewer: too few to tell.
+        nan: M is below five, because there are 20 draws or fewer: too few to tell; or the log-weights are so large that
+            rounding hides by how much those of the tail differ.
 
     Source:
         Vehtari, Simpson, Gelman, Yao and Gabry 2024, arXiv:1507.02646.
@@ -85,13 +89,24 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     # Relative to the largest weight: the tail itself, and the amounts by which it exceeds the next weight.
     relative = (top - top[0]).exp()
     excess = relative[:-1] - relative[-1]
-    flat = ROUNDING * _eps(top) * top[0].abs().clamp(min=1)
+    unit = _eps(top) * top[0].abs().clamp(min=1)
+    # Weights may be so large that what rounding loses is no longer a flat tail: then all of them must look equal.
+    hidden = unit * ROUNDING > FLAT
+    spread = top[0] - log_weights.amin(0).cpu()
+    flat = torch.where(
+        hidden, spread <= (SEEN_EQUAL * unit).clamp(max=MOST_HIDDEN), top[0] - top[-1] <= ROUNDING * unit
+    )
+    within = hidden & (top[0] - top[-1] <= ROUNDING * unit)
     shapes, sums = [], []
     points = 1 - (torch.arange(num_tail, dtype=torch.float64) + 0.5) / num_tail
-    for column, cut, tail, rounding in zip(excess.T, relative[-1], relative[:-1].T, flat, strict=True):
+    columns = zip(excess.T, relative[-1], relative[:-1].T, flat, hidden, within, strict=True)
+    for column, cut, tail, is_flat, is_hidden, is_within in columns:
         # Ties, as codes have them, would make the fit divide 0 by 0.
-        if column[0] <= rounding or column[0] - column[MIN_TAIL - 1] <= 1e-12:
+        ties = column[0] - column[MIN_TAIL - 1] <= 1e-12
+        if is_flat or (ties and not is_hidden):
             shape, smooth = -math.inf, tail
+        elif is_within or ties:
+            shape, smooth = math.nan, tail
         else:
             # The fit needs this many exceedances that are distinct from 0; with fewer, one weight outweighs all others.
             distinct = column[column > 1e-15]

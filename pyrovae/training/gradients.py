@@ -104,7 +104,8 @@ class BatchGradients:
         if self.workers.size > 1:
             return self._summed_over_processes(batch, requests)
         loss, norm, counted = self._computed(batch)
-        return self._of_own_data(loss, counted), norm, loss.new_tensor(counted.size), requests
+        loss = _counting(self._of_own_data(loss, counted))
+        return loss, norm, loss.new_tensor(counted.size), requests
 
     def _of_own_data(self, loss: Tensor, counted: Counted) -> Tensor:
         """Returns the loss of as many data as the batch has, if the program declares that it stands for more."""
@@ -120,7 +121,7 @@ class BatchGradients:
             loss, _, counted = self._computed(batch)
             loss, count = self._of_own_data(loss, counted), counted.size
         has = [parameter.grad is not None for parameter in self.parameters]
-        tail = loss.new_tensor([0.0, count, *map(float, has), *requests])
+        tail = _counting(loss).new_tensor([0.0, count, *map(float, has), *requests])
         tail[0] = loss
         flat = torch.cat([_gradient(parameter) for parameter in self.parameters] + [tail])
         sums, tail = flat.split((len(flat) - len(tail), len(tail)))
@@ -145,6 +146,11 @@ class BatchGradients:
                 raise
             nan = self.parameters[0].new_tensor(math.nan)
             return nan, nan, Rows(1)
+
+
+def _counting(loss: Tensor) -> Tensor:
+    """Returns the loss in a dtype in which counts of data, and sums of losses, keep their digits: float32 or more."""
+    return loss.to(torch.promote_types(loss.dtype, torch.float32))
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -25,6 +25,11 @@ for name, change, said in (
     ("no batch", {"data": []}, "data must yield at least one batch, got none"),
     ("no data", {"data": 3}, "data must be a Dataset, a tensor or an iterable of batches, got int"),
     ("a tensor", {"data": torch.zeros(4, 3)}, r"x must have shape \(batch, 2\), got \(4, 3\)"),
+    (
+        "a list of lists",
+        {"data": [[0.4856, 1.0, 2.0]] * 4},
+        r"x must be a tensor of at least one datum, got the float 0\.4856; a list is one of batches: .+",
+    ),
     ("an empty tensor", {"data": GOOD_X[:0]}, "x must be a tensor of at least one datum, got a Tensor of shape .*"),
     ("nan", {"data": GOOD_X + math.nan}, r"x must be finite, got nan at index \(0, 0\); if it is a missing cell, .*"),
     ("validation", {"validation": GOOD_X + math.inf}, r"x must be finite, got inf at index \(0, 0\)"),

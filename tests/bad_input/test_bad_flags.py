@@ -104,7 +104,7 @@ for command, said in {
     "benchmarks/gpu.py --total 0": "total must be a finite number > 0, got 0.0",
     "benchmarks/gpu.py --limit 0": "limit must be a finite number > 0, got 0.0",
     "benchmarks/gpu.py --device tpu": "device must be one of cuda, cpu; got 'tpu'",
-    "papers/missing_cells.py --share 1": "share must be a finite number > 0 < 1, got 1.0",
+    "papers/missing_cells.py --share 1": "share must be a finite number > 0 and < 1, got 1.0",
     "papers/missing_cells.py --seeds 1 1": r"seeds must differ, got \(1, 1\): .+",
     "papers/vqvae.py --seed -1": "seed must be a whole number >= 0, got -1",
     "papers/bit_codes.py --num-particles 1": "num_particles must be a whole number >= 2, got 1",

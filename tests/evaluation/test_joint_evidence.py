@@ -8,7 +8,7 @@ import pytest
 import torch
 from exact import conjugate, hierarchical
 from exact.hierarchical import Hierarchy
-from helpers import assert_within_standard_errors, linear_gaussian, refusal
+from helpers import assert_within_standard_errors, linear_gaussian, refusal, suite_seed
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
@@ -50,6 +50,46 @@ def test_the_evidence_of_a_part_is_that_of_the_data_given():
     assert_is(pv.log_marginal(pair.model, pair.guide, x[:10], num_samples=4_000), pair.log_evidence(x[:10]), 0.08)
     why = refusal(pv.log_marginal, pair.model, partial(pair.guide, subsample_size=5), x, num_samples=100)
     assert "subsample of 5 of the 20" in why
+
+
+ALL = hierarchical.data(129)
+PRECISION = 1 + len(ALL) / 2  # of theta's posterior: each datum tells of it by N(theta, 2)
+
+
+def centred_pair(plate):
+    """Returns a pair whose guide is the posterior but for a wider theta."""
+
+    def model(x):
+        theta = pyro.sample("theta", dist.Normal(torch.zeros(()).double(), 1.0))
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(theta, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        theta = pyro.sample("theta", dist.Normal(ALL.sum() / 2 / PRECISION, 1.2 * PRECISION**-0.5))
+        with plate(x):
+            pyro.sample("z", dist.Normal((x + theta) / 2, 0.5**0.5))
+
+    return model, guide
+
+
+def test_a_plate_that_would_take_a_subsample_of_fewer_rows_is_given_all():
+    """`plate("data", N, subsample_size=len(x))`: the first 128 rows, by which a pair is looked at, are a subsample."""
+    own = centred_pair(lambda x: pyro.plate("data", len(ALL), subsample_size=len(x)))
+    usual = centred_pair(lambda x: pyro.plate("data", len(x)))
+    covariance = torch.ones(len(ALL), len(ALL)).double() + 2 * torch.eye(len(ALL)).double()
+    truth = dist.MultivariateNormal(torch.zeros(len(ALL)).double(), covariance).log_prob(ALL)
+    for settings in ({}, {"chunk_size": 50}):  # with it rows are cut, which these programs allow
+        assert_is(pv.log_marginal(*own, ALL, num_samples=500, **settings), truth, 0.08)
+
+    def annealed_and_evaluated(pair):
+        torch.manual_seed(suite_seed(0))
+        annealed = pv.annealed_log_marginal(*pair, ALL, num_distributions=2, num_chains=1, num_leapfrog=1)
+        table = pv.evaluate(*pair, ALL, methods=("elbo", "is_200"))
+        return [annealed.value, *(one.estimate.value for one in table.measured)]
+
+    torch.testing.assert_close(annealed_and_evaluated(own), annealed_and_evaluated(usual))
+    assert "subsample of 128 of the 129" in refusal(pv.log_marginal, *own, ALL[:128], num_samples=100)
 
 
 def test_the_exact_guides_have_no_error():

@@ -5,6 +5,7 @@ import math
 from functools import partial
 
 import helpers
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -51,9 +52,10 @@ def test_beta_scales_the_latent_site_of_model_and_guide_and_nothing_else():
     torch.testing.assert_close(scaled[0]["x"]["log_prob"], plain[0]["x"]["log_prob"], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("beta", [0.0, -1.0, math.nan, 2.0**64])
 def test_a_beta_that_pyro_cannot_scale_by_is_refused(beta):
-    with pytest.raises(pv.InputError, match=r"^beta must be a finite number > 0"):
+    limit = r" and < 9.22337e\+18" if beta == 2.0**64 else ""
+    with pytest.raises(pv.InputError, match=rf"^beta must be a finite number > 0{limit}, got "):
         small_vae().set_beta(beta)
 
 
@@ -162,6 +164,7 @@ def test_bad_settings_are_refused_in_one_line(settings, message):
         (torch.zeros(0, 3), "x must hold at least one datum, got 0"),
         (torch.zeros(5, 3, dtype=torch.uint8), "x must be a floating-point tensor, got torch.uint8"),
         ([1.0], "x must be a floating-point tensor, got list"),
+        (np.zeros((5, 3), np.float32), "x must be a floating-point tensor, got an array of float32"),
     ],
 )
 def test_data_that_do_not_fit_are_refused_by_every_method(x, message):

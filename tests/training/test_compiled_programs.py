@@ -3,7 +3,7 @@
 import pyro
 import pytest
 import torch
-from compiled_steps import assert_same, num_graphs, run_both
+from compiled_steps import assert_same, data, num_graphs, plain_guide, plain_model, run_both
 from exact import discrete_states, hierarchical, state_space, topics
 from exact.hierarchical import Hierarchy
 
@@ -57,3 +57,27 @@ def test_compiled_steps_are_the_eager_ones(name, objective):
     eager, compiled, svi = run_both(make, [args] * 3, objective)
     assert_same(eager, compiled, svi)
     assert num_graphs(svi) == 1
+
+
+VIEWS = {
+    "unsqueeze_": lambda shift: shift.unsqueeze_(0),
+    "squeeze_": lambda shift: shift.squeeze_(),
+    "t_": lambda shift: shift.t_(),
+    "transpose_": lambda shift: shift.transpose_(0, 1),
+    "twice": lambda shift: shift.t_().unsqueeze_(-1),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_another_shape_given_in_place_to_a_detached_parameter_is_not_the_parameter_s(view):
+    """A replay of `shift.detach().unsqueeze_(0)` gave the parameter itself one more dimension at every step."""
+
+    start = data(1, 2)
+
+    def model(x):
+        shift = pyro.param("shift", start.clone())
+        plain_model(x + shift + 0.1 * VIEWS[view](shift.detach()).flatten())
+
+    eager, compiled, svi = run_both(lambda: (model, plain_guide, None), [(data(6, 2),)] * 5)
+    assert_same(eager, compiled, svi)
+    assert pyro.param("shift").shape == (1, 2)

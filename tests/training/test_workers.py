@@ -13,6 +13,9 @@ from several_processes import evaluate, train
 import pyrovae as pv
 from pyrovae.common.progress import hides_progress
 from pyrovae.common.workers import Workers, alone, process_group
+from pyrovae.programs import AS_IT_COMES
+from pyrovae.training.data_count import Rows
+from pyrovae.training.gradients import BatchGradients
 
 HERE = Path(__file__).parents[1]
 
@@ -110,6 +113,25 @@ def test_every_row_and_every_piece_is_one_processs(second_of_three):
     assert second_of_three.share(torch.arange(1)).tolist() == []
     assert [second_of_three.owns(i) for i in range(5)] == [False, True, False, False, True]
     assert hides_progress(True) is True
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_counts_and_losses_are_exact_whatever_the_parameters_dtype(dtype, second_of_three, monkeypatch):
+    """In bfloat16, which has 8 digits, 1,545 data were 1,544."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(3))
+    parameter = torch.nn.Parameter(torch.ones(2, dtype=dtype))
+
+    def compute(x):
+        parameter.grad = torch.full_like(parameter, 0.375)
+        return torch.tensor(257.0 if dtype != torch.bfloat16 else 258.0, dtype=dtype), parameter.grad.norm(), Rows(515)
+
+    gradients = BatchGradients(compute, [parameter], 1, AS_IT_COMES, False)
+    loss, _, count, _ = gradients((torch.zeros(515, 1),))
+    assert (loss.item(), count.item()) == (774.0 if dtype == torch.bfloat16 else 771.0, 1_545)
+    assert parameter.grad.dtype == dtype
+    assert parameter.grad.tolist() == [0.375, 0.375]
+    with alone():
+        assert BatchGradients(compute, [parameter], 1, AS_IT_COMES, False)((torch.zeros(515, 1),))[2].item() == 515
 
 
 def test_a_process_can_work_alone_and_groups_of_the_callers_own_share_nothing(second_of_three, monkeypatch):

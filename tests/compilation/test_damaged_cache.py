@@ -1,0 +1,64 @@
+"""What a process that was killed while it compiled leaves in Inductor's cache."""
+
+import pytest
+import torch
+from torch._inductor import config
+from torch._inductor.codecache import CppPythonBindingsCodeCache
+from torch._inductor.cpu_vec_isa import pick_vec_isa
+from torch._inductor.utils import clear_caches
+
+from pyrovae.compilation.graph import Graph
+from pyrovae.compilation.machine_code import _damaged_files
+
+
+@pytest.fixture
+def new_cache(tmp_path, monkeypatch):
+    """Returns a function that makes a folder of this name Inductor's cache, without what is in memory."""
+    pick_vec_isa()  # in the usual cache, as it compiles
+
+    def clear():
+        clear_caches()
+        CppPythonBindingsCodeCache.cache_clear()
+
+    def make(name):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / name))
+        clear()
+        return tmp_path / name
+
+    with config.patch({"cpp_cache_precompile_headers": False}):  # which takes seconds
+        yield make
+    clear()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_library_that_a_kill_left_damaged_is_compiled_again(new_cache):
+    def function(x):
+        return ((x.exp() * 3).sum(),)
+
+    x = torch.randn(7, 3)
+    whole = new_cache("whole")
+    expected = Graph(function, [x])(x)[0]
+    (library,) = whole.rglob("*.main.so")
+    for num, size in enumerate((0, 100)):
+        folder = new_cache(f"damaged_{num}")  # another folder, as Python loads a library of one path once
+        damaged = folder / library.relative_to(whole)
+        damaged.parent.mkdir(parents=True)
+        damaged.write_bytes(library.read_bytes()[:size])
+        graph = Graph(function, [x])
+        assert graph.inductor
+        assert torch.equal(graph(x)[0], expected)
+        assert damaged.stat().st_size > 1_000
+
+
+def test_nothing_but_a_damaged_library_of_the_cache_is_removed(new_cache, tmp_path):
+    cache = new_cache("cache")
+    cache.mkdir()
+    own, other = cache / "a.main.so", tmp_path / "b.so"
+    own.touch()
+    other.touch()
+    assert _damaged_files(f"ImportError: {own}: file too short") == [own]
+    assert _damaged_files(f"ImportError: {own}: invalid ELF header") == [own]
+    assert _damaged_files(f"ImportError: {own}: undefined symbol: f") == []
+    assert _damaged_files(f"ImportError: {other}: file too short") == []
+    assert _damaged_files(f"ImportError: {cache}/../b.so: file too short") == []
+    assert _damaged_files(f"ImportError: {cache}/gone.so: file too short") == []

@@ -1,0 +1,90 @@
+"""What is said of an estimate: never that it is reliable where its weights do not show it."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from helpers import linear_gaussian, suite_seed
+
+import pyrovae as pv
+from pyrovae.evaluation.importance_weights import bound_sizes, pareto_smoothed
+
+NAN, INF = math.nan, math.inf
+
+
+def found_with(pareto_k, shifts, num_samples=1_000):
+    """Returns log p(x) of so many data with these k, and with the jackknife so much above it."""
+    value = torch.full((len(pareto_k),), -10.0, dtype=torch.float64)
+    nothing, sizes = torch.zeros_like(value), torch.zeros(len(bound_sizes(num_samples)), len(value))
+    k, jackknife = torch.tensor(pareto_k, dtype=torch.float64), value + torch.tensor(shifts, dtype=torch.float64)
+    return pv.MarginalLikelihood(value, nothing, nothing + 9, k, jackknife, value, sizes, sizes, num_samples)
+
+
+@pytest.mark.parametrize(
+    ("k", "shifts", "told"),
+    [
+        ([0.1, 0.2], [0.1, 0.1], "can tell: Pareto k <= 0.7 at all 2 data; low by 0.1 nats (jackknife)"),
+        ([0.1, 0.2], [-0.1, -0.1], "can tell: Pareto k <= 0.7 at all 2 data; the jackknife sees no bias"),
+        ([0.1, -INF], [INF, NAN], "can tell: Pareto k <= 0.7 at all 2 data; by how much it is low, no draw tells"),
+        (
+            [0.1, NAN, 0],
+            [0, 0, 0.3],
+            "is unknown: Pareto k <= 0.7 at 2 of 3 data, and k of the others is unknown; low by",
+        ),
+        (
+            [0.9, NAN, 0],
+            [0, 0, 0.3],
+            "only: Pareto k > 0.7 at 1 of 3 data, and k of the others is unknown, so it is low: ",
+        ),
+        (
+            [0.9, 0.1],
+            [-1.0, 0.1],
+            "Pareto k > 0.7 at 1 of 2 data, so it is low, by how much is unknown; take more draws",
+        ),
+        ([INF], [INF], "only: Pareto k > 0.7, so it is low: by an amount that no draw tells; take more draws"),
+        ([NAN, NAN], [0.1, 0.1], "whether to believe it is unknown: the log-weights are so large that rounding hides"),
+    ],
+)
+def test_the_verdict_counts_no_datum_whose_k_is_unknown_and_does_not_contradict_itself(k, shifts, told):
+    found = found_with(k, shifts)
+    assert told in found.verdict
+    assert ("reliable" in found.verdict) == (not any(map(math.isnan, k)) and max(k) < 0.7)
+    assert found.verdict in found.diagnosis
+
+
+@pytest.mark.parametrize("centre", [30, 100, 300, 1_000, 3_000, 1e5, 1e7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_guide_far_from_the_posterior_is_never_reliable_however_large_its_log_weights(dtype, centre):
+    """Rounding 32 units of log w = -2e6 in float32 is 8 nats, and the tail, which spreads over hundreds, was "flat"."""
+    vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2)).to(dtype)
+
+    def far(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_full((len(x), 2), centre), 1.0).to_event(1))
+
+    found = pv.log_marginal(vae.model, far, torch.zeros(4, 3, dtype=dtype), num_samples=1_000)
+    assert (found.pareto_k.isnan() | (found.pareto_k > 1)).all()
+    assert "reliable" not in found.verdict
+
+
+@pytest.mark.parametrize("size", [300, 1_000])
+def test_weights_so_large_that_rounding_spreads_them_over_nats_are_equal_at_the_exact_posterior(size):
+    vae = linear_gaussian(0).float()
+    x = size * torch.randn(20, len(vae.bias), generator=torch.Generator().manual_seed(suite_seed(3)))
+    found = pv.log_marginal(vae.model, vae.exact_guide, x, num_samples=1_000)
+    assert found.value.min() < -3e5
+    assert (found.pareto_k == -math.inf).all()
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.3, 3.0, 10.0, 1_000.0])
+def test_a_tail_that_rounding_hides_is_unknown_unless_all_weights_look_equal(deviation):
+    generator = torch.Generator().manual_seed(suite_seed(0))
+    log_w = deviation * torch.randn(1_000, 5, generator=generator, dtype=torch.float64)
+    k, smoothed = pareto_smoothed((log_w - 4e6).float().double())  # of which a unit in the last place is 1/4
+    if deviation < 1:
+        assert (k == -math.inf).all()
+    else:
+        assert (k.isnan() if deviation == 3 else k.isnan() | (k > 0.7)).all()
+    assert not smoothed.isnan().any()
