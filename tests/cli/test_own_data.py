@@ -22,6 +22,7 @@ from pyrovae.training import told_of_dataset
 
 SMALL = ("--latent-dim", 2, "--hidden", 8, "--epochs", 2, "--batch-size", 50)
 FEW = ("--num-samples", 20)
+MEASURED = shutil.ignore_patterns("evaluation*", "report*", "figures")
 
 
 def done(*arguments, cwd):
@@ -77,7 +78,7 @@ def test_a_mixed_table_with_missing_cells_is_shown_trained_and_measured(people):
 
 def test_a_run_on_a_table_is_trained_longer_and_compared(people):
     folder, _ = people
-    shutil.copytree(folder / "runs/people", folder / "longer", ignore=shutil.ignore_patterns("evaluation*", "report*"))
+    shutil.copytree(folder / "runs/people", folder / "longer", ignore=MEASURED)
     again = done("train", "--out", "longer", "--resume", "--epochs", 4, cwd=folder)
     assert "4 epochs in" in again
     flags = ("--dataset", "people.csv", "--label-column", "group", "--missing", "mask", *SMALL)
@@ -205,7 +206,7 @@ def test_a_header_that_cannot_be_guessed_is_said(tmp_path):
 
 def test_a_file_that_moved_is_found_and_one_that_changed_is_refused(people, tmp_path):
     folder, _ = people
-    shutil.copytree(folder / "runs/people", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation*", "report*"))
+    shutil.copytree(folder / "runs/people", tmp_path / "run", ignore=MEASURED)
     shutil.copy(folder / "people.csv", tmp_path / "moved.csv")
     lines = (folder / "people.csv").read_text().splitlines()
     done("evaluate", tmp_path / "run", *FEW, cwd=tmp_path)  # from another working folder
