@@ -21,8 +21,11 @@ def plain_number(value: Any) -> Any:
 
 
 def require_count(name: str, value: object, minimum: int = 1) -> None:
-    """Raises `InputError` unless `value` is a whole number of at least `minimum`, and below 2^63."""
-    if not (isinstance(value, int | np.integer) and not isinstance(value, _NO_NUMBERS) and value >= minimum):
+    """Raises `InputError` unless `value` is a whole number of at least `minimum`, and below 2^63.
+
+    Of NumPy's it may be one of 64 bits: products of shorter ones, such as draws times data, would overflow.
+    """
+    if not (isinstance(value, int | np.int64 | np.uint64) and not isinstance(value, _NO_NUMBERS) and value >= minimum):
         raise InputError(f"{name} must be a whole number >= {minimum}, got {shown(value)}")
     if value >= 2**63:  # torch takes no larger number
         raise InputError(f"{name} must be < 2^63, got {shown(value)}")

@@ -37,7 +37,7 @@ def test_what_is_written_can_be_read(tmp_path):
 
 def test_numbers_of_numpy_keep_the_same_rules():
     assert refusal(require_count, "n", np.int64(0)).startswith("n must be a whole number >= 1, got ")
-    for value in (np.float64(2), np.bool_(True), np.array([2]), np.timedelta64(2)):
+    for value in (np.float64(2), np.bool_(True), np.array([2]), np.timedelta64(2), np.uint8(2)):
         assert refusal(require_count, "n", value).startswith("n must be a whole number >= 1, got ")
     for value in (
         np.float32("nan"),
