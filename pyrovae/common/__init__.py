@@ -5,6 +5,7 @@ from pyrovae.common.captured_state import CapturedState
 from pyrovae.common.checked_files import checksum, read_checked, sealed, unsealed, write_checked
 from pyrovae.common.checks import (
     if_given,
+    plain_number,
     require_callable,
     require_choice,
     require_compile,
@@ -123,6 +124,7 @@ __all__ = [
     "one_line",
     "open_plain",
     "parts_of",
+    "plain_number",
     "process_group",
     "progress_bar",
     "read_checked",

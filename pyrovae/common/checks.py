@@ -4,16 +4,28 @@ import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from typing import Any
+
+import numpy as np
 
 from pyrovae.common.errors import InputError, require, shown
 
 LARGE = 1e6
+_NO_NUMBERS = (bool, np.complexfloating, np.timedelta64)  # by their types they are numbers
 MOST_THINGS = 2**40  # of a size: as numbers they are 4 terabytes, and as steps a day at ten million a second
 
 
+def plain_number(value: Any) -> Any:
+    """Returns a number or a flag of NumPy's as one of Python's, which files can hold, and anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def require_count(name: str, value: object, minimum: int = 1) -> None:
-    """Raises `InputError` unless `value` is a whole number of at least `minimum`, and below 2^63."""
-    if not (isinstance(value, int) and not isinstance(value, bool) and value >= minimum):
+    """Raises `InputError` unless `value` is a whole number of at least `minimum`, and below 2^63.
+
+    Of NumPy's it may be one of 64 bits: products of shorter ones, such as draws times data, would overflow.
+    """
+    if not (isinstance(value, int | np.int64 | np.uint64) and not isinstance(value, _NO_NUMBERS) and value >= minimum):
         raise InputError(f"{name} must be a whole number >= {minimum}, got {shown(value)}")
     if value >= 2**63:  # torch takes no larger number
         raise InputError(f"{name} must be < 2^63, got {shown(value)}")
@@ -67,8 +79,8 @@ def require_number(name: str, value: object, above: float = -math.inf, below: fl
     """Raises `InputError` unless `value` is a finite number strictly between `above` and `below`."""
     number = math.nan  # which lies between no two numbers
     with suppress(OverflowError):  # a whole number too large for a float
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            number = value
+        if isinstance(value, int | float | np.number) and not isinstance(value, _NO_NUMBERS):
+            number = float(value)
     if above < number < below:
         return
     limits = [f"> {above:g}"] if above > -math.inf else []
@@ -87,7 +99,7 @@ def require_flag(name: str, value: object, other: str | None = "") -> None:
     """Raises `InputError` unless `value` is True or False, or the `other` value, which is None or a word."""
     is_other = value is None if other is None else isinstance(value, str) and value == other != ""
     allowed = f"true, false or {other}" if other else "true or false"
-    _must(isinstance(value, bool) or is_other, name, allowed, value)
+    _must(isinstance(value, bool | np.bool_) or is_other, name, allowed, value)
 
 
 def require_compile(compile: object) -> None:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from matplotlib.figure import Figure
 
+from pyrovae.common.checks import plain_number
 from pyrovae.common.errors import InputError, require, shown
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -119,7 +120,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Writes a file of JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, default=plain_number) + "\n")
 
 
 def append_text(path: Path, text: str) -> None:

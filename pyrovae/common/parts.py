@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrovae.common.checked_files import checksum, read_checked, write_checked
+from pyrovae.common.checks import plain_number
 from pyrovae.common.errors import InputError, require, shown
 from pyrovae.common.files import check_folder
 from pyrovae.common.locks import exclusive_lock
@@ -68,7 +69,7 @@ class Parts:
 
     def __init__(self, folder: Path | None, settings: Mapping[str, object]) -> None:
         self.folder = None if folder is None else folder / PARTS
-        self._settings = json.loads(json.dumps(dict(settings)))  # a tuple is a list there
+        self._settings = json.loads(json.dumps(dict(settings), default=plain_number))  # a tuple is a list there
         self._of = checksum(self._settings)
         begun = None if self.folder is None else read_checked(_no_link(self.folder) / SETTINGS)
         for setting in () if begun is None else (*begun, *self._settings):

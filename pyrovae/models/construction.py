@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from pyrovae.common import require, rules, shown
+from pyrovae.common import plain_number, require, rules, shown
 
 PACKAGE = __name__.partition(".")[0]
 _PAIRS = rules.each(rules.items(rules.anything, rules.anything))
@@ -110,7 +110,8 @@ def _recorded(value: Any) -> Any:
     recipe = getattr(value, "made_with", None)
     if isinstance(recipe, Recipe) and is_ours(recipe.kind):
         return recipe
-    for plain in cast(tuple[type, ...], (bool, int, float, str)):  # NumPy's float64 is a float
+    value = plain_number(value)
+    for plain in cast(tuple[type, ...], (bool, int, float, str)):
         if isinstance(value, plain):
             return plain(value)
     match value:

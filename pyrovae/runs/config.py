@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from pyrovae.common import InputError, read_text, require, require_count, shown, write_json
+from pyrovae.common import InputError, plain_number, read_text, require, require_count, shown, write_json
 from pyrovae.runs.config_checks import check_config
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.training import FORMAT
@@ -33,6 +33,10 @@ class RunConfig(ConfigFields):
     """
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            value = type(value)(map(plain_number, value)) if type(value) in (list, tuple) else plain_number(value)
+            object.__setattr__(self, field.name, value)
         check_config(self)
 
     @classmethod

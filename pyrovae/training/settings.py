@@ -1,7 +1,7 @@
 """The settings of `fit` as a value, and the checks that need neither data nor a run of the pair."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from pyrovae.common import (
     Workers,
     check_folder,
     if_given,
+    plain_number,
     require,
     require_choice,
     require_compile,
@@ -49,6 +50,10 @@ class FitSettings:
     patience: int | None
     nonfinite: str
     seed: int | None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            setattr(self, field.name, plain_number(getattr(self, field.name)))
 
     @cached_property
     def objectives(self) -> dict[int, ELBO]:
