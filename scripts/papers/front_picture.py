@@ -26,7 +26,7 @@ ROWS, COLUMNS = 8, 10
 def main(
     run: Annotated[Path, tyro.conf.Positional],
     num_data: int = 32,
-    repeats: int = 200,
+    repeats: int = 60,
     seed: int = 0,
     out: str = "front.png",
 ) -> None:
@@ -49,7 +49,7 @@ def main(
     vae, x = trained.vae, trained.data.test_x
     num_rows = min(ROWS // 2, len(x) // COLUMNS)
     require(num_rows > 0, f"run must have {COLUMNS} test images to draw, got {len(x)}")
-    figure = Figure(figsize=(13.5, 3.9), layout="constrained")
+    figure = Figure(figsize=(13.5, 4.5), layout="constrained")
     samples, again, ratios = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
     with torch.no_grad(), local_seed(seed):
         pv.plots.image_grid(vae.sample(ROWS * COLUMNS, mean=True), COLUMNS, "samples", samples)
