@@ -129,7 +129,7 @@ class AnnealedHMC:
             return ChainState(u, *cast(tuple[Tensor, ...], self._replays[shape](*inputs)))
         num_steps = self.num_transitions * self.num_leapfrog
         pays = num_steps >= COMPILE_STEPS or num_steps * shape[0] * shape[1] >= COMPILE_PAIRS
-        if not (self.compile is True or (self.compile == "auto" and pays)):
+        if not (pays if self.compile == "auto" else self.compile):
             return ChainState(u, *self._densities(u, *data))
 
         def on_tensors(u: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

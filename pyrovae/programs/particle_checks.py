@@ -70,7 +70,7 @@ def _checked(model: Callable, guide: Callable, reading: Reading, args: tuple, kw
         off = (ours - theirs).abs().max().item()
         if not off <= ALLOWED_NATS + ALLOWED_ROUNDINGS * rounding[program]:
             found = f"differs by up to {off:.3g} nats: something in it works across leading dimensions"
-            if reading.vectorize_particles is True:
+            if reading.vectorize_particles not in (False, "auto"):
                 raise InputError(f"the {program} must give each particle the density that it has alone, and {found}")
             warn(f"particles run one after another: with several at once the density of the {program} {found}")
             run_one_by_one(model, guide, reading, pair.layout, in_any_mode=True)

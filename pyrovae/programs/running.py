@@ -132,7 +132,7 @@ class _Run:
         raise InputError("the programs must have the same plates when they are run again with the same arguments")
 
     def _looped(self, layout: Layout, error: Exception | None) -> Pair:
-        if error is not None and self.reading.vectorize_particles is True:
+        if error is not None and self.reading.vectorize_particles not in (False, "auto"):
             raise InputError(
                 "model and guide must take particles to the left of the batch (networks: any number of leading batch "
                 f"dimensions); without particles they run, and with {self.num_particles} there was: {first_line(error)}"
