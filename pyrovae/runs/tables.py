@@ -10,6 +10,8 @@ from pyrovae.data import Column, Dataset
 from pyrovae.runs.measures import IWAE_PARTICLES
 
 MOST_COLUMNS = 50
+FEWEST_ROWS = 20  # in fewer the values of any column may all differ
+IDENTIFIER = ": all differ, an identifier? --columns leaves it out"
 
 
 def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> str:
@@ -75,4 +77,7 @@ def _values_of(column: Column, values: Tensor) -> str:
         return shown + (f", ... ({len(column.categories)})" if len(column.categories) > 4 else "")
     if column.sd is not None:
         return f"mean {column.mean:.4g}, sd {column.sd:.4g}: standardised"
-    return f"{values.min().item():.4g} to {values.max().item():.4g}"
+    least, most = values.min().item(), values.max().item()
+    numbers_rows = column.kind == "count" and len(values) >= FEWEST_ROWS and most - least + 1 == len(values)
+    shown = f"{least:.4g} to {most:.4g}"
+    return f"{shown}{IDENTIFIER}" if numbers_rows and len(values.unique()) == len(values) else shown

@@ -317,3 +317,12 @@ def test_the_guide_to_the_command_runs(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"people", "photos"}
     assert (tmp_path / "runs/people/comparison.md").exists()
     assert scope["history"].epoch == [1]
+
+
+def test_a_column_that_numbers_the_rows_is_pointed_out(tmp_path):
+    """Beside it are counts that only might: some are equal, or all differ and leave numbers out."""
+    rows = [f"{17 + i},{i % 3},{(i * 37) % 101}" for i in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,visits,score", *rows]) + "\n")
+    table = {line.split()[0]: line for line in columns_table(pv.load(tmp_path / "rows.csv")).splitlines()[2:]}
+    assert {name for name, line in table.items() if "an identifier?" in line} == {"id"}
+    assert "17 to 56: all differ, an identifier? --columns leaves it out" in table["id"]
