@@ -35,7 +35,7 @@ class _Short(reprlib.Repr):
         if isinstance(x, FunctionType):
             return f"the function {x.__qualname__}"
         known = kind.__module__.split(".")[0] in _KNOWN and not isinstance(x, torch.nn.Module | MethodType)
-        return super().repr_instance(x, level) if known else f"a {kind.__name__}"
+        return super().repr_instance(x, level) if known or isinstance(x, type) else f"a {kind.__name__}"
 
 
 _KNOWN = {"builtins", "pathlib", "numpy", "torch", "pyrovae", "datetime", "decimal", "fractions"}

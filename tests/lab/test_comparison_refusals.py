@@ -40,7 +40,7 @@ def test_a_function_is_called_only_with_the_numbers_of_particles_that_were_given
         ({"repeats": 3}, "repeats must be a whole number >= 4, got 3"),
         ({"max_seconds": 0}, "max_seconds must be a finite number > 0, got 0"),
         ({"log_px": 3.0}, r"log_px must be an Estimate, got 3\.0"),
-        ({"log_px": torch.zeros(5)}, "log_px must be an Estimate, got tensor"),
+        ({"log_px": torch.zeros(5)}, "log_px must be an Estimate, got a Tensor of shape"),
         (
             {"log_px": pv.Estimate(torch.zeros(4), torch.zeros(4))},
             r"log_px must be of the 5 data given, got values of shape \(4,\)",
