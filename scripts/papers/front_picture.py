@@ -26,7 +26,7 @@ ROWS, COLUMNS = 8, 10
 def main(
     run: Annotated[Path, tyro.conf.Positional],
     num_data: int = 32,
-    repeats: int = 60,
+    repeats: int = 40,
     seed: int = 0,
     out: str = "front.png",
 ) -> None:
