@@ -55,6 +55,7 @@ class KeptRepeats:
                 raise OtherSettings(f"{rule}: remove it, or take another folder")
             for one, state in zip(self.estimators, kept["estimators"], strict=True):
                 one.restore(state)
+            self._move(dict(enumerate(self._before)))  # which the first bound may have moved
             self._move(kept["moved"])
         with self._interrupts:
             yield
