@@ -84,7 +84,7 @@ def require_number(name: str, value: object, above: float = -math.inf, below: fl
     if above < number < below:
         return
     limits = [f"> {above:g}"] if above > -math.inf else []
-    if below < math.inf and (number >= below or abs(below) < LARGE):  # a limit that nobody meets is news only if broken
+    if below < math.inf and (number >= below or abs(below) < LARGE):  # a limit far away is named only if it was broken
         limits.append(f"< {below:g}")
     _must(False, name, f"a finite number {' and '.join(limits)}".rstrip(), value)
 
@@ -135,6 +135,6 @@ def if_given(check: Callable[..., None], name: str, value: object, *rule: object
 
 
 def _must(holds: bool, name: str, rule: str, value: object) -> None:
-    """Raises `InputError` unless the rule holds. What is right is not put into words, which is done in every step."""
+    """Raises `InputError` unless the rule holds. Only then is the message built, because some checks run at every step."""
     if not holds:
         raise InputError(f"{name} must be {rule}{'' if rule.endswith(';') else ','} got {shown(value)}")

@@ -27,7 +27,11 @@ def found_with(pareto_k, shifts, num_samples=1_000):
     [
         ([0.1, 0.2], [0.1, 0.1], "can tell: Pareto k <= 0.7 at all 2 data; low by 0.1 nats (jackknife)"),
         ([0.1, 0.2], [-0.1, -0.1], "can tell: Pareto k <= 0.7 at all 2 data; the jackknife sees no bias"),
-        ([0.1, -INF], [INF, NAN], "can tell: Pareto k <= 0.7 at all 2 data; by how much it is low, no draw tells"),
+        (
+            [0.1, -INF],
+            [INF, NAN],
+            "can tell: Pareto k <= 0.7 at all 2 data; its draws do not tell by how much it is low",
+        ),
         (
             [0.1, NAN, 0],
             [0, 0, 0.3],
@@ -43,7 +47,7 @@ def found_with(pareto_k, shifts, num_samples=1_000):
             [-1.0, 0.1],
             "Pareto k > 0.7 at 1 of 2 data, so it is low, by how much is unknown; take more draws",
         ),
-        ([INF], [INF], "only: Pareto k > 0.7, so it is low: by an amount that no draw tells; take more draws"),
+        ([INF], [INF], "only: Pareto k > 0.7, so it is low, and its draws do not tell by how much; take more draws"),
         ([NAN, NAN], [0.1, 0.1], "whether to believe it is unknown: the log-weights are so large that rounding hides"),
     ],
 )

@@ -76,6 +76,38 @@ def test_it_goes_on_after_ctrl_c_and_after_a_kill_to_the_bit(undisturbed, tmp_pa
     assert [row.seconds for row in again.rows] == [row.seconds for row in ended.rows]
 
 
+class Toggled(nn.Module):
+    """Adds 0 and 1 in turn: after an even number of runs it is as it was before them."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("added", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            with torch.no_grad():
+                self.added.copy_(1 - self.added)
+        return self.inner(x) + self.added
+
+
+def with_a_toggle():
+    vae = small_vae()
+    vae.decoder.layers[0] = Toggled(vae.decoder.layers[0])
+    return vae.train()
+
+
+@pytest.mark.parametrize("number", [3, 4])
+def test_what_the_check_of_the_first_bound_moves_is_put_back(number, tmp_path, monkeypatch):
+    """Of a buffer that is as it was before the first repeat nothing is kept, and the check moves it once more."""
+    whole = numbers(compared(with_a_toggle()))
+    with monkeypatch.context() as patch:
+        patch.setattr(Repeats, "take_one", stopped_after(number, ctrl_c))
+        with pytest.raises(KeyboardInterrupt):
+            compared(with_a_toggle(), folder=tmp_path)
+    assert numbers(compared(with_a_toggle(), folder=tmp_path)) == whole
+
+
 def test_what_is_not_kept_yet_is_taken_again(undisturbed, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Parts, "keep", lambda *args: killed())
