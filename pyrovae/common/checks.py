@@ -135,6 +135,6 @@ def if_given(check: Callable[..., None], name: str, value: object, *rule: object
 
 
 def _must(holds: bool, name: str, rule: str, value: object) -> None:
-    """Raises `InputError` unless the rule holds. Only then is the message built, because some checks run at every step."""
+    """Raises `InputError` unless the rule holds. The message is built only then, as some checks run at every step."""
     if not holds:
         raise InputError(f"{name} must be {rule}{'' if rule.endswith(';') else ','} got {shown(value)}")

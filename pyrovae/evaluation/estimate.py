@@ -212,7 +212,7 @@ class MarginalLikelihood(Estimate):
             belief = "whether to believe all is unknown" if unknown else "reliable as far as its own draws can tell"
             at = f"{count - unknown:,} of {count:,}" if unknown else f"all {count:,}"
             where = "" if count == 1 else f" at {at} data{others}"
-            by = "its draws do not tell by how much it is low" if low is None else f"low by {low:.2g} nats (jackknife)"
+            by = "its draws do not tell how low it is" if low is None else f"low by {low:.2g} nats (jackknife)"
             shift = "the jackknife sees no bias" if low is not None and low <= 0 else by
             return f"{start}{belief}: Pareto k <= {RELIABLE_PARETO_K}{where}; {shift}"
         where = "" if count == 1 else f" at {bad:,} of {count:,} data{others}"

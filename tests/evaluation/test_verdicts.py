@@ -30,7 +30,7 @@ def found_with(pareto_k, shifts, num_samples=1_000):
         (
             [0.1, -INF],
             [INF, NAN],
-            "can tell: Pareto k <= 0.7 at all 2 data; its draws do not tell by how much it is low",
+            "can tell: Pareto k <= 0.7 at all 2 data; its draws do not tell how low it is",
         ),
         (
             [0.1, NAN, 0],
