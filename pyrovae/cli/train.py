@@ -6,7 +6,10 @@ from pathlib import Path
 
 from pyrovae.cli.command_line import command_for, flags_of
 from pyrovae.common import Workers
+from pyrovae.lab import COMPARISON_FILES
 from pyrovae.runs import (
+    ESTIMATES_FILES,
+    EVALUATION_FILES,
     DataFields,
     ModelFields,
     ObjectiveFields,
@@ -21,6 +24,8 @@ from pyrovae.runs import (
     short_name,
     train_run,
 )
+
+MEASURES = (EVALUATION_FILES[0], ESTIMATES_FILES[0], COMPARISON_FILES[0])
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,12 @@ def train_vae(
 def show_place(run: Run) -> None:
     """Prints from where a resumed run goes on; nothing if all of its epochs are done."""
     done, epochs = len(run.history.epoch), run.config.epochs
-    if done < epochs:
-        print(f"resumes after epoch {done} of {epochs}" if done else f"resumes in epoch 1 of {epochs}", flush=True)
+    if done == epochs:
+        return
+    print(f"resumes after epoch {done} of {epochs}" if done else f"resumes in epoch 1 of {epochs}", flush=True)
+    measured = [name for name in MEASURES if (run.folder / name).exists()]
+    if measured:
+        print(f"of the run before this: {', '.join(measured)}; --overwrite replaces them", flush=True)
 
 
 def show_data(run: Run) -> None:

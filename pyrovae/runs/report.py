@@ -63,10 +63,11 @@ def write_evaluation(folder: Path, run: Run, evaluation: Mapping) -> None:
     if evaluation["log_px_in_file_units"] is not None:
         note += f"\n{NOTE_ON_UNITS}"
     columns = f"{columns_table(run.data, 'github')}\n\n" if run.data.columns else ""
-    title = f"# {short_name(run.config.dataset)}, {run.config.objective}"
+    epochs = run.history.epoch[-1]
+    title = f"# {short_name(run.config.dataset)}, {run.config.objective}, epoch {epochs}"
     text = f"{title}\n\n{table}\n\n{note}\n{images}\n\n{columns}{config}\n"
     write_text(folder / "report.md", text)
-    write_json(folder / "evaluation.json", evaluation)
+    write_json(folder / "evaluation.json", {"epoch": epochs, **evaluation})
 
 
 def write_estimates(folder: Path, estimates: Evaluation) -> None:

@@ -157,7 +157,12 @@ def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
         return done.stdout.splitlines()[0]
 
     assert said(*flags, "--epochs", 1, "--out", "run") == "no run in run yet: one on pinwheel begins"
-    assert said("--out", "run", "--epochs", 3) == "resumes after epoch 1 of 3"
+    assert command_here("evaluate", "run", "--num-samples", 5, "--num-data", 5, cwd=tmp_path).returncode == 0
+    longer = command_here("train", "--out", "run", "--epochs", 3, "--resume", cwd=tmp_path).stdout.splitlines()
+    assert longer[0] == "resumes after epoch 1 of 3"
+    assert longer[1] == "of the run before this: evaluation.json; --overwrite replaces them"
+    assert json.loads((tmp_path / "run/evaluation.json").read_text())["epoch"] == 1
+    assert (tmp_path / "run/report.md").read_text().splitlines()[0] == "# pinwheel, elbo, epoch 1"
     assert said("--out", "wrong", *flags, "--epochs", 1) == "no run in wrong yet: one on pinwheel begins"
     step = Steps.take
 
