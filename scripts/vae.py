@@ -7,6 +7,11 @@ python scripts/vae.py --data-root ../shared/data --conditional --beta 4       # 
 `pv.VAE` has all of this and more. Here nothing is hidden: copy the file and change what you like.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 from pathlib import Path
 
 import pyro

@@ -1,9 +1,11 @@
 """The rooms of the house: who may import whom, that no circle closes, and that a door is the only way in."""
 
 import ast
+import inspect
 import statistics
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -86,14 +88,31 @@ def test_a_room_is_entered_by_its_door():
     for room in MAY_IMPORT:
         tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
         assert ast.get_docstring(tree), f"{room} does not say what it is for"
-        assert all(isinstance(node, ast.Expr | ast.ImportFrom | ast.Assign) for node in tree.body), room
-        doors[room] = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        assert all(isinstance(node, ast.Expr | ast.ImportFrom | ast.Assign | ast.If) for node in tree.body), room
+        doors[room] = {
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+        }
     for path in INSIDE:
         for module, name in imports_of(path):
             if module[1] != module_of(path)[1] and name is not None:
                 assert len(module) == 2, f"{path.name} goes past the door of {module[1]} for {name}"
                 assert name in doors[module[1]], f"{module[1]} does not hand on {name}, which {path.name} takes"
                 assert not name.startswith("_"), f"{path.name} takes the private {name}"
+
+
+@pytest.mark.parametrize("package", ["pyrovae", "pyrovae.common", "pyrovae.runs"])
+def test_names_that_wait_for_their_first_use_are_those_that_type_checkers_see(package):
+    """Two lists, one for `lazy_names` and one below `if TYPE_CHECKING`, say the same of where each name comes from."""
+    (block,) = (node for node in ast.parse(inspect.getsource(import_module(package))).body if isinstance(node, ast.If))
+    seen, table = set(), ast.literal_eval(block.orelse[0].value.args[1])
+    for node in block.body:
+        inside = node.module.removeprefix(package).strip(".")
+        for alias in node.names:
+            name = alias.name if alias.asname in (None, alias.name) else f"{alias.name} as {alias.asname}"
+            seen.add((inside, name) if inside else (name, None))
+    waiting = {(module, name) for module, names in table.items() for name in names or (None,)}
+    assert waiting == {(module, name) for module, name in seen if name or not table[module]}
+    assert set(import_module(package).__all__) == {(name or module).split(" as ")[-1] for module, name in waiting}
 
 
 @pytest.mark.parametrize("folder", ["pyrovae", "scripts", "tests"])

@@ -1,16 +1,17 @@
 """Starts and ends a program: flags by tyro, and bad input as one line and exit status 2, never a traceback."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
 import tyro
 
 from pyrovae.cli.streams import output_error, protect_streams
-from pyrovae.common import InputError, is_out_of_memory, process_group, require
+from pyrovae.common import InputError, require
 
 # Arguments of `main` that are dataclasses are groups of `--help`, and their flags have no prefix.
 # Says torch of a tensor with more elements or bytes than it can count, which is no different to the user.
@@ -45,7 +46,7 @@ def reporting() -> Iterator[None]:
     """
     protect_streams()
     try:
-        with process_group():
+        with _processes():
             yield
         _check_output()
     except SystemExit as stopped:
@@ -58,12 +59,23 @@ def reporting() -> Iterator[None]:
         where = f": {error.filename}" if error.filename else ""
         _exit(f"error: {error.strerror or error}{where}")
     except (MemoryError, RuntimeError, TypeError) as error:
+        from pyrovae.common import is_out_of_memory  # not above, because it imports torch
+
         if not is_out_of_memory(error) and not any(text in str(error) for text in TOO_LARGE):
             raise
         _exit("error: out of memory: a smaller --hidden, --batch-size, --num-particles or --num-samples takes less")
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 2
         _exit("interrupted: what had been written stays as it is", 128 + number)
+
+
+def _processes() -> AbstractContextManager[object]:
+    """Returns the process group of torchrun, or nothing to enter if it did not start the program."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return nullcontext()
+    from pyrovae.common import process_group  # not above, because it imports torch
+
+    return process_group()
 
 
 def command_for(name: str, *arguments: object) -> str:

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from pyrovae.common import OtherSettings, check_folder, choose_device, written_together
-from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
-from pyrovae.runs import first_test_data, load_run
+from pyrovae.common import check_folder, written_together
+from pyrovae.runs import require_run
 
 USUAL_NUM_DATA = 128
 UNFINISHED = "unfinished_comparison"
@@ -48,6 +47,11 @@ def compare_objectives(
         seed: fixes the draws
         overwrite: replace an earlier comparison
     """
+    require_run(folder, dataset)  # before the imports of torch
+    from pyrovae.common import OtherSettings, choose_device
+    from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
+    from pyrovae.runs import first_test_data, load_run
+
     run = load_run(folder, data_root, dataset)
     check_folder(run.folder, "run folder")
     with written_together(run.folder, "comparison", COMPARISON_FILES, overwrite=overwrite) as beside:

@@ -2,24 +2,23 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
-import pyrovae.plots as plots
-from pyrovae.common import require, require_count, write_figure, write_json, write_text, written_together
-from pyrovae.data import load
-from pyrovae.runs import (
-    EVALUATION_FILES,
-    NOTE_ON_OTHER_OBJECTIVES,
-    Run,
-    RunConfig,
-    measure,
-    require_new_folder,
-    results_table,
-    train_run,
-    write_evaluation,
+from pyrovae.common import (
+    require,
+    require_count,
+    require_seed,
+    write_figure,
+    write_json,
+    write_text,
+    written_together,
 )
+from pyrovae.runs import require_new_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pyrovae.runs import Run
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "ELBO": {"objective": "elbo"},
@@ -41,8 +40,20 @@ def ring_demo(
     """
     folder = Path(out or f"runs/demo-{datetime.now():%Y%m%d-%H%M%S}")
     require_new_folder(folder)
-    require_count("num_samples", num_samples)
-    require_count("num_data", num_data)
+    for name, value in {"epochs": epochs, "num_samples": num_samples, "num_data": num_data}.items():
+        require_count(name, value)
+    require_seed(seed)
+    from pyrovae.data import load  # not above, because these import torch
+    from pyrovae.runs import (
+        EVALUATION_FILES,
+        NOTE_ON_OTHER_OBJECTIVES,
+        RunConfig,
+        measure,
+        results_table,
+        train_run,
+        write_evaluation,
+    )
+
     num_test = len(load("ring", seed=seed).test_x)
     require(num_data <= num_test, f"num_data must be <= {num_test}, the number of test data; got {num_data}")
     runs, results = {}, {}
@@ -68,8 +79,12 @@ def ring_demo(
     )
 
 
-def draw(runs: dict[str, Run]) -> Figure:
+def draw(runs: dict[str, "Run"]) -> "Figure":
     """Draws the data, and for each training its samples and latent space."""
+    from matplotlib.figure import Figure
+
+    import pyrovae.plots as plots
+
     figure = Figure(figsize=(15, 3.4), layout="constrained")
     axes = figure.subplots(1, 1 + 2 * len(runs))
     data = next(iter(runs.values())).data

@@ -6,19 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from pyrovae.common import Workers, check_folder, choose_device, device_of_worker, written_together
-from pyrovae.evaluation import evaluate
-from pyrovae.runs import (
-    ESTIMATES_FILES,
-    EVALUATION_FILES,
-    first_test_data,
-    load_run,
-    measure,
-    nats_of_units,
-    results_table,
-    write_estimates,
-    write_evaluation,
-)
+from pyrovae.common import check_folder, written_together
+from pyrovae.runs import require_run
 
 
 def evaluate_run(
@@ -46,6 +35,21 @@ def evaluate_run(
             estimates.md and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
+    require_run(folder, dataset)  # before the imports of torch
+    from pyrovae.common import Workers, choose_device, device_of_worker
+    from pyrovae.evaluation import evaluate
+    from pyrovae.runs import (
+        ESTIMATES_FILES,
+        EVALUATION_FILES,
+        first_test_data,
+        load_run,
+        measure,
+        nats_of_units,
+        results_table,
+        write_estimates,
+        write_evaluation,
+    )
+
     run, workers = load_run(folder, data_root, dataset), Workers()
     name, files = ("estimates", ESTIMATES_FILES) if methods else ("evaluation", EVALUATION_FILES)
     with ExitStack() as block:

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from pyrovae.common import require_count
 
 HELPER = "PYROVAE_HELPER"
@@ -28,6 +26,8 @@ def helpers(processes: int) -> Iterator[None]:
     if is_helper() or processes == 1:
         yield
         return
+    import torch  # not above: a command line is read without it
+
     threads = max(1, torch.get_num_threads() // processes)
     torch.set_num_threads(threads)
     environment = {**os.environ, HELPER: "1", "OMP_NUM_THREADS": str(threads)}

@@ -3,26 +3,24 @@
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from pyro.infer import ELBO as PyroELBO
+from typing import TYPE_CHECKING, Literal
 
 from pyrovae.cli.helper_processes import helpers, is_helper
 from pyrovae.cli.train import config_of
-from pyrovae.common import require
-from pyrovae.lab import race, write_race
-from pyrovae.objectives import OBJECTIVES, SHORTHANDS, from_text, parse
+from pyrovae.common import parse_call, require, require_count, require_seeds
 from pyrovae.runs import (
+    OBJECTIVES,
+    SHORTHANDS,
     DataFields,
     ModelFields,
     ObjectiveFields,
     RunConfig,
     TrainingFields,
-    fit_settings,
-    load_data,
-    unseeded_vae,
-    with_usual_settings,
+    require_source,
 )
+
+if TYPE_CHECKING:
+    from pyro.infer import ELBO as PyroELBO
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,14 @@ def race_objectives(
         processes: how many processes share the runs
         out: folder of the runs; finished ones are not run again
     """
+    for text in objectives:
+        parse_call("objective", text, OBJECTIVES)
+    require_seeds(seeds)
+    require_count("processes", processes)
+    require_source(data.dataset)
+    from pyrovae.lab import race, write_race  # not above, because these import torch
+    from pyrovae.runs import fit_settings, load_data, unseeded_vae, with_usual_settings
+
     config, usual = config_of(data, model, objective, training), RunConfig()
     require(config.patience is None, f"patience must be None in a race, got {config.patience}")
     for name in ("objective", *SHORTHANDS[1:]):
@@ -89,8 +95,10 @@ def race_objectives(
     print(f"report: {Path(out) / 'race.md'}")
 
 
-def objective_of(text: str, num_particles: int | None) -> PyroELBO:
+def objective_of(text: str, num_particles: int | None) -> "PyroELBO":
     """Returns the objective that a text describes, with `num_particles` if it takes a number and the text has none."""
+    from pyrovae.objectives import OBJECTIVES, from_text, parse
+
     name, settings = parse(text)
     takes_one = "num_particles" in inspect.signature(OBJECTIVES[name]).parameters and "num_particles" not in settings
     return from_text(text, **({"num_particles": num_particles} if takes_one else {}))

@@ -3,29 +3,26 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyrovae.cli.command_line import command_for, flags_of
-from pyrovae.common import Workers
-from pyrovae.lab import COMPARISON_FILES
 from pyrovae.runs import (
-    ESTIMATES_FILES,
-    EVALUATION_FILES,
     DataFields,
     ModelFields,
     ObjectiveFields,
-    Run,
     RunConfig,
-    TensorBoard,
     TrainingFields,
     begun_config,
-    columns_table,
     is_begun,
     is_own,
+    require_source,
     short_name,
-    train_run,
 )
 
-MEASURES = (EVALUATION_FILES[0], ESTIMATES_FILES[0], COMPARISON_FILES[0])
+if TYPE_CHECKING:
+    from pyrovae.runs import Run
+
+MEASURES = ("evaluation.json", "estimates.json", "comparison.json")
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,15 @@ def train_vae(
     data: DataFields, model: ModelFields, objective: ObjectiveFields, training: TrainingFields, run: RunFlags
 ) -> None:
     """Train a VAE and keep the run in a folder: config.json, metrics.jsonl, checkpoint.pt."""
+    require_source(data.dataset)
     config = config_of(data, model, objective, training)
+    from pyrovae.common import Workers  # not above, because these import torch
+    from pyrovae.runs import TensorBoard, train_run
+
     out = run.out or f"runs/{short_name(config.dataset)}-{config.objective_name}-seed{config.seed}"
     is_new = not is_begun(out)
 
-    def start(begun: Run) -> None:
+    def start(begun: "Run") -> None:
         if run.resume and is_new:
             print(f"no run in {out} yet: one on {begun.config.dataset} begins", flush=True)
         elif not is_new:
@@ -77,7 +78,7 @@ def train_vae(
         print(f"\n{history.epoch[-1]} epochs in {sum(history.seconds):.1f} s; next: {command_for('evaluate', out)}")
 
 
-def show_place(run: Run) -> None:
+def show_place(run: "Run") -> None:
     """Prints from where a resumed run goes on; nothing if all of its epochs are done."""
     done, epochs = len(run.history.epoch), run.config.epochs
     if done == epochs:
@@ -88,7 +89,7 @@ def show_place(run: Run) -> None:
         print(f"of the run before this: {', '.join(measured)}; --overwrite replaces them", flush=True)
 
 
-def show_data(run: Run) -> None:
+def show_data(run: "Run") -> None:
     """Prints what data of one's own were taken for, before they are trained on."""
     data = run.data
     if is_own(run.config.dataset):
@@ -96,6 +97,8 @@ def show_data(run: Run) -> None:
         print(f"{data.name}: {train} data to train on, {validation} to validate on, {test} to test on", end="; ")
         print(f"likelihood {run.config.likelihood}, network {run.config.network}\n")
         if data.columns:
+            from pyrovae.runs import columns_table
+
             print(f"{columns_table(data)}\n", flush=True)
 
 

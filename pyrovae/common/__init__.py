@@ -1,172 +1,189 @@
 """Serves every other room: errors, random numbers, files, devices, worker processes, and the state of programs."""
 
-from pyrovae.common import rules, workers
-from pyrovae.common.captured_state import CapturedState
-from pyrovae.common.checked_files import checksum, read_checked, sealed, unsealed, write_checked
-from pyrovae.common.checks import (
-    if_given,
-    plain_number,
-    require_callable,
-    require_choice,
-    require_compile,
-    require_count,
-    require_flag,
-    require_missing,
-    require_number,
-    require_path,
-    require_seed,
-    require_seeds,
-    require_sequence,
-    require_shape,
-    require_size,
-    require_sizes,
-    require_text,
-)
-from pyrovae.common.devices import choose_device, device_of, device_of_worker, on_device_of
-from pyrovae.common.errors import (
-    InputError,
-    first_line,
-    is_out_of_memory,
-    is_validation_error,
-    one_line,
-    require,
-    require_batch,
-    require_finite,
-    require_finite_data,
-    require_plain,
-    scale_hint,
-    shortened,
-    shown,
-    warn,
-)
-from pyrovae.common.file_sets import written_together
-from pyrovae.common.files import (
-    append_text,
-    check_folder,
-    check_link,
-    existing_part,
-    flush_renames,
-    open_plain,
-    read_text,
-    write_atomically,
-    write_figure,
-    write_json,
-    write_text,
-)
-from pyrovae.common.inputs import as_arguments, as_data, as_dtype, as_tensor, has_numbers, is_array, parts_of, unmasked
-from pyrovae.common.locks import FolderInUse, exclusive_lock
-from pyrovae.common.modes import evaluates, evaluation_mode
-from pyrovae.common.parts import OtherSettings, Parts, check_for_parts, kept_parts
-from pyrovae.common.progress import progress_bar
-from pyrovae.common.rng import (
-    all_generator_states,
-    derived_seed,
-    fixed_generators,
-    generator_states,
-    generator_states_for,
-    kept_generators,
-    local_seed,
-    set_all_generator_states,
-    set_generator_states,
-)
-from pyrovae.common.size_limit import SizeLimit
-from pyrovae.common.tables import data_frame, right_aligned, with_lines_below
-from pyrovae.common.tensor_files import disk_errors, load_tensors, save_tensors
-from pyrovae.common.weak_by_identity import WeakByIdentity
-from pyrovae.common.workers import Workers, alone, current_job, process_group
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "CapturedState",
-    "FolderInUse",
-    "InputError",
-    "OtherSettings",
-    "Parts",
-    "SizeLimit",
-    "WeakByIdentity",
-    "Workers",
-    "all_generator_states",
-    "alone",
-    "append_text",
-    "as_arguments",
-    "as_data",
-    "as_dtype",
-    "as_tensor",
-    "check_folder",
-    "check_for_parts",
-    "check_link",
-    "checksum",
-    "choose_device",
-    "current_job",
-    "data_frame",
-    "derived_seed",
-    "device_of",
-    "device_of_worker",
-    "disk_errors",
-    "evaluates",
-    "evaluation_mode",
-    "exclusive_lock",
-    "existing_part",
-    "first_line",
-    "fixed_generators",
-    "flush_renames",
-    "generator_states",
-    "generator_states_for",
-    "has_numbers",
-    "if_given",
-    "is_array",
-    "is_out_of_memory",
-    "is_validation_error",
-    "kept_generators",
-    "kept_parts",
-    "load_tensors",
-    "local_seed",
-    "on_device_of",
-    "one_line",
-    "open_plain",
-    "parts_of",
-    "plain_number",
-    "process_group",
-    "progress_bar",
-    "read_checked",
-    "read_text",
-    "require",
-    "require_batch",
-    "require_callable",
-    "require_choice",
-    "require_compile",
-    "require_count",
-    "require_finite",
-    "require_finite_data",
-    "require_flag",
-    "require_missing",
-    "require_number",
-    "require_path",
-    "require_plain",
-    "require_seed",
-    "require_seeds",
-    "require_sequence",
-    "require_shape",
-    "require_size",
-    "require_sizes",
-    "require_text",
-    "right_aligned",
-    "rules",
-    "save_tensors",
-    "scale_hint",
-    "sealed",
-    "set_all_generator_states",
-    "set_generator_states",
-    "shortened",
-    "shown",
-    "unsealed",
-    "unmasked",
-    "warn",
-    "with_lines_below",
-    "workers",
-    "write_atomically",
-    "write_checked",
-    "write_figure",
-    "write_json",
-    "write_text",
-    "written_together",
-]
+from pyrovae.common.lazy_names import lazy_names
+
+if TYPE_CHECKING:  # the same names once more, as type checkers and editors read them
+    from pyrovae.common import rules, workers
+    from pyrovae.common.call_texts import parse_call
+    from pyrovae.common.captured_state import CapturedState
+    from pyrovae.common.checked_files import checksum, read_checked, sealed, unsealed, write_checked
+    from pyrovae.common.checkpoint_files import CURRENT, FORMAT, LOCK, PREVIOUS
+    from pyrovae.common.checks import (
+        if_given,
+        plain_number,
+        require_callable,
+        require_choice,
+        require_compile,
+        require_count,
+        require_flag,
+        require_missing,
+        require_number,
+        require_path,
+        require_seed,
+        require_seeds,
+        require_sequence,
+        require_shape,
+        require_size,
+        require_sizes,
+        require_text,
+    )
+    from pyrovae.common.devices import choose_device, device_of, device_of_worker, on_device_of
+    from pyrovae.common.errors import (
+        InputError,
+        first_line,
+        one_line,
+        require,
+        shortened,
+        shown,
+        warn,
+    )
+    from pyrovae.common.file_sets import written_together
+    from pyrovae.common.files import (
+        append_text,
+        check_folder,
+        check_link,
+        existing_part,
+        flush_renames,
+        open_plain,
+        read_text,
+        require_there,
+        write_atomically,
+        write_figure,
+        write_json,
+        write_text,
+    )
+    from pyrovae.common.inputs import (
+        as_arguments,
+        as_data,
+        as_dtype,
+        as_tensor,
+        has_numbers,
+        is_array,
+        parts_of,
+        unmasked,
+    )
+    from pyrovae.common.locks import FolderInUse, exclusive_lock
+    from pyrovae.common.modes import evaluates, evaluation_mode
+    from pyrovae.common.parts import OtherSettings, Parts, check_for_parts, kept_parts
+    from pyrovae.common.progress import progress_bar
+    from pyrovae.common.rng import (
+        all_generator_states,
+        derived_seed,
+        fixed_generators,
+        generator_states,
+        generator_states_for,
+        kept_generators,
+        local_seed,
+        set_all_generator_states,
+        set_generator_states,
+    )
+    from pyrovae.common.size_limit import SizeLimit
+    from pyrovae.common.tables import data_frame, right_aligned, with_lines_below
+    from pyrovae.common.tensor_checks import (
+        is_out_of_memory,
+        is_validation_error,
+        require_batch,
+        require_finite,
+        require_finite_data,
+        require_plain,
+        scale_hint,
+    )
+    from pyrovae.common.tensor_files import disk_errors, load_tensors, save_tensors
+    from pyrovae.common.weak_by_identity import WeakByIdentity
+    from pyrovae.common.workers import Workers, alone, current_job, process_group
+else:  # most of these modules import torch, for which a command line does not wait before it is read
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "call_texts": ("parse_call",),
+            "captured_state": ("CapturedState",),
+            "checked_files": ("checksum", "read_checked", "sealed", "unsealed", "write_checked"),
+            "checkpoint_files": ("CURRENT", "FORMAT", "LOCK", "PREVIOUS"),
+            "checks": (
+                "if_given",
+                "plain_number",
+                "require_callable",
+                "require_choice",
+                "require_compile",
+                "require_count",
+                "require_flag",
+                "require_missing",
+                "require_number",
+                "require_path",
+                "require_seed",
+                "require_seeds",
+                "require_sequence",
+                "require_shape",
+                "require_size",
+                "require_sizes",
+                "require_text",
+            ),
+            "devices": ("choose_device", "device_of", "device_of_worker", "on_device_of"),
+            "errors": (
+                "InputError",
+                "first_line",
+                "one_line",
+                "require",
+                "shortened",
+                "shown",
+                "warn",
+            ),
+            "file_sets": ("written_together",),
+            "files": (
+                "append_text",
+                "check_folder",
+                "check_link",
+                "existing_part",
+                "flush_renames",
+                "open_plain",
+                "read_text",
+                "require_there",
+                "write_atomically",
+                "write_figure",
+                "write_json",
+                "write_text",
+            ),
+            "inputs": (
+                "as_arguments",
+                "as_data",
+                "as_dtype",
+                "as_tensor",
+                "has_numbers",
+                "is_array",
+                "parts_of",
+                "unmasked",
+            ),
+            "locks": ("FolderInUse", "exclusive_lock"),
+            "modes": ("evaluates", "evaluation_mode"),
+            "parts": ("OtherSettings", "Parts", "check_for_parts", "kept_parts"),
+            "progress": ("progress_bar",),
+            "rng": (
+                "all_generator_states",
+                "derived_seed",
+                "fixed_generators",
+                "generator_states",
+                "generator_states_for",
+                "kept_generators",
+                "local_seed",
+                "set_all_generator_states",
+                "set_generator_states",
+            ),
+            "rules": (),
+            "size_limit": ("SizeLimit",),
+            "tables": ("data_frame", "right_aligned", "with_lines_below"),
+            "tensor_checks": (
+                "is_out_of_memory",
+                "is_validation_error",
+                "require_batch",
+                "require_finite",
+                "require_finite_data",
+                "require_plain",
+                "scale_hint",
+            ),
+            "tensor_files": ("disk_errors", "load_tensors", "save_tensors"),
+            "weak_by_identity": ("WeakByIdentity",),
+            "workers": ("Workers", "alone", "current_job", "process_group"),
+        },
+    )

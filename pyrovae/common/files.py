@@ -14,12 +14,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, BinaryIO
 
 from pyrovae.common.checks import plain_number
 from pyrovae.common.errors import InputError, require, shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -58,6 +59,15 @@ def check_link(folder: Path) -> None:
     if folder.is_symlink():
         is_own = hasattr(os, "geteuid") and folder.lstat().st_uid == os.geteuid()
         require(is_own, f"{folder} must be a folder, and is a symbolic link of another user's: remove it")
+
+
+def require_there(path: Path) -> None:
+    """Raises `InputError` unless `path` is a file or a folder."""
+    try:
+        there = path.exists()
+    except OSError:  # the name is too long, for example
+        there = False
+    require(there, f"{shown(str(path))} is no file or folder in {os.getcwd()}")
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -131,7 +141,7 @@ def append_text(path: Path, text: str) -> None:
             file.write(text.encode(**_UTF_8))
 
 
-def write_figure(path: Path, figure: Figure) -> None:
+def write_figure(path: Path, figure: "Figure") -> None:
     """Writes a figure as PNG, whole or not at all. Characters that its font lacks are drawn as boxes."""
     png = io.BytesIO()
     with warnings.catch_warnings():

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import TensorDataset
 
-from pyrovae.common.errors import InputError, require, require_plain
+from pyrovae.common.errors import InputError, require
+from pyrovae.common.tensor_checks import require_plain
 
 MOST_ERROR = 1e-3  # of rounding, in standard deviations: a shift that no density would show
 FEWEST_ROWS = 10  # a few rows may be close to each other by chance

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrovae.common import InputError, is_array, require, shown
+from pyrovae.common import InputError, is_array, require, require_there, shown
 from pyrovae.data.arrays import array_dataset, mapped_dataset, named_arrays, read_arrays
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.image_folders import folder_dataset
@@ -155,7 +155,7 @@ def _from_path(source: str | Path, path: Path, options: LoadOptions) -> Dataset:
         hint = f"; did you mean {close[0]}?" if close else ""
         rule = f"dataset must be one of {', '.join(DATASETS)}, a path or module:function"
         require(not is_name, f"{rule}; got {shown(source)}{hint}")
-        raise InputError(f"{shown(str(source))} is no file or folder in {os.getcwd()}"[:300])
+        require_there(path)
     if path.is_dir():
         options.check_only(("binarize", "shares", "image_size"), str(path), "is a folder of images")
         return folder_dataset(path, options)

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from pyro.infer import ELBO as PyroELBO
-from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO as PyroELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 from pyrovae.common import InputError, local_seed

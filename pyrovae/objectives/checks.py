@@ -4,9 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.infer import ELBO as PyroELBO
-from pyro.infer import RenyiELBO, TraceMeanField_ELBO, TraceTailAdaptive_ELBO
-from pyro.infer import ReweightedWakeSleep as PyroReweightedWakeSleep
+from pyro.infer import (
+    ELBO as PyroELBO,
+    RenyiELBO,
+    ReweightedWakeSleep as PyroReweightedWakeSleep,
+    TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 
 from pyrovae.common import InputError, require
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO

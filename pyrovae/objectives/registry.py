@@ -1,13 +1,12 @@
 """Makes objectives from their names, or from texts such as `dreg(num_particles=64)`."""
 
-import ast
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from pyro.infer import ELBO as PyroELBO
 
-from pyrovae.common import InputError, require, require_choice, shown
+from pyrovae.common import parse_call, require, require_choice, shown
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
 from pyrovae.objectives.base import DifferentiableELBO, Objective
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
@@ -93,30 +92,7 @@ def parse(text: str) -> tuple[str, dict[str, object]]:
         >>> pv.objectives.registry.parse("miwae(num_batches=4, num_particles=8)")
         ('miwae', {'num_batches': 4, 'num_particles': 8})
     """
-    name, bracket, _ = text.partition("(") if isinstance(text, str) else (text, "", "")
-    name = name.strip() if isinstance(name, str) else name
-    require_choice("objective", name, OBJECTIVES)
-    if not bracket:
-        return name, {}
-    refused = f"objective must be a name or name(setting=value, ...), got {shown(text)}"
-    try:
-        call = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InputError(refused) from error
-    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
-        raise InputError(refused)
-    settings = {keyword.arg or "**": _value(keyword.value, refused) for keyword in call.keywords}
-    require("**" not in settings and len(settings) == len(call.keywords), refused)  # no **settings, and none twice
-    return name, settings
-
-
-def _value(node: ast.expr, refused: str) -> object:
-    if isinstance(node, ast.Name):
-        return node.id
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(refused) from error
+    return parse_call("objective", text, OBJECTIVES)
 
 
 def from_text(text: str, **shorthands: object) -> DifferentiableELBO:

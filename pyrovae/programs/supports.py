@@ -4,8 +4,13 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
-from pyro.distributions import constraints as pyro_constraints
+from pyro.distributions import (
+    ExpandedDistribution,
+    Independent,
+    MaskedDistribution,
+    TorchDistribution,
+    constraints as pyro_constraints,
+)
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 from torch.distributions import constraints, transform_to

@@ -4,10 +4,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from pyrovae.common import InputError, plain_number, read_text, require, require_count, shown, write_json
+from pyrovae.common import FORMAT, InputError, plain_number, read_text, require, require_count, shown, write_json
 from pyrovae.runs.config_checks import check_config
 from pyrovae.runs.config_fields import ConfigFields
-from pyrovae.training import FORMAT
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-import torch
+import numpy as np
 
 from pyrovae.common import (
     if_given,
@@ -16,15 +16,24 @@ from pyrovae.common import (
     require_sizes,
     shown,
 )
-from pyrovae.data import BINARIZE, IMAGE_SETS, IN_COLOUR
-from pyrovae.models import ACTIVATIONS, NETWORKS, POSTERIORS, PRIORS
-from pyrovae.objectives import MAX_STATES, NEED_NUM_PARTICLES, OBJECTIVES, parse, resolve
+from pyrovae.runs.choices import (
+    ACTIVATIONS,
+    BETA_SCHEDULES,
+    BINARIZE,
+    IMAGE_SETS,
+    IN_COLOUR,
+    LEARNING_RATE_SCHEDULES,
+    MAX_STATES,
+    NETWORKS,
+    NONFINITE,
+    POSTERIORS,
+    PRIORS,
+)
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.own_sources import SOURCES, check_own, is_own, require_nothing_of_own
 from pyrovae.runs.usual_settings import KIND_BY_BINARIZE, NUM_LEVELS, require_likelihood, usual_settings
-from pyrovae.training import BETA_SCHEDULES, LEARNING_RATE_SCHEDULES, NONFINITE
 
-LARGEST_FLOAT32 = float(torch.finfo(torch.float32).max)
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 # Objectives that do not differentiate the draws of z.
 WITHOUT_PATH_GRADIENTS = ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic", "elbo_enumerated")
 POSTERIORS_OF_BITS = ("bernoulli", "relaxed_bernoulli")
@@ -39,8 +48,8 @@ def check_config(config: ConfigFields) -> None:
     """
     _check_data(config)
     _check_types_and_ranges(config)
-    _check_objective(config)
     _check_combinations(config)
+    _check_objective(config)  # last, because it imports torch
 
 
 def _check_data(config: ConfigFields) -> None:
@@ -85,6 +94,7 @@ def _check_types_and_ranges(config: ConfigFields) -> None:
         object.__setattr__(config, name, tuple(value))
         require_sizes(name, getattr(config, name))
     if_given(require_size, "latent_dim", config.latent_dim)
+    if_given(require_size, "num_particles", config.num_particles)
     for name in ("epochs", "batch_size"):
         require_count(name, getattr(config, name))
     require_seed(config.seed)
@@ -104,11 +114,12 @@ def _check_types_and_ranges(config: ConfigFields) -> None:
 
 
 def _check_objective(config: ConfigFields) -> None:
+    from pyrovae.objectives import NEED_NUM_PARTICLES, OBJECTIVES, parse, resolve
+
     name, settings = parse(config.objective)
     if name not in NEED_NUM_PARTICLES and "num_particles" not in settings:
         defaults = {field.name: field.default for field in fields(OBJECTIVES[name])}
         _fill_in(config, num_particles=defaults.get("num_particles", 1))
-    if_given(require_size, "num_particles", config.num_particles)
     resolve(config.objective, config.objective_settings())
 
 

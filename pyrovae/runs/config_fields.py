@@ -3,7 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from pyrovae.objectives import OBJECTIVES, SHORTHANDS, parse
+from pyrovae.common import parse_call
+from pyrovae.runs.choices import OBJECTIVES, SHORTHANDS
 
 Value = TypeVar("Value")
 
@@ -134,7 +135,9 @@ class ConfigFields(TrainingFields, ObjectiveFields, ModelFields, DataFields):  #
 
     def objective_settings(self) -> dict[str, Any]:
         """Returns the keywords of `fit` that belong to the objective."""
-        known = {field.name for field in fields(OBJECTIVES[self.objective_name])}
+        from pyrovae.objectives import OBJECTIVES as CLASSES  # which import torch
+
+        known = {field.name for field in fields(CLASSES[self.objective_name])}
         usual = {**{field.name: field.default for field in fields(self)}, "num_particles": 1}
         settings = {name: getattr(self, name) for name in SHORTHANDS}
         same = {n for n, value in settings.items() if type(value) is type(usual[n]) and value == usual[n]}
@@ -143,4 +146,4 @@ class ConfigFields(TrainingFields, ObjectiveFields, ModelFields, DataFields):  #
     @property
     def objective_name(self) -> str:
         """The objective without its settings, a name of `objectives.OBJECTIVES`."""
-        return parse(self.objective)[0]
+        return parse_call("objective", self.objective, OBJECTIVES)[0]

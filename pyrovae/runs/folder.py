@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyrovae.common import InputError, check_folder, current_job, require, shown
+from pyrovae.common import CURRENT, LOCK, PREVIOUS, InputError, check_folder, require, shown
 from pyrovae.runs.config import RunConfig
-from pyrovae.runs.own_sources import is_own
-from pyrovae.training import CURRENT, LOCK, Checkpoints
+from pyrovae.runs.own_sources import is_own, require_source
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 PLACES = ("data_root", "device")  # where the data are, which are looked at, and where a run is trained
@@ -43,6 +42,8 @@ def check_may_begin(folder: Path, saved: Mapping[str, Any] | None, resume: bool)
         InputError: it may not
     """
     if saved is not None:
+        from pyrovae.common import current_job
+
         job = current_job()
         may_go_on = resume or (job is not None and saved.get("job") == job)
         require(may_go_on, f"out must be a new or empty folder, and {folder} holds files")
@@ -56,6 +57,14 @@ def check_may_begin(folder: Path, saved: Mapping[str, Any] | None, resume: bool)
     require_new_folder(folder)
 
 
+def require_run(folder: Path, dataset: str | None = None) -> None:
+    """Raises `InputError` unless there is a folder with a checkpoint in it, and `dataset`, if its data have moved."""
+    require(folder.is_dir(), f"run folder {folder} does not exist")
+    require(any((folder / name).exists() for name in (CURRENT, PREVIOUS)), f"{folder} holds no checkpoint")
+    if dataset is not None:
+        require_source(dataset)
+
+
 def is_begun(folder: str | Path) -> bool:
     """Returns whether a run was begun in `folder`, whatever there is to be said about its files."""
     return any(os.path.exists(f"{folder}/{name}") for name in (CONFIG, CURRENT))
@@ -65,6 +74,8 @@ def begun_config(folder: Path) -> RunConfig | None:
     """Returns the config of the run in `folder`, or None if none was begun there."""
     if os.path.lexists(folder / CONFIG):
         return RunConfig.load(folder / CONFIG)
+    from pyrovae.training import Checkpoints  # which import torch
+
     saved = Checkpoints(folder).load()  # a kill may have come between the first checkpoint and config.json
     return None if saved is None else _config_in(saved, folder)
 

@@ -3,8 +3,8 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from pyrovae.common import if_given, require, require_choice, require_flag, require_size, shown
-from pyrovae.data import BINARIZE, DATASETS, KINDS
+from pyrovae.common import if_given, require, require_choice, require_flag, require_size, require_there, shown
+from pyrovae.runs.choices import BINARIZE, DATASETS, KINDS
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.usual_settings import LIKELIHOODS
 
@@ -34,10 +34,9 @@ def check_own(config: ConfigFields) -> None:
     So the run finds its data again from any folder. That they are there is seen when they are read.
     """
     dataset = config.dataset
-    is_path = "/" in dataset or "\\" in dataset or Path(dataset).suffix != "" or _exists(dataset)
     close = get_close_matches(dataset, DATASETS, 1)
     hint = f": did you mean {close[0]}?" if close else ""
-    is_known = bool(dataset) and (is_path or is_function(dataset))
+    is_known = bool(dataset) and (_is_path(dataset) or is_function(dataset))
     require(is_known, f"dataset must be one of {SOURCES}; got {shown(dataset)}{hint}")
     if not is_function(dataset):
         object.__setattr__(config, "dataset", str(Path(dataset).absolute()))
@@ -63,6 +62,12 @@ def _check_types(config: ConfigFields) -> None:
     require_flag("standardise", config.standardise)
     require_flag("header", config.header, None)
     if_given(require_size, "image_size", config.image_size)
+
+
+def require_source(dataset: str) -> None:
+    """Raises `InputError` if data of one's own are in a file or a folder that is not there."""
+    if is_own(dataset) and _is_path(dataset) and not is_function(dataset):
+        require_there(Path(dataset))
 
 
 def kinds_of(config: ConfigFields) -> dict[str, str] | str | None:
@@ -91,6 +96,10 @@ def require_nothing_of_own(config: ConfigFields) -> None:
             continue
         is_usual = type(value) is type(getattr(usual, name)) and value == getattr(usual, name)
         require(is_usual, f"{name} is for data of your own, and {config.dataset} is built in; got {shown(value)}")
+
+
+def _is_path(dataset: str) -> bool:
+    return "/" in dataset or "\\" in dataset or Path(dataset).suffix != "" or _exists(dataset)
 
 
 def _exists(dataset: str) -> bool:

@@ -32,6 +32,7 @@ from pyrovae.runs.folder import (
     check_may_begin,
     read_as_run,
     require_new_folder,
+    require_run,
     written_config,
 )
 from pyrovae.runs.own_data import DataLayout, check_same_layout, check_same_values, data_told, with_usual_settings
@@ -199,7 +200,7 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
     """
     require_path("folder", folder)
     folder = Path(folder)
-    require(folder.is_dir(), f"run folder {folder} does not exist")
+    require_run(folder)
     saved = Checkpoints(folder).load()  # before config.json, which is ahead of it while a run trains for longer
     if saved is None:
         raise InputError(f"{folder} holds no checkpoint")

@@ -3,7 +3,7 @@
 from pyrovae.training import beta_schedules
 from pyrovae.training.beta_schedules import BETA_SCHEDULES
 from pyrovae.training.checkpoint_content import check_content, history_of
-from pyrovae.training.checkpoints import CURRENT, FORMAT, LOCK, Checkpoints
+from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.compiled_loss import CompiledLoss
 from pyrovae.training.compiled_svi import CompiledSVI
 from pyrovae.training.data_count import DataCount
@@ -21,17 +21,14 @@ from pyrovae.training.state import check_fits
 
 __all__ = [
     "BETA_SCHEDULES",
-    "CURRENT",
     "Checkpoints",
     "CompiledLoss",
     "CompiledSVI",
     "DataCount",
-    "FORMAT",
     "FitSettings",
     "History",
     "Interrupts",
     "LEARNING_RATE_SCHEDULES",
-    "LOCK",
     "NONFINITE",
     "TrainingData",
     "check_content",

@@ -11,6 +11,10 @@ from typing import BinaryIO
 import torch
 
 from pyrovae.common import (
+    CURRENT,
+    FORMAT,
+    LOCK,
+    PREVIOUS,
     InputError,
     exclusive_lock,
     existing_part,
@@ -28,9 +32,6 @@ from pyrovae.common import (
 )
 from pyrovae.training.data_told import as_old
 
-FORMAT = 2  # of checkpoints and of run folders; 1 said less about its data
-LOCK = ".lock"
-CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 # Free space needed, in sizes of the first file. Adam's state makes it three times as large; two are kept while a third
 # is written.
 SIZES_NEEDED = 9

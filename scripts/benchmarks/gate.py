@@ -5,6 +5,11 @@ python scripts/benchmarks/gate.py
 "Without" is the same step with the check taken out. The first step, which checks the pair, is timed by itself.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 import statistics
 import time
 from contextlib import contextmanager

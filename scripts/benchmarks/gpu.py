@@ -6,6 +6,11 @@ Each part is a process of its own with a time limit. The report is written anew 
 is taken away leaves what was done by then. Burda's runs resume where they stopped if this is called again.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 import subprocess
 import sys
 import time

@@ -6,6 +6,11 @@ Trainings are killed at random moments, and while a checkpoint is being written 
 Evaluations are killed at random moments, and while a report replaces an earlier one on a slow disk.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 import io
 import json
 import os

@@ -8,6 +8,11 @@ the sizes of speed.py. Both columns start from the same parameters and draw the 
 They take turns; a speed-up is the median over the turns of their times' ratio, with the quartiles.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 import sys
 import time
 import warnings

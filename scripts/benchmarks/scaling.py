@@ -3,6 +3,11 @@
 python scripts/benchmarks/scaling.py --data-root ../shared/data
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 import json
 import os
 import statistics

@@ -7,6 +7,11 @@ All columns train the same VAE from the same parameters, and their losses and gr
 the step's matrix products alone, each by the fastest float32 routine of this PyTorch.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 import math
 import time
 from functools import partial

@@ -9,6 +9,11 @@ All under the ELBO. 784-300-300-40: standard against Vamp prior (Tomczak and Wel
 table 1).
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal

@@ -7,6 +7,11 @@ The score function with a leave-one-out baseline, VIMCO (Mnih and Rezende 2016, 
 relaxed bits (Maddison et al. 2017, arXiv:1611.00712), all with the same number of draws and from the same starts.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 import math
 from collections.abc import Callable
 from functools import partial

@@ -7,6 +7,11 @@ decoder's output bias starts from the training mean, and Adam takes the gradient
 batch with eps 1e-4, which equals eps 5e-6 for the gradient of their mean.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal

@@ -7,6 +7,11 @@ On the right is the signal-to-noise ratio of the guide's gradient, |mean| / stan
 number of draws K, at the parameters of the trained run.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -8,6 +8,11 @@ Cells are missing completely at random. The VAE is trained on what is left with 
 independent Gaussians; and the error of E[x|z] at the posterior mean in the missing cells, beside the column's mean.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 import math
 from functools import partial
 from pathlib import Path

@@ -9,6 +9,11 @@ its model it rises as K^1/2, and with MIWAE both rise as M^1/2. Estimators that 
 beside IWAE.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 import math
 import time
 from pathlib import Path

@@ -7,6 +7,11 @@ The model is p(y) p(z) p(x|y, z), the guide q(y|x) q(z|x, y). TraceEnum_ELBO sum
 label, weighted by the classifier q(y|x). A known label also trains the classifier, by alpha log q(y|x).
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

@@ -7,6 +7,11 @@ The tutorials' loss is reconstruction + beta KL per datum, where a Gaussian's re
 lacks its normaliser. Both this loss and the true ELBO are printed, for the training points or the test images.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 import math
 import time
 from dataclasses import replace

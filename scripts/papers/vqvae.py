@@ -4,6 +4,11 @@ python scripts/papers/vqvae.py --data-root ../shared/data
 python scripts/papers/vqvae.py --data-root ../shared/data --network conv --hidden 32 64 --num-tokens 12
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
 from pathlib import Path
 from typing import Any, Literal, cast
 

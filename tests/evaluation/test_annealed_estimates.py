@@ -22,8 +22,7 @@ from pyro import poutine
 
 import pyrovae as pv
 from pyrovae.compilation.replay import Replay
-from pyrovae.evaluation import annealed_chains as annealed
-from pyrovae.evaluation import hmc
+from pyrovae.evaluation import annealed_chains as annealed, hmc
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal, bidirectional_gap
 from pyrovae.evaluation.hmc import STARTS, AnnealedHMC
 

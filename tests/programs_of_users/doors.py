@@ -10,8 +10,7 @@ import pyro
 import torch
 from helpers import assert_within_standard_errors, suite_seed
 from pyro import poutine
-from pyro.infer import ELBO as PyroELBO
-from pyro.infer import SVI
+from pyro.infer import ELBO as PyroELBO, SVI
 from torch import Tensor
 
 import pyrovae as pv

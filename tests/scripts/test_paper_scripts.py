@@ -12,8 +12,7 @@ from own_files import write_photos
 from running_scripts import names_of, run_here, with_scikit_learn
 
 import pyrovae as pv
-from pyrovae.common import kept_parts
-from pyrovae.common import read_checked as measured
+from pyrovae.common import kept_parts, read_checked as measured
 
 
 def test_the_tutorials_in_small(tmp_path, monkeypatch):

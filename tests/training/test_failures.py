@@ -11,7 +11,7 @@ from helpers import parameters_of, refusal, ring, small_vae
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.common.errors import is_validation_error
+from pyrovae.common import is_validation_error
 
 X = ring(num_train=64).train_x
 

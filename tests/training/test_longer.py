@@ -6,8 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from broken_off import ENDED, Killed, assert_same, dies_after, ring_data
-from broken_off import train as train_with_many_checkpoints
+from broken_off import ENDED, Killed, assert_same, dies_after, ring_data, train as train_with_many_checkpoints
 from helpers import parameters_of, refusal, small_vae
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
