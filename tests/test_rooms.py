@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "pyrovae"
 MAY_IMPORT = {
     "common": set(),
     "plots": {"common"},
+    "reports": {"common"},
     "data": {"common"},
     "models": {"common"},
     "programs": {"common"},
@@ -22,9 +23,9 @@ MAY_IMPORT = {
     "objectives": {"common", "programs"},
     "training": {"common", "data", "programs", "compilation", "objectives", "plots"},
     "evaluation": {"common", "data", "models", "programs", "compilation", "objectives", "plots"},
-    "lab": {"common", "data", "programs", "objectives", "training", "evaluation", "plots"},
-    "runs": {"common", "data", "models", "objectives", "training", "evaluation", "plots"},
-    "cli": {"common", "data", "objectives", "evaluation", "lab", "runs", "plots"},
+    "lab": {"common", "data", "programs", "objectives", "training", "evaluation", "plots", "reports"},
+    "runs": {"common", "data", "models", "objectives", "training", "evaluation", "plots", "reports"},
+    "cli": {"common", "data", "objectives", "evaluation", "lab", "runs", "plots", "reports"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

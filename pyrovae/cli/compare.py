@@ -28,7 +28,7 @@ def compare_objectives(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Compare estimators at a run's parameters; writes comparison.json, comparison.md and figures/ into its folder.
+    """Compare estimators at a run's parameters; writes comparison.json, comparison.md, .html and figures/.
 
     An interrupted comparison, or one whose time ran out, goes on when it is called again with the same flags. With
     other flags, or once the run has been trained for longer, it begins anew.
@@ -82,7 +82,8 @@ def compare_objectives(
             print("an unfinished comparison with other settings was removed")
             comparison = compare_them()
         print(f"{len(args[0]):,} test data of {folder}\n\n{comparison}\n")
-        write_comparison(beside, comparison)
+        title = f"{run.title}: comparison, {len(args[0]):,} test data"
+        write_comparison(beside, comparison, title, {**run.place, "num_data": len(args[0])})
     if comparison.complete:
         shutil.rmtree(unfinished, ignore_errors=True)
-    print(f"report: {folder / 'comparison.md'}")
+    print(f"report: {folder / 'comparison.md'} and comparison.html")

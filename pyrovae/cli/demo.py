@@ -1,18 +1,11 @@
 """`pyrovae demo`: trains one VAE on the ring of Gaussians with the ELBO and IWAE-50 and measures both against truth."""
 
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.common import (
-    require,
-    require_count,
-    require_seed,
-    write_figure,
-    write_json,
-    write_text,
-    written_together,
-)
+from pyrovae.common import require, require_count, require_seed, write_json, written_together
 from pyrovae.runs import require_new_folder
 
 if TYPE_CHECKING:
@@ -44,6 +37,7 @@ def ring_demo(
         require_count(name, value)
     require_seed(seed)
     from pyrovae.data import load  # not above, because these import torch
+    from pyrovae.reports import Picture, Report, Table, Text, report_files, write_report
     from pyrovae.runs import (
         EVALUATION_FILES,
         NOTE_ON_OTHER_OBJECTIVES,
@@ -67,15 +61,17 @@ def ring_demo(
                 runs[name].vae, runs[name].data, num_samples=num_samples, num_data=num_data, seed=seed
             )
             write_evaluation(beside, runs[name], results[name])
-    table = results_table({f"{name}-trained": result for name, result in results.items()})
-    print(f"\n{table}\n\n{NOTE_ON_OTHER_OBJECTIVES}")
-    report = f"# The ring, seed {seed}\n\n```\n{table}\n```\n\n{NOTE_ON_OTHER_OBJECTIVES}\n![demo](demo.png)\n"
-    with written_together(folder, "report", ("results.json", "demo.png", "report.md"), overwrite=False) as beside:
+    table = partial(results_table, {f"{name}-trained": result for name, result in results.items()})
+    print(f"\n{table()}\n\n{NOTE_ON_OTHER_OBJECTIVES}")
+    picture = Picture("demo.png", "the data, and samples and latent space of either training", draw(runs))
+    report = Report(f"The ring, seed {seed}", [Table(table), Text(NOTE_ON_OTHER_OBJECTIVES), picture])
+    files = ("results.json", *report_files("report"), picture.path)
+    with written_together(folder, "report", files, overwrite=False) as beside:
         write_json(beside / "results.json", results)
-        write_figure(beside / "demo.png", draw(runs))
-        write_text(beside / "report.md", report)
+        write_report(beside, "report", report)
     print(
-        f"report: {folder / 'report.md'}; each run with its figures: {', '.join(str(r.folder) for r in runs.values())}"
+        f"report: {folder / 'report.md'} and report.html; "
+        f"each run with its figures: {', '.join(str(r.folder) for r in runs.values())}"
     )
 
 

@@ -21,7 +21,7 @@ def evaluate_run(
     methods: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> None:
-    """Evaluate a run; writes evaluation.json, report.md and figures/ into its folder.
+    """Evaluate a run; writes evaluation.json, report.md, report.html and figures/ into its folder.
 
     Args:
         folder: the run, as `train` kept it
@@ -32,7 +32,7 @@ def evaluate_run(
         device: auto, cpu, cuda, ...
         seed: fixes the draws
         methods: compare estimates of log p(x) instead: elbo, iwae_K, is_S, ais_T, ais_prior_T; writes estimates.json,
-            estimates.md and figures/estimates.png
+            estimates.md, estimates.html and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
     require_run(folder, dataset)  # before the imports of torch
@@ -70,14 +70,15 @@ def evaluate_run(
                 lower = nats_of_units(run.data, args[0])
                 if lower is not None:
                     print(f"in the units of the file, each is {lower:.3f} nats lower\n")
-                write_estimates(beside, estimates)
+                write_estimates(beside, run, estimates, len(args[0]))
         else:
             evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)
             if workers.is_first:
                 print(results_table({str(folder): evaluation}))
-                if evaluation["collapse"]:
-                    print(f"\n{evaluation['collapse']}")
+                for said in filter(None, (evaluation["verdict"], evaluation["collapse"])):
+                    print(f"\n{said}")
                 print()
                 write_evaluation(beside, run, evaluation)
     if workers.is_first:
-        print(f"report: {folder / ('estimates.md' if methods else 'report.md')}")
+        report = "estimates" if methods else "report"
+        print(f"report: {folder / report}.md and {report}.html")

@@ -92,7 +92,7 @@ def race_objectives(
     for one, raced in races.items():
         print(f"equal {one}\n\n{raced}\n")
     write_race(Path(out), races)
-    print(f"report: {Path(out) / 'race.md'}")
+    print(f"report: {Path(out) / 'race.md'} and race.html")
 
 
 def objective_of(text: str, num_particles: int | None) -> "PyroELBO":

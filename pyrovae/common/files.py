@@ -141,13 +141,17 @@ def append_text(path: Path, text: str) -> None:
             file.write(text.encode(**_UTF_8))
 
 
-def write_figure(path: Path, figure: "Figure") -> None:
-    """Writes a figure as PNG, whole or not at all. Characters that its font lacks are drawn as boxes."""
+def write_figure(path: Path, figure: "Figure") -> bytes:
+    """Writes a figure as PNG, whole or not at all, and returns the content of the file.
+
+    Characters that its font lacks are drawn as boxes.
+    """
     png = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(png, format="png", dpi=120)
     write_atomically(path, lambda file: file.write(png.getbuffer()))
+    return png.getvalue()
 
 
 def flush_renames(folder: Path) -> None:

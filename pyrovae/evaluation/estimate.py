@@ -176,6 +176,12 @@ class MarginalLikelihood(Estimate):
         return bound_sizes(self.num_samples)
 
     @property
+    def mean_bounds(self) -> list[tuple[int, float, float]]:
+        """K, the mean of L_K over the data and its Monte Carlo error, in nats, at each K of `bound_sizes`."""
+        errors = self.bounds_error.square().sum(1).sqrt() / len(self.value)
+        return list(zip(self.bound_sizes, self.bounds.mean(1).tolist(), errors.tolist(), strict=True))
+
+    @property
     def log_px(self) -> Tensor:
         """log p(x) for each datum, `(batch,)`, in nats: another name for `value`."""
         return self.value

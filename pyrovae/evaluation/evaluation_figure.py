@@ -21,15 +21,14 @@ def draw_estimates(measured: Mapping[str, tuple[Estimate, float]]) -> Figure:
     sampled = [estimate for estimate in estimates.values() if isinstance(estimate, MarginalLikelihood)]
     if sampled:
         largest = max(sampled, key=lambda estimate: estimate.num_samples)
-        errors = (largest.bounds_error.square().sum(1).sqrt() / len(largest.value)).tolist()
-        points = list(zip(largest.bound_sizes, largest.bounds.mean(1).tolist(), errors, strict=True))
+        points: list[tuple[int, float, float]] = largest.mean_bounds
     else:
         bounds = {method: estimate for method, estimate in estimates.items() if not method.startswith("ais_")}
         points = sorted(
             (int(method.removeprefix("iwae_").replace("elbo", "1")), estimate.mean, estimate.monte_carlo_error)
             for method, estimate in bounds.items()
         )
-    sizes, values, errors = ([point[index] for point in points] for index in range(3))
+    sizes, values, errors = zip(*points, strict=True) if points else ((), (), ())
     annealed = {
         method: (estimate.mean, estimate.monte_carlo_error)
         for method, estimate in estimates.items()

@@ -1,12 +1,13 @@
-"""Writes races into a folder: JSON, Markdown and figures."""
+"""Writes races into a folder: JSON, a report and figures."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from pyrovae.common import write_figure, write_json, write_text, written_together
+from pyrovae.common import write_json, written_together
 from pyrovae.lab.race_result import Race
+from pyrovae.reports import Picture, Report, Section, Table, Text, Verdict, report_files, write_report
 
-RACE_NOTES = """\
+NOTES = """\
 log p(x) of the held-out data is in nats per datum, averaged over seeds, with the standard error over seeds in brackets.
 Differences are paired, seed by seed and datum by datum. Their 95% intervals combine Student's t over seeds with the
 error over data. Importance sampling gives a lower bound, which is too low if many data have Pareto k > 0.7.
@@ -14,15 +15,19 @@ error over data. Importance sampling gives a lower bound, which is too low if ma
 
 
 def write_race(folder: Path, races: Mapping[str, Race]) -> None:
-    """Writes race.json, race.md and race_*.png into a folder, from the races by their budgets."""
-    figures = {f"race_{budget}.png": race.plot() for budget, race in races.items()}
+    """Writes race.json, race.md, race.html and race_*.png into a folder, from the races by their budgets."""
+    pictures = {
+        budget: Picture(f"race_{budget}.png", "log p(x) of held-out data along the training", race.plot())
+        for budget, race in races.items()
+    }
+    sections = [
+        Section(f"Equal {budget}", [Verdict("the race", race.verdict), Table(race.table), pictures[budget]])
+        for budget, race in races.items()
+    ]
+    title = f"Race: {', '.join(next(iter(races.values())).objectives)}"
+    report = Report(title, [*sections, Section("The columns", [Text(NOTES)], folded=True)])
+    files = ("race.json", *report_files("race"), *(picture.path for picture in pictures.values()))
     # Processes that share a race may all have come to its end, and all have the same to write.
-    with written_together(folder, "race", ("race.json", "race.md", *figures), wait=True) as beside:
-        for name, figure in figures.items():
-            write_figure(beside / name, figure)
-        parts = [
-            f"## Equal {budget}\n\n{race.to_markdown()}\n\n{race.verdict}\n\n![curves](race_{budget}.png)\n"
-            for budget, race in races.items()
-        ]
-        write_text(beside / "race.md", f"# Race\n\n{RACE_NOTES}\n" + "\n".join(parts))
+    with written_together(folder, "race", files, wait=True) as beside:
+        write_report(beside, "race", report)
         write_json(beside / "race.json", {budget: race.to_dict() for budget, race in races.items()})

@@ -1,6 +1,7 @@
 """The figures of a run: training curves, samples, latent space, reconstructions."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from matplotlib.figure import Figure
@@ -28,6 +29,23 @@ def draw_figures(run: Run) -> dict[str, Figure]:
         drawings["reconstructions"] = _draw_reconstructions
     with local_seed(run.config.seed):
         return {name: draw(run) for name, draw in drawings.items()}
+
+
+def draw_log_px(evaluation: Mapping) -> Figure:
+    """Draws the bounds L_K against K, and across them log p(x) by the methods that need no draws, where they are known.
+
+    Args:
+        evaluation: what `measure` returned of a VAE that has a log p(x).
+    """
+    exact = {
+        "quadrature": (evaluation["log_px_quadrature"], evaluation["log_px_quadrature_error"]),
+        "enumeration": (evaluation["log_px_enumeration"], 0.0),
+    }
+    figure, (axes,) = plots.figure_row(1, width=5.0)
+    sizes, values, errors = zip(*evaluation["bounds"], strict=True)
+    known = [math.nan if error is None else error for error in errors]
+    plots.bounds(sizes, values, known, {name: one for name, one in exact.items() if one[0] is not None}, axes)
+    return figure
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -37,7 +37,7 @@ def measure(
     num_data: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
-) -> dict[str, float | int | str | None]:
+) -> dict[str, Any]:
     """Measures `vae` on test data, in nats per datum and at beta = 1.
 
     Args:
@@ -55,7 +55,8 @@ def measure(
         `*_standard_error` is the Monte Carlo error of the mean, `*_data_error` the standard error of the mean over
         data, which is another in the units of the file if cells are missing. `measure` says what `elbo` is: the ELBO, a
         cross-entropy bound for grey pixels under a Bernoulli, or the reconstruction of an autoencoder; the latter two
-        have no log p(x). `active_units` and `collapse` tell what the latents say about the data. A measure that does
+        have no log p(x). `verdict` says how far to believe `log_px`, and `bounds` holds `[K, L_K, standard error]` for
+        each K of its draws. `active_units` and `collapse` tell what the latents say about the data. A measure that does
         not apply or is unknown is None.
 
     Raises:
@@ -69,7 +70,7 @@ def measure(
     measure = "ELBO" if has_density else "cross-entropy bound"
     measure = measure if vae.posterior_family.has_density else "reconstruction"
     started = time.perf_counter()
-    result: dict[str, float | int | str | None] = {"dataset": data.name, "kind": data.kind, "measure": measure}
+    result: dict[str, Any] = {"dataset": data.name, "kind": data.kind, "measure": measure}
     result |= {"num_data": len(x), "num_samples": num_samples, "seed": seed}
     iwae: Estimate | None = None
     marginal: MarginalLikelihood | None = None
@@ -92,6 +93,8 @@ def measure(
         # Where cells are missing, the rows differ in what the units take off.
         of_cells = data.log_px_in_file_units(marginal.value.double().cpu(), x.cpu())
         result["log_px_in_file_units_data_error"] = Estimate(of_cells, torch.zeros_like(of_cells)).data_error
+    result["verdict"] = None if marginal is None else marginal.verdict
+    result["bounds"] = None if marginal is None else [[*point] for point in marginal.mean_bounds]
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()
     result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "log_px_enumeration": None}
@@ -113,7 +116,13 @@ def measure(
         result["collapse"] = latent_use(vae, *here).warning if has_kl_per_dimension(vae) else None
     result["seconds"] = time.perf_counter() - started
     # An error from one draw, or k from ten, is nan: it is unknown, and JSON has no nan.
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
+    return {name: _known(value) for name, value in result.items()}
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_known(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _entries(name: str, estimate: Estimate | None) -> dict[str, float | None]:

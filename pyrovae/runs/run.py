@@ -36,7 +36,7 @@ from pyrovae.runs.folder import (
     written_config,
 )
 from pyrovae.runs.own_data import DataLayout, check_same_layout, check_same_values, data_told, with_usual_settings
-from pyrovae.runs.own_sources import is_own
+from pyrovae.runs.own_sources import is_own, short_name
 from pyrovae.runs.run_content import content_of_run
 from pyrovae.training import Checkpoints, History, check_content, check_fits, fit, history_of, told_of_split
 
@@ -51,6 +51,9 @@ class Run:
         vae: the trained VAE
         history: the record of every epoch
         load_data: returns the data set; called once, when `data` is first read
+        steps: how many steps of the epoch after those of `history` the parameters have gone through, too: those of a
+            training that was interrupted
+        best_epoch: the epoch that the parameters are of, if early stopping has put back the best
 
     Example:
         >>> from pyrovae.runs import train_run
@@ -66,11 +69,27 @@ class Run:
     vae: VAE
     history: History
     load_data: Callable[[], Dataset]
+    steps: int = 0
+    best_epoch: int | None = None
 
     @cached_property
     def data(self) -> Dataset:
         """Returns the data set, which is loaded when it is first asked for."""
         return self.load_data()
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Where in the training the parameters are from: after `epoch` epochs and `steps_beyond` steps."""
+        return {"epoch": self.best_epoch or len(self.history.epoch), "steps_beyond": self.steps}
+
+    @property
+    def title(self) -> str:
+        """The data, the objective, and where in the training the parameters are from, as its reports are headed."""
+        epoch, beyond = self.place.values()
+        where = f"epoch {epoch}" + (f" and {beyond:,} steps" if beyond else "")
+        if self.best_epoch is not None:
+            where += f", the best of {len(self.history.epoch)}"
+        return f"{short_name(self.config.dataset)}, {self.config.objective}, {where}"
 
     def __repr__(self) -> str:
         config, done = self.config, len(self.history.epoch)
@@ -163,7 +182,7 @@ def train_run(
                 with alone():
                     on_epoch(run, record)
 
-    fit(
+    history = fit(
         vae,
         data,
         epochs=config.epochs,
@@ -176,7 +195,7 @@ def train_run(
         on_start=start,
         on_epoch=add,
     )
-    return run
+    return replace(run, history=history, best_epoch=None if config.patience is None else history.best_epoch)
 
 
 def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: str | Path | None = None) -> Run:
@@ -223,7 +242,16 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
     _check_twins(where, state, saved["parameters"] | saved["buffers"])
     vae.load_state_dict(state)
     vae.set_beta(config.beta)  # an interrupted run was saved at the beta that its schedule had reached
-    return Run(folder, config, vae.eval(), history, partial(_load_same_data, folder, config, saved))
+    has_best = saved["best"].get("last") is not None  # early stopping has put it back
+    return Run(
+        folder,
+        config,
+        vae.eval(),
+        history,
+        partial(_load_same_data, folder, config, saved),
+        steps=saved["position"]["step"],
+        best_epoch=history.best_epoch if has_best else None,
+    )
 
 
 def _check_twins(where: str, state: Mapping[str, Tensor], twins: Mapping[str, Tensor]) -> None:

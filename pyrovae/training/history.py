@@ -61,6 +61,13 @@ class History:
         columns = asdict(self)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
+    @property
+    def best_epoch(self) -> int | None:
+        """The first epoch with the best validation ELBO; None without validation data."""
+        pairs = zip(self.epoch, self.elbo, strict=True)
+        known = {epoch: elbo for epoch, elbo in pairs if elbo is not None and elbo > -math.inf}  # nor NaN
+        return max(known, key=lambda epoch: known[epoch]) if known else None
+
     def to_pandas(self) -> Any:
         """Returns a `pandas.DataFrame` with a row for each epoch and the attributes as columns.
 
@@ -119,11 +126,12 @@ class History:
     def _summary(self) -> str:
         """The number of epochs, their time and the best of them."""
         text = f"{len(self.epoch)} epochs in {sum(self.seconds):.1f} s"
-        known = {epoch: elbo for epoch, elbo in zip(self.epoch, self.elbo, strict=True) if elbo is not None}
-        if not known:
+        best = self.best_epoch
+        if best is None:
             return text
-        best = max(known, key=lambda epoch: known[epoch])
-        return f"{text}; best validation ELBO {known[best]:.3f} nats per datum, after epoch {best}"
+        return (
+            f"{text}; best validation ELBO {self.elbo[self.epoch.index(best)]:.3f} nats per datum, after epoch {best}"
+        )
 
 
 @dataclass

@@ -73,7 +73,7 @@ def test_a_mixed_table_with_missing_cells_is_shown_trained_and_measured(people):
         assert f"{found['log_px_in_file_units']:.3f}" in text
     assert "| town " in (folder / "runs/people/report.md").read_text()
     figures = sorted(path.name for path in (folder / "runs/people/figures").iterdir())
-    assert figures == ["latent.png", "samples.png", "training.png"]
+    assert figures == ["latent.png", "log_px.png", "samples.png", "training.png"]
 
 
 def test_a_run_on_a_table_is_trained_longer_and_compared(people):
@@ -103,7 +103,7 @@ def test_a_folder_of_photos_from_the_command_and_from_python(tmp_path):
     assert "likelihood discretized_logistic, network resnet" in shown
     done("evaluate", "run", *FEW, cwd=tmp_path)
     figures = sorted(path.name for path in (tmp_path / "run/figures").iterdir())
-    assert figures == ["latent.png", "reconstructions.png", "samples.png", "training.png"]
+    assert figures == ["latent.png", "log_px.png", "reconstructions.png", "samples.png", "training.png"]
     found = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert found["log_px_in_file_units"] is None
     assert found["log_px"] < 0

@@ -103,7 +103,7 @@ def test_a_row_without_a_bound_has_no_gap_and_the_others_have_theirs(tmp_path):
     assert [line[columns[0].index("gap")] for line in columns] == ["gap", f"{gaps_of(found)['iwae']:.3f}", "", ""]
     (axes,) = draw_comparison(found)["bounds"].axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["log p(x)", "iwae"]
-    write_comparison(tmp_path, found)
+    write_comparison(tmp_path, found, "a & b", {"epoch": 3})
     assert json.loads((tmp_path / "comparison.json").read_text())["rows"][1]["gap"] is None
 
 
@@ -186,7 +186,7 @@ def test_without_log_px_there_is_no_gap_and_the_rest_is_measured(make, why, give
     assert found["elbo", 4].guide.norm > 0
     assert "no gap: log p(x) does not exist or cannot be had" in str(found)
     assert why in found.no_gap
-    write_comparison(tmp_path, found)
+    write_comparison(tmp_path, found, "a & b", {"epoch": 3})
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert content["log_px"] == (0.0 if given else None)
     assert content["no_gap"] == found.no_gap

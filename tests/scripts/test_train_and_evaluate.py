@@ -28,7 +28,7 @@ def test_train_then_evaluate_points(tmp_path):
     assert f"{evaluation['log_px']:.3f}" in evaluated.stdout
     assert f"{evaluation['log_px']:.3f}" in (tmp_path / "out/report.md").read_text()
     figures = sorted(p.name for p in (tmp_path / "out/figures").iterdir())
-    assert figures == ["latent.png", "samples.png", "training.png"]
+    assert figures == ["latent.png", "log_px.png", "samples.png", "training.png"]
 
     before = (tmp_path / "out/evaluation.json").read_text()
     again = run_here("evaluate.py", "out", "--num-samples", 60, cwd=tmp_path)
