@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
         parts_of,
         unmasked,
     )
+    from pyrovae.common.lines import progress_in_lines
     from pyrovae.common.locks import FolderInUse, exclusive_lock
     from pyrovae.common.modes import evaluates, evaluation_mode
     from pyrovae.common.parts import OtherSettings, Parts, check_for_parts, kept_parts
@@ -155,6 +156,7 @@ else:  # most of these modules import torch, for which a command line does not w
                 "parts_of",
                 "unmasked",
             ),
+            "lines": ("progress_in_lines",),
             "locks": ("FolderInUse", "exclusive_lock"),
             "modes": ("evaluates", "evaluation_mode"),
             "parts": ("OtherSettings", "Parts", "check_for_parts", "kept_parts"),

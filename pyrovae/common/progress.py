@@ -1,25 +1,34 @@
-"""The progress bar of everything that takes long."""
+"""The progress of everything that takes long: a bar on a terminal, and lines in the log of a command."""
 
+import io
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
 from tqdm.auto import tqdm
+from tqdm.std import tqdm as plain_tqdm
 
+from pyrovae.common.lines import has_progress_in_lines
 from pyrovae.common.workers import Workers
 
+SECONDS_BETWEEN_LINES = 10.0
+LINE = "{desc}: {unit} {n_fmt} of {total_fmt}, {elapsed}{postfix}"
 
-def progress_bar(progress: bool | None, total: int, desc: str | None = None, unit: str = "it") -> tqdm:
+
+def progress_bar(progress: bool | None, total: int, desc: str, unit: str) -> tqdm:
     """Returns a bar that counts to `total` and is cleared at its end.
 
     Args:
-        progress: True shows the bar, False hides it, and None shows it on a terminal only. If several processes work
-            together, the first alone shows one.
+        progress: True shows the bar, False hides it, and None shows it on a terminal only, or lines in its place (see
+            `progress_in_lines`). If several processes work together, the first alone shows one.
         total: The number of units of work.
-        desc: The text before the bar.
+        desc: What is done, as the text before the bar.
         unit: The name of one unit of work.
     """
     disable, file = hides_progress(progress), StandardError()
+    if disable is None and has_progress_in_lines() and not file.isatty():
+        return _Lines(total=total, unit=unit, desc=desc)
     return tqdm(total=total, unit=unit, desc=desc, disable=disable, leave=False, file=file, dynamic_ncols=True)
 
 
@@ -28,6 +37,22 @@ def hides_progress(progress: bool | None) -> bool | None:
     if not Workers().is_first:
         return True
     return None if progress is None else not progress
+
+
+class _Lines(plain_tqdm):
+    """A bar that prints itself as a line of standard output, at most every `SECONDS_BETWEEN_LINES`."""
+
+    monitor_interval = 0  # no thread, which would be in the way of a fork
+
+    def __init__(self, **settings: Any) -> None:
+        self._shown = time.monotonic()
+        super().__init__(**settings, bar_format=LINE, leave=False, miniters=1, mininterval=0, file=io.StringIO())
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        now = time.monotonic()
+        if msg is None and now - self._shown >= SECONDS_BETWEEN_LINES:
+            print(self, flush=True)
+            self._shown = now
 
 
 class StandardError:

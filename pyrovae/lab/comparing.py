@@ -200,7 +200,7 @@ def _take_repeats(
         return derived_seed(seed, f"{one.name} {one.num_particles} {repeat}")
 
     first = seed_of(kept.estimators[0], 0)
-    with progress_bar(progress, repeats, "comparing") as bar, kept.session(model, guide, args, first):
+    with progress_bar(progress, repeats, "comparing", "repeat") as bar, kept.session(model, guide, args, first):
         taken = min(len(one.bounds) for one in kept.estimators)
         bar.update(taken)
         for repeat in range(taken, repeats):

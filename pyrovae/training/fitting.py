@@ -177,7 +177,7 @@ def fit(
         if Workers().rank > 0:  # each process has noise of its own
             torch.manual_seed(derived_seed(torch.initial_seed(), f"process {Workers().rank}"))
         try:
-            with progress_bar(progress, epochs, unit="epoch") as bar:
+            with progress_bar(progress, epochs, "training", "epoch") as bar:
                 if training.compiled:
                     bar.set_postfix_str("compiling")
                 Loop(training, settings, checkpoints).run(bar, on_start or _ignore, on_epoch or _ignore)

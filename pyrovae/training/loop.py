@@ -59,7 +59,8 @@ class Loop:
                 record = self._epoch()
                 with self._callback():
                     on_epoch(record)
-                bar.set_postfix({k: f"{record[k]:.2f}" for k in ("loss", "elbo") if record[k] is not None})
+                terms = {k: f"{record[k]:.2f}" for k in ("loss", "elbo") if record[k] is not None}
+                bar.set_postfix(terms, refresh=False)  # `update` shows it, beside the number of its epoch
                 bar.update()
                 if not state.position.done and self.saver.is_due_after_epoch():
                     self._save()

@@ -12,7 +12,9 @@ from running_scripts import FOLDER, command_here
 
 import pyrovae as pv
 from pyrovae.cli import app, command_line, helper_processes
-from pyrovae.runs import train_run
+from pyrovae.common import progress
+from pyrovae.lab import comparison_report
+from pyrovae.runs import report, train_run
 from pyrovae.training.steps import Steps
 
 GROUPS = ["data", "model", "objective", "training", "run"]
@@ -145,6 +147,22 @@ def test_a_value_of_ten_megabytes_is_refused_in_one_short_line(name, where, tmp_
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert (done.stderr.count("\n"), len(done.stderr) < 1_100) == (1, True)
+
+
+def test_what_takes_long_says_how_far_it_is_where_there_is_no_terminal(tmp_path, monkeypatch):
+    """The log of a training said nothing before its end."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(report, "draw_figures", lambda run: {})
+    monkeypatch.setattr(comparison_report, "draw_comparison", lambda found: {})
+    one = ("--objectives", "elbo", "--num-particles", 1, "--repeats", 4, "--num-data", 4, "--no-compile")
+    for said, arguments in {
+        "training: epoch 2 of 2": ("train", "--hidden", 4, "--batch-size", 1_000, "--epochs", 2, "--out", "run"),
+        "log p(x): datum 4 of 4": ("evaluate", "run", "--num-samples", 20, "--num-data", 4),
+        "comparing: repeat 4 of 4": ("compare", "run", *one),
+    }.items():
+        done = command_here(*arguments, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.search(rf"^{re.escape(said)}, \d\d:\d\d", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
