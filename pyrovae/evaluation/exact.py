@@ -30,7 +30,7 @@ def quadrature_log_marginal(
     where the posterior of that datum is, however narrow it is.
 
     Args:
-        model: A model with one latent site of one or two real dimensions.
+        model: A model with one latent site: a real number, or a real vector of one or two dimensions.
         *args: What the model takes, of any number and type.
         limit: The grid covers [-limit, limit] in each dimension.
         num_points: The number of points of the grid in each dimension: odd, and at least 3.
@@ -43,7 +43,7 @@ def quadrature_log_marginal(
         with a learned one (a mode that is not on the grid leaves no other trace); the integral has not been resolved.
 
     Raises:
-        InputError: If the latent is not a real vector of one or two dimensions, or no density exists.
+        InputError: If the latent is something else, or no density exists.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 1), torch.zeros(3), 0.5, torch.zeros(1))
@@ -60,11 +60,14 @@ def quadrature_log_marginal(
     shapes = {name: tuple(site["fn"].event_shape) for name, site in alone.latent.items()}
     name, shape = next(iter(shapes.items()), ("", ()))
     require(
-        len(shapes) == 1 and shape in ((1,), (2,)),
-        f"quadrature needs one latent site of one or two dimensions, got {shapes}",
+        len(shapes) == 1 and shape in ((), (1,), (2,)),
+        f"quadrature needs one latent site of one or two dimensions, got {_in_words(shapes)}",
     )
     prior, data = alone.latent[name]["fn"], alone.data
     require(has_real_support(prior), f'quadrature needs a latent of real numbers, got {prior.support} at site "{name}"')
+
+    def as_drawn(z: Tensor) -> Tensor:
+        return z if shape else z.squeeze(-1)  # a site without to_event draws numbers
 
     def args_at(rows: Tensor | None) -> tuple:
         if rows is None:
@@ -76,13 +79,14 @@ def quadrature_log_marginal(
         return data.at(rows)
 
     def log_joint_at(z: Tensor, rows: Tensor | None) -> Tensor:
-        return alone.log_joint({name: z}, args_at(rows), data.size if rows is None else len(rows))
+        return alone.log_joint({name: as_drawn(z)}, args_at(rows), data.size if rows is None else len(rows))
 
     def log_prior_at(z: Tensor, rows: Tensor | None) -> Tensor:
         args_at(rows)
-        return alone.log_prior(z, name, rows)
+        return alone.log_prior(as_drawn(z), name, rows)
 
     like = alone.latent[name]["value"]
+    like, dim = (like, shape[0]) if shape else (like[..., None], 1)
     settings = {"like": like, "num_data": data.size, "limit": limit, "chunk_size": chunk_size}
     with pyro.validation_enabled(False):
         joint = log_integral(log_joint_at, num_points=num_points, tolerance=GRID_TOLERANCE, **settings)
@@ -90,8 +94,13 @@ def quadrature_log_marginal(
     known = (joint.edge <= joint.peak - VANISHED) & (mass.value >= math.log(0.99)) & mass.error.isfinite()
     # The integral beyond the limits is at most what it would be if the density at the border held in all of the square:
     # a tail falls by 10 nats or more on its way to the border.
-    beyond = (joint.edge + shape[0] * math.log(2 * limit) - joint.value).exp()
+    beyond = (joint.edge + dim * math.log(2 * limit) - joint.value).exp()
     return joint.value.to(alone.home), torch.where(known, joint.error + beyond, math.inf).to(alone.home)
+
+
+def _in_words(shapes: dict[str, tuple[int, ...]]) -> str:
+    sites = [f'"{name}" of {" x ".join(map(str, shape)) or "1"}' for name, shape in shapes.items()]
+    return ", ".join(sites) or "none"
 
 
 @takes_model

@@ -142,7 +142,8 @@ def compare(
             check_objective(objective, model, guide, *args)
         sides = sides_of(model, guide, args, reading)
         trained = {side: getattr(sides, side) for side in SIDES}
-        require(any(trained.values()), "model and guide must have a parameter that the loss depends on, and have none")
+        rule = "model and guide must register a parameter that the loss depends on (pyro.param, pyro.module)"
+        require(any(trained.values()), f"{rule}, found none")
         estimators = [
             Repeats(name, number, objective, repeats, trained, num_data)
             for name, by_size in named

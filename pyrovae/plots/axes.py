@@ -1,40 +1,21 @@
 """The ground of every figure: arrays, new axes, ticks, colours and legends."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 from torch import Tensor
 
-from pyrovae.common import InputError
+from pyrovae.common import require, require_number, require_size, shown
 
 Array = np.ndarray | Tensor
 Values = Array | Sequence[float]
 MOST_TICKS = 12
-Arguments = ParamSpec("Arguments")
-Drawn = TypeVar("Drawn")
-
-
-def takes_arrays(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
-    """Decorates a function that draws arrays, so that it refuses a result, such as a `History`, in one line."""
-
-    @wraps(draw)
-    def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Drawn:
-        for value in (*args, *kwargs.values()):
-            if is_dataclass(value):
-                kind = type(value).__name__
-                hint = "its own plot() draws it" if hasattr(value, "plot") else "give some of its values"
-                raise InputError(f"plots.{draw.__name__} takes arrays, got {kind}: {hint}")
-        return draw(*args, **kwargs)
-
-    return checked
 
 
 def as_numpy(array: Values) -> np.ndarray:
@@ -62,12 +43,20 @@ def figure_row(columns: int, width: float = 4.0, height: float = 3.6) -> tuple[F
         >>> len(axes), figure.get_size_inches().tolist()
         (3, [12.0, 3.6])
     """
+    require_size("columns", columns)
+    for name, inches in {"width": width, "height": height}.items():
+        require_number(name, inches, above=0)
     figure = Figure(figsize=(width * columns, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def colors_of(curves: Mapping[str, object], colors: Mapping[str, str] | None) -> list[str]:
     """Returns a colour for each curve: the given one, which it may have in other figures too, or matplotlib's next."""
+    require(isinstance(colors, Mapping | None), f"colors must be a dict by name, got {shown(colors)}")
+    for name, color in (colors or {}).items():
+        require(is_color_like(color), f"colors[{name!r}] must be a colour of matplotlib's, got {shown(color)}")
+    missing = [name for name in curves if colors is not None and name not in colors]
+    require(not missing, f"colors must have one for each curve, got none for {missing[:3]}")
     return [f"C{index}" if colors is None else colors[name] for index, name in enumerate(curves)]
 
 

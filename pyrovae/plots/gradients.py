@@ -13,9 +13,9 @@ from pyrovae.plots.axes import (
     colors_of,
     legend_inside,
     plain_numbers,
-    takes_arrays,
     ticks_at_sizes,
 )
+from pyrovae.plots.shapes import takes_arrays
 from pyrovae.plots.slope import fitted_slope
 
 # By name: (K or seconds, values, floors). A value below its floor is nothing but noise; floors may be None.
@@ -23,7 +23,7 @@ Curves = Mapping[str, tuple[Sequence[float], Values, Values | None]]
 CurvesWithFloors = Mapping[str, tuple[Sequence[float], Values, Values]]
 
 
-@takes_arrays
+@takes_arrays(curves=["(num,) positive", "(num,)", "(num,)"])
 def against_size(
     curves: CurvesWithFloors,
     theory: Mapping[str, float] | None = None,
@@ -55,8 +55,8 @@ def against_size(
         >>> [text.get_text() for text in axes.get_legend().get_texts()]
         ['iwae: -0.50 (0.00), theory -0.5']
     """
-    axes, theory = axes_or_new(axes), theory or {}
-    for (name, (sizes, values, floors)), color in zip(curves.items(), colors_of(curves, colors), strict=True):
+    chosen, axes, theory = colors_of(curves, colors), axes_or_new(axes), theory or {}
+    for (name, (sizes, values, floors)), color in zip(curves.items(), chosen, strict=True):
         slope = fitted_slope(sizes, as_numpy(values).tolist(), as_numpy(floors).tolist())
         label = name if math.isnan(slope.value) else f"{name}: {slope.value:+.2f}"
         label += "" if math.isnan(slope.error) else f" ({slope.error:.2f})"
@@ -71,7 +71,7 @@ def against_size(
     return axes
 
 
-@takes_arrays
+@takes_arrays(curves=["(num,) positive", "(num,)", "(num,) or None"])
 def against_seconds(
     curves: Curves, ylabel: str, colors: Mapping[str, str] | None = None, axes: Axes | None = None
 ) -> Axes:
@@ -98,9 +98,9 @@ def against_seconds(
         >>> [text.get_text() for text in axes.texts]
         ['elbo']
     """
-    axes = axes_or_new(axes)
+    chosen, axes = colors_of(curves, colors), axes_or_new(axes)
     ends = []
-    for (name, (seconds, values, floors)), color in zip(curves.items(), colors_of(curves, colors), strict=True):
+    for (name, (seconds, values, floors)), color in zip(curves.items(), chosen, strict=True):
         shown = as_numpy(values) > 0
         if not shown.any():
             continue

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyrovae.plots.axes import Array, as_numpy, axes_or_new, takes_arrays
+from pyrovae.common import require, require_number, require_sequence, require_size
+from pyrovae.plots.axes import Array, as_numpy, axes_or_new
+from pyrovae.plots.shapes import takes_arrays
 
 
-@takes_arrays
+@takes_arrays(images="(num, channels, height, width)")
 def image_grid(images: Array, columns: int, title: str = "", axes: Axes | None = None) -> Axes:
     """Draws images row by row; those of one channel as ink on paper, those of three in their colours.
 
@@ -28,8 +30,11 @@ def image_grid(images: Array, columns: int, title: str = "", axes: Axes | None =
         >>> axes.images[0].get_array().shape
         (16, 18)
     """
-    axes, images = axes_or_new(axes), as_numpy(images)
+    images = as_numpy(images)
     num, channels, height, width = images.shape
+    require(channels in (1, 3), f"images must have 1 or 3 channels, got {channels}")
+    require_size("columns", columns)
+    axes = axes_or_new(axes)
     rows = math.ceil(num / columns)
     white = 0.0 if channels == 1 else 1.0  # one channel is drawn as ink on paper
     cells = np.full((rows * columns, channels, height, width), white)
@@ -42,7 +47,7 @@ def image_grid(images: Array, columns: int, title: str = "", axes: Axes | None =
     return axes
 
 
-@takes_arrays
+@takes_arrays(images="(num, channels, height, width)", reconstructed="(num, channels, height, width)")
 def reconstructions(
     images: Array, reconstructed: Array, title: str = "data above, reconstruction below", axes: Axes | None = None
 ) -> Axes:
@@ -67,7 +72,7 @@ def reconstructions(
     return image_grid(both, len(images), title, axes)
 
 
-@takes_arrays
+@takes_arrays(images="(size, size, channels, height, width)", limit="() finite")
 def latent_plane(images: Array, limit: float, title: str = "decoded latent plane", axes: Axes | None = None) -> Axes:
     """Draws images that were decoded from a regular grid over [-limit, limit]^2 at their places in the plane.
 
@@ -87,6 +92,7 @@ def latent_plane(images: Array, limit: float, title: str = "decoded latent plane
         >>> axes.images[0].get_extent()
         [-2.0, 2.0, -2.0, 2.0]
     """
+    require_number("limit", limit, above=0)
     images = as_numpy(images)
     size = images.shape[0]
     axes = image_grid(images[::-1].reshape(-1, *images.shape[2:]), size, title, axes)
@@ -96,7 +102,7 @@ def latent_plane(images: Array, limit: float, title: str = "decoded latent plane
     return axes
 
 
-@takes_arrays
+@takes_arrays(images="(rows, steps, channels, height, width)")
 def traversal(images: Array, names: Sequence[str], title: str = "latent traversals", axes: Axes | None = None) -> Axes:
     """Draws rows of images along which one latent dimension changes, or one datum turns into another.
 
@@ -116,6 +122,8 @@ def traversal(images: Array, names: Sequence[str], title: str = "latent traversa
         ['$z_1$', '$z_2$']
     """
     images = as_numpy(images)
+    require_sequence("names", names, "texts")
+    require(len(names) == len(images), f"names must hold one for each of {len(images)} rows, got {len(names)}")
     axes = image_grid(images.reshape(-1, *images.shape[2:]), images.shape[1], title, axes)
     for row, name in enumerate(names):
         axes.text(-2, (row + 0.5) * images.shape[3], name, ha="right", va="center", fontsize="small")

@@ -8,10 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.patches import Circle, Ellipse
 
-from pyrovae.plots.axes import Array, as_numpy, axes_or_new, takes_arrays
+from pyrovae.common import require, require_number
+from pyrovae.plots.axes import Array, as_numpy, axes_or_new
+from pyrovae.plots.shapes import takes_arrays
 
 
-@takes_arrays
+@takes_arrays(x="(num, 2)", labels="(num,)")
 def points(x: Array, labels: Array | None = None, title: str = "", axes: Axes | None = None) -> Axes:
     """Draws a scatter of points in the plane, coloured by label if there are labels.
 
@@ -41,7 +43,7 @@ def points(x: Array, labels: Array | None = None, title: str = "", axes: Axes | 
     return axes
 
 
-@takes_arrays
+@takes_arrays(z="(num, 2) finite", labels="(num,) finite")
 def latent_space(
     z: Array, labels: Array | None = None, title: str = "posterior means", axes: Axes | None = None
 ) -> Axes:
@@ -72,7 +74,7 @@ def latent_space(
     return axes
 
 
-@takes_arrays
+@takes_arrays(density="(num, size, size) finite", limit="() finite", codes="(num, 2)")
 def posterior_contours(density: Array, limit: float, codes: Array | None = None, axes: Axes | None = None) -> Axes:
     """Draws the densities q(z|x) of several data as contours, one colour each, and the circles of the prior.
 
@@ -96,7 +98,12 @@ def posterior_contours(density: Array, limit: float, codes: Array | None = None,
         >>> len(axes.patches)
         2
     """
-    axes, density = axes_or_new(axes), as_numpy(density)
+    require_number("limit", limit, above=0)
+    density = as_numpy(density)
+    size, largest = density.shape[-1], density.max((1, 2))
+    require(size > 1, f"density must be on a grid of 2 x 2 or more, got {size} x {size}")
+    require(bool((largest > 0).all()), f"density must be > 0 somewhere for each datum, got {largest.min():g} at most")
+    axes = axes_or_new(axes)
     ticks = np.linspace(-limit, limit, density.shape[-1])
     for index, one in enumerate(density):
         levels = one.max() * np.exp(-0.5 * np.array([2.0, 1.0]) ** 2)  # one and two standard deviations of a Gaussian
@@ -108,7 +115,7 @@ def posterior_contours(density: Array, limit: float, codes: Array | None = None,
     return axes
 
 
-@takes_arrays
+@takes_arrays(means="(num, 2) finite", scales="(num, 2) finite", labels="(num,)")
 def posterior_ellipses(
     means: Array,
     scales: Array,
@@ -134,8 +141,10 @@ def posterior_ellipses(
         >>> len(axes.patches)
         5
     """
-    axes, means, scales = axes_or_new(axes), as_numpy(means), as_numpy(scales)
+    means, scales = as_numpy(means), as_numpy(scales)
     kinds = np.zeros(len(means), dtype=int) if labels is None else as_numpy(labels)
+    require(kinds.dtype.kind in "iu", f"labels must be whole numbers, got {kinds.dtype}")
+    axes = axes_or_new(axes)
     for mean, scale, kind in zip(means, scales, kinds, strict=True):
         axes.add_patch(Ellipse(mean, *(2 * scale), fill=False, color=f"C{kind % 10}", linewidth=0.6, alpha=0.7))
     _draw_prior_circles(axes)
@@ -144,7 +153,7 @@ def posterior_ellipses(
     return axes
 
 
-@takes_arrays
+@takes_arrays(decoded="(size, size, 2)")
 def decoded_lattice(decoded: Array, title: str = "image of the latent lattice", axes: Axes | None = None) -> Axes:
     """Draws the lines of a latent grid as the decoder bends them.
 
@@ -169,7 +178,7 @@ def decoded_lattice(decoded: Array, title: str = "image of the latent lattice", 
     return axes
 
 
-@takes_arrays
+@takes_arrays(counts="(num_bins,) finite")
 def rank_histogram(counts: Array, title: str = "", axes: Axes | None = None) -> Axes:
     """Draws ranks of simulation-based calibration, with the mean and the 99% band of each bin if they are uniform.
 
@@ -191,7 +200,9 @@ def rank_histogram(counts: Array, title: str = "", axes: Axes | None = None) -> 
         Sean Talts et al. 2018, Validating Bayesian Inference Algorithms with Simulation-Based Calibration,
         arXiv:1804.06788.
     """
-    axes, counts = axes_or_new(axes), as_numpy(counts)
+    counts = as_numpy(counts)
+    require(bool((counts >= 0).all()) and counts.sum() > 0, "counts must be >= 0, and not all 0")
+    axes = axes_or_new(axes)
     num, share = int(counts.sum()), 1 / len(counts)
     mean, deviation = num * share, math.sqrt(num * share * (1 - share))  # of a binomial count, which is near normal
     band = (mean - 2.576 * deviation, mean + 2.576 * deviation)

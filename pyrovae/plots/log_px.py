@@ -12,12 +12,12 @@ from pyrovae.plots.axes import (
     colors_of,
     legend_inside,
     plain_numbers,
-    takes_arrays,
     ticks_at_sizes,
 )
+from pyrovae.plots.shapes import takes_arrays
 
 
-@takes_arrays
+@takes_arrays(sizes="(any,) positive", values="(any,)", errors="(any,) no_less", others=["()", "() no_less"])
 def bounds(
     sizes: Sequence[int],
     values: Values,
@@ -30,7 +30,7 @@ def bounds(
     Args:
         sizes: The numbers K of samples, `(num_sizes,)`.
         values: L_K in nats per datum, `(num_sizes,)`.
-        errors: The standard errors, `(num_sizes,)`; an error of nan is drawn as 0.
+        errors: The standard errors, `(num_sizes,)`; an error that is nan or infinite is drawn as 0.
         others: Other estimates by name, each `(value, standard error)`, drawn as bands across; none by default.
         axes: The axes to draw in; by default those of a new figure.
 
@@ -51,7 +51,7 @@ def bounds(
     return _label_bounds(axes, [sizes])
 
 
-@takes_arrays
+@takes_arrays(curves=["(num,) positive", "(num,)", "(num,) no_less"], log_px=("()", "() no_less"))
 def compared_bounds(
     curves: Mapping[str, tuple[Sequence[int], Values, Values]],
     log_px: tuple[float, float] | None,
@@ -77,15 +77,15 @@ def compared_bounds(
         >>> [text.get_text() for text in axes.get_legend().get_texts()]
         ['log p(x)', 'elbo', 'iwae']
     """
-    axes = axes_or_new(axes)
-    for (name, (sizes, values, errors)), color in zip(curves.items(), colors_of(curves, colors), strict=True):
+    chosen, axes = colors_of(curves, colors), axes_or_new(axes)
+    for (name, (sizes, values, errors)), color in zip(curves.items(), chosen, strict=True):
         _draw_bound(axes, sizes, values, errors, name, color)
     if log_px is not None:
         _draw_across(axes, *log_px, "log p(x)", "black")
     return _label_bounds(axes, [sizes for sizes, *_ in curves.values()])
 
 
-@takes_arrays
+@takes_arrays(measured=["() positive", "() finite", "() no_less"])
 def below_the_best(measured: Mapping[str, tuple[float, float, float]], axes: Axes | None = None) -> Axes:
     """Draws how far each method lies below the one with the largest estimate, against its time, on log axes.
 
@@ -111,7 +111,7 @@ def below_the_best(measured: Mapping[str, tuple[float, float, float]], axes: Axe
     for name, (seconds, nats, error) in measured.items():
         if name == best:
             continue
-        gap, spread = top - nats, 2 * np.hypot(np.nan_to_num(error), np.nan_to_num(top_error))
+        gap, spread = top - nats, 2 * np.hypot(_or_zero(error), _or_zero(top_error))
         low = min(spread, 0.999 * gap)  # a log axis has no place for a bar that reaches below 0
         axes.errorbar([seconds], [gap], [[low], [spread]], marker="o", markersize=4, capsize=2, color="black")
         gaps.append(gap)
@@ -127,8 +127,13 @@ def below_the_best(measured: Mapping[str, tuple[float, float, float]], axes: Axe
     return axes
 
 
+def _or_zero(errors: Values | float) -> np.ndarray:
+    """Returns errors with 0 in the place of those that are unknown."""
+    return np.nan_to_num(errors, posinf=0.0)
+
+
 def _draw_bound(axes: Axes, sizes: Sequence[int], values: Values, errors: Values, label: str, color: str) -> None:
-    bars = 2 * np.nan_to_num(as_numpy(errors))
+    bars = 2 * _or_zero(as_numpy(errors))
     axes.errorbar(sizes, as_numpy(values), bars, marker="o", markersize=3, capsize=2, color=color, label=label)
 
 

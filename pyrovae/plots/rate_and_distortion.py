@@ -6,10 +6,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyrovae.plots.axes import axes_or_new, takes_arrays
+from pyrovae.common import require
+from pyrovae.plots.axes import axes_or_new
+from pyrovae.plots.shapes import takes_arrays
 
 
-@takes_arrays
+@takes_arrays()
 def gaussian_kl(axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
     """Draws KL(N(mu, sigma^2) || N(0, 1)) against mu (at sigma = 1) and against log sigma^2 (at mu = 0).
 
@@ -36,7 +38,7 @@ def gaussian_kl(axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
     return axes
 
 
-@takes_arrays
+@takes_arrays(rate="(num,)", distortion="(num,)", betas="(num,)")
 def rate_distortion(
     rate: Sequence[float], distortion: Sequence[float], betas: Sequence[float], axes: Axes | None = None
 ) -> Axes:
@@ -71,7 +73,7 @@ def rate_distortion(
     return axes
 
 
-@takes_arrays
+@takes_arrays(values="(num,)", terms=["(num,)"])
 def elbo_terms(
     values: Sequence[float],
     terms: Mapping[str, Sequence[float]],
@@ -97,6 +99,7 @@ def elbo_terms(
         >>> [text.get_text() for text in axes.get_legend().get_texts()], axes.get_xscale()
         (['ELBO', 'KL'], 'log')
     """
+    require(not log_x or min(values) > 0, f"values must be > 0 on a log axis, got {min(values):g}")
     axes = axes_or_new(axes)
     for name, term in terms.items():
         axes.plot(values, term, marker="o", label=name)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pyrovae.plots.shapes import takes_arrays
+
 CLEAR_OF_FLOOR = 3  # times the floor, where noise, which adds in squares, makes up about 5% of a value
 LARGEST_RANGE = 16  # a theory's slope is one of large sizes
 
@@ -24,6 +26,7 @@ class Slope(NamedTuple):
     fitted: tuple[bool, ...]
 
 
+@takes_arrays(sizes="(any,) positive", values="(any,)", floors="(any,)")
 def fitted_slope(sizes: Sequence[float], values: Sequence[float], floors: Sequence[float]) -> Slope:
     """Fits the power with which values grow or fall with size.
 
@@ -47,11 +50,11 @@ def fitted_slope(sizes: Sequence[float], values: Sequence[float], floors: Sequen
         (-0.5, (True, True, True, False))
     """
     points = list(zip(sizes, values, floors, strict=True))
-    clear = [value > CLEAR_OF_FLOOR * floor for _, value, floor in points]
+    clear = [math.inf > value > CLEAR_OF_FLOOR * floor for _, value, floor in points]
     largest = max((size for size, is_clear in zip(sizes, clear, strict=True) if is_clear), default=0)
     fitted = tuple(is_clear and LARGEST_RANGE * size >= largest for size, is_clear in zip(sizes, clear, strict=True))
     logs = [(math.log(size), math.log(value)) for (size, value, _), use in zip(points, fitted, strict=True) if use]
-    if len(logs) < 2:
+    if len({size for size, _ in logs}) < 2:
         return Slope(math.nan, math.nan, fitted)
     x, y = np.array(logs).T
     x, y = x - x.mean(), y - y.mean()

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyrovae.plots.axes import Array, as_numpy, axes_or_new, takes_arrays
+from pyrovae.common import require, shown
+from pyrovae.plots.axes import Array, as_numpy, axes_or_new
+from pyrovae.plots.shapes import takes_arrays
 
 MOST_BARS = 30
 
 
-@takes_arrays
+@takes_arrays(data="(num_data,)", samples="(num_samples,)")
 def column(
     data: Array,
     samples: Array,
@@ -41,8 +43,17 @@ def column(
         >>> [float(bar.get_height()) for bar in axes.patches]
         [0.25, 0.75, 0.5, 0.5]
     """
-    axes, data, samples = axes_or_new(axes), as_numpy(data).astype(float), as_numpy(samples).astype(float)
+    data, samples = as_numpy(data).astype(float), as_numpy(samples).astype(float)
     data, samples = data[~np.isnan(data)], samples[~np.isnan(samples)]
+    for name, values in {"data": data, "samples": samples}.items():
+        require(len(values) > 0, f"{name} must have a cell that is not missing, got none")
+        require(bool(np.isfinite(values).all()), f"{name} must be finite, got inf")
+    require(isinstance(categories, Sequence), f"categories must be a list of texts, got {shown(categories)}")
+    if categories:
+        most = len(categories) - 1
+        known = whole and data.min() >= 0 and data.max() <= most
+        require(known, f"data must be numbers of categories, 0 to {most}, got {data.min():g} to {data.max():g}")
+    axes = axes_or_new(axes)
     low, high = (data.min(), data.max()) if whole else np.quantile(data, (0.005, 0.995))
     if whole and high - low < MOST_BARS:
         values = np.arange(low, high + 1)

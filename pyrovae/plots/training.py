@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from pyrovae.plots.axes import Array, as_numpy, axes_or_new, legend_inside, takes_arrays
+from pyrovae.plots.axes import Array, as_numpy, axes_or_new, legend_inside
+from pyrovae.plots.shapes import takes_arrays
 
 
-@takes_arrays
+@takes_arrays(epochs="(num,)", curves=["(num,)"])
 def training_curve(
     epochs: Sequence[float], curves: Mapping[str, Sequence[float]], ylabel: str, axes: Axes | None = None
 ) -> Axes:
@@ -40,7 +41,7 @@ def training_curve(
     return axes
 
 
-@takes_arrays
+@takes_arrays(curves=["(points,)", "(seeds, points)"])
 def race_curves(curves: Mapping[str, tuple[Array, Array]], xlabel: str = "epochs", axes: Axes | None = None) -> Axes:
     """Draws log p(x) along the trainings of a race: a thin line for each seed, a thick one for their mean.
 

@@ -259,7 +259,23 @@ def test_the_model_runs_on_as_many_data_as_it_was_given():
 
 def test_more_than_two_latent_dimensions_are_refused():
     vae = linear_gaussian(8, latent_dim=3)
-    assert "one or two dimensions" in refusal(pv.quadrature_log_marginal, vae.model, draw(vae, 2))
+    said = 'quadrature needs one latent site of one or two dimensions, got "z" of 3'
+    assert refusal(pv.quadrature_log_marginal, vae.model, draw(vae, 2)) == said
+
+
+@pytest.mark.parametrize("scale", [0.5, 1e-3])  # the second is refined, each datum by itself
+def test_a_latent_that_is_a_number_is_integrated_as_a_vector_of_one(scale):
+    """It is what most programs draw: `pyro.sample("z", Normal(0, 1))` without `to_event`."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(double(0.3), 1.0))
+            pyro.sample("x", dist.Normal(2 * z, scale), obs=x)
+
+    x = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    found = pv.quadrature_log_marginal(model, x)
+    assert_bounded(found, dist.Normal(double(0.6), math.hypot(2, scale)).log_prob(x))
+    assert found[1].max() < 0.02
 
 
 # Exact values, refusals ----------------------------------------------------------------------------------------------

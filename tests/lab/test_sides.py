@@ -233,5 +233,5 @@ def test_sides_are_the_same_if_the_caller_has_switched_gradients_off():
 
 def test_a_pair_without_parameters_is_refused():
     pair = Pair().eval().requires_grad_(False)
-    with pytest.raises(pv.InputError, match="model and guide must have a parameter that the loss depends on"):
+    with pytest.raises(pv.InputError, match="model and guide must register a parameter that the loss depends on"):
         compared(pair, ["elbo"])
