@@ -37,8 +37,19 @@ def local_seed(seed: int | None) -> Iterator[None]:
         return
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+        seed_torch(seed)
         yield
+
+
+def seed_torch(seed: int) -> None:
+    """Seeds torch's generators as `torch.manual_seed` does, which without an accelerator takes a hundred times longer.
+
+    It then formats the stack of its caller, for each kind of accelerator that torch knows.
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def derived_seed(seed: int, purpose: str) -> int:
@@ -127,7 +138,7 @@ def kept_generators(generators: Sequence[torch.Generator] = ()) -> Iterator[None
 def fixed_generators(seed: int, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
     """Within the block all generators start from `seed`; after it they are as they were before."""
     with kept_generators(generators):
-        torch.manual_seed(seed)
+        seed_torch(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         for generator in generators:
