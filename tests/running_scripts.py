@@ -33,7 +33,10 @@ def run(*arguments, cwd, **environment) -> subprocess.CompletedProcess:
 
 
 def run_here(*arguments, cwd) -> subprocess.CompletedProcess:
-    """Runs a script in this process, which has everything imported: for scripts that have been seen to start."""
+    """Runs a script in this process, which has everything imported.
+
+    Scripts are seen to start by themselves in test_every_script.py, under torchrun and as a race's second process.
+    """
     return _called(lambda: names_of(arguments[0], run_name="__main__"), *arguments, cwd=cwd)
 
 

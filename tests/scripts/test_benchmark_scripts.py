@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from running_scripts import names_of, run, run_here
+from running_scripts import FOLDER, names_of, run, run_here
 
 import pyrovae as pv
 
@@ -18,12 +18,18 @@ def test_runs_that_are_killed_go_on_to_the_bit(tmp_path):
 
 
 def test_processes_beside_threads_in_small(tmp_path):
-    """The whole benchmark takes a minute; its launches and its arithmetic do not."""
+    """The whole benchmark takes a minute; its launches and its arithmetic do not. One launch runs both scripts."""
     scaling = names_of("benchmarks/scaling.py")
-    small = ("--dataset", "ring", "--hidden", 4, "--epochs", 2, "--batch-size", 500)
-    scaling["launch"]("train.py", (2, 1), *small, "--out", tmp_path / "run")
+    train = ("train.py", "--dataset", "ring", "--hidden", 4, "--epochs", 2, "--batch-size", 500, "--out", "run")
+    evaluate = ("evaluate.py", "run", "--num-samples", 30, "--num-data", 300)
+    commands = [[str(FOLDER / script), *map(str, flags)] for script, *flags in (train, evaluate)]
+    both, refuses = tmp_path / "both.py", tmp_path / "refuses.py"
+    start = (
+        f"os.chdir({str(tmp_path)!r})\nfor sys.argv in {commands}:\n    runpy.run_path(sys.argv[0], None, '__main__')\n"
+    )
+    both.write_text(f"import os, runpy, sys\n{start}")
+    scaling["launch"](both, (2, 1))
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
-    scaling["launch"]("evaluate.py", (2, 1), tmp_path / "run", "--num-samples", 30, "--num-data", 300)
     evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
     one = run_here("evaluate.py", "run", "--num-samples", 30, "--num-data", 300, "--overwrite", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
@@ -31,8 +37,9 @@ def test_processes_beside_threads_in_small(tmp_path):
     assert {k: v for k, v in evaluation.items() if k != "seconds"} == pytest.approx(
         {k: v for k, v in alone.items() if k != "seconds"}, abs=1e-5
     )
-    with pytest.raises(pv.InputError, match=r"evaluate.py failed: error: run folder nowhere does not exist"):
-        scaling["launch"]("evaluate.py", (1, 1), "nowhere")
+    refuses.write_text("import sys\nprint('error: run folder nowhere does not exist', file=sys.stderr)\nsys.exit(2)\n")
+    with pytest.raises(pv.InputError, match=r"refuses.py failed: error: run folder nowhere does not exist"):
+        scaling["launch"](refuses, (1, 1), "nowhere")
     text = scaling["table"]({"epoch": {"one": [9.0], "threads": [6.0, 5.0, 90.0], "several": [3.0, 1.0, 4.0]}})
     assert [cell.strip() for cell in text.splitlines()[-1].split("|")] == ["", "epoch", "9", "6", "3", "2.00", ""]
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from helpers import tree
-from running_scripts import run, run_here
+from running_scripts import FOLDER, run_here
 
 import pyrovae as pv
 from pyrovae.lab import draw_comparison
@@ -15,7 +15,8 @@ from pyrovae.lab import draw_comparison
 def test_a_race_in_small(tmp_path):
     flags = ["--dataset", "pinwheel", "--hidden", 4, "--epochs", 4, "--objectives", "elbo", "miwae(num_batches=3)"]
     flags += ["--num-particles", 2, "--seeds", 0, 1, "--num-samples", 30, "--num-data", 20, "--out", "out"]
-    result = run("race.py", *flags, "--processes", 2, cwd=tmp_path)
+    # Its second process is one of its own, started from the shell by the same path.
+    result = run_here(FOLDER / "race.py", *flags, "--processes", 2, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     races = json.loads((tmp_path / "out/race.json").read_text())
     assert list(races) == ["epochs", "seconds"]

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import tree
-from running_scripts import FOLDER, run, run_here
+from running_scripts import FOLDER, run_here
 
 from pyrovae.runs import NOTE_ON_OTHER_OBJECTIVES
 
 
 def test_train_then_evaluate_points(tmp_path):
     flags = ["--dataset", "four_clusters", "--hidden", 8, "--epochs", 3, "--out", "out"]
-    trained = run("train.py", *flags, "--objective", "iwae", "--num-particles", 3, cwd=tmp_path)
+    trained = run_here("train.py", *flags, "--objective", "iwae", "--num-particles", 3, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr == ""
     assert f"next: python {FOLDER / 'evaluate.py'} out" in trained.stdout
@@ -42,7 +42,7 @@ def test_train_then_evaluate_points(tmp_path):
 
 def test_estimates_beside_each_other(tmp_path):
     flags = ["--dataset", "four_clusters", "--hidden", 4, "--epochs", 1, "--out", "out"]
-    assert run("train.py", *flags, cwd=tmp_path).returncode == 0
+    assert run_here("train.py", *flags, cwd=tmp_path).returncode == 0
     flags = ["out", "--num-data", 3, "--methods", "elbo", "is_100"]
     result = run_here("evaluate.py", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -73,7 +73,7 @@ def test_train_then_evaluate_mnist(tmp_path, mnist_root, binarize):
 
 
 def test_the_demo_in_small(tmp_path):
-    result = run("demo.py", "--epochs", 2, "--num-samples", 30, "--num-data", 50, "--out", "demo", cwd=tmp_path)
+    result = run_here("demo.py", "--epochs", 2, "--num-samples", 30, "--num-data", 50, "--out", "demo", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "demo/results.json").read_text())
     assert results["ELBO"]["data_log_density"] == results["IWAE-50"]["data_log_density"]
