@@ -49,8 +49,10 @@ release-check:  ## builds the sdist and the wheel, checks both, and runs the whe
 	build/tools/bin/pip install --quiet build twine
 	build/tools/bin/python -m build --outdir dist
 	build/tools/bin/twine check --strict dist/*
+	$(PYTHON) .ci/check_distributions.py dist
 	$(PYTHON) -m venv build/venv
 	build/venv/bin/pip install --quiet -c constraints.txt dist/*.whl
+	build/venv/bin/pip check
 	cd build && OMP_NUM_THREADS=1 venv/bin/pyrovae demo --epochs 3 --num-samples 100 --num-data 100 --out demo
 
 clean:

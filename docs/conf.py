@@ -5,6 +5,8 @@ import inspect
 import json
 import re
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -31,6 +33,7 @@ autodoc_typehints = "none"  # the docstrings say what each argument is
 napoleon_custom_sections = ["Source"]
 napoleon_use_ivar = True
 html_show_sourcelink = False
+smartquotes = False  # "diagonal" is an argument, to be copied
 
 ROOMS = {
     "data": "Data",
@@ -57,10 +60,15 @@ WORDS_OF_ROOMS = {
     "common": "What every other room stands on.",
 }
 
+# What public functions return, or take, without its being a public name: described by where it is imported from.
+RETURNED = {"programs": ["programs.ProgramPair", "programs.Pair", "programs.Layout", "programs.DataPlate"]}
 
 # What reStructuredText takes for mark-up and the docstrings do not mean so: L_-k, |x|, **kwargs.
 SECTION = re.compile(r"(Args|Returns|Yields|Raises|Example|Attributes|Source):$")
 MARK_UP = re.compile(r"(?<=\w)_(?=[^\w`]|$)|\|(?=\S)|\*\*(?=\w)")
+# Napoleon takes what stands before a colon in the docstring of one of these for its type.
+ATTRIBUTES, COLON = ("attribute", "data", "property"), "\ue000"
+PAGE = re.compile(r"\bdocs/(\w+)\.md\b")
 
 
 def escaped(found: re.Match) -> str:
@@ -74,20 +82,59 @@ def public_names() -> dict[str, list[str]]:
     for name in pv.__all__:
         value = getattr(pv, name)
         if isinstance(value, ModuleType):
-            inner = getattr(value, "__all__", None) or [n for n, v in vars(value).items() if _is_own(v, value)]
-            found[_room(value)] += [f"{name}.{one}" for one in inner if callable(getattr(value, one))]
+            inner = getattr(value, "__all__", None) or [n for n, v in vars(value).items() if _is_own(n, v, value)]
+            found[_room(value)] += [f"{name}.{one}" for one in inner]
         else:
             found[_room(value)].append(name)
-    return found
+    return {room: names + RETURNED.get(room, []) for room, names in found.items()}
+
+
+def value_of(name: str) -> object:
+    """Returns what a dotted name of `pyrovae` stands for."""
+    value: object = sys.modules["pyrovae"]
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _room(value: object) -> str:
     return (value.__name__ if isinstance(value, ModuleType) else value.__module__).split(".")[1]
 
 
-def _is_own(value: object, module: ModuleType) -> bool:
-    name = getattr(value, "__name__", "_")
-    return callable(value) and getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
+def _is_own(name: str, value: object, module: ModuleType) -> bool:
+    is_made_here = inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, dict)
+    return (
+        is_made_here and getattr(value, "__module__", module.__name__) == module.__name__ and not name.startswith("_")
+    )
+
+
+def described(name: str) -> list[str]:
+    """Returns the directive that describes a public name: autodoc's, or for a constant its comment and its value."""
+    value = value_of(name)
+    if inspect.isclass(value):
+        return [f".. autoclass:: pyrovae.{name}", "   :members:"]
+    if inspect.isroutine(value):
+        return [f".. autofunction:: pyrovae.{name}"]
+    shown = [f"``{value!r}``"]
+    if isinstance(value, Mapping):
+        parent, _, _ = name.rpartition(".")
+        names = {key: getattr(one, "__name__", "") for key, one in value.items()}
+        links = {key: f"`pyrovae.{parent}.{one}`" for key, one in names.items() if hasattr(value_of(parent), one)}
+        shown = [f'- ``"{key}"``' + (f": {links[key]}" if key in links else "") for key in value]
+    return ["", f".. py:data:: pyrovae.{name}", "", f"   {comment_of(name.rpartition('.')[2])}", "", *_indented(shown)]
+
+
+def comment_of(constant: str) -> str:
+    """Returns what the comment above a constant says of it."""
+    assigned = re.compile(rf"((?:^# .*\n)+){constant}\b[^\n]*? = ", re.MULTILINE)
+    modules = [module for name, module in sys.modules.items() if name.startswith("pyrovae.")]
+    found = [assigned.search(inspect.getsource(module)) for module in modules if hasattr(module, constant)]
+    (comment,) = {" ".join(line.removeprefix("# ") for line in one[1].splitlines()) for one in found if one}
+    return comment
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"   {line}" for line in lines]
 
 
 def write_api(folder: Path) -> None:
@@ -97,12 +144,7 @@ def write_api(folder: Path) -> None:
     for room, names in public_names().items():
         lines = [f"# {ROOMS[room]}", "", WORDS_OF_ROOMS[room], ""]
         for name in names:
-            value = pv
-            for part in name.split("."):
-                value = getattr(value, part)
-            kind = "autoclass" if inspect.isclass(value) else "autofunction"
-            members = ["   :members:"] if inspect.isclass(value) else []
-            lines += ["```{eval-rst}", f".. {kind}:: pyrovae.{name}", *members, "```", ""]
+            lines += ["```{eval-rst}", *described(name), "```", ""]
         (folder / f"{room}.md").write_text("\n".join(lines), encoding="utf-8")
     index = ["# API reference", "", "By room, in the order in which data flow.", "", "```{toctree}", ":maxdepth: 1", ""]
     (folder / "index.md").write_text("\n".join([*index, *ROOMS, "```", ""]), encoding="utf-8")
@@ -151,8 +193,24 @@ def mark_up(app, what, name, obj, options, lines: list[str]) -> None:
                 marked += ["::", ""]
         literal = is_literal and not in_sections
         is_code = literal or line.lstrip().startswith((">>>", "..."))
-        marked.append(line if is_code else MARK_UP.sub(escaped, line))
-    lines[:] = marked
+        marked.append(line if is_code else PAGE.sub(r":doc:`/\1`", MARK_UP.sub(escaped, line)))
+    lines[:] = [line.replace(":", COLON) if what in ATTRIBUTES else line for line in marked]
+
+
+def unmark(app, what, name, obj, options, lines: list[str]) -> None:
+    """Puts the colons back, after napoleon."""
+    lines[:] = [line.replace(COLON, ":") for line in lines]
+
+
+def signature(app, what, name, obj, options, arguments, returned) -> tuple[str, None] | None:
+    """Returns what a class is called with, where autodoc shows the `*args, **kwargs` of its metaclass."""
+    if what != "class" or arguments != "(*args, **kwargs)":
+        return None
+    of = inspect.signature(obj)
+    if all(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in of.parameters.values()):
+        return "()", None  # a class without an `__init__` has that of torch's Module, which takes nothing either
+    plain = [one.replace(annotation=one.empty) for one in of.parameters.values()]
+    return str(of.replace(parameters=plain, return_annotation=of.empty)), None
 
 
 def link(app, name: str, source: list[str]) -> None:
@@ -164,4 +222,6 @@ def setup(app) -> None:
     write_api(HERE / "api")
     write_gallery(HERE / "notebooks")
     app.connect("source-read", link)
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-docstring", mark_up, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", unmark, priority=600)

@@ -19,6 +19,10 @@ PAGES = {
     "vae": {"epochs=200": "epochs=1", "num_particles=50": "num_particles=2"},
     "trusting_log_px": {},
     "your_own_data": {},
+    "pair": {},
+    "beta": {},
+    "masks": {},
+    "globals": {},
 }
 
 

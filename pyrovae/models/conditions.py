@@ -41,6 +41,7 @@ class Condition(Module):
     """The length of the features, `(..., num_features)`."""
 
     def forward(self, y: Tensor) -> Tensor:
+        """Returns the features of the values, `(..., num_features)`."""
         raise NotImplementedError
 
     def convert(self, y: Tensor, dtype: torch.dtype) -> Tensor:

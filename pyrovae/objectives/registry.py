@@ -18,7 +18,7 @@ from pyrovae.objectives.score_function import VIMCO, ScoreFunction
 from pyrovae.objectives.thermodynamic import ThermodynamicVO
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
-# The names that `fit`, `compare` and the command line take.
+# The classes of objectives by the names that `fit`, `compare`, `race` and the command line take.
 OBJECTIVES: dict[str, type[Objective | AnalyticKLELBO | EnumeratedELBO]] = {
     "elbo": ELBO,
     "elbo_analytic_kl": AnalyticKLELBO,
@@ -35,10 +35,10 @@ OBJECTIVES: dict[str, type[Objective | AnalyticKLELBO | EnumeratedELBO]] = {
     "score_function": ScoreFunction,
     "thermodynamic": ThermodynamicVO,
 }
-# With one particle these are the ELBO, and whoever names one of them wants more.
+# The objectives that are the ELBO with one particle: by name they must be given `num_particles`.
 NEED_NUM_PARTICLES = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
 
-# The settings that `fit`, `race` and the command line also take by themselves, beside the name of an objective.
+# The settings of objectives that `fit`, `race` and the command line take beside the name of an objective.
 SHORTHANDS = ("num_particles", "alpha", "num_batches", "free_bits")
 
 

@@ -10,6 +10,7 @@ from torch.distributions import MixtureSameFamily
 from pyrovae.common import InputError, require
 from pyrovae.programs.sites import base_of
 
+# The number of joint values of discrete latents up to which they are summed over.
 MAX_STATES = 2**16
 
 

@@ -92,6 +92,7 @@ def sigmoid(progress: float, midpoint: float = 0.25, steepness: float = 40.0) ->
     return max(SMALLEST, 0.5 + 0.5 * math.tanh(0.5 * steepness * (progress - midpoint)))
 
 
+# The schedules of beta by the names that `fit` and the command line take.
 BETA_SCHEDULES = {"constant": constant, "linear": linear, "cyclical": cyclical, "sigmoid": sigmoid}
 
 

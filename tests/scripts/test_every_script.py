@@ -7,7 +7,8 @@ def test_every_script_is_run_by_a_test():
     tested = {"train.py", "evaluate.py", "demo.py", "compare.py", "race.py", "vae.py"}
     tested |= {f"papers/{name}.py" for name in ("beyond_gaussian", "burda2016", "rainforth2018", "tutorials")}
     tested |= {
-        f"papers/{name}.py" for name in ("bit_codes", "front_picture", "missing_cells", "semi_supervised", "vqvae")
+        f"papers/{name}.py"
+        for name in ("bit_codes", "concepts", "front_picture", "missing_cells", "semi_supervised", "vqvae")
     }
     tested |= {f"benchmarks/{name}.py" for name in ("gate", "gpu", "kill_test", "programs", "scaling", "speed")}
     assert set(SCRIPTS) == tested

@@ -57,6 +57,7 @@ class Likelihood(Module):
         return x
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
+        """Returns p(x|z) for the decoder's output, with an event of the `event_dim` rightmost dimensions of x."""
         raise NotImplementedError
 
     def check(self, x: Tensor) -> None:

@@ -55,6 +55,7 @@ class MLP(Network):
 
     @property
     def output_bias(self) -> nn.Parameter:
+        """The bias of the last layer, which `data_mean` of the VAE sets in a decoder."""
         return self.output.bias
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:

@@ -35,6 +35,7 @@ class Network(Module):
         self.in_shape, self.out_shape, self.num_features = tuple(in_shape), tuple(out_shape), num_features
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        """Returns the output, `(..., *out_shape)`, for `(..., *in_shape)` and the features of the conditions if any."""
         raise NotImplementedError
 
     def _leading(self, x: Tensor) -> torch.Size:

@@ -5,6 +5,7 @@ from pyrovae.models.posteriors.continuous import Diagonal, Flow, FullCovariance,
 from pyrovae.models.posteriors.layered import Layered
 from pyrovae.models.posteriors.posterior import Posterior
 
+# The posteriors by the names that `pv.VAE` and the command line take.
 POSTERIORS: dict[str, type[Posterior]] = {
     "diagonal": Diagonal,
     "full_covariance": FullCovariance,

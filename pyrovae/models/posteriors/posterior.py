@@ -50,6 +50,7 @@ class Posterior(Module):
         return (2, self.latent_dim)
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Returns q(z|x), with event shape `latent_shape`, for the encoder's output, `(..., *output_shape)`."""
         raise NotImplementedError
 
     def usual_prior(self) -> priors.Prior:

@@ -5,6 +5,7 @@ from pyrovae.models.priors.continuous import CONSTRAINTS, Flow, Mixture, Standar
 from pyrovae.models.priors.layered import Layered, check_layers
 from pyrovae.models.priors.prior import Encode, Prior
 
+# The priors by the names that `pv.VAE` and the command line take.
 PRIORS: dict[str, type[Prior]] = {"standard": Standard, "mixture": Mixture, "vamp": Vamp, "flow": Flow}
 
 __all__ = [

@@ -13,7 +13,8 @@ from pyrovae.models.flows import FLOWS, FlowDistribution
 from pyrovae.models.gaussian_distributions import IsotropicNormal, diagonal_normal, mixture_of
 from pyrovae.models.priors.prior import Encode, Prior
 
-CONSTRAINTS = {"real": constraints.real, "unit_interval": constraints.unit_interval}  # of pseudo-inputs
+# What the values of the pseudo-inputs of a Vamp prior may be, by name.
+CONSTRAINTS = {"real": constraints.real, "unit_interval": constraints.unit_interval}
 
 
 class Standard(Prior):

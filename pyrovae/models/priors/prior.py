@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyrovae.models.param_store import Module
 
+# The type of the function from x to q(z|x) that a prior is given, of use to priors like Vamp.
 Encode = Callable[[Tensor], dist.TorchDistribution]
 
 
@@ -30,6 +31,7 @@ class Prior(Module):
     """False if z is discrete or has several sites, so that p(x) is not an integral over R^L."""
 
     def forward(self, encode: Encode) -> dist.TorchDistribution:
+        """Returns p(z), with an empty batch shape and the event shape of z; `encode` maps x to q(z|x)."""
         raise NotImplementedError
 
     def sample(self, encode: Encode) -> Tensor:
