@@ -151,7 +151,7 @@ def write_api(folder: Path) -> None:
 
 
 def write_gallery(folder: Path) -> None:
-    """Copies the notebooks, and writes a page with the title, the first sentence and the first figure of each."""
+    """Copies the notebooks, and writes a page with the title, the first line and a figure of each."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     cards, names = [], []
@@ -164,21 +164,22 @@ def write_gallery(folder: Path) -> None:
         cards += [f":::{{grid-item-card}} {title}", f":link: {path.stem}", ":link-type: doc"]
         cards += [f":img-top: {image.name}", "", sentence, ":::", ""]
         names.append(path.stem)
-    head = ["# Notebooks", "", "Each is a lesson, executed, with its figures. `make lab` opens them in JupyterLab.", ""]
+    head = ["# Notebooks", "", "Each is a lesson, executed, with its figures. `make lab` opens them in JupyterLab."]
+    head += [
+        "With `PYROVAE_QUICK=1` in the environment a notebook takes seconds: trainings are cut to a few epochs, and"
+    ]
+    head += ["the numbers mean nothing. The tests run all of them so.", ""]
     grid = ["::::{grid} 1 2 2 3", ":gutter: 3", "", *cards, "::::", ""]
     tree = ["```{toctree}", ":hidden:", "", *names, "```", ""]
     (folder / "index.md").write_text("\n".join([*head, *grid, *tree]), encoding="utf-8")
 
 
 def _summary(notebook: dict) -> tuple[str, str, bytes]:
-    """Returns the title, the first sentence and the first figure of a notebook."""
-    first = "".join(notebook["cells"][0]["source"])
-    title, _, rest = first.partition("\n")
-    sentence = " ".join(rest.strip().split("\n\n")[0].split())
-    sentence = re.split(r"(?<=[.:?])\s", sentence)[0].rstrip(":")
-    outputs = (output for cell in notebook["cells"] for output in cell.get("outputs", ()))
-    figure = next(output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {}))
-    return title.lstrip("# "), sentence, base64.b64decode(figure)
+    """Returns the title, the line below it, and the figure of the cell with the tag "gallery"."""
+    title, line, *_ = "".join(notebook["cells"][0]["source"]).split("\n\n")
+    (cell,) = (cell for cell in notebook["cells"] if "gallery" in cell["metadata"].get("tags", ()))
+    figure = next(output["data"]["image/png"] for output in cell["outputs"] if "image/png" in output.get("data", {}))
+    return title.removeprefix("# "), " ".join(line.split()), base64.b64decode(figure)
 
 
 def mark_up(app, what, name, obj, options, lines: list[str]) -> None:

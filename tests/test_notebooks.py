@@ -3,6 +3,7 @@
 import ast
 import io
 import os
+import re
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,6 +13,8 @@ import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
 from nbclient import NotebookClient
+
+import pyrovae as pv
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 NEED_MNIST = {"02_conditional", "04_likelihoods_on_images"}
@@ -34,6 +37,29 @@ def test_the_notebook_is_kept_as_it_was_executed_from_top_to_bottom(path):
     assert [output for output in outputs if "image/png" in output.get("data", {})]
     assert "/work" not in path.read_text()
     assert path.stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_has_a_title_a_line_and_a_figure_for_the_gallery(path):
+    notebook = nbformat.read(path, as_version=4)
+    title, line, *rest = notebook.cells[0].source.split("\n\n")
+    assert title.startswith("# ")
+    assert not re.search(r"[$\d]", title)
+    assert len(line) <= 120
+    assert re.fullmatch(r"[^$`\n]+[.?]", line)
+    assert "PYROVAE_QUICK=1" in " ".join(rest)
+    tagged = [cell for cell in notebook.cells if "gallery" in cell.metadata.get("tags", ())]
+    assert ["image/png" in str([output.get("data", {}).keys() for output in cell.outputs]) for cell in tagged] == [True]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_contents_of_a_notebook_are_its_sections(path):
+    """The numbered list of the first cell, and the headings."""
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    listed = re.findall(r"^(\d\. .+?)$", cells[0], re.MULTILINE)
+    headings = re.findall(r"^## (\d\. .+?)$", "\n".join(cells[1:]), re.MULTILINE)
+    assert [number.partition(" ")[0] for number in listed] == [number.partition(" ")[0] for number in headings]
+    assert len(headings) > 3
 
 
 @pytest.fixture
@@ -79,10 +105,32 @@ def here(tmp_path, monkeypatch):
 def test_the_notebook_runs_in_its_quick_mode(path, quick, here, monkeypatch, capsys):
     """Without a kernel of its own, whose start takes longer than most notebooks; a warning is an error."""
     monkeypatch.chdir(path.parent)
+    said, refusals = "", recorded_refusals(monkeypatch)
     for number, cell in enumerate(code_cells(nbformat.read(path, as_version=4))):
+        refusals.clear()
         num_figures = here(number, cell.source)
+        printed = capsys.readouterr()
+        said += printed.err
+        kept = without_numbers("".join(output.get("text", "") for output in cell.outputs))
+        assert [one for one in refusals if one in printed.out and without_numbers(one) not in kept] == []
     assert num_figures > 0
-    assert not capsys.readouterr().err
+    assert not said
+
+
+def recorded_refusals(monkeypatch):
+    """Returns a list of all that is refused from now on: what a notebook prints of it has to be in its outputs."""
+    refusals, original = [], pv.InputError.__init__
+
+    def recording(error, *args):
+        refusals.append(str(args[0]))
+        original(error, *args)
+
+    monkeypatch.setattr(pv.InputError, "__init__", recording)
+    return refusals
+
+
+def without_numbers(text):
+    return re.sub(r"\d[\d.]*", "#", text)
 
 
 def test_a_notebook_runs_in_a_kernel_of_its_own(quick, monkeypatch):

@@ -92,8 +92,8 @@ def test_the_long_description_of_the_package_has_no_link_that_only_works_in_the_
     shown = hatch_build.standalone(README)
     assert re.findall(r"\]\((?!https?://)", shown) == []
     assert "[Pyro](https://pyro.ai)" in shown
-    assert "How a program is read (`docs/your_own_program.md`)" in shown
-    assert "and\nscripts/vae.py, a VAE" in shown
+    assert "how a program is read (`docs/your_own_program.md`)" in shown
+    assert "and scripts/vae.py, a VAE" in shown
 
 
 def test_every_place_that_says_the_version_says_the_same():
