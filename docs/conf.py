@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -60,12 +60,12 @@ WORDS_OF_ROOMS = {
     "common": "What every other room stands on.",
 }
 
-# What public functions return, or take, without its being a public name: described by where it is imported from.
-RETURNED = {"programs": ["programs.ProgramPair", "programs.Pair", "programs.Layout", "programs.DataPlate"]}
-
 # What reStructuredText takes for mark-up and the docstrings do not mean so: L_-k, |x|, **kwargs.
 SECTION = re.compile(r"(Args|Returns|Yields|Raises|Example|Attributes|Source):$")
 MARK_UP = re.compile(r"(?<=\w)_(?=[^\w`]|$)|\|(?=\S)|\*\*(?=\w)")
+# The classes that are described by the path of their file, by name, as a role of Sphinx takes them.
+LINKS: dict[str, str] = {}
+NAME = re.compile(r"(?<!`)`(\w+)`(?!`)")
 # Napoleon takes what stands before a colon in the docstring of one of these for its type.
 ATTRIBUTES, COLON = ("attribute", "data", "property"), "\ue000"
 PAGE = re.compile(r"\bdocs/(\w+)\.md\b")
@@ -86,7 +86,22 @@ def public_names() -> dict[str, list[str]]:
             found[_room(value)] += [f"{name}.{one}" for one in inner]
         else:
             found[_room(value)].append(name)
-    return {room: names + RETURNED.get(room, []) for room, names in found.items()}
+    return found
+
+
+def returned(names: Iterable[str]) -> list[str]:
+    """Returns the dotted names of the classes that users are handed by these names, and that are not among them."""
+    known, found = [value_of(name) for name in names], []
+    for value in known:  # which grows
+        members = vars(value).values() if inspect.isclass(value) else [value]
+        functions = [getattr(one, "fget", None) or getattr(one, "__func__", one) for one in members]
+        for function in map(inspect.unwrap, filter(inspect.isfunction, functions)):
+            words = re.findall(r"\w+", str(function.__annotations__.get("return")))
+            for kind in filter(inspect.isclass, (function.__globals__.get(word) for word in words)):
+                if kind.__module__.startswith("pyrovae.") and not any(kind is one for one in known):
+                    known.append(kind)
+                    found.append(f"{kind.__module__.partition('.')[2]}.{kind.__qualname__}")
+    return found
 
 
 def value_of(name: str) -> object:
@@ -138,12 +153,15 @@ def _indented(lines: list[str]) -> list[str]:
 
 
 def write_api(folder: Path) -> None:
-    """Writes a page for each room, with all of its public names."""
+    """Writes a page for each room, with all of its public names and what they return."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for room, names in public_names().items():
+    public = public_names()
+    handed = returned([name for names in public.values() for name in names])
+    LINKS.update({name.rpartition(".")[2]: f"~pyrovae.{name}" for name in handed})
+    for room, names in public.items():
         lines = [f"# {ROOMS[room]}", "", WORDS_OF_ROOMS[room], ""]
-        for name in names:
+        for name in names + [name for name in handed if name.startswith(f"{room}.")]:
             lines += ["```{eval-rst}", *described(name), "```", ""]
         (folder / f"{room}.md").write_text("\n".join(lines), encoding="utf-8")
     index = ["# API reference", "", "By room, in the order in which data flow.", "", "```{toctree}", ":maxdepth: 1", ""]
@@ -194,7 +212,8 @@ def mark_up(app, what, name, obj, options, lines: list[str]) -> None:
                 marked += ["::", ""]
         literal = is_literal and not in_sections
         is_code = literal or line.lstrip().startswith((">>>", "..."))
-        marked.append(line if is_code else PAGE.sub(r":doc:`/\1`", MARK_UP.sub(escaped, line)))
+        text = NAME.sub(lambda found: f"`{LINKS.get(found[1], found[1])}`", MARK_UP.sub(escaped, line))
+        marked.append(line if is_code else PAGE.sub(r":doc:`/\1`", text))
     lines[:] = [line.replace(":", COLON) if what in ATTRIBUTES else line for line in marked]
 
 
