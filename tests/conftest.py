@@ -38,6 +38,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else extension modules report all that they made as leaked, below the results
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     return f"base seed: {helpers.BASE_SEED}; torch's instructions: {torch.backends.cpu.get_cpu_capability()}"
 
