@@ -63,10 +63,10 @@ def reporting() -> Iterator[None]:
 
         if not is_out_of_memory(error) and not any(text in str(error) for text in TOO_LARGE):
             raise
-        _exit("error: out of memory: a smaller --hidden, --batch-size, --num-particles or --num-samples takes less")
+        _exit("error: out of memory: reduce --hidden, --batch-size, --num-particles or --num-samples")
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 2
-        _exit("interrupted: what had been written stays as it is", 128 + number)
+        _exit("interrupted: files that were written before are kept", 128 + number)
 
 
 def _processes() -> AbstractContextManager[object]:

@@ -58,7 +58,7 @@ def train_vae(
 
     def start(begun: "Run") -> None:
         if run.resume and is_new:
-            print(f"no run in {out} yet: one on {begun.config.dataset} begins", flush=True)
+            print(f"no run in {out} yet: a new one on {begun.config.dataset} begins", flush=True)
         elif not is_new:
             show_place(begun)
         show_data(begun)
@@ -86,7 +86,7 @@ def show_place(run: "Run") -> None:
     print(f"resumes after epoch {done} of {epochs}" if done else f"resumes in epoch 1 of {epochs}", flush=True)
     measured = [name for name in MEASURES if (run.folder / name).exists()]
     if measured:
-        print(f"of the run before this: {', '.join(measured)}; --overwrite replaces them", flush=True)
+        print(f"written before this run went on: {', '.join(measured)}; --overwrite replaces them", flush=True)
 
 
 def show_data(run: "Run") -> None:

@@ -54,7 +54,7 @@ def sealed(content: Mapping[str, object]) -> dict[str, object]:
 def unsealed(found: object, where: str, advice: str) -> dict[str, Any]:
     """Returns the content of what `sealed` returned. Raises `InputError` unless it is that, and names `where`."""
     known = isinstance(found, dict) and found.keys() == _FIELDS and type(found["format"]) is int
-    require(known, f"{where} is not a file of this version of pyrovae, or was changed: {advice}")
+    require(known, f"{where} was not written by this version of pyrovae, or was changed: {advice}")
     assert isinstance(found, dict)
     require(found["format"] == FORMAT, f"{where} is of format {shown(found['format'])}, not {FORMAT}: {advice}")
     content, said = found["content"], found["sha256"]

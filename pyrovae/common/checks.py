@@ -120,7 +120,7 @@ def require_text(name: str, value: object, of: str = "a text") -> None:
 
 def require_path(name: str, value: object) -> None:
     """Raises `InputError` unless `value` names a file or a folder."""
-    _must(isinstance(value, str | os.PathLike), name, "the path of one", value)
+    _must(isinstance(value, str | os.PathLike), name, "a path", value)
 
 
 def require_callable(name: str, value: object, of: str = "a function") -> None:

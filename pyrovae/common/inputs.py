@@ -49,7 +49,7 @@ def as_tensor(name: str, value: Any) -> Any:
     array = value if isinstance(value, np.ndarray) else _array_of_frame(name, value)
     require(
         array.dtype.kind in NUMBERS,
-        f"{name} must be of numbers, got an array of {array.dtype}; pv.load makes a Dataset of mixed tables",
+        f"{name} must be an array of numbers, got one of {array.dtype}; pv.load reads tables with texts",
     )
     array = unmasked(array)
     native = array.dtype.newbyteorder("=")
@@ -80,8 +80,8 @@ def _array_of_frame(name: str, frame: Any) -> np.ndarray:
         try:
             return array.astype(np.float64)
         except (TypeError, ValueError) as error:
-            hint = "pv.load makes a Dataset of a frame with texts or missing cells"
-            raise InputError(f"{name} must be of numbers, got a frame with something else; {hint}") from error
+            hint = "pv.load reads frames with texts or missing cells"
+            raise InputError(f"{name} must be a frame of numbers, got something else; {hint}") from error
     return array
 
 

@@ -42,7 +42,7 @@ def load_tensors(source: Path | BinaryIO) -> Any:
         entries = []
     require(len(entries) > 0, "it holds no tensors that torch.save wrote")
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    require(stored and sum(entry.file_size for entry in entries) <= size, "it holds more than its bytes")
+    require(stored and sum(entry.file_size for entry in entries) <= size, "it is compressed, or longer than its file")
     # `torch.load` does not look at the checksums that `torch.save` writes: with another bit it returns other numbers.
     require(archive.testzip() is None, "its bytes are not those that were written")
     source.seek(0)

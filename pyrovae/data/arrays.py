@@ -73,7 +73,7 @@ def named_arrays(found: Any, source: str) -> dict[str, np.ndarray]:
     arrays = {name: _array(found[name], f"{source}, array {name}") for name in named if found.get(name) is not None}
     for name, array in arrays.items():
         is_x = name == "x" or VALUES.get(name, ("", "y"))[1] == "x"
-        rule = f"{source}, array {name}: must be of numbers, got texts"
+        rule = f"{source}, array {name}: must hold numbers, got texts"
         require(not is_x or array.dtype.kind != "U", f"{rule}; a frame or a .csv file may have columns of texts")
     return arrays
 
@@ -174,7 +174,7 @@ def _array(value: Any, place: str) -> np.ndarray:
     if value.dtype.kind == "O" and all(isinstance(one, str) for one in value.flat):
         value = value.astype(str)
     fits = value.dtype.kind in "biufU" and value.ndim > 0
-    require(fits, f"{place}: must be of numbers, with a row per datum, got {value.dtype} of shape {value.shape}")
+    require(fits, f"{place}: must hold numbers, with a row per datum, got {value.dtype} of shape {value.shape}")
     return unmasked(value)
 
 

@@ -289,7 +289,7 @@ def _require_rows(x: object) -> None:
         require_plain("x", x)
     if not (isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0):
         is_number = isinstance(x, int | float)
-        hint = "; a list is one of batches: make a tensor of a list of numbers" if is_number else ""
+        hint = "; a list is read as batches; make a tensor of a list of numbers" if is_number else ""
         found = f"the {type(x).__name__} {shown(x)}" if is_number else shown(x)
         raise InputError(f"x must be a tensor of at least one datum, got {found}{hint}")
 

@@ -87,7 +87,7 @@ def _header(path: Path, rows: list[tuple[int, list[str]]], header: bool | None) 
         require(bool(name), f"{unnamed}; name it, or leave it out (pandas: to_csv(..., index=False))")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path}, row {number}: the name {shown(twice)} must be there once, and is twice or more")
+        raise InputError(f"{path}, row {number}: the name {shown(twice)} must be unique, and is there twice or more")
     return names, rows[1:]
 
 
@@ -128,7 +128,7 @@ def table_of_frame(frame: Any, source: str, wanted: Sequence[str] | None) -> Tab
     names = [str(name) for name in frame.columns]
     require(len(names) > 0, f"{source} has no columns")
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    require(not twice, f"{source}: the name {shown(min(twice, default=''))} must be there once, and is twice or more")
+    require(not twice, f"{source}: the name {shown(min(twice, default=''))} must be unique, and is there twice or more")
     needed = set(names if wanted is None or not set(wanted) <= set(names) else wanted)  # all, to name them in errors
     by_name = dict(zip(names, frame.columns, strict=True))
     cells = {name: _cells_of(frame[column], source, name) for name, column in by_name.items() if name in needed}

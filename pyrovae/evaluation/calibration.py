@@ -182,7 +182,7 @@ def simulation_based_calibration(
     require_count("chunk_size", chunk_size)
     require(
         (num_draws + 1) % num_bins == 0,
-        f"num_bins must divide num_draws + 1 = {num_draws + 1}, for bins of as many ranks each, got {num_bins}",
+        f"num_bins must divide num_draws + 1 = {num_draws + 1}, so that bins hold equally many ranks; got {num_bins}",
     )
     check_args(model, args)
     device = device_of(model, tensors_in(args))
@@ -252,7 +252,7 @@ def _drawn_data(model: Callable, args: tuple) -> tuple[str, Tensor]:
     require(not masked, f'the observed site "{observed[0]}" must not be masked')
     require(
         value.shape == x.shape and value.dtype == x.dtype,
-        f'a draw of the observed site "{observed[0]}" must be like the data it takes the place of, '
+        f'a draw of the observed site "{observed[0]}" must be like the data, '
         f"{tuple(x.shape)} {x.dtype}, got {tuple(value.shape)} {value.dtype}",
     )
     return observed[0], drawn_anew(site, x)

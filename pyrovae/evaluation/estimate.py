@@ -13,7 +13,7 @@ from pyrovae.evaluation.importance_weights import bound_sizes
 RELIABLE_PARETO_K = 0.7
 MOST_WITHOUT_PARETO_K = 20  # draws
 DATA_NAMED = 10
-HIDDEN = "the log-weights are so large that rounding hides how they differ, and float64 hides less"
+HIDDEN = "rounding hides how the log-weights differ, which are very large; use float64"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def quadrature_log_marginal(
             return data.args
         require(
             alone.takes_rows,
-            "quadrature_log_marginal needs a finer grid for these data: raise num_points",
+            f"num_points must be larger for these data, got {num_points}",
         )
         return data.at(rows)
 

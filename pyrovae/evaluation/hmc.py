@@ -138,7 +138,7 @@ class AnnealedHMC:
 
         replay = Replay(on_tensors, inputs, lambda: on_tensors(*inputs), (self.model, self.guide))
         if replay.graph is None:
-            warn(f"chains run eagerly, as the program cannot be replayed: {replay.why}")
+            warn(f"chains run eagerly, because the program cannot be replayed: {replay.why}")
             self.compile = False
         else:
             self._replays[shape] = replay
@@ -209,7 +209,7 @@ def _bijection(site: dict) -> Transform:
             return biject_to(support)
     except NotImplementedError:
         why = f"lies in {support}"
-    raise InputError(f'the latent site "{site["name"]}" must have a density that HMC can walk on: it {why}')
+    raise InputError(f'HMC needs latents with a density on real numbers, and the latent site "{site["name"]}" {why}')
 
 
 class Place(NamedTuple):

@@ -115,10 +115,8 @@ def log_marginal(
     check_subsamples("log_marginal", model, guide, found)
     layout = found.pair.layout
     nested = layout.has_globals and layout.draws_locally
-    require(
-        num_particles is None or nested,
-        f"num_particles is for pairs with latents of a datum beside shared ones, and this is none; got {num_particles}",
-    )
+    rule = "num_particles is for pairs with latents of each datum beside shared ones"
+    require(num_particles is None or nested, f"{rule}, and this is no such pair; got {num_particles}")
     if not layout.has_globals:
         drawn = sampled_log_weights(model, guide, found, num_samples, compile, progress, needs)
         columns = joined([statistics_of(log_w) for log_w in drawn], args)

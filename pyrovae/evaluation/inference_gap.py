@@ -26,8 +26,8 @@ from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.programs import takes_pair
 
 NOT_CONVERGED = (
-    "the best Gaussian of some data was still improving after num_steps: "
-    "their amortisation gap is at least the one given, their approximation gap at most"
+    "the best Gaussian of some data was still improving after num_steps, which should be larger: "
+    "their amortisation gap is a lower bound, their approximation gap an upper one"
 )
 
 

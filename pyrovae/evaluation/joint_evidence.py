@@ -143,7 +143,7 @@ class _Draws:
         function = on_tensors(self._in_one_run, args, self.num_particles)
         replay = Replay(function, inputs, lambda: function(*inputs), (self.model, self.guide))
         if replay.graph is None:
-            warn(f"log-weights are taken eagerly, as the program cannot be replayed: {replay.why}")
+            warn(f"log-weights are computed eagerly, because the program cannot be replayed: {replay.why}")
             self.compile = False
         else:
             self.replay = replay

@@ -164,7 +164,7 @@ class _ChunkWeights:
         eager = partial(self._eagerly, *data.args, num_particles=num_particles)
         replay = Replay(on_tensors(self._eagerly, data.args, num_particles), tensors, eager, (self.model, self.guide))
         if replay.graph is None:
-            warn(f"log-weights are taken eagerly, as the program cannot be replayed: {replay.why}")
+            warn(f"log-weights are computed eagerly, because the program cannot be replayed: {replay.why}")
             self.compile = False
         else:
             self.replay = replay

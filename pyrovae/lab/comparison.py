@@ -125,7 +125,7 @@ class Comparison:
         """
         require_choice("quantity", quantity, FIGURES)
         figures = draw_comparison(self, (quantity,))
-        require(quantity in figures, f"quantity {quantity} must be known for a row, and is not for any")
+        require(quantity in figures, f"quantity {quantity} is not known for any row")
         return figures[quantity]
 
     def table(self, tablefmt: str = "simple") -> str:

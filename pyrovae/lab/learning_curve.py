@@ -94,7 +94,7 @@ def checkpoint_of(checkpoints: Checkpoints) -> dict[str, Any]:
     """Returns the last checkpoint. Raises `InputError` if somebody has removed it."""
     saved = checkpoints.load()
     if saved is None:
-        raise InputError(f"{checkpoints.folder} has lost its checkpoints: another program works in it")
+        raise InputError(f"{checkpoints.folder} has lost its checkpoints: another program writes to it")
     return saved
 
 

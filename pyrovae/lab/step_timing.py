@@ -26,7 +26,7 @@ def epochs_of_equal_seconds(
     `data` is a digest of the training data. Raises `InputError` if an entrant changes its objective while it trains.
     """
     changing = [entrant.name for entrant in entrants if entrant.changes_objective]
-    require(not changing, f"budget seconds is for objectives that stay, and {'; '.join(changing)} change")
+    require(not changing, f"budget seconds needs objectives that stay the same, got {'; '.join(changing)}")
     names = step_names(entrants, plan, seed)
     seconds = kept_step_seconds(folder, data, names, lambda known: step_seconds(entrants, plan, seed, known))
     first = seconds[names[0]]

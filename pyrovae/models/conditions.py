@@ -204,7 +204,9 @@ def conditions_of(condition: Condition | Sequence[Condition]) -> list[Condition]
     """Returns one condition or several as a list. Raises `InputError` if one of them is something else."""
     conditions = cast(list[Condition], list(condition) if isinstance(condition, list | tuple) else [condition])
     for one in conditions:
-        require(isinstance(one, Condition), f"condition must be pyrovae conditions, got {shown(one)}")
+        require(
+            isinstance(one, Condition), f"condition must be a condition of pyrovae or a list of them, got {shown(one)}"
+        )
     return conditions
 
 

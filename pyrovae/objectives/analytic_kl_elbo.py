@@ -129,7 +129,7 @@ class AnalyticKLELBO(DifferentiableELBO):
         require(
             orders[0] == orders[1],
             f"objective elbo_analytic_kl needs the latent sites in one order, got {orders[0]} in the model and "
-            f"{orders[1]} in the guide: where one depends on another, the sum of their KLs is not the KL; use elbo",
+            f"{orders[1]} in the guide: the KLs of the sites do not add up then; use elbo",
         )
         for name in pair.latent:
             require(

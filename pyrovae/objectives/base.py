@@ -238,7 +238,7 @@ class Objective(DifferentiableELBO):
         warn_of_never_drawn(pair)
         require(
             pair.is_repeatable or (terms_of_gradient.is_total and self.chunk_size is None),
-            f"{name} runs the pair again, which draws from a generator of its own that cannot be set back: use torch's",
+            f"{name} runs the pair again, which draws from a generator of its own: use torch's, which can be set back",
         )
 
     def _check_draws(self, pair: Pair) -> None:

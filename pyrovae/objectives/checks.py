@@ -72,8 +72,8 @@ def _check_renyi(pair: Pair) -> None:
         scale = torch.as_tensor(site["scale"])
         require(
             bool((scale == 1).all()),
-            f'RenyiELBO needs scale 1 at every site, got {scale.tolist()} at site "{name}": a scale (beta, or a '
-            f"subsampled plate) inside the logsumexp gives no bound on log p(x); use objective iwae or renyi",
+            f'RenyiELBO needs scale 1 at every site, got {scale.tolist()} at site "{name}": with another (beta, a '
+            "subsampled plate) it is no bound on log p(x); use objective iwae or renyi",
         )
     for name, site in pair.model_sites.items():
         require(

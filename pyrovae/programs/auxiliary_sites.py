@@ -36,7 +36,7 @@ def check_auxiliary(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> N
     latent = {name: site for name, site in pair.guide_sites.items() if name in pair.model_sites}
     points = [name for name, site in latent.items() if isinstance(base_of(site["fn"]), Delta)]
     drawn = [name for name in latent if name not in points]
-    why = f"the guide's auxiliary site {names} must be what all latents are a bijection of, each a Delta"
+    why = f"all latents must be Deltas and together a bijection of the guide's auxiliary site {names}"
     require(
         len(points) > 0, f"{why}, and {drawn[0] if drawn else ''!r} is drawn: the weights lack the density of {names}"
     )

@@ -75,7 +75,7 @@ class Weights:
             check_no_zero_weights(pair)
         if self.everywhere:
             missing = never_drawn(pair)
-            require(missing is None, f"{missing}: log p(x) would come out too low; see proposals.defensive")
+            require(missing is None, f"{missing}: log p(x) would be too low; use proposals.defensive")
 
 
 def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs) -> Pair:

@@ -91,7 +91,7 @@ def simple_layout(model_sites: dict[str, dict], guide_sites: dict[str, dict]) ->
     layout = read_layout(model_sites, guide_sites, AS_IT_COMES)
     require(
         layout.is_simple,
-        "this needs a pair whose sites all lie in one data plate and in no other: it is defined for each datum alone",
+        "the pair must have all of its sites in one data plate and in no other, because each datum is taken alone",
     )
     return layout
 

@@ -134,12 +134,12 @@ class _Run:
     def _looped(self, layout: Layout, error: Exception | None) -> Pair:
         if error is not None and self.reading.vectorize_particles not in (False, "auto"):
             raise InputError(
-                "model and guide must take particles to the left of the batch (networks: any number of leading batch "
-                f"dimensions); without particles they run, and with {self.num_particles} there was: {first_line(error)}"
+                f"model and guide must take {self.num_particles} particles in a dimension left of the batch, and there "
+                f"was: {first_line(error)}; vectorize_particles=False runs them one after another"
             ) from error
         why = None
         if error is not None:
-            why = "particles run one after another, as the programs do not take a dimension of particles: "
+            why = "particles run one after another, because the programs take no dimension of particles: "
             why += first_line(error)
         return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, layout, why))
 

@@ -59,5 +59,6 @@ def _check_trained(model: Callable, guide: Callable, args: tuple, kwargs: dict) 
         require(
             gradient is None,
             f"parameter {name.replace('$$$', '.')} would never train: Pyro's param store holds another tensor under "
-            "its name (a name used before, a store that was read from a file, or a parameter that is not contiguous)",
+            "its name (a name used before, a store that was read from a file, or a parameter that is not contiguous); "
+            "pyro.clear_param_store() empties it",
         )

@@ -133,7 +133,7 @@ def _num_classes(config: RunConfig, layout: DataLayout | None) -> int:
     if not is_own(config.dataset):
         return NUM_CLASSES[config.dataset]
     if layout is None or layout.num_classes is None:
-        raise InputError("conditional needs a label for each datum, as of a label_column, and there are none")
+        raise InputError("conditional needs a label for each datum, found none: name their column with label_column")
     return layout.num_classes
 
 

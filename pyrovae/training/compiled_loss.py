@@ -169,7 +169,7 @@ class CompiledLoss:
         replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor)
         if replay.why is not None and kind == "evaluate":
             self._evaluates_eagerly = True
-            warn(f"losses are evaluated eagerly, as the program cannot be replayed: {replay.why}")
+            warn(f"losses are evaluated eagerly, because the program cannot be replayed: {replay.why}")
         elif replay.why is not None:
             self._go_eager(replay.why)
         else:
@@ -196,7 +196,7 @@ class CompiledLoss:
         self.reason = reason
         self._traced.clear()
         remedy = "; torch.where can stand for a branch, and a number be an argument" if LOOKS in reason else ""
-        warn(f"steps run eagerly, as the program cannot be replayed: {reason}{remedy}")
+        warn(f"steps run eagerly, because the program cannot be replayed: {reason}{remedy}")
 
     # The step ---------------------------------------------------------------------------------------------------------
 

@@ -29,4 +29,5 @@ class OneTime:
         for batch in self.iterator:  # `yield from` would close the caller's iterator together with this one
             count += 1
             yield batch
-        raise InputError(f"data ended after {count} batches, and the training needs more: give what can begin again")
+        rule = f"data ended after {count} batches, too few for the training"
+        raise InputError(f"{rule}: give a list or a DataLoader, which begin again")

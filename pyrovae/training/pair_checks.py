@@ -88,7 +88,8 @@ def checked_pair(vae: ProgramPair, elbo: ELBO, batch: Batch) -> tuple[dict[str, 
             if parameter.requires_grad and id(parameter) not in known:
                 raise InputError(
                     f"parameter {name} would never train: neither model nor guide registers it, or Pyro's param store "
-                    f"holds another tensor under its name (a name used before, or a parameter that is not contiguous)"
+                    "holds another tensor under its name (a name used before, or a parameter that is not contiguous); "
+                    "pyro.clear_param_store() empties it"
                 )
     if not isinstance(elbo, DifferentiableELBO):
         _set_up(vae, elbo, batch)

@@ -28,7 +28,7 @@ for name, change, said in (
     (
         "a list of lists",
         {"data": [[0.4856, 1.0, 2.0]] * 4},
-        r"x must be a tensor of at least one datum, got the float 0\.4856; a list is one of batches: .+",
+        r"x must be a tensor of at least one datum, got the float 0\.4856; a list is read as batches; .+",
     ),
     ("an empty tensor", {"data": GOOD_X[:0]}, "x must be a tensor of at least one datum, got a Tensor of shape .*"),
     ("nan", {"data": GOOD_X + math.nan}, r"x must be finite, got nan at index \(0, 0\); if it is a missing cell, .*"),

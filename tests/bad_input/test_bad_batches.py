@@ -47,7 +47,7 @@ add_batch("x: ndarray of int64", (large.numpy(),), lost.format("int64", 2**24 + 
 seconds = 1.7e9 + 1 + torch.arange(36.0, dtype=torch.float64).reshape(12, 3)
 add_batch("x: float64", (seconds,), lost.format("float64", "1700000001.0"))
 for array in (np.array([["a", "b", "c"]]), np.array([[None, 1, 2]])):
-    add_batch(f"x: ndarray of {array.dtype}", (array,), f"x must be of numbers, got an array of {array.dtype}; .+")
+    add_batch(f"x: ndarray of {array.dtype}", (array,), f"x must be an array of numbers, got one of {array.dtype}; .+")
 for shape in ((3,), (4, 1, 3), (4, 2)):
     said = rf"x must have shape \(batch, 3\), got {re.escape(str(shape))}"
     add_batch(f"x: shape {shape}", (torch.zeros(shape),), said)

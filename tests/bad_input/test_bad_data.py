@@ -36,7 +36,7 @@ table("a short row", "mine.csv, row 3: must have 2 cells, as the first row, got 
 table("a long row", "mine.csv, row 4: must have 2 cells, as the first row, got 3", "a,b\n1,2\n\n3,4,5\n")
 table("an open quote", r"mine.csv, line \d: not a row of values \(.+\)", 'a,b\n1,"2\n3,4\n')
 table("a header twice", "mine.csv, row 4: repeats the header of row 1", "a,b\n1,x\n2,y\na,b\n3,x\n")
-table("a name twice", "mine.csv, row 1: the name 'a' must be there once, and is twice or more", "a,b,a\n1,2,3\n")
+table("a name twice", "mine.csv, row 1: the name 'a' must be unique, and is there twice or more", "a,b,a\n1,2,3\n")
 table("a column without a name", r"mine.csv, row 1: column 1 has no name; name it, .+index=False\)\)", ",b\n0,2\n1,3\n")
 table(
     "text in a number's column",
@@ -217,8 +217,8 @@ arrays(
 )
 texts = np.array([["a", "b"]] * 20)
 for given in ({"x": texts}, {"train_x": texts}, {"x": texts[:, 0].astype("U")}):
-    arrays(f"texts as {[*given]}", "mine.npz, array .*x: must be of numbers, got texts; .+", given=npz(**given))
-add("arrays: texts", "source, array x: must be of numbers, got texts; .+", pv.load, texts.astype(object))
+    arrays(f"texts as {[*given]}", "mine.npz, array .*x: must hold numbers, got texts; .+", given=npz(**given))
+add("arrays: texts", "source, array x: must hold numbers, got texts; .+", pv.load, texts.astype(object))
 sparse = torch.eye(5).to_sparse()
 add("arrays: sparse", "source, array x must be a dense tensor of numbers, got torch.sparse_coo", pv.load, sparse)
 big = 2**53 + np.arange(20)
@@ -241,7 +241,7 @@ for shape in ((5, 8, 8, 4), (5, 4, 8, 8), (5, 8, 8, 2)):
         given=npz(x=np.zeros(shape, np.uint8)),
     )
 arrays("no data", r"mine.npz: x must hold at least one datum, got shape \(0, 3\)", given=npz(x=X[:0], y=X[:0]))
-arrays("complex", r"mine.npz, array x: must be of numbers, .+, got complex128 .+", given=npz(x=X * 1j))
+arrays("complex", r"mine.npz, array x: must hold numbers, .+, got complex128 .+", given=npz(x=X * 1j))
 arrays(
     "nan", """mine.npz, index 1, column 'x3': the cell is missing; .+""", given=npz(x=np.where(X[1, 2] == X, np.nan, X))
 )

@@ -44,7 +44,11 @@ for name, said, uses in (
     ("scale of the guide", SCALES.format(1.0, 4.0), ON_PAIRS),
     ("no parameter", r"model and guide must register a parameter \(.+\), found none", ["fit"]),
     ("delta guide", NO_DENSITY.format("z", "is a point .+"), WEIGHED),
-    ("auxiliary", 'the guide\'s auxiliary site "u" must be what all latents are a bijection of, .+', WEIGHED),
+    (
+        "auxiliary",
+        'all latents must be Deltas and together a bijection of the guide\'s auxiliary site "u", .+',
+        WEIGHED,
+    ),
     ("factor", OBSERVES.format("f"), ON_PAIRS),
     ("nothing observed", "model must observe .*", ON_PAIRS),
     ("other arguments", "model and guide must take .*", ON_PAIRS),

@@ -120,7 +120,7 @@ for objective in (IWAE(8), IWAE(1), DReG(8), VIMCO(8), ScoreFunction(2)):
 add_pair("joint and subsampled", subsample, IWAE(8, joint=True), ALL_TERMS.format("IWAE", "data"))
 add_pair("unknown plate", plain, ELBO(plate="dta"), PLATE.format("data", "dta"))
 
-TWO_PLATES = "this needs a pair whose sites all lie in one data plate and in no other: .+"
+TWO_PLATES = "the pair must have all of its sites in one data plate and in no other, .+"
 SLEEP = "sleep_weight must be 0 for a {}: .+"
 awake = ReweightedWakeSleep(2, sleep_weight=0.5)
 add_pair("two plates, enumerated", two_plates, EnumeratedELBO(), TWO_PLATES)

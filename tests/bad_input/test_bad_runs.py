@@ -30,7 +30,7 @@ for name, said in {
     "config cut off": NO_CONFIG,
     **{f"checkpoint[:{keep}]": unreadable for keep in files.CUTS},
     "a fifo": cannot_read.format("OSError: 'Not a plain file'"),
-    "inflates": cannot_read.format("it holds more than its bytes"),
+    "inflates": cannot_read.format("it is compressed, or longer than its file"),
     "code in the checkpoint": unreadable,
     "another thing": foreign,
     "no format": foreign,

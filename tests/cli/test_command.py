@@ -119,7 +119,7 @@ def test_helper_processes_run_the_same_program(program, monkeypatch):
 def test_sizes_that_torch_cannot_hold_are_out_of_memory(flag, size, tmp_path):
     done = command_here("train", "--objective", "iwae", "--num-particles", 2, flag, size, "--out", "out", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: (out of memory: a smaller --hidden, .+ takes less|\w+ must be .+)\n", done.stderr)
+    assert re.fullmatch(r"error: (out of memory: reduce --hidden, .+|\w+ must be .+)\n", done.stderr)
 
 
 def test_draws_that_torch_cannot_hold_are_out_of_memory(tmp_path):
@@ -128,7 +128,7 @@ def test_draws_that_torch_cannot_hold_are_out_of_memory(tmp_path):
         for flags in (("--num-samples", size), ("--methods", f"iwae_{size}"), ("--methods", f"is_{size}")):
             done = command_here("evaluate", "run", "--num-data", 2, *flags, cwd=tmp_path)
             assert (done.returncode, done.stdout) == (2, "")
-            assert re.fullmatch(r"error: (out of memory: .+ takes less|\w+ must be .+)\n", done.stderr)
+            assert re.fullmatch(r"error: (out of memory: reduce .+|\w+ must be .+)\n", done.stderr)
     done = command_here("compare", "run", "--num-particles", 2**62, "--repeats", 4, "--num-data", 2, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
@@ -174,14 +174,14 @@ def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()[0]
 
-    assert said(*flags, "--epochs", 1, "--out", "run") == "no run in run yet: one on pinwheel begins"
+    assert said(*flags, "--epochs", 1, "--out", "run") == "no run in run yet: a new one on pinwheel begins"
     assert command_here("evaluate", "run", "--num-samples", 5, "--num-data", 5, cwd=tmp_path).returncode == 0
     longer = command_here("train", "--out", "run", "--epochs", 3, "--resume", cwd=tmp_path).stdout.splitlines()
     assert longer[0] == "resumes after epoch 1 of 3"
-    assert longer[1] == "of the run before this: evaluation.json; --overwrite replaces them"
+    assert longer[1] == "written before this run went on: evaluation.json; --overwrite replaces them"
     assert json.loads((tmp_path / "run/evaluation.json").read_text())["epoch"] == 1
     assert (tmp_path / "run/report.md").read_text().splitlines()[0] == "# pinwheel, elbo, epoch 1"
-    assert said("--out", "wrong", *flags, "--epochs", 1) == "no run in wrong yet: one on pinwheel begins"
+    assert said("--out", "wrong", *flags, "--epochs", 1) == "no run in wrong yet: a new one on pinwheel begins"
     step = Steps.take
 
     def take_and_stop(*args):

@@ -271,7 +271,7 @@ def test_a_function_of_ones_own_gives_the_data(tmp_path):
     done("evaluate", "run", *FEW, cwd=tmp_path)
     assert pv.load_run(tmp_path / "run").config.dataset == "of_mine:make"
     refused = command_here("train", "--dataset", "of_mine:make", "--conditional", "--out", "bad", cwd=tmp_path)
-    said = "conditional needs a label for each datum, as of a label_column, and there are none"
+    said = "conditional needs a label for each datum, found none: name their column with label_column"
     assert refused.stderr == f"error: {said}\n"
 
 

@@ -132,7 +132,7 @@ def test_a_program_that_cannot_be_replayed_runs_eagerly_and_says_why(short_pilot
         vae.model(x)
 
     with pytest.warns(
-        UserWarning, match="chains run eagerly, as the program cannot be replayed: it looks at the value"
+        UserWarning, match="chains run eagerly, because the program cannot be replayed: it looks at the value"
     ):
         result = annealed_log_marginal(model, vae.exact_guide, draw(vae, 3), start="guide", compile=True, **FEW)
     assert result.ess.min() > 7.99

@@ -68,14 +68,18 @@ NORMAL = one_site(dist.Normal(half(), 1.0), dist.Normal(half(), 1.0), lambda z: 
 REFUSED = {
     "discrete": (
         *one_site(dist.Bernoulli(half()), dist.Bernoulli(half()), lambda z: z, 1.0),
-        'the latent site "z" must have a density that HMC can walk on: it is discrete',
+        'HMC needs latents with a density on real numbers, and the latent site "z" is discrete',
     ),
     "sphere": (
         *one_site(*[dist.ProjectedNormal(number([1.0, 0.0]))] * 2, lambda z: z[..., 0], 1.0),
-        'the latent site "z" must have a density that HMC can walk on: it lies in Sphere',
+        'HMC needs latents with a density on real numbers, and the latent site "z" lies in Sphere',
     ),
     "delta": (NORMAL[0], one_site(None, dist.Delta(half()), None, 1.0)[1], 'site "z" is a point \\(Delta\\)'),
-    "auxiliary": (NORMAL[0], auxiliary_guide, 'the guide\'s auxiliary site "a" must be what all latents'),
+    "auxiliary": (
+        NORMAL[0],
+        auxiliary_guide,
+        'all latents must be Deltas and together a bijection of the guide\'s auxiliary site "a"',
+    ),
     "none": (observed_alone, nothing, "the model must have a latent site, and has none"),
     "outside": (outside, NORMAL[1], 'the latent site "z" must lie in the data plate in both programs or in neither'),
     "masked": (

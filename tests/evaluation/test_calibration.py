@@ -295,7 +295,7 @@ refused = partial(refusal, simulation_based_calibration)
         ({"num_draws": 0}, "num_draws must be a whole number >= 1, got 0"),
         ({"num_bins": 1}, "num_bins must be a whole number >= 2, got 1"),
         ({"chunk_size": 0}, "chunk_size must be a whole number >= 1, got 0"),
-        ({"num_draws": 100}, "num_bins must divide num_draws + 1 = 101, for bins of as many ranks each, got 20"),
+        ({"num_draws": 100}, "num_bins must divide num_draws + 1 = 101, so that bins hold equally many ranks; got 20"),
         ({"x": zeros(99)}, "20 bins need at least 100 data (5 each), got 99"),
     ],
 )

@@ -65,7 +65,7 @@ def test_log_marginal_of_what_cannot_be_traced_warns_once_and_is_the_eager_one(r
     torch.manual_seed(5)
     theirs = pv.log_marginal(model, guide, x, compile=False, **settings)
     torch.manual_seed(5)
-    with pytest.warns(match="log-weights are taken eagerly") as caught:
+    with pytest.warns(match="log-weights are computed eagerly") as caught:
         ours = pv.log_marginal(model, guide, x, compile=True, **settings)
     assert len(caught) == 1
     assert f"(compiled_steps.py, line {line})" in str(caught[0].message)

@@ -66,7 +66,7 @@ def test_a_part_of_the_terms_of_a_datum_is_refused():
 
 def test_num_particles_is_for_pairs_with_both_kinds_of_latents():
     x = conjugate.tosses(2, 2)
-    rule = "num_particles is for pairs with latents of a datum beside shared ones, and this is none; got 8"
+    rule = "num_particles is for pairs with latents of each datum beside shared ones, and this is no such pair; got 8"
     with pytest.raises(pv.InputError, match=rule):
         pv.log_marginal(conjugate.coin, conjugate.coin_guide, x, num_particles=8)
     with pytest.raises(pv.InputError, match="num_particles must be <= num_samples = 10, got 64"):

@@ -48,7 +48,7 @@ def found_with(pareto_k, shifts, num_samples=1_000):
             "Pareto k > 0.7 at 1 of 2 data, so it is low, by how much is unknown; take more draws",
         ),
         ([INF], [INF], "only: Pareto k > 0.7, so it is low, and its draws do not tell by how much; take more draws"),
-        ([NAN, NAN], [0.1, 0.1], "whether to believe it is unknown: the log-weights are so large that rounding hides"),
+        ([NAN, NAN], [0.1, 0.1], "whether to believe it is unknown: rounding hides how the log-weights differ"),
     ],
 )
 def test_the_verdict_counts_no_datum_whose_k_is_unknown_and_does_not_contradict_itself(k, shifts, told):

@@ -126,10 +126,13 @@ def test_sample_refuses_a_y_that_is_not_a_tensor(y):
         (lambda: pv.Embedding(num_features=0), "num_features must be a whole number >= 1, got 0"),
         (lambda: pv.Embedding(hidden=(4, -1)), "hidden must be a whole number >= 1, got -1"),
         (lambda: pv.Embedding(activation="sine"), "activation must be one of"),
-        (lambda: conditional_vae("label"), "condition must be pyrovae conditions, got 'l"),
-        (lambda: conditional_vae([pv.OneHot(3), 3]), "condition must be pyrovae conditions, got 3"),
-        (lambda: conditional_vae(pv.OneHot), "condition must be pyrovae conditions, got <class"),
-        (lambda: conditional_vae(3), "condition must be pyrovae conditions, got 3"),
+        (lambda: conditional_vae("label"), "condition must be a condition of pyrovae or a list of them, got 'l"),
+        (
+            lambda: conditional_vae([pv.OneHot(3), 3]),
+            "condition must be a condition of pyrovae or a list of them, got 3",
+        ),
+        (lambda: conditional_vae(pv.OneHot), "condition must be a condition of pyrovae or a list of them, got <class"),
+        (lambda: conditional_vae(3), "condition must be a condition of pyrovae or a list of them, got 3"),
     ],
 )
 def test_bad_settings_of_a_condition_are_refused(make, message):

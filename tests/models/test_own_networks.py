@@ -195,7 +195,7 @@ def test_batch_normalisation_sees_one_particle_at_a_time():
     seen.clear()
     pv.log_marginal(vae, x, num_samples=50)
     assert (False, 50 * 12) in seen  # in evaluation it takes particles at once
-    with pytest.raises(pv.InputError, match="particles to the left"):
+    with pytest.raises(pv.InputError, match="must take 4 particles in a dimension left of the batch"):
         pv.objectives.IWAE(4, vectorize_particles=True).loss(vae.train().model, vae.guide, x)
 
 

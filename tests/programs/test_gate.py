@@ -172,7 +172,7 @@ WEIGHS = {
 }
 RSAMPLE = 'needs a reparameterised guide, and site "z" has no rsample'
 MARKED = 'draws every site of the guide, and "z" is marked for enumeration'
-AUXILIARY = 'the guide\'s auxiliary site "a" must be what all latents are a bijection of'
+AUXILIARY = 'all latents must be Deltas and together a bijection of the guide\'s auxiliary site "a"'
 POINT = r'site "z" is a point \(Delta\)'
 MASKED = r"masked|without a mask"
 READ = 'site "x" of the model must not read the latent "z" where only "z" is masked'

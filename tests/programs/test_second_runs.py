@@ -178,7 +178,7 @@ def test_chunks_of_a_program_that_draws_elsewhere_are_one_run():
 def test_a_generator_that_cannot_be_set_back_is_refused_where_a_pair_is_run_again(objective):
     own = torch.Generator().manual_seed(0)
     pair = drawing(lambda: 2 * torch.rand(10, dtype=torch.float64, generator=own))
-    with pytest.raises(pv.InputError, match="draws from a generator of its own that cannot be set back"):
+    with pytest.raises(pv.InputError, match="draws from a generator of its own: use torch's, which can be set back"):
         objective.loss(*pair)
     assert math.isfinite(ELBO(2).loss(*pair))
 

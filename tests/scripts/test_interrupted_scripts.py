@@ -76,7 +76,7 @@ def test_a_script_goes_on_after_ctrl_c_to_the_bit(script, tmp_path, monkeypatch)
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, stopped_after(number, owner, name))
             stopped = run_here(program, *flags, "--out", "cut", cwd=tmp_path)
-        assert (stopped.returncode, stopped.stderr) == (130, "interrupted: what had been written stays as it is\n")
+        assert (stopped.returncode, stopped.stderr) == (130, "interrupted: files that were written before are kept\n")
     with monkeypatch.context() as patch:  # once more, when a part has been found and is not kept yet
         patch.setattr(Parts, "keep", stopped_after(1, Parts, "keep"))
         assert run_here(program, *flags, "--out", "cut", cwd=tmp_path).returncode == 130
@@ -109,7 +109,7 @@ def test_pyrovae_compare_goes_on_after_ctrl_c_in_the_folder_of_the_run(tmp_path,
         with monkeypatch.context() as patch:
             patch.setattr(Repeats, "take_one", stopped_after(number, Repeats, "take_one"))
             stopped = command_here(*flags, "--overwrite", cwd=tmp_path)
-        assert (stopped.returncode, stopped.stderr) == (130, "interrupted: what had been written stays as it is\n")
+        assert (stopped.returncode, stopped.stderr) == (130, "interrupted: files that were written before are kept\n")
         assert files.items() <= tree(tmp_path).items()
     assert command_here(*flags, "--overwrite", cwd=tmp_path).returncode == 0
     assert without_times(json.loads((tmp_path / "run/comparison.json").read_text())) == without_times(whole)

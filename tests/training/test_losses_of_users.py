@@ -135,7 +135,7 @@ def test_steps_are_replayed_where_only_the_evaluation_of_a_loss_cannot_be():
             warnings.simplefilter("always")
             results.append([one(X) for one in (*[svi.step] * 3, *[svi.evaluate_loss] * 3, *[svi.step] * 3)])
     assert [str(one.message) for one in caught] == [
-        "losses are evaluated eagerly, as the program cannot be replayed: it looks at the value of a tensor "
+        "losses are evaluated eagerly, because the program cannot be replayed: it looks at the value of a tensor "
         f"(test_losses_of_users.py, line {Floats.loss.__code__.co_firstlineno + 1})"
     ]
     assert results[1] == results[0]

@@ -104,7 +104,7 @@ def test_a_race_knows_all_its_settings_before_it_makes_a_model(tmp_path):
         ({"budget": "minutes"}, "budget must be one of epochs, seconds; got 'minutes'"),
         ({"num_data": 0}, "num_data must be a whole number >= 2, got 0"),
         ({"progress": 1}, "progress must be true or false, got 1"),
-        ({"folder": 3}, "folder must be the path of one, got 3"),
+        ({"folder": 3}, "folder must be a path, got 3"),
     ):
         assert refusal(pv.race, never, X, ["elbo"], held_out=X, epochs=1, **settings) == said
 

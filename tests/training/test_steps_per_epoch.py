@@ -114,7 +114,10 @@ def test_a_generator_is_used_batch_by_batch_and_goes_on_afterwards():
 def test_a_generator_that_ends_too_early_says_after_how_many_batches():
     batches = (X[:16] for _ in range(5))
     message = refusal(pv.fit, small_vae(), batches, epochs=2, steps_per_epoch=3)
-    assert message == "data ended after 5 batches, and the training needs more: give what can begin again"
+    assert (
+        message
+        == "data ended after 5 batches, too few for the training: give a list or a DataLoader, which begin again"
+    )
     assert "must yield at least one batch" in refusal(pv.fit, small_vae(), iter(()), epochs=2, steps_per_epoch=3)
     pv.fit(small_vae(), (X[:16] for _ in range(6)), epochs=2, steps_per_epoch=3)
 
