@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyrovae.cli.command_line import run_script
+from pyrovae.common import read_text
 
 _CHEAP = ("pathlib", "typing", "tyro")  # modules that a signature takes its types from
 
@@ -26,7 +27,7 @@ def answer_flags(script: str) -> None:
 
 def _signature_of(script: Path) -> Callable[..., None]:
     """Returns a function with the signature and the docstring of the script's `main` that does nothing."""
-    nodes = ast.parse(script.read_text(encoding="utf-8")).body
+    nodes = ast.parse(read_text(script)).body
     main = next(node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "main")
     main.body = main.body[:1]  # the docstring
     variables = {ast.unparse(node.targets[0]): node for node in nodes if isinstance(node, ast.Assign)}

@@ -10,6 +10,12 @@ globals.png   how far a bound is below the evidence, with theta outside of it an
 Every truth is a closed form of a linear Gaussian model.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
