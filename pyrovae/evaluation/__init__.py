@@ -1,7 +1,7 @@
 """Estimates of log p(x) with their errors, and diagnoses of a trained pair."""
 
 from pyrovae.evaluation import diagnostics
-from pyrovae.evaluation.annealed_chains import AnnealedEstimate
+from pyrovae.evaluation.annealed_estimate import AnnealedEstimate
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal, bidirectional_gap
 from pyrovae.evaluation.arguments import check_args, common_length, tensors_in, with_tensors
 from pyrovae.evaluation.calibration import simulation_based_calibration

@@ -2,62 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.common import require_choice, require_size
-from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.annealed_estimate import TARGET_ACCEPTANCE, AnnealedEstimate
 from pyrovae.evaluation.hmc import AnnealedHMC
 from pyrovae.evaluation.importance_weights import influences, log_mean
 
 TEMPERATURE_SCHEDULES = ("sigmoid", "linear")
 SIGMOID_DELTA = 4.0
-TARGET_ACCEPTANCE = 0.65
 PILOT_CHAINS = 4
 PILOT_WARMUP, PILOT_TRANSITIONS = 20, 200
 WARMUP_GAIN, PILOT_GAIN = 0.8, 0.3
-
-
-@dataclass(frozen=True)
-class AnnealedEstimate(Estimate):
-    """Holds log p(x) by annealed importance sampling, as `annealed_log_marginal` returns it.
-
-    Args:
-        value: log p(x), also called `log_px`, `(batch,)`, in nats.
-        standard_error: Its standard error by the delta method, `(batch,)`, in nats; nan for one chain.
-        influences: See `Estimate`.
-        ess: The effective sample size, `(batch,)`, between 1 and the number of chains.
-        acceptance: The mean probability with which HMC accepted its proposals, over chains and distributions,
-            `(batch,)`.
-        step_size: The step sizes of HMC at each distribution, `(num_distributions, batch)`.
-        log_weights: The log-weight of each chain, `(num_chains, batch)`, in nats.
-
-    Example:
-        >>> value, error, ess, acceptance = (torch.tensor([number]) for number in (-2.5, 0.1, 12.0, 0.65))
-        >>> step_size, log_weights = torch.full((100, 1), 0.3), torch.full((16, 1), -2.5)
-        >>> estimate = pv.AnnealedEstimate(value, error, ess, acceptance, step_size, log_weights)
-        >>> estimate.log_px, round(estimate.monte_carlo_error, 3)
-        (tensor([-2.5000]), 0.1)
-    """
-
-    ess: Tensor
-    acceptance: Tensor
-    step_size: Tensor
-    log_weights: Tensor
-
-    @property
-    def log_px(self) -> Tensor:
-        """log p(x) for each datum, `(batch,)`, in nats: another name for `value`."""
-        return self.value
-
-    def __repr__(self) -> str:
-        head = f"log p(x) of {len(self.value):,} data: mean {self.mean_in_words}"
-        chains = f"{len(self.step_size):,} distributions, {len(self.log_weights)} chains"
-        accepted = f"HMC accepts {self.acceptance.mean().item():.0%}"
-        return f"{head}\n{chains}, median ESS {self.ess.median().item():.3g}, {accepted}"
 
 
 def temperatures(num_distributions: int, schedule: str) -> list[float]:

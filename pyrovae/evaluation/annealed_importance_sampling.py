@@ -7,7 +7,8 @@ import torch
 from tqdm.auto import tqdm
 
 from pyrovae.common import Workers, evaluates, local_seed, progress_bar
-from pyrovae.evaluation.annealed_chains import AnnealedChains, AnnealedEstimate
+from pyrovae.evaluation.annealed_chains import AnnealedChains
+from pyrovae.evaluation.annealed_estimate import AnnealedEstimate
 from pyrovae.evaluation.arguments import home_of
 from pyrovae.evaluation.chunks import Data, opened
 from pyrovae.evaluation.cuts import cut
@@ -39,7 +40,8 @@ class BidirectionalEstimate:
         return Estimate(self.upper.value - self.lower.value, error)
 
     def __repr__(self) -> str:
-        return "\n".join(estimate_lines({"lower": self.lower, "upper": self.upper, "gap": self.gap}))
+        lines = estimate_lines({"lower": self.lower, "upper": self.upper, "gap": self.gap})
+        return "\n".join([*lines, f"lower: {self.lower.verdict}", f"upper: {self.upper.verdict}"])
 
 
 @takes_pair
@@ -73,7 +75,8 @@ def annealed_log_marginal(
         standard_error = sd(w) / (mean(w) sqrt(C))    (the delta method; nan for one chain)
         ess            = (sum w)^2 / sum w^2
 
-    Where the ESS is only a few of C chains, the estimate is low and its error too small: take more distributions.
+    Where the ESS is only a few of C chains, the estimate is low and its error too small: take more distributions. The
+    `verdict` of the result says so where it is below half of the chains.
 
     HMC has identity mass and fresh momentum. Its step sizes, one for each datum and each k, are tuned in a pilot run of
     a few chains to an acceptance of 0.65 and then held, because E[w] = p(x) would not survive an adaptation within the
@@ -100,7 +103,7 @@ def annealed_log_marginal(
         progress: True shows a progress bar, False none, None one on a terminal.
 
     Returns:
-        An `AnnealedEstimate`, in nats.
+        An `AnnealedEstimate`, in nats; its `verdict` says how far to believe it.
 
     Raises:
         InputError: If the pair is refused, a latent site is discrete, or no density exists.

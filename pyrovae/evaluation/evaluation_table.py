@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from matplotlib.figure import Figure
 
 from pyrovae.common import InputError, data_frame, require, right_aligned, shown, with_lines_below
+from pyrovae.evaluation.annealed_estimate import AnnealedEstimate
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.evaluation_figure import draw_estimates
 
@@ -69,13 +70,17 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """A sentence or two that say what to make of the table."""
-        text = f"all are lower bounds in expectation, and the best is {self.best.method}"
-        importance = [(m.method, m.estimate) for m in self.measured if isinstance(m.estimate, MarginalLikelihood)]
-        if importance:
-            method, largest = max(importance, key=lambda one: one[1].num_samples)
-            text += f"; {method}: {largest.verdict}"
-        return text
+        """What to make of the table: a line on the best, and one on each estimate that its own draws can judge.
+
+        Of several by importance sampling, it is the one with the most draws.
+        """
+        lines = [f"all are lower bounds in expectation, and the best is {self.best.method}"]
+        sampled = [one for one in self.measured if isinstance(one.estimate, MarginalLikelihood)]
+        largest = max(sampled, key=lambda one: cast(MarginalLikelihood, one.estimate).num_samples, default=None)
+        for one in self.measured:
+            if one is largest or isinstance(one.estimate, AnnealedEstimate):
+                lines.append(f"{one.method}: {cast(MarginalLikelihood | AnnealedEstimate, one.estimate).verdict}")
+        return "\n".join(lines)
 
     def difference(self, other: "Evaluation", method: str) -> Estimate:
         """Returns this model's estimate minus another's on the same data, datum by datum.

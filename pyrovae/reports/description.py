@@ -8,7 +8,10 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Verdict:
-    """Holds what the reader must know first: what it is on, such as log p(x), a conclusion, and what to do."""
+    """Holds what the reader must know first: what it is on, such as log p(x), a conclusion, and what to do.
+
+    Each line of the text is a verdict of its own.
+    """
 
     on: str
     text: str
@@ -73,6 +76,8 @@ def paragraphs_of(text: str) -> list[str]:
     return [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
-def sentence(text: str) -> str:
-    """Returns a text, such as a verdict, with a capital letter before and a full stop behind."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ":")) else ".")
+def sentences_of(text: str) -> list[str]:
+    """Returns each line of a text with a full stop, and with a capital letter unless it begins with a name."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    capital = [line[:1].upper() + line[1:] if line.split(" ")[0].isalpha() else line for line in lines]
+    return [line + ("" if line.endswith((".", ":")) else ".") for line in capital]

@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 
 from pyrovae.common import without_markup
-from pyrovae.reports.description import Part, Picture, Report, Section, Table, Text, Verdict, paragraphs_of, sentence
+from pyrovae.reports.description import (
+    Part,
+    Picture,
+    Report,
+    Section,
+    Table,
+    Text,
+    Verdict,
+    paragraphs_of,
+    sentences_of,
+)
 
 
 def as_markdown(report: Report) -> str:
@@ -17,7 +27,8 @@ def _blocks(parts: Sequence[Part], level: int) -> list[str]:
     for part in parts:
         match part:
             case Verdict(on, text):
-                blocks.append(f"**Verdict on {_line(on)}:** {_line(sentence(text))}")
+                first, *others = map(_line, sentences_of(text))
+                blocks += [f"**Verdict on {_line(on)}:** {first}", *others]
             case Text(text):
                 blocks += map(without_markup, paragraphs_of(text))
             case Table(in_format):

@@ -8,7 +8,17 @@ from html import escape
 from pathlib import Path
 
 from pyrovae.common import read_text
-from pyrovae.reports.description import Part, Picture, Report, Section, Table, Text, Verdict, paragraphs_of, sentence
+from pyrovae.reports.description import (
+    Part,
+    Picture,
+    Report,
+    Section,
+    Table,
+    Text,
+    Verdict,
+    paragraphs_of,
+    sentences_of,
+)
 
 PIXELS_PER_INCH = 96  # of CSS; a screen of more shows those of the file
 # All text from outside is escaped; should any not be, the browser still runs no script but the one of this hash.
@@ -59,7 +69,8 @@ def _parts(parts: Sequence[Part], images: Mapping[str, bytes], level: int) -> st
 def _part(part: Part, images: Mapping[str, bytes], level: int) -> str:
     match part:
         case Verdict(on, text):
-            return f'<p class="verdict"><strong>Verdict on {escape(on)}</strong> {escape(sentence(text))}</p>'
+            said = "<br>".join(map(escape, sentences_of(text)))
+            return f'<p class="verdict"><strong>Verdict on {escape(on)}</strong> {said}</p>'
         case Text(text):
             return "\n".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs_of(text))
         case Table(in_format):

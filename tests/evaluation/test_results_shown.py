@@ -70,7 +70,7 @@ def test_an_evaluation_prints_its_table_and_is_a_data_frame_of_it(evaluation):
     frame = evaluation.to_pandas()
     assert frame["method"].tolist() == list(METHODS)
     assert frame["nats"].tolist() == [one.estimate.mean for one in evaluation.measured]
-    assert html.escape(evaluation.verdict) in evaluation._repr_html_()
+    assert html.escape(evaluation.verdict).replace("\n", "<br>") in evaluation._repr_html_()
 
 
 def test_an_evaluation_draws_the_bounds_of_most_samples_and_the_methods_beside_their_seconds(evaluation):
@@ -94,7 +94,8 @@ def test_without_importance_sampling_the_bounds_are_drawn_at_their_k(vae):
 
 
 def test_other_results_are_a_few_lines(vae):
-    mean, chains = repr(annealed()).splitlines()
+    mean, chains, verdict = repr(annealed()).splitlines()
+    assert verdict == annealed().verdict
     assert mean.startswith("log p(x) of 6 data: mean -3.000 nats (standard error 0.041 Monte Carlo")
     assert chains == "9 distributions, 4 chains, median ESS 3, HMC accepts 65%"
     use = pv.diagnostics.latent_use(vae, X)
@@ -103,7 +104,7 @@ def test_other_results_are_a_few_lines(vae):
     assert repr(surgery) == str(surgery)
     assert "mutual information" in repr(surgery)
     both = BidirectionalEstimate(annealed(), annealed(), (X,))
-    assert [line.split()[0] for line in repr(both).splitlines()] == ["lower", "upper", "gap"]
+    assert [line.split()[0] for line in repr(both).splitlines()] == ["lower", "upper", "gap", "lower:", "upper:"]
 
 
 def test_figures_of_a_result_come_from_the_result(evaluation):

@@ -59,7 +59,7 @@ def test_names_are_text_and_no_markup(written):
             "summary",
             "figure",
         ),
-        *("h1", "h2", "p", "strong", "div", "table", "thead", "tbody", "tr", "th", "td", "img", "figcaption"),
+        *("h1", "h2", "p", "br", "strong", "div", "table", "thead", "tbody", "tr", "th", "td", "img", "figcaption"),
     }
     assert not any(attribute.startswith("on") for _, attributes in page.elements for attribute in attributes)
     assert len(page.named("script")) == len(page.named("style")) == len(page.named("img")) == 1

@@ -58,6 +58,7 @@ def test_both_forms_say_the_same_and_which_epoch_they_are_of(table, files):
     tags = [tag for tag, _ in page.elements]
     assert tags.index("strong") < tags.index("table")  # the verdict
     assert page.texts["strong"][0] == "Verdict on log p(x)"
+    assert page.texts["p"][0].strip()[1:40] in markdown
     pictures = [line[line.index("](") + 2 : -1] for line in markdown.splitlines() if line.startswith("![")]
     assert len(pictures) == len(page.named("img")) > 0
     assert set(pictures) <= set(files)
