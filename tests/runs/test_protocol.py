@@ -234,7 +234,8 @@ def unsupported() -> dict[str, tuple[dict, str]]:
         fields = {**KINDS["points"], "network": "conv", "posterior": posterior, "conditional": conditional}
         found[f"points | conv | {posterior} | {conditional}"] = fields, "network 'conv' is for image sets"
     for kind, name in itertools.product(("points", "dynamic"), EVERY_OBJECTIVE):
-        particles = {} if name == "elbo_enumerated" else {"num_particles": 2}
+        usual_latents = {"posterior": "bernoulli", "latent_dim": 2}
+        particles = usual_latents if name == "elbo_enumerated" else {"num_particles": 2}
         usual = {"objective": name, **particles}
         settings = {**usual, **next((o for o in OBJECTIVES.values() if o["objective"] == name), {})}
         if name != "elbo":
