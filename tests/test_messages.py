@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pyrovae"
 SAID_BY = ("InputError", "require", "warn", "refuse", "OtherSettings", "NewerFormat", "FolderInUse")
-MOST = 230  # characters besides the names and values that are put in
+MOST = 185  # characters besides the names and values that are put in
 # What a message does not say: words that nobody would say to a colleague, and orders before their reason.
 NOT = (" has not", "gone on with", "is had", "be of numbers", "Please", "please", "Invalid", "!", "You ", "you ")
 STARTS = ("use ", "call ", "set ", "try ", "give ", "pass ", "make ", "take ", "remove ", "raise ", "add ", "put ")

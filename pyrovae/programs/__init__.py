@@ -45,6 +45,7 @@ from pyrovae.programs.sites import (
     without_mask,
     without_masks_of_latents,
 )
+from pyrovae.programs.stored_parameters import never_trains, own_and_stored
 from pyrovae.programs.support_checks import check_no_zero_weights, warn_of_never_drawn
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
@@ -93,7 +94,9 @@ __all__ = [
     "log_mean_exp",
     "log_weights",
     "mark_of",
+    "never_trains",
     "not_finite",
+    "own_and_stored",
     "outside_support",
     "pair_at",
     "pair_of_sites",

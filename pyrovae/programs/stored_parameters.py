@@ -55,10 +55,16 @@ def _check_trained(model: Callable, guide: Callable, args: tuple, kwargs: dict) 
                     total = total + site["value"].sum()
         owned = [own for _, own, _ in differing]
         gradients = torch.autograd.grad(total, owned, allow_unused=True) if total.requires_grad else [None] * len(owned)
-    for (name, _, _), gradient in zip(differing, gradients, strict=True):
-        require(
-            gradient is None,
-            f"parameter {name.replace('$$$', '.')} would never train: Pyro's param store holds another tensor under "
-            "its name (a name used before, a store that was read from a file, or a parameter that is not contiguous); "
-            "pyro.clear_param_store() empties it",
-        )
+    for (name, own, _), gradient in zip(differing, gradients, strict=True):
+        require(gradient is None, never_trains(name.replace("$$$", "."), own))
+
+
+def never_trains(name: str, parameter: Tensor) -> str:
+    """Returns an error that says why a parameter would never train, whose name the param store gives to another."""
+    rule = f"parameter {name} would never train: Pyro's param store holds"
+    if not parameter.is_contiguous():
+        return f"{rule} a copy of it, because it is not contiguous: make it a parameter after .contiguous()"
+    return (
+        f"{rule} another tensor of that name (of an earlier model, or from a file): call pyro.clear_param_store(), or "
+        "give it another name"
+    )

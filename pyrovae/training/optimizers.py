@@ -135,8 +135,8 @@ def step_schedule(scheduler: Any, record: Mapping[str, float | None]) -> None:
     metric = elbo if scheduler.mode == "max" else -elbo
     if metric < 0 and scheduler.threshold_mode == "rel" and scheduler.threshold > 0:
         warn(
-            "ReduceLROnPlateau takes a slightly worse value for a better one where its metric is below 0 and "
-            'threshold_mode is "rel": say threshold_mode="abs", and threshold in nats'
+            f'ReduceLROnPlateau with threshold_mode "rel" takes worse values for better where its metric is below 0, '
+            f'as {metric:.3g} is: say threshold_mode="abs", and threshold in nats'
         )
     scheduler.step(metric)
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pyrovae.common import InputError, is_validation_error, kept_generators, local_seed, require
 from pyrovae.data import Batch, scale_hint_of
 from pyrovae.objectives import DifferentiableELBO, check_objective
-from pyrovae.programs import Pair, ProgramPair
+from pyrovae.programs import Pair, ProgramPair, never_trains, own_and_stored
 from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values, modules_of
 
 
@@ -86,11 +86,9 @@ def checked_pair(vae: ProgramPair, elbo: ELBO, batch: Batch) -> tuple[dict[str, 
         known = {id(parameter) for parameter in parameters.values()}
         for name, parameter in vae.named_parameters():
             if parameter.requires_grad and id(parameter) not in known:
-                raise InputError(
-                    f"parameter {name} would never train: neither model nor guide registers it, or Pyro's param store "
-                    "holds another tensor under its name (a name used before, or a parameter that is not contiguous); "
-                    "pyro.clear_param_store() empties it"
-                )
+                is_hidden = any(own is parameter for _, own, _ in own_and_stored(tuple(sites.values())))
+                rule = f"parameter {name} would never train: neither model nor guide registers it (pyro.module)"
+                raise InputError(never_trains(name, parameter) if is_hidden else rule)
     if not isinstance(elbo, DifferentiableELBO):
         _set_up(vae, elbo, batch)
     return parameters, run
