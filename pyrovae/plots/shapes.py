@@ -50,8 +50,10 @@ def takes_arrays(**shapes: Shape) -> Callable[[Callable[Arguments, Drawn]], Call
             except TypeError:
                 return draw(*args, **kwargs)  # Python's own error names the function, too
             for name, shape in shapes.items():
-                if given.get(name) is not None or not str(signature.parameters[name].annotation).endswith("None"):
-                    _check(name, given[name], shape, sizes)
+                value, annotation = given.get(name), str(signature.parameters[name].annotation)
+                is_left_out = value is None or (isinstance(value, Mapping) and not value)
+                if not (is_left_out and annotation.endswith("None")):
+                    _check(name, value, shape, sizes)
             _check_axes(given.get("axes"))
             return draw(*args, **kwargs)
 

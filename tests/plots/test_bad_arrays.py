@@ -64,6 +64,13 @@ def worse(value):
             yield from (array[0], array[:0], array[:1], array[..., :1], array[..., :-1], np.full(array.shape, 1.5))
 
 
+def test_what_may_be_left_out_may_be_empty():
+    for others in (None, {}):
+        axes = Figure().subplots()
+        assert plots.bounds(SIZES, VALUES, ERRORS, others, axes) is axes
+    assert plots.bounds([], [], [], {"AIS": (-1.0, 0.1)}, Figure().subplots()).lines
+
+
 def test_every_figure_is_here():
     drawing = {name for name in plots.__all__ if inspect.isfunction(getattr(plots, name))}
     assert GIVEN.keys() == drawing
