@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pyro
@@ -22,9 +22,9 @@ X = ring(num_train=50).train_x
 STEPS = 5  # of 12
 
 
-def train(vae, data, folder, **settings):
+def train(vae, data, folder, minutes=100.0, **settings):
     usual = {"epochs": 3, "batch_size": 16, "seed": 1, "progress": False, "optimizer": torch.optim.Adam}
-    return pv.fit(vae, data, checkpoints=Checkpoints(folder, minutes=1e-9), **{**usual, **settings})
+    return pv.fit(vae, data, checkpoints=Checkpoints(folder, minutes=minutes), **{**usual, **settings})
 
 
 def begun(vae, data, folder, ended, **settings):
@@ -33,7 +33,7 @@ def begun(vae, data, folder, ended, **settings):
         train(vae, data, folder, **settings)
         return
     with pytest.raises(Killed):
-        train(vae, data, folder, **{**settings, "optimizer": dies_after(STEPS)})
+        train(vae, data, folder, minutes=1e-9, **{**settings, "optimizer": dies_after(STEPS)})
 
 
 class Net(pv.VAE):
@@ -119,14 +119,20 @@ def test_a_checkpoint_of_another_training_is_refused_and_nothing_is_changed(chan
         train(same, data, tmp_path)  # and the same goes on
 
 
+@cache
+def whole_training(make, schedule):
+    """Returns the parameters at the end of a training without checkpoints."""
+    vae = make()
+    pv.fit(vae, DATA, epochs=3, batch_size=16, seed=1, optimizer=torch.optim.Adam, beta_schedule=schedule)
+    return parameters_of(vae)
+
+
 @pytest.mark.parametrize("ended", [False, True], ids=["broken off", "ended"])
 @pytest.mark.parametrize("make", [small_vae, Net, partial(small_vae, prior="flow")], ids=["VAE", "Net", "flow"])
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
 def test_it_does_not_matter_what_the_model_starts_from_that_goes_on(make, ended, schedule, tmp_path):
     """A new model has other parameters; in a notebook it may be the one that was trained already. Both end the same."""
-    whole = make()
-    train(whole, DATA, tmp_path / "whole", beta_schedule=schedule)
-    trained = make()
+    whole, trained = whole_training(make, schedule), make()
     begun(trained, DATA, tmp_path / "run", ended, beta_schedule=schedule)
     other = make()
     with torch.no_grad():
@@ -137,7 +143,7 @@ def test_it_does_not_matter_what_the_model_starts_from_that_goes_on(make, ended,
         with warnings.catch_warnings():
             warnings.simplefilter("error" if vae is other and not ended else "ignore")
             train(vae, DATA, tmp_path / "run", beta_schedule=schedule)
-        assert torch.equal(parameters_of(vae), parameters_of(whole))
+        assert torch.equal(parameters_of(vae), whole)
 
 
 def test_that_a_training_had_ended_is_said_and_that_it_goes_on_is_not(tmp_path):
