@@ -19,7 +19,8 @@ class CustomMetadataHook(MetadataHookInterface):
 
 def standalone(readme: str) -> str:
     """Returns a README whose links to files of the repository are their paths, and which has no image of it."""
-    return LINK.sub(_as_path, IMAGE.sub("", readme))
+    title, _, text = LINK.sub(_as_path, IMAGE.sub("", readme)).partition("\n\n")
+    return f"{title}\n\n*Files in brackets are in the repository, with the figures and the site.*\n\n{text}"
 
 
 def _as_path(link: re.Match) -> str:

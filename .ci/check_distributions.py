@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     kinds = {Path(name).suffix for name in names if name.startswith("pyrovae/")}
     check(kinds == {".py", ".typed"}, f"the package must be Python and py.typed, got {sorted(kinds)}")
     check("pyrovae = pyrovae.cli:run_command" in commands, "the wheel must have the command pyrovae")
-    check(of_sdist <= IN_SDIST, f"the sdist must hold no {sorted(of_sdist - IN_SDIST)}")
+    check(of_sdist == IN_SDIST, f"the sdist must hold what is said here, differs in {sorted(of_sdist ^ IN_SDIST)}")
     for path in (wheel, sdist):
         check(
             path.stat().st_size < LARGEST, f"{path.name} must be below {LARGEST:,} bytes, got {path.stat().st_size:,}"

@@ -2,7 +2,7 @@
 
 The same as `pyrovae race`; the code is in `pyrovae/cli/race.py`.
 
-python scripts/race.py --dataset mnist --data-root ../shared/data --objectives elbo iwae dreg --num-particles 16
+python scripts/race.py --dataset mnist --objectives elbo iwae dreg --num-particles 16
 python scripts/race.py --objectives elbo "miwae(num_batches=4, num_particles=4)" "renyi(alpha=0.5)" --budget seconds
 """
 

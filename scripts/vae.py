@@ -1,8 +1,8 @@
 """A variational autoencoder from model and guide to log p(x), written out in one file to be read and edited.
 
-python scripts/vae.py --data-root ../shared/data                              # trains with the ELBO, a minute or two
-python scripts/vae.py --data-root ../shared/data --num-particles 16           # with the importance-weighted bound
-python scripts/vae.py --data-root ../shared/data --conditional --beta 4       # given the label, with a weighted KL
+python scripts/vae.py                              # trains with the ELBO, a minute or two
+python scripts/vae.py --num-particles 16           # with the importance-weighted bound
+python scripts/vae.py --conditional --beta 4       # given the label, with a weighted KL
 
 `pv.VAE` has all of this and more. Here nothing is hidden: copy the file and change what you like.
 """

@@ -69,6 +69,7 @@ def test_every_file_and_link_that_the_documents_name_is_there():
         for path in [document.parent / link for link in local] + [ROOT / name for name in named]:
             assert path.exists(), f"{document.name} names {path}"
         assert not re.search(r"[A-Z]+_TABLE|GAPS|SWEEP\b|POINTS\b|IMAGES\b", text)
+        assert "../shared" not in text, f"{document.name} names a folder of the maintainers"
 
 
 def test_every_public_name_is_there_and_has_a_docstring():

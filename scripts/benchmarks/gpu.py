@@ -1,6 +1,6 @@
 """Runs on one GPU what has been run on CPUs only: tests, the speed table, and Burda's short schedule; writes a report.
 
-python scripts/benchmarks/gpu.py --data-root ../shared/data
+python scripts/benchmarks/gpu.py
 
 Each part is a process of its own with a time limit. The report is written anew after each part, so that a machine that
 is taken away leaves what was done by then. Burda's runs resume where they stopped if this is called again.

@@ -1,6 +1,6 @@
 """Times training and evaluation with several processes, and with one process of as many threads.
 
-python scripts/benchmarks/scaling.py --data-root ../shared/data
+python scripts/benchmarks/scaling.py
 """
 
 from pyrovae.cli import answer_flags

@@ -1,6 +1,6 @@
 """Trains published priors, layers and posteriors on MNIST with one budget, and compares them in pairs by seed.
 
-python scripts/papers/beyond_gaussian.py --data-root ../shared/data --processes 2      # resumes an interrupted run
+python scripts/papers/beyond_gaussian.py --processes 2      # resumes an interrupted run
 python scripts/papers/beyond_gaussian.py --only layers --epochs 60 --processes 2 --out runs/layers
 
 All under the ELBO. 784-300-300-40: standard against Vamp prior (Tomczak and Welling 2018, arXiv:1705.07120, table 1:

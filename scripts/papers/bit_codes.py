@@ -1,6 +1,6 @@
 """Trains codes of bits on MNIST in five ways, and measures each as a model of bits.
 
-python scripts/papers/bit_codes.py --data-root ../shared/data       # goes on from an interrupted call
+python scripts/papers/bit_codes.py       # goes on from an interrupted call
 
 The score function with a leave-one-out baseline, VIMCO (Mnih and Rezende 2016, arXiv:1602.06725), reweighted wake-sleep
 (Bornschein and Bengio 2015, arXiv:1406.2751), straight-through gradients (Bengio et al. 2013, arXiv:1308.3432) and

@@ -1,6 +1,6 @@
 """Reproduces Burda et al. 2016 (arXiv:1509.00519) on MNIST with one stochastic layer: VAE and IWAE, theirs beside ours.
 
-python scripts/papers/burda2016.py --data-root ../shared/data --processes 2       # resumes an interrupted run
+python scripts/papers/burda2016.py --processes 2       # resumes an interrupted run
 
 784-200-200-50 tanh, with pixels drawn anew at each epoch. Two facts are in Burda's code and not in the paper: the
 decoder's output bias starts from the training mean, and Adam takes the gradient of the *sum* over the 20 data of a

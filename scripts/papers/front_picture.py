@@ -1,6 +1,6 @@
 """Draws the picture of the README: a VAE's samples and reconstructions, and what five estimators' gradients are worth.
 
-python scripts/train.py --dataset mnist --data-root ../shared/data --epochs 10 --out runs/mnist
+python scripts/train.py --dataset mnist --epochs 10 --out runs/mnist
 python scripts/papers/front_picture.py runs/mnist --out docs/front.png
 
 On the right is the signal-to-noise ratio of the guide's gradient, |mean| / standard deviation over repeats, against the

@@ -1,7 +1,7 @@
 """Trains a classifier of digits from 100 labels: model M2 of Kingma et al. 2014 (arXiv:1406.5298), in Pyro alone.
 
-python scripts/papers/semi_supervised.py --data-root ../shared/data
-python scripts/papers/semi_supervised.py --data-root ../shared/data --num-labelled 1000 --num-train 50000 --seeds 0 1 2
+python scripts/papers/semi_supervised.py
+python scripts/papers/semi_supervised.py --num-labelled 1000 --num-train 50000 --seeds 0 1 2
 
 The model is p(y) p(z) p(x|y, z), the guide q(y|x) q(z|x, y). TraceEnum_ELBO sums over the ten values of a missing
 label, weighted by the classifier q(y|x). A known label also trains the classifier, by alpha log q(y|x).

@@ -1,7 +1,7 @@
 """Trains the VAEs of the field's tutorials at their settings, and prints the published numbers beside ours.
 
 python scripts/papers/tutorials.py                  # points, one seed
-python scripts/papers/tutorials.py --images --seeds 0 1 2 --data-root ../shared/data
+python scripts/papers/tutorials.py --images --seeds 0 1 2
 
 The tutorials' loss is reconstruction + beta KL per datum, where a Gaussian's reconstruction |x - mean|^2 / (2 sigma^2)
 lacks its normaliser. Both this loss and the true ELBO are printed, for the training points or the test images.

@@ -1,7 +1,7 @@
 """Trains a VQ-VAE on MNIST; prints its bound, its reconstruction error and how its codebook is used.
 
-python scripts/papers/vqvae.py --data-root ../shared/data
-python scripts/papers/vqvae.py --data-root ../shared/data --network conv --hidden 32 64 --num-tokens 12
+python scripts/papers/vqvae.py
+python scripts/papers/vqvae.py --network conv --hidden 32 64 --num-tokens 12
 """
 
 from pyrovae.cli import answer_flags
