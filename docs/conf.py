@@ -186,7 +186,10 @@ def write_gallery(folder: Path) -> None:
     head += [
         "With `PYROVAE_QUICK=1` in the environment a notebook takes seconds: trainings are cut to a few epochs, and"
     ]
-    head += ["the numbers mean nothing. The tests run all of them so.", ""]
+    head += [
+        "the numbers mean nothing; the tests run all of them so. The browser fetches MathJax to set the formulas, and"
+    ]
+    head += ["shows their TeX where there is no network.", ""]
     grid = ["::::{grid} 1 2 2 3", ":gutter: 3", "", *cards, "::::", ""]
     tree = ["```{toctree}", ":hidden:", "", *names, "```", ""]
     (folder / "index.md").write_text("\n".join([*head, *grid, *tree]), encoding="utf-8")

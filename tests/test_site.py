@@ -106,6 +106,15 @@ def test_equations_are_shown_as_they_are_and_names_are_links(site):
     assert "\\|" not in page
 
 
+def test_no_page_shows_mark_up(site):
+    """What neither Markdown nor reStructuredText understood is left in the text, without a warning."""
+    code = re.compile(r"<(pre|code|script|style)\b.*?</\1>|<(?:span|div) class=\"math.*?</(?:span|div)>", re.DOTALL)
+    for page in (site / "html").rglob("*.html"):
+        article = page.read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
+        text = html.unescape(re.sub(r"<[^>]+>", "", code.sub("", article)))
+        assert re.findall(r".{0,40}(?:`|\]\(|:\w+:`).{0,40}", text) == [], page.name
+
+
 def test_mark_up_leaves_code_alone():
     spec = importlib.util.spec_from_file_location("conf", ROOT / "docs/conf.py")
     conf = importlib.util.module_from_spec(spec)
