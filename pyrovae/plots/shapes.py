@@ -51,8 +51,8 @@ def takes_arrays(**shapes: Shape) -> Callable[[Callable[Arguments, Drawn]], Call
                 return draw(*args, **kwargs)  # Python's own error names the function, too
             for name, shape in shapes.items():
                 value, annotation = given.get(name), str(signature.parameters[name].annotation)
-                is_left_out = value is None or (isinstance(value, Mapping) and not value)
-                if not (is_left_out and annotation.endswith("None")):
+                is_empty = isinstance(shape, list) and isinstance(value, Mapping) and not value
+                if not ((value is None or is_empty) and annotation.endswith("None")):
                     _check(name, value, shape, sizes)
             _check_axes(given.get("axes"))
             return draw(*args, **kwargs)

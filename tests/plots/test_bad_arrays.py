@@ -148,3 +148,10 @@ def test_whatever_is_given_is_drawn_or_refused_in_one_line(name):
 )
 def test_the_line_names_the_argument_the_rule_and_what_was_found(name, changed, said):
     assert refusal(getattr(plots, name), **{**GIVEN[name], **changed}) == said
+
+
+def test_a_dict_that_may_be_left_out_may_be_without_entries():
+    """So it is where there is no other estimate to draw; a figure of log p(x) was refused for it."""
+    assert plots.bounds(SIZES, VALUES, ERRORS, {}).get_ylabel() == "nats per datum"
+    assert refusal(plots.compared_bounds, {}, None) == "curves must hold at least one entry, got none"
+    plt.close("all")
