@@ -9,7 +9,7 @@ _in_lines = ContextVar("progress in lines", default=False)
 
 @contextmanager
 def progress_in_lines() -> Iterator[None]:
-    """Within the block, where there is no terminal, what would be a bar is a line of standard output now and then."""
+    """Within the block, where there is no terminal, what would be a bar is a line of standard error now and then."""
     token = _in_lines.set(True)
     try:
         yield

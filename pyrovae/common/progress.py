@@ -40,7 +40,7 @@ def hides_progress(progress: bool | None) -> bool | None:
 
 
 class _Lines(plain_tqdm):
-    """A bar that prints itself as a line of standard output, at most every `SECONDS_BETWEEN_LINES`."""
+    """A bar that prints itself as a line of standard error, at most every `SECONDS_BETWEEN_LINES`."""
 
     monitor_interval = 0  # no thread, which would be in the way of a fork
 
@@ -51,7 +51,7 @@ class _Lines(plain_tqdm):
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         now = time.monotonic()
         if msg is None and now - self._shown >= SECONDS_BETWEEN_LINES:
-            print(self, flush=True)
+            print(self, file=StandardError(), flush=True)
             self._shown = now
 
 

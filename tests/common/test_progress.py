@@ -77,8 +77,8 @@ def test_a_command_without_a_terminal_prints_a_line_now_and_then_and_not_for_eac
             bar.set_postfix({"loss": f"{100 - epoch}.00"}, refresh=False)
             bar.update()
     shown = capsys.readouterr()
-    assert shown.err == ""
-    lines = shown.out.splitlines()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"training: epoch {n} of 50" for n in range(3, 51, 3)]
     assert [line.split("loss=")[1] for line in lines] == [f"{100 - n}.00" for n in range(3, 51, 3)]
 
@@ -91,7 +91,7 @@ def test_slow_units_have_a_line_each_and_what_is_done_soon_has_none(seconds, cap
                     seconds.now += pause
                     bar.update()
                     bar.refresh()
-            assert len(capsys.readouterr().out.splitlines()) == num
+            assert len(capsys.readouterr().err.splitlines()) == num
 
 
 def test_lines_are_for_a_bar_that_nobody_asked_for_or_forbade(seconds, capsys, monkeypatch):
