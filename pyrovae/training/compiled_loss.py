@@ -232,7 +232,9 @@ class CompiledLoss:
         gate.check_parameters(tuple(sites.values()), self.model, self.guide, args, kwargs)
         self._names = list(sites)
         found = (site["value"].unconstrained() for site in sites.values())  # type: ignore[union-attr]
-        self.parameters = list({id(p): p for p in found}.values())
+        parameters = list({id(p): p for p in found}.values())
+        if list(map(id, parameters)) != list(map(id, self.parameters)):  # by the same list a step knows them again
+            self.parameters = parameters
 
     def _gradients(self, kind: str, surrogates: list[Tensor]) -> list[Tensor | None]:
         """Returns the parameters' gradients, added up over the surrogates in the order in which `backward` does."""

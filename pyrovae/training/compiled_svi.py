@@ -123,7 +123,7 @@ class CompiledSVI:
         optim = self.optim
         if isinstance(optim, PyroOptim):
             if self._joined is None or self._joined.optim is not optim:
-                self._joined = OneOptimizer(optim, fused=self.compiled.inductor)
+                self._joined = OneOptimizer(optim, fused=self.compiled.inductor and self.reason is None)
             lacks = any(parameter.grad is None for parameter in parameters)
             if lacks or parameters is not self._complete:
                 _keep_moving(parameters)

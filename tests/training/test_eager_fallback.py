@@ -19,9 +19,11 @@ from compiled_steps import (
     plain_pair,
     run_both,
 )
+from pyro.infer import SVI
 
 import pyrovae as pv
 from pyrovae.objectives import IWAE
+from pyrovae.training.fused_adam import FusedAdam
 
 
 def parameter_branching_pair():
@@ -44,6 +46,15 @@ def test_control_flow_on_a_value_runs_eagerly_with_one_warning_that_names_the_li
     assert str(caught[0].message).startswith(said)
     assert svi.reason.endswith(f"({Path(model.__code__.co_filename).name}, line {line})")
     assert_same(eager, compiled, svi, svi.reason)
+
+
+def test_eager_steps_take_one_call_of_the_optimiser_and_give_the_numbers_of_svi_to_the_bit(monkeypatch):
+    calls, step = [], FusedAdam.step
+    monkeypatch.setattr(FusedAdam, "step", lambda self: calls.append(step(self)))
+    with pytest.warns(match="steps run eagerly"):
+        eager, ours, svi = run_both(branching_pair, alternating(POINTS, 6), kinds=(SVI, pv.CompiledSVI))
+    assert_same(eager, ours, svi, svi.reason)
+    assert len(calls) == 5  # all but the first, in which Pyro makes an optimiser for each parameter
 
 
 def python_random_pair():
