@@ -1,11 +1,13 @@
 """The state that a traced program depends on: what it is, whether it has changed, and how to put it back."""
 
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Sized
 from operator import is_, itemgetter
+from typing import Any
 
 import pyro
 from torch import Tensor, nn
+from torch._C._dynamo.guards import dict_version
 
 from pyrovae.common.program_search import MISSING, ProgramSearch, attribute
 
@@ -36,11 +38,14 @@ class CapturedState:
             _, names, values = grouped.setdefault(id(container), (container, [], []))
             names.append(name)
             values.append(value)
-        # Each name twice where it is the only one: `itemgetter` returns a tuple of two or more.
-        both = [(c, n, v) if len(n) > 1 else (c, 2 * n, 2 * v) for c, n, v in grouped.values()]
-        self._lookups = [(itemgetter(*names), container) for container, names, _ in both]
-        self._values = [value for _, _, values in both for value in values]
-        self._sized, self._lengths = [c for c, _ in search.sizes], [size for _, size in search.sizes]
+        groups, sizes = list(grouped.values()), search.sizes
+        self._in_dicts = _Contents(*([part for part in parts if type(part[0]) is dict] for parts in (groups, sizes)))
+        self._elsewhere = _Contents(
+            *([part for part in parts if type(part[0]) is not dict] for parts in (groups, sizes))
+        )
+        self._dicts = list({id(c): c for c, *_ in (*groups, *sizes) if type(c) is dict}.values())
+        self._versions: list[int] = []
+        """Python's numbers of the dicts' contents when these were last found to be the same."""
         self._tensors, self._trained = [t for t, _ in search.flags], [flag for _, flag in search.flags]
 
     @property
@@ -60,20 +65,20 @@ class CapturedState:
 
     def change(self) -> str | None:
         """Returns the name of something that has been replaced, or None if everything is still the same."""
-        # This runs at every step, so its loops run in C. Which thing has changed is looked up only if one has.
-        search = self._search
-        try:
-            now = [value for lookup, container in self._lookups for value in lookup(container)]
-        except KeyError:
-            return self._name_of_change()
+        # This runs at every step, so its loops run in C, and go only into those dicts to which Python has given a new
+        # version. Which thing has changed is looked up only if one has.
+        search, versions = self._search, list(map(dict_version, self._dicts))
         same = (
-            list(map(len, self._sized)) == self._lengths
+            (versions == self._versions or self._in_dicts.are_same())
+            and self._elsewhere.are_same()
             and [tensor.requires_grad for tensor in self._tensors] == self._trained
-            and all(map(is_, now, self._values))
             and all(tuple(map(id, container)) == tuple(map(id, values)) for container, values in search.lists)
             and all(attribute(owner, name) is value for owner, name, value in search.attributes)
         )
-        return None if same else self._name_of_change()
+        if not same:
+            return self._name_of_change()
+        self._versions = versions
+        return None
 
     def _name_of_change(self) -> str | None:
         search = self._search
@@ -125,3 +130,26 @@ class CapturedState:
         """Returns the parameters of modules, frozen or not, and the other leaves that take a gradient."""
         flags = self._search.flags
         return [t for t, requires_grad in flags if isinstance(t, nn.Parameter) or (requires_grad and t.is_leaf)]
+
+
+class _Contents:
+    """Remembers what containers hold under some names, by identity, and how long they and others are.
+
+    Args:
+        groups: Each container with names and the values that it holds under them.
+        sizes: Containers with their lengths.
+    """
+
+    def __init__(self, groups: Sequence[tuple[Any, list, list]], sizes: Sequence[tuple[Sized, int]]) -> None:
+        # Each name twice where it is the only one: `itemgetter` returns a tuple of two or more.
+        both = [(c, n, v) if len(n) > 1 else (c, 2 * n, 2 * v) for c, n, v in groups]
+        self._lookups = [(itemgetter(*names), container) for container, names, _ in both]
+        self._values = [value for _, _, values in both for value in values]
+        self._sized, self._lengths = [c for c, _ in sizes], [size for _, size in sizes]
+
+    def are_same(self) -> bool:
+        try:
+            now = [value for lookup, container in self._lookups for value in lookup(container)]
+        except KeyError:
+            return False
+        return list(map(len, self._sized)) == self._lengths and all(map(is_, now, self._values))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.guards import TensorGuards
 
 from pyrovae.common import first_line, warn
 from pyrovae.compilation.machine_code import capture_cuda_graph, compile_graph, cpp_compiler
@@ -42,7 +43,8 @@ class Graph:
                 why = "no C++ compiler was found" if cpp_compiler() is None else first_line(error)
                 warn(f"steps are replayed but not compiled to machine code: {why}")
                 self.inductor = False
-        self._layout = _layouts([*self.outside, *args[len(args) - num_moved :]])
+        watched = [*self.outside, *args[len(args) - num_moved :]]
+        self._layout, self._guards = _layouts(watched), _guards_of(watched)
 
     @torch.no_grad()
     def __call__(self, *args: Tensor) -> tuple[Tensor | None, ...]:
@@ -50,11 +52,22 @@ class Graph:
 
     def fits(self, moved: Sequence[Tensor] = ()) -> bool:
         """Returns whether the tensors outside, and the last `num_moved` arguments, have the layout of the trace."""
-        return _layouts([*self.outside, *moved]) == self._layout
+        watched = [*self.outside, *moved]
+        if self._guards is not None and self._guards.check(*watched):
+            return True
+        fits = _layouts(watched) == self._layout
+        if fits and self._guards is not None:  # torch's guards also look at the mode that torch is in
+            self._guards = _guards_of(watched)
+        return fits
+
+
+def _guards_of(tensors: Sequence[Tensor]) -> TensorGuards | None:
+    """Returns what compares `_layouts` in one call, as that is done at every step; None on a GPU."""
+    is_possible = len(tensors) > 0 and all(tensor.is_cpu for tensor in tensors)
+    return TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None) if is_possible else None
 
 
 def _layouts(tensors: Sequence[Tensor]) -> tuple[list, ...]:
-    # This runs at every step, so its loops run in C. A CUDA graph reads the very memory that it was made with, so on a
-    # GPU the address counts, too.
+    # A CUDA graph reads the very memory that it was made with, so on a GPU the address counts, too.
     kinds = [(tensor.dtype, tensor.device, tensor.data_ptr() if tensor.is_cuda else None) for tensor in tensors]
     return kinds, list(map(Tensor.size, tensors)), list(map(Tensor.stride, tensors))

@@ -1,0 +1,95 @@
+"""What programs can see is watched, wherever it is kept, also once Python has given a dict a new version."""
+
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import pyro
+import pytest
+import torch
+from torch import nn
+
+from pyrovae.common import CapturedState
+
+gain = [0.5]
+
+
+class Scaled:
+    factor = 2.0
+
+    def __init__(self):
+        self.offset = 1.0
+        self.table = {"a": object(), "b": object()}
+        self.ordered = OrderedDict(a=object(), b=object())
+        self.layer = nn.Linear(2, 1)
+
+    def __call__(self, x):
+        return self.factor * gain[0] * self.layer(x) + self.offset
+
+
+def set_item(container, name):
+    def change():
+        kept = container[name]
+        container[name] = object()
+        return lambda: container.__setitem__(name, kept)
+
+    return change
+
+
+def set_attribute(owner, name, new):
+    def change():
+        kept = getattr(owner, name)
+        setattr(owner, name, new)
+        return lambda: setattr(owner, name, kept)
+
+    return change
+
+
+def add(container):
+    def change():
+        container["new"] = object()
+        return lambda: container.pop("new")
+
+    return change
+
+
+def replace_a_stored_parameter():
+    store, kept = pyro.get_param_store(), pyro.get_param_store()._params["stored"]
+    store._params["stored"] = torch.zeros(2, requires_grad=True)
+    return lambda: store._params.__setitem__("stored", kept)
+
+
+CHANGES = {
+    "an attribute": lambda program: set_attribute(program, "offset", 3.0),
+    "an attribute of the class": lambda program: set_attribute(Scaled, "factor", 3.0),
+    "an item of a dict": lambda program: set_item(program.table, "a"),
+    "an item of another kind of dict": lambda program: set_item(program.ordered, "a"),
+    "a new item": lambda program: add(program.table),
+    "a new item of another kind of dict": lambda program: add(program.ordered),
+    "a global": lambda program: set_item(globals(), "gain"),
+    "an item of a list": lambda program: set_item(gain, 0),
+    "a mode": lambda program: set_attribute(program.layer, "training", False),
+    "a parameter": lambda program: set_attribute(program.layer, "bias", nn.Parameter(torch.zeros(1))),
+    "requires_grad": lambda program: set_attribute(program.layer.bias, "requires_grad", False),
+    "the param store": lambda program: replace_a_stored_parameter,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("is_stirred", [False, True])
+def test_a_change_is_seen_each_time_and_forgotten_once_it_is_put_back(name, is_stirred):
+    """`is_stirred` is for a dict that had a change undone, or another name set, since the last look at it."""
+    pyro.param("stored", torch.ones(2))
+    program = Scaled()
+    state, change = CapturedState([program], ["stored"]), CHANGES[name](program)
+    assert state.change() is None
+    for _ in range(2):
+        if is_stirred:
+            change()()
+            globals()["unread"] = SimpleNamespace()
+            assert state.change() is None
+        undo = change()
+        assert state.change() is not None
+        assert state.change() is not None
+        undo()
+        assert state.change() is None
+        assert state.change() is None
