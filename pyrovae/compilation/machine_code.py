@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from pyrovae.common import generator_states, set_generator_states
 from pyrovae.compilation.matmul import rewrite_products
+from pyrovae.compilation.norms import rewrite_norms
 
 INDUCTOR_OPTIONS = {
     "fallback_random": True,  # draws PyTorch's own random numbers
@@ -70,6 +71,7 @@ def _compiled(module: fx.GraphModule, args: list[Tensor]) -> Callable:
         if _num_elements(module) <= MAX_ELEMENTS_OF_ONE_THREAD:
             options["cpp.threads"] = 1
         rewrite_products(module)
+        rewrite_norms(module)
     for node in module.graph.nodes:
         node.meta.clear()  # Inductor makes fake tensors of its own
     with torch.no_grad(), warnings.catch_warnings(), _errors_only("torch.utils.cpp_extension"):

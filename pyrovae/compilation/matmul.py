@@ -4,6 +4,7 @@ import functools
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, fx
@@ -13,6 +14,7 @@ from pyrovae.common import read_text
 
 aten = torch.ops.aten
 _ROW_MAJOR: dict[str, Argument] = {"memory_format": torch.contiguous_format}
+_VIEWS = (aten.t.default, aten.view.default, aten._unsafe_view.default)
 
 # A product with a dimension of at most MAX_LOOP_DIM, and of at most MAX_LOOP_WORK multiply-adds, costs less as a loop
 # that is fused with its neighbours than as a call of a library. From MIN_ONEDNN_WORK multiply-adds oneDNN is faster
@@ -25,11 +27,15 @@ MIN_ONEDNN_WORK = {"AMD": 1_500_000, "other": 4_000_000}
 def rewrite_products(module: fx.GraphModule) -> None:
     """Rewrites the matrix products of `module` in place.
 
+    - Where a product is multiplied by a number, its smaller factor is, which saves a pass through the product.
     - A bias is added apart from the product, so that the addition is fused with what comes next.
     - A thin product becomes a loop, which is fused, too.
     - A large product is computed by oneDNN, in strict float32, where that is faster.
     """
     graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is aten.mul.Tensor and isinstance(node.args[1], float):
+            _scale_a_factor(graph, node)
     for node in list(graph.nodes):
         if node.target is aten.addmm.default and not node.kwargs:
             bias, left, right = node.args
@@ -59,6 +65,30 @@ def rewrite_products(module: fx.GraphModule) -> None:
             graph.erase_node(node)
     graph.lint()
     module.recompile()
+
+
+def _scale_a_factor(graph: fx.Graph, scaled: fx.Node) -> None:
+    """Multiplies the smaller factor of a product by the number that the product, or a view of it, is multiplied by.
+
+    That is how the gradients of a layer are divided by the number of data: the factor is computed anyway.
+    """
+    viewed, number = cast(tuple[fx.Node, float], scaled.args)
+    product = viewed
+    while product.target in _VIEWS and len(product.users) == 1:
+        product = cast(fx.Node, product.args[0])
+    if product.target is not aten.mm.default or len(product.users) != 1:
+        return
+    value = product.meta["val"]
+    place = min((0, 1), key=lambda place: cast(fx.Node, product.args[place]).meta["val"].numel())
+    factor = cast(fx.Node, product.args[place])
+    keeps_digits = value.dtype in (torch.float32, torch.float64) and abs(number) <= 1  # no factor can overflow
+    if keeps_digits and factor.meta["val"].numel() < value.numel():
+        with graph.inserting_before(product):
+            new = graph.call_function(aten.mul.Tensor, (factor, number))
+        new.meta["val"] = factor.meta["val"]
+        product.update_arg(place, new)
+        scaled.replace_all_uses_with(viewed)
+        graph.erase_node(scaled)
 
 
 def _as_loop(graph: fx.Graph, left: fx.Node, right: fx.Node, rows: int, inner: int, columns: int) -> fx.Node:

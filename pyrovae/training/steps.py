@@ -54,6 +54,8 @@ class Steps:
         if self.settings.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(list(state.parameters.values()), self.settings.max_grad_norm, norm)
         self.optimizer.step()
+        for parameter in state.parameters.values():  # the next step then writes its gradients where the cache has these
+            parameter.grad = None
 
     def add_up(self) -> bool:
         """Reads the outcomes of the steps since the last reading; returns True if the last of them was finite.

@@ -76,3 +76,21 @@ def test_the_sizes_tested_reach_every_way_of_a_product(monkeypatch, amd):
     rewrite_products(graph._run)
     by_onednn = any("pyrovae" in str(node.target) for node in graph._run.graph.nodes)
     assert by_onednn == (has_onednn and amd)  # on others the copy does not pay
+
+
+def test_a_product_divided_by_a_number_has_its_smaller_factor_divided():
+    """That is a gradient per datum. What would overflow, has other users or is smaller than its factors stays."""
+    data, deltas = torch.randn(30, 200), torch.randn(30, 300)
+
+    def function(x, delta):
+        shared = delta.t() @ x
+        weight_gradient = (delta.t() @ x).t() * (1 / 30)
+        return weight_gradient, (x @ x.t()) * 0.5, (x.t() @ delta) * 2.0, shared * 0.5, shared
+
+    module = Graph(function, [data, deltas], inductor=False)._run
+    rewrite_products(module)
+    scaled = [tuple(n.meta["val"].shape) for n in module.graph.nodes if n.target is torch.ops.aten.mul.Tensor]
+    assert sorted(scaled) == [(30, 30), (30, 200), (200, 300), (300, 200)]
+    for ours, torchs in zip(module(data, deltas), function(data, deltas), strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-5, atol=1e-5)
+        assert ours.stride() == torchs.stride()
