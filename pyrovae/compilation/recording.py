@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch._functorch import config
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental.proxy_tensor import disable_autocast_cache
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -36,6 +34,9 @@ def record(function: Callable, args: Sequence[Tensor]) -> tuple[fx.Graph, list[T
     The graph's inputs are the `args` and then the tensors outside. A 0-dim tensor that the function makes of a number
     is that number.
     """
+    from torch.fx.experimental.proxy_tensor import disable_autocast_cache
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # half a second of imports
+
     with config.patch(fake_tensor_allow_unsafe_data_ptr_access=False):
         fake = FakeTensorMode(
             allow_fallback_kernels=True, allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True

@@ -66,7 +66,7 @@ def in_a_process(folder, results):
 
 
 def test_two_processes_share_a_race(finished_race, tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # which has everything imported
     results = context.Queue()
     process = context.Process(target=in_a_process, args=(tmp_path, results))
     process.start()
