@@ -49,7 +49,7 @@ def test_another_kind_of_file_is_refused_by_one_line(tmp_path):
         assert refusal(read_checked, tmp_path / name).endswith(": remove it")
     torch.save({"value": torch.zeros(3)}, tmp_path / "old.pt")
     said = refusal(read_checked, tmp_path / "old.pt")
-    assert said == f"{tmp_path / 'old.pt'} is not a file of this version of pyrovae, or was changed: remove it"
+    assert said == f"{tmp_path / 'old.pt'} was not written by this version of pyrovae, or was changed: remove it"
     write_checked(tmp_path / "new.json", {"a": 1})
     text = (tmp_path / "new.json").read_text()
     (tmp_path / "new.json").write_text(text.replace('"format": 1', '"format": 7'))

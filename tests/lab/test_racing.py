@@ -111,7 +111,7 @@ def test_models_can_be_raced_like_objectives(finished_race):
         ({"objectives": ["elbo", "iwae"]}, "num_particles must be given with objective iwae: with one it is the elbo"),
         (
             {"objectives": {"a": {1: "elbo", 2: "vimco"}}, "budget": "seconds"},
-            "budget seconds is for objectives that",
+            "budget seconds needs objectives that stay the same",
         ),
         ({"seeds": ()}, "seeds must hold at least one, got none"),
         ({"seeds": (1, 1)}, "seeds must differ, got (1, 1)"),
