@@ -1,6 +1,7 @@
 """Builds the site with Sphinx (`make docs`), and writes the pages of the API and of the notebooks."""
 
 import base64
+import importlib.util
 import inspect
 import json
 import re
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
+
+from docutils import nodes
 
 import pyrovae as pv
 
@@ -33,6 +36,8 @@ autodoc_typehints = "none"  # the docstrings say what each argument is
 napoleon_custom_sections = ["Source"]
 napoleon_use_ivar = True
 html_show_sourcelink = False
+# Formulas as MathML, which browsers set themselves; MathJax, Sphinx's own way, would come from the network.
+html_math_renderer = "mathml" if importlib.util.find_spec("latex2mathml") else "mathjax"
 smartquotes = False  # "diagonal" is an argument, to be copied
 
 ROOMS = {
@@ -241,7 +246,18 @@ def link(app, name: str, source: list[str]) -> None:
     source[0] = source[0].replace("](../notebooks/", "](notebooks/")
 
 
+def show_formula(page, node) -> None:
+    """Writes a formula of a line's text or of its own line as MathML."""
+    from latex2mathml.converter import convert
+
+    is_inline = isinstance(node, nodes.math)
+    formula = convert(node.astext(), display="inline" if is_inline else "block")
+    page.body.append(formula if is_inline else f'<div class="math">{formula}</div>')
+    raise nodes.SkipNode
+
+
 def setup(app) -> None:
+    app.add_html_math_renderer("mathml", (show_formula, None), (show_formula, None))
     write_api(HERE / "api")
     write_gallery(HERE / "notebooks")
     app.connect("source-read", link)

@@ -106,6 +106,15 @@ def test_equations_are_shown_as_they_are_and_names_are_links(site):
     assert "\\|" not in page
 
 
+def test_no_page_needs_the_network(site):
+    """Formulas, too: their TeX is MathML by then."""
+    pytest.importorskip("latex2mathml")
+    for page in (site / "html").rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert re.findall(r"<(?:script|img|link)[^>]*(?:src|href)=\"https?:[^>]*>", text) == [], page.name
+    assert "<math" in (site / "html/notebooks/01_first_vae.html").read_text(encoding="utf-8")
+
+
 def test_no_page_shows_mark_up(site):
     """What neither Markdown nor reStructuredText understood is left in the text, without a warning."""
     code = re.compile(r"<(pre|code|script|style)\b.*?</\1>|<(?:span|div) class=\"math.*?</(?:span|div)>", re.DOTALL)
