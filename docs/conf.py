@@ -252,7 +252,7 @@ def show_formula(page, node) -> None:
 
     is_inline = isinstance(node, nodes.math)
     formula = convert(node.astext(), display="inline" if is_inline else "block")
-    page.body.append(formula if is_inline else f'<div class="math">{formula}</div>')
+    page.body.append(formula if is_inline else f'<div class="formula">{formula}</div>')
     raise nodes.SkipNode
 
 
