@@ -54,7 +54,7 @@ def test_equal_seconds_are_those_of_the_first_objective_by_the_times_of_steps(tm
     assert len(then) == 3
     assert first.items() <= then.items()
     (tmp_path / "step_seconds.json").write_text('{"ELBO": "fast"}')
-    assert "step_seconds.json is not a file of this version" in refusal(run, tmp_path, **settings)
+    assert "step_seconds.json was not written by this version" in refusal(run, tmp_path, **settings)
     write_checked(tmp_path / "step_seconds.json", {"data": "0123", "seconds": then})
     assert "was measured on other training data: remove it" in refusal(run, tmp_path, **settings)
 
