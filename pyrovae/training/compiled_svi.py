@@ -122,8 +122,9 @@ class CompiledSVI:
         parameters = self.compiled.parameters
         optim = self.optim
         if isinstance(optim, PyroOptim):
-            if self._joined is None or self._joined.optim is not optim:
-                self._joined = OneOptimizer(optim, fused=self.compiled.inductor and self.reason is None)
+            fused = self.compiled.inductor and self.reason is None  # eager steps are to the bit those of `SVI`
+            if self._joined is None or self._joined.optim is not optim or self._joined.fused != fused:
+                self._joined = OneOptimizer(optim, fused)
             lacks = any(parameter.grad is None for parameter in parameters)
             if lacks or parameters is not self._complete:
                 _keep_moving(parameters)
