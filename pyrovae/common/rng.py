@@ -49,7 +49,7 @@ def seed_torch(seed: int) -> None:
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
     else:
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(int(seed))  # of NumPy, for one
 
 
 def derived_seed(seed: int, purpose: str) -> int:
