@@ -12,6 +12,8 @@ from helpers import assert_within_standard_errors, refusal, suite_seed
 
 import pyrovae as pv
 
+pytestmark = pytest.mark.usefixtures("short_pilots")
+
 SCALE, NUM = 0.7, 24
 W = torch.tensor([[1.2, 0.0], [0.0, 0.8], [0.0, 0.0]]).double()
 PRECISION = 1 + W.square().sum(0) / SCALE**2
