@@ -90,6 +90,7 @@ for space, kinds in (("posteriors", posteriors), ("priors", priors)):
             door(f"{space}.{name}", made, **{k: v for k, v in (needed | sizes).items() if k in taken})
 door("VAE", pv.VAE, event_shape=(2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
 door("VAE.sample", VAE.sample, num_samples=3)
+door("VAE.interpolate", VAE.interpolate, x1=X, x2=X)
 door("VAE.set_beta", VAE.set_beta, beta=1.0)
 door(
     "VQVAE",

@@ -2,6 +2,7 @@
 
 from pyrovae.models import posteriors, priors
 from pyrovae.models.conditions import Condition, Embedding, OneHot, SizeFactor
+from pyrovae.models.latent_codes import mean_of
 from pyrovae.models.likelihoods import (
     Bernoulli,
     Beta,
@@ -22,7 +23,7 @@ from pyrovae.models.linear_gaussian import LinearGaussianVAE
 from pyrovae.models.networks import ACTIVATIONS, MLP, NETWORKS, ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
 from pyrovae.models.posteriors import POSTERIORS, Diagonal
 from pyrovae.models.priors import PRIORS, Standard
-from pyrovae.models.vae import VAE, mean_of
+from pyrovae.models.vae import VAE
 from pyrovae.models.vqvae import VQVAE
 
 __all__ = [

@@ -18,7 +18,6 @@ from pyrovae.common import (
     local_seed,
     require,
     require_batch,
-    require_choice,
     require_finite,
     require_finite_data,
     require_flag,
@@ -27,13 +26,15 @@ from pyrovae.common import (
     require_shape,
     require_size,
 )
+from pyrovae.models.choosing import posterior_of, prior_of
 from pyrovae.models.conditions import Condition, Features, SizeFactor, check_size_factors, conditions_of
+from pyrovae.models.latent_codes import codes_between, mean_of
 from pyrovae.models.likelihoods import Likelihood, check_likelihood
 from pyrovae.models.missing import check_cells, filled, with_mask, without_missing
 from pyrovae.models.networks import Maker, encoder_and_decoder, run_network, set_output_bias
 from pyrovae.models.param_store import register, unique_name
-from pyrovae.models.posteriors import POSTERIORS, Posterior
-from pyrovae.models.priors import PRIORS, Prior, Vamp
+from pyrovae.models.posteriors import Posterior
+from pyrovae.models.priors import Prior, Vamp
 from pyrovae.models.saving import SavedModel
 
 
@@ -126,8 +127,8 @@ class VAE(SavedModel):
         require_shape("event_shape", event_shape)
         require_size("latent_dim", latent_dim)
         check_likelihood(likelihood)
-        posterior = _posterior_of(posterior, latent_dim)
-        prior = _prior_of(prior, posterior)
+        posterior = posterior_of(posterior, latent_dim)
+        prior = prior_of(prior, posterior)
         if isinstance(prior, Vamp):  # its pseudo-inputs are any real numbers, of which some have no logarithm
             name, zeros = type(likelihood).__name__, torch.zeros(1, *event_shape)
             as_it_is = likelihood.encoder_input(zeros, len(event_shape)) is zeros
@@ -266,7 +267,7 @@ class VAE(SavedModel):
         """
         require_size("num_samples", num_samples)
         require_flag("mean", mean)
-        conditions = cast(tuple[Tensor, ...], tuple(y) if isinstance(y, list | tuple) else (y,))
+        conditions = _conditions(y)
         self._check_conditions(conditions, num_samples)
         with pyro.plate("samples", num_samples, dim=-1):
             z = self.prior_family.sample(self._encode_unconditionally)
@@ -282,6 +283,26 @@ class VAE(SavedModel):
         has no mean in closed form, z is the mean of 64 draws.
         """
         return self.decode(mean_of(self.encode(x, *y)), *y).mean
+
+    @evaluates
+    @torch.no_grad()
+    def interpolate(
+        self, x1: Tensor, x2: Tensor, steps: int = 8, y: Tensor | Sequence[Tensor] = (), spherical: bool = False
+    ) -> Tensor:
+        """Returns E[x|z, y] at `steps` codes z on the way from each x1 to its x2, `(batch, steps, *event_shape)`.
+
+        The first and the last are the reconstructions of x1 and x2, `(batch, *event_shape)`, at their posterior means.
+        Between them z moves along a line, or with `spherical` its direction along the arc of a great circle and its
+        length evenly (Shoemake 1985), so that it does not pass through the middle of the prior. Both ends and the way
+        have the conditions `y`, as in `sample`. Raises `InputError` if `steps` is less than 2, the shapes differ, or
+        two codes are opposite and `spherical` has no one way.
+        """
+        require_size("steps", steps, 2)
+        require_flag("spherical", spherical)
+        conditions = _conditions(y)
+        z1, z2 = (mean_of(self.encode(x, *conditions)) for x in (x1, x2))
+        require(len(x1) == len(x2), f"x1 and x2 must have as many data, got {len(x1)} and {len(x2)}")
+        return self.decode(codes_between(z1, z2, steps, spherical), *conditions).mean.transpose(0, 1)
 
     def convert_data(self, x: Tensor, *y: Tensor) -> tuple[Tensor, ...]:
         """Returns a batch in the dtypes that the VAE takes: x in that of the parameters, y as its conditions have it.
@@ -321,28 +342,5 @@ def _autoencoder_mark(site: object) -> Any:
     return {"is_autoencoder": True}
 
 
-def mean_of(q: dist.TorchDistribution, num_draws: int = 64) -> Tensor:
-    """Returns E_q[z], in closed form if there is one, and otherwise as the mean of `num_draws` draws."""
-    try:
-        return q.mean
-    except NotImplementedError:
-        return q.sample((num_draws,)).mean(0)
-
-
-def _posterior_of(posterior: Posterior | str, latent_dim: int) -> Posterior:
-    if not isinstance(posterior, Posterior):
-        require_choice("posterior", posterior, POSTERIORS)
-        posterior = POSTERIORS[posterior](latent_dim)
-    rule = f"posterior must be of latent_dim, {latent_dim}, got one of {posterior.latent_dim}"
-    require(posterior.latent_dim == latent_dim, rule)
-    return posterior
-
-
-def _prior_of(prior: Prior | str | None, posterior: Posterior) -> Prior:
-    if prior is None:
-        return posterior.usual_prior()
-    if isinstance(prior, Prior):
-        return prior
-    require_choice("prior", prior, PRIORS)
-    require(prior != "vamp", "prior vamp needs its pseudo-inputs: priors.Vamp(data.train_x[:500])")
-    return PRIORS[prior](posterior.latent_dim)
+def _conditions(y: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return cast(tuple[Tensor, ...], tuple(y) if isinstance(y, list | tuple) else (y,))
