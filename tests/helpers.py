@@ -224,8 +224,8 @@ def write_images(root: Path, name: str = "MNIST", seed: int = 0, nums: tuple[int
     return raw
 
 
-def load_fake(root: Path, **kwargs) -> pv.Dataset:
-    return pv.load("mnist", data_root=root, **{"num_validation": 10, **kwargs})
+def load_fake(root: Path, name: str = "mnist", **kwargs) -> pv.Dataset:
+    return pv.load(name, data_root=root, **{"num_validation": 10, **kwargs})
 
 
 def tree(root: Path) -> dict[str, bytes | None]:

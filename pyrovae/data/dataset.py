@@ -48,6 +48,8 @@ class Dataset:
         columns: What each element of x holds, for the rows of a table, as a tuple that prints as a table; `()` for
             other data.
         classes: The names of the labels 0, 1, 2, ...; `()` if there are none.
+        factors: The names of the parts of y, where they are the known factors that each x was made from, whole numbers
+            from 0; `()` for other data.
 
     Raises:
         InputError: If a field has the wrong type, shape or dtype, or the fields do not fit each other.
@@ -74,6 +76,7 @@ class Dataset:
     log_density: Callable[[Tensor], Tensor] | None = None
     columns: tuple[Column, ...] = ()
     classes: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_text("name", self.name)
@@ -91,8 +94,13 @@ class Dataset:
         fits = is_named and (not self.columns or self.event_shape == (len(self.columns),))
         require(fits, f"columns must be a tuple of a Column for each element of x, {self.event_shape}, or ()")
         object.__setattr__(self, "columns", ColumnTable(self.columns))
-        are_texts = isinstance(self.classes, tuple) and all(isinstance(one, str) for one in self.classes)
-        require(are_texts, f"classes must be a tuple of texts, got {shown(self.classes)}")
+        for field in ("classes", "factors"):
+            names = getattr(self, field)
+            are_texts = isinstance(names, tuple) and all(isinstance(one, str) for one in names)
+            require(are_texts, f"{field} must be a tuple of texts, got {shown(names)}")
+        parts = len(self.train_y) if isinstance(self.train_y, tuple) else 1
+        named = not self.factors or len(self.factors) == parts
+        require(named, f"factors must be a name for each part of y, {parts}, or (), got {len(self.factors)}")
 
     def _check_x(self, field: str) -> None:
         x, train_x = getattr(self, field), self.train_x
@@ -205,7 +213,7 @@ class Dataset:
         changed: dict[str, Any] = {
             f"{s}_y": condition(getattr(self, f"{s}_x"), getattr(self, f"{s}_y")) for s in SPLITS
         }
-        return replace(self, **changed)
+        return replace(self, **changed, factors=())
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Returns the same data on `device`; "auto" is a GPU if there is one. Raises `InputError` if there is none."""

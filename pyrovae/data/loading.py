@@ -50,6 +50,9 @@ def load(
       own, so that the test set does not depend on `num_train`.
     - Image sets: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `svhn`, `omniglot` (28 x 28, strokes bright, trained on
       the background alphabets and tested on the others). The validation images are the last of the training file.
+    - Images whose factors are known, and are the parts of y: `sprites`, each combination of a shape, a scale, an
+      orientation, an x and a y once, 32 x 32, split by `seed`; `rotated_mnist`, the digits of MNIST turned and scaled
+      by levels that `seed` draws. `Dataset.factors` has the names.
     - `digits`: scikit-learn's 8 x 8 images of whole numbers from 0 to 16.
     - A table: a .csv, .tsv or .parquet file, or a frame of pandas. A cell that is empty, NA, N/A, NaN, null or ? is
       missing. In x a category is the index of its name, and a binary column 0 or 1.
@@ -76,8 +79,10 @@ def load(
             - `"none"`: level / 255. The default for sets in colour and for images of one's own.
         num_train: The number of training data of a set by name. By default 2,000 for `ring`, 800 for `four_clusters`,
             4,000 for `pinwheel`, and else all those that are not for validation.
-        num_validation: Its number of validation data, 0 for none. By default 1,000 points, 5,000 images or 180 digits.
-        num_test: Its number of test data. By default 2,000 points, all images of the test file, or 360 digits.
+        num_validation: Its number of validation data, 0 for none. By default 1,000 points or sprites, 5,000
+            images or 180 digits.
+        num_test: Its number of test data. By default 2,000 points or sprites, all images of the test file, or 360
+            digits.
         shares: The shares of training, validation and test data, for data of one's own; by default (0.8, 0.1, 0.1).
         columns: The names of the columns of x. By default all but those of the labels and of the split.
         label_column: The column of the labels y, which become 0, 1, 2, ... in the order of their names.
