@@ -128,6 +128,11 @@ door("quadrature_log_marginal", lambda **settings: pv.quadrature_log_marginal(ne
 DOORS["quadrature_log_marginal"] = DOORS["quadrature_log_marginal"]._replace(
     names=("limit", "num_points", "chunk_size")
 )
+DOORS["factor_information"] = Door(
+    lambda **settings: pv.factor_information(VAE, X, **settings),
+    {"factors": [torch.arange(4)]},
+    ("factors", "num_draws"),
+)
 door("proposals.defensive", pv.proposals.defensive, model=never, guide=never)
 door("proposals.widened", pv.proposals.widened, guide=never, factor=2.0)
 door("race", pv.race, "data", "held_out", make_vae=never, data=X, objectives=["elbo"], epochs=1, held_out=X)
@@ -137,7 +142,15 @@ door("load_run", pv.load_run, "data_root", "dataset", folder="folder")
 # Results, base classes of the user's own, modules, and what takes a pair and its data alone.
 NO_DOORS = {
     *("Condition", "SizeFactor", "Likelihood", "ContinuousBernoulli", "Beta", "Poisson", "NegativeBinomial"),
-    *("ZeroInflatedNegativeBinomial", "History", "MarginalLikelihood", "AnnealedEstimate", "Evaluation", "Comparison"),
-    *("Race", "RaceRun", "Run", "InputError", "enumerated_log_marginal"),
+    *(
+        "ZeroInflatedNegativeBinomial",
+        "History",
+        "MarginalLikelihood",
+        "FactorInformation",
+        "AnnealedEstimate",
+        "Evaluation",
+        "Comparison",
+    ),
+    *("FactorInformation", "Race", "RaceRun", "Run", "InputError", "enumerated_log_marginal"),
     *("posteriors", "priors", "objectives", "schedules", "proposals", "diagnostics", "plots", "workers"),
 }

@@ -3,7 +3,7 @@
 import pyro
 import pyro.distributions as dist
 import torch
-from helpers import mean_and_error
+from helpers import linear_gaussian, mean_and_error
 from tqdm.auto import tqdm
 
 from pyrovae.evaluation.annealed_chains import AnnealedChains
@@ -92,3 +92,29 @@ def two_site_guide(x):
 
 
 X5 = number([0.0, 1.0, 2.0, -1.0, 0.5])
+
+
+def off_its_posterior(seed=0, **settings):
+    vae = linear_gaussian(seed, **settings)
+    with torch.no_grad():
+        vae.guide_log_scale.add_(0.3)
+        vae.guide_bias.add_(0.2)
+    return vae
+
+
+def with_guide(vae, loc, scale):
+    """Returns the guide N(loc(x), scale^2)."""
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(loc(x), torch.as_tensor(scale, dtype=x.dtype)).to_event(1))
+
+    return vae.model, guide
+
+
+class KnownNoise(dist.Normal):
+    """Draws particle k of a Gaussian as a known function of its parameters, whatever batch it is drawn in."""
+
+    def rsample(self, sample_shape=()):
+        k = torch.arange(self.batch_shape[0], dtype=self.loc.dtype).view(-1, *[1] * (self.loc.dim() - 1))
+        return self.loc + self.scale * 1.3 * torch.sin(1_000 * self.loc + 7 * k)

@@ -7,38 +7,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from evaluation_pairs import KnownNoise, off_its_posterior, with_guide
 from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, refusal, suite_seed
 
 import pyrovae as pv
 from pyrovae.evaluation.elbo_decomposition import elbo_surgery
 
 TERMS = ("elbo", "reconstruction", "kl", "mutual_information", "marginal_kl")
-
-
-def off_its_posterior(seed=0, **settings):
-    vae = linear_gaussian(seed, **settings)
-    with torch.no_grad():
-        vae.guide_log_scale.add_(0.3)
-        vae.guide_bias.add_(0.2)
-    return vae
-
-
-def with_guide(vae, loc, scale):
-    """Returns the guide N(loc(x), scale^2)."""
-
-    def guide(x):
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Normal(loc(x), torch.as_tensor(scale, dtype=x.dtype)).to_event(1))
-
-    return vae.model, guide
-
-
-class KnownNoise(dist.Normal):
-    """Draws particle k of a Gaussian as a known function of its parameters, whatever batch it is drawn in."""
-
-    def rsample(self, sample_shape=()):
-        k = torch.arange(self.batch_shape[0], dtype=self.loc.dtype).view(-1, *[1] * (self.loc.dim() - 1))
-        return self.loc + self.scale * 1.3 * torch.sin(1_000 * self.loc + 7 * k)
 
 
 # The terms ------------------------------------------------------------------------------------------------------------
