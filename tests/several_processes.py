@@ -50,7 +50,8 @@ def train() -> dict[str, object]:
             vae.bias.add_(1.0)
     settings = {"epochs": 4, "batch_size": 8, "lr": 0.05, "max_grad_norm": 2.0, "seed": 3, "patience": 3}
     history = pv.fit(vae, x, validation=held_out, **settings)
-    return {"state": vae.state_dict(), "loss": history.loss, "elbo": history.elbo}
+    terms = [history.train_reconstruction, history.train_kl]
+    return {"state": vae.state_dict(), "loss": history.loss, "elbo": history.elbo, "terms": terms}
 
 
 def evaluate() -> dict[str, object]:

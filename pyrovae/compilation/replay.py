@@ -24,7 +24,7 @@ class Replay:
     """Holds a program of tensors as a graph that has been compared with the eager program.
 
     The graph runs on the same random numbers and from the same buffers as the eager run, and must give the same to
-    rounding: the first tensor in norm, all others (gradients, many of which may be 0 but for rounding) in norm
+    rounding: the leading tensors in norm, all others (gradients, many of which may be 0 but for rounding) in norm
     together, and every buffer. If it does not, or if the program cannot be traced, `graph` is None and `why` says why.
 
     `outcome` is the result of the graph. It therefore does not matter to the bit at which steps the two are compared (a
@@ -38,6 +38,7 @@ class Replay:
             graph, so that a replay moves the real buffers.
         names: Returns the names in Pyro's param store that the program uses, and is called after the eager run.
         inductor: Whether the graph is compiled to machine code.
+        num_values: The number of leading tensors that are compared in norm each by itself; all others are so together.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class Replay:
         programs: Sequence[object],
         names: Callable[[], Sequence[str]] = tuple,
         inductor: bool = True,
+        num_values: int = 1,
     ) -> None:
         self.graph: Graph | None = None
         self._accepted: Graph  # the same, for those who have looked whether there is one
         self.why: str | None = None
-        self._uses = 0
+        self._uses, self._num_values = 0, num_values
         before, start = _values(CapturedState(programs).tensors()), generator_states()
         self.outcome = eager()
         self._state = CapturedState(programs, names())
@@ -157,12 +159,14 @@ class Replay:
         first = expected[0]
         assert first is not None  # a loss
         tolerance = max(_TOLERANCES.get(part.dtype, 0.1) for part in (*expected, *replayed) if part is not None)
-        size, off = _norms(expected[:1], replayed[:1])
+        size, _ = _norms(expected[:1], replayed[:1])
         if not math.isfinite(size):
             return None  # the eager run itself failed, which the caller reports
-        if not off <= tolerance * (1 + size):
-            return f"its value is off by {off:.3g} of {size:.3g} when it is replayed"
-        norm, off = _norms(expected[1:], replayed[1:])
+        for place in range(self._num_values):
+            norm, off = _norms(expected[place : place + 1], replayed[place : place + 1])
+            if math.isfinite(norm) and not off <= tolerance * (1 + norm):
+                return f"its value is off by {off:.3g} of {norm:.3g} when it is replayed"
+        norm, off = _norms(expected[self._num_values :], replayed[self._num_values :])
         if math.isfinite(norm) and not off <= tolerance * (norm + 1e-3 * size):
             return f"its gradient is off by {off:.3g} of {norm:.3g} when it is replayed"
         for moved, value in after:

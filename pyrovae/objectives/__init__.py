@@ -7,6 +7,7 @@ from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
 from pyrovae.objectives.iwae import IWAE, DReG
+from pyrovae.objectives.kept_terms import KeptTerms, keeping_terms
 from pyrovae.objectives.miwae import CIWAE, MIWAE, PIWAE
 from pyrovae.objectives.registry import NEED_NUM_PARTICLES, OBJECTIVES, SHORTHANDS, from_name, from_text, parse, resolve
 from pyrovae.objectives.renyi import Renyi
@@ -36,9 +37,11 @@ __all__ = [
     "OBJECTIVES",
     "MAX_STATES",
     "NEED_NUM_PARTICLES",
+    "KeptTerms",
     "check_objective",
     "from_name",
     "from_text",
+    "keeping_terms",
     "parse",
     "resolve",
     "SHORTHANDS",

@@ -11,8 +11,9 @@ from torch.distributions import kl_divergence
 from pyrovae.common import InputError, require, require_number, require_size
 from pyrovae.objectives.base import DifferentiableELBO
 from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives.kept_terms import kept_terms
 from pyrovae.objectives.pair_call import PairCall
-from pyrovae.objectives.scales import weighted_terms
+from pyrovae.objectives.scales import WeightedTerms, weighted_terms
 from pyrovae.programs import (
     Pair,
     check_no_zero_weights,
@@ -72,7 +73,8 @@ class AnalyticKLELBO(DifferentiableELBO):
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         pair = call.run(self.num_particles, once=True)
         terms = weighted_terms(pair)
-        loss = -(terms.scale * pair.terms().log_likelihood.mean(0)).sum()
+        self._keep(pair, terms)
+        loss = -(terms.scale * terms.plain.log_likelihood.mean(0)).sum()
         for name, site in pair.latent.items():
             if pair.is_local(site):
                 loss = loss + terms.beta * self._kl(pair, name, terms.scale)
@@ -84,15 +86,18 @@ class AnalyticKLELBO(DifferentiableELBO):
                 loss = loss - site["scale"] * pair.log_density(name, site).sum()
         return loss
 
+    def _keep(self, pair: Pair, terms: WeightedTerms) -> None:
+        """Tells the reconstruction and the KL in closed form, without scales and without a floor."""
+        kept = kept_terms()
+        if kept is not None:
+            kls = [_kl_by_datum(pair, name).sum() for name, site in pair.latent.items() if pair.is_local(site)]
+            reconstruction = terms.plain.log_likelihood.mean(0).sum()
+            kept.add(reconstruction, sum(kls, torch.zeros_like(reconstruction)), self.num_particles)
+
     def _kl(self, pair: Pair, name: str, scale: Tensor) -> Tensor:
         """Returns the KL of one site, summed over the data."""
         if self.free_bits is None:
-            each = []
-            for run in pair.runs:
-                q, site = run.guide_sites[name]["fn"], run.latent[name]
-                kl = scale_and_mask(kl_divergence(q, site["fn"]), inner_scale(site, run.plates), site["mask"])
-                each.append(run.by_datum(kl, site))
-            return (scale * torch.cat(each).mean(0)).sum()
+            return (scale * _kl_by_datum(pair, name)).sum()
         q, p = pair.guide_sites[name]["fn"], pair.latent[name]["fn"]
         # Under to_event the base distributions are those of the single dimensions.
         per_dimension = kl_divergence(q.base_dist, p.base_dist).mean(0)
@@ -146,3 +151,13 @@ class AnalyticKLELBO(DifferentiableELBO):
                 ) from error
         check_no_zero_weights(pair)
         warn_of_never_drawn(pair)
+
+
+def _kl_by_datum(pair: Pair, name: str) -> Tensor:
+    """Returns the KL of one site for each datum, `(batch,)`, averaged over the draws of the sites before it."""
+    each = []
+    for run in pair.runs:
+        q, site = run.guide_sites[name]["fn"], run.latent[name]
+        kl = scale_and_mask(kl_divergence(q, site["fn"]), inner_scale(site, run.plates), site["mask"])
+        each.append(run.by_datum(kl, site))
+    return torch.cat(each).mean(0)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyrovae.common import require
 from pyrovae.objectives.base import DifferentiableELBO
+from pyrovae.objectives.kept_terms import kept_terms
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import WeightedTerms, weighted_terms
 from pyrovae.programs import (
@@ -55,9 +56,21 @@ class EnumeratedELBO(DifferentiableELBO):
         terms, log_q = at_every_datum(run, enumerated_states(drawn.guide_sites), drawn.batch_shape[1])
         possible = log_q > -math.inf  # 0 log 0 is 0, and would be nan
         no_weight = possible & (terms.log_weights == -math.inf)  # the bound is -inf, and the rest has a gradient
+        self._keep(terms, log_q, possible)
         log_w = torch.where(possible & ~no_weight, terms.log_weights, 0.0)
         bound = (torch.where(possible, torch.where(possible, log_q, 0.0).exp(), 0.0) * log_w).sum()
         return -terms.scale * (bound - torch.where(no_weight.any(), math.inf, 0.0))
+
+    def _keep(self, terms: WeightedTerms, log_q: Tensor, possible: Tensor) -> None:
+        """Tells the reconstruction and the KL, which are sums over all values, too."""
+        kept = kept_terms()
+        if kept is not None:
+            mass = torch.where(possible, log_q, -math.inf).exp()
+            kl = terms.plain.log_posterior - terms.plain.log_prior
+            reconstruction, rate = (
+                (mass * torch.where(possible, term, 0.0)).sum() for term in (terms.plain.log_likelihood, kl)
+            )
+            kept.add(reconstruction, rate, 1)
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if the latents are not discrete, have too many values, or are an autoencoder's."""

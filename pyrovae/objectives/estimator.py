@@ -68,6 +68,7 @@ def loss_in_one_run(estimator: Estimator, call: PairCall) -> Tensor:
     """Returns the loss, 0-dim, with the estimator's gradient, from all particles at once."""
     pair = call.run(estimator.num_draws, once=coefficients_at_equal_weights(estimator).is_total)
     terms = weighted_terms(pair)
+    terms.keep()
     if not estimator.takes_beta and not is_traced():
         terms.require_no_beta(estimator)
     log_weights = terms.log_weights
@@ -129,6 +130,7 @@ def loss_in_chunks(estimator: Estimator, call: PairCall) -> Tensor:
             with call.kept_statistics() if index else nullcontext():
                 pair = call.run(size)
             terms = weighted_terms(pair)
+            terms.keep()
             parts.append(terms.log_weights)
         if not estimator.takes_beta:
             terms.require_no_beta(estimator)

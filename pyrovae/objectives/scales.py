@@ -7,7 +7,8 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae.common import InputError, require
-from pyrovae.programs import Pair, inner_scale
+from pyrovae.objectives.kept_terms import kept_terms
+from pyrovae.programs import Pair, PairTerms, inner_scale
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class WeightedTerms:
 
     `log_p`, `log_q` and `score` (log q without beta) are `(num_particles, batch)`; `scale`, a number or one per datum,
     multiplies the bound, outside any logsumexp; `beta` is the one of all local latents. `log_ratio` is
-    log p(theta) - log q(theta) of global sites under their own scales, 0-dim, or None if there are none.
+    log p(theta) - log q(theta) of global sites under their own scales, 0-dim, or None if there are none. `plain` are
+    the terms without scales.
     """
 
     log_p: Tensor
@@ -24,11 +26,19 @@ class WeightedTerms:
     score: Tensor
     scale: Tensor
     beta: Tensor
+    plain: PairTerms
     log_ratio: Tensor | None = None
 
     @property
     def log_weights(self) -> Tensor:
         return self.log_p - self.log_q
+
+    def keep(self) -> None:
+        """Tells the reconstruction and the KL of these draws to whoever keeps them."""
+        kept = kept_terms()
+        if kept is not None:
+            kl = self.plain.log_posterior - self.plain.log_prior
+            kept.add(self.plain.log_likelihood.mean(0).sum(), kl.mean(0).sum(), len(kl))
 
     def require_no_beta(self, objective: object) -> None:
         """Raises `InputError` for a beta other than 1."""
@@ -59,7 +69,7 @@ def weighted_terms(pair: Pair) -> WeightedTerms:
     if pair.layout.has_globals:
         of_model, of_guide = pair.global_terms(scaled=True)
         log_ratio = of_model - of_guide
-    return WeightedTerms(log_p, log_q, terms.log_posterior, scale, beta, log_ratio)
+    return WeightedTerms(log_p, log_q, terms.log_posterior, scale, beta, terms, log_ratio)
 
 
 def _scale_and_beta(pair: Pair, observed: list[dict], latent: list[dict], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

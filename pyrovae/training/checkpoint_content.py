@@ -43,7 +43,8 @@ _RECORD = rules.fields(
         "lr": rules.number(),
         "skipped": rules.nothing_or(rules.whole()),
         "seconds": rules.number(0),
-    }
+    },
+    optional=dict.fromkeys(("train_reconstruction", "train_kl"), rules.nothing_or(rules.real)),  # since version 0.3
 )
 _POSITION = rules.fields(
     {
@@ -55,7 +56,8 @@ _POSITION = rules.fields(
         "seconds": rules.number(0),
         "done": rules.flag,
     },
-    optional={"in_pass": rules.whole()},  # older versions had neither this, nor `last`, nor an identity
+    # Older versions had none of these, nor `last`, nor an identity.
+    optional={"in_pass": rules.whole(), "reconstruction": rules.real, "kl": rules.real},
 )
 _BEST = rules.fields({"elbo": rules.real, "waited": rules.whole(), "values": _TENSORS}, optional={"last": _TENSORS})
 _IDENTITY = rules.fields(
@@ -114,14 +116,15 @@ def check_content(
 def position_of(saved: Mapping[str, Any]) -> Position:
     """Returns the position that a checkpoint holds."""
     names = {one.name for one in dataclasses.fields(Position)}
-    return Position(**{name: value for name, value in saved["position"].items() if name in names})
+    unknown = dict.fromkeys(("reconstruction", "kl"), math.nan if saved["position"]["step"] else 0.0)
+    return Position(**{name: value for name, value in (unknown | saved["position"]).items() if name in names})
 
 
 def history_of(saved: Mapping[str, Any]) -> History:
     """Returns the history that a checkpoint holds."""
     history = History()
     for record in saved["history"]:
-        history.append(record)
+        history.append({"train_reconstruction": None, "train_kl": None, **record})
     return history
 
 
@@ -140,7 +143,8 @@ def _check_position(saved: Mapping[str, Any]) -> None:
     rules.whole(0, step)("position.skipped", position["skipped"])
     if step == 0:
         rules.exactly(0)("position.count", position["count"])
-        rules.exactly(0.0)("position.total", position["total"])
+        for name in ("total", "reconstruction", "kl"):
+            rules.exactly(0.0)(f"position.{name}", position.get(name, 0.0))
     # As many batches are drawn again, which must come to an end.
     used = num_done * per_epoch + step if per_epoch else 0
     rules.whole(0, min(used, num_batches or used))("position.in_pass", position.get("in_pass", 0))

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from pyrovae.common import device_of, require, warn
 from pyrovae.compilation import LOOKS, Outcome, Replay, cpp_compiler
 from pyrovae.data import leaves_of, mapped
-from pyrovae.objectives import Objective
+from pyrovae.objectives import KeptTerms, Objective, keeping_terms
 from pyrovae.programs import AS_IT_COMES, gate, not_finite
 from pyrovae.training.any_loss import AnyLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
@@ -72,6 +72,9 @@ class CompiledLoss:
         """The parameters of the last call."""
         self.counted: Counted = Rows(1)
         """The numbers of data of the last call; without a `count` the gradients are those of the whole loss."""
+        self.terms: Tensor | None = None
+        """Reconstruction and KL of the last call, `(2,)`, summed over the data; None without a `count`, or of losses
+        that are not ours."""
         self.reason: str | None = None
         """The reason why steps run eagerly, or None if they are replayed."""
         self._evaluates_eagerly = False
@@ -88,7 +91,7 @@ class CompiledLoss:
 
         Returns `(loss, norm)`, 0-dim tensors without gradient. `norm` is None without a `count`.
         """
-        loss, norm, *gradients = self._run("step", args, kwargs)
+        loss, self.terms, norm, *gradients = self._run("step", args, kwargs)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         return cast(Tensor, loss), norm
@@ -159,14 +162,14 @@ class CompiledLoss:
         def function(*values: Tensor) -> Outcome:
             tensors = iter(values)
             filled, named = mapped(lambda leaf: next(tensors) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-            with self._counting(filled) as counted:
+            with self._counting(filled) as counted, self._keeping() as kept:
                 found = self._any_loss.traced(kind, self.model, self.guide, filled, named)
-                return self._outcome(kind, found[0], self._gradients(kind, found[1]), counted)
+                return self._outcome(kind, found[0], self._gradients(kind, found[1]), counted, kept)
 
         tensors = self._tensors(flat)
         programs = (self.model, self.guide, *([] if self._any_loss.is_own else self._any_loss.state))
         eager = partial(self._run_eagerly, kind, args, kwargs)
-        replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor)
+        replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor, num_values=2)
         if replay.why is not None and kind == "evaluate":
             self._evaluates_eagerly = True
             warn(f"losses are evaluated eagerly, because the program cannot be replayed: {replay.why}")
@@ -213,19 +216,22 @@ class CompiledLoss:
     def _run_eagerly(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
         for parameter in self.parameters if kind == "step" else []:
             parameter.grad = None
-        with self._counting(args) as counted:
+        with self._counting(args) as counted, self._keeping() as kept:
             with poutine.trace(param_only=True) as capture:
                 value, surrogates = self._any_loss.eager(kind, self.model, self.guide, args, kwargs)
             self._take_parameters(capture.trace, args, kwargs)
             gradients = [parameter.grad for parameter in self.parameters]
             if self._any_loss.is_own:
                 gradients = self._gradients(kind, surrogates)  # which may run the pair again
-            outcome = self._outcome(kind, value, gradients, counted)
+            outcome = self._outcome(kind, value, gradients, counted, kept)
         self.counted = counted
         return outcome
 
     def _counting(self, args: tuple) -> AbstractContextManager[Counted]:
         return nullcontext(Rows(1)) if self.count is None else self.count.of_run(args)
+
+    def _keeping(self) -> AbstractContextManager[KeptTerms | None]:
+        return nullcontext() if self.count is None else keeping_terms()
 
     def _take_parameters(self, trace: poutine.Trace, args: tuple, kwargs: dict) -> None:
         sites = {name: site for name, site in trace.nodes.items() if site["type"] == "param"}
@@ -249,8 +255,10 @@ class CompiledLoss:
                 gradients[place] = gradient if known is None else known if gradient is None else known + gradient
         return gradients
 
-    def _outcome(self, kind: str, value: Tensor, gradients: list[Tensor | None], counted: Counted) -> Outcome:
-        """Returns (loss, norm, gradients ...), or the loss alone where it is only evaluated."""
+    def _outcome(
+        self, kind: str, value: Tensor, gradients: list[Tensor | None], counted: Counted, kept: KeptTerms | None
+    ) -> Outcome:
+        """Returns (loss, terms, norm, gradients ...), or the loss alone where it is only evaluated."""
         if kind == "evaluate":
             return (value,)
         if self._any_loss.is_own or self.count is not None:  # Pyro's losses take a step of nothing
@@ -262,7 +270,7 @@ class CompiledLoss:
             norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
         # As `backward` does: fused optimisers go through parameter and gradient in the order of their memory.
         laid_out = (_with_strides_of(p, g) for g, p in zip(gradients, self.parameters, strict=True))
-        return (value, norm, *laid_out)
+        return (value, None if kept is None else kept.total(), norm, *laid_out)
 
 
 def _with_strides_of(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:

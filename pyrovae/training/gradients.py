@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from pyro.infer import ELBO
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.common import InputError, Workers, is_validation_error, require
 from pyrovae.data import Batch
+from pyrovae.objectives import keeping_terms
 from pyrovae.programs import ProgramPair, Reading
 from pyrovae.training.compiled_loss import OPERATIONS, CompiledLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
@@ -23,7 +24,26 @@ def compiles(num_steps: int) -> bool:
     return num_steps >= COMPILE_STEPS
 
 
-Step = tuple[Tensor, Tensor, Counted]
+UNKNOWN = (math.nan, math.nan)  # reconstruction and KL under losses that are not ours
+
+
+class Step(NamedTuple):
+    """Holds what a step has found; `terms` are reconstruction and KL, `(2,)`, None if the loss does not tell them."""
+
+    loss: Tensor
+    norm: Tensor
+    counted: Counted
+    terms: Tensor | None
+
+
+class Summed(NamedTuple):
+    """Holds what `BatchGradients` returns of a batch."""
+
+    loss: Tensor
+    norm: Tensor
+    num_data: Tensor
+    terms: Sequence[Tensor | float]
+    requests: Sequence
 
 
 def gradients_of(
@@ -31,8 +51,8 @@ def gradients_of(
 ) -> Callable[..., Step]:
     """Returns a function of a batch that sets the parameters' `.grad`, per datum.
 
-    The function returns the loss, summed over the data, the norm of the gradient per datum, and the numbers of data,
-    which `count` says how to find.
+    The function returns the loss, summed over the data, the norm of the gradient per datum, the numbers of data, which
+    `count` says how to find, and reconstruction and KL, summed over the data.
     """
     if compile:
         return partial(_compiled_loss_and_grads, CompiledLoss(vae.model, vae.guide, elbo, count=count))
@@ -41,7 +61,7 @@ def gradients_of(
 
 def _compiled_loss_and_grads(compiled: CompiledLoss, *batch: Any) -> Step:
     loss, norm = compiled.loss_and_grads(*batch)
-    return loss, cast(Tensor, norm), compiled.counted  # there is a norm where data are counted
+    return Step(loss, cast(Tensor, norm), compiled.counted, compiled.terms)  # there is a norm where data are counted
 
 
 def _loss_and_grads(vae: ProgramPair, elbo: ELBO, parameters: list[Tensor], count: DataCount, *batch: Any) -> Step:
@@ -52,13 +72,13 @@ def _loss_and_grads(vae: ProgramPair, elbo: ELBO, parameters: list[Tensor], coun
     """
     for parameter in parameters:
         parameter.grad = None
-    with count.of_run(batch) as counted:
+    with count.of_run(batch) as counted, keeping_terms() as kept:
         loss = elbo.loss_and_grads(vae.model, vae.guide, *batch)  # type: ignore[attr-defined]
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     require(len(found) > 0, "the objective must give some parameter a gradient, and gives none")
     torch._foreach_mul_(found, 1 / counted.whole)
     norm = nn.utils.get_total_norm(found)
-    return norm.new_tensor(loss), norm, counted
+    return Step(norm.new_tensor(loss), norm, counted, kept.total())
 
 
 class BatchGradients:
@@ -91,7 +111,7 @@ class BatchGradients:
             return self.compute.args[0].computed_by
         return OPERATIONS
 
-    def __call__(self, batch: Batch, requests: Sequence[float] = ()) -> tuple[Tensor, Tensor, Tensor, Sequence]:
+    def __call__(self, batch: Batch, requests: Sequence[float] = ()) -> Summed:
         """Returns the outcome of a batch, after adding up those of all processes: in one message, to save its latency.
 
         Args:
@@ -99,29 +119,29 @@ class BatchGradients:
             requests: numbers to add up over the processes as well.
 
         Returns:
-            The loss summed over the data, the norm of the gradient per datum, the number of data, and the requests.
+            The loss summed over the data, the norm of the gradient per datum, the number of data, the reconstruction
+            and the KL summed over the data (nan if the loss does not tell them), and the requests.
         """
         if self.workers.size > 1:
             return self._summed_over_processes(batch, requests)
-        loss, norm, counted = self._computed(batch)
+        loss, norm, counted, terms = self._computed(batch)
         loss = _counting(self._of_own_data(loss, counted))
-        return loss, norm, loss.new_tensor(counted.size), requests
+        return Summed(loss, norm, loss.new_tensor(counted.size), UNKNOWN if terms is None else terms.unbind(), requests)
 
     def _of_own_data(self, loss: Tensor, counted: Counted) -> Tensor:
         """Returns the loss of as many data as the batch has, if the program declares that it stands for more."""
         return loss if counted.whole == counted.size else loss * (counted.size / counted.whole)
 
-    def _summed_over_processes(
-        self, batch: Batch, requests: Sequence[float]
-    ) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
+    def _summed_over_processes(self, batch: Batch, requests: Sequence[float]) -> Summed:
         for parameter in self.parameters:
             parameter.grad = None
-        loss, count = self.parameters[0].new_zeros(()), 0
+        loss, count, told = self.parameters[0].new_zeros(()), 0, [0.0, 0.0]
         if len(batch[0]):  # the last batch may have fewer rows than there are processes
-            loss, _, counted = self._computed(batch)
+            loss, _, counted, terms = self._computed(batch)
             loss, count = self._of_own_data(loss, counted), counted.size
+            told = list(UNKNOWN) if terms is None else terms.tolist()
         has = [parameter.grad is not None for parameter in self.parameters]
-        tail = _counting(loss).new_tensor([0.0, count, *map(float, has), *requests])
+        tail = _counting(loss).new_tensor([0.0, count, *told, *map(float, has), *requests])
         tail[0] = loss
         flat = torch.cat([_gradient(parameter) for parameter in self.parameters] + [tail])
         sums, tail = flat.split((len(flat) - len(tail), len(tail)))
@@ -131,12 +151,12 @@ class BatchGradients:
             sums.fill_(math.nan)
         self.workers.total(flat)
         sums /= tail[1]
-        given = tail[2 : 2 + len(has)].tolist()
+        given = tail[4 : 4 + len(has)].tolist()
         parts = sums.split([parameter.numel() for parameter in self.parameters])
         for parameter, part, any_has in zip(self.parameters, parts, given, strict=True):
             parameter.grad = _like(parameter, part) if any_has else None
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        return tail[0], norm, tail[1], tail[2 + len(has) :].unbind()
+        return Summed(tail[0], norm, tail[1], tail[2:4].unbind(), tail[4 + len(has) :].unbind())
 
     def _computed(self, batch: Batch) -> Step:
         try:
@@ -145,7 +165,7 @@ class BatchGradients:
             if not self.skip_refused or isinstance(error, InputError) or not is_validation_error(error):
                 raise
             nan = self.parameters[0].new_tensor(math.nan)
-            return nan, nan, Rows(1)
+            return Step(nan, nan, Rows(1), None)
 
 
 def _counting(loss: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The record of a training: its finished epochs, and the place in the present one."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +24,13 @@ class History:
         epoch: the numbers of the epochs, from 1.
         loss: minus the training objective, averaged over the epoch's data while the parameters moved. Latents that all
             N data share are in it by 1 / N.
+        train_reconstruction: E_q[log p(x|z)] of the training batches, from the very draws of the steps and averaged
+            over the epoch as the loss is; None, as is the next, under losses that are not ours (Pyro's, or a function),
+            of which only the value is known.
+        train_kl: E_q[log q(z|x) - log p(z)] of the training batches, at beta = 1 and without a floor, for the latents
+            of single data; in closed form under `elbo_analytic_kl`. Under the ELBO, loss = beta train_kl -
+            train_reconstruction. Under other bounds (IWAE, Renyi, ...) these are the ELBO's terms at the same draws,
+            and the loss is not their difference.
         elbo: the ELBO of the validation data after the epoch, at beta = 1, without the KL of latents that all data
             share; None without validation data, as are the next two.
         reconstruction: E_q[log p(x|z)] of the validation data.
@@ -40,10 +48,14 @@ class History:
         ([1, 2], [0.01, 0.01])
         >>> abs(history.elbo[-1] - (history.reconstruction[-1] - history.kl[-1])) < 1e-6
         True
+        >>> abs(history.loss[-1] - (history.train_kl[-1] - history.train_reconstruction[-1])) < 1e-4
+        True
     """
 
     epoch: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
+    train_reconstruction: list[float | None] = field(default_factory=list)
+    train_kl: list[float | None] = field(default_factory=list)
     elbo: list[float | None] = field(default_factory=list)
     reconstruction: list[float | None] = field(default_factory=list)
     kl: list[float | None] = field(default_factory=list)
@@ -85,33 +97,35 @@ class History:
         records = self.records()
         require(len(records) > 0, "the history must have an epoch, and has none")
         chosen = records[:: -math.ceil(len(records) / ROWS)][::-1]
-        columns = [name for name, value in chosen[-1].items() if value is not None]
-        lines = [[format(record[name], FORMATS.get(name, ".3f")) for name in columns] for record in chosen]
+        columns = [name for name in chosen[-1] if any(record[name] is not None for record in chosen)]
+        lines = [[_shown(name, record[name]) for name in columns] for record in chosen]
         return right_aligned(lines, columns, tablefmt, left=0)
 
     def plot(self) -> Figure:
-        """Returns a figure of the loss against the epoch, in nats per datum, and with validation data of its ELBO.
+        """Returns a figure of the loss, the reconstruction and the KL against the epoch, in nats per datum.
 
-        The ELBO then stands beside the loss with its sign changed, and its two terms have axes of their own. Raises
-        `InputError` if no epoch is done.
+        Those of the validation data stand beside those of the training batches, the ELBO with its sign changed. Terms
+        that are not known have no axes. Raises `InputError` if no epoch is done.
 
         Example:
             >>> vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
             >>> history = pv.fit(vae, torch.randn(9, 2), epochs=2)
-            >>> history.plot().axes[0].get_ylabel()
-            'nats per datum'
+            >>> [axes.get_ylabel() for axes in history.plot().axes]
+            ['nats per datum', 'reconstruction, nats', 'KL, nats']
         """
         require(len(self.epoch) > 0, "the history must have an epoch, and has none")
-        elbo, reconstruction, kl = (
-            [value for value in column if value is not None] for column in (self.elbo, self.reconstruction, self.kl)
-        )
-        figure, axes = plots.figure_row(3 if elbo else 1)
-        curves = {"training loss": self.loss}
-        if elbo:
-            curves["minus validation ELBO"] = [-value for value in elbo]
-            plots.training_curve(self.epoch, {"": reconstruction}, "validation reconstruction, nats", axes[1])
-            plots.training_curve(self.epoch, {"": kl}, "validation KL, nats", axes[2])
-        plots.training_curve(self.epoch, curves, "nats per datum", axes[0])
+        panels: dict[str, dict[str, list]] = {
+            "nats per datum": {"training loss": self.loss, "minus validation ELBO": _negative(self.elbo)},
+            "reconstruction, nats": {"training": self.train_reconstruction, "validation": self.reconstruction},
+            "KL, nats": {"training": self.train_kl, "validation": self.kl},
+        }
+        known = {label: {name: c for name, c in curves.items() if _is_known(c)} for label, curves in panels.items()}
+        drawn = {label: curves for label, curves in known.items() if curves}
+        figure, axes = plots.figure_row(len(drawn))
+        for (label, curves), each in zip(drawn.items(), axes, strict=True):
+            name = label if len(curves) > 1 or label == "nats per datum" else f"{next(iter(curves))} {label}"
+            values = {one: [math.nan if v is None else v for v in curve] for one, curve in curves.items()}
+            plots.training_curve(self.epoch, values, name, each)
         return figure
 
     def __repr__(self) -> str:
@@ -134,11 +148,24 @@ class History:
         )
 
 
+def _shown(name: str, value: float | None) -> str:
+    return "" if value is None else format(value, FORMATS.get(name, ".3f"))
+
+
+def _negative(values: list[float | None]) -> list[float | None]:
+    return [None if value is None else -value for value in values]
+
+
+def _is_known(values: Sequence[float | None]) -> bool:
+    return any(value is not None for value in values)
+
+
 @dataclass
 class Position:
     """The place in a training: in `epoch`, `step` batches are done, with sums over their `count` data.
 
-    `total` is the sum of the losses, `skipped` the number of steps left out, `seconds` the time spent in the epoch, and
+    `total` is the sum of the losses, `reconstruction` and `kl` those of their terms (nan if some step did not tell
+    them), `skipped` the number of steps left out, `seconds` the time spent in the epoch, and
     `done` says that no epoch is left. Where an epoch is a number of steps, the present pass through the data has given
     `in_pass` batches.
     """
@@ -151,3 +178,9 @@ class Position:
     seconds: float = 0.0
     done: bool = False
     in_pass: int = 0
+    reconstruction: float = 0.0
+    kl: float = 0.0
+
+    def mean_of(self, total: float) -> float | None:
+        """Returns a sum over the epoch's data per datum, or None if it is not known."""
+        return None if math.isnan(total) else total / self.count

@@ -113,7 +113,14 @@ class Loop:
         terms = self.training.validation.terms(position.epoch)
         check_groups(state.optimizer, state.parameters.values(), position.epoch)
         lr = float(state.optimizer.param_groups[0]["lr"])
-        record = {"epoch": position.epoch, "loss": position.total / position.count, **terms, "lr": lr}
+        record = {
+            "epoch": position.epoch,
+            "loss": position.total / position.count,
+            "train_reconstruction": position.mean_of(position.reconstruction),
+            "train_kl": position.mean_of(position.kl),
+            **terms,
+            "lr": lr,
+        }
         step_schedule(state.scheduler, record)
         check_groups(state.optimizer, state.parameters.values(), position.epoch)
         record["skipped"] = position.skipped if self.settings.nonfinite == "skip" else None

@@ -35,13 +35,13 @@ class Steps:
         state, skip = self.state, self.settings.nonfinite == "skip"
         before = [b.clone() for b in state.buffers.values()] if skip else []
         try:
-            loss, norm, count, requests = self.gradients(batch, self.saver.requests())
+            loss, norm, count, terms, requests = self.gradients(batch, self.saver.requests())
         except ValueError as error:
             if isinstance(error, InputError) or not is_validation_error(error):
                 raise
             raise FloatingPointError(self._diverged(index, batch, first_line(error))) from error
         # Reading a GPU's numbers means waiting for it. A CPU's are read at once, so that a bad step is never taken.
-        on_cpu, outcome = norm.device.type == "cpu", (loss, norm, count, *requests)
+        on_cpu, outcome = norm.device.type == "cpu", (loss, norm, count, *terms, *requests)
         if on_cpu:
             self._unread.append((index, batch, [float(number) for number in outcome]))
         else:
@@ -68,12 +68,14 @@ class Steps:
         tensors = [outcome for outcome in outcomes if isinstance(outcome, Tensor)]
         values = torch.stack(tensors).tolist() if tensors else outcomes
         self._unread, finite, position = [], True, self.state.position
-        for (step, batch, _), (loss, norm, count, *requests) in zip(unread, values, strict=True):
+        for (step, batch, _), (loss, norm, count, reconstruction, kl, *requests) in zip(unread, values, strict=True):
             finite = math.isfinite(loss) and math.isfinite(norm)
             self.saver.accept(requests)
             if finite:
                 position.total += loss
                 position.count += round(count)
+                position.reconstruction += reconstruction
+                position.kl += kl
             elif self.settings.nonfinite == "skip":
                 position.skipped += 1
             else:

@@ -255,6 +255,7 @@ def test_the_history_table_has_at_most_ten_rows_and_the_last_epoch():
     history = pv.History()
     for epoch in range(1, 26):
         record = {"epoch": epoch, "loss": math.pi, "elbo": None, "reconstruction": None, "kl": None}
+        record |= {"train_reconstruction": None, "train_kl": None}
         history.append({**record, "lr": 1e-3, "skipped": None, "seconds": 0.5})
     rows = history.table().splitlines()
     assert rows[0].split() == ["epoch", "loss", "lr", "seconds"]
@@ -280,7 +281,11 @@ def test_tensorboard_has_the_history_and_samples_also_of_a_run_that_goes_on(tmp_
     assert run.history.loss == plain.history.loss  # drawing does not change the training's random numbers
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
-    assert [event.value for event in events.Scalars("elbo")] == pytest.approx(run.history.elbo, rel=1e-6)
+    for name in ("elbo", "train_reconstruction", "train_kl"):
+        values = getattr(run.history, name)
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(values, rel=1e-6)
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)[name] for line in lines] == values == getattr(plain.history, name)
     assert [event.step for event in events.Images("samples")] == [1, 2, 3]
     assert "skipped" not in events.Tags()["scalars"]
 

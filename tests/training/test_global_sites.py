@@ -239,7 +239,7 @@ def test_processes_with_unequal_numbers_of_rows_have_the_gradient_of_one(plate, 
         gradients.workers, messages = workers, workers.sent if isinstance(workers, InTurn) else []
         for share in shares:
             torch.manual_seed(suite_seed(2))
-            loss, _, size, requests = gradients((share,), (0.0, 1.0))
+            loss, _, size, _, requests = gradients((share,), (0.0, 1.0))
         assert (size, *requests) == (5, 0.0, max(len(messages), 1))
         found.append(torch.stack([loss, *(parameter.grad for parameter in parameters.values())]))
     assert len(messages) == 3  # one for each process

@@ -10,12 +10,15 @@ from helpers import refusal, small_vae
 
 import pyrovae as pv
 
+NAMES = ["epoch", "loss", "train_reconstruction", "train_kl", "elbo", "reconstruction", "kl", "lr", "seconds"]
+
 
 def history_of(num, validated=True):
     history = pv.History()
     for epoch in range(1, num + 1):
         terms = {"elbo": -1.0 - (epoch - 7.0) ** 2, "reconstruction": -((epoch - 7.0) ** 2), "kl": 1.0}
         terms = terms if validated else dict.fromkeys(terms)
+        terms |= {"train_reconstruction": -float(epoch), "train_kl": 2.0 * epoch}
         history.append({"epoch": epoch, "loss": math.pi, **terms, "lr": 1e-3, "skipped": None, "seconds": 0.5})
     return history
 
@@ -24,7 +27,7 @@ def test_it_prints_as_a_table_of_at_most_ten_epochs_with_the_last_and_the_best()
     text = repr(history_of(25))
     assert str(history_of(25)) == text
     header, _, *rows, last = text.splitlines()
-    assert header.split() == ["epoch", "loss", "elbo", "reconstruction", "kl", "lr", "seconds"]
+    assert header.split() == NAMES
     assert [int(row.split()[0]) for row in rows] == [1, 4, 7, 10, 13, 16, 19, 22, 25]
     assert last == "25 epochs in 12.5 s; best validation ELBO -1.000 nats per datum, after epoch 7"
     assert repr(history_of(2, validated=False)).splitlines()[-1] == "2 epochs in 1.0 s"
@@ -60,9 +63,12 @@ def test_it_draws_loss_and_validation_terms_at_their_epochs():
     figure = history.plot()
     drawn = [[list(line.get_ydata()) for line in axes.lines] for axes in figure.axes]
     minus_elbo = [-elbo for elbo in history.elbo]
-    assert drawn == [[history.loss, minus_elbo], [history.reconstruction], [history.kl]]
+    terms = [history.train_reconstruction, history.reconstruction], [history.train_kl, history.kl]
+    assert drawn == [[history.loss, minus_elbo], *terms]
     assert all(list(line.get_xdata()) == [1, 2, 3, 4] for axes in figure.axes for line in axes.lines)
-    assert len(history_of(4, validated=False).plot().axes) == 1
+    plain = history_of(4, validated=False).plot().axes
+    assert [len(axes.lines) for axes in plain] == [1, 1, 1]
+    assert plain[1].get_ylabel() == "training reconstruction, nats"
     assert refusal(pv.History().plot) == "the history must have an epoch, and has none"
 
 

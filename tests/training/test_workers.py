@@ -15,7 +15,7 @@ from pyrovae.common.progress import hides_progress
 from pyrovae.common.workers import Workers, alone, process_group
 from pyrovae.programs import AS_IT_COMES
 from pyrovae.training.data_count import Rows
-from pyrovae.training.gradients import BatchGradients
+from pyrovae.training.gradients import BatchGradients, Step
 
 HERE = Path(__file__).parents[1]
 
@@ -61,6 +61,8 @@ def test_two_processes_train_as_one_under_the_same_noise_of_each_datum(both):
     for found in both:
         assert found["train"]["loss"] == pytest.approx(alone["loss"], abs=1e-6)
         assert found["train"]["elbo"] == pytest.approx(alone["elbo"], abs=1e-6)
+        for terms, expected in zip(found["train"]["terms"], alone["terms"], strict=True):
+            assert terms == pytest.approx(expected, abs=1e-6)
         for name, value in alone["state"].items():
             torch.testing.assert_close(found["train"]["state"][name], value, atol=1e-6, rtol=0)
     assert all(torch.equal(v, both[1]["train"]["state"][n]) for n, v in both[0]["train"]["state"].items())
@@ -123,10 +125,11 @@ def test_counts_and_losses_are_exact_whatever_the_parameters_dtype(dtype, second
 
     def compute(x):
         parameter.grad = torch.full_like(parameter, 0.375)
-        return torch.tensor(257.0 if dtype != torch.bfloat16 else 258.0, dtype=dtype), parameter.grad.norm(), Rows(515)
+        loss = torch.tensor(257.0 if dtype != torch.bfloat16 else 258.0, dtype=dtype)
+        return Step(loss, parameter.grad.norm(), Rows(515), None)
 
     gradients = BatchGradients(compute, [parameter], 1, AS_IT_COMES, False)
-    loss, _, count, _ = gradients((torch.zeros(515, 1),))
+    loss, _, count, *_ = gradients((torch.zeros(515, 1),))
     assert (loss.item(), count.item()) == (774.0 if dtype == torch.bfloat16 else 771.0, 1_545)
     assert parameter.grad.dtype == dtype
     assert parameter.grad.tolist() == [0.375, 0.375]

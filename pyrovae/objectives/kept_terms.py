@@ -1,0 +1,45 @@
+"""Keeps what the loss of a step is made of, reconstruction and KL, for whoever asks; costs nothing if nobody does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+
+class KeptTerms:
+    """Collects the terms of one loss, which may come from several chunks of particles."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, Tensor, int]] = []
+
+    def add(self, reconstruction: Tensor, kl: Tensor, num_draws: int) -> None:
+        """Adds means over `num_draws` draws, 0-dim and summed over the data."""
+        self._parts.append((reconstruction.detach(), kl.detach(), num_draws))
+
+    def total(self) -> Tensor | None:
+        """Returns the reconstruction and the KL over all draws, `(2,)`; None if the loss has told none."""
+        if not self._parts:
+            return None
+        first, *rest = (torch.stack(terms) * num for *terms, num in self._parts)
+        return sum(rest, first) / sum(num for *_, num in self._parts)
+
+
+_PRESENT: ContextVar[KeptTerms | None] = ContextVar("kept terms", default=None)
+
+
+@contextmanager
+def keeping_terms() -> Iterator[KeptTerms]:
+    """Gives the terms of the loss that is computed in the block, if it is one of our objectives."""
+    kept = KeptTerms()
+    token = _PRESENT.set(kept)
+    try:
+        yield kept
+    finally:
+        _PRESENT.reset(token)
+
+
+def kept_terms() -> KeptTerms | None:
+    """Returns what collects terms at present, or None."""
+    return _PRESENT.get()
