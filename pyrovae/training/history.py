@@ -111,7 +111,7 @@ class History:
             >>> vae = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
             >>> history = pv.fit(vae, torch.randn(9, 2), epochs=2)
             >>> [axes.get_ylabel() for axes in history.plot().axes]
-            ['nats per datum', 'reconstruction, nats', 'KL, nats']
+            ['nats per datum', 'training reconstruction, nats', 'training KL, nats']
         """
         require(len(self.epoch) > 0, "the history must have an epoch, and has none")
         panels: dict[str, dict[str, list]] = {

@@ -133,6 +133,7 @@ def test_a_changed_value_is_refused_with_everything_as_before_or_the_training_en
 STATES = ("generators", 0, 0)
 ONE_BY_ONE = {  # and how the line begins
     ("position", "step"): (1.5, "position.step must be a whole number >= 0, got 1.5"),
+    ("position", "kl"): ("much", "position.kl must be a floating-point number, got 'much'"),
     ("position", "in_pass"): (1, "position.in_pass must be a whole number >= 0 and <= 0, got 1"),
     ("position", "done"): (True, "position.done must be False, got True"),
     ("best", "waited"): (-1, "best.waited must be a whole number >= 0, got -1"),
