@@ -32,6 +32,7 @@ def load(
     num_train: int | None = None,
     num_validation: int | None = None,
     num_test: int | None = None,
+    scale: float | None = None,
     shares: Sequence[float] | None = None,
     columns: Sequence[str] | None = None,
     label_column: str | None = None,
@@ -83,6 +84,7 @@ def load(
             images or 180 digits.
         num_test: Its number of test data. By default 2,000 points or sprites, all images of the test file, or 360
             digits.
+        scale: Multiplies the points of a toy set, and its log-density is that of the larger ones; 1 by default.
         shares: The shares of training, validation and test data, for data of one's own; by default (0.8, 0.1, 0.1).
         columns: The names of the columns of x. By default all but those of the labels and of the split.
         label_column: The column of the labels y, which become 0, 1, 2, ... in the order of their names.
@@ -124,6 +126,7 @@ def load(
         num_train=num_train,
         num_validation=num_validation,
         num_test=num_test,
+        scale=scale,
         shares=shares,
         columns=columns,
         label_column=label_column,

@@ -17,7 +17,7 @@ from pyrovae.data.options import LoadOptions
 from pyrovae.data.pixels import BINARIZE
 from pyrovae.data.splits import split_fields
 from pyrovae.data.torchvision_sets import TORCHVISION_SETS, read_torchvision
-from pyrovae.data.toy import TOY_DENSITIES
+from pyrovae.data.toy import TOY_DENSITIES, GaussianRing, Pinwheel, Scaled
 
 NUM_VALIDATION_IMAGES = 5_000
 NUM_VALIDATION_POINTS = 1_000
@@ -45,8 +45,11 @@ def named_dataset(name: str, options: LoadOptions) -> Dataset:
     if name == "digits":
         options.check_only(counts, name, "holds whole numbers from 0 to 16")
         return _digits(options)
-    options.check_only(counts, name, "holds points")
+    options.check_only((*counts, "scale"), name, "holds points")
+    density: GaussianRing | Pinwheel | Scaled
     density, default_train = TOY_DENSITIES[name]
+    if options.scale is not None:
+        density = Scaled(density, options.scale)
     sizes = (
         default_train if options.num_train is None else options.num_train,
         NUM_VALIDATION_POINTS if options.num_validation is None else options.num_validation,

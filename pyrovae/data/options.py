@@ -10,6 +10,7 @@ from pyrovae.common import (
     require,
     require_flag,
     require_missing,
+    require_number,
     require_path,
     require_seed,
     require_sequence,
@@ -22,6 +23,7 @@ IMAGES, TABLES, OWN, NAMED = "image sets", "tables", "data of one's own", "data 
 MEANT_FOR = {
     "binarize": IMAGES,
     **dict.fromkeys(("num_train", "num_validation", "num_test"), NAMED),
+    "scale": "toy sets",
     "shares": OWN,
     **dict.fromkeys(("columns", "label_column", "split_column", "kinds", "missing", "standardise"), TABLES),
     "header": ".csv and .tsv files",
@@ -38,6 +40,7 @@ class LoadOptions:
     num_train: int | None = None
     num_validation: int | None = None
     num_test: int | None = None
+    scale: float | None = None
     shares: Sequence[float] | None = None
     columns: Sequence[str] | None = None
     label_column: str | None = None
@@ -67,6 +70,7 @@ class LoadOptions:
         for name, minimum in (("num_train", 1), ("num_validation", 0), ("num_test", 1)):
             if_given(require_size, name, getattr(self, name), minimum)
         if_given(require_path, "data_root", self.data_root)
+        if_given(require_number, "scale", self.scale, 0)
 
     @property
     def wanted_columns(self) -> list[str] | None:

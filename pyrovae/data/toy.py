@@ -119,6 +119,30 @@ class Pinwheel:
         return (peak + total.log()).to(x)
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """A toy density in another unit of length, of points y = `factor` x.
+
+        log p(y) = log p_x(y / factor) - 2 log factor
+
+    Args:
+        density: The density of x.
+        factor: A positive number.
+    """
+
+    density: GaussianRing | Pinwheel
+    factor: float
+
+    def sample(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Returns `num` points `(num, 2)`, and what the density says of each, `(num,)`."""
+        x, y = self.density.sample(num, generator)
+        return self.factor * x, y
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """Returns the exact log-density of points `(num, 2)` in nats, `(num,)`."""
+        return self.density.log_density(y / self.factor) - 2 * math.log(self.factor)
+
+
 # Each toy density, with the number of training points that the tutorials draw from it.
 TOY_DENSITIES: dict[str, tuple[GaussianRing | Pinwheel, int]] = {
     "ring": (GaussianRing(num_modes=8, radius=3.0, std=0.25), 2_000),

@@ -20,9 +20,9 @@ class DataFields:
     """What is modelled."""
 
     dataset: str = "ring"
-    """ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist, omniglot, cifar10, svhn, digits; or data of your
-    own: a table (.csv, .tsv, .parquet), arrays (.npy, .npz, .pt), a folder of images, or module:function, which returns
-    a Dataset"""
+    """ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist, omniglot, cifar10, svhn, sprites, rotated_mnist,
+    digits; or data of your own: a table (.csv, .tsv, .parquet), arrays (.npy, .npz, .pt), a folder of images, or
+    module:function, which returns a Dataset"""
     data_root: str | None = None
     """folder of the image sets (default: $PYROVAE_DATA, else ./data)"""
     binarize: str | None = None

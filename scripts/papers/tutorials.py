@@ -57,8 +57,16 @@ def train(row: Row, seed: int, parts: Parts, log_px: bool = False) -> dict[str, 
             sampler = BatchSampler(RandomSampler(points), training.pop("batch_size"), drop_last=True)
             source = DataLoader(points, sampler=sampler, batch_size=None)
         checkpoints = pv.Checkpoints(parts.folder_of(key), repeated=True)
-        pv.fit(vae, source, **training, seed=seed, checkpoints=checkpoints)
-        found = measure(row, vae, data, seed)
+        diversity: dict[int, float] = {}  # of the epochs of this call; those before an interruption have none
+
+        def on_epoch(record: dict[str, float | None]) -> None:
+            epoch = int(record["epoch"] or 0)
+            if epoch in shown_epochs(training["epochs"]):
+                diversity[epoch] = diversity_of(row, vae)
+
+        history = pv.fit(vae, source, **training, seed=seed, checkpoints=checkpoints, on_epoch=on_epoch)
+        found: dict[str, Any] = measure(row, vae, data, seed)
+        found["curves"] = curves(row, history, data) | {"diversity": diversity}
         if log_px:
             with local_seed(derived_seed(seed, "log p(x)")):
                 found["log_px"] = test_log_px(vae, data)
@@ -73,11 +81,9 @@ def measure(row: Row, vae: pv.VAE, data: pv.Dataset, seed: int) -> dict[str, flo
     with local_seed(derived_seed(seed, "measures")):
         parts = [elbo_terms(vae.model, vae.guide, *chunk, num_particles=NUM_DRAWS)
                  for chunk in zip(*(arg.split(500) for arg in args), strict=True)]  # fmt: skip
-        y = () if row.sample_y is None else row.sample_y(2_000)
-        diversity = sample_diversity(vae, 2_000, y)
+        diversity = diversity_of(row, vae)
     terms = {name: torch.cat([part[name] for part in parts]).mean().item() for name in parts[0]}
-    normaliser = 0.0 if row.variance is None else 0.5 * data.event_shape[0] * math.log(2 * math.pi * row.variance)
-    reconstruction = -terms["reconstruction"] - normaliser
+    reconstruction = -terms["reconstruction"] - normaliser_of(row, data)
     use = latent_use(vae, *args)
     return {
         "loss": reconstruction + vae.beta.item() * terms["kl"],
@@ -88,6 +94,41 @@ def measure(row: Row, vae: pv.VAE, data: pv.Dataset, seed: int) -> dict[str, flo
         "active_units": use.num_active,
         "collapse": use.warning,
     }
+
+
+def normaliser_of(row: Row, data: pv.Dataset) -> float:
+    """Returns the part of a Gaussian's -log p(x|z) that the tutorials leave out, in nats."""
+    return 0.0 if row.variance is None else 0.5 * data.event_shape[0] * math.log(2 * math.pi * row.variance)
+
+
+def diversity_of(row: Row, vae: pv.VAE) -> float:
+    return sample_diversity(vae, 2_000, () if row.sample_y is None else row.sample_y(2_000))
+
+
+def shown_epochs(epochs: int) -> list[int]:
+    """Returns the epochs of which a tutorial would print a line: twenty of them, the first and the last among them."""
+    return sorted({1, *(round(epochs * part / 20) for part in range(1, 21))} - {0})
+
+
+def curves(row: Row, history: pv.History, data: pv.Dataset) -> dict[str, list[float]]:
+    """Returns the tutorials' terms of the training batches of each epoch: loss, reconstruction and KL."""
+    normaliser = normaliser_of(row, data)
+    reconstruction = [-value - normaliser for value in history.train_reconstruction if value is not None]
+    loss, kl = (
+        [value - normaliser for value in history.loss],
+        [value for value in history.train_kl if value is not None],
+    )
+    return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+
+
+def epoch_lines(name: str, found: dict[str, Any]) -> str:
+    """Returns what a tutorial prints while it trains: a line for each of some epochs, from the training batches."""
+    of, diversity = found["curves"], found["curves"]["diversity"]
+    lines = [
+        [epoch, *(f"{of[term][epoch - 1]:.3f}" for term in ("loss", "reconstruction", "kl")), f"{diversity[epoch]:.3f}"]
+        for epoch in diversity
+    ]
+    return f"{name}\n" + tabulate(lines, ["epoch", "loss", "reconstruction", "KL", "diversity"], disable_numparse=True)
 
 
 COLUMNS = ("loss", "reconstruction", "kl", "diversity", "elbo")
@@ -153,6 +194,8 @@ def main(
                 results[row.name].append(run)
                 took = f"{row.name}, seed {seed}: loss {run['loss']:.3f}, {trained['seconds']:.0f} s"
                 print(took + (f"; {run['collapse']}" if run["collapse"] else ""), flush=True)
+                if seed == seeds[0]:
+                    print(epoch_lines(f"\n{row.name}, the batches of each epoch", run) + "\n", flush=True)
                 if row.name not in first:
                     first[row.name] = make(row, seed)
                     first[row.name][0].load_state_dict(trained["state"])
@@ -162,6 +205,7 @@ def main(
         text = f"# Tutorials' runs, seeds {', '.join(map(str, seeds))}\n\n{table(rows, results, 'github')}\n"
         with local_seed(derived_seed(seeds[0], "figures")):
             figures = draw_images(rows, first, results) if images else draw_points(rows, first, sweep)
+            figures["curves"] = draw_curves(rows, results)
         write_report(folder, text, figures)
 
 
@@ -200,6 +244,27 @@ def draw_points(rows: list[Row], first: dict, sweep: dict) -> dict[str, Figure]:
     terms = {"reconstruction + KL": sweep["loss"], "KL": sweep["kl"], "minus ELBO": [-e for e in sweep["elbo"]]}
     pv.plots.elbo_terms(sweep["variance"], terms, "variance of the decoder", axes=sweeps.subplots())
     return {"points": figure, "variance": sweeps}
+
+
+def draw_curves(rows: list[Row], results: dict[str, list[dict]]) -> Figure:
+    """Draws loss, reconstruction, KL and diversity of each run while it trains, a row of axes for each run."""
+    figure = Figure(figsize=(11, 2.3 * len(rows)), layout="constrained")
+    for row, axes in zip(rows, figure.subplots(len(rows), 4, squeeze=False), strict=True):
+        for run in results[row.name]:
+            of = run["curves"]
+            for name, each in zip(("loss", "reconstruction", "kl"), axes, strict=False):
+                each.plot(range(1, len(of[name]) + 1), of[name], color="C0", linewidth=0.8, alpha=0.7)
+            axes[3].plot(list(of["diversity"]), list(of["diversity"].values()), color="C0", marker=".", linewidth=0.8)
+        for name, each in zip((*COLUMNS[:3], "diversity"), axes, strict=True):
+            each.set(xlabel="epoch", ylabel=name)
+            if name in row.published:
+                each.axhline(row.published[name], color="C3", linestyle=":", label="published")
+            if name != "diversity":  # the first epochs would hide all others
+                tail = [value for run in results[row.name] for value in run["curves"][name][2:]] or [0.0, 1.0]
+                low, high = min(*tail, *([row.published[name]] if name in row.published else tail)), max(tail)
+                each.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)
+        axes[0].set_title(row.name, loc="left")
+    return figure
 
 
 def draw_images(rows: list[Row], first: dict, results: dict) -> dict[str, Figure]:

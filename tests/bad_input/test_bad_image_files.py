@@ -38,10 +38,15 @@ for dataset in ("ring", "pinwheel", "mnist"):
         for value in (low - 1, -7, 1.5, 2.0, True, "3", math.nan, [2]):
             said = f"{field} must be a whole number >= {low}, got {re.escape(repr(value))}"
             add(f"load: {dataset}, {field} {value!r}", said, pv.load, dataset, **{field: value})
-known = "ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist, cifar10, svhn, omniglot, digits"
+known = "ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist, cifar10, svhn, omniglot, sprites, "
+known += "rotated_mnist, digits"
 for value, hint in (("rings", "; did you mean ring?"), ("", ""), ("MNIST", "; did you mean mnist?"), ("nope", "")):
     said = rf"dataset must be one of {known}, a path or module:function; got {value!r}{re.escape(hint)}"
     add(f"load: {value!r}", said, pv.load, value)
+for value in (0, -1.0, math.nan, "2"):
+    said = f"scale must be a finite number > 0, got {re.escape(repr(value))}"
+    add(f"load: scale {value!r}", said, pv.load, "ring", scale=value)
+add("load: scale of images", "scale is for toy sets, and sprites is .+; got 2.0", pv.load, "sprites", scale=2.0)
 for value in (None, 3, ["ring"]):
     said = f"source must be a name, a path, an array, .+, got {type(value).__name__}"
     add(f"load: {value!r}", said, pv.load, value)
