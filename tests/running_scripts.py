@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,14 +74,33 @@ def names_of(script: str, run_name: str = "names") -> dict[str, object]:
 
 
 def with_scikit_learn(patch: pytest.MonkeyPatch) -> None:
-    """Stands in for scikit-learn, which need not be installed, with a table of one factor."""
+    """Stands in for scikit-learn, which need not be installed, with a table of one factor and least squares."""
     factor = torch.randn(150, 1, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(150, 5, generator=torch.Generator().manual_seed(2))
     iris = SimpleNamespace(data=(factor + 0.2 * noise).numpy())
     sklearn = ModuleType("sklearn")
     sklearn.__spec__ = ModuleSpec("sklearn", None)  # torch asks for it
     sklearn.datasets = SimpleNamespace(load_iris=lambda: iris)  # type: ignore[attr-defined]
+    linear_model = ModuleType("sklearn.linear_model")
+    linear_model.LinearRegression = LeastSquares  # type: ignore[attr-defined]
     patch.setitem(sys.modules, "sklearn", sklearn)
+    patch.setitem(sys.modules, "sklearn.linear_model", linear_model)
+
+
+class LeastSquares:
+    """What `sklearn.linear_model.LinearRegression` does."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> "LeastSquares":
+        self.weights = np.linalg.lstsq(_with_ones(x), y, rcond=None)[0]
+        return self
+
+    def score(self, x: np.ndarray, y: np.ndarray) -> float:
+        left = np.square(y - _with_ones(x) @ self.weights).sum(0)
+        return float(np.mean(1 - left / np.square(y - y.mean(0)).sum(0)))
+
+
+def _with_ones(x: np.ndarray) -> np.ndarray:
+    return np.concatenate((x, np.ones((len(x), 1), x.dtype)), 1)
 
 
 @contextlib.contextmanager

@@ -188,9 +188,9 @@ def draw_digits(vaes: dict[str, pv.VAE], data: pv.Dataset) -> Figure:
     x1, x2 = pairs_of(data, PAIRS_SHOWN)
     ways = [way for way, spherical in WAYS.items() if spherical is not None]
     rows = torch.stack([way_between(way, vaes, x1, x2, COLUMNS_SHOWN) for way in ways], 1).flatten(0, 1)
-    figure = Figure(figsize=(6.4, 0.52 * len(rows)), layout="constrained")
-    title = "reconstruction of one digit at the left, of the other at the right"
-    pv.plots.traversal(rows, ways * PAIRS_SHOWN, title, figure.subplots())
+    figure = Figure(figsize=(6.4, 0.5 * len(rows)), layout="constrained")
+    figure.get_layout_engine().set(rect=(0.05, 0, 0.95, 1))  # type: ignore[union-attr, call-arg]  # room for the names of the rows
+    pv.plots.traversal(rows, ways * PAIRS_SHOWN, "from one digit to another", figure.subplots())
     return figure
 
 

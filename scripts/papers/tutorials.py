@@ -260,10 +260,12 @@ def draw_curves(rows: list[Row], results: dict[str, list[dict]]) -> Figure:
             if name in row.published:
                 each.axhline(row.published[name], color="C3", linestyle=":", label="published")
             if name != "diversity":  # the first epochs would hide all others
-                tail = [value for run in results[row.name] for value in run["curves"][name][2:]] or [0.0, 1.0]
+                tail = [v for run in results[row.name] for v in run["curves"][name][len(run["curves"][name]) // 20 :]]
                 low, high = min(*tail, *([row.published[name]] if name in row.published else tail)), max(tail)
                 each.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)
         axes[0].set_title(row.name, loc="left")
+        if row.published:
+            axes[0].legend(frameon=False)
     return figure
 
 

@@ -1,0 +1,94 @@
+"""What readers of tutorials look for, in small: interpolation, disentanglement, curves while training."""
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+from helpers import tree, write_images
+from running_scripts import names_of, run_here, with_scikit_learn
+
+import pyrovae as pv
+
+
+def test_disentanglement_in_small(tmp_path, monkeypatch):
+    with_scikit_learn(monkeypatch)
+    small = ["--epochs", 1, "--seeds", 0, 1, "--betas", 1, 4, "--num-train", 300, "--num-data", 200, "--hidden", 8]
+    result = run_here("papers/disentanglement.py", *small, "--latent-dim", 3, "--out", "out", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    runs = json.loads((tmp_path / "out/results.json").read_text())["runs"]
+    assert [(run["seed"], run["beta"]) for run in runs] == [(0, 1.0), (0, 4.0), (1, 1.0), (1, 4.0)]
+    for run in runs:
+        assert run["MIG"] == pytest.approx(sum(run["gaps"].values()) / 5)
+        assert run["elbo"] == pytest.approx(run["reconstruction"] - run["kl"], abs=1e-3)
+        assert list(run["R2"]) == ["shape", "scale", "orientation", "x", "y"]
+    means = [sum(run["MIG"] for run in runs if run["beta"] == beta) / 2 for beta in (1, 4)]
+    for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
+        assert all(f"{mean:.3f} ± " in text for mean in means)
+        assert f"{means[1] - means[0]:.3f} ± " in text
+    assert {"out/traversals.png", "out/gaps.png"} <= tree(tmp_path).keys()
+    again = run_here("papers/disentanglement.py", *small, "--latent-dim", 3, "--out", "out", cwd=tmp_path)
+    assert again.stdout == result.stdout  # from the parts that were kept
+
+
+def test_r_squared_is_of_the_half_that_was_not_fitted_and_a_category_is_an_indicator(monkeypatch):
+    with_scikit_learn(monkeypatch)
+    r_squared = names_of("papers/disentanglement.py")["r_squared"]
+    factor = torch.arange(200) % 4
+    codes = torch.stack((2.0 * factor + 1, torch.randn(200)), 1)
+    assert r_squared(codes, factor, "scale") == pytest.approx(1, abs=1e-6)
+    assert r_squared(codes, factor, "shape") < 0.6  # of four indicators a line tells the outer two best
+    assert r_squared(torch.nn.functional.one_hot(factor).float(), factor, "shape") == pytest.approx(1, abs=1e-6)
+    codes[100:] = torch.randn(100, 2)
+    assert r_squared(codes, factor, "scale") < 0.1
+
+
+def test_disentanglement_says_what_to_install_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    result = run_here("papers/disentanglement.py", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: this script needs scikit-learn: pip install 'pyrovae[digits]'\n"
+
+
+def test_interpolation_in_small(tmp_path):
+    write_images(tmp_path / "data", nums=(5_040, 30))  # 5,000 validate
+    small = ["--epochs", 3, "--seeds", 0, 1, "--num-pairs", 20, "--steps", 5, "--image-epochs", 1, "--num-images", 40]
+    flags = (*small, "--images", "--data-root", tmp_path / "data", "--out", "out")
+    result = run_here("papers/interpolation.py", *flags, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads((tmp_path / "out/results.json").read_text())["found"]
+    ways = names_of("papers/interpolation.py")["WAYS"]
+    for way in ways:
+        assert all(0 <= one[way]["hole"] <= 1 and 0 <= one[way]["off"] <= 1 for one in found)
+        assert f"{sum(one[way]['off'] for one in found) / 2:.3f} ± " in result.stdout
+    assert found[0]["line in x"]["off"] > 0.4
+    assert {"out/ring.png", "out/digits.png"} <= tree(tmp_path).keys()
+
+
+def test_shares_of_the_way_are_those_of_points_whose_place_is_known():
+    """On a straight way through the middle a third of the inner points is in the hole, and all are off the data."""
+    names = names_of("papers/interpolation.py")
+    data = pv.load("ring")
+    one = torch.tensor([[3.0, 0.0]])
+    names["measure"].__globals__["pairs_of"] = lambda data, num: (one, -one)
+    names["measure"].__globals__["WAYS"] = {"line in x": None}
+    found = names["measure"]({}, data, 1, 13)["line in x"]  # x = 3, 2.5, ..., -3: of 11 inner points 7 are within 2
+    assert found["hole"] == pytest.approx(7 / 11)
+    assert found["off"] == pytest.approx(9 / 11)  # 2.5 is two standard deviations from a mode, which is on the data
+
+
+def test_a_tutorial_prints_its_epochs_with_the_terms_of_their_batches(tmp_path):
+    flags = ("--epochs", 2, "--only", "twice", "--out", "out")
+    result = run_here("papers/tutorials.py", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (run,) = json.loads((tmp_path / "out/results.json").read_text())["runs"]["pinwheel, twice the size"]
+    of = run["curves"]
+    assert len(of["loss"]) == len(of["reconstruction"]) == len(of["kl"]) == 2
+    for loss, reconstruction, kl in zip(of["loss"], of["reconstruction"], of["kl"], strict=True):
+        assert loss == pytest.approx(reconstruction + 0.25 * kl, abs=1e-4)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    row = ["2", *(f"{of[term][1]:.3f}" for term in ("loss", "reconstruction", "kl")), f"{of['diversity']['2']:.3f}"]
+    assert row in lines
+    assert math.isfinite(run["diversity"])
+    assert "out/curves.png" in tree(tmp_path)
