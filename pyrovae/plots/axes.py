@@ -22,9 +22,11 @@ def as_numpy(array: Values) -> np.ndarray:
     return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
 
 
-def axes_or_new(axes: Axes | None) -> Axes:
+def axes_or_new(axes: Axes | None, projection: str | None = None) -> Axes:
     """Returns `axes`, or those of a new figure of pyplot if there are none."""
-    return plt.subplots(figsize=(4, 4), layout="constrained")[1] if axes is None else axes
+    if axes is not None:
+        return axes
+    return plt.subplots(figsize=(4, 4), layout="constrained", subplot_kw={"projection": projection})[1]
 
 
 def figure_row(columns: int, width: float = 4.0, height: float = 3.6) -> tuple[Figure, list[Axes]]:

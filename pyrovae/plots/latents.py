@@ -26,51 +26,81 @@ def points(x: Array, labels: Array | None = None, title: str = "", axes: Axes | 
     Returns:
         The axes, with equal scales.
 
+    Raises:
+        InputError: If x has another shape.
+
     Example:
         >>> _, (axes,) = pv.plots.figure_row(1)
         >>> axes = pv.plots.points(torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 2]), "data", axes)
         >>> tuple(axes.collections[0].get_offsets().shape)
         (5, 2)
     """
-    axes, x = axes_or_new(axes), as_numpy(x)
-    kinds = None if labels is None else as_numpy(labels)
-    colour: dict[str, Any] = {"color": "0.25"} if kinds is None else {"c": kinds}
-    if kinds is not None and np.issubdtype(kinds.dtype, np.integer):
-        colour |= {"cmap": "tab10", "vmin": 0, "vmax": 9}  # label k has matplotlib's colour C{k}, as in other figures
-    axes.scatter(x[:, 0], x[:, 1], **colour, s=3, alpha=0.6, linewidths=0, rasterized=True)
-    axes.set_aspect("equal")
-    axes.set_title(title)
-    return axes
+    return _scatter(axes_or_new(axes), as_numpy(x), labels, title)
 
 
-@takes_arrays(z="(num, 2) finite", labels="(num,) finite")
+@takes_arrays(z="(num, latents) finite", labels="(num,) finite")
 def latent_space(
     z: Array, labels: Array | None = None, title: str = "posterior means", axes: Axes | None = None
 ) -> Axes:
     """Draws latent codes, with the circles that hold 50% and 95% of a standard normal prior.
 
+    Three latents are drawn in three dimensions, without circles.
+
     Args:
-        z: The codes, `(num, 2)`.
+        z: The codes, `(num, 2)` or `(num, 3)`.
         labels: The labels, `(num,)`, which colour the codes and get a legend; none by default.
         title: The title.
-        axes: The axes to draw in; by default those of a new figure.
+        axes: The axes to draw in; by default those of a new figure. For three latents they must have
+            `projection="3d"`.
 
     Returns:
         The axes.
+
+    Raises:
+        InputError: If z has another shape, of which some would not be seen: choose the latents to draw; or if three
+            latents are given axes of two dimensions.
 
     Example:
         >>> _, (axes,) = pv.plots.figure_row(1)
         >>> axes = pv.plots.latent_space(torch.randn(5, 2), axes=axes)
         >>> [round(circle.get_radius(), 2) for circle in axes.patches]
         [1.18, 2.45]
+        >>> pv.plots.latent_space(torch.randn(5, 3)).get_zlabel()
+        '$z_3$'
     """
-    axes = points(z, labels, title, axes)
+    z = as_numpy(z)
+    few = z.shape[1] in (2, 3)
+    require(few, f"z must have shape (num, 2) or (num, 3), the latents to draw, got {z.shape}")
+    solid = z.shape[1] == 3
+    axes = axes_or_new(axes, "3d" if solid else None)
+    require(not solid or axes.name == "3d", 'axes must have projection="3d" for three latents')
+    axes = _scatter(axes, z, labels, title)
     if labels is not None:
         scattered = cast(PathCollection, axes.collections[-1])
         handles, names = scattered.legend_elements(num=None)  # type: ignore[arg-type]  # its annotation forgets None
-        axes.legend(handles, names, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.0)
-    _draw_prior_circles(axes)
+        place = (1.04 if solid else 1.0, 0.5)  # beside the label of the third axis
+        axes.legend(handles, names, loc="center left", bbox_to_anchor=place, frameon=False, handletextpad=0.0)
     axes.set(xlabel="$z_1$", ylabel="$z_2$")
+    if solid:
+        reach = max(2.5, 1.05 * float(np.abs(z).max()))  # a cube in which a latent that has collapsed looks flat
+        axes.set(zlabel="$z_3$", **dict.fromkeys(("xlim", "ylim", "zlim"), (-reach, reach)))
+        axes.set_aspect("equal")  # which goes by the limits that there are
+        axes.locator_params(nbins=5)
+    else:
+        _draw_prior_circles(axes)
+    return axes
+
+
+def _scatter(axes: Axes, x: np.ndarray, labels: Array | None, title: str) -> Axes:
+    """Draws points of as many dimensions as the axes have, coloured by label."""
+    kinds = None if labels is None else as_numpy(labels)
+    colour: dict[str, Any] = {"color": "0.25"} if kinds is None else {"c": kinds}
+    if kinds is not None and np.issubdtype(kinds.dtype, np.integer):
+        colour |= {"cmap": "tab10", "vmin": 0, "vmax": 9}  # label k has matplotlib's colour C{k}, as in other figures
+    draw: Any = axes.scatter  # which takes a third coordinate where the axes have one
+    draw(*x.T, **colour, s=3, alpha=0.6, linewidths=0, rasterized=True)
+    axes.set_aspect("equal")
+    axes.set_title(title)
     return axes
 
 

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import torch
 from drawn import AS_ARRAY_OR_TENSOR, LABELS, POINTS, random
-from helpers import assert_within_standard_errors
+from helpers import assert_within_standard_errors, refusal
 from matplotlib.colors import to_rgba
 
 from pyrovae import plots
@@ -91,3 +91,24 @@ def test_the_circles_are_in_view_if_the_posterior_has_collapsed(axes):
     assert axes.get_xlim()[1] > 2.44
     assert axes.get_ylim()[0] < -2.44
     assert axes.get_ylim()[1] > 2.44
+
+
+def test_three_latents_are_drawn_in_three_dimensions_and_none_is_dropped():
+    z = torch.randn(12, 3)
+    axes = plots.latent_space(z, torch.arange(12) % 2)
+    drawn = np.stack(axes.collections[0]._offsets3d)
+    np.testing.assert_allclose(np.sort(drawn, 1), np.sort(z.numpy().T, 1))
+    assert [axes.get_xlabel(), axes.get_ylabel(), axes.get_zlabel()] == ["$z_1$", "$z_2$", "$z_3$"]
+    assert axes.get_xlim() == axes.get_ylim() == axes.get_zlim()
+    assert len(axes.get_legend().get_texts()) == 2
+    assert not axes.patches
+    plt.close(axes.figure)
+
+
+def test_coordinates_that_would_not_be_seen_are_refused(axes):
+    rule = "z must have shape (num, 2) or (num, 3), the latents to draw, got "
+    assert refusal(plots.latent_space, torch.zeros(5, 4), axes=axes) == rule + "(5, 4)"
+    flat = 'axes must have projection="3d" for three latents'
+    assert refusal(plots.latent_space, torch.zeros(5, 3), axes=axes) == flat
+    said = "x must have shape (num, 2), got (5, 3)"
+    assert refusal(plots.points, torch.zeros(5, 3), axes=axes) == said
