@@ -45,7 +45,7 @@ for low, commands in {
         add_script(command, f"{field} must be a whole number >= {low}, got {value}")
 for name in ("train.py", "demo.py", "papers/tutorials.py", "papers/rainforth2018.py", "benchmarks/speed.py"):
     add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
-for name in ("vqvae", "bit_codes", "semi_supervised", "missing_cells"):
+for name in ("vqvae", "bit_codes", "semi_supervised", "missing_cells", "disentanglement", "draws", "interpolation"):
     add_script(f"papers/{name}.py --out full", "out must be a new or empty folder, and full holds files")
 for name in ("train.py", "benchmarks/speed.py"):
     add_script(f"{name} --device abacus", "device must be auto or one that torch can use here, got 'abacus'")
@@ -57,6 +57,8 @@ for name in (
     "papers/semi_supervised.py",
     "papers/vqvae.py",
     "papers/bit_codes.py",
+    "papers/draws.py --images",
+    "papers/interpolation.py --images",
 ):
     add_script(f"{name} --data-root nowhere", f"{IMAGE_FILES[0]}, .* not found in nowhere/MNIST/raw, .+")
 for flag in ("latent-dim", "batch-size", "num-particles"):
@@ -106,6 +108,12 @@ for command, said in {
     "benchmarks/gpu.py --device tpu": "device must be one of cuda, cpu; got 'tpu'",
     "papers/missing_cells.py --share 1": "share must be a finite number > 0 and < 1, got 1.0",
     "papers/missing_cells.py --seeds 1 1": r"seeds must differ, got \(1, 1\): .+",
+    "papers/disentanglement.py --seeds 1 1": r"seeds must differ, got \(1, 1\): .+",
+    "papers/disentanglement.py --betas 1 0": "betas must be a finite number > 0, got 0.0",
+    "papers/disentanglement.py --epochs 0": "epochs must be a whole number >= 1, got 0",
+    "papers/interpolation.py --steps 2": "steps must be a whole number >= 3, got 2",
+    "papers/interpolation.py --seeds": "seeds must .*, got .*",
+    "papers/draws.py --repeats 1": "repeats must be a whole number >= 2, got 1",
     "papers/vqvae.py --seed -1": "seed must be a whole number >= 0, got -1",
     "papers/bit_codes.py --num-particles 1": "num_particles must be a whole number >= 2, got 1",
     "papers/bit_codes.py --temperature 0": "temperature must be a finite number > 0, got 0.0",

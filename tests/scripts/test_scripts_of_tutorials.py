@@ -92,3 +92,30 @@ def test_a_tutorial_prints_its_epochs_with_the_terms_of_their_batches(tmp_path):
     assert row in lines
     assert math.isfinite(run["diversity"])
     assert "out/curves.png" in tree(tmp_path)
+
+
+def test_draws_in_small_agree_with_theory_and_no_datum_is_its_own_neighbour(tmp_path):
+    write_images(tmp_path / "data", nums=(5_040, 30))  # 5,000 validate
+    small = ["--epochs", 3, "--repeats", 400, "--num-samples", 20, "--image-epochs", 1, "--num-images", 40]
+    flags = (*small, "--images", "--data-root", tmp_path / "data", "--out", "out")
+    result = run_here("papers/draws.py", *flags, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads((tmp_path / "out/results.json").read_text())["found"]
+    assert found.keys() == {"ring", "digits"}
+    for _, mean, theory, square, its_theory in found["ring"]["moments"]:
+        assert mean == pytest.approx(theory, rel=0.25)
+        assert square == pytest.approx(its_theory, rel=0.35)
+    for one in found.values():
+        assert min(one["median"].values()) > 0
+    assert "out/nearest.png" in tree(tmp_path)
+
+
+def test_the_nearest_datum_is_found_and_a_training_datum_is_not_its_own():
+    nearest = names_of("papers/draws.py")["nearest"]
+    others = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
+    distance, index = nearest(torch.tensor([[0.0, 0.9], [3.0, 5.0]]), others)
+    torch.testing.assert_close(distance, torch.tensor([0.1, 1.0]))
+    assert index.tolist() == [2, 1]
+    distance, index = nearest(others[:2], others, True)
+    torch.testing.assert_close(distance, torch.tensor([1.0, math.sqrt(18.0)]))
+    assert index.tolist() == [2, 2]
