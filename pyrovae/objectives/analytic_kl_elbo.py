@@ -90,9 +90,12 @@ class AnalyticKLELBO(DifferentiableELBO):
         """Tells the reconstruction and the KL in closed form, without scales and without a floor."""
         kept = kept_terms()
         if kept is not None:
-            kls = [_kl_by_datum(pair, name).sum() for name, site in pair.latent.items() if pair.is_local(site)]
-            reconstruction = terms.plain.log_likelihood.mean(0).sum()
-            kept.add(reconstruction, sum(kls, torch.zeros_like(reconstruction)), self.num_particles)
+            with torch.no_grad():
+                reconstruction = terms.plain.log_likelihood.sum()
+                kls = (_kl_by_datum(pair, name).sum() for name, site in pair.latent.items() if pair.is_local(site))
+                kept.add(
+                    reconstruction, self.num_particles * sum(kls, torch.zeros_like(reconstruction)), self.num_particles
+                )
 
     def _kl(self, pair: Pair, name: str, scale: Tensor) -> Tensor:
         """Returns the KL of one site, summed over the data."""

@@ -64,7 +64,9 @@ class EnumeratedELBO(DifferentiableELBO):
     def _keep(self, terms: WeightedTerms, log_q: Tensor, possible: Tensor) -> None:
         """Tells the reconstruction and the KL, which are sums over all values, too."""
         kept = kept_terms()
-        if kept is not None:
+        if kept is None:
+            return
+        with torch.no_grad():
             mass = torch.where(possible, log_q, -math.inf).exp()
             kl = terms.plain.log_posterior - terms.plain.log_prior
             reconstruction, rate = (

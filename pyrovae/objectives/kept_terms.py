@@ -15,15 +15,16 @@ class KeptTerms:
         self._parts: list[tuple[Tensor, Tensor, int]] = []
 
     def add(self, reconstruction: Tensor, kl: Tensor, num_draws: int) -> None:
-        """Adds means over `num_draws` draws, 0-dim and summed over the data."""
-        self._parts.append((reconstruction.detach(), kl.detach(), num_draws))
+        """Adds sums over `num_draws` draws and all data, 0-dim and without gradients."""
+        self._parts.append((reconstruction, kl, num_draws))
 
     def total(self) -> Tensor | None:
-        """Returns the reconstruction and the KL over all draws, `(2,)`; None if the loss has told none."""
+        """Returns means over all draws of reconstruction and KL, summed over the data, `(2,)`; None if none were told."""
         if not self._parts:
             return None
-        first, *rest = (torch.stack(terms) * num for *terms, num in self._parts)
-        return sum(rest, first) / sum(num for *_, num in self._parts)
+        first, *rest = (torch.stack(terms) for *terms, _ in self._parts)
+        num_draws = sum(num for *_, num in self._parts)
+        return first if num_draws == 1 else sum(rest, first) / num_draws
 
 
 _PRESENT: ContextVar[KeptTerms | None] = ContextVar("kept terms", default=None)

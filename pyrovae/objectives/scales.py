@@ -37,8 +37,9 @@ class WeightedTerms:
         """Tells the reconstruction and the KL of these draws to whoever keeps them."""
         kept = kept_terms()
         if kept is not None:
-            kl = self.plain.log_posterior - self.plain.log_prior
-            kept.add(self.plain.log_likelihood.mean(0).sum(), kl.mean(0).sum(), len(kl))
+            with torch.no_grad():
+                kl = self.plain.log_posterior.sum() - self.plain.log_prior.sum()
+                kept.add(self.plain.log_likelihood.sum(), kl, len(self.plain.log_likelihood))
 
     def require_no_beta(self, objective: object) -> None:
         """Raises `InputError` for a beta other than 1."""
