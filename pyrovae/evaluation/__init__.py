@@ -11,10 +11,10 @@ from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.evaluation import ELBO_DRAWS, evaluate
 from pyrovae.evaluation.evaluation_table import Evaluation
 from pyrovae.evaluation.exact import enumerated_log_marginal, quadrature_log_marginal
-from pyrovae.evaluation.factor_information import FactorInformation, factor_information
 from pyrovae.evaluation.held_out import HeldOut, at_most, held_out_log_px, held_out_of
 from pyrovae.evaluation.importance_sampling import importance_bound, log_marginal
 from pyrovae.evaluation.inference_gap import inference_gaps
+from pyrovae.evaluation.known_factors import FactorInformation, factor_information
 
 __all__ = [
     "AnnealedEstimate",

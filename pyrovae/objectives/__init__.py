@@ -7,8 +7,7 @@ from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
 from pyrovae.objectives.iwae import IWAE, DReG
-from pyrovae.objectives.kept_terms import KeptTerms as KeptTerms
-from pyrovae.objectives.kept_terms import keeping_terms as keeping_terms
+from pyrovae.objectives.kept_terms import KeptTerms as KeptTerms, keeping_terms as keeping_terms
 from pyrovae.objectives.miwae import CIWAE, MIWAE, PIWAE
 from pyrovae.objectives.registry import NEED_NUM_PARTICLES, OBJECTIVES, SHORTHANDS, from_name, from_text, parse, resolve
 from pyrovae.objectives.renyi import Renyi

@@ -19,7 +19,7 @@ class KeptTerms:
         self._parts.append((reconstruction, kl, num_draws))
 
     def total(self) -> Tensor | None:
-        """Returns reconstruction and KL, means over all draws and sums over the data, `(2,)`; None if none were told."""
+        """Returns reconstruction and KL, means over draws and sums over data, `(2,)`; None if none were told."""
         if not self._parts:
             return None
         first, *rest = (torch.stack(terms) for *terms, _ in self._parts)
