@@ -1,7 +1,7 @@
 """Trains VAEs at several beta on images whose factors are known, and measures what each latent says about each factor.
 
 python scripts/papers/disentanglement.py                                                # sprites, 5 seeds
-python scripts/papers/disentanglement.py --dataset rotated_mnist --data-root ../shared/data --out runs/digits
+python scripts/papers/disentanglement.py --dataset rotated_mnist --out runs/digits
 
 Higgins et al. 2017 raise beta to get latents of one factor each; the mutual information gap is that of Chen et al. 2018
 (arXiv:1802.04942). Locatello et al. 2019 (arXiv:1811.12359) find that seeds matter more than beta: every number is

@@ -1,7 +1,7 @@
 """Measures what draws are worth: E[z] and E[z^2] against their number, and how near a sample is to the training data.
 
 python scripts/papers/draws.py                                         # the ring
-python scripts/papers/draws.py --images --data-root ../shared/data     # with a figure of MNIST's digits
+python scripts/papers/draws.py --images     # with a figure of MNIST's digits
 
 A mean over S draws z ~ q(z|x) has the standard error sigma / sqrt(S), and that of z^2 the error
 sqrt((2 sigma^4 + 4 mu^2 sigma^2) / S): the measured error is shown beside it. A model that had learned its data by

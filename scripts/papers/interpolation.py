@@ -1,7 +1,7 @@
 """Interpolates between data through the latent space of an autoencoder and of a VAE, and measures what lies on the way.
 
 python scripts/papers/interpolation.py                                         # the ring, 5 seeds
-python scripts/papers/interpolation.py --images --data-root ../shared/data     # with a figure of MNIST's digits
+python scripts/papers/interpolation.py --images     # with a figure of MNIST's digits
 
 On the ring the density of the data is known, and says how much of the way from one mode to another lies off the data:
 where the density is lower than at 99 of 100 test points. In the hole is what is closer to the middle than 2, four
