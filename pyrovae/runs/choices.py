@@ -4,7 +4,7 @@ A test says that they are the same. `usual_settings.py` has the likelihoods.
 """
 
 DATASETS_OF_POINTS = ("ring", "four_clusters", "pinwheel")
-IMAGE_SETS = ("mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "omniglot")
+IMAGE_SETS = ("mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "omniglot", "sprites", "rotated_mnist")
 IN_COLOUR = ("cifar10", "svhn")
 DATASETS = (*DATASETS_OF_POINTS, *IMAGE_SETS, "digits")
 BINARIZE = ("none", "static", "dynamic", "dequantise")

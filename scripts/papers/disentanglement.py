@@ -8,6 +8,12 @@ Higgins et al. 2017 raise beta to get latents of one factor each; the mutual inf
 shown with its standard error and its range over seeds, and betas are compared seed by seed.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
+
 import math
 from collections.abc import Sequence
 from pathlib import Path

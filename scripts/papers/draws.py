@@ -8,6 +8,12 @@ sqrt((2 sigma^4 + 4 mu^2 sigma^2) / S): the measured error is shown beside it. A
 heart would draw samples nearer to the training data than new data are, which the second table compares.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
+
 import math
 from pathlib import Path
 from typing import Any

@@ -8,6 +8,12 @@ where the density is lower than at 99 of 100 test points. In the hole is what is
 standard deviations inside the ring.
 """
 
+from pyrovae.cli import answer_flags
+
+if __name__ == "__main__":
+    answer_flags(__file__)  # before the imports that take seconds
+
+
 import math
 from collections.abc import Sequence
 from pathlib import Path
