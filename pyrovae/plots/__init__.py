@@ -6,6 +6,7 @@ from pyrovae.plots.images import image_grid, latent_plane, reconstructions, trav
 from pyrovae.plots.latents import (
     decoded_lattice,
     latent_space,
+    most_active_latents,
     points,
     posterior_contours,
     posterior_ellipses,
@@ -24,6 +25,7 @@ __all__ = [
     "points",
     "column",
     "latent_space",
+    "most_active_latents",
     "image_grid",
     "reconstructions",
     "posterior_contours",

@@ -5,7 +5,8 @@ from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.patches import Circle, Ellipse
 
 from pyrovae.common import require, require_number
@@ -77,7 +78,9 @@ def latent_space(
     axes = _scatter(axes, z, labels, title)
     if labels is not None:
         scattered = cast(PathCollection, axes.collections[-1])
-        handles, names = scattered.legend_elements(num=None)  # type: ignore[arg-type]  # its annotation forgets None
+        whole = np.issubdtype(as_numpy(labels).dtype, np.integer)
+        of_each: Any = None if whole else "auto"  # an entry for each label, or for a few values of a colour map
+        handles, names = scattered.legend_elements(num=of_each)
         place = (1.04 if solid else 1.0, 0.5)  # beside the label of the third axis
         axes.legend(handles, names, loc="center left", bbox_to_anchor=place, frameon=False, handletextpad=0.0)
     axes.set(xlabel="$z_1$", ylabel="$z_2$")
@@ -101,6 +104,46 @@ def _scatter(axes: Axes, x: np.ndarray, labels: Array | None, title: str) -> Axe
     draw(*x.T, **colour, s=3, alpha=0.6, linewidths=0, rasterized=True)
     axes.set_aspect("equal")
     axes.set_title(title)
+    return axes
+
+
+@takes_arrays(means="(num, latents) finite", labels="(num,) finite")
+def most_active_latents(
+    means: Array, labels: Array | None = None, title: str = "posterior means", axes: Axes | None = None
+) -> Axes:
+    """Draws the two latents whose posterior means vary most, the first of them across and the other up.
+
+    The axes name them, and of more than two latents the title says that they are the most active.
+
+    Args:
+        means: The posterior means, `(num, latent_dim)`.
+        labels: The labels, `(num,)`, which colour the codes and get a legend; none by default.
+        title: The title.
+        axes: The axes to draw in; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: If there is only one latent.
+
+    Example:
+        >>> _, (axes,) = pv.plots.figure_row(1)
+        >>> means = torch.randn(50, 4) * torch.tensor([0.1, 0.8, 0.1, 1.0])
+        >>> axes = pv.plots.most_active_latents(means, axes=axes)
+        >>> axes.get_xlabel(), axes.get_ylabel()
+        ('$z_{2}$', '$z_{4}$')
+
+    Source:
+        Yuri Burda et al. 2016, Importance Weighted Autoencoders, arXiv:1509.00519, for the variance of the means.
+    """
+    means = as_numpy(means)
+    num = means.shape[1]
+    require(num > 1, "means must be of two latents or more, got 1")
+    across, up = sorted(np.argsort(-means.var(0), kind="stable")[:2].tolist())
+    said = title if num == 2 else f"{title}\nthe two most active of {num} latents"
+    axes = latent_space(means[:, [across, up]], labels, said, axes)
+    axes.set(xlabel=f"$z_{{{across + 1}}}$", ylabel=f"$z_{{{up + 1}}}$")
     return axes
 
 
@@ -185,10 +228,13 @@ def posterior_ellipses(
 
 @takes_arrays(decoded="(size, size, 2)")
 def decoded_lattice(decoded: Array, title: str = "image of the latent lattice", axes: Axes | None = None) -> Axes:
-    """Draws the lines of a latent grid as the decoder bends them.
+    """Draws the lines of a latent grid as the decoder bends them, in colours that say where in the grid they come from.
+
+    The hue is the direction from the grid's middle, which is grey. The grid itself, drawn in the same way, is the key.
 
     Args:
-        decoded: The decoded points of the grid in a data space of two dimensions, `(size, size, 2)`.
+        decoded: The decoded points of the grid in a data space of two dimensions, `(size, size, 2)`, with rows along
+            z_2 and columns along z_1.
         title: The title.
         axes: The axes to draw in; by default those of a new figure.
 
@@ -197,13 +243,21 @@ def decoded_lattice(decoded: Array, title: str = "image of the latent lattice", 
 
     Example:
         >>> _, (axes,) = pv.plots.figure_row(1)
-        >>> len(pv.plots.decoded_lattice(torch.randn(4, 4, 2), axes=axes).lines)
-        8
+        >>> axes = pv.plots.decoded_lattice(torch.randn(4, 4, 2), axes=axes)
+        >>> len(axes.collections[0].get_segments())  # three for each of eight lines
+        24
     """
-    axes, decoded = axes_or_new(axes), as_numpy(decoded)
-    for lines in (decoded, decoded.swapaxes(0, 1)):
-        for line in lines:
-            axes.plot(line[:, 0], line[:, 1], color="C0", linewidth=0.5, alpha=0.7)
+    decoded = as_numpy(decoded)
+    require(len(decoded) > 1, "decoded must be of a grid of 2 x 2 or more, got 1 x 1")
+    axes = axes_or_new(axes)
+    ticks = np.linspace(-1, 1, len(decoded))
+    place = np.stack(np.meshgrid(ticks, ticks), -1)
+    ends = [(of[:, :-1], of[:, 1:]) for of in (decoded, decoded.swapaxes(0, 1))]
+    middles = [(of[:, :-1] + of[:, 1:]) / 2 for of in (place, place.swapaxes(0, 1))]
+    segments = np.concatenate([np.stack(pair, 2).reshape(-1, 2, 2) for pair in ends])
+    z = np.concatenate([middle.reshape(-1, 2) for middle in middles])
+    axes.add_collection(LineCollection(list(segments), colors=_colours_of_places(z), linewidths=0.7))
+    axes.autoscale_view()
     axes.set(aspect="equal", title=title)
     return axes
 
@@ -242,6 +296,13 @@ def rank_histogram(counts: Array, title: str = "", axes: Axes | None = None) -> 
     axes.set(xlabel="rank of the latent among the guide's draws", ylabel="data", xlim=(0, 1), title=title)
     axes.legend(frameon=False, fontsize="small")
     return axes
+
+
+def _colours_of_places(z: np.ndarray) -> np.ndarray:
+    """Returns a colour for each place in [-1, 1]^2, `(num, 2)`: its direction as the hue, more vivid farther out."""
+    hue = np.arctan2(z[:, 1], z[:, 0]) / (2 * math.pi) % 1.0
+    vivid = np.clip(np.hypot(z[:, 0], z[:, 1]), 0, 1)
+    return hsv_to_rgb(np.stack((hue, vivid, 0.55 + 0.3 * vivid), 1))
 
 
 def _draw_prior_circles(axes: Axes) -> None:

@@ -116,18 +116,17 @@ def _draw_latent(run: Run) -> Figure:
     split = drawn_split(run.data)
     args = tuple(arg[:MAX_DRAWN_POINTS] for arg in split_arguments(run.vae, run.data, split))
     means = mean_of(run.vae.encode(*on_device_of(run.vae.model, args)))
-    title = f"posterior means, {SHOWN_AS[split]} data"
+    title, labels = f"posterior means, {SHOWN_AS[split]} data", _labels(run.data, split)
     if means.shape[1] == 3:
         figure = Figure(figsize=(4.6, 4.0), layout="constrained")
-        plots.latent_space(means, _labels(run.data, split), title, figure.add_subplot(projection="3d"))
+        plots.latent_space(means, labels, title, figure.add_subplot(projection="3d"))
         return figure
-    # Of many dimensions, the two whose posterior means vary most say most about x.
-    busiest = means.var(0).argsort(descending=True)[:2].tolist()
     figure, axes = plots.figure_row(1)
-    if len(busiest) == 1:
-        means, busiest = torch.cat((means, torch.randn_like(means)), 1), [0, 1]
-    plots.latent_space(means[:, busiest], _labels(run.data, split), title, axes[0])
-    axes[0].set(xlabel=f"$z_{{{busiest[0] + 1}}}$", ylabel=f"$z_{{{busiest[1] + 1}}}$")
+    if means.shape[1] == 1:  # drawn against noise, so that points do not hide each other
+        plots.latent_space(torch.cat((means, torch.randn_like(means)), 1), labels, title, axes[0])
+        axes[0].set(ylabel="noise")
+    else:
+        plots.most_active_latents(means, labels, title, axes[0])
     return figure
 
 

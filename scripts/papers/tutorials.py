@@ -233,10 +233,13 @@ def draw_points(rows: list[Row], first: dict, sweep: dict) -> dict[str, Figure]:
         vae, data = first[row.name]
         args = data.arguments("train")[: 1 + vae.num_conditions]
         colour = args[1].flatten() if vae.num_conditions else data.train_y
-        y = () if row.sample_y is None else row.sample_y(len(args[0]))
         pv.plots.points(args[0], colour, f"{row.name}: data", column[0])
-        pv.plots.points(vae.encode(*args).mean, colour, "posterior means", column[1])
-        pv.plots.points(vae.sample(len(args[0]), y), None, "samples", column[2])
+        pv.plots.latent_space(vae.encode(*args).mean, colour, axes=column[1])  # beside the prior, for scale
+        if (legend := column[1].get_legend()) is not None:
+            legend.remove()
+        # Under the data's own conditions, in their colours: other radii are of no data.
+        samples = vae.sample(len(args[0]), args[1:])
+        pv.plots.points(samples, colour if vae.num_conditions else None, "samples", column[2])
         column[2].set(xlim=column[0].get_xlim(), ylim=column[0].get_ylim())
     if not sweep:
         return {"points": figure}

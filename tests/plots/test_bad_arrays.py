@@ -19,6 +19,7 @@ CURVES = {"a": (SIZES, VALUES, ERRORS), "b": (SIZES[:2], VALUES[:2], ERRORS[:2])
 GIVEN = {
     "points": {"x": POINTS, "labels": LABELS},
     "latent_space": {"z": POINTS, "labels": LABELS},
+    "most_active_latents": {"means": random(12, 3), "labels": LABELS},
     "posterior_contours": {"density": random(3, 5, 5), "limit": 2.0, "codes": POINTS[:3]},
     "posterior_ellipses": {"means": POINTS, "scales": random(12, 2), "labels": LABELS},
     "decoded_lattice": {"decoded": random(4, 4, 2)},
@@ -28,7 +29,7 @@ GIVEN = {
     "latent_plane": {"images": random(3, 3, 1, 4, 4), "limit": 2.0},
     "traversal": {"images": random(2, 5, 1, 4, 4), "names": ["$z_1$", "$z_2$"]},
     "column": {"data": LABELS, "samples": LABELS, "whole": True, "categories": "abcd"},
-    "training_curve": {"epochs": SIZES, "curves": {"a": VALUES, "b": VALUES}, "ylabel": "nats"},
+    "training_curve": {"epochs": SIZES, "curves": {"a": VALUES, "b": VALUES}, "ylabel": "nats", "smoothed_over": 2},
     "race_curves": {"curves": {"a": (np.arange(3), random(2, 3)), "b": (np.arange(4), random(2, 4))}},
     "gaussian_kl": {},
     "rate_distortion": {"rate": VALUES, "distortion": VALUES, "betas": VALUES},

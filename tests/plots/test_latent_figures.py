@@ -112,3 +112,53 @@ def test_coordinates_that_would_not_be_seen_are_refused(axes):
     assert refusal(plots.latent_space, torch.zeros(5, 3), axes=axes) == flat
     said = "x must have shape (num, 2), got (5, 3)"
     assert refusal(plots.points, torch.zeros(5, 3), axes=axes) == said
+
+
+def test_two_latents_are_drawn_in_their_order(axes):
+    means = random(12, 2) * [0.1, 3.0]  # the second varies more
+    plots.most_active_latents(means, LABELS, "means", axes)
+    assert np.array_equal(axes.collections[0].get_offsets(), means)
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("$z_{1}$", "$z_{2}$", "means")
+
+
+@AS_ARRAY_OR_TENSOR
+def test_of_more_latents_the_two_most_active_are_drawn_and_named(given, axes):
+    means = random(12, 5) * [1.0, 3.0, 0.1, 2.0, 0.5]
+    means[:, 2] += 100  # far from 0, and still the least active
+    plots.most_active_latents(given(means), title="means", axes=axes)
+    assert np.array_equal(axes.collections[0].get_offsets(), means[:, [1, 3]])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("$z_{2}$", "$z_{4}$")
+    assert axes.get_title() == "means\nthe two most active of 5 latents"
+
+
+def test_the_legend_of_a_label_that_is_no_whole_number_is_short(axes):
+    plots.latent_space(random(500, 2), random(500), axes=axes)
+    assert 3 <= len(axes.get_legend().get_texts()) <= 10
+
+
+def test_a_lattice_has_the_lines_of_its_grid_in_the_colours_of_their_places(axes):
+    ticks = np.linspace(-2, 2, 5)
+    grid = np.stack(np.meshgrid(ticks, ticks), -1)
+    bent = grid[..., ::-1] ** 3
+    drawn = [plots.decoded_lattice(one, axes=axes).collections[-1] for one in (grid, bent)]
+    lines, bent_lines = (np.array(one.get_segments()) for one in drawn)
+    assert len({tuple(map(tuple, line)) for line in lines}) == 2 * 5 * 4
+    assert np.allclose(np.linalg.norm(lines[:, 1] - lines[:, 0], axis=1), 1.0)  # neighbours are joined, and no others
+    assert np.array_equal(bent_lines, lines[..., ::-1] ** 3)
+    colours = drawn[0].get_colors()[:, :3]
+    assert np.array_equal(drawn[1].get_colors()[:, :3], colours)
+    (right,) = np.flatnonzero(np.isclose(lines.mean(1), [1.5, 0.0]).all(1))
+    (left,) = np.flatnonzero(np.isclose(lines.mean(1), [-1.5, 0.0]).all(1))
+    assert np.argmax(colours[right]) == 0  # red is to the right
+    assert np.argmin(colours[left]) == 0
+    x0, x1 = axes.get_xlim()
+    assert x0 < -8 < 8 < x1
+
+
+def test_a_lattice_of_one_point_has_no_lines():
+    assert refusal(plots.decoded_lattice, POINTS[:1, None]) == "decoded must be of a grid of 2 x 2 or more, got 1 x 1"
+
+
+def test_one_latent_is_not_drawn_as_two():
+    rule = "means must be of two latents or more, got 1"
+    assert refusal(plots.most_active_latents, POINTS[:, :1]) == rule

@@ -1,7 +1,9 @@
 """Figures of trainings."""
 
 import numpy as np
+import pytest
 from drawn import AS_ARRAY_OR_TENSOR, random
+from helpers import refusal
 from matplotlib.figure import Figure
 
 from pyrovae import plots
@@ -47,3 +49,24 @@ def test_one_curve_needs_no_legend_and_two_have_one(axes):
     assert axes.get_legend() is None
     other = plots.training_curve([1, 2], {"elbo": [1.0, 2.0], "loss": [2.0, 1.0]}, "nats", Figure().subplots())
     assert [text.get_text() for text in other.get_legend().get_texts()] == ["elbo", "loss"]
+
+
+@AS_ARRAY_OR_TENSOR
+def test_a_smoothed_curve_is_the_mean_around_each_epoch_beside_the_raw_values(given, axes):
+    values = np.array([4.0, 1.0, 1.0, 4.0, 7.0])
+    plots.training_curve(given(np.arange(1, 6)), {"elbo": given(values)}, "nats", axes, smoothed_over=3)
+    raw, smoothed = axes.lines
+    assert np.array_equal(raw.get_ydata(), values)
+    assert smoothed.get_ydata() == pytest.approx([2.5, 2.0, 2.0, 4.0, 5.5])
+    assert raw.get_color() == smoothed.get_color()
+    assert raw.get_alpha() < 1
+    assert smoothed.get_label() == "elbo"
+
+
+def test_a_curve_shorter_than_its_smoothing_is_its_mean(axes):
+    plots.training_curve([1, 2], {"a": [1.0, 3.0], "b": [2.0, 2.0]}, "nats", axes, smoothed_over=9)
+    assert axes.lines[1].get_ydata() == pytest.approx([2.0, 2.0])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    assert refusal(plots.training_curve, [1], {"a": [1.0]}, "nats", smoothed_over=0) == (
+        "smoothed_over must be a whole number >= 1, got 0"
+    )
