@@ -23,6 +23,7 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from tutorials_clusters import clusters_report
 from tutorials_published import BETAS, POINTS, Row, image_rows
 from writing import write_report, write_results
 
@@ -201,8 +202,10 @@ def main(
                     first[row.name][0].load_state_dict(trained["state"])
         sweep = {} if images or only else sweep_variance(rows[0], seeds[0], parts)
         print("\n" + table(rows, results, "simple"))
+        print(clusters_report(results, seeds, "simple"))
         write_results(folder, {"runs": results, "sweep": sweep})
         text = f"# Tutorials' runs, seeds {', '.join(map(str, seeds))}\n\n{table(rows, results, 'github')}\n"
+        text += clusters_report(results, seeds, "github")
         with local_seed(derived_seed(seeds[0], "figures")):
             figures = draw_images(rows, first, results) if images else draw_points(rows, first, sweep)
             figures["curves"] = draw_curves(rows, results)

@@ -8,6 +8,7 @@ import torch
 import pyrovae as pv
 
 BETAS = (0.5, 1.0, 2.0, 4.0)
+CLUSTERS = ("four clusters", "four clusters, variance 1/2")
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,11 @@ POINTS = [
     Row("pinwheel, twice the size", lambda seed: pv.load("pinwheel", scale=2.0, seed=seed),
         {"latent_dim": 2, "hidden": (64,), "beta": 0.25}, {"epochs": 800, "batch_size": 256, "lr": 3e-3}, 0.03,
         {"loss": 1.672, "reconstruction": 0.303, "kl": 5.476}),
-    Row("four clusters", lambda seed: pv.load("four_clusters", seed=seed), {"latent_dim": 2, "hidden": (32, 32)},
+    Row(CLUSTERS[0], lambda seed: pv.load("four_clusters", seed=seed), {"latent_dim": 2, "hidden": (32, 32)},
         {"epochs": 400, "batch_size": 128, "lr": 1e-3}, 0.04),
+    # Printed as 0.526 = 0.506 + 0.020, a mean of squares and a mean of KLs: half of these nats, at a variance of 1/2.
+    Row(CLUSTERS[1], lambda seed: pv.load("four_clusters", seed=seed), {"latent_dim": 2, "hidden": (32, 32)},
+        {"epochs": 400, "batch_size": 128, "lr": 1e-3}, 0.5, {"loss": 1.052, "reconstruction": 1.012, "kl": 0.040}),
 ]  # fmt: skip
 
 
