@@ -51,8 +51,8 @@ def clusters_report(results: Mapping[str, Sequence[dict]], seeds: Sequence[int],
             best = linear_optimum(eigenvalues, row.variance)
             variances = " and ".join(f"{one:.3f}" for one in eigenvalues.tolist())
             measured = [*(f"{run[name] / 2:.3f}" for name in TERMS), run["active_units"]]
-            linear = [f"{best['loss'] / 2:.3f}", f"{best['kl'] / 2:.3f}", best["active"], f"{best['no_latent'] / 2:.3f}"]
-            lines.append([f"{row.variance:g}", seed, variances, *measured, *linear])
+            loss, kl, no_latent = (f"{best[name] / 2:.3f}" for name in ("loss", "kl", "no_latent"))
+            lines.append([f"{row.variance:g}", seed, variances, *measured, loss, kl, best["active"], no_latent])
     if not lines:
         return ""
     title = "Four clusters in the tutorial's unit, means over two coordinates and two latents: half of the nats"
