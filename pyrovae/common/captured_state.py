@@ -1,5 +1,6 @@
 """The state that a traced program depends on: what it is, whether it has changed, and how to put it back."""
 
+import sys
 import types
 from collections.abc import Iterable, Sequence, Sized
 from operator import is_, itemgetter
@@ -39,11 +40,10 @@ class CapturedState:
             names.append(name)
             values.append(value)
         groups, sizes = list(grouped.values()), search.sizes
-        self._in_dicts = _Contents(*([part for part in parts if type(part[0]) is dict] for parts in (groups, sizes)))
-        self._elsewhere = _Contents(
-            *([part for part in parts if type(part[0]) is not dict] for parts in (groups, sizes))
-        )
-        self._dicts = list({id(c): c for c, *_ in (*groups, *sizes) if type(c) is dict}.values())
+        parts = groups, sizes
+        self._in_dicts = _Contents(*([part for part in some if _has_version(part[0])] for some in parts))
+        self._elsewhere = _Contents(*([part for part in some if not _has_version(part[0])] for some in parts))
+        self._dicts = list({id(c): c for c, *_ in (*groups, *sizes) if _has_version(c)}.values())
         self._versions: list[int] = []
         """Python's numbers of the dicts' contents when these were last found to be the same."""
         self._tensors, self._trained = [t for t, _ in search.flags], [flag for _, flag in search.flags]
@@ -130,6 +130,15 @@ class CapturedState:
         """Returns the parameters of modules, frozen or not, and the other leaves that take a gradient."""
         flags = self._search.flags
         return [t for t, requires_grad in flags if isinstance(t, nn.Parameter) or (requires_grad and t.is_leaf)]
+
+
+def _has_version(container: Sized) -> bool:
+    """Returns whether each change of the container gives it a new `dict_version`.
+
+    From Python 3.12 on, torch counts what a watcher of dicts is told. It does not count that an empty dict was filled
+    from another, by `update` or `|=`, and 3.13.0 tells of no attribute that is set (python/cpython#125608).
+    """
+    return type(container) is dict and len(container) > 0 and sys.version_info[:3] != (3, 13, 0)
 
 
 class _Contents:

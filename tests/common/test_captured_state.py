@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyrovae.common import CapturedState
+from pyrovae.common import CapturedState, captured_state
 
 gain = [0.5]
 
@@ -93,3 +93,28 @@ def test_a_change_is_seen_each_time_and_forgotten_once_it_is_put_back(name, is_s
         undo()
         assert state.change() is None
         assert state.change() is None
+
+
+def test_an_empty_dict_that_is_filled_is_seen_without_its_version(monkeypatch):
+    """From Python 3.12 on, `update` of an empty dict leaves its `dict_version` as it was."""
+    options: dict[str, float] = {}
+
+    def program():
+        return options.get("gain", 1.0)
+
+    state = CapturedState([program])
+    monkeypatch.setattr(captured_state, "dict_version", lambda container: 0 if container is options else id(container))
+    assert state.change() is None
+    options.update({"gain": 2.0})
+    assert state.change() == "the length of a dict"
+
+
+def test_versions_of_dicts_are_not_relied_on_where_python_does_not_keep_them(monkeypatch):
+    """Python 3.13.0 sets attributes and tells nobody (python/cpython#125608)."""
+    monkeypatch.setattr(captured_state, "sys", SimpleNamespace(version_info=(3, 13, 0, "final", 0)))
+    monkeypatch.setattr(captured_state, "dict_version", lambda container: 0)
+    program = Scaled()
+    state = CapturedState([program])
+    assert state.change() is None
+    program.offset = 3.0
+    assert state.change() == "offset"
