@@ -21,7 +21,9 @@ def rewrite_norms(module: fx.GraphModule) -> None:
         if node.target is not aten.linalg_vector_norm.default or node.kwargs or node.args[1:] not in ((), (2,)):
             continue
         value = cast(Tensor, node.args[0].meta["val"])
-        if value.dim() < 2 or value.numel() < MIN_ELEMENTS or value.shape[-1] < MIN_ROW or value.dtype.is_complex:
+        if value.dim() < 2 or value.numel() < MIN_ELEMENTS or value.shape[-1] < MIN_ROW:
+            continue
+        if value.dtype not in (torch.float32, torch.float64):  # the squares of a row of halves would be kept as one
             continue
         with graph.inserting_before(node):
             squares = graph.call_function(aten.mul.Tensor, (node.args[0], node.args[0]))

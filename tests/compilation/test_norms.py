@@ -35,6 +35,13 @@ def test_norms_are_right_to_float32_and_see_one_number_that_is_not_finite():
         assert all(norm.isfinite() for norm in others)
 
 
+def test_the_norm_of_a_large_matrix_of_halves_does_not_overflow():
+    value = torch.full((300, 200), 40.0, dtype=torch.float16)
+    graph = Graph(lambda x: (x.norm(),), [value])
+    assert graph.inductor
+    torch.testing.assert_close(graph(value)[0], value.float().norm().half())
+
+
 def test_only_large_matrices_are_rewritten():
     rewritten = {}
     for name, value in VALUES.items():
