@@ -8,6 +8,7 @@ from pathlib import Path
 
 IN_SDIST = {"pyrovae", "scripts", "CHANGELOG.md", "CITATION.cff", "LICENSE", "PKG-INFO", "README.md"}
 IN_SDIST |= {".gitignore", "constraints.txt", "hatch_build.py", "pyproject.toml"}
+KINDS = {".py", ".typed", ".css", ".js"}  # the last two are of the page of a report
 LARGEST = 1_000_000  # bytes of either file
 
 
@@ -29,7 +30,7 @@ def main(folder: Path) -> None:
     strangers = [name for name in names if not re.match(r"pyrovae(-[^/]+\.dist-info)?/", name)]
     check(not strangers, f"the wheel must hold the package alone, got {strangers[:3]}")
     kinds = {Path(name).suffix for name in names if name.startswith("pyrovae/")}
-    check(kinds == {".py", ".typed"}, f"the package must be Python and py.typed, got {sorted(kinds)}")
+    check(kinds == KINDS, f"the package must hold files of {sorted(KINDS)}, got {sorted(kinds)}")
     check("pyrovae = pyrovae.cli:run_command" in commands, "the wheel must have the command pyrovae")
     check(of_sdist == IN_SDIST, f"the sdist must hold what is said here, differs in {sorted(of_sdist ^ IN_SDIST)}")
     for path in (wheel, sdist):
