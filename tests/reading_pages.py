@@ -1,5 +1,6 @@
 """Reads a page as a browser does."""
 
+import re
 from html.parser import HTMLParser
 
 
@@ -38,7 +39,5 @@ class Page(HTMLParser):
 def markdown_rows(text):
     """The cells of all tables of a text in Markdown, as a reader sees them; a row begins and ends with a bar."""
     rows = [line for line in text.splitlines() if line.startswith("|") and not line.startswith("|-")]
-    cells = [line.replace(r"\|", "\0").strip("|").split("|") for line in rows]
-    return [
-        [cell.strip().replace("\0", "|").replace("\\<", "<").replace("]\\(", "](") for cell in row] for row in cells
-    ]
+    cells = [re.findall(r"(?:\\.|[^|])+", line.strip("|")) for line in rows]
+    return [[re.sub(r"\\([!-/:-@[-`{-~])", r"\1", cell.strip()) for cell in row] for row in cells]

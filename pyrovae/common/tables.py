@@ -23,7 +23,8 @@ def right_aligned(lines: Sequence[Sequence], header: Sequence[str], tablefmt: st
 
 def without_markup(text: str) -> str:
     """Returns a text as Markdown in which no tag of HTML begins, and no link or image."""
-    return re.sub(r"<(?=[A-Za-z/!?])|(?<=\])\(", r"\\\g<0>", text)
+    # A backslash of the text's own, too: before a "<" it would take back the one that is put there.
+    return re.sub(r"<(?=[A-Za-z/!?])|(?<=\])\(|\\(?=[!-/:-@[-`{-~]|$)", r"\\\g<0>", text)
 
 
 def _markdown_cell(value: object) -> str:
