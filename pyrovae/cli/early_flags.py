@@ -31,15 +31,14 @@ def _signature_of(script: Path) -> Callable[..., None]:
     main = next(node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "main")
     main.body = main.body[:1]  # the docstring
     variables = {ast.unparse(node.targets[0]): node for node in nodes if isinstance(node, ast.Assign)}
-    wanted: list[ast.stmt] = [main]
-    found: list[ast.stmt] = []
-    while wanted:
-        found.append(node := wanted.pop())
+    found: list[ast.stmt] = [main]
+    for node in found:  # which grows
         names = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
-        wanted += [variable for name, variable in variables.items() if name in names and variable not in found]
+        found += [variable for name, variable in variables.items() if name in names and variable not in found]
     imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) and _is_cheap(node)]
+    in_order = [node for node in nodes if node in imports or node in found]
     defined: dict[str, Callable[..., None]] = {}
-    exec(compile(ast.Module([*imports, *reversed(found)], []), str(script), "exec"), defined)
+    exec(compile(ast.Module(in_order, []), str(script), "exec"), defined)
     return defined["main"]
 
 

@@ -1,5 +1,6 @@
 """A typo is answered in a second: torch, which takes several to import, is not imported before the flags are read."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from running_scripts import FOLDER, SCRIPTS
 
 import pyrovae as pv
 from pyrovae import data, models, objectives, training
-from pyrovae.cli import app
+from pyrovae.cli import app, early_flags
 from pyrovae.programs import MAX_STATES
 from pyrovae.runs import choices, column_families, usual_settings
 from pyrovae.runs.build import LIKELIHOOD_MAKERS
@@ -81,6 +82,13 @@ def test_refused_flags_and_help_are_answered_before_torch_is_imported(tmp_path):
     for (case, (status, said)), (was, printed, imported) in zip(cases.items(), found, strict=True):
         assert (was, imported) == (status, []), (case, printed)
         assert said in " ".join(printed.split()), (case, printed)
+
+
+def test_defaults_of_a_script_are_made_in_its_own_order(tmp_path):
+    """Of variables that are made from each other, and one of them from another that `main` names, too."""
+    script = tmp_path / "script.py"
+    script.write_text("D = 1\nC = D + 1\nB = 3\nA = B + C\ndef main(a: int = A, c: int = C) -> None:\n    'Adds.'\n")
+    assert str(inspect.signature(early_flags._signature_of(script))) == "(a: int = 5, c: int = 2) -> None"
 
 
 def test_the_package_is_imported_before_torch_and_a_missing_one_is_named_at_first_use(tmp_path):
