@@ -68,7 +68,7 @@ class AnnealedChains:
             acceptance += probability.mean(0) / len(steps)
             bar.update()
         value, error, ess = log_mean(log_w)
-        return AnnealedEstimate(-value, error, ess, acceptance, steps, -log_w, influences=-influences(log_w))
+        return AnnealedEstimate(-value, error, ess, acceptance, steps, -log_w, True, influences=-influences(log_w))
 
     def pilot(self, data: Sequence, bar: tqdm) -> Tensor:
         """Returns the step sizes at which HMC accepts 0.65 of its proposals, `(num_distributions, data)`.

@@ -29,6 +29,7 @@ class AnnealedEstimate(Estimate):
             `(batch,)`.
         step_size: The step sizes of HMC at each distribution, `(num_distributions, batch)`.
         log_weights: The log-weight of each chain, `(num_chains, batch)`, in nats.
+        is_upper: True for the upper bound of `bidirectional_gap`, whose chains run backwards.
 
     Example:
         >>> value, error, ess, acceptance = (torch.tensor([number]) for number in (-2.5, 0.1, 12.0, 0.65))
@@ -44,6 +45,7 @@ class AnnealedEstimate(Estimate):
     acceptance: Tensor
     step_size: Tensor
     log_weights: Tensor
+    is_upper: bool = False
 
     @property
     def log_px(self) -> Tensor:
@@ -67,7 +69,7 @@ class AnnealedEstimate(Estimate):
         `diagnosis` says more.
         """
         num_chains, num_distributions = len(self.log_weights), len(self.step_size)
-        side, word = ("an upper bound", "high") if self._is_upper else ("a lower bound", "low")
+        side, word = ("an upper bound", "high") if self.is_upper else ("a lower bound", "low")
         off, enough = self._shortfall, f"{LOWEST_ESS * num_chains:g} of {num_chains} chains"
         reasons = []
         if bool(self.disagrees.any()):
@@ -113,14 +115,9 @@ class AnnealedEstimate(Estimate):
         return f"{head}\n{chains}, median ESS {self.ess.median().item():.3g}, {accepted}\n{self.verdict}"
 
     @property
-    def _is_upper(self) -> bool:
-        """True for the bound of chains that run backwards: by Jensen's inequality it is below their mean log-weight."""
-        return bool(self.value.double().mean() < self.log_weights.double().mean())
-
-    @property
     def _shortfall(self) -> float | None:
         """By how much the mean is off, as the jackknife tells; None if it sees nothing, or cannot tell."""
-        sign = -1 if self._is_upper else 1
+        sign = -1 if self.is_upper else 1
         off = jackknifed(sign * self.log_weights.double()) - sign * self.value.double()
         known = off[off.isfinite()].mean().item()  # nan without any
         return known if known > ROUNDING else None

@@ -206,7 +206,7 @@ def bidirectional_gap(
     args = tuple(
         given if parts[0] is None else torch.cat(parts).to(home) for parts, given in zip(columns, args, strict=True)
     )
-    return BidirectionalEstimate(_joined(lower, home), _joined(upper, home), args)
+    return BidirectionalEstimate(_joined(lower, home), _joined(upper, home, is_upper=True), args)
 
 
 def _chunks(
@@ -239,7 +239,9 @@ def _chunks(
                     yield chunk, bar
 
 
-def _joined(parts: list[AnnealedEstimate], device: torch.device) -> AnnealedEstimate:
+def _joined(parts: list[AnnealedEstimate], device: torch.device, is_upper: bool = False) -> AnnealedEstimate:
     """Returns the estimates for all data, in their order, from every process that ran some of them."""
-    columns = Workers().in_turn([{f.name: getattr(part, f.name).cpu() for f in fields(part)} for part in parts])
-    return AnnealedEstimate(**{f: torch.cat([column[f] for column in columns], -1).to(device) for f in columns[0]})
+    names = [field.name for field in fields(AnnealedEstimate) if field.name != "is_upper"]
+    columns = Workers().in_turn([{name: getattr(part, name).cpu() for name in names} for part in parts])
+    tensors = {name: torch.cat([column[name] for column in columns], -1).to(device) for name in names}
+    return AnnealedEstimate(**tensors, is_upper=is_upper)

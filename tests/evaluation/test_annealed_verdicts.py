@@ -22,7 +22,7 @@ def found_with(log_weights, acceptance=0.65, num_distributions=100, upper=False)
     value, error, ess = log_mean(log_weights)
     acceptance = torch.as_tensor(acceptance).expand(len(value))
     steps = torch.ones(num_distributions, len(value))
-    return pv.AnnealedEstimate(sign * value, error, ess, acceptance, steps, sign * log_weights)
+    return pv.AnnealedEstimate(sign * value, error, ess, acceptance, steps, sign * log_weights, upper)
 
 
 def normal(deviation, num_chains=16, num_data=4_000):
@@ -61,6 +61,7 @@ SAME = [[-2.0, -3.0]] * 8
         ),
         (found_with(ONE, 0.05), "or by far more; the chains hardly move (HMC accepts 5%, and"),
         (found_with(ONE, upper=True), "an upper bound only: the chains disagree (ESS < 4 of 8 chains), so it is high"),
+        (found_with(SAME[:1], 0.99, upper=True), "an upper bound only: the chains hardly move at 2 of 2 data"),
         (found_with(SAME[:1]), "one chain is too few to tell whether it is reliable: take 8 or more"),
         (found_with(SAME[:7]), "7 chains are too few to tell whether it is reliable: take 8 or more"),
         (found_with(ONE[:7]), "a lower bound only: the chains disagree (ESS < 3.5 of 7 chains)"),
