@@ -1,5 +1,6 @@
 """The figure of one model's evaluation: bounds against samples, and methods against their seconds."""
 
+import math
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
@@ -34,12 +35,14 @@ def draw_estimates(measured: Mapping[str, tuple[Estimate, float]]) -> Figure:
         for method, estimate in estimates.items()
         if method.startswith("ais_")
     }
-    figure, axes = plots.figure_row(1 + (len(measured) > 1), width=4.5)
+    # One weight of 0 makes the ELBO -inf, which has no place in a figure.
+    below = {
+        method: (seconds, estimate.mean, estimate.monte_carlo_error)
+        for method, (estimate, seconds) in measured.items()
+        if math.isfinite(estimate.mean)
+    }
+    figure, axes = plots.figure_row(1 + (len(below) > 1), width=4.5)
     plots.bounds(sizes, values, errors, annealed, axes[0])
-    if len(measured) > 1:
-        below = {
-            method: (seconds, estimate.mean, estimate.monte_carlo_error)
-            for method, (estimate, seconds) in measured.items()
-        }
+    if len(below) > 1:
         plots.below_the_best(below, axes[1])
     return figure

@@ -43,8 +43,8 @@ def draw_log_px(evaluation: Mapping) -> Figure:
     }
     figure, (axes,) = plots.figure_row(1, width=5.0)
     sizes, values, errors = zip(*evaluation["bounds"], strict=True)
-    known = [math.nan if error is None else error for error in errors]
-    plots.bounds(sizes, values, known, {name: one for name, one in exact.items() if one[0] is not None}, axes)
+    values, errors = ([math.nan if one is None else one for one in column] for column in (values, errors))
+    plots.bounds(sizes, values, errors, {name: one for name, one in exact.items() if one[0] is not None}, axes)
     return figure
 
 

@@ -110,3 +110,20 @@ def test_other_results_are_a_few_lines(vae):
 def test_figures_of_a_result_come_from_the_result(evaluation):
     said = "plots.bounds takes arrays, got Evaluation: its own plot() draws it"
     assert refusal(pv.plots.bounds, evaluation) == said
+
+
+def test_an_elbo_of_minus_infinity_is_left_out_of_the_figure(evaluation):
+    """One draw outside the support makes it so, and log p(x) is known all the same."""
+    x, lost = evaluation["elbo"].estimate.value, torch.full((6,), -torch.inf)
+    largest = evaluation["is_30"]
+    bounds = torch.cat([lost[None], largest.estimate.bounds[1:]])
+    measured = (
+        Measured("elbo", pv.Estimate(lost.to(x), torch.full_like(x, torch.nan)), 1.0),
+        replace(evaluation["is_20"]),
+        replace(largest, estimate=replace(largest.estimate, bounds=bounds)),
+    )
+    figure = replace(evaluation, measured=measured).plot()
+    figure.canvas.draw()
+    _, below = figure.axes
+    assert len(below.texts) == 1
+    assert len(replace(evaluation, measured=measured[::2]).plot().axes) == 1

@@ -12,6 +12,7 @@ from running_scripts import command_here
 import pyrovae as pv
 from pyrovae.lab import COMPARISON_FILES
 from pyrovae.runs import ESTIMATES_FILES, EVALUATION_FILES, train_run
+from pyrovae.runs.figures import draw_log_px
 from pyrovae.training.steps import Steps
 
 SMALL = {"hidden": (4,), "batch_size": 500}
@@ -115,3 +116,11 @@ def test_an_epoch_whose_elbo_is_not_a_number_is_never_the_best():
     assert history.best_epoch == 2
     assert pv.History(epoch=[1], elbo=[float("nan")]).best_epoch is None
     assert pv.History(epoch=[1], elbo=[None]).best_epoch is None
+
+
+def test_a_bound_that_is_unknown_is_a_gap_of_the_figure():
+    """`measure` says None of a bound of -inf, which one draw of weight 0 makes of the ELBO."""
+    others = dict.fromkeys(("log_px_quadrature", "log_px_quadrature_error", "log_px_enumeration"))
+    figure = draw_log_px({**others, "bounds": [[1, None, None], [5, -2.0, 0.1], [10, -1.9, 0.1]]})
+    figure.canvas.draw()
+    assert list(figure.axes[0].lines[0].get_ydata())[1:] == [-2.0, -1.9]
