@@ -42,8 +42,8 @@ def draw_log_px(evaluation: Mapping) -> Figure:
         "enumeration": (evaluation["log_px_enumeration"], 0.0),
     }
     figure, (axes,) = plots.figure_row(1, width=5.0)
-    sizes, values, errors = zip(*evaluation["bounds"], strict=True)
-    values, errors = ([math.nan if one is None else one for one in column] for column in (values, errors))
+    rows = [[math.nan if one is None else one for one in row] for row in evaluation["bounds"]]
+    sizes, values, errors = zip(*rows, strict=True)
     plots.bounds(sizes, values, errors, {name: one for name, one in exact.items() if one[0] is not None}, axes)
     return figure
 
