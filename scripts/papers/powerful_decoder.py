@@ -39,8 +39,8 @@ from pyrovae.common import (
 from pyrovae.evaluation.diagnostics import elbo_terms
 from pyrovae.training import digest
 
-SIDE, LATENT_DIM, CHANNELS = 14, 8, 16
-TRAINING: dict[str, Any] = {"batch_size": 100, "lr": 3e-3, "schedule": "cosine"}
+SIDE, LATENT_DIM, CHANNELS = 14, 8, 8
+TRAINING: dict[str, Any] = {"batch_size": 100, "lr": 5e-3, "schedule": "cosine"}
 FREE_BITS = 1.0  # nats for each latent
 WAYS: dict[str, dict[str, Any]] = {
     "independent pixels": {},
@@ -77,7 +77,7 @@ class PixelVAE(nn.Module):
         self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 200), nn.ReLU(), nn.Linear(200, 2 * LATENT_DIM))
         self.from_z = nn.Sequential(nn.Linear(LATENT_DIM, 200), nn.ReLU(), nn.Linear(200, CHANNELS * pixels))
         self.first = MaskedConv(1, CHANNELS, 7, first=True)
-        self.layers = nn.ModuleList(MaskedConv(CHANNELS, CHANNELS, 5, first=False) for _ in range(3))
+        self.layers = nn.ModuleList(MaskedConv(CHANNELS, CHANNELS, 5, first=False) for _ in range(2))
         self.last = nn.Conv2d(CHANNELS, 1, 1)
         self.register_buffer("beta", torch.tensor(1.0))
 
@@ -156,7 +156,7 @@ def main(
     seeds: tuple[int, ...] = (0, 1),
     num_train: int = 5_000,
     num_test: int = 2_000,
-    epochs: int = 20,
+    epochs: int = 12,
     data_root: str | None = None,
     out: str = "runs/powerful_decoder",
 ) -> None:
