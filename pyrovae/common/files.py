@@ -67,7 +67,9 @@ def require_there(path: Path) -> None:
         there = path.exists()
     except OSError:  # the name is too long, for example
         there = False
-    require(there, f"{shown(str(path))} is no file or folder in {os.getcwd()}")
+    if not there:
+        where = "" if path.is_absolute() else f" in {os.getcwd()}"
+        raise InputError(f"{shown(str(path))} is no file or folder{where}")
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

@@ -63,7 +63,8 @@ class Graph:
 
 def _guards_of(tensors: Sequence[Tensor]) -> TensorGuards | None:
     """Returns what compares `_layouts` in one call, as that is done at every step; None on a GPU."""
-    is_possible = len(tensors) > 0 and all(tensor.is_cpu for tensor in tensors)
+    are_distinct = len(set(map(id, tensors))) == len(tensors) > 0  # torch's guards refuse one tensor in two places
+    is_possible = are_distinct and all(tensor.is_cpu for tensor in tensors)
     return TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None) if is_possible else None
 
 

@@ -81,7 +81,7 @@ def _scale_a_factor(graph: fx.Graph, scaled: fx.Node) -> None:
     value = product.meta["val"]
     place = min((0, 1), key=lambda place: cast(fx.Node, product.args[place]).meta["val"].numel())
     factor = cast(fx.Node, product.args[place])
-    keeps_digits = value.dtype in (torch.float32, torch.float64) and abs(number) <= 1  # no factor can overflow
+    keeps_digits = value.dtype in (torch.float32, torch.float64) and 0 < abs(number) <= 1  # no overflow is made or lost
     if keeps_digits and factor.meta["val"].numel() < value.numel():
         with graph.inserting_before(product):
             new = graph.call_function(aten.mul.Tensor, (factor, number))

@@ -6,6 +6,8 @@ const NUMBER = /^([-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)%?(?: \(.*\)| to .
 
 function numberIn(text) {
   if (text === "no noise") return Infinity; // of a ratio of signal to noise
+  const infinite = /^([-+]?)inf/i.exec(text);
+  if (infinite) return infinite[1] === "-" ? -Infinity : Infinity;
   const found = NUMBER.exec(text);
   return found ? Number(found[1].replaceAll(",", "")) : null;
 }

@@ -21,6 +21,7 @@ from pyrovae.common import (
     load_tensors,
     open_plain,
     read_text,
+    require_there,
     save_tensors,
     write_figure,
     write_json,
@@ -105,7 +106,7 @@ def test_an_archive_that_would_inflate_is_refused(tmp_path):
         for entry in small.namelist():
             bomb.writestr(entry, small.read(entry))
     assert (tmp_path / "bomb").stat().st_size < 10_000
-    with pytest.raises(InputError, match="more than its bytes"):
+    with pytest.raises(InputError, match="it is compressed, or longer than its file"):
         load_tensors(tmp_path / "bomb")
     assert torch.equal(load_tensors(tmp_path / "small"), torch.zeros(100_000))
 
@@ -187,3 +188,14 @@ def test_who_waits_for_a_lock_gets_it_when_it_is_released(tmp_path):
     second.join()
     assert taken == ["first", "second"]
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_by_its_whole_path_is_found_from_a_folder_that_is_gone(tmp_path, monkeypatch):
+    there, gone = tmp_path / "there.csv", tmp_path / "gone"
+    there.write_text("1\n")
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    require_there(there)
+    with pytest.raises(InputError, match=r"nowhere.csv' is no file or folder$"):
+        require_there(tmp_path / "nowhere.csv")

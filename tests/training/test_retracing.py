@@ -32,9 +32,9 @@ def traced(monkeypatch):
     made = []
 
     class Counted(pv.training.compiled_loss.Replay):
-        def __init__(self, *args):
+        def __init__(self, *args, **kwargs):
             made.append(self)
-            super().__init__(*args)
+            super().__init__(*args, **kwargs)
 
     monkeypatch.setattr(pv.training.compiled_loss, "Replay", Counted)
     return made
