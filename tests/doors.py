@@ -26,6 +26,7 @@ class Never(NamedTuple):
 X, POINTS = torch.zeros(4, 2), pv.load("ring", num_train=10, num_validation=4, num_test=4)
 VALUE = pv.Estimate(torch.zeros(4), torch.zeros(4))
 VAE = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
+DRAWS = pv.posterior(VAE, X, num_samples=5)
 VQVAE = pv.VQVAE((2,), num_tokens=2, num_codes=3, code_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
 IMAGES, LAYERS = {"hidden": (4,)}, {"latent_dims": (2, 2), "hidden": ((4,),)}
 SPLITS = {f"{split}_x": X for split in ("train", "validation", "test")}
@@ -113,7 +114,15 @@ door("fit", pv.fit, "data", "validation", vae=Never(), data=X, epochs=1, device=
 door("Estimate", pv.Estimate, value=torch.zeros(4), standard_error=torch.zeros(4))
 door("Estimate.minus", VALUE.minus, other=VALUE)
 for name, settings in {
+    "expectation": {"f": lambda site: site["z"]},
+    "mean": {"name": "z"},
+    "quantile": {"name": "z", "levels": 0.5},
+    "sample": {"num_samples": 3},
+}.items():
+    door(f"WeightedDraws.{name}", getattr(DRAWS, name), **settings)
+for name, settings in {
     "log_marginal": {},
+    "posterior": {},
     "importance_bound": {"num_particles": 2},
     "annealed_log_marginal": {},
     "bidirectional_gap": {},
@@ -142,15 +151,8 @@ door("load_run", pv.load_run, "data_root", "dataset", folder="folder")
 # Results, base classes of the user's own, modules, and what takes a pair and its data alone.
 NO_DOORS = {
     *("Condition", "SizeFactor", "Likelihood", "ContinuousBernoulli", "Beta", "Poisson", "NegativeBinomial"),
-    *(
-        "ZeroInflatedNegativeBinomial",
-        "History",
-        "MarginalLikelihood",
-        "FactorInformation",
-        "AnnealedEstimate",
-        "Evaluation",
-        "Comparison",
-    ),
-    *("FactorInformation", "Race", "RaceRun", "Run", "InputError", "enumerated_log_marginal"),
+    *("ZeroInflatedNegativeBinomial", "History", "MarginalLikelihood", "AnnealedEstimate", "Evaluation", "Comparison"),
+    *("Expectation", "WeightedDraws", "FactorInformation", "Race", "RaceRun", "Run", "InputError"),
+    "enumerated_log_marginal",
     *("posteriors", "priors", "objectives", "schedules", "proposals", "diagnostics", "plots", "workers"),
 }

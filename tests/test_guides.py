@@ -18,6 +18,7 @@ PAGES = {
     "saving": {},
     "vae": {"epochs=200": "epochs=1", "num_particles=50": "num_particles=2"},
     "trusting_log_px": {},
+    "posterior": {},
     "your_own_data": {},
     "pair": {},
     "beta": {},

@@ -11,19 +11,24 @@ from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.evaluation import ELBO_DRAWS, evaluate
 from pyrovae.evaluation.evaluation_table import Evaluation
 from pyrovae.evaluation.exact import enumerated_log_marginal, quadrature_log_marginal
+from pyrovae.evaluation.expectation import Expectation
 from pyrovae.evaluation.held_out import HeldOut, at_most, held_out_log_px, held_out_of
 from pyrovae.evaluation.importance_sampling import importance_bound, log_marginal
 from pyrovae.evaluation.inference_gap import inference_gaps
 from pyrovae.evaluation.known_factors import FactorInformation, factor_information
+from pyrovae.evaluation.posterior_expectations import posterior
+from pyrovae.evaluation.weighted_draws import WeightedDraws
 
 __all__ = [
     "AnnealedEstimate",
     "ELBO_DRAWS",
     "Estimate",
     "Evaluation",
+    "Expectation",
     "FactorInformation",
     "HeldOut",
     "MarginalLikelihood",
+    "WeightedDraws",
     "active_units",
     "annealed_log_marginal",
     "at_most",
@@ -43,6 +48,7 @@ __all__ = [
     "importance_bound",
     "inference_gaps",
     "latent_use",
+    "posterior",
     "log_marginal",
     "quadrature_log_marginal",
     "simulation_based_calibration",

@@ -80,19 +80,39 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     Source:
         Vehtari, Simpson, Gelman, Yao and Gabry 2024, arXiv:1507.02646.
     """
-    count = len(log_weights)
-    num_tail = math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
-    log_sum = log_weights.logsumexp(0)
+    count, log_sum, num_tail = len(log_weights), log_weights.logsumexp(0), tail_size(len(log_weights))
     if num_tail < MIN_TAIL:
         return torch.full_like(log_sum, math.nan), log_sum - math.log(count)
     top = log_weights.topk(num_tail + 1, dim=0).values.cpu()
+    shape, changed = fitted_tail(top, log_weights.amin(0).cpu(), rounding_unit(top))
+    # The sum of all weights, relative to the largest, with the tail replaced.
+    total = (log_sum - top[0].to(log_sum)).exp() + changed.to(log_sum)
+    smoothed = top[0].to(log_sum) + total.log() - math.log(count)
+    return shape.to(log_sum.device), smoothed
+
+
+def tail_size(count: int) -> int:
+    """Returns M, the number of so many weights that are their tail; below `MIN_TAIL` it says nothing."""
+    return math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
+
+
+def rounding_unit(log_weights: Tensor) -> Tensor:
+    """Returns a unit in the last place of the largest log-weight of each datum, `(data,)`, for `(S, data)`."""
+    return _eps(log_weights) * log_weights.amax(0).abs().clamp(min=1)
+
+
+def fitted_tail(top: Tensor, least: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns k, and by how much smoothing moves the sum of the weights relative to the largest, each `(data,)`.
+
+    `top` are the M + 1 largest log-weights, in falling order, `(M + 1, data)`; `least` is the smallest of all, and
+    `unit` what rounding may lose of one, both `(data,)`. See `pareto_smoothed`.
+    """
+    num_tail = len(top) - 1
     # Relative to the largest weight: the tail itself, and the amounts by which it exceeds the next weight.
     relative = (top - top[0]).exp()
     excess = relative[:-1] - relative[-1]
-    unit = _eps(top) * top[0].abs().clamp(min=1)
     # Weights may be so large that what rounding loses is no longer a flat tail: then all of them must look equal.
-    hidden = unit * ROUNDING > FLAT
-    spread = top[0] - log_weights.amin(0).cpu()
+    hidden, spread = unit * ROUNDING > FLAT, top[0] - least
     flat = torch.where(
         hidden, spread <= (SEEN_EQUAL * unit).clamp(max=MOST_HIDDEN), top[0] - top[-1] <= ROUNDING * unit
     )
@@ -120,11 +140,7 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
                 smooth = (cut + scale * quantiles).clamp(max=1.0)
         shapes.append(shape)
         sums.append(smooth.sum() - tail.sum())
-    changed = torch.stack(sums).to(log_sum)
-    # The sum of all weights, relative to the largest, with the tail replaced.
-    total = (log_sum - top[0].to(log_sum)).exp() + changed
-    smoothed = top[0].to(log_sum) + total.log() - math.log(count)
-    return torch.tensor(shapes, dtype=torch.float64, device=log_sum.device), smoothed
+    return torch.tensor(shapes, dtype=torch.float64), torch.stack(sums)
 
 
 def _eps(log_weights: Tensor) -> float:

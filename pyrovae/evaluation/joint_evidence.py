@@ -74,15 +74,21 @@ def joint_log_weights(
 
 def _at_once(model: Callable, guide: Callable, found: Opened, needs: gate.Weights) -> Opened | None:
     """Returns the pair as one in which all data are one datum, or None if its programs cannot run draws at once."""
-    reading = Reading(found.reading.plate, joint=True, vectorize_particles=True)
-    pairs: list[Pair] = []
     try:
-        check_in_parts(model, guide, found.as_one, replace(needs, reading=reading), pairs.append)
+        return as_one_datum(model, guide, found, needs, vectorize_particles=True)
     except InputError:
         return None
-    return Opened(
-        found.as_one, pairs[0], max(1, found.pairs_at_a_time // found.data.size), reading, found.pairs_in_memory
-    )
+
+
+def as_one_datum(
+    model: Callable, guide: Callable, found: Opened, needs: gate.Weights, vectorize_particles: bool | str = "auto"
+) -> Opened:
+    """Returns the pair as one in which all data are one datum; raises `InputError` if it does not run like that."""
+    reading = Reading(found.reading.plate, joint=True, vectorize_particles=vectorize_particles)
+    pairs: list[Pair] = []
+    check_in_parts(model, guide, found.as_one, replace(needs, reading=reading), pairs.append)
+    at_a_time = max(1, found.pairs_at_a_time // found.data.size)
+    return Opened(found.as_one, pairs[0], at_a_time, reading, found.pairs_in_memory)
 
 
 class _Draws:

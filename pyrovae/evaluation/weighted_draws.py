@@ -1,0 +1,288 @@
+"""Draws of the guide with importance weights, which answer questions about the latents given the data."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pyrovae.common import (
+    InputError,
+    derived_seed,
+    evaluation_mode,
+    local_seed,
+    require,
+    require_callable,
+    require_choice,
+    require_number,
+    require_plain,
+    require_size,
+)
+from pyrovae.evaluation.chunks import Data, Opened
+from pyrovae.evaluation.estimate import MarginalLikelihood
+from pyrovae.evaluation.expectation import Expectation, Site, expectation_of, quantiles_of, verdict_of
+from pyrovae.evaluation.importance_sampling import result_of, statistics_of
+from pyrovae.evaluation.importance_weights import rounding_unit
+from pyrovae.evaluation.latent_draws import LatentDraws
+from pyrovae.evaluation.sampled_weights import Sampler, joined
+from pyrovae.programs import gate
+
+NUMBERS_KEPT = 2**25  # of draws and log-weights: 256 MB in float64
+ROUNDING = 64  # units in the last place, within which log p(x) is the same if it is computed again
+
+
+class WeightedDraws:
+    """Holds draws of the posterior of each datum with their importance weights, as `posterior` returns them.
+
+    All questions are answered from the same draws. Results are for each datum, the batch in front; for data that share
+    latents it is 1. A latent that a mask leaves out of a datum is NaN there, and so is every answer about it.
+
+    Example:
+        >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+        >>> post = pv.posterior(vae.model, vae.exact_guide, torch.zeros(4, 3), num_samples=1_000)
+        >>> post.shapes
+        {'z': (2,)}
+        >>> print(post)
+        1,000 weighted draws of z for each of 4 data
+        reliable as far as its own draws can tell: Pareto k <= 0.7 at all 4 data; smallest effective sample size ...
+        >>> post.log_marginal.log_px.shape
+        torch.Size([4])
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        args: tuple,
+        found: Opened,
+        num_samples: int,
+        compile: bool | str,
+        progress: bool | None,
+        joint: str | None,
+    ) -> None:
+        self.num_samples = num_samples
+        self._programs, self._args, self._progress, self._joint = (model, guide), args, progress, joint
+        self._latents = LatentDraws.of(found.pair, "posterior")
+        latents = self._latents
+        self._sampler = Sampler(
+            model, guide, found, num_samples, compile, gate.Weights(), latents.take, latents.numbers
+        )
+        keep = num_samples * found.data.size * latents.numbers <= NUMBERS_KEPT
+        self._kept: list[tuple[Tensor, Site]] | None = [] if keep else None
+        self._log_sums: list[Tensor] = []
+        columns = []
+        for log_w, *others in self._sampler.drawn(progress, "posterior"):
+            columns.append(statistics_of(log_w))
+            self._log_sums.append(log_w.logsumexp(0))
+            if self._kept is not None:
+                self._kept.append((log_w, latents.by_name((log_w, *others))))
+        self._log_marginal = result_of(joined(columns, args), num_samples, joint and f"joint evidence, by {joint}")
+
+    @property
+    def log_marginal(self) -> MarginalLikelihood:
+        """log p(x) from the same draws, as `pv.log_marginal` returns it."""
+        return self._log_marginal
+
+    @property
+    def ess(self) -> Tensor:
+        """The effective sample size of the weights, `(batch,)`, between 1 and `num_samples`."""
+        return self._log_marginal.ess
+
+    @property
+    def pareto_k(self) -> Tensor:
+        """The shape of the tail of the weights, `(batch,)`; see `log_marginal`."""
+        return self._log_marginal.pareto_k
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The latents that can be asked for, each with the shape that it has for one datum."""
+        return {name: tuple(shape) for name, shape in self._latents.shapes.items()}
+
+    @property
+    def verdict(self) -> str:
+        """A conclusion about how far to believe answers, as the weights tell; every answer has a verdict of its own."""
+        return verdict_of(self.pareto_k, self.ess, self.num_samples, "data")
+
+    def __repr__(self) -> str:
+        names, each = ", ".join(self.shapes), f" for each of {len(self.ess):,} data"
+        draws = f"{self.num_samples:,} weighted draws of {names}{each}" if self._joint is None else self._joint
+        return f"{draws}\n{self.verdict}"
+
+    def expectation(self, f: Callable[..., Tensor], *data: Tensor) -> Expectation:
+        """Estimates E[f(z) | x] for each datum.
+
+        Args:
+            f: Is given a dict of the latents by name, each `(draws, data, *shape)` with the `shape` of `shapes` and as
+                many draws and data at a time as memory allows, and returns `(draws, data, *event)`: numbers or truth
+                values, whose means are probabilities. It must treat each draw of each datum alone. It may draw random
+                numbers, as a predictive f does: they are the same each time.
+            *data: What f needs of each datum besides, such as conditions, each `(batch, ...)`: f is given the rows
+                `(data, ...)` of each after the dict.
+
+        Returns:
+            An `Expectation` with tensors `(batch, *event)`.
+
+        Raises:
+            InputError: If f returns another shape, something else than real numbers, or a number that is not finite;
+                if `data` are not of this batch; or if the pair is not the one any more that was given to `posterior`.
+
+        Example:
+            >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+            >>> post = pv.posterior(vae.model, vae.exact_guide, torch.zeros(4, 3), num_samples=1_000)
+            >>> post.expectation(lambda site: vae.decode(site["z"]).mean).value.shape  # E[E[x'|z] | x], a prediction
+            torch.Size([4, 3])
+            >>> centre = torch.randn(4, 2)
+            >>> post.expectation(lambda site, centre: (site["z"] - centre).norm(dim=-1), centre).value.shape
+            torch.Size([4])
+        """
+        require_callable("f", f)
+        for tensor in data:
+            require_plain("data", tensor)
+            fits, found = tensor.shape[:1] == self.ess.shape, tuple(tensor.shape)
+            require(fits, f"data must have shape ({len(self.ess)}, ...), as there are so many data, got {found}")
+        parts = []
+        with evaluation_mode(*self._programs, f), torch.no_grad():
+            for chunk, seed, log_w, draws in self._chunks():
+                rows = [tensor[chunk.start : chunk.stop].to(log_w.device) for tensor in data]
+                with local_seed(derived_seed(seed, "f")):
+                    parts.append(expectation_of(f, log_w, draws, rows))
+        value, error, ess, k, bias = joined(parts, self._args, dim=0)
+        own = self._of_weights(value, value.dim() - 1)
+        return Expectation(value, error, ess, k, own, bias, self.num_samples)
+
+    def mean(self, name: str) -> Expectation:
+        """Estimates E[z | x] for each datum, for the latent called `name`.
+
+        Args:
+            name: The name of a latent of `shapes`.
+
+        Returns:
+            An `Expectation` with tensors `(batch, *shape)`.
+
+        Raises:
+            InputError: If there is no such latent.
+
+        Example:
+            >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+            >>> pv.posterior(vae.model, vae.exact_guide, torch.zeros(4, 3), num_samples=50).mean("z").value.shape
+            torch.Size([4, 2])
+        """
+        self._require_latent(name)
+        return self.expectation(lambda site: site[name])
+
+    def quantile(self, name: str, levels: float | Sequence[float]) -> Expectation:
+        """Estimates quantiles of a latent given x, for each datum and each element of it.
+
+            q = the least z_s with sum_r W_r 1{z_r <= z_s} >= level
+
+        The standard error is half the distance between the quantiles at level - e and level + e, where e is the
+        standard error of the probability to be below q. It is nan where one of them is not between 0 and 1, as too few
+        draws reach so far.
+
+        Args:
+            name: The name of a latent of `shapes`.
+            levels: A number between 0 and 1, or several.
+
+        Returns:
+            An `Expectation` with tensors `(levels, batch, *shape)`; `(batch, *shape)` for one number.
+
+        Raises:
+            InputError: If there is no such latent, or a level is not between 0 and 1.
+
+        Example:
+            >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+            >>> post = pv.posterior(vae.model, vae.exact_guide, torch.zeros(4, 3), num_samples=1_000)
+            >>> post.quantile("z", (0.05, 0.95)).value.shape
+            torch.Size([2, 4, 2])
+
+        Source:
+            Woodruff 1952, Journal of the American Statistical Association 47 (the standard error).
+        """
+        self._require_latent(name)
+        wanted = list(levels) if isinstance(levels, list | tuple) else [levels]
+        require(len(wanted) > 0, "levels must hold at least one number, got none")
+        for level in wanted:
+            require_number("levels", level, 0, 1)
+        at = torch.tensor(wanted, dtype=torch.float64)
+        parts = []
+        with evaluation_mode(*self._programs), torch.no_grad():
+            for _, _, log_w, draws in self._chunks():
+                parts.append(quantiles_of(at.to(log_w.device), log_w, draws[name]))
+        value, error, ess = joined(parts, self._args, dim=1)
+        if not isinstance(levels, list | tuple):
+            value, error, ess = value[0], error[0], ess[0]
+        k = self._of_weights(value, len(self.shapes[name]))
+        return Expectation(value, error, ess, k, k, torch.zeros_like(value), self.num_samples)
+
+    def sample(self, num_samples: int) -> Site:
+        """Draws the latents of each datum anew from the weighted draws: they are then of equal weight.
+
+        The draws of a datum come in random order, and all latents of one draw belong together. Resampling is
+        systematic: a draw with the share W_s of the weights comes floor(n W_s) or ceil(n W_s) times, so that the
+        choice itself adds as little noise as it can; drawn independently (multinomial), even equal weights would repeat
+        some and lose others. More draws than `ess` must repeat some.
+
+        Args:
+            num_samples: The number of draws n for each datum.
+
+        Returns:
+            A dict of the latents by name, each `(num_samples, batch, *shape)`.
+
+        Raises:
+            InputError: If `num_samples` is no positive whole number.
+
+        Example:
+            >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
+            >>> post = pv.posterior(vae.model, vae.exact_guide, torch.zeros(4, 3), num_samples=1_000)
+            >>> post.sample(100)["z"].shape
+            torch.Size([100, 4, 2])
+
+        Source:
+            Kitagawa 1996, Journal of Computational and Graphical Statistics 5 (systematic resampling).
+        """
+        require_size("num_samples", num_samples)
+        stream = int(torch.randint(2**62, ()))
+        parts = []
+        with evaluation_mode(*self._programs), torch.no_grad():
+            for _, seed, log_w, draws in self._chunks():
+                with local_seed(derived_seed(seed, f"sample {stream}")):
+                    index = _resampled(log_w, num_samples)
+                data = torch.arange(log_w.shape[1], device=log_w.device)
+                parts.append(tuple(draws[name][index, data] for name in self.shapes))
+        return dict(zip(self.shapes, joined(parts, self._args, dim=1), strict=True))
+
+    # The draws --------------------------------------------------------------------------------------------------------
+
+    def _chunks(self) -> Iterator[tuple[Data, int, Tensor, Site]]:
+        """Yields one run of data of this process after another: with its seed, log-weights `(S, data)` and draws."""
+        runs = self._sampler.own
+        if self._kept is not None:
+            for (chunk, seed), (log_w, draws) in zip(runs, self._kept, strict=True):
+                yield chunk, seed, log_w, draws
+            return
+        drawn = self._sampler.drawn(self._progress, "posterior", again=True)
+        for (chunk, seed), before, taken in zip(runs, self._log_sums, drawn, strict=True):
+            off = (taken[0].logsumexp(0) - before).abs()
+            if not bool((off <= ROUNDING * rounding_unit(taken[0])).all()):
+                raise InputError(
+                    "the draws of posterior are not kept, and the pair or the data have changed since it drew them, "
+                    f"by up to {off.max().item():.2g} nats: call posterior again"
+                )
+            yield chunk, seed, taken[0], self._latents.by_name(taken)
+
+    def _of_weights(self, value: Tensor, event_dim: int) -> Tensor:
+        """Returns Pareto k of the weights for each of the values, `(..., batch, *event)`."""
+        k = self.pareto_k.reshape(-1, *[1] * event_dim).expand_as(value)
+        return torch.where(value.isnan(), torch.nan, k)
+
+    def _require_latent(self, name: str) -> None:
+        require_choice("name", name, self.shapes)
+
+
+def _resampled(log_w: Tensor, num_samples: int) -> Tensor:
+    """Returns which draws come in place of the weighted ones, `(num_samples, data)`, from log-weights `(S, data)`."""
+    up_to = log_w.softmax(0).cumsum(0).T.contiguous()
+    first = torch.rand(len(up_to), 1, dtype=torch.float64, device=log_w.device)
+    points = (torch.arange(num_samples, dtype=torch.float64, device=log_w.device) + first) / num_samples
+    index = torch.searchsorted(up_to, points * up_to[:, -1:]).clamp(max=len(log_w) - 1)
+    order = torch.rand(index.shape, device=log_w.device).argsort(1)
+    return index.gather(1, order).T

@@ -1,0 +1,335 @@
+"""Posterior expectations, quantiles and draws against closed forms, and their errors against their spread."""
+
+import math
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from evaluation_pairs import guide_of
+from exact import conjugate, hierarchical, state_space
+from helpers import assert_within_standard_errors, conditional_vae, draw, linear_gaussian, mean_and_error, suite_seed
+
+import pyrovae as pv
+from pyrovae.evaluation import expectation, sampled_weights, weighted_draws
+from pyrovae.evaluation.expectation import expectation_of, quantiles_of
+from pyrovae.evaluation.importance_weights import pareto_smoothed
+from pyrovae.programs import log_joint
+
+REPETITIONS, LEVELS = 200, (0.05, 0.5, 0.95)
+
+
+@pytest.fixture
+def vae():
+    return linear_gaussian(0, pinned=True)
+
+
+def assert_calibrated(found, truth, note):
+    """z-scores of independent repetitions, along the data, have mean 0 and mean square 1."""
+    z = ((found.value - truth) / found.standard_error).detach().movedim(-2, 0).flatten(1)
+    assert_within_standard_errors(*(mean_and_error(z)[0], 0.0, mean_and_error(z)[1]), note=note)
+    square, error = mean_and_error(z.square())
+    assert_within_standard_errors(square, 1.0, error, note=note)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.0, 1.6])
+def test_errors_are_calibrated_for_guides_too_narrow_and_too_wide(vae, factor):
+    """Each of 200 data is the same x: one call gives 200 repetitions."""
+    x = draw(vae, 1).expand(REPETITIONS, -1)
+    exact = vae.posterior(x[:1])
+    torch.manual_seed(suite_seed(1))
+    post = pv.posterior(vae.model, guide_of(vae, factor), x, num_samples=1_000)
+    assert (post.ess > 0.2 * 1_000).all()
+    assert_calibrated(post.mean("z"), exact.mean, "mean")
+    squares = post.expectation(lambda site: site["z"].square())
+    assert_calibrated(squares, exact.mean.square() + exact.variance, "square")
+    marginal = dist.Normal(exact.mean, exact.variance.sqrt())
+    quantiles = post.quantile("z", LEVELS)
+    assert quantiles.value.shape == (3, REPETITIONS, 2)
+    truth = torch.stack([marginal.icdf(torch.tensor(level)) for level in LEVELS])
+    assert_calibrated(quantiles, truth, "quantile")
+    torch.testing.assert_close(post.quantile("z", 0.5).value, quantiles.value[1])
+
+
+def test_draws_of_the_posterior_itself_have_equal_weights(vae):
+    post = pv.posterior(vae.model, vae.exact_guide, draw(vae, 5), num_samples=400)
+    assert (post.pareto_k == -math.inf).all()
+    kept = torch.cat([draws["z"] for *_, draws in post._chunks()], 1)
+    mean = post.mean("z")
+    torch.testing.assert_close(mean.value, kept.mean(0), rtol=0, atol=1e-10)
+    torch.testing.assert_close(mean.standard_error, kept.std(0) / 20, rtol=1e-9, atol=0)
+    torch.testing.assert_close(mean.ess, torch.full_like(mean.ess, 400.0))
+    assert mean.bias.abs().max() < 1e-10
+    assert mean.verdict.startswith("reliable as far as its own draws can tell: Pareto k <= 0.7 at all 10 values; small")
+    again = post.sample(400)["z"]  # every draw once
+    torch.testing.assert_close(again.sort(0).values, kept.sort(0).values)
+    assert not torch.equal(again, kept)
+    constant = post.expectation(lambda site: torch.full_like(site["z"], 3.0))
+    assert (constant.value == 3).all()
+    assert (constant.pareto_k == -math.inf).all()
+    torch.testing.assert_close(constant.ess, torch.full_like(mean.ess, 400.0))
+
+
+def test_a_guide_far_too_narrow_is_flagged(vae):
+    torch.manual_seed(suite_seed(2))
+    post = pv.posterior(vae.model, guide_of(vae, 0.3), draw(vae, 5), num_samples=2_000)
+    assert post.verdict.startswith("not to be relied on: Pareto k > 0.7 at ")
+    mean = post.mean("z")
+    assert "Pareto k > 0.7" in repr(mean)
+    assert mean.is_unreliable.float().mean() > 0.5
+    assert (post.quantile("z", 0.5).is_unreliable == (post.pareto_k > 0.7)[:, None]).all()
+
+
+def test_a_tail_of_f_is_seen_where_the_weights_have_none(vae):
+    """f = exp(0.45 u^2) of a standard normal u has the tail of k = 0.9, and no variance."""
+    x = draw(vae, 4)
+    exact = vae.posterior(x[:1])
+    torch.manual_seed(suite_seed(3))
+    post = pv.posterior(vae.model, vae.exact_guide, x[:1].expand(8, -1), num_samples=5_000)
+    heavy = post.expectation(lambda site: (0.45 * (site["z"] - exact.mean).square() / exact.variance).exp())
+    assert (heavy.weights_pareto_k == -math.inf).all()
+    assert 0.6 < heavy.pareto_k.mean() < 1.2
+    assert heavy.verdict.startswith("not to be relied on")
+    assert not post.mean("z").is_unreliable.any()
+
+
+# Other pairs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_discrete_latent_has_its_enumerated_posterior():
+    """x ~ N(shift_c, 1) beside a prior of three states, and a guide of others; also as a probability."""
+    shift, prior = torch.tensor([-1.0, 0.0, 2.0]).double(), torch.tensor([0.5, 0.2, 0.3]).double()
+    x = torch.tensor([-0.5, 1.0, 3.0]).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(prior))
+            pyro.sample("x", dist.Normal(shift[c], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Categorical(torch.full((len(x), 3), 1 / 3).double()))
+
+    torch.manual_seed(suite_seed(4))
+    post = pv.posterior(model, guide, x, num_samples=4_000)
+    exact = (prior.log() + dist.Normal(shift, 1.0).log_prob(x[:, None])).softmax(-1)
+    shares = post.expectation(lambda site: site["c"].unsqueeze(-1) == torch.arange(3))
+    assert shares.value.shape == (3, 3)
+    assert_within_standard_errors(shares.value, exact, shares.standard_error)
+    torch.testing.assert_close(shares.value.sum(-1), torch.ones(3).double())
+    mean = post.mean("c")
+    assert_within_standard_errors(mean.value, exact @ torch.arange(3).double(), mean.standard_error)
+    assert post.sample(10)["c"].dtype == torch.int64
+
+
+def test_latents_that_all_data_share_have_one_answer():
+    x = conjugate.tosses(7, 3)
+    torch.manual_seed(suite_seed(5))
+    post = pv.posterior(conjugate.coin, conjugate.coin_guide, x, num_samples=5_000)
+    exact = dist.Beta(*(torch.tensor(value).double() for value in conjugate.coin_posterior(x)))
+    mean, squares = post.mean("f"), post.expectation(lambda site: site["f"].square())
+    assert mean.value.shape == (1,)
+    assert_within_standard_errors(mean.value, exact.mean, mean.standard_error)
+    assert_within_standard_errors(squares.value, exact.mean**2 + exact.variance, squares.standard_error)
+    assert "draws of all latents of 10 data that share some" in repr(post)
+
+
+def test_shared_latents_beside_those_of_each_datum_are_drawn_together():
+    """theta ~ N(0, 1), z_n ~ N(theta, 1), x_n ~ N(z_n, 1): all jointly normal."""
+    x = hierarchical.data(6)
+    num = len(x)
+
+    def model(x):
+        theta = pyro.sample("theta", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("data", num):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(theta, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        theta = pyro.sample("theta", dist.Normal(x.sum() / 2 / (1 + num / 2), 1.2 * (1 + num / 2) ** -0.5))
+        with pyro.plate("data", num):
+            pyro.sample("z", dist.Normal((x + theta) / 2, 0.8))
+
+    torch.manual_seed(suite_seed(6))
+    post = pv.posterior(model, guide, x, num_samples=5_000)
+    assert post.shapes == {"theta": (), "z": (num,)}
+    theta, z = post.mean("theta"), post.mean("z")
+    exact = x.sum() / 2 / (1 + num / 2)
+    assert_within_standard_errors(theta.value, exact, theta.standard_error)
+    assert z.value.shape == (1, num)
+    assert_within_standard_errors(z.value[0], (x + exact) / 2, z.standard_error[0])
+    both = post.expectation(lambda site: site["theta"].unsqueeze(-1) * site["z"])  # E[theta (x + theta) / 2]
+    square = exact**2 + 1 / (1 + num / 2)
+    assert_within_standard_errors(both.value[0], (x * exact + square) / 2, both.standard_error[0])
+
+
+def test_a_conditional_vae_has_the_posterior_of_its_grid():
+    torch.manual_seed(suite_seed(7))
+    vae, x, y = conditional_vae(pv.OneHot(2), latent_dim=1).double(), torch.randn(4, 3).double(), torch.arange(4) % 2
+    post = pv.posterior(vae, x, y, num_samples=4_000)
+    grid = torch.linspace(-8, 8, 2_001).double()
+    log_p = log_joint(vae.model, {"z": grid[:, None, None].expand(-1, 4, 1)}, x, y)
+    exact = (log_p.softmax(0) * grid[:, None]).sum(0)
+    mean = post.mean("z")
+    assert_within_standard_errors(mean.value[:, 0], exact, mean.standard_error[:, 0])
+
+
+def test_what_a_mask_leaves_out_of_a_datum_has_no_answer():
+    x, lengths = state_space.sequences()
+    guide = state_space.SmoothingGuide(1.1).masked
+    post = pv.posterior(state_space.masked, guide, x, lengths, num_samples=300)
+    for t in range(max(state_space.LENGTHS)):
+        there = lengths > t
+        found = (post.mean(f"z_{t}"), post.quantile(f"z_{t}", 0.5))
+        for part in (part for one in found for part in (one.value, one.standard_error, one.pareto_k)):
+            assert torch.equal(~part.isnan(), there)
+    assert "nan" not in repr(found[0])
+    ends = pv.posterior(state_space.masked, state_space.SmoothingGuide().masked, x, lengths, num_samples=300)
+    assert ends.sample(2)["z_4"][:, lengths > 4].isfinite().all()
+
+
+def test_many_data_keep_their_order(vae):
+    x = draw(vae, 300)
+    torch.manual_seed(suite_seed(8))
+    mean = pv.posterior(vae, x, num_samples=200).mean("z")
+    assert_within_standard_errors(mean.value, vae.posterior(x).mean, mean.standard_error, most=6)
+
+
+# Draws kept or drawn again --------------------------------------------------------------------------------------------
+
+
+def test_draws_that_are_not_kept_give_the_same_answers(vae, monkeypatch):
+    x = draw(vae, 150)
+
+    def answers(kept):
+        monkeypatch.setattr(weighted_draws, "NUMBERS_KEPT", kept)
+        torch.manual_seed(0)
+        post = pv.posterior(vae, x, num_samples=100, chunk_size=2_000)
+        assert (post._kept is None) == (kept == 0)
+        noisy = post.expectation(lambda site: site["z"] + torch.randn_like(site["z"]))
+        torch.manual_seed(1)
+        return post, (post.mean("z").value, noisy.value, post.quantile("z", LEVELS).value, post.sample(7)["z"])
+
+    (_, kept), (post, drawn) = answers(2**25), answers(0)
+    for one, other in zip(kept, drawn, strict=True):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        vae.guide_bias.add_(0.01)
+    with pytest.raises(pv.InputError, match="the pair or the data have changed since it drew them"):
+        post.mean("z")
+
+
+def test_an_f_is_given_the_rows_of_its_draws(vae, monkeypatch):
+    """Over two runs of data and many blocks; the same as closing over them, which only one datum allows."""
+    monkeypatch.setattr(expectation, "VALUES_AT_A_TIME", 1_000)
+    x = draw(vae, 150)
+    post = pv.posterior(vae, x, num_samples=30)
+    given = post.expectation(lambda site, x, bias: site["z"][..., 0] * x.sum(-1) + bias, x, x[:, 0])
+    torch.testing.assert_close(given.value, post.mean("z").value[:, 0] * x.sum(1) + x[:, 0])
+    with pytest.raises(pv.InputError, match="of each draw of each datum alone, got"):
+        post.expectation(lambda site: site["z"][..., 0] * x.sum(1))
+
+
+def test_an_f_that_writes_into_its_draws_changes_none(vae):
+    post = pv.posterior(vae, draw(vae, 3), num_samples=50)
+    before = post.mean("z").value
+    post.expectation(lambda site: site["z"].zero_())
+    assert torch.equal(post.mean("z").value, before)
+
+
+def test_log_p_x_is_that_of_log_marginal(vae):
+    x, found = draw(vae, 3), []
+    for function in (lambda *args: pv.posterior(*args).log_marginal, pv.log_marginal):
+        torch.manual_seed(0)
+        found.append(function(vae, x))
+    assert torch.equal(found[0].log_px, found[1].log_px)
+    assert torch.equal(found[0].pareto_k, found[1].pareto_k)
+
+
+def test_replayed_draws_are_the_same(vae, monkeypatch):
+    monkeypatch.setattr(sampled_weights, "Replay", partial(sampled_weights.Replay, inductor=False))  # its compiler
+    found = []
+    for compile in (False, True):
+        torch.manual_seed(suite_seed(11))
+        post = pv.posterior(vae, draw(vae, 4), num_samples=100, chunk_size=40, compile=compile)
+        assert (post._sampler._runs.replay is not None) == compile
+        found.append(post.mean("z").value)
+    torch.testing.assert_close(*found)
+
+
+def test_resampled_draws_are_those_of_the_posterior(vae):
+    """From a guide too wide: n W_s rounded down or up, sites and elements of one draw together."""
+    torch.manual_seed(suite_seed(9))
+    x = draw(vae, 3)
+    post = pv.posterior(vae.model, guide_of(vae, 1.5), x, num_samples=2_000)
+    (_, _, log_w, draws), num = next(post._chunks()), 1_000
+    found = post.sample(num)["z"]
+    wanted = num * log_w.softmax(0)
+    for datum in range(3):
+        matches = (found[:, datum, None] == draws["z"][None, :, datum]).all(-1)
+        assert (matches.sum(1) == 1).all()
+        assert ((matches.sum(0) - wanted[:, datum]).abs() < 1 + 1e-6).all()
+    assert not torch.equal(found, post.sample(num)["z"])
+
+
+# The sums -------------------------------------------------------------------------------------------------------------
+
+
+def normal_draws(num_draws, num_data, seed=0):
+    """Draws of N(0, 1.5) and their weights for N(0.7, 1), in float64."""
+    generator = torch.Generator().manual_seed(suite_seed(seed))
+    z = 1.5 * torch.randn(num_draws, num_data, generator=generator, dtype=torch.float64)
+    return dist.Normal(0.7, 1.0).log_prob(z) - dist.Normal(0.0, 1.5).log_prob(z), {"z": z}
+
+
+def test_sums_in_blocks_are_the_formulas(monkeypatch):
+    log_w, draws = normal_draws(500, 7)
+    f = torch.stack([draws["z"], draws["z"].exp(), 1e8 + draws["z"]], -1)
+    w = log_w.softmax(0)[..., None]
+    value = (w * f).sum(0)
+    off = (w.square() * (f - value) ** 2).sum(0)
+    expected = value, (off * 500 / 499).sqrt(), (w * (f - value) ** 2).sum(0) / off, None, -(w**2 * (f - value)).sum(0)
+    k = [pareto_smoothed(log_w + f[..., i].abs().log())[0] for i in range(3)]
+    for most in (2**22, 100):
+        monkeypatch.setattr(expectation, "VALUES_AT_A_TIME", most)
+        found = expectation_of(
+            lambda site: torch.stack([site["z"], site["z"].exp(), 1e8 + site["z"]], -1), log_w, draws
+        )
+        torch.testing.assert_close(found[3], torch.stack(k, -1))
+        for ours, theirs in zip(found, expected, strict=True):
+            if theirs is not None:
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-9)
+        q = quantiles_of(torch.tensor([0.5]).double(), log_w, draws["z"])[0][0]
+        order = draws["z"].sort(0)
+        below = log_w.softmax(0).gather(0, order.indices).cumsum(0)
+        assert torch.equal(q, order.values.gather(0, (below >= 0.5).int().argmax(0)[None])[0])
+
+
+def test_the_bias_of_few_draws_is_the_one_that_is_told():
+    log_w, draws = normal_draws(20, 40_000)
+    value, _, _, _, bias = expectation_of(lambda site: site["z"], log_w, draws)
+    plain, error = mean_and_error(value - 0.7)
+    assert plain < -5 * error  # the estimate is biased, towards the guide
+    told, _ = mean_and_error(bias)
+    assert abs(told / plain - 1) < 0.3  # to first order in 1/20
+    smaller, _ = mean_and_error(value - bias - 0.7)
+    assert smaller.abs() < plain.abs() / 3
+
+
+def test_an_event_that_no_draw_saw_is_not_called_certain():
+    log_w, draws = normal_draws(500, 2)
+    value, _, _, k, _ = expectation_of(lambda site: site["z"] > 50, log_w, draws)
+    assert (value == 0).all()
+    assert k.isnan().all()
+    rare = draws["z"].topk(3, dim=0).values[-1]  # three draws reach so far, of which nothing can be told
+    _, _, _, k, _ = expectation_of(lambda site, rare: site["z"] >= rare, log_w, draws, [rare])
+    assert (k == math.inf).all()
+
+
+def test_too_few_draws_say_so(vae):
+    post = pv.posterior(vae, draw(vae, 2), num_samples=20)
+    assert post.mean("z").verdict == "20 draws are too few to tell whether it is reliable: more than 20 are needed"
+    assert post.quantile("z", 0.01).standard_error.isnan().all()
+    one = pv.posterior(vae, draw(vae, 2), num_samples=1)
+    assert one.mean("z").standard_error.isnan().all()
+    assert "standard errors unknown" in repr(one.mean("z"))
