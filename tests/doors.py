@@ -123,6 +123,7 @@ for name, settings in {
 for name, settings in {
     "log_marginal": {},
     "posterior": {},
+    "impute": {},
     "importance_bound": {"num_particles": 2},
     "annealed_log_marginal": {},
     "bidirectional_gap": {},
@@ -152,7 +153,7 @@ door("load_run", pv.load_run, "data_root", "dataset", folder="folder")
 NO_DOORS = {
     *("Condition", "SizeFactor", "Likelihood", "ContinuousBernoulli", "Beta", "Poisson", "NegativeBinomial"),
     *("ZeroInflatedNegativeBinomial", "History", "MarginalLikelihood", "AnnealedEstimate", "Evaluation", "Comparison"),
-    *("Expectation", "WeightedDraws", "FactorInformation", "Race", "RaceRun", "Run", "InputError"),
+    *("Expectation", "WeightedDraws", "Imputation", "FactorInformation", "Race", "RaceRun", "Run", "InputError"),
     "enumerated_log_marginal",
     *("posteriors", "priors", "objectives", "schedules", "proposals", "diagnostics", "plots", "workers"),
 }

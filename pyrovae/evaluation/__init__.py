@@ -14,6 +14,7 @@ from pyrovae.evaluation.exact import enumerated_log_marginal, quadrature_log_mar
 from pyrovae.evaluation.expectation import Expectation
 from pyrovae.evaluation.held_out import HeldOut, at_most, held_out_log_px, held_out_of
 from pyrovae.evaluation.importance_sampling import importance_bound, log_marginal
+from pyrovae.evaluation.imputation import Imputation, impute
 from pyrovae.evaluation.inference_gap import inference_gaps
 from pyrovae.evaluation.known_factors import FactorInformation, factor_information
 from pyrovae.evaluation.posterior_expectations import posterior
@@ -27,6 +28,7 @@ __all__ = [
     "Expectation",
     "FactorInformation",
     "HeldOut",
+    "Imputation",
     "MarginalLikelihood",
     "WeightedDraws",
     "active_units",
@@ -46,6 +48,7 @@ __all__ = [
     "held_out_log_px",
     "held_out_of",
     "importance_bound",
+    "impute",
     "inference_gaps",
     "latent_use",
     "posterior",

@@ -12,6 +12,7 @@ from pyrovae.evaluation.estimate import HIDDEN, MOST_WITHOUT_PARETO_K, RELIABLE_
 from pyrovae.evaluation.importance_weights import MIN_TAIL, fitted_tail, rounding_unit, tail_size
 
 VALUES_AT_A_TIME = 2**22  # of f, 32 MB
+NEVER = "f is 0 at every draw, and what no draw has seen may still have a share"
 CONSTANT = 1e-12  # times its size, within which a standard deviation is that of a constant
 
 Site = dict[str, Tensor]
@@ -62,9 +63,12 @@ class Expectation:
     def verdict(self) -> str:
         """A conclusion about how far to believe the values, and what to do if they are not to be believed."""
         there = ~self.value.isnan()
+        if not bool(there.any()):
+            return "no value: a mask leaves the latent out of every datum"
         k = torch.maximum(self.pareto_k, self.weights_pareto_k)  # nan if one is unknown
         k = torch.where(self.is_unreliable, math.inf, k)[there]
-        return verdict_of(k, self.ess[there], self.num_samples, "values")
+        weights_known = not bool(self.weights_pareto_k[there].isnan().any())
+        return verdict_of(k, self.ess[there], self.num_samples, "values", NEVER if weights_known else HIDDEN)
 
     def __repr__(self) -> str:
         shape, known = tuple(self.value.shape), self.standard_error[~self.standard_error.isnan()]
@@ -72,15 +76,18 @@ class Expectation:
         return f"posterior expectations of shape {shape}, {error}\n{self.verdict}"
 
 
-def verdict_of(k: Tensor, ess: Tensor, num_samples: int, things: str) -> str:
-    """Returns how far to believe things, each with a Pareto k and an effective sample size."""
+def verdict_of(k: Tensor, ess: Tensor, num_samples: int, things: str, why: str = HIDDEN) -> str:
+    """Returns how far to believe things, each with a Pareto k and an effective sample size.
+
+    `why` says why k is unknown, if it is.
+    """
     count, bad, unknown = k.numel(), int((k > RELIABLE_PARETO_K).sum()), int(k.isnan().sum())
     if unknown == count:
         if num_samples > MOST_WITHOUT_PARETO_K:
-            return f"whether to believe it is unknown: {HIDDEN}, or f is 0 at every draw"
+            return f"whether to believe it is unknown: {why}"
         few = f"{num_samples:,} draws are too few to tell whether it is reliable"
         return f"{few}: more than {MOST_WITHOUT_PARETO_K} are needed"
-    others = ", and k of the others is unknown" if unknown else ""
+    others = f", and k of the others is unknown ({why})" if unknown else ""
     if bad:
         where = "" if count == 1 else f" at {bad:,} of {count:,} {things}{others}"
         return (

@@ -43,7 +43,7 @@ def posterior(
     If the data share latents theta, all data are one datum: theta and the latents of every datum are drawn together and
     have one weight, and the first dimension of every result is 1. The weights then vary as much as those of all data
     together (`log_marginal` can nest them, as no f is asked there), so that this is for few data or a good guide;
-    `ess` and `pareto_k` tell.
+    `ess` and `pareto_k` tell. Their draws are held at once, S times the latents of all data.
 
     Args:
         model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
