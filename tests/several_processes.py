@@ -70,6 +70,9 @@ def evaluate() -> dict[str, object]:
     values |= {"bounds": found["is_70"].estimate.bounds, "annealed": annealed.log_weights, "x": gap.args[0]}
     nested = pv.log_marginal(hierarchical.Hierarchy(), hierarchical.data(6), num_samples=90)
     coin = pv.log_marginal(conjugate.coin, conjugate.coin_guide, conjugate.tosses(3, 2), num_samples=90)
+    post = pv.posterior(vae.model, vae.guide, x, num_samples=70)
+    values |= {"posterior": post.mean("z").value, "quantiles": post.quantile("z", (0.1, 0.9)).value}
+    values |= {"resampled": post.sample(3)["z"]}
     return values | {"upper": gap.upper.log_weights, "nested": nested.bounds, "coin": coin.bounds}
 
 
