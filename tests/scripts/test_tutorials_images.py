@@ -70,21 +70,24 @@ def test_a_powerful_decoder_in_small(tmp_path, images):
     result = run_here("papers/powerful_decoder.py", *images, "--num-test", 12, "--seeds", 0, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "out/results.json").read_text())
-    assert len(found) == 4
+    assert len(found) == 6
     for (run,) in found.values():
         assert run["elbo"] == pytest.approx(run["reconstruction"] - run["kl"])
         assert f"{run['elbo']:.2f}" in (tmp_path / "out/report.md").read_text()
     assert "out/powerful_decoder.png" in tree(tmp_path)
 
 
-@pytest.mark.parametrize("sees_pixels", [True, False])
-def test_a_logit_depends_on_the_pixels_before_it_and_on_no_other(sees_pixels):
+@pytest.mark.parametrize(("sees_pixels", "as_bias"), [(True, False), (True, True), (False, False)])
+def test_a_logit_depends_on_the_pixels_before_it_and_on_no_other(sees_pixels, as_bias):
     script = names_of("papers/powerful_decoder.py")
     side = script["SIDE"]
-    vae = script["PixelVAE"](sees_pixels)
-    x, z = torch.rand(1, 1, side, side, requires_grad=True), torch.randn(1, script["LATENT_DIM"])
+    vae = script["PixelVAE"](sees_pixels, as_bias)
+    x, z = (
+        torch.rand(1, 1, side, side, requires_grad=True),
+        torch.randn(50, 1, script["LATENT_DIM"]),
+    )  # at one z all relus may be 0
     for place in (0, 5 * side + 6, side * side - 1):
-        logit = vae.logits(x, z).flatten()[place]
+        logit = vae.logits(x, z).flatten(1)[:, place].sum()
         (gradient,) = torch.autograd.grad(logit, x, allow_unused=True)
         seen = torch.zeros(side * side) if gradient is None else gradient.flatten()
         assert not seen[place:].any()
