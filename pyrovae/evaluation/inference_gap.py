@@ -16,11 +16,12 @@ from pyrovae.common import (
     require_size,
     warn,
 )
+from pyrovae.evaluation.annealed_estimate import AnnealedEstimate
 from pyrovae.evaluation.arguments import home_of
 from pyrovae.evaluation.best_gaussian import STEPS_PER_ROUND, BestGaussian, fit_best_gaussian, guide_gaussian
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK, opened
 from pyrovae.evaluation.cuts import cut
-from pyrovae.evaluation.estimate import Estimate, estimate_lines
+from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood, estimate_lines
 from pyrovae.evaluation.importance_sampling import log_marginal
 from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.programs import takes_pair
@@ -29,6 +30,9 @@ NOT_CONVERGED = (
     "the best Gaussian of some data was still improving after num_steps, which should be larger: "
     "their amortisation gap is a lower bound, their approximation gap an upper one"
 )
+TOO_NEGATIVE = 3  # standard errors below 0: more than the draws explain
+ROUNDING = 1e-6  # relative: log p(x) and ELBOs may come from float32
+SEARCH_SLACK = 0.03  # nats that a search which has converged may lack
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class InferenceGaps:
         scale: Their standard deviations, `(batch, latent_dim)`.
         converged: False if `num_steps` ran out while the ELBO still rose. The amortisation gap is then a lower bound,
             and the approximation gap an upper one.
+
+    No gap is negative but by noise: log p(x) is at least any ELBO. Below the table are the verdict on log p(x), if it
+    has one, and a line for each gap that is more than three standard errors below 0, whose log p(x) is too low.
     """
 
     log_px: Estimate
@@ -71,7 +78,21 @@ class InferenceGaps:
             "amortisation gap": self.amortisation,
         }
         head = f"nats per datum, {len(self.total.value)} data"
-        return "\n".join((head, *estimate_lines(rows), *(() if self.converged else (NOT_CONVERGED,))))
+        below = [f"impossible: the {name} is negative, so {why}" for name, why in self._impossible.items()]
+        if isinstance(self.log_px, MarginalLikelihood | AnnealedEstimate):
+            below.append(f"log p(x): {self.log_px.verdict}")
+        return "\n".join((head, *estimate_lines(rows), *below, *(() if self.converged else (NOT_CONVERGED,))))
+
+    @property
+    def _impossible(self) -> dict[str, str]:
+        """Returns which gaps are negative by more than their noise, and what must be wrong then."""
+        low = "log p(x) is too low"
+        rounding = ROUNDING * (1 + abs(self.log_px.mean))
+        gaps = [("total gap", self.total, rounding, low), ("approximation gap", self.approximation, rounding, low)]
+        gaps += [("amortisation gap", self.amortisation, SEARCH_SLACK, "the best Gaussian was not found")]
+        return {
+            name: why for name, gap, slack, why in gaps if gap.mean < -(TOO_NEGATIVE * gap.monte_carlo_error + slack)
+        }
 
 
 @takes_pair
