@@ -11,7 +11,7 @@ from typing import NoReturn
 import tyro
 
 from pyrovae.cli.streams import output_error, protect_streams
-from pyrovae.common import InputError, progress_in_lines, require
+from pyrovae.common import InputError, progress_in_lines, require, settings_as_flags
 
 # Arguments of `main` that are dataclasses are groups of `--help`, and their flags have no prefix.
 # Says torch of a tensor with more elements or bytes than it can count, which is no different to the user.
@@ -46,7 +46,7 @@ def reporting() -> Iterator[None]:
     """
     protect_streams()
     try:
-        with _processes(), progress_in_lines():
+        with _processes(), progress_in_lines(), settings_as_flags():
             yield
         _check_output()
     except SystemExit as stopped:

@@ -1,12 +1,16 @@
 """`pyrovae train`: trains a VAE and keeps the run in a folder."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyrovae.cli.command_line import command_for, flags_of
+from pyrovae.common import require
 from pyrovae.runs import (
+    LENGTH,
+    PLACES,
+    ConfigFields,
     DataFields,
     ModelFields,
     ObjectiveFields,
@@ -34,8 +38,8 @@ class RunFlags:
     out: str | None = None
     """folder of the run, new or empty (default: runs/DATASET-OBJECTIVE-seedSEED)"""
     resume: bool = False
-    """continue the interrupted run in OUT, to the bit, or begin one if there is none; its config.json replaces the
-    defaults, and more --epochs than before train it for longer"""
+    """continue the interrupted run in OUT, to the bit, or begin one if there is none and flags such as --dataset say
+    what to train; its config.json replaces the defaults, and more --epochs than before train it for longer"""
     checkpoint_minutes: float = 1.0
     """time between two checkpoints"""
     checkpoint_epochs: int | None = None
@@ -53,7 +57,7 @@ def train_vae(
     from pyrovae.common import Workers  # not above, because these import torch
     from pyrovae.runs import TensorBoard, train_run
 
-    out = run.out or f"runs/{short_name(config.dataset)}-{config.objective_name}-seed{config.seed}"
+    out = run.out or usual_out(config)
     is_new = not is_begun(out)
 
     def start(begun: "Run") -> None:
@@ -107,6 +111,17 @@ def config_of(*groups: DataFields | ModelFields | ObjectiveFields | TrainingFiel
     return RunConfig(**{name: value for group in groups for name, value in vars(group).items()})
 
 
+def usual_out(config: ConfigFields) -> str:
+    """Returns the folder of a run of this config for which none is given."""
+    return f"runs/{short_name(config.dataset)}-{config.objective_name}-seed{config.seed}"
+
+
+def says_what(flags: list[str]) -> bool:
+    """Returns whether flags say what to train, more than where it is done and for how long."""
+    names = {flag.removeprefix("--").removeprefix("no-").partition("=")[0].replace("-", "_") for flag in flags}
+    return not names.isdisjoint({one.name for one in fields(ConfigFields)} - {*PLACES, *LENGTH})
+
+
 def default_flags(flags: list[str]) -> list[str]:
     """Returns flags that replace the defaults: those of `--config`, or of the run that is resumed."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -120,6 +135,9 @@ def default_flags(flags: list[str]) -> list[str]:
     config = None
     if known.config is not None:
         config = RunConfig.load(known.config)
-    elif known.resume and known.out is not None:
-        config = begun_config(known.out)
+    elif known.resume:
+        out = known.out or Path(usual_out(ConfigFields()))
+        config = begun_config(out) if known.out is not None or not says_what(flags) else None
+        rule = f"{out} holds no run to resume: --out says where it is, or --dataset and others what to begin"
+        require(config is not None or says_what(flags), rule)
     return [] if config is None else flags_of(config.to_dict())

@@ -8,8 +8,17 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
     from pyrovae.runs.build import build_vae, fit_settings, load_data, unseeded_vae
     from pyrovae.runs.choices import OBJECTIVES, SHORTHANDS
     from pyrovae.runs.config import RunConfig
-    from pyrovae.runs.config_fields import DataFields, ModelFields, ObjectiveFields, TrainingFields
-    from pyrovae.runs.folder import CONFIG, METRICS, begun_config, is_begun, require_new_folder, require_run
+    from pyrovae.runs.config_fields import ConfigFields, DataFields, ModelFields, ObjectiveFields, TrainingFields
+    from pyrovae.runs.folder import (
+        CONFIG,
+        LENGTH,
+        METRICS,
+        PLACES,
+        begun_config,
+        is_begun,
+        require_new_folder,
+        require_run,
+    )
     from pyrovae.runs.held_out import first_test_data
     from pyrovae.runs.measures import measure
     from pyrovae.runs.own_data import nats_of_units, with_usual_settings
@@ -31,8 +40,17 @@ else:  # most of these modules import torch, for which a command line does not w
             "build": ("build_vae", "fit_settings", "load_data", "unseeded_vae"),
             "choices": ("OBJECTIVES", "SHORTHANDS"),
             "config": ("RunConfig",),
-            "config_fields": ("DataFields", "ModelFields", "ObjectiveFields", "TrainingFields"),
-            "folder": ("CONFIG", "METRICS", "begun_config", "is_begun", "require_new_folder", "require_run"),
+            "config_fields": ("ConfigFields", "DataFields", "ModelFields", "ObjectiveFields", "TrainingFields"),
+            "folder": (
+                "CONFIG",
+                "LENGTH",
+                "METRICS",
+                "PLACES",
+                "begun_config",
+                "is_begun",
+                "require_new_folder",
+                "require_run",
+            ),
             "held_out": ("first_test_data",),
             "measures": ("measure",),
             "own_data": ("nats_of_units", "with_usual_settings"),

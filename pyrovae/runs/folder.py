@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyrovae.common import CURRENT, LOCK, PREVIOUS, InputError, check_folder, require, shown
+from pyrovae.common import CURRENT, LOCK, PREVIOUS, InputError, check_folder, require, setting, shown
 from pyrovae.runs.config import RunConfig
 from pyrovae.runs.own_sources import is_own, require_source
 
@@ -27,7 +27,13 @@ def require_new_folder(folder: Path) -> None:
         # A run that was killed leaves its lock and temporary files. A link of such a name is somebody's.
         is_left_over = path.name == LOCK or path.name.endswith(".tmp")
         is_ours = is_left_over and stat.S_ISREG(path.lstat().st_mode)
-        require(is_ours, f"out must be a new or empty folder, and {folder} holds files")
+        require(is_ours, _not_new(folder))
+
+
+def _not_new(folder: Path) -> str:
+    is_run = os.path.lexists(folder / CONFIG) and _has_checkpoint(folder)
+    holds = f"a run: {setting('resume', True)} goes on with it" if is_run else "files"
+    return f"out must be a new or empty folder, and {folder} holds {holds}"
 
 
 def check_may_begin(folder: Path, saved: Mapping[str, Any] | None, resume: bool) -> None:
@@ -46,7 +52,7 @@ def check_may_begin(folder: Path, saved: Mapping[str, Any] | None, resume: bool)
 
         job = current_job()
         may_go_on = resume or (job is not None and saved.get("job") == job)
-        require(may_go_on, f"out must be a new or empty folder, and {folder} holds files")
+        require(may_go_on, _not_new(folder))
         if os.path.lexists(folder / CONFIG):  # see `begun_config`
             written_config(folder, saved)
         return
@@ -60,9 +66,13 @@ def check_may_begin(folder: Path, saved: Mapping[str, Any] | None, resume: bool)
 def require_run(folder: Path, dataset: str | None = None) -> None:
     """Raises `InputError` unless there is a folder with a checkpoint in it, and `dataset`, if its data have moved."""
     require(folder.is_dir(), f"run folder {folder} does not exist")
-    require(any((folder / name).exists() for name in (CURRENT, PREVIOUS)), f"{folder} holds no checkpoint")
+    require(_has_checkpoint(folder), f"{folder} holds no checkpoint")
     if dataset is not None:
         require_source(dataset)
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (CURRENT, PREVIOUS))
 
 
 def is_begun(folder: str | Path) -> bool:
@@ -74,6 +84,8 @@ def begun_config(folder: Path) -> RunConfig | None:
     """Returns the config of the run in `folder`, or None if none was begun there."""
     if os.path.lexists(folder / CONFIG):
         return RunConfig.load(folder / CONFIG)
+    if not _has_checkpoint(folder):
+        return None
     from pyrovae.training import Checkpoints  # which import torch
 
     saved = Checkpoints(folder).load()  # a kill may have come between the first checkpoint and config.json
@@ -113,7 +125,15 @@ def read_as_run(folder: Path) -> Iterator[None]:
         raise InputError(f"the checkpoint in {folder} is not one of a run ({type(error).__name__}: {error})") from error
 
 
+def require_of_run(folder: Path, saved: Mapping[str, Any]) -> None:
+    """Raises `InputError` if a checkpoint's content is of `fit` alone, which keeps no config with it."""
+    of_run = any(name in saved for name in ("config", "event_shape")) or os.path.lexists(folder / CONFIG)
+    rule = f"{folder} holds checkpoints of pv.fit, not a run of the command"
+    require(of_run, f"{rule}: pv.fit goes on with them, see docs/saving.md")
+
+
 def _config_in(saved: Mapping[str, Any], folder: Path) -> RunConfig:
+    require_of_run(folder, saved)
     with read_as_run(folder):
         config = RunConfig.from_dict(saved["config"])
     return config

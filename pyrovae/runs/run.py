@@ -32,6 +32,7 @@ from pyrovae.runs.folder import (
     check_may_begin,
     read_as_run,
     require_new_folder,
+    require_of_run,
     require_run,
     written_config,
 )
@@ -223,6 +224,7 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
     saved = Checkpoints(folder).load()  # before config.json, which is ahead of it while a run trains for longer
     if saved is None:
         raise InputError(f"{folder} holds no checkpoint")
+    require_of_run(folder, saved)
     where = f"the checkpoint in {folder}"
     check_content(where, saved, also=content_of_run(saved))
     config = written_config(folder, saved)

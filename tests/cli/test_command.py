@@ -169,6 +169,9 @@ def test_what_takes_long_says_how_far_it_is_where_there_is_no_terminal(tmp_path,
 def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
     """With a mistyped folder another run began without a word."""
     flags = ["--hidden", 4, "--batch-size", 1_000, "--dataset", "pinwheel"]
+    typed = command_here("train", "--out", "typo", "--resume", "--epochs", 9, "--tensorboard", cwd=tmp_path)
+    assert (typed.returncode, typed.stdout, list(tmp_path.iterdir())) == (2, "", [])  # it trained on the ring
+    assert typed.stderr.startswith("error: typo holds no run to resume: --out says where it is, ")
 
     def said(*more):
         done = command_here("train", *more, "--resume", cwd=tmp_path)
@@ -177,6 +180,8 @@ def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
 
     assert said(*flags, "--epochs", 1, "--out", "run") == "no run in run yet: a new one on pinwheel begins"
     assert command_here("evaluate", "run", "--num-samples", 5, "--num-data", 5, cwd=tmp_path).returncode == 0
+    anew = command_here("train", *flags, "--out", "run", cwd=tmp_path)
+    assert anew.stderr == ("error: out must be a new or empty folder, and run holds a run: --resume goes on with it\n")
     longer = command_here("train", "--out", "run", "--epochs", 3, "--resume", cwd=tmp_path).stdout.splitlines()
     assert longer[0] == "resumes after epoch 1 of 3"
     assert longer[1] == "written before this run went on: evaluation.json; --overwrite replaces them"

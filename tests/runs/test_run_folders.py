@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import IMAGE_FILES, refusal, tree, write_images
+from helpers import IMAGE_FILES, refusal, small_vae, tree, write_images
 from running_scripts import command_here
 
 import pyrovae as pv
@@ -131,6 +131,19 @@ def test_only_plain_files_are_taken_for_what_a_killed_run_left(tmp_path):
     assert outside.read_text() == "mine"
 
 
+def test_checkpoints_of_fit_are_named_as_such_by_every_reader_of_runs(tmp_path):
+    """They were "not readable: it must have event_shape", or "not one of a run (KeyError)"."""
+    vae = small_vae()
+    pv.fit(vae, torch.randn(20, 2), epochs=1, progress=False, checkpoints=pv.Checkpoints(tmp_path / "plain"))
+    said = "plain holds checkpoints of pv.fit, not a run of the command: pv.fit goes on with them, see docs/saving.md"
+    for command in (("evaluate", "plain"), ("compare", "plain"), ("train", "--resume", "--out", "plain")):
+        for more in ((), ("--dataset", "ring")) if command[0] == "train" else ((),):
+            done = command_here(*command, *more, cwd=tmp_path)
+            assert (done.returncode, done.stderr) == (2, f"error: {said}\n"), command
+    resumed = refusal(train_run, pv.RunConfig(**RING), tmp_path / "plain", resume=True, progress=False)
+    assert resumed == f"{tmp_path}/{said}"
+
+
 @pytest.mark.parametrize("left", [(CONFIG,), (METRICS,), (CONFIG, METRICS)])
 def test_a_run_that_has_lost_its_checkpoints_does_not_begin_anew(left, copied):
     folder = copied("ring")
@@ -156,7 +169,7 @@ def test_what_counts_is_seen_once_no_other_process_can_write(trained, tmp_path, 
 
     monkeypatch.setattr(pv.runs.run, "load_data", slow)
     said = refusal(train_run, pv.RunConfig(**{**RING, "epochs": 3}), folder, progress=False)
-    assert said == f"out must be a new or empty folder, and {folder} holds files"
+    assert said == f"out must be a new or empty folder, and {folder} holds a run: resume=True goes on with it"
     assert pv.load_run(folder).config.epochs == 2
     assert (folder / CONFIG).read_text() == (trained / "ring" / CONFIG).read_text()
 
@@ -185,12 +198,12 @@ def test_a_restart_goes_on_with_what_its_own_job_began_and_with_nothing_else(tmp
     before = tree(folder)
     for job in (None, "another"):
         said = refusal(attempt, job, epochs=4_000)
-        assert said == f"out must be a new or empty folder, and {folder} holds files"
+        assert said == f"out must be a new or empty folder, and {folder} holds a run: resume=True goes on with it"
     assert "was begun with lr 0.001, and lr is now 0.5" in refusal(_with_lr, folder, "one")
     assert tree(folder) == before
     assert attempt("one").history.epoch == [1, 2]
     before = tree(folder)
-    assert "holds files" in refusal(attempt, "another")  # it printed the old table
+    assert "holds a run" in refusal(attempt, "another")  # it printed the old table
     assert tree(folder) == before
     assert resume(folder, epochs=3).history.epoch == [1, 2, 3]
     assert config.epochs == 2

@@ -48,7 +48,8 @@ def test_of_two_that_begin_one_trains_and_the_other_is_refused(found, folder):
         run, epochs = folder / f"{number}", started_at_once.LENGTHS[winner]
         assert pv.RunConfig.load(run / CONFIG).epochs == epochs
         assert numbers(run) == numbers(folder / f"alone {epochs}")[:epochs]  # those went on later
-    in_use, late = "another training is writing to N", "out must be a new or empty folder, and N holds files"
+    in_use = "another training is writing to N"
+    late = "out must be a new or empty folder, and N holds a run: --resume goes on with it"
     assert said <= {f"error: {in_use}\n", f"error: {late}\n"}
 
 
