@@ -37,7 +37,7 @@ def evaluate_run(
     """
     require_run(folder, dataset)  # before the imports of torch
     from pyrovae.common import Workers, choose_device, device_of_worker
-    from pyrovae.evaluation import evaluate
+    from pyrovae.evaluation import IN_METHODS, evaluate
     from pyrovae.runs import (
         ESTIMATES_FILES,
         EVALUATION_FILES,
@@ -66,7 +66,8 @@ def evaluate_run(
             model, guide = run.vae.model, run.vae.guide
             estimates = evaluate(model, guide, *args, methods=methods, dequantised=dequantised, seed=seed)
             if workers.is_first:
-                print(f"{len(args[0]):,} test data of {folder}\n\n{estimates}\n")
+                print(f"{len(args[0]):,} test data of {folder}\n\n{estimates.table()}")
+                print(f"{estimates.verdict_in(IN_METHODS)}\n")
                 lower = nats_of_units(run.data, args[0])
                 if lower is not None:
                     print(f"in the units of the file, each is {lower:.3f} nats lower\n")

@@ -18,6 +18,7 @@ from pyrovae.evaluation.imputation import Imputation, impute
 from pyrovae.evaluation.inference_gap import inference_gaps
 from pyrovae.evaluation.known_factors import FactorInformation, factor_information
 from pyrovae.evaluation.posterior_expectations import posterior
+from pyrovae.evaluation.remedy_words import IN_METHODS, IN_SHELL
 from pyrovae.evaluation.weighted_draws import WeightedDraws
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "Expectation",
     "FactorInformation",
     "HeldOut",
+    "IN_METHODS",
+    "IN_SHELL",
     "Imputation",
     "MarginalLikelihood",
     "WeightedDraws",

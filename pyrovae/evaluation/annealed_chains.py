@@ -40,6 +40,7 @@ class AnnealedChains:
     def __init__(self, hmc: AnnealedHMC, num_distributions: int, num_chains: int, schedule: str) -> None:
         require_size("num_chains", num_chains)
         self.hmc, self.num_chains = hmc, num_chains
+        self.evidence_of: str | None = None  # where all data are one datum
         self.t = temperatures(num_distributions, schedule)
         self.pilot_repeats = math.ceil(PILOT_TRANSITIONS / num_distributions)
         self.num_pilot = PILOT_WARMUP + self.pilot_repeats * num_distributions

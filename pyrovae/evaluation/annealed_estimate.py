@@ -1,11 +1,14 @@
 """What annealed importance sampling returns: log p(x) per datum, and how far to believe it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.estimate import FEW, Estimate
 from pyrovae.evaluation.importance_weights import jackknifed
+from pyrovae.evaluation.remedy_words import DISTRIBUTIONS, IN_PYTHON
 
 TARGET_ACCEPTANCE = 0.65
 # Where log-weights are normal with a standard deviation of 1.5 nats, half of the chains is more than the ESS of seven
@@ -30,6 +33,7 @@ class AnnealedEstimate(Estimate):
         step_size: The step sizes of HMC at each distribution, `(num_distributions, batch)`.
         log_weights: The log-weight of each chain, `(num_chains, batch)`, in nats.
         is_upper: True for the upper bound of `bidirectional_gap`, whose chains run backwards.
+        evidence_of: What the joint evidence is of; None where each datum has its log p(x).
 
     Example:
         >>> value, error, ess, acceptance = (torch.tensor([number]) for number in (-2.5, 0.1, 12.0, 0.65))
@@ -46,6 +50,7 @@ class AnnealedEstimate(Estimate):
     step_size: Tensor
     log_weights: Tensor
     is_upper: bool = False
+    evidence_of: str | None = None
 
     @property
     def log_px(self) -> Tensor:
@@ -66,29 +71,40 @@ class AnnealedEstimate(Estimate):
     def verdict(self) -> str:
         """A conclusion about how far to believe the number, and what to do if it is not to be believed.
 
-        `diagnosis` says more.
+        A few bad data, at most one in 20, are told from chains that are bad at many. `diagnosis` says more.
         """
+        return self.verdict_in(IN_PYTHON)
+
+    def verdict_in(self, words: Mapping[str, str]) -> str:
+        """Returns the verdict; `words` has what is to be done, as it is called where the verdict is read."""
+        start = "" if self.evidence_of is None else f"{self.evidence_of}: "
         num_chains, num_distributions = len(self.log_weights), len(self.step_size)
         side, word = ("an upper bound", "high") if self.is_upper else ("a lower bound", "low")
-        off, enough = self._shortfall, f"{LOWEST_ESS * num_chains:g} of {num_chains} chains"
+        enough = f"{LOWEST_ESS * num_chains:g} of {num_chains} chains"
         reasons = []
         if bool(self.disagrees.any()):
-            by = "by how much is unknown" if off is None else f"by {off:.2g} nats (jackknife) or by far more"
-            reasons.append(f"the chains disagree (ESS < {enough}){self._where(self.disagrees)}, so it is {word}: {by}")
+            too = f"{word} by an unknown amount"
+            reasons.append(f"the chains disagree (ESS < {enough}){self._where(self.disagrees)}: {too}")
         if bool(self.is_stuck.any()):
             accepted = self.acceptance[self.is_stuck].mean().item()
             reasons.append(
                 f"the chains hardly move{self._where(self.is_stuck)} (HMC accepts {accepted:.0%}, and its steps were "
                 f"tuned to {TARGET_ACCEPTANCE:.0%})"
             )
+        off, count, num_bad = self._shortfall(~self._is_bad), len(self.value), int(self._is_bad.sum())
+        by = "the jackknife sees no bias" if off is None else f"{word} by {off:.2g} nats (jackknife)"
         if reasons:
-            return f"{side} only: {'; '.join(reasons)}; take more distributions than {num_distributions:,}"
+            more = words.get(DISTRIBUTIONS, "").format(more=4 * num_distributions)
+            why, take = "; ".join(reasons), f"take more distributions than {num_distributions:,}{more}"
+            if num_chains < FEWEST_CHAINS or num_bad > FEW * count:
+                return f"{start}{side} only: {why}; {take}"
+            good = f"reliable as far as its own chains can tell at {count - num_bad:,} of {count:,} data: {by}"
+            return f"{start}{good}; {why}: for {'them' if num_bad > 1 else 'it'} {take}"
         if num_chains < FEWEST_CHAINS:
             few = "one chain is" if num_chains == 1 else f"{num_chains} chains are"
-            return f"{few} too few to tell whether it is reliable: take {FEWEST_CHAINS} or more"
-        where = "" if len(self.value) == 1 else f" at all {len(self.value):,} data"
-        by = "the jackknife sees no bias" if off is None else f"{word} by {off:.2g} nats (jackknife)"
-        return f"reliable as far as its own chains can tell: ESS >= {enough}{where}; {by}"
+            return f"{start}{few} too few to tell whether it is reliable: take {FEWEST_CHAINS} or more"
+        where = "" if count == 1 else f" at all {count:,} data"
+        return f"{start}reliable as far as its own chains can tell: ESS >= {enough}{where}; {by}"
 
     @property
     def diagnosis(self) -> str:
@@ -97,11 +113,13 @@ class AnnealedEstimate(Estimate):
             f"The median effective sample size is {self.ess.median().item():.3g} of {len(self.log_weights)} chains, "
             f"and HMC accepts {self.acceptance.mean().item():.0%} of its proposals"
         )
-        if bool((self.disagrees | self.is_stuck).any()):
+        if bool(self._is_bad.any()):
+            off = self._shortfall(torch.ones_like(self._is_bad))
+            seen = "" if off is None else f" The jackknife sees {off:.2g} nats of it."
             return (
-                f"{self.verdict}. {numbers}. Chains disagree where the distributions change faster than the chains can "
-                'follow; the standard error then says little. From start="guide" they have less far to go than from '
-                '"prior". A result that more distributions no longer move is better evidence than either.'
+                f"{self.verdict}. {numbers}.{seen} Chains disagree where the distributions change faster than the "
+                'chains can follow; the standard error then says little. From start="guide" they have less far to go '
+                'than from "prior". A result that more distributions no longer move is better evidence than either.'
             )
         return (
             f"{self.verdict}. {numbers}. A mode of the posterior that no chain has found would not show: compare with "
@@ -109,16 +127,20 @@ class AnnealedEstimate(Estimate):
         )
 
     def __repr__(self) -> str:
-        head = f"log p(x) of {len(self.value):,} data: mean {self.mean_in_words}"
+        of = "joint evidence" if self.evidence_of is not None else f"log p(x) of {len(self.value):,} data: mean"
+        head = f"{of} {self.mean_in_words}"
         chains = f"{len(self.step_size):,} distributions, {len(self.log_weights)} chains"
         accepted = f"HMC accepts {self.acceptance.mean().item():.0%}"
         return f"{head}\n{chains}, median ESS {self.ess.median().item():.3g}, {accepted}\n{self.verdict}"
 
     @property
-    def _shortfall(self) -> float | None:
-        """By how much the mean is off, as the jackknife tells; None if it sees nothing, or cannot tell."""
+    def _is_bad(self) -> Tensor:
+        return self.disagrees | self.is_stuck
+
+    def _shortfall(self, which: Tensor) -> float | None:
+        """By how much the mean of such data is off, as the jackknife tells; None if it sees nothing, or cannot tell."""
         sign = -1 if self.is_upper else 1
-        off = jackknifed(sign * self.log_weights.double()) - sign * self.value.double()
+        off = (jackknifed(sign * self.log_weights.double()) - sign * self.value.double())[which]
         known = off[off.isfinite()].mean().item()  # nan without any
         return known if known > ROUNDING else None
 

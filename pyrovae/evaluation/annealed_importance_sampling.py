@@ -126,7 +126,7 @@ def annealed_log_marginal(
         hmc.check(data.args)
         steps = chains.pilot(data.args, bar)
         parts.append(chains.forward(data.args, steps, bar))
-    return _joined(parts, home_of(args))
+    return _joined(parts, home_of(args), chains.evidence_of)
 
 
 @takes_pair
@@ -206,7 +206,8 @@ def bidirectional_gap(
     args = tuple(
         given if parts[0] is None else torch.cat(parts).to(home) for parts, given in zip(columns, args, strict=True)
     )
-    return BidirectionalEstimate(_joined(lower, home), _joined(upper, home, is_upper=True), args)
+    of = chains.evidence_of
+    return BidirectionalEstimate(_joined(lower, home, of), _joined(upper, home, of, is_upper=True), args)
 
 
 def _chunks(
@@ -229,6 +230,10 @@ def _chunks(
     step = max(1, found.pairs_at_a_time // chains.num_chains)
     has_globals = found.pair.layout.has_globals
     hmc.reading = Reading(plate, has_globals, vectorize_particles=True)
+    if has_globals:
+        chains.evidence_of = f"joint evidence of all {found.data.size:,} data"
+    elif not found.pair.layout.plates:
+        chains.evidence_of = "joint evidence of all data"
     data = found.as_one if has_globals else cut(hmc.model, hmc.guide, found, step)
     total = len(list(data.in_chunks(step))) * (chains.num_pilot + num_runs * (len(chains.t) - 1))
     with progress_bar(progress, total, "log p(x) by AIS", "step") as bar:
@@ -239,9 +244,11 @@ def _chunks(
                     yield chunk, bar
 
 
-def _joined(parts: list[AnnealedEstimate], device: torch.device, is_upper: bool = False) -> AnnealedEstimate:
+def _joined(
+    parts: list[AnnealedEstimate], device: torch.device, evidence_of: str | None, is_upper: bool = False
+) -> AnnealedEstimate:
     """Returns the estimates for all data, in their order, from every process that ran some of them."""
-    names = [field.name for field in fields(AnnealedEstimate) if field.name != "is_upper"]
+    names = [field.name for field in fields(AnnealedEstimate) if field.name not in ("is_upper", "evidence_of")]
     columns = Workers().in_turn([{name: getattr(part, name).cpu() for name in names} for part in parts])
     tensors = {name: torch.cat([column[name] for column in columns], -1).to(device) for name in names}
-    return AnnealedEstimate(**tensors, is_upper=is_upper)
+    return AnnealedEstimate(**tensors, is_upper=is_upper, evidence_of=evidence_of)

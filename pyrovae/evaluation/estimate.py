@@ -1,6 +1,7 @@
 """Estimates in nats with one value per datum, and the errors of their means."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +10,13 @@ from torch import Tensor
 
 from pyrovae.common import data_frame, if_given, require, require_plain, shown
 from pyrovae.evaluation.importance_weights import bound_sizes
+from pyrovae.evaluation.remedy_words import DRAWS, IN_PYTHON, advice
 
 RELIABLE_PARETO_K = 0.7
 MOST_WITHOUT_PARETO_K = 20  # draws
+# At 5% of 300 data of linear Gaussian models, whose guides are equally narrow at all, the mean over all is low by less
+# than 0.001 nats, and at 40% by more than 0.01.
+FEW = 0.05  # of the data
 DATA_NAMED = 10
 HIDDEN = "rounding hides how the log-weights differ, which are very large; use float64"
 
@@ -127,6 +132,7 @@ class MarginalLikelihood(Estimate):
         bounds_error: Their standard errors, `(sizes, batch)`.
         num_samples: The number of draws for each datum, or of the shared latents.
         evidence_of: What the joint evidence is of, and how it was drawn; None where each datum has its log p(x).
+        remedies: What can be done with the pair where the estimate is not to be believed, as `verdict` says.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -145,6 +151,7 @@ class MarginalLikelihood(Estimate):
     bounds_error: Tensor
     num_samples: int
     evidence_of: str | None = None
+    remedies: tuple[str, ...] = (DRAWS,)
 
     def to_pandas(self) -> Any:
         """Returns a `pandas.DataFrame` with a row for each datum.
@@ -203,8 +210,13 @@ class MarginalLikelihood(Estimate):
     def verdict(self) -> str:
         """A conclusion about how far to believe the number, and what to do if it is not to be believed.
 
-        `diagnosis` says more.
+        A few data with Pareto k above 0.7, at most one in 20, are told from a guide that is bad at many. `diagnosis`
+        says more.
         """
+        return self.verdict_in(IN_PYTHON)
+
+    def verdict_in(self, words: Mapping[str, str]) -> str:
+        """Returns the verdict; `words` has what is to be done, as it is called where the verdict is read."""
         start = "" if self.evidence_of is None else f"{self.evidence_of}: "
         count, bad, unknown = len(self.value), int(self.is_unreliable.sum()), int(self.pareto_k.isnan().sum())
         if unknown == count:
@@ -212,24 +224,20 @@ class MarginalLikelihood(Estimate):
                 return f"{start}whether to believe it is unknown: {HIDDEN}"
             few = f"{self.num_samples:,} draws are too few to tell whether it is reliable"
             return f"{start}{few}: more than {MOST_WITHOUT_PARETO_K} are needed"
-        low, _ = self._shortfall
         others = ", and k of the others is unknown" if unknown else ""
+        take = advice(self.remedies, self.num_samples, words)
         if not bad:
             belief = "whether to believe all is unknown" if unknown else "reliable as far as its own draws can tell"
             at = f"{count - unknown:,} of {count:,}" if unknown else f"all {count:,}"
             where = "" if count == 1 else f" at {at} data{others}"
-            by = "its draws do not tell how low it is" if low is None else f"low by {low:.2g} nats (jackknife)"
-            shift = "the jackknife sees no bias" if low is not None and low <= 0 else by
-            return f"{start}{belief}: Pareto k <= {RELIABLE_PARETO_K}{where}; {shift}"
+            return f"{start}{belief}: Pareto k <= {RELIABLE_PARETO_K}{where}; {self._shortfall_in_words}"
+        if not unknown and bad <= FEW * count:
+            good = f"reliable as far as its own draws can tell at {count - bad:,} of {count:,} data"
+            rest = f"the other {bad:,} may be lower by far" if bad > 1 else "the other one may be lower by far"
+            at_them = f"{rest} (Pareto k > {RELIABLE_PARETO_K})"
+            return f"{start}{good}: {self._shortfall_in_words}; {at_them}: for {'them' if bad > 1 else 'it'} {take}"
         where = "" if count == 1 else f" at {bad:,} of {count:,} data{others}"
-        if low is None:
-            by = ", and its draws do not tell by how much"
-        else:
-            by = f": by {low:.2g} nats (jackknife) or by far more" if low > 0 else ", by how much is unknown"
-        return (
-            f"{start}a lower bound only: Pareto k > {RELIABLE_PARETO_K}{where}, so it is low{by}; "
-            "take more draws, a wider proposal (pv.proposals.widened) or annealed_log_marginal"
-        )
+        return f"{start}a lower bound only: Pareto k > {RELIABLE_PARETO_K}{where}, low by an unknown amount; {take}"
 
     @property
     def diagnosis(self) -> str:
@@ -246,17 +254,26 @@ class MarginalLikelihood(Estimate):
             )
         shown = ", ".join(map(str, bad[:DATA_NAMED])) + (", ..." if len(bad) > DATA_NAMED else "")
         where = "" if len(self.value) == 1 else f" at the data {shown}"
-        _, alone = self._shortfall
+        low, alone = self._shortfall(torch.ones_like(self.is_unreliable))
+        seen = f" The jackknife sees {low:.2g} nats of what is missing." if low is not None and low > 0 else ""
         lone = f" Of {alone:,} data one draw alone has a weight, and the jackknife leaves them out." if alone else ""
+        apart = " Do not leave these data out: a rare large weight raises k and log p(x) at once, so the rest is low."
         return (
             f"{self.verdict}. The proposal is too narrow{where}, or its draws are too few: the median effective sample "
             f"size is {self.ess.median().item():.3g} of {self.num_samples:,}. Where k is large the standard errors say "
-            f"little, and where it is small they may, too, because k is an estimate.{lone}"
+            f"little, and where it is small they may, too, because k is an estimate.{seen}{lone}"
+            f"{apart if len(bad) < len(self.value) else ''}"
         )
 
-    @property
-    def _shortfall(self) -> tuple[float | None, int]:
-        """By how much the mean is low, as the jackknife tells, and of how many data it cannot tell."""
-        low = self.jackknife - self.value
+    def _shortfall(self, which: Tensor) -> tuple[float | None, int]:
+        """By how much the mean of such data is low, as the jackknife tells, and of how many data it cannot tell."""
+        low = (self.jackknife - self.value)[which]
         known = low[low.isfinite()]  # it is infinite where all weights but one are 0
         return known.mean().item() if len(known) else None, len(low) - len(known)
+
+    @property
+    def _shortfall_in_words(self) -> str:
+        low, _ = self._shortfall(~self.is_unreliable)
+        if low is None:
+            return "its draws do not tell how low it is"
+        return f"low by {low:.2g} nats (jackknife)" if low > 0 else "the jackknife sees no bias"

@@ -1,6 +1,7 @@
 """The table of one model's evaluation: every method's estimate of log p(x), its errors, bits and time."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -11,6 +12,7 @@ from pyrovae.common import InputError, data_frame, require, right_aligned, shown
 from pyrovae.evaluation.annealed_estimate import AnnealedEstimate
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.evaluation_figure import draw_estimates
+from pyrovae.evaluation.remedy_words import IN_PYTHON
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,17 @@ class Evaluation:
 
         Of several by importance sampling, it is the one with the most draws.
         """
+        return self.verdict_in(IN_PYTHON)
+
+    def verdict_in(self, words: Mapping[str, str]) -> str:
+        """Returns the verdict; `words` has what is to be done, as it is called where the verdict is read."""
         lines = [f"all are lower bounds in expectation, and the best is {self.best.method}"]
         sampled = [one for one in self.measured if isinstance(one.estimate, MarginalLikelihood)]
         largest = max(sampled, key=lambda one: cast(MarginalLikelihood, one.estimate).num_samples, default=None)
         for one in self.measured:
             if one is largest or isinstance(one.estimate, AnnealedEstimate):
-                lines.append(f"{one.method}: {cast(MarginalLikelihood | AnnealedEstimate, one.estimate).verdict}")
+                estimate = cast(MarginalLikelihood | AnnealedEstimate, one.estimate)
+                lines.append(f"{one.method}: {estimate.verdict_in(words)}")
         return "\n".join(lines)
 
     def difference(self, other: "Evaluation", method: str) -> Estimate:

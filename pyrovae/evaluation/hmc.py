@@ -98,11 +98,11 @@ class AnnealedHMC:
         self.layout, self.latents = pair.layout, list(pair.latent)
         require(len(pair.latent) > 0, "the model must have a latent site, and has none")
         for site in pair.latent.values():
-            _bijection(site)
+            bijection(site)
         pair.check_densities(auxiliary=self.start == "prior")
         for name, site in pair.latent.items() if self.start == "guide" else ():
-            u = _bijection(site).inv(site["value"])
-            if not torch.allclose(_bijection(pair.guide_sites[name])(u), _bijection(site)(u), rtol=1e-3, atol=1e-5):
+            u = bijection(site).inv(site["value"])
+            if not torch.allclose(bijection(pair.guide_sites[name])(u), bijection(site)(u), rtol=1e-3, atol=1e-5):
                 ours, theirs = site["fn"].support, pair.guide_sites[name]["fn"].support
                 raise InputError(
                     f'to start at the guide, the latent site "{name}" must have one support in model and guide, '
@@ -198,7 +198,7 @@ def _gradient(value: Tensor, u: Tensor) -> Tensor:
 # Unconstrained latents -----------------------------------------------------------------------------------------------
 
 
-def _bijection(site: dict) -> Transform:
+def bijection(site: dict) -> Transform:
     """Returns the bijection from real vectors to the support of a latent site."""
     support = site["fn"].support
     if isinstance(support, constraints.MixtureSameFamilyConstraint):
@@ -225,7 +225,7 @@ def unconstrained(sites: dict[str, dict], layout: Layout) -> tuple[Tensor, list[
     parts, places = [], []
     for name, site in sorted(sites.items()):  # model and guide may draw in different orders
         batch_dim, data_dim = site["value"].dim() - site["fn"].event_dim, data_dim_of(site, layout)
-        u = as_rows(_bijection(site).inv(site["value"]), batch_dim, data_dim, layout)
+        u = as_rows(bijection(site).inv(site["value"]), batch_dim, data_dim, layout)
         leading = 1 + max(0, batch_dim - layout.nesting)
         parts.append(u.reshape(*u.shape[:leading], -1))
         places.append(Place(name, u.shape[leading:], data_dim))
@@ -249,8 +249,8 @@ class _PlacedLatents(Messenger):
         if msg["name"] in self.u and not msg["is_observed"]:
             place, part = self.u[msg["name"]]
             u = from_rows(part.reshape(*self.shape, *place.shape), place.data_dim, self.layout)
-            bijection = _bijection(msg)
-            msg["value"], msg["done"] = bijection(u), True
-            jacobian = bijection.log_abs_det_jacobian(u, msg["value"])
+            onto = bijection(msg)
+            msg["value"], msg["done"] = onto(u), True
+            jacobian = onto.log_abs_det_jacobian(u, msg["value"])
             rows = as_rows(jacobian, jacobian.dim(), place.data_dim, self.layout)
             self.log_jacobian = self.log_jacobian + rows.reshape(*self.shape, -1).sum(-1)

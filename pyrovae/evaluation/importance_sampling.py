@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor
 
 from pyrovae.common import evaluates, if_given, require, require_compile, require_size
-from pyrovae.evaluation.chunks import opened
+from pyrovae.evaluation.chunks import Opened, opened
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.importance_weights import bounds, grouped, influences, jackknifed, log_mean, pareto_smoothed
 from pyrovae.evaluation.joint_evidence import joint_log_weights
+from pyrovae.evaluation.remedies import remedies_of
 from pyrovae.evaluation.sampled_weights import joined, sampled_log_weights
 from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.programs import Reading, gate, takes_pair
@@ -120,15 +122,21 @@ def log_marginal(
     if not layout.has_globals:
         drawn = sampled_log_weights(model, guide, found, num_samples, compile, progress, needs)
         columns = joined([statistics_of(log_w) for log_w in drawn], args)
-        return result_of(
-            columns, num_samples, None if layout.plates else f"joint evidence of all data, by {num_samples:,} draws"
-        )
+        of = None if layout.plates else f"joint evidence of all data, by {num_samples:,} draws"
+        return _with_remedies(result_of(columns, num_samples, of), model, guide, found)
     particles = particles_of(num_samples, num_particles) if nested else 1
     draws = num_samples // particles
     log_w = joint_log_weights(model, guide, found, draws, particles, compile, progress, needs)
     of = f"joint evidence of all {found.data.size:,} data, by {draws:,} draws of the latents that they share"
     of += f", nested: {particles:,} draws of the others for each" if nested else ""
-    return result_of(list(statistics_of(log_w)), draws, of)
+    return _with_remedies(result_of(list(statistics_of(log_w)), draws, of), model, guide, found)
+
+
+def _with_remedies(result: MarginalLikelihood, model: Callable, guide: Callable, found: Opened) -> MarginalLikelihood:
+    """Returns the result, with what would help it if it is not to be believed."""
+    if not bool(result.is_unreliable.any()):
+        return result
+    return replace(result, remedies=remedies_of(model, guide, found))
 
 
 def particles_of(num_samples: int, num_particles: int | None = None) -> int:

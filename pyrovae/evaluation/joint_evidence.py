@@ -91,6 +91,12 @@ def as_one_datum(
     return Opened(found.as_one, pairs[0], at_a_time, reading, found.pairs_in_memory)
 
 
+def takes_all_at_once(model: Callable, guide: Callable, found: Opened) -> bool:
+    """Returns True if the programs run several draws of the latents of all data in a dimension of particles."""
+    with local_seed(0):
+        return _at_once(model, guide, found, gate.Weights()) is not None
+
+
 class _Draws:
     """Draws theta again and again, and returns its log-weight each time.
 

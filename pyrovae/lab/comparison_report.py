@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pyrovae.common import write_json
-from pyrovae.evaluation import AnnealedEstimate, MarginalLikelihood
+from pyrovae.evaluation import IN_SHELL, AnnealedEstimate, MarginalLikelihood
 from pyrovae.lab.comparison import Comparison
 from pyrovae.lab.comparison_figures import FIGURES, draw_comparison
 from pyrovae.reports import Part, Picture, Report, Section, Table, Text, Verdict, report_files, write_report
@@ -45,7 +45,8 @@ def write_comparison(folder: Path, comparison: Comparison, title: str, of: Mappi
     content = {**of, "rows": comparison.to_dict(), "log_px": log_px[0], "log_px_standard_error": log_px[1]}
     content |= {name: getattr(comparison, name) for name in ("complete", "no_gap", "unreached")}
     found = comparison.log_px
-    verdict = [Verdict("log p(x)", found.verdict)] if isinstance(found, MarginalLikelihood | AnnealedEstimate) else []
+    judged = isinstance(found, MarginalLikelihood | AnnealedEstimate)
+    verdict = [Verdict("log p(x)", found.verdict_in(IN_SHELL))] if judged else []
     pictures = [Picture(_IMAGES[name], SHOWN[name], figure) for name, figure in draw_comparison(comparison).items()]
     parts: list[Part] = [*verdict, Table(comparison.table), *map(Text, comparison.notes.splitlines()), *pictures]
     write_report(folder, "comparison", Report(title, [*parts, Section("The columns", [Text(NOTES)], folded=True)]))

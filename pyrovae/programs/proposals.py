@@ -119,6 +119,16 @@ def defensive(model: Callable, guide: Callable, prior_weight: float = 0.1) -> Ca
     return proposal
 
 
+def can_widen(fn: TorchDistribution) -> bool:
+    """Returns True if `widened` takes a latent of this distribution."""
+    if isinstance(base_of(fn), dist.Delta):
+        return True
+    try:
+        return has_real_support(fn) and _Widened(fn, 1.0) is not None
+    except NotImplementedError:
+        return False
+
+
 class _Widened(dist.TransformedDistribution):
     """Represents the distribution of mean + factor (z - mean)."""
 

@@ -10,6 +10,7 @@ from pyrovae.common import local_seed, on_device_of, require_count
 from pyrovae.data import Dataset
 from pyrovae.evaluation import (
     ELBO_DRAWS,
+    IN_SHELL,
     Estimate,
     MarginalLikelihood,
     active_units,
@@ -93,7 +94,7 @@ def measure(
         # Where cells are missing, the rows differ in what the units take off.
         of_cells = data.log_px_in_file_units(marginal.value.double().cpu(), x.cpu())
         result["log_px_in_file_units_data_error"] = Estimate(of_cells, torch.zeros_like(of_cells)).data_error
-    result["verdict"] = None if marginal is None else marginal.verdict
+    result["verdict"] = None if marginal is None else marginal.verdict_in(IN_SHELL)
     result["bounds"] = None if marginal is None else [[*point] for point in marginal.mean_bounds]
     result["share_pareto_k_above_0.7"] = None if marginal is None else marginal.share_unreliable
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()

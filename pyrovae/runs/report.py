@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from pyrovae.common import right_aligned, write_json
-from pyrovae.evaluation import Evaluation
+from pyrovae.evaluation import IN_METHODS, Evaluation
 from pyrovae.reports import Part, Picture, Report, Section, Table, Text, Verdict, report_files, write_report
 from pyrovae.runs.figures import FIGURES, draw_figures, draw_log_px
 from pyrovae.runs.run import Run
@@ -88,10 +88,11 @@ def write_estimates(folder: Path, run: Run, estimates: Evaluation, num_data: int
         num_data: The number of test data.
     """
     picture = Picture(_ESTIMATES_IMAGE, "bounds against samples, and methods against their seconds", estimates.plot())
+    verdict = estimates.verdict_in(IN_METHODS)
     title = f"{run.title}: estimates of log p(x), {num_data:,} test data"
-    report = Report(title, [Verdict("log p(x)", estimates.verdict), Table(estimates.table), picture])
+    report = Report(title, [Verdict("log p(x)", verdict), Table(estimates.table), picture])
     write_report(folder, "estimates", report)
-    content = {**run.place, "num_data": num_data, "estimates": estimates.rows(), "verdict": estimates.verdict}
+    content = {**run.place, "num_data": num_data, "estimates": estimates.rows(), "verdict": verdict}
     write_json(folder / "estimates.json", content)
 
 

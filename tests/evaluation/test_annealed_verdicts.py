@@ -52,15 +52,15 @@ SAME = [[-2.0, -3.0]] * 8
         (found_with(SAME, 0.99), "at 2 of 2 data (HMC accepts 99%, and its steps were tuned to 65%)"),
         (
             found_with(ONE, num_distributions=2_000),
-            "a lower bound only: the chains disagree (ESS < 4 of 8 chains), so it is low: by 5.2 nats (jackknife) "
-            "or by far more; take more distributions than 2,000",
+            "a lower bound only: the chains disagree (ESS < 4 of 8 chains): low by an unknown amount; take more "
+            "distributions than 2,000",
         ),
         (
             found_with([[0.0], *[[-INF]] * 7]),
-            "a lower bound only: the chains disagree (ESS < 4 of 8 chains), so it is low: by how much is unknown; take",
+            "a lower bound only: the chains disagree (ESS < 4 of 8 chains): low by an unknown amount; take",
         ),
-        (found_with(ONE, 0.05), "or by far more; the chains hardly move (HMC accepts 5%, and"),
-        (found_with(ONE, upper=True), "an upper bound only: the chains disagree (ESS < 4 of 8 chains), so it is high"),
+        (found_with(ONE, 0.05), "low by an unknown amount; the chains hardly move (HMC accepts 5%, and"),
+        (found_with(ONE, upper=True), "an upper bound only: the chains disagree (ESS < 4 of 8 chains): high by"),
         (found_with(SAME[:1], 0.99, upper=True), "an upper bound only: the chains hardly move at 2 of 2 data"),
         (found_with(SAME[:1]), "one chain is too few to tell whether it is reliable: take 8 or more"),
         (found_with(SAME[:7]), "7 chains are too few to tell whether it is reliable: take 8 or more"),
@@ -73,6 +73,17 @@ def test_the_verdict_is_a_conclusion_its_reason_and_an_action(found, told):
     assert repr(found).splitlines()[-1] == found.verdict
     assert "nan" not in found.diagnosis
     assert "inf" not in found.diagnosis
+
+
+def test_a_few_data_where_chains_disagree_are_told_from_chains_that_disagree_at_many():
+    few = found_with(torch.cat((torch.tensor(ONE), torch.full((8, 39), -2.0)), 1), num_distributions=100)
+    assert few.verdict == (
+        "reliable as far as its own chains can tell at 39 of 40 data: the jackknife sees no bias; the chains disagree "
+        "(ESS < 4 of 8 chains) at 1 of 40 data: low by an unknown amount: for it take more distributions than 100"
+    )
+    assert "nats of it" in few.diagnosis
+    many = found_with(torch.tensor(ONE).expand(8, 40))
+    assert many.verdict.startswith("a lower bound only: the chains disagree")
 
 
 @pytest.mark.parametrize("num_chains", [16, 64])
@@ -117,9 +128,9 @@ def test_bounds_from_both_sides_each_have_theirs(short_pilot):
     settings = {"num_distributions": 2, "num_leapfrog": 2, "compile": False}
     bounds = pv.bidirectional_gap(vae.model, vae.guide, draw(vae, 9), **settings)
     assert bounds.lower.verdict.startswith("a lower bound only: the chains disagree")
-    assert "so it is low" in bounds.lower.verdict
+    assert ": low by" in bounds.lower.verdict
     assert bounds.upper.verdict.startswith("an upper bound only: the chains disagree")
-    assert "so it is high" in bounds.upper.verdict
+    assert ": high by" in bounds.upper.verdict
     assert repr(bounds).splitlines()[-2:] == [f"lower: {bounds.lower.verdict}", f"upper: {bounds.upper.verdict}"]
 
 

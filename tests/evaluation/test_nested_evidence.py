@@ -55,7 +55,7 @@ def test_the_verdict_says_when_the_draws_are_too_few_or_the_weights_too_uneven()
     torch.manual_seed(suite_seed(13))
     narrow = {**near(data(100)).parameters, "log_scale": -2.0}
     bad = pv.log_marginal(Hierarchy(narrow), data(100), num_samples=2_500, num_particles=5)
-    assert ": a lower bound only: Pareto k > 0.7, so it is low: by " in bad.verdict
+    assert ": a lower bound only: Pareto k > 0.7, low by an unknown amount; take " in bad.verdict
     assert f"effective sample size is {bad.ess.item():.3g} of" in bad.diagnosis
 
 

@@ -6,7 +6,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import linear_gaussian, suite_seed
+from evaluation_pairs import guide_of
+from helpers import draw, linear_gaussian, suite_seed
 
 import pyrovae as pv
 from pyrovae.evaluation.importance_weights import bound_sizes, pareto_smoothed
@@ -40,14 +41,14 @@ def found_with(pareto_k, shifts, num_samples=1_000):
         (
             [0.9, NAN, 0],
             [0, 0, 0.3],
-            "only: Pareto k > 0.7 at 1 of 3 data, and k of the others is unknown, so it is low: ",
+            "only: Pareto k > 0.7 at 1 of 3 data, and k of the others is unknown, low by an unknown amount; take",
         ),
         (
             [0.9, 0.1],
             [-1.0, 0.1],
-            "Pareto k > 0.7 at 1 of 2 data, so it is low, by how much is unknown; take more draws",
+            "a lower bound only: Pareto k > 0.7 at 1 of 2 data, low by an unknown amount; take more draws",
         ),
-        ([INF], [INF], "only: Pareto k > 0.7, so it is low, and its draws do not tell by how much; take more draws"),
+        ([INF], [INF], "only: Pareto k > 0.7, low by an unknown amount; take more draws"),
         ([NAN, NAN], [0.1, 0.1], "whether to believe it is unknown: rounding hides how the log-weights differ"),
     ],
 )
@@ -56,6 +57,39 @@ def test_the_verdict_counts_no_datum_whose_k_is_unknown_and_does_not_contradict_
     assert told in found.verdict
     assert ("reliable" in found.verdict) == (not any(map(math.isnan, k)) and max(k) < 0.7)
     assert found.verdict in found.diagnosis
+
+
+@pytest.mark.parametrize(
+    ("num_bad", "told"),
+    [
+        (
+            1,
+            "reliable as far as its own draws can tell at 59 of 60 data: low by 0.02 nats (jackknife); the other one may "
+            "be lower by far (Pareto k > 0.7): for it take more draws",
+        ),
+        (
+            3,
+            "reliable as far as its own draws can tell at 57 of 60 data: low by 0.02 nats (jackknife); the other 3 may be "
+            "lower by far (Pareto k > 0.7): for them take more draws",
+        ),
+        (4, "a lower bound only: Pareto k > 0.7 at 4 of 60 data, low by an unknown amount; take more draws"),
+    ],
+)
+def test_a_few_bad_data_are_told_from_a_guide_that_is_bad_at_many(num_bad, told):
+    found = found_with([0.9] * num_bad + [0.3] * (60 - num_bad), [7.0] * num_bad + [0.02] * (60 - num_bad))
+    assert found.verdict == told
+    assert "Do not leave these data out" in found.diagnosis
+
+
+def test_data_without_a_large_k_are_not_a_fair_sample_of_all():
+    """Why no verdict says to believe the mean of the others: without its luckiest draws an estimate is lower."""
+    vae = linear_gaussian(6, data_dim=10, latent_dim=2, scale=1.0)
+    torch.manual_seed(suite_seed())
+    x = draw(vae, 600)
+    found = pv.log_marginal(vae.model, guide_of(vae, 0.65), x, num_samples=1_000)
+    off = found.value - vae.log_px(x).double()
+    assert 0.05 < found.share_unreliable < 0.5
+    assert off[~found.is_unreliable].mean() < off.mean() - 0.005
 
 
 @pytest.mark.parametrize("centre", [30, 100, 300, 1_000, 3_000, 1e5, 1e7])

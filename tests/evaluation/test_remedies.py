@@ -1,0 +1,123 @@
+"""What a verdict advises can be done: with this pair, and where the verdict is read."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from evaluation_pairs import guide_of
+from helpers import draw, linear_gaussian
+
+import pyrovae as pv
+from pyrovae.evaluation import IN_METHODS, IN_SHELL
+from pyrovae.evaluation.evaluation_table import Measured
+
+X = torch.tensor([0.5, 3.0, 8.0])
+WIDENED, DEFENSIVE = (
+    "a wider proposal (pv.proposals.widened)",
+    "a proposal mixed with the prior (pv.proposals.defensive)",
+)
+
+
+def pair_of(prior: Callable, posterior: Callable, likelihood: Callable, event_dim=0):
+    """Returns a pair with one latent of each datum, whose guide is a bad proposal."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior().to_event(event_dim))
+            pyro.sample("x", likelihood(z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior().to_event(event_dim))
+
+    return SimpleNamespace(model=model, guide=guide)
+
+
+def of_normal():
+    return pair_of(lambda: dist.Normal(0.0, 1.0), lambda: dist.Normal(0.0, 0.1), lambda z: dist.Normal(z, 0.5))
+
+
+def of_rates():
+    return pair_of(lambda: dist.Gamma(2.0, 1.0), lambda: dist.LogNormal(0.0, 0.1), lambda z: dist.Normal(z, 0.5))
+
+
+def of_codes():
+    bits = dist.Poisson(1.0)
+    return pair_of(lambda: bits, lambda: dist.Poisson(0.5), lambda z: dist.Normal(z, 0.2))
+
+
+def with_globals(matmul):
+    """A loading shared by all data, positive, so that `widened` takes it no more than the rates above."""
+
+    def model(x):
+        w = pyro.sample("w", dist.Gamma(torch.ones(2, 1), 1.0).to_event(2))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = z @ w if matmul else (z.unsqueeze(-2) @ w).squeeze(-2)
+            pyro.sample("x", dist.Normal(loc.squeeze(-1), 0.1), obs=x)
+
+    def guide(x):
+        pyro.sample("w", dist.LogNormal(torch.zeros(2, 1), 0.05).to_event(2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 0.1).to_event(1))
+
+    return SimpleNamespace(model=model, guide=guide)
+
+
+@pytest.mark.parametrize(
+    ("pair", "advised"),
+    [
+        (of_normal(), f"take more draws, {WIDENED} or annealed_log_marginal"),
+        (of_rates(), f"take more draws, {DEFENSIVE} or annealed_log_marginal"),
+        (of_codes(), f"take more draws or {DEFENSIVE}"),
+        (with_globals(False), "take more draws or annealed_log_marginal"),
+        (with_globals(True), "take more draws"),
+    ],
+    ids=["normal", "rates", "codes", "globals", "globals one by one"],
+)
+@pytest.mark.filterwarnings("ignore:particles run one after another")
+def test_each_remedy_that_is_named_can_be_taken_and_no_other(pair, advised):
+    torch.manual_seed(0)
+    found = pv.log_marginal(pair.model, pair.guide, X, num_samples=900)
+    assert found.is_unreliable.any()
+    assert found.verdict.endswith(f"amount; {advised}")
+    settings = {"num_distributions": 2, "num_chains": 2, "num_leapfrog": 1, "compile": False}
+    tried = {
+        "widened": lambda: pv.log_marginal(pair.model, pv.proposals.widened(pair.guide, 2.0), X, num_samples=50),
+        "annealed": lambda: pv.annealed_log_marginal(pair.model, pair.guide, X, **settings),
+    }
+    if "defensive" in advised:
+        tried["defensive"] = lambda: pv.log_marginal(
+            pair.model, pv.proposals.defensive(pair.model, pair.guide), X, num_samples=50
+        )
+    for name, attempt in tried.items():
+        if name in advised:
+            attempt()
+        else:
+            with pytest.raises(pv.InputError):
+                attempt()
+
+
+def test_the_command_names_its_flags_and_no_functions():
+    vae = linear_gaussian(3)
+    found = pv.log_marginal(vae.model, guide_of(vae, 0.1), draw(vae, 6), num_samples=1_000)
+    assert found.verdict_in(IN_SHELL).endswith(
+        "take more draws (pyrovae evaluate --num-samples 10000) or annealed importance sampling (pyrovae evaluate "
+        "--methods ais_1000)"
+    )
+    table = pv.Evaluation((Measured("is_1000", found, 1.0),), 1.0, None)
+    assert "is_1000: a lower bound only" in table.verdict_in(IN_METHODS)
+    assert "more draws (--methods is_10000) or" in table.verdict_in(IN_METHODS)
+    assert "pv." not in table.verdict_in(IN_METHODS)
+
+
+def test_annealed_chains_over_latents_that_data_share_say_that_they_give_one_evidence():
+    """It said "log p(x) of 1 data"."""
+    pair, settings = with_globals(False), {"num_distributions": 2, "num_chains": 8, "num_leapfrog": 1, "compile": False}
+    found = pv.annealed_log_marginal(pair.model, pair.guide, X, **settings)
+    assert repr(found).startswith("joint evidence -")
+    assert found.verdict.startswith("joint evidence of all 3 data: ")
+    assert pv.annealed_log_marginal(of_normal().model, of_normal().guide, X, **settings).evidence_of is None
