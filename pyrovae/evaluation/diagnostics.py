@@ -102,7 +102,7 @@ class LatentUse:
         >>> use.num_active
         1
         >>> use.warning
-        'posterior collapse: latent dimensions 2 (1 of 2) say nothing about the data ...'
+        'posterior collapse: 1 of 2 latent dimensions says nothing about the data: number 2 ...'
     """
 
     variance: Tensor
@@ -131,9 +131,10 @@ class LatentUse:
         if len(collapsed) == 0:
             return None
         names = ", ".join(str(int(j) + 1) for j in collapsed)
-        share = f"{len(collapsed)} of {len(self.variance)}"
+        share, is_one = f"{len(collapsed)} of {len(self.variance)}", len(collapsed) == 1
+        say, which = ("says", "number") if is_one else ("say", "numbers")
         return (
-            f"posterior collapse: latent dimensions {names} ({share}) say nothing about the data "
+            f"posterior collapse: {share} latent dimensions {say} nothing about the data: {which} {names} "
             f"(variance of E[z|x] <= {ACTIVE_VARIANCE}, KL {self.kl[collapsed].sum().item():.3g} nats in all)"
         )
 

@@ -233,7 +233,7 @@ class MarginalLikelihood(Estimate):
             return f"{start}{belief}: Pareto k <= {RELIABLE_PARETO_K}{where}; {self._shortfall_in_words}"
         if not unknown and bad <= FEW * count:
             good = f"reliable as far as its own draws can tell at {count - bad:,} of {count:,} data"
-            rest = f"the other {bad:,} may be lower by far" if bad > 1 else "the other one may be lower by far"
+            rest = f"the other {bad:,} may be far too low" if bad > 1 else "the other one may be far too low"
             at_them = f"{rest} (Pareto k > {RELIABLE_PARETO_K})"
             return f"{start}{good}: {self._shortfall_in_words}; {at_them}: for {'them' if bad > 1 else 'it'} {take}"
         where = "" if count == 1 else f" at {bad:,} of {count:,} data{others}"

@@ -12,6 +12,8 @@ from pyrovae.lab.comparison_figures import FIGURES, draw_comparison
 from pyrovae.lab.comparison_row import Row
 from pyrovae.lab.sides import SIDES
 
+NOISE = 2  # floors: a bias up to here may be noise
+TOO_NEGATIVE, ROUNDING = 3, 1e-6  # standard errors, and of the bound: a gap below both is no noise
 QUANTITIES_WITH_A_FLOOR = ("snr", "dsnr", "bias")
 
 
@@ -131,8 +133,9 @@ class Comparison:
     def table(self, tablefmt: str = "simple") -> str:
         """Returns the table as text: bounds, signal-to-noise ratios of each side, bias, time and memory.
 
-        The floor of a ratio or a bias follows in brackets. A gradient that is the same in every repeat shows
-        "no noise". A cell is empty if its value is unknown, and so is a ratio if all gradients are 0.
+        The floor of a ratio or a bias follows in brackets. A bias within twice its floor, which the noise of unbiased
+        estimators explains, shows "none seen". A gradient that is the same in every repeat shows "no noise". A cell is
+        empty if its value is unknown, and so is a ratio if all gradients are 0.
 
         Args:
             tablefmt: A table format of `tabulate`, for example "simple", "github" or "html".
@@ -148,12 +151,19 @@ class Comparison:
 
     @property
     def notes(self) -> str:
-        """The lines below the table: log p(x), the repeats, why there is no gap, and parameters that never train."""
+        """The lines below the table: log p(x), the repeats, what brackets and empty columns are, what never trains."""
         fewest = min(row.repeats for row in self.rows)
         found = self.log_px_per_datum
         log_px = "" if found is None else f"log p(x) {found[0]:.3f} nats{self._doubt}; "
         notes = [f"{log_px}{fewest} repeats or more{'' if self.complete else ' (the time ran out)'}"]
+        notes.append("in brackets: the error of a bound; beside a ratio or a bias its floor, which pure noise has")
         notes += [] if self.no_gap is None else [f"no gap: {self.no_gap}"]
+        if found is not None:
+            above = [row for row in self.rows if _is_above(row, found[1])][:1]
+            notes += [f"log p(x) is too low: {row.objective} at K = {row.num_particles} is above it" for row in above]
+        for side in ("model", "guide"):
+            if all(getattr(row, side) is None for row in self.rows):
+                notes.append(f"no SNR of the {side}: no parameter is trained that is the {side}'s alone")
         if self.unreached:
             more = f" and {len(self.unreached) - 5} more" if len(self.unreached) > 5 else ""
             notes.append(f"trained by none: {', '.join(self.unreached[:5])}{more}")
@@ -165,7 +175,7 @@ class Comparison:
         if not isinstance(self.log_px, MarginalLikelihood) or not bool(self.log_px.is_unreliable.any()):
             return ""
         share = "" if len(self.log_px.value) == 1 else f" for {self.log_px.share_unreliable:.0%} of the data"
-        return f" (too low: Pareto k > 0.7{share})"
+        return f" (a lower bound: Pareto k > 0.7{share})"
 
     def _repr_html_(self) -> str:
         return with_lines_below(self.table("html"), self.notes)
@@ -185,7 +195,7 @@ def _comparison_table(rows: tuple[Row, ...], tablefmt: str) -> str:
                 _ratio_cell(gradient.snr, gradient.snr_floor), _ratio_cell(gradient.dsnr, gradient.dsnr_floor)
             ]  # fmt: skip
         for gradient in (getattr(row, side) for side in biased):
-            line.append("" if gradient is None else _cell(gradient.bias, gradient.bias_floor))
+            line.append("" if gradient is None else _bias_cell(gradient.bias, gradient.bias_floor))
         milliseconds = [None if t is None else 1e3 * t for t in (row.seconds, row.compiled_seconds)]
         megabytes = None if row.saved_bytes is None else row.saved_bytes / 1e6
         lines.append(line + [_cell(value) for value in (*milliseconds, megabytes, row.variance_seconds)])
@@ -200,6 +210,18 @@ def _cell(value: float | None, floor: float | None = None, form: str = ".2g") ->
     if value is None or math.isnan(value):
         return ""
     return f"{value:{form}}" if floor is None or math.isnan(floor) else f"{value:{form}} ({floor:.2g})"
+
+
+def _bias_cell(value: float | None, floor: float | None) -> str:
+    if value is None or floor is None or not value <= NOISE * floor:
+        return _cell(value, floor)
+    return f"none seen ({floor:.2g})"
+
+
+def _is_above(row: Row, log_px_error: float) -> bool:
+    """Returns True if a bound is above log p(x) by more than their noise."""
+    noise = math.hypot(row.bound_error, 0.0 if math.isnan(log_px_error) else log_px_error)
+    return row.gap is not None and row.gap < -(TOO_NEGATIVE * noise + ROUNDING * (1 + abs(row.bound)))
 
 
 def _ratio_cell(value: float, floor: float) -> str:

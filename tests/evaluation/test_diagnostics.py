@@ -110,7 +110,7 @@ def test_a_dimension_whose_encoder_is_constant_is_found_collapsed_and_named():
     assert use.num_active == 2
     kl = 0.5 * (math.exp(0.4) + 9 - 1 - 0.4)
     assert use.warning == (
-        "posterior collapse: latent dimensions 2 (1 of 3) say nothing about the data "
+        "posterior collapse: 1 of 3 latent dimensions says nothing about the data: number 2 "
         f"(variance of E[z|x] <= 0.01, KL {kl:.3g} nats in all)"
     )
 
@@ -123,7 +123,9 @@ def test_every_collapsed_dimension_is_named_and_no_other():
         if all(active):
             assert warning is None
         else:
-            assert warning.startswith(f"posterior collapse: latent dimensions {names} ({3 - sum(active)} of 3) say")
+            says, numbers = ("says", "number") if sum(active) == 2 else ("say", "numbers")
+            expected = f"{3 - sum(active)} of 3 latent dimensions {says} nothing about the data: {numbers} {names} ("
+            assert warning.startswith(f"posterior collapse: {expected}")
             assert "\n" not in warning
 
 
@@ -155,7 +157,7 @@ def test_a_posterior_that_says_nothing_is_found_by_the_evaluation_and_the_report
     for loc, collapsed in (([[1.0, 0.0], [0.0, 0.0]], True), ([[1.0, 0.0], [0.0, 1.0]], False)):
         result = measure(linear_vae(loc, (0.0, 0.0)), data, num_samples=10)
         assert result["active_units"] == 2 - collapsed
-        assert (result["collapse"] or "").startswith("posterior collapse: latent dimensions 2 (1 of 2)" * collapsed)
+        assert (result["collapse"] or "").startswith("posterior collapse: 1 of 2 latent dimensions says" * collapsed)
         assert (result["collapse"] is not None) == collapsed
         line = next(line for line in results_table({"run": result}).splitlines() if line.startswith("active latent"))
         assert line.split()[-1] == str(2 - collapsed)
@@ -171,7 +173,7 @@ def test_a_vae_with_nothing_to_say_collapses_in_training_and_is_told_so():
         vae, x, epochs=30, lr=0.03, batch_size=100, schedule="cosine", objective="elbo_analytic_kl", seed=suite_seed(0)
     )
     use = latent_use(vae, x)
-    assert use.warning.startswith("posterior collapse: latent dimensions 1, 2 (2 of 2)")
+    assert use.warning.startswith("posterior collapse: 2 of 2 latent dimensions say")
     assert use.kl.sum() < 0.02
 
 

@@ -64,13 +64,13 @@ def test_the_verdict_counts_no_datum_whose_k_is_unknown_and_does_not_contradict_
     [
         (
             1,
-            "reliable as far as its own draws can tell at 59 of 60 data: low by 0.02 nats (jackknife); the other one may "
-            "be lower by far (Pareto k > 0.7): for it take more draws",
+            "reliable as far as its own draws can tell at 59 of 60 data: low by 0.02 nats (jackknife); the other one "
+            "may be far too low (Pareto k > 0.7): for it take more draws",
         ),
         (
             3,
-            "reliable as far as its own draws can tell at 57 of 60 data: low by 0.02 nats (jackknife); the other 3 may be "
-            "lower by far (Pareto k > 0.7): for them take more draws",
+            "reliable as far as its own draws can tell at 57 of 60 data: low by 0.02 nats (jackknife); the other 3 may "
+            "be far too low (Pareto k > 0.7): for them take more draws",
         ),
         (4, "a lower bound only: Pareto k > 0.7 at 4 of 60 data, low by an unknown amount; take more draws"),
     ],

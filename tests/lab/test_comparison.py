@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -81,6 +82,35 @@ def test_a_gradient_that_is_always_zero_has_an_empty_ratio_instead_of_an_infinit
     assert found.curves("model", "snr") == {}
     assert "inf" not in str(found)
     assert "bounds" in draw_comparison(found)
+
+
+def test_noise_does_not_read_as_bias_and_what_is_empty_is_explained():
+    def frozen(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ torch.ones(1, 3), 0.7).to_event(1), obs=x)
+
+    objectives = {"objectives": ["elbo", "sticking_the_landing"], "num_particles": [1], **FEW}
+    found = compare(frozen, normal_guide, torch.randn(6, 3), **objectives)
+    assert "no SNR of the model: no parameter is trained that is the model's alone" in found.notes.splitlines()
+    assert "no SNR of the guide" not in found.notes
+    assert "in brackets: the error of a bound; beside a ratio or a bias its floor" in found.notes
+    row = found["sticking_the_landing", 1]
+
+    def bias_cell(times):
+        guide = replace(row.guide, bias=times * 0.5, bias_floor=0.5)
+        lines = replace(found, rows=(replace(row, guide=guide, reference="elbo"),)).to_markdown().splitlines()
+        cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (lines[0], lines[2])), strict=True))
+        return cells["bias guide"]
+
+    assert [bias_cell(times) for times in (0.9, 1.9, 2.2)] == ["none seen (0.5)", "none seen (0.5)", "1.1 (0.5)"]
+
+
+@pytest.mark.parametrize(("gap", "is_told"), [(0.1, False), (-0.02, False), (-0.5, True)])
+def test_a_bound_above_log_px_is_told(gap, is_told):
+    found = compare(dead_model, normal_guide, torch.randn(6, 3), objectives=["iwae"], num_particles=[2], **FEW)
+    moved = replace(found, rows=(replace(found.rows[0], gap=gap, bound_error=0.01),), log_px=found.log_px)
+    assert ("log p(x) is too low: iwae at K = 2 is above it" in moved.notes) == is_told
 
 
 def test_the_ratio_of_a_gradient_that_is_not_finite_is_unknown():
