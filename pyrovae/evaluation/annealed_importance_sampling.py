@@ -225,11 +225,11 @@ def _chunks(
     If the data share latents, all of them are one datum.
     """
     hmc = chains.hmc
-    found = opened(hmc.model, hmc.guide, args, chunk_size, Reading(plate, vectorize_particles=True))
+    found = opened(hmc.model, hmc.guide, args, chunk_size, Reading(plate, vectorize_particles="only"))
     check_subsamples(name, hmc.model, hmc.guide, found)
     step = max(1, found.pairs_at_a_time // chains.num_chains)
     has_globals = found.pair.layout.has_globals
-    hmc.reading = Reading(plate, has_globals, vectorize_particles=True)
+    hmc.reading = Reading(plate, has_globals, vectorize_particles="only")
     if has_globals:
         chains.evidence_of = f"joint evidence of all {found.data.size:,} data"
     elif not found.pair.layout.plates:

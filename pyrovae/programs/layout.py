@@ -25,7 +25,7 @@ class Reading(NamedTuple):
     - `plate`: the name of the data plate; None finds it.
     - `joint`: the whole data set is one datum.
     - `vectorize_particles`: True runs all particles at once, False one after another, "auto" the latter only for
-      programs that cannot take a dimension of particles.
+      programs that cannot take a dimension of particles. "only" is True for a caller that knows no other way.
     """
 
     plate: str | None = None

@@ -133,9 +133,12 @@ class _Run:
 
     def _looped(self, layout: Layout, error: Exception | None) -> Pair:
         if error is not None and self.reading.vectorize_particles not in (False, "auto"):
+            instead = "vectorize_particles=False runs them one after another"
+            if self.reading.vectorize_particles == "only":
+                instead = "chains run at once: for z @ W of a latent W write (z.unsqueeze(-2) @ W).squeeze(-2)"
             raise InputError(
                 f"model and guide must take {self.num_particles} particles in a dimension left of the batch, and there "
-                f"was: {first_line(error)}; vectorize_particles=False runs them one after another"
+                f"was: {first_line(error)}; {instead}"
             ) from error
         why = None
         if error is not None:

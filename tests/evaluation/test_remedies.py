@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from evaluation_pairs import guide_of
-from helpers import draw, linear_gaussian
+from helpers import draw, linear_gaussian, refusal
 
 import pyrovae as pv
 from pyrovae.evaluation import IN_METHODS, IN_SHELL
@@ -121,3 +121,12 @@ def test_annealed_chains_over_latents_that_data_share_say_that_they_give_one_evi
     assert repr(found).startswith("joint evidence -")
     assert found.verdict.startswith("joint evidence of all 3 data: ")
     assert pv.annealed_log_marginal(of_normal().model, of_normal().guide, X, **settings).evidence_of is None
+
+
+def test_annealed_chains_refuse_programs_of_one_particle_and_name_no_argument_that_they_lack():
+    pair, settings = with_globals(True), {"num_distributions": 2, "num_chains": 2, "compile": False}
+    message = refusal(lambda: pv.annealed_log_marginal(pair.model, pair.guide, X, **settings))
+    assert "vectorize_particles" not in message
+    assert message.endswith("chains run at once: for z @ W of a latent W write (z.unsqueeze(-2) @ W).squeeze(-2)")
+    pair = with_globals(False)  # as the message says
+    assert pv.annealed_log_marginal(pair.model, pair.guide, X, **settings).value.isfinite().all()
