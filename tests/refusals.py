@@ -15,6 +15,8 @@ from helpers import parameters_of, refusal, tree
 
 import pyrovae as pv
 
+HINT = r": did you mean \S+\?"  # after a value that is close to a known one, as `test_checks.py` says
+
 
 class Case(NamedTuple):
     name: str
@@ -41,7 +43,7 @@ def check_refusal(case: Case, folder, capsys) -> None:
         case.given()
         before = tree(folder)
         message = refusal(case.call)
-        assert re.fullmatch(case.said, message), message
+        assert re.fullmatch(f"(?:{case.said})({HINT})?", message), message
         assert tree(folder) == before
     assert "code was run" not in capsys.readouterr().out
 

@@ -1,6 +1,5 @@
 """The `pyrovae` command: its subcommands by name."""
 
-import difflib
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from pyrovae.cli.demo import ring_demo
 from pyrovae.cli.evaluate import evaluate_run
 from pyrovae.cli.race import race_objectives
 from pyrovae.cli.train import default_flags, train_vae
-from pyrovae.common import InputError
+from pyrovae.common import require_choice
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_vae,
@@ -36,9 +35,7 @@ def run_command() -> None:
             print(f"pyrovae {version('pyrovae')}")
             return
         if name and not name.startswith("-") and name not in COMMANDS:
-            near = difflib.get_close_matches(name, COMMANDS, 1)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise InputError(f"the command must be one of {', '.join(COMMANDS)}; got {name!r}{hint}")
+            require_choice("the command", name, COMMANDS)
         app = SubcommandApp()
         for known, main in COMMANDS.items():
             app.command(name=known)(main)

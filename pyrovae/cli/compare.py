@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from pyrovae.common import check_folder, written_together
+from pyrovae.common import check_folder, if_given, require_count, written_together
 from pyrovae.runs import require_run
 
 USUAL_NUM_DATA = 128
@@ -47,11 +47,13 @@ def compare_objectives(
         seed: fixes the draws
         overwrite: replace an earlier comparison
     """
-    require_run(folder, dataset)  # before the imports of torch
+    require_run(folder, dataset)  # before the imports of torch, and the values before the files that are there
+    if_given(require_count, "num_data", num_data)
     from pyrovae.common import OtherSettings, choose_device
-    from pyrovae.lab import COMPARISON_FILES, compare, write_comparison
+    from pyrovae.lab import COMPARISON_FILES, checked_objectives, compare, write_comparison
     from pyrovae.runs import first_test_data, load_run
 
+    checked_objectives(objectives, num_particles, repeats, max_seconds, seed, compile)
     run = load_run(folder, data_root, dataset)
     check_folder(run.folder, "run folder")
     with written_together(run.folder, "comparison", COMPARISON_FILES, overwrite=overwrite) as beside:

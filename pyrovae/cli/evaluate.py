@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from pyrovae.common import check_folder, written_together
+from pyrovae.common import check_folder, if_given, require_count, require_seed, written_together
 from pyrovae.runs import require_run
 
 
@@ -35,9 +35,12 @@ def evaluate_run(
             estimates.md, estimates.html and figures/estimates.png
         overwrite: replace an earlier evaluation
     """
-    require_run(folder, dataset)  # before the imports of torch
+    require_run(folder, dataset)  # before the imports of torch, and the values before the files that are there
+    require_count("num_samples", num_samples)
+    if_given(require_count, "num_data", num_data)
+    require_seed(seed)
     from pyrovae.common import Workers, choose_device, device_of_worker
-    from pyrovae.evaluation import IN_METHODS, evaluate
+    from pyrovae.evaluation import IN_METHODS, check_methods, evaluate
     from pyrovae.runs import (
         ESTIMATES_FILES,
         EVALUATION_FILES,
@@ -50,6 +53,8 @@ def evaluate_run(
         write_evaluation,
     )
 
+    if methods:
+        check_methods(methods)
     run, workers = load_run(folder, data_root, dataset), Workers()
     name, files = ("estimates", ESTIMATES_FILES) if methods else ("evaluation", EVALUATION_FILES)
     with ExitStack() as block:

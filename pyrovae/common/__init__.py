@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
     from pyrovae.common.checked_files import checksum, read_checked, sealed, unsealed, write_checked
     from pyrovae.common.checkpoint_files import CURRENT, FORMAT, LOCK, PREVIOUS
     from pyrovae.common.checks import (
+        did_you_mean,
         if_given,
         plain_number,
         require_callable,
@@ -104,6 +105,7 @@ else:  # most of these modules import torch, for which a command line does not w
             "checked_files": ("checksum", "read_checked", "sealed", "unsealed", "write_checked"),
             "checkpoint_files": ("CURRENT", "FORMAT", "LOCK", "PREVIOUS"),
             "checks": (
+                "did_you_mean",
                 "if_given",
                 "plain_number",
                 "require_callable",

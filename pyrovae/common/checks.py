@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from pyrovae.common.errors import InputError, require, shown
 
 LARGE = 1e6
+MOST_OF_A_NAME = 100  # characters that are compared with the known names
 _NO_NUMBERS = (bool, np.complexfloating, np.timedelta64)  # by their types they are numbers
 MOST_THINGS = 2**40  # of a size: as numbers they are 4 terabytes, and as steps a day at ten million a second
 
@@ -91,8 +93,19 @@ def require_number(name: str, value: object, above: float = -math.inf, below: fl
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raises `InputError` unless `value` is one of `choices`."""
-    known = isinstance(value, str) and value in choices
-    _must(known, name, f"one of {', '.join(choices)};", value)
+    if not (isinstance(value, str) and value in choices):
+        raise InputError(
+            f"{name} must be one of {', '.join(choices)}; got {shown(value)}{did_you_mean(value, choices)}"
+        )
+
+
+def did_you_mean(value: object, choices: Collection[str]) -> str:
+    """Returns the end of an error about a name that is not among the known ones: the one it is close to, if any is."""
+    if not isinstance(value, str):
+        return ""
+    by_lower = {choice.lower(): choice for choice in reversed(tuple(choices))}
+    close = get_close_matches(value[:MOST_OF_A_NAME].lower(), by_lower, 1)
+    return "".join(f": did you mean {shown(by_lower[one])[1:-1]}?" for one in close)
 
 
 def require_flag(name: str, value: object, other: str | None = "") -> None:

@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, as_dtype, as_tensor, first_line, is_array, require, require_plain, unmasked
+from pyrovae.common import (
+    InputError,
+    as_dtype,
+    as_tensor,
+    first_line,
+    is_array,
+    require,
+    require_plain,
+    setting,
+    unmasked,
+)
 from pyrovae.data.columns import Cells, classes_of
 from pyrovae.data.dataset import SPLITS, Dataset
 from pyrovae.data.images import as_images, image_dataset
@@ -182,7 +192,8 @@ def _check_finite(values: Tensor, place: str, missing: str | None, start: int = 
     bad = values.isinf() if missing else ~values.isfinite()
     if bad.any():
         row, *more = bad.nonzero()[0].tolist()
-        hint = "" if missing or values[row, *more].isinf() else '; missing="mask" keeps NaN as a missing value'
+        keeps = f"; {setting('missing', 'mask')} keeps NaN as a missing value"
+        hint = "" if missing or values[row, *more].isinf() else keeps
         raise InputError(
             f"{place}: must be finite, got {values[row, *more].item()} at index {(row + start, *more)}{hint}"
         )

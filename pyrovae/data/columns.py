@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from tabulate import tabulate
 
-from pyrovae.common import InputError, if_given, require, require_choice, require_number, require_text, shown
+from pyrovae.common import InputError, if_given, require, require_choice, require_number, require_text, setting, shown
 
 KINDS = ("continuous", "positive", "unit", "count", "binary", "category")
 MISSING_CELLS = frozenset(("", "na", "n/a", "nan", "null", "<na>", "#n/a", "?"))  # in lower case
@@ -94,7 +94,9 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
     """
     numbers, texts = _parsed(cells)
     num_observed = int((~np.isnan(numbers)).sum()) + len(texts)
-    require(num_observed > 0, f"{place(0)}: every cell of the column is missing; leave it out with columns=")
+    require(
+        num_observed > 0, f"{place(0)}: every cell of the column is missing; leave it out with {setting('columns')}"
+    )
     named = kind in ("binary", "category")
     with_commas = [row for row in texts if not named and DECIMAL_COMMA.fullmatch(cells[row].strip())]
     if 2 * len(with_commas) > len(texts):
@@ -107,12 +109,12 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
         require(
             named or len(names) <= most,
             f"{place(texts[0])}: the column has {len(names)} different texts, too many for a category; leave it out "
-            f"with columns=, or say kinds={{{shown(name)}: 'category'}}",
+            f"with {setting('columns')}, or say {setting('kinds', {name: 'category'})}",
         )
         index: dict[str | None, float] = {one: i for i, one in enumerate(names)}
         return _named(name, kind, names, np.array([index.get(words[cell], np.nan) for cell in cells]), place)
     if texts:
-        hint = "" if kind else f"; if the column holds categories, say kinds={{{shown(name)}: 'category'}}"
+        hint = "" if kind else f"; if the column holds categories, say {setting('kinds', {name: 'category'})}"
         raise InputError(f"{place(texts[0])}: must be a number, got {cells[texts[0]].strip()[:50]!r}{hint}")
     return _of_numbers(name, numbers, kind, place)
 

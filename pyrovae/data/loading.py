@@ -5,13 +5,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from pyrovae.common import InputError, is_array, require, require_there, shown
+from pyrovae.common import InputError, did_you_mean, is_array, require, require_there, shown
 from pyrovae.data.arrays import array_dataset, mapped_dataset, named_arrays, read_arrays
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.image_folders import folder_dataset
@@ -159,10 +158,8 @@ def load(
 def _from_path(source: str | Path, path: Path, options: LoadOptions) -> Dataset:
     if source == "" or not _exists(path):
         is_name = isinstance(source, str) and not path.suffix and len(path.parts) < 2
-        close = get_close_matches(str(source).lower(), DATASETS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
         rule = f"dataset must be one of {', '.join(DATASETS)}, a path or module:function"
-        require(not is_name, f"{rule}; got {shown(source)}{hint}")
+        require(not is_name, f"{rule}; got {shown(source)}{did_you_mean(source, DATASETS)}")
         require_there(path)
     if path.is_dir():
         options.check_only(("binarize", "shares", "image_size"), str(path), "is a folder of images")

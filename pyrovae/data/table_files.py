@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae.common import InputError, first_line, require, shown
+from pyrovae.common import InputError, first_line, require, setting, shown
 from pyrovae.data.columns import Cells, word
 from pyrovae.data.tables import MOST_COLUMNS, Table
 
@@ -38,7 +38,7 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not a row of values ({first_line(error)})") from error
     width = len(rows[0][1])
-    too_wide = f"{path} has {width:,} columns, more than {MOST_COLUMNS:,}: choose some with columns="
+    too_wide = f"{path} has {width:,} columns, more than {MOST_COLUMNS:,}: choose some with {setting('columns')}"
     require(wanted is not None or width <= MOST_COLUMNS, too_wide)
     names, body = _header(path, rows, header)
     start = 0 if body is rows else rows[0][0]
@@ -48,7 +48,7 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
         if start and row == rows[0][1]:
             raise InputError(f"{path}, row {number}: repeats the header of row {start}")
     require(len(body) > 0, f"{path} has a header and no rows below it")
-    needed = set(names if wanted is None else wanted)
+    needed = set(names if wanted is None or not set(wanted) <= set(names) else wanted)  # all, to name them in errors
     kept = [j for j, name in enumerate(names) if name in needed]
     cells: dict[str, Cells] = {names[j]: [row[j] for _, row in body] for j in kept or range(width)}
     return Table(str(path), cells, lambda index: f"row {body[index][0]}")

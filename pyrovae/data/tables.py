@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, as_dtype, require, require_choice, shown
+from pyrovae.common import InputError, as_dtype, did_you_mean, require, require_choice, setting, shown
 from pyrovae.data.columns import KINDS, Cells, Column, Place, as_text, classes_of, column_of
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.options import LoadOptions
@@ -67,7 +66,7 @@ def table_dataset(
     if options.missing is None and np.isnan(x).any():
         index, column = np.argwhere(np.isnan(x))[0]
         place = table.place(chosen[column])(index)
-        raise InputError(f'{place}: the cell is missing; missing="mask" keeps such cells, as NaN')
+        raise InputError(f"{place}: the cell is missing; {setting('missing', 'mask')} keeps such cells, as NaN")
     if options.split_column is not None:
         require(
             rows is None and options.shares is None, "split_column must not be given beside another split or shares"
@@ -100,7 +99,7 @@ def chosen_columns(options: LoadOptions, names: Sequence[str], source: str) -> t
     both = [name for name in columns if name in others.values()]
     require(not both, f"columns must not hold that of the labels or of the split, got {', '.join(both)}")
     rule = f"{source} has {len(columns):,} columns, more than {MOST_COLUMNS:,}"
-    require(len(columns) <= MOST_COLUMNS, f"{rule}: choose some with columns=")
+    require(len(columns) <= MOST_COLUMNS, f"{rule}: choose some with {setting('columns')}")
     kinds = options.kinds
     of_columns = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(columns, kinds) if kinds else {}
     _require_names("kinds", list(of_columns), columns, source)
@@ -123,7 +122,9 @@ def _standardised(column: Column, x: np.ndarray, train: np.ndarray, source: str)
     observed = train[~np.isnan(train)]
     lowest = observed.min()
     rule = f"{source}, column {shown(column.name)}: must vary in the training data to be standardised"
-    require(bool(lowest < observed.max()), f"{rule}, all of it is {as_text(lowest)}; leave it out with columns=")
+    require(
+        bool(lowest < observed.max()), f"{rule}, all of it is {as_text(lowest)}; leave it out with {setting('columns')}"
+    )
     mean, sd = float(observed.mean()), float(observed.std())
     require(np.isfinite(sd) and sd > 0, f"{rule}, got a standard deviation of {sd:g}")
     x -= mean
@@ -153,7 +154,6 @@ def _require_names(field: str, given: Sequence[str], names: Sequence[str], sourc
     known = set(names)
     for name in given:
         if not isinstance(name, str) or name not in known:
-            close = get_close_matches(str(name), names, 1)
             some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            hint = f"; did you mean {shown(close[0])}?" if close else ""
-            raise InputError(f"{field} must name columns of {source} ({some}), got {shown(name)}{hint}"[:400])
+            rule = f"{field} must name columns of {source} ({some})"[:300]
+            raise InputError(f"{rule}, got {shown(name)}{did_you_mean(name, names)}")

@@ -8,7 +8,7 @@ from pyrovae.evaluation.calibration import simulation_based_calibration
 from pyrovae.evaluation.diagnostics import active_units, has_kl_per_dimension, latent_use
 from pyrovae.evaluation.elbo_decomposition import elbo_surgery
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
-from pyrovae.evaluation.evaluation import ELBO_DRAWS, evaluate
+from pyrovae.evaluation.evaluation import ELBO_DRAWS, check_methods, evaluate
 from pyrovae.evaluation.evaluation_table import Evaluation
 from pyrovae.evaluation.exact import enumerated_log_marginal, quadrature_log_marginal
 from pyrovae.evaluation.expectation import Expectation
@@ -45,6 +45,7 @@ __all__ = [
     "diagnostics",
     "elbo_surgery",
     "enumerated_log_marginal",
+    "check_methods",
     "evaluate",
     "factor_information",
     "has_kl_per_dimension",

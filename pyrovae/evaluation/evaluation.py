@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae.common import (
     InputError,
     derived_seed,
+    did_you_mean,
     evaluates,
     local_seed,
     require,
@@ -33,6 +34,7 @@ from pyrovae.programs import Pair, Reading, Weights, takes_pair
 ELBO_DRAWS = 100
 IWAE_REPEATS = 10
 DATA_PER_CHECK = 1_024
+COUNTED = {"iwae_": "K", "is_": "S", "ais_": "T", "ais_prior_": "T"}
 METHODS = "elbo, iwae_K, is_S, ais_T or ais_prior_T (K particles, S samples, T distributions)"
 
 
@@ -93,8 +95,7 @@ def evaluate(
     require_seed(seed)
     require_size("num_chains", num_chains)
     require_flag("dequantised", dequantised)
-    require(len(methods) > 0, "methods must name at least one method, got none")
-    runs = [_parse(method, num_chains) for method in methods]
+    runs = [_parse(method, num_chains) for method in check_methods(methods)]
     found = opened(model, guide, args, reading=Reading(plate))
     check_subsamples("evaluate", model, guide, found, takes_terms=set(methods) == {"elbo"})
     # The ELBO refuses weights of zero, and importance sampling a guide that does not reach all of the prior.
@@ -165,11 +166,22 @@ def _dimensions(fn: TorchDistribution) -> Tensor:
     return torch.full(fn.batch_shape, fn.event_shape.numel())
 
 
+def check_methods(methods: Sequence[str]) -> Sequence[str]:
+    """Returns the methods, once each is known to be one that `evaluate` takes."""
+    require(len(methods) > 0, "methods must name at least one method, got none")
+    for method in methods:
+        _parse(method, 1)
+    return methods
+
+
 def _parse(method: str, num_chains: int) -> Callable[..., Estimate]:
     """Returns the function that estimates log p(x) by the method of this name."""
     match = re.fullmatch(r"(elbo)|(iwae|is|ais|ais_prior)_(\d+)", str(method))
     if match is None:
-        raise InputError(f"methods must be {METHODS}, got {shown(method)}")
+        digits = re.search(r"\d*$", str(method))
+        known = [kind + (digits[0] if digits and digits[0] else letter) for kind, letter in COUNTED.items()]
+        hint = did_you_mean(method, ("elbo", *known))
+        raise InputError(f"methods must be {METHODS}, got {shown(method)}{hint}")
     kind, count = match[1] or match[2], int(match[3] or 1)
     require_size(shown(method)[1:-1], count)
 

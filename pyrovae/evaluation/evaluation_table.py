@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from matplotlib.figure import Figure
 
-from pyrovae.common import InputError, data_frame, require, right_aligned, shown, with_lines_below
+from pyrovae.common import data_frame, require, require_choice, right_aligned, with_lines_below
 from pyrovae.evaluation.annealed_estimate import AnnealedEstimate
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.evaluation_figure import draw_estimates
@@ -54,10 +54,9 @@ class Evaluation:
 
     def __getitem__(self, method: str) -> Measured:
         """Returns the method of this name; raises `InputError` if it was not asked for."""
-        for one in self.measured:
-            if one.method == method:
-                return one
-        raise InputError(f"method must be one of {', '.join(m.method for m in self.measured)}; got {shown(method)}")
+        by_name = {one.method: one for one in self.measured}
+        require_choice("method", method, by_name)
+        return by_name[method]
 
     def bits_per_dimension(self, nats: float) -> float | None:
         """Returns the bits per dimension of a mean log p(x) of `nats` per datum, or None if there are none."""

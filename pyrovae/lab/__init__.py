@@ -2,6 +2,7 @@
 
 from pyrovae.lab.comparing import compare
 from pyrovae.lab.comparison import Comparison
+from pyrovae.lab.comparison_arguments import checked_objectives
 from pyrovae.lab.comparison_figures import draw_comparison
 from pyrovae.lab.comparison_report import COMPARISON_FILES, write_comparison
 from pyrovae.lab.race_report import write_race
@@ -14,6 +15,7 @@ __all__ = [
     "Comparison",
     "Race",
     "RaceRun",
+    "checked_objectives",
     "compare",
     "draw_comparison",
     "race",

@@ -4,7 +4,17 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from pyrovae.common import FORMAT, InputError, plain_number, read_text, require, require_count, shown, write_json
+from pyrovae.common import (
+    FORMAT,
+    InputError,
+    did_you_mean,
+    plain_number,
+    read_text,
+    require,
+    require_count,
+    shown,
+    write_json,
+)
 from pyrovae.runs.config_checks import check_config
 from pyrovae.runs.config_fields import ConfigFields
 
@@ -58,7 +68,8 @@ class RunConfig(ConfigFields):
         require(found <= FORMAT, f"{where} is of format {found}, and this pyrovae reads up to {FORMAT}")
         known = [f.name for f in fields(cls)]
         for name in values:
-            require(name in known, f"config has an unknown field {shown(name)}; known are {', '.join(known)}")
+            hint = f"; known are {', '.join(known)}{did_you_mean(name, known)}"
+            require(name in known, f"config has an unknown field {shown(name)}{hint}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, object]:

@@ -1,9 +1,17 @@
 """Where data of one's own come from, in a config: a file, a folder of images, or a function."""
 
-from difflib import get_close_matches
 from pathlib import Path
 
-from pyrovae.common import if_given, require, require_choice, require_flag, require_size, require_there, shown
+from pyrovae.common import (
+    did_you_mean,
+    if_given,
+    require,
+    require_choice,
+    require_flag,
+    require_size,
+    require_there,
+    shown,
+)
 from pyrovae.runs.choices import BINARIZE, DATASETS, KINDS
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.usual_settings import LIKELIHOODS
@@ -34,10 +42,8 @@ def check_own(config: ConfigFields) -> None:
     So the run finds its data again from any folder. That they are there is seen when they are read.
     """
     dataset = config.dataset
-    close = get_close_matches(dataset, DATASETS, 1)
-    hint = f": did you mean {close[0]}?" if close else ""
     is_known = bool(dataset) and (_is_path(dataset) or is_function(dataset))
-    require(is_known, f"dataset must be one of {SOURCES}; got {shown(dataset)}{hint}")
+    require(is_known, f"dataset must be one of {SOURCES}; got {shown(dataset)}{did_you_mean(dataset, DATASETS)}")
     if not is_function(dataset):
         object.__setattr__(config, "dataset", str(Path(dataset).absolute()))
     _check_types(config)

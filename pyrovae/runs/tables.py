@@ -11,7 +11,7 @@ from pyrovae.runs.measures import IWAE_PARTICLES
 
 MOST_COLUMNS = 50
 FEWEST_ROWS = 20  # in fewer the values of any column may all differ
-IDENTIFIER = ": all differ, an identifier? --columns leaves it out"
+IDENTIFIER = ", all different: an identifier? name the other columns in --columns"
 
 
 def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> str:
@@ -78,6 +78,8 @@ def _values_of(column: Column, values: Tensor) -> str:
     if column.sd is not None:
         return f"mean {column.mean:.4g}, sd {column.sd:.4g}: standardised"
     least, most = values.min().item(), values.max().item()
+    if column.kind == "count":
+        least, most = int(least), int(most)
     numbers_rows = column.kind == "count" and len(values) >= FEWEST_ROWS and most - least + 1 == len(values)
-    shown = f"{least:.4g} to {most:.4g}"
+    shown = f"{least} to {most}" if column.kind == "count" else f"{least:.4g} to {most:.4g}"
     return f"{shown}{IDENTIFIER}" if numbers_rows and len(values.unique()) == len(values) else shown

@@ -1,6 +1,6 @@
 """The usual settings for a kind of data: its likelihoods and the sizes of its networks."""
 
-from pyrovae.common import require, shown
+from pyrovae.common import did_you_mean, require, shown
 
 # The kind of data of known sets, by the field `binarize`, which is None for points.
 KIND_BY_BINARIZE = {
@@ -37,10 +37,9 @@ LIKELIHOODS = (*dict.fromkeys(name for names in LIKELIHOODS_BY_KIND.values() for
 def require_likelihood(likelihood: str | None, kind: str, has_columns: bool = False) -> None:
     """Raises `InputError` unless a likelihood suits this kind of data, and a table if it has `has_columns`."""
     fitting = (*LIKELIHOODS_BY_KIND[kind], *((COLUMNS,) if has_columns else ()))
-    require(
-        isinstance(likelihood, str) and likelihood in fitting,
-        f"likelihood must be one of {', '.join(fitting)} for {kind} data, got {shown(likelihood)}",
-    )
+    known = isinstance(likelihood, str) and likelihood in fitting
+    hint = "" if likelihood in LIKELIHOODS else did_you_mean(likelihood, fitting)  # a near one may be quite another
+    require(known, f"likelihood must be one of {', '.join(fitting)} for {kind} data, got {shown(likelihood)}{hint}")
 
 
 def usual_settings(kind: str, network: str | None, are_images: bool, has_density: bool) -> dict[str, object]:

@@ -51,7 +51,7 @@ table("text in a count", "mine.csv, row 2, column 'a': must be a number, got 'x'
 table("infinity", "mine.csv, row 22, column 'a': must be finite, got inf", f"a,b\n{BODY}inf,1\n")
 table(
     "a missing cell",
-    """mine.csv, row 22, column 'b': the cell is missing; missing="mask" keeps .+""",
+    """mine.csv, row 22, column 'b': the cell is missing; missing='mask' keeps .+""",
     f"a,b\n{BODY}1,NaN\n",
 )
 table(
@@ -107,7 +107,10 @@ table(
 table(
     "no such label", r"label_column must name columns of mine.csv \(a, b\), got 'c'", f"a,b\n{BODY}", label_column="c"
 )
-table("a label close by", ".+, got 'heigth'; did you mean 'height'[?]", f"height,b\n{BODY}", columns=["heigth"])
+table("a label close by", ".+, got 'heigth': did you mean height[?]", f"height,b\n{BODY}", columns=["heigth"])
+for columns in (["spnd"], ["age", "spnd"]):  # of those of the file that had been read, the second listed `age` alone
+    known = r"columns must name columns of mine.csv \(age, spend, city\), got 'spnd': did you mean spend[?]"
+    table(f"a column close by, {len(columns)}", known, "age,spend,city\n1,2,3\n", columns=columns)
 table("columns as a text", "columns must be a list of names of columns, got 'a'", f"a,b\n{BODY}", columns="a")
 table(
     "a missing label", "mine.csv, row 22, column 'b': a label must not be missing", f"a,b\n{BODY}1,\n", label_column="b"

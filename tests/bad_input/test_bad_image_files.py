@@ -40,7 +40,7 @@ for dataset in ("ring", "pinwheel", "mnist"):
             add(f"load: {dataset}, {field} {value!r}", said, pv.load, dataset, **{field: value})
 known = "ring, four_clusters, pinwheel, mnist, fashion_mnist, kmnist, cifar10, svhn, omniglot, sprites, "
 known += "rotated_mnist, digits"
-for value, hint in (("rings", "; did you mean ring?"), ("", ""), ("MNIST", "; did you mean mnist?"), ("nope", "")):
+for value, hint in (("rings", ": did you mean ring?"), ("", ""), ("MNIST", ": did you mean mnist?"), ("nope", "")):
     said = rf"dataset must be one of {known}, a path or module:function; got {value!r}{re.escape(hint)}"
     add(f"load: {value!r}", said, pv.load, value)
 for value in (0, -1.0, math.nan, "2"):

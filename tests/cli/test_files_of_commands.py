@@ -146,6 +146,23 @@ def test_a_second_evaluation_at_the_same_time_is_refused_at_once(folder):
     assert evaluate(folder).returncode == 0
 
 
+def test_a_bad_value_is_told_before_the_files_that_are_there(folder, tmp_path):
+    """`--methods iwae50` was said to overwrite files, and the bad value told once it was called with --overwrite."""
+    for name in ("evaluation", "estimates", "comparison"):
+        (folder / "run" / f"{name}.json").touch()
+    for flags, said in {
+        ("evaluate", "run", "--methods", "ais", "iwae50"): "methods must be elbo, .+ got 'ais': did you mean ais_T[?]",
+        ("evaluate", "run", "--methods", "iwae50"): ".+: did you mean iwae_50[?]",
+        ("evaluate", "run", "--num-samples", 0): "num_samples must be a whole number >= 1, got 0",
+        ("evaluate", "run", "--num-data", 0): "num_data must be a whole number >= 1, got 0",
+        ("evaluate", "run", "--seed", -1): "seed must be a whole number >= 0, got -1",
+        ("compare", "run", "--objectives", "iwea"): ".+: did you mean iwae[?]",
+        ("compare", "run", "--repeats", 0): "repeats must be .+",
+        ("compare", "run", "--num-data", 0): "num_data must be a whole number >= 1, got 0",
+    }.items():
+        assert re.fullmatch(f"error: {said}\n", command(*flags)(folder).stderr), flags
+
+
 def test_an_evaluation_that_failed_leaves_nothing(folder, monkeypatch):
     before = tree(folder)
 

@@ -325,4 +325,4 @@ def test_a_column_that_numbers_the_rows_is_pointed_out(tmp_path):
     (tmp_path / "rows.csv").write_text("\n".join(["id,visits,score", *rows]) + "\n")
     table = {line.split()[0]: line for line in columns_table(pv.load(tmp_path / "rows.csv")).splitlines()[2:]}
     assert {name for name, line in table.items() if "an identifier?" in line} == {"id"}
-    assert "17 to 56: all differ, an identifier? --columns leaves it out" in table["id"]
+    assert "17 to 56, all different: an identifier? name the other columns in --columns" in table["id"]

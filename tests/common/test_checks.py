@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import refusal
+from helpers import refusal, small_vae
 
 import pyrovae as pv
 from pyrovae.common import (
@@ -113,3 +113,35 @@ NAMES = (
 )
 def test_a_device_that_torch_does_not_have_here_is_refused_in_one_line(device):
     assert refusal(choose_device, device).startswith("device must be auto or one that torch can use here, got")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "meant"),
+    [
+        ("objective", "iwea", "iwae"),
+        ("objective", "dregg(num_particles=4)", "dreg"),
+        ("schedule", "cosin", "cosine"),
+        ("posterior", "diagnal", "diagonal"),
+        ("likelihood", "gausian", "gaussian"),
+        ("activation", "RELU", "relu"),
+        ("network", "cnv", "conv"),
+        ("prior", "vampp", "vamp"),
+        ("beta_schedule", "ciclical", "cyclical"),
+        ("nonfinite", "skipp", "skip"),
+        ("dataset", "mnits", "mnist"),
+        ("posterior", "round", None),
+        ("objective", "magic", None),
+    ],
+)
+def test_a_word_close_to_a_known_one_is_told_that_one(flag, value, meant):
+    said = refusal(pv.RunConfig, **{flag: value})
+    assert said.endswith(f": did you mean {meant}?") if meant else "did you mean" not in said
+
+
+def test_methods_settings_and_fields_are_told_the_close_ones_too():
+    vae, x = small_vae(), torch.zeros(2, 2)
+    for method, meant in {"iwae50": "iwae_50", "iwea_5": "iwae_5", "ebo": "elbo", "ais_prio_3": "ais_prior_3"}.items():
+        assert refusal(pv.evaluate, vae.model, vae.guide, x, methods=(method,)).endswith(f": did you mean {meant}?")
+    assert refusal(pv.RunConfig.from_dict, {"hiden": [3]}).endswith(": did you mean hidden?")
+    grey = {"dataset": "mnist", "binarize": "none", "likelihood": "bernoulli"}
+    assert "did you mean" not in refusal(pv.RunConfig, **grey)  # bernoulli_grey is a cross-entropy
