@@ -29,7 +29,7 @@ from pyrovae.common import (
 from pyrovae.models.choosing import posterior_of, prior_of
 from pyrovae.models.conditions import Condition, Features, SizeFactor, check_size_factors, conditions_of
 from pyrovae.models.latent_codes import codes_between, mean_of
-from pyrovae.models.likelihoods import Likelihood, check_likelihood
+from pyrovae.models.likelihoods import Likelihood, check_likelihood, distribution_of
 from pyrovae.models.missing import check_cells, filled, with_mask, without_missing
 from pyrovae.models.networks import Maker, encoder_and_decoder, run_network, set_output_bias
 from pyrovae.models.param_store import register, unique_name
@@ -255,7 +255,7 @@ class VAE(SavedModel):
         shapes = self.code_shape, self.likelihood.output_shape(self.event_shape)
         outputs = run_network(self.decoder, self.prior_family.decoded(z), self.decoder_features(y), *shapes)
         sizes = [v for one, v in zip(self.decoder_features.conditions, y, strict=True) if isinstance(one, SizeFactor)]
-        return self.likelihood(outputs, len(self.event_shape), *sizes)
+        return distribution_of(self.likelihood, outputs, len(self.event_shape), *sizes)
 
     @evaluates
     @torch.no_grad()

@@ -25,7 +25,7 @@ from pyrovae.common import (
     require_sizes,
 )
 from pyrovae.models.code_distributions import NearestCode
-from pyrovae.models.likelihoods import Likelihood, check_likelihood
+from pyrovae.models.likelihoods import Likelihood, check_likelihood, distribution_of
 from pyrovae.models.networks import NETWORKS
 from pyrovae.models.param_store import register, unique_name
 from pyrovae.models.saving import SavedModel
@@ -173,7 +173,7 @@ class VQVAE(SavedModel):
         return self._likelihood(z @ self.codebook)
 
     def _likelihood(self, codes: Tensor) -> dist.TorchDistribution:
-        return self.likelihood(self.decoder(codes), event_dim=len(self.event_shape))
+        return distribution_of(self.likelihood, self.decoder(codes), len(self.event_shape))
 
     @evaluates
     @torch.no_grad()

@@ -10,13 +10,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, first_line, warn
+from pyrovae.common import InputError, warn
 from pyrovae.programs.known_layouts import run_one_by_one
 from pyrovae.programs.layout import Reading, frames_of
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import random_mark
 from pyrovae.programs.reruns import pair_at
-from pyrovae.programs.running import run_pair
+from pyrovae.programs.running import does_not_run, run_pair
 from pyrovae.programs.sites import is_discrete
 
 ALLOWED_NATS = 1e-3
@@ -34,7 +34,7 @@ def check_pair(model: Callable, guide: Callable, reading: Reading, args: tuple, 
     except InputError:
         raise
     except ValueError as error:  # Pyro's validation, in many lines, for example on a value outside a support
-        raise InputError(f"the pair does not run: {first_line(error)}") from error
+        raise InputError(does_not_run(error)) from error
 
 
 def _checked(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:

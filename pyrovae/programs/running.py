@@ -208,9 +208,16 @@ class _Run:
             except (IndexError, RuntimeError) as error:
                 if _is_final(error):
                     raise
-                raise InputError(f"the pair does not run: {first_line(error)}") from (why or error)
+                raise InputError(does_not_run(error)) from (why or error)
         pair_of(traces, 1, layout)
         return replace(layout, is_vectorized=True)
+
+
+def does_not_run(error: Exception) -> str:
+    """Returns what is said of a pair that failed as its own error says."""
+    text = first_line(error)
+    hint = ": to_event missing?" if text.startswith("Shape mismatch inside plate") else ""
+    return f"the pair does not run: {text}{hint}"
 
 
 def _is_final(error: Exception) -> bool:

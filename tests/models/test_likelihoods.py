@@ -2,7 +2,10 @@
 
 import itertools
 import math
+import re
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
@@ -221,3 +224,62 @@ def test_event_dim_splits_the_outputs_into_batch_and_event(likelihood, event_dim
     torch.testing.assert_close(
         found.log_prob(x), elementwise.flatten(4 - event_dim).sum(-1) if event_dim else elementwise
     )
+
+
+class TwoForOne(pv.Likelihood):
+    def forward(self, outputs, event_dim):
+        loc, scale = outputs.exp().unbind(-event_dim - 1)
+        return dist.Normal(loc, scale).to_event(event_dim)
+
+
+class NoEvent(pv.Likelihood):
+    def forward(self, outputs, event_dim):
+        return dist.Normal(outputs, 1.0)
+
+
+class Nothing(pv.Likelihood):
+    def forward(self, outputs, event_dim):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "said"),
+    [
+        (
+            TwoForOne(),
+            r"likelihood TwoForOne must take the outputs that its output_shape says, here \(.*5\): too many .+",
+        ),
+        (
+            NoEvent(),
+            r"likelihood NoEvent must return a distribution over events .+, got 0: to_event\(event_dim\) missing\?",
+        ),
+        (Nothing(), "likelihood Nothing must return a distribution of Pyro's, got None"),
+    ],
+)
+def test_a_likelihood_of_ones_own_that_fails_is_named(likelihood, said):
+    """It was "the pair does not run: too many values to unpack", or a clash of shapes in a plate."""
+    vae, x = pv.VAE((5,), latent_dim=2, hidden=(4,), likelihood=likelihood), torch.zeros(8, 5)
+    for door in (
+        lambda: vae.sample(3),
+        lambda: pv.fit(vae, x, epochs=1, progress=False),
+        lambda: pv.log_marginal(vae.model, vae.guide, x, num_samples=3),
+        lambda: pv.CompiledSVI(vae.model, vae.guide, inductor=False).step(x),
+    ):
+        assert re.fullmatch(said, refusal(door))
+
+
+def test_a_site_of_a_program_that_lacks_to_event_is_asked_about_it():
+    def draw():
+        return pyro.sample("z", dist.Normal(torch.zeros(2), 1).to_event(1))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            draw()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(draw().sum(-1, keepdim=True).expand(-1, 5), 1.0), obs=x)
+
+    said = refusal(pv.log_marginal, model, guide, torch.zeros(12, 5), num_samples=4)
+    assert said.startswith("the pair does not run: Shape mismatch inside plate('data') at site x dim -1, ")
+    assert said.endswith(": to_event missing?")

@@ -1,6 +1,6 @@
 """Families of likelihoods p(x|z), from a decoder's output to a Pyro distribution over events."""
 
-from pyrovae.models.likelihoods.base import Likelihood, check_likelihood
+from pyrovae.models.likelihoods.base import Likelihood, check_likelihood, distribution_of
 from pyrovae.models.likelihoods.columns import Columns
 from pyrovae.models.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from pyrovae.models.likelihoods.pixels import Bernoulli, Categorical, ContinuousBernoulli, DiscretizedLogistic
@@ -22,4 +22,5 @@ __all__ = [
     "StudentT",
     "ZeroInflatedNegativeBinomial",
     "check_likelihood",
+    "distribution_of",
 ]

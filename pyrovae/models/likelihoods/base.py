@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyrovae.common import InputError, require, shown
+from pyrovae.common import InputError, first_line, is_validation_error, require, shown
 from pyrovae.models.param_store import Module
 
 LIMIT = 15.0  # of the logarithm of a positive parameter: from 3e-7 to 3e6
@@ -72,6 +73,31 @@ def check_likelihood(likelihood: object) -> None:
     """Raises `InputError` unless this is a likelihood."""
     is_known = isinstance(likelihood, Likelihood)
     require(is_known, f"likelihood must be a pyrovae likelihood, got {shown(likelihood)}")
+
+
+def distribution_of(
+    likelihood: Likelihood, outputs: Tensor, event_dim: int, *size_factor: Tensor
+) -> dist.TorchDistribution:
+    """Returns p(x|z), which a likelihood of the user's own may fail to give.
+
+    Raises:
+        InputError: it takes another number of outputs than its `output_shape` says, or gives something else than a
+            distribution over events of `event_dim` dimensions
+    """
+    name = f"likelihood {type(likelihood).__name__}"
+    try:
+        found = likelihood(outputs, event_dim, *size_factor)
+    except (ValueError, IndexError) as error:
+        if isinstance(error, InputError) or is_validation_error(error):
+            raise
+        rule = f"{name} must take the outputs that its output_shape says, here {tuple(outputs.shape)}"
+        raise InputError(f"{rule}: {first_line(error)}") from error
+    is_one = isinstance(found, TorchDistributionMixin)
+    require(is_one, f"{name} must return a distribution of Pyro's, got {shown(found)}")
+    given = len(found.event_shape)
+    rule = f"{name} must return a distribution over events of {event_dim} dimensions, got {given}"
+    require(given == event_dim, f"{rule}: to_event(event_dim) missing?")
+    return found
 
 
 def require_all(good: Tensor, x: Tensor, rule: str, hint: str = "") -> None:
