@@ -3,10 +3,11 @@
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import tyro
 
@@ -46,7 +47,7 @@ def reporting() -> Iterator[None]:
     """
     protect_streams()
     try:
-        with _processes(), progress_in_lines(), settings_as_flags():
+        with _processes(), progress_in_lines(), settings_as_flags(), _plain_warnings():
             yield
         _check_output()
     except SystemExit as stopped:
@@ -67,6 +68,21 @@ def reporting() -> Iterator[None]:
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 2
         _exit("interrupted: files that were written before are kept", 128 + number)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Within the block a warning is a line: the place in the code that Python puts before it is none of the user's."""
+    usual = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        return f"warning: {message}\n" if category is UserWarning else usual(message, category, *place, **line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _processes() -> AbstractContextManager[object]:

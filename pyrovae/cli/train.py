@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyrovae.cli.command_line import command_for, flags_of
-from pyrovae.common import require
+from pyrovae.common import read_text, require
 from pyrovae.runs import (
     LENGTH,
+    METRICS,
     PLACES,
     ConfigFields,
     DataFields,
@@ -58,13 +59,13 @@ def train_vae(
     from pyrovae.runs import TensorBoard, train_run
 
     out = run.out or usual_out(config)
-    is_new = not is_begun(out)
+    is_new, reached = not is_begun(out), _epochs_in(Path(out))
 
     def start(begun: "Run") -> None:
         if run.resume and is_new:
             print(f"no run in {out} yet: a new one on {begun.config.dataset} begins", flush=True)
         elif not is_new:
-            show_place(begun)
+            show_place(begun, reached)
         show_data(begun)
 
     trained = train_run(
@@ -82,12 +83,23 @@ def train_vae(
         print(f"\n{history.epoch[-1]} epochs in {sum(history.seconds):.1f} s; next: {command_for('evaluate', out)}")
 
 
-def show_place(run: "Run") -> None:
-    """Prints from where a resumed run goes on; nothing if all of its epochs are done."""
+def _epochs_in(folder: Path) -> int:
+    """Returns how many epochs the run in a folder has trained, some perhaps since its last checkpoint; or 0."""
+    try:
+        return read_text(folder / METRICS).count("\n")
+    except (OSError, ValueError):
+        return 0  # what is wrong with the file is told when it is used
+
+
+def show_place(run: "Run", reached: int) -> None:
+    """Prints from where a resumed run goes on, once it had `reached` an epoch; nothing if all of them are done."""
     done, epochs = len(run.history.epoch), run.config.epochs
     if done == epochs:
         return
-    print(f"resumes after epoch {done} of {epochs}" if done else f"resumes in epoch 1 of {epochs}", flush=True)
+    again = min(reached, epochs) - done
+    lost = f": {again} trained since the last checkpoint {'is' if again == 1 else 'are'} repeated" if again > 0 else ""
+    where = f"after epoch {done}" if done else "in epoch 1"
+    print(f"resumes {where} of {epochs}{lost}", flush=True)
     measured = [name for name in MEASURES if (run.folder / name).exists()]
     if measured:
         print(f"written before this run went on: {', '.join(measured)}; --overwrite replaces them", flush=True)

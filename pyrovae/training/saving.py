@@ -67,7 +67,7 @@ class Saver:
             text = f"the training in {self.checkpoints.folder} had ended: it was loaded, and nothing was trained"
             stopping, epochs = state.early_stopping, len(state.history.epoch)
             early = f"; patience {stopping.patience} ended it after epoch {epochs}, and a larger one goes on"
-            warn(f"{text}{early}" if stopping.has_run_out else text)
+            warn(f"{text}{early}" if stopping.has_run_out else f"{text}; more epochs go on with it")
         return had_ended
 
     def is_due_after_epoch(self) -> bool:

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, mean_and_error, refusal, suite_seed
+from helpers import assert_within_standard_errors, discrete_pair, mean_and_error, refusal, suite_seed
 from mixed_pairs import GUIDES, STATES, Grid, X, parameters, programs
 from pyro.infer import SVI
 from scalar_pairs import double
@@ -256,3 +256,21 @@ def at_points():
             pyro.sample("z", dist.Normal(double(0.1), 1.0))
 
     return model, guide
+
+
+def test_on_bits_alone_the_estimators_are_those_of_score_functions_but_for_a_term_of_mean_0():
+    """As docs/estimators.md says of `dreg` and others: gradients at the same draws."""
+    x = 3 * torch.randn(4, 3)
+
+    def gradient(objective):
+        pyro.clear_param_store()
+        pair = discrete_pair()
+        torch.manual_seed(suite_seed(2))
+        objective.loss_and_grads(pair.model, pair.guide, x)
+        return pyro.get_param_store()._params["logits"].grad.clone()
+
+    scores = gradient(DReG(3)) - gradient(VIMCO(3))
+    leave_one_out = gradient(ScoreFunction(3, baseline="leave_one_out"))
+    torch.testing.assert_close(gradient(IWAE(3)), gradient(VIMCO(3)))
+    torch.testing.assert_close(gradient(StickingTheLanding(3)), leave_one_out)
+    torch.testing.assert_close(gradient(ELBO(3)), leave_one_out - scores, rtol=1e-4, atol=1e-4)
