@@ -10,6 +10,7 @@ from pyrovae.cli.command_line import GROUPS_WITHOUT_PREFIX, reporting, with_valu
 from pyrovae.cli.compare import compare_objectives
 from pyrovae.cli.demo import ring_demo
 from pyrovae.cli.evaluate import evaluate_run
+from pyrovae.cli.numbers import NUMBERS
 from pyrovae.cli.race import race_objectives
 from pyrovae.cli.train import default_flags, train_vae
 from pyrovae.common import require_choice
@@ -40,4 +41,10 @@ def run_command() -> None:
         for known, main in COMMANDS.items():
             app.command(name=known)(main)
         args = [name, *default_flags(flags), *flags] if name == "train" else sys.argv[1:]
-        app.cli(prog="pyrovae", description=DESCRIPTION, args=with_values(args), config=GROUPS_WITHOUT_PREFIX)
+        app.cli(
+            prog="pyrovae",
+            description=DESCRIPTION,
+            args=with_values(args),
+            config=GROUPS_WITHOUT_PREFIX,
+            registry=NUMBERS,
+        )

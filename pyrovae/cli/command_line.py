@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import tyro
 
+from pyrovae.cli.numbers import NUMBERS
 from pyrovae.cli.streams import output_error, protect_streams
 from pyrovae.common import InputError, progress_in_lines, require, settings_as_flags
 
@@ -32,7 +33,7 @@ def run_script(main: Callable[..., None], defaults: Callable[[list[str]], list[s
     flags = sys.argv[1:]
     with reporting():
         args = flags if defaults is None else defaults(flags) + flags
-        tyro.cli(main, args=with_values(args), config=GROUPS_WITHOUT_PREFIX)
+        tyro.cli(main, args=with_values(args), config=GROUPS_WITHOUT_PREFIX, registry=NUMBERS)
 
 
 @contextmanager

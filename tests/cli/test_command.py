@@ -213,3 +213,12 @@ def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
     assert ended.stderr.count("\n") == 1
     plain = command_here("train", *flags, "--out", "plain", "--epochs", 1, cwd=tmp_path)
     assert "yet" not in plain.stdout
+
+
+@pytest.mark.parametrize(("flag", "said"), [("latent-dim", "a whole number"), ("max-grad-norm", "a number")])
+def test_what_is_no_number_is_refused_in_words(flag, said, tmp_path):
+    """It said "<class 'NoneType'>: ['two'] does not match choices"."""
+    done = command_here("train", f"--{flag}", "two", cwd=tmp_path)
+    told = " ".join(done.stderr.replace("│", " ").split())
+    assert (done.returncode, "class" in told) == (2, False)
+    assert f"Error parsing --{flag}: must be {said}, got 'two'" in told
