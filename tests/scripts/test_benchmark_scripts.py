@@ -34,6 +34,8 @@ def test_processes_beside_threads_in_small(tmp_path):
     one = run_here("evaluate.py", "run", "--num-samples", 30, "--num-data", 300, "--overwrite", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
     alone = json.loads((tmp_path / "run/evaluation.json").read_text())
+    for row, same in zip(evaluation.pop("bounds"), alone.pop("bounds"), strict=True):
+        assert row == pytest.approx(same, abs=1e-5)
     assert {k: v for k, v in evaluation.items() if k != "seconds"} == pytest.approx(
         {k: v for k, v in alone.items() if k != "seconds"}, abs=1e-5
     )
