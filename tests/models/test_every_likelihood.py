@@ -11,7 +11,8 @@ import pyrovae as pv
 
 
 def test_every_likelihood_that_is_public_is_tested_here():
-    public = {v for v in vars(pv).values() if isinstance(v, type) and issubclass(v, pv.Likelihood)} - {pv.Likelihood}
+    named = [getattr(pv, name) for name in pv.__all__]
+    public = {v for v in named if isinstance(v, type) and issubclass(v, pv.Likelihood)} - {pv.Likelihood}
     assert public == {type(make()) for make in LIKELIHOODS.values()} | {pv.Columns}
 
 

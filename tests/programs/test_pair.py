@@ -125,7 +125,7 @@ def test_a_network_that_takes_no_particle_dimension_runs_its_particles_one_after
             pyro.sample("z", dist.Normal(x[:, None], 1.0).to_event(2))
 
     vectorized = pv.objectives.IWAE(2, vectorize_particles=True)
-    with pytest.raises(pv.InputError, match="model and guide must take 2 particles in a dimension left of the batch") as caught:
+    with pytest.raises(pv.InputError, match="must take 2 particles in a dimension left of the batch") as caught:
         vectorized.loss(model, guide, X)
     assert "\n" not in str(caught.value)
     with pytest.warns(UserWarning, match="particles run one after another"):
