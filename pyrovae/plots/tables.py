@@ -66,8 +66,9 @@ def column(
     else:
         num_bins = min(MOST_BARS, max(5, int(2 * len(data) ** 0.5)))
         bins = np.linspace(low, high if high > low else low + 1, num_bins + 1).tolist()
-        for found, name in ((data, "data"), (samples, "samples")):
-            axes.hist(found, bins, density=True, histtype="step", label=name)
+        for found, name in ((data, "data"), (samples, "samples")):  # of all of them, also those beyond the frame
+            weights = np.full(len(found), 1 / (len(found) * (bins[1] - bins[0])))
+            axes.hist(found, bins, weights=weights, histtype="step", label=name)
         axes.set_ylabel("density")
     axes.set_title(title)
     axes.legend(fontsize="small", framealpha=0.7, edgecolor="none")
