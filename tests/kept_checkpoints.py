@@ -50,7 +50,7 @@ class Resumed:
 
     def run(self):
         loop = Loop(self.training, self.settings, self.kept)
-        loop.run(progress_bar(False, 1), lambda history: None, lambda record: None)
+        loop.run(progress_bar(False, 1, "training", "epoch"), lambda history: None, lambda record: None)
 
 
 def checkpoint_of(make, data, more, place):

@@ -120,7 +120,16 @@ def defensive(model: Callable, guide: Callable, prior_weight: float = 0.1) -> Ca
 
 
 def can_widen(fn: TorchDistribution) -> bool:
-    """Returns True if `widened` takes a latent of this distribution."""
+    """Returns True if `widened` takes a latent of this distribution.
+
+    Args:
+        fn: The distribution of a latent in the guide.
+
+    Example:
+        >>> from pyro.distributions import Gamma, Normal
+        >>> pv.proposals.can_widen(Normal(0.0, 1.0)), pv.proposals.can_widen(Gamma(1.0, 1.0))
+        (True, False)
+    """
     if isinstance(base_of(fn), dist.Delta):
         return True
     try:

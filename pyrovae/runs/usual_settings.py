@@ -38,7 +38,8 @@ def require_likelihood(likelihood: str | None, kind: str, has_columns: bool = Fa
     """Raises `InputError` unless a likelihood suits this kind of data, and a table if it has `has_columns`."""
     fitting = (*LIKELIHOODS_BY_KIND[kind], *((COLUMNS,) if has_columns else ()))
     known = isinstance(likelihood, str) and likelihood in fitting
-    hint = "" if likelihood in LIKELIHOODS else did_you_mean(likelihood, fitting)  # a near one may be quite another
+    is_known = isinstance(likelihood, str) and likelihood in LIKELIHOODS  # then a near one may be quite another
+    hint = "" if is_known else did_you_mean(likelihood, fitting)
     require(known, f"likelihood must be one of {', '.join(fitting)} for {kind} data, got {shown(likelihood)}{hint}")
 
 

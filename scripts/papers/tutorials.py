@@ -12,6 +12,7 @@ from pyrovae.cli import answer_flags
 if __name__ == "__main__":
     answer_flags(__file__)  # before the imports that take seconds
 
+import json
 import math
 import time
 from dataclasses import replace
@@ -29,7 +30,17 @@ from writing import write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import Parts, check_for_parts, derived_seed, kept_parts, local_seed, require, require_seeds
+from pyrovae.common import (
+    Parts,
+    check_for_parts,
+    derived_seed,
+    kept_parts,
+    local_seed,
+    read_text,
+    require,
+    require_seeds,
+    write_json,
+)
 from pyrovae.evaluation.diagnostics import elbo_terms, latent_use, sample_diversity
 from pyrovae.training import digest
 
@@ -58,12 +69,14 @@ def train(row: Row, seed: int, parts: Parts, log_px: bool = False) -> dict[str, 
             sampler = BatchSampler(RandomSampler(points), training.pop("batch_size"), drop_last=True)
             source = DataLoader(points, sampler=sampler, batch_size=None)
         checkpoints = pv.Checkpoints(parts.folder_of(key), repeated=True)
-        diversity: dict[int, float] = {}  # of the epochs of this call; those before an interruption have none
+        path = parts.folder_of(key) / "diversity.json"  # beside the checkpoints, as no callback sees an epoch twice
+        diversity: dict[str, float] = json.loads(read_text(path)) if path.exists() else {}
 
         def on_epoch(record: dict[str, float | None]) -> None:
             epoch = int(record["epoch"] or 0)
             if epoch in shown_epochs(training["epochs"]):
-                diversity[epoch] = diversity_of(row, vae)
+                diversity[str(epoch)] = diversity_of(row, vae)
+                write_json(path, diversity)
 
         history = pv.fit(vae, source, **training, seed=seed, checkpoints=checkpoints, on_epoch=on_epoch)
         found: dict[str, Any] = measure(row, vae, data, seed)
@@ -126,8 +139,8 @@ def epoch_lines(name: str, found: dict[str, Any]) -> str:
     """Returns what a tutorial prints while it trains: a line for each of some epochs, from the training batches."""
     of, diversity = found["curves"], found["curves"]["diversity"]
     lines = [
-        [epoch, *(f"{of[term][epoch - 1]:.3f}" for term in ("loss", "reconstruction", "kl")), f"{diversity[epoch]:.3f}"]
-        for epoch in diversity
+        [epoch, *(f"{of[term][int(epoch) - 1]:.3f}" for term in ("loss", "reconstruction", "kl")), f"{value:.3f}"]
+        for epoch, value in diversity.items()
     ]
     return f"{name}\n" + tabulate(lines, ["epoch", "loss", "reconstruction", "KL", "diversity"], disable_numparse=True)
 
@@ -260,7 +273,9 @@ def draw_curves(rows: list[Row], results: dict[str, list[dict]]) -> Figure:
             of = run["curves"]
             for name, each in zip(("loss", "reconstruction", "kl"), axes, strict=False):
                 each.plot(range(1, len(of[name]) + 1), of[name], color="C0", linewidth=0.8, alpha=0.7)
-            axes[3].plot(list(of["diversity"]), list(of["diversity"].values()), color="C0", marker=".", linewidth=0.8)
+            axes[3].plot(
+                list(map(int, of["diversity"])), list(of["diversity"].values()), color="C0", marker=".", linewidth=0.8
+            )
         for name, each in zip((*COLUMNS[:3], "diversity"), axes, strict=True):
             each.set(xlabel="epoch", ylabel=name)
             if name in row.published:
