@@ -115,8 +115,11 @@ class DiscretizedLogistic(_Univariate):
 
     @property
     def mean(self) -> Tensor:
-        """The location clipped to [0, 1], a grey level for pictures; near 0 and 1 it is not the exact mean."""
-        return self.loc.clamp(0, 1)
+        """E[x] = 1/255 sum_k P(x >= k / 255), which near 0 and 1 is not the location: the end levels take the tails."""
+        inverse_scale, total = (-self.log_scale).exp(), torch.zeros_like(self.loc)
+        for level in range(1, 256):  # one after another, as all at once would take 255 times the memory
+            total = total + ((self.loc - (level - 0.5) / 255) * inverse_scale).sigmoid()
+        return total / 255
 
     def sample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():

@@ -135,3 +135,13 @@ def test_a_standard_deviation_that_does_not_exist_is_flagged():
     found = pv.impute(vae, holes(8, 4).float(), num_samples=2_000)
     assert (found.pareto_k[found.missing] > 0.7).double().mean() > 0.8
     assert "not to be relied on" in repr(found)
+
+
+@pytest.mark.parametrize("likelihood", [pv.DiscretizedLogistic, pv.Bernoulli, pv.Categorical, pv.Beta])
+def test_a_filled_cell_is_the_mean_of_what_is_drawn_for_it(likelihood):
+    """Under `DiscretizedLogistic` it was the location, clipped to [0, 1]: 0 where the mean of the draws is 0.05."""
+    vae = small_vae((CELLS,), likelihood=likelihood(), missing="mask").double()
+    x = torch.full((3, CELLS), torch.nan, dtype=torch.float64)
+    found = pv.impute(vae, x, num_samples=4_000, num_draws=4_000)
+    error = found.draws.std(0) / math.sqrt(len(found.draws)) + found.standard_error
+    assert ((found.value - found.draws.mean(0)).abs() < 5 * error).all()

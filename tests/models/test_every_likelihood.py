@@ -29,7 +29,7 @@ def test_the_output_bias_inverts_the_mean(name, dtype):
     torch.testing.assert_close(found.mean, mean, rtol=0, atol=3e-6 if dtype == torch.float32 else 1e-9)
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "continuous_bernoulli", "categorical", "beta"])
+@pytest.mark.parametrize("name", ["bernoulli", "continuous_bernoulli", "categorical", "beta", "discretized_logistic"])
 def test_the_output_bias_is_finite_for_a_pixel_that_is_always_black_or_white(name):
     likelihood = LIKELIHOODS[name]()
     bias = likelihood.output_bias(torch.tensor([0.0, 1e-6, 1.0]))
@@ -158,3 +158,15 @@ def test_a_learned_scale_goes_to_that_of_the_data(name):
     # The standard deviation of a logistic is its scale times pi / sqrt(3); its best fit to a Gaussian is a little off.
     factor = math.pi / math.sqrt(3) if name == "discretized_logistic" else 1.0
     assert vae.likelihood.log_scale.exp().item() * factor == pytest.approx(0.06, rel=0.08)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_the_mean_is_that_of_the_draws(name):
+    """`impute`, `reconstruct` and `sample(mean=True)` call it E[x|z]."""
+    likelihood = LIKELIHOODS[name]()
+    outputs = 0.3 + 0.2 * doubles(*likelihood.output_shape((20,)))  # a pixel's mean near 0 would need rare draws
+    with torch.no_grad():
+        family = likelihood.double()(outputs, event_dim=1)
+        draws = family.sample((20_000,))
+    error = draws.std(0) / math.sqrt(len(draws))
+    assert ((draws.mean(0) - family.mean).abs() < 5.5 * error + 1e-9).all()

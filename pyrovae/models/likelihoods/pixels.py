@@ -171,7 +171,9 @@ class DiscretizedLogistic(Likelihood):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 
     def output_bias(self, mean: Tensor) -> Tensor:
-        return mean
+        log_scale = self.log_scale.detach().to(mean.device)
+        family = pixel_distributions.DiscretizedLogistic
+        return invert(lambda loc: family(loc, log_scale).mean, mean.clamp(0.001, 0.999))
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
         return pixel_distributions.DiscretizedLogistic(outputs, self.log_scale).to_event(event_dim)
