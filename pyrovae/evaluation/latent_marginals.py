@@ -59,12 +59,43 @@ def marginals(z: Tensor, gaussians: Tensor, log_p: Tensor, densities: int) -> Ma
         log_p: log p(z_j), of the shape of z.
         densities: The number of pairs of a draw and a datum at a time.
     """
+    _, alone, rest = _log_mixtures(z, gaussians, densities)
+    return Marginals(alone, log_p, rest)
+
+
+def by_chance(z: Tensor, gaussians: Tensor, log_q: Tensor, densities: int) -> tuple[Tensor, Tensor]:
+    """Returns total correlation and what each dimension shares with the others, if the dimensions were independent.
+
+    Each dimension has its draws and its Gaussians dealt to the data anew, which leaves every q(z_j) as it is. What is
+    found all the same is because q(z) has no more than N components. The caller's random numbers go on as they were.
+
+    Args:
+        z: As in `marginals`.
+        gaussians: As in `marginals`.
+        log_q: log q(z_j) at the draws, as `marginals` returns it.
+        densities: As in `marginals`.
+
+    Returns:
+        Both for each draw: `(num_draws, N)` and `(num_draws, N, latent_dim)`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    orders = torch.stack([torch.randperm(z.shape[1], generator=generator) for _ in range(z.shape[2])], 1).to(z.device)
+    z, gaussians, log_q = (values.gather(1, orders.expand_as(values)) for values in (z, gaussians, log_q))
+    whole, _, rest = _log_mixtures(z, gaussians, densities)
+    return whole - log_q.sum(-1), whole.unsqueeze(-1) - log_q - rest
+
+
+def _log_mixtures(z: Tensor, gaussians: Tensor, densities: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns log q(z) `(num_draws, N)`, log q(z_j) and log q(z_-j) `(num_draws, N, latent_dim)` at the draws."""
     loc, scale = gaussians
     num_data = len(loc)
-    flat, alone, rest = z.flatten(0, 1), [], []
-    for rows in flat.split(max(1, densities // num_data)):
+    whole, alone, rest = [], [], []
+    for rows in z.flatten(0, 1).split(max(1, densities // num_data)):
         each = dist.Normal(loc, scale).log_prob(rows[:, None])
+        together = each.sum(-1, keepdim=True)
+        whole.append(together.logsumexp(1).squeeze(-1))
         alone.append(each.logsumexp(1))
-        rest.append((each.sum(-1, keepdim=True) - each).logsumexp(1))
-    log_q, log_rest = (torch.cat(parts).view_as(z) - math.log(num_data) for parts in (alone, rest))
-    return Marginals(log_q, log_p, log_rest)
+        rest.append((together - each).logsumexp(1))
+    found = (torch.cat(parts).unflatten(0, z.shape[:2]) - math.log(num_data) for parts in (whole, alone, rest))
+    log_q, log_alone, log_rest = found
+    return log_q, log_alone, log_rest

@@ -142,6 +142,7 @@ def measure(vae: pv.VAE, data: pv.Dataset, num_data: int) -> dict[str, Any]:
     terms = {name: value.mean().item() for name, value in elbo_terms(vae.model, vae.guide, x, num_particles=5).items()}
     surgery = pv.elbo_surgery(vae, x, num_draws=2, per_dimension=True, progress=False)
     assert surgery.total_correlation is not None
+    assert surgery.total_correlation_by_chance is not None
     information = pv.factor_information(vae, x, factors=factors)
     use = latent_use(vae, x)
     with torch.no_grad():
@@ -149,6 +150,7 @@ def measure(vae: pv.VAE, data: pv.Dataset, num_data: int) -> dict[str, Any]:
     return {
         **terms,
         "total_correlation": surgery.total_correlation.mean,
+        "total_correlation_by_chance": surgery.total_correlation_by_chance.mean,
         "active": use.num_active,
         "MIG": information.mig,
         "gaps": dict(zip(data.factors, information.gaps.tolist(), strict=True)),
@@ -183,7 +185,7 @@ def tables_of(
 ) -> list[tuple[list[list[str]], list[str]]]:
     """Returns three tables: measures by beta, gaps and R^2 by factor, and how betas differ from seed to seed."""
     of = {beta: [run for run in runs if run["beta"] == beta] for beta in betas}
-    names = ["elbo", "reconstruction", "kl", "total_correlation", "active", "MIG"]
+    names = ["elbo", "reconstruction", "kl", "total_correlation", "total_correlation_by_chance", "active", "MIG"]
     measures = [[f"{beta:g}", *(cell([run[name] for run in of[beta]]) for name in names)] for beta in betas]
     by_factor = [
         [f"{beta:g}", what, *(cell([run[what][factor] for run in of[beta]], False) for factor in factors)]
@@ -195,7 +197,7 @@ def tables_of(
         pairs = zip(of[beta], of[betas[0]], strict=True)
         row.append(cell([one["MIG"] - other["MIG"] for one, other in pairs], False) if beta != betas[0] else "")
     return [
-        (measures, ["beta", "ELBO", "reconstruction", "KL", "total correlation", "active", "MIG"]),
+        (measures, ["beta", "ELBO", "reconstruction", "KL", "total correlation", "by chance", "active", "MIG"]),
         (by_factor, ["beta", "measure", *factors]),
         (spread, ["beta", "I by chance / H, at most", "sd of MIG over seeds", f"MIG less that at beta {betas[0]:g}"]),
     ]

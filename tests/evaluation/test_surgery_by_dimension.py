@@ -7,7 +7,7 @@ import pyro
 import pytest
 import torch
 from evaluation_pairs import KnownNoise, off_its_posterior, with_guide
-from helpers import draw, linear_gaussian, mean_and_error, refusal, small_vae
+from helpers import draw, linear_gaussian, mean_and_error, refusal, small_vae, suite_seed
 
 import pyrovae as pv
 from pyrovae.evaluation.elbo_decomposition import elbo_surgery
@@ -89,15 +89,59 @@ def test_independent_dimensions_share_nothing_and_one_alone_has_no_correlation()
     torch.testing.assert_close(alone.dimension_kl[0].value, alone.marginal_kl.value)
 
 
+def independent(num_data, noise=0.15):
+    """x = z + noise in 6 dimensions with the exact guide: q(z) = N(0, I), whose total correlation is 0."""
+    eye = torch.eye(6, dtype=torch.float64)
+    vae, spread = pv.LinearGaussianVAE(eye, eye[0] * 0, noise, eye[0] * 0), 1 + noise**2
+    generator = torch.Generator().manual_seed(suite_seed(4))
+    x = spread**0.5 * torch.randn(num_data, 6, generator=generator, dtype=torch.float64)
+    return with_guide(vae, lambda x: x / spread, noise / spread**0.5), x
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_the_total_correlation_of_independent_dimensions_is_what_it_is_by_chance(chunk_size):
+    pair, x = independent(200)
+    torch.manual_seed(suite_seed())
+    found = elbo_surgery(*pair, x, num_draws=2, per_dimension=True, chunk_size=chunk_size)
+    assert found.total_correlation.mean > 3  # of which nothing is true
+    assert found.total_correlation_by_chance.mean == pytest.approx(found.total_correlation.mean, abs=0.3)
+    for shared, chance in zip(found.dimension_shared, found.dimension_shared_by_chance, strict=True):
+        assert shared.mean > 0.8
+        assert chance.mean == pytest.approx(shared.mean, abs=0.2)
+    assert "The terms of dimensions are high, too" in found.bias
+
+
+def test_dependence_is_above_what_it_is_by_chance():
+    pair, x = independent(400, 0.5)  # wide enough for so few: narrow posteriors look fully dependent either way
+    x[:, 1] = x[:, 0]
+    found = elbo_surgery(*pair, x, num_draws=2, per_dimension=True)
+    assert found.total_correlation.mean > found.total_correlation_by_chance.mean + 0.2
+    assert found.dimension_shared[0].mean > found.dimension_shared_by_chance[0].mean + 0.2
+
+
+def test_what_is_found_by_chance_takes_none_of_the_callers_random_numbers():
+    pair, x = independent(20)
+    after, chances = [], []
+    for split in (False, True, True):
+        torch.manual_seed(3)
+        found = elbo_surgery(*pair, x, num_draws=2, per_dimension=split)
+        after.append(torch.rand(()))
+        chances.append(found.total_correlation_by_chance)
+    assert after[0] == after[1] == after[2]
+    assert torch.equal(chances[1].value, chances[2].value)
+
+
 def test_dimensions_are_printed_with_their_errors_and_only_when_asked_for():
     vae = off_its_posterior()
     x = draw(vae, 9)
     plain, split = (elbo_surgery(vae.model, vae.guide, x, per_dimension=flag) for flag in (False, True))
     assert (plain.total_correlation, plain.dimension_kl, plain.dimension_shared) == (None, (), ())
     lines = str(split).splitlines()
-    assert len(lines) == len(str(plain).splitlines()) + 5
+    assert len(lines) == len(str(plain).splitlines()) + 8
     for start, term in (
-        ("total correlation", split.total_correlation),
+        ("total correlation  ", split.total_correlation),
+        ("total correlation by chance", split.total_correlation_by_chance),
+        ("I_q(z_2; the others) by chance", split.dimension_shared_by_chance[1]),
         ("KL(q(z_2) || p(z_2))", split.dimension_kl[1]),
     ):
         (line,) = (line for line in lines if line.startswith(start))
