@@ -130,7 +130,8 @@ def usual_out(config: ConfigFields) -> str:
 
 def says_what(flags: list[str]) -> bool:
     """Returns whether flags say what to train, more than where it is done and for how long."""
-    names = {flag.removeprefix("--").removeprefix("no-").partition("=")[0].replace("-", "_") for flag in flags}
+    words = [flag.removeprefix("--") for flag in flags if flag.startswith("--")]  # the others are values
+    names = {word.removeprefix("no-").partition("=")[0].replace("-", "_") for word in words}
     return not names.isdisjoint({one.name for one in fields(ConfigFields)} - {*PLACES, *LENGTH})
 
 
@@ -140,16 +141,19 @@ def default_flags(flags: list[str]) -> list[str]:
     parser.add_argument("--config", nargs="?", type=Path)
     parser.add_argument("--out", nargs="?", type=Path)
     parser.add_argument("--resume", action="store_true")
+    for name, kind in {"dataset": str, "objective": str, "seed": int}.items():  # of which the usual folder is made
+        parser.add_argument(f"--{name}", type=kind, default=getattr(ConfigFields(), name))
     try:
         known, _ = parser.parse_known_args(flags)
     except argparse.ArgumentError:
         return []  # tyro's message is better
-    config = None
     if known.config is not None:
-        config = RunConfig.load(known.config)
-    elif known.resume:
-        out = known.out or Path(usual_out(ConfigFields()))
-        config = begun_config(out) if known.out is not None or not says_what(flags) else None
-        rule = f"{out} holds no run to resume: --out says where it is, or --dataset and others what to begin"
+        return flags_of(RunConfig.load(known.config).to_dict())
+    if known.resume:
+        usual = usual_out(ConfigFields(dataset=known.dataset, objective=known.objective, seed=known.seed))
+        out = known.out or Path(usual)
+        config = begun_config(out)
+        rule = f"{out} holds no run to resume: name its folder with --out, or say what to train (--dataset, ...)"
         require(config is not None or says_what(flags), rule)
-    return [] if config is None else flags_of(config.to_dict())
+        return [] if config is None else [*flags_of(config.to_dict()), f"--out={out}"]
+    return []

@@ -72,7 +72,7 @@ for command, said in {
     "train.py --beta 1e300": r"beta must be .*, got 1e\+300",
     "train.py --seed 99999999999999999999": r"seed must be < 2\^63, got 99999999999999999999",
     "train.py --dataset mnist --data-root corrupt": r"\S+/t10k-labels-idx1-ubyte is not a readable IDX .+",
-    "train.py --out full --resume": "full holds no run to resume: --out says where it is, or --dataset and .+",
+    "train.py --out full --resume": "full holds no run to resume: name its folder with --out, or .+",
     "train.py --resume --epochs 3": "runs/ring-elbo-seed0 holds no run to resume: .+",
     "train.py --out full --resume --dataset ring": "out must be a new or empty folder, and full holds files",
     "train.py --out full/notes.txt/run": r"out must be a folder, and \S+/full/notes.txt is a file",

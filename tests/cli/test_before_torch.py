@@ -30,7 +30,7 @@ COMMANDS = {
     "train --objective elbo(": "objective must be a name or name(setting=value, ...), got 'elbo('",
     "train --epochs 0": "epochs must be a whole number >= 1, got 0",
     "train --num-particles 0": "num_particles must be a whole number >= 1, got 0",
-    "train --resume --out nowhere/run --epochs 3": "nowhere/run holds no run to resume: --out says where it is, ",
+    "train --resume --out nowhere/run --epochs 3": "nowhere/run holds no run to resume: name its folder with --out, ",
     "evaluate nowhere": "run folder nowhere does not exist",
     "evaluate .": ". holds no checkpoint",
     "compare nowhere": "run folder nowhere does not exist",

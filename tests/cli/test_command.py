@@ -167,12 +167,36 @@ def test_what_takes_long_says_how_far_it_is_where_there_is_no_terminal(tmp_path,
         assert said not in done.stdout  # which may be a table that somebody keeps
 
 
+def test_a_value_that_reads_like_a_flag_does_not_say_what_to_train(tmp_path):
+    """`train --resume --out dataset` began a run on the ring in a folder `dataset`."""
+    for folder in ("dataset", "seed", "lr"):
+        done = command_here("train", "--resume", "--out", folder, "--epochs", 2, cwd=tmp_path)
+        assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+        assert done.stderr.startswith(f"error: {folder} holds no run to resume: ")
+
+
+def test_without_out_a_resumption_takes_its_settings_from_the_folder_that_the_flags_name(tmp_path):
+    """It found the run and took the usual values in place of its own: `begun with num_particles 3, and now None`."""
+    flags = ["--dataset", "pinwheel", "--objective", "iwae(num_particles=3)", "--seed", 4]
+    small = ["--hidden", 4, "--batch-size", 1_000]
+    assert command_here("train", *flags, *small, "--epochs", 1, cwd=tmp_path).returncode == 0
+    for epochs in (2, 3):
+        done = command_here("train", "--resume", *flags, "--epochs", epochs, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"resumes after epoch {epochs - 1} of {epochs}")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["pinwheel-iwae-seed4"]
+    other = command_here("train", "--resume", *flags, "--lr", 0.5, cwd=tmp_path)
+    assert (other.returncode, "begun with lr 0.001, and lr is now 0.5" in other.stderr) == (2, True)
+    new = command_here("train", "--resume", *flags[:-1], 5, *small, "--epochs", 1, cwd=tmp_path)
+    assert new.stdout.startswith("no run in runs/pinwheel-iwae-seed5 yet: ")
+
+
 def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
     """With a mistyped folder another run began without a word."""
     flags = ["--hidden", 4, "--batch-size", 1_000, "--dataset", "pinwheel"]
     typed = command_here("train", "--out", "typo", "--resume", "--epochs", 9, "--tensorboard", cwd=tmp_path)
     assert (typed.returncode, typed.stdout, list(tmp_path.iterdir())) == (2, "", [])  # it trained on the ring
-    assert typed.stderr.startswith("error: typo holds no run to resume: --out says where it is, ")
+    assert typed.stderr.startswith("error: typo holds no run to resume: name its folder with --out, ")
 
     def said(*more):
         done = command_here("train", *more, "--resume", cwd=tmp_path)
