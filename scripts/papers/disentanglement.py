@@ -79,6 +79,7 @@ def main(
     require(len(betas) > 0, "betas must hold at least one, got none")
     for beta in betas:
         require_number("betas", beta, above=0)
+    require(len(set(betas)) == len(betas), f"betas must differ, got {betas}: runs would count twice")
     require_seeds(seeds)
     folder = Path(out)
     check_for_parts(folder)
@@ -117,7 +118,7 @@ def main(
     with kept_parts(folder, settings) as parts:
         for seed in seeds:
             for beta in betas:
-                key = f"beta {beta:g}, seed {seed}"
+                key = f"beta {told(beta)}, seed {seed}"
                 trained = parts.get(key, lambda b=beta, s=seed, k=key: run(b, s, parts.folder_of(k)))  # type: ignore[misc]
                 found = trained["found"]
                 runs.append(found)
@@ -134,6 +135,11 @@ def main(
         write_report(
             folder, f"{title}\n\n{github}\n", {"traversals": draw(shown, data), "gaps": draw_gaps(runs, betas)}
         )
+
+
+def told(beta: float) -> str:
+    """Returns the text of a beta, which no other beta has."""
+    return f"{beta:g}" if float(f"{beta:g}") == beta else repr(beta)
 
 
 def measure(vae: pv.VAE, data: pv.Dataset, num_data: int) -> dict[str, Any]:
@@ -186,20 +192,23 @@ def tables_of(
     """Returns three tables: measures by beta, gaps and R^2 by factor, and how betas differ from seed to seed."""
     of = {beta: [run for run in runs if run["beta"] == beta] for beta in betas}
     names = ["elbo", "reconstruction", "kl", "total_correlation", "total_correlation_by_chance", "active", "MIG"]
-    measures = [[f"{beta:g}", *(cell([run[name] for run in of[beta]]) for name in names)] for beta in betas]
+    measures = [[told(beta), *(cell([run[name] for run in of[beta]]) for name in names)] for beta in betas]
     by_factor = [
-        [f"{beta:g}", what, *(cell([run[what][factor] for run in of[beta]], False) for factor in factors)]
+        [told(beta), what, *(cell([run[what][factor] for run in of[beta]], False) for factor in factors)]
         for what in ("gaps", "R2")
         for beta in betas
     ]
-    spread = [[f"{beta:g}", f"{max(run['by_chance'] for run in of[beta]):.3f}", deviation(of[beta])] for beta in betas]
+    spread = [[told(beta), f"{max(run['by_chance'] for run in of[beta]):.3f}", deviation(of[beta])] for beta in betas]
     for row, beta in zip(spread, betas, strict=True):
         pairs = zip(of[beta], of[betas[0]], strict=True)
         row.append(cell([one["MIG"] - other["MIG"] for one, other in pairs], False) if beta != betas[0] else "")
     return [
         (measures, ["beta", "ELBO", "reconstruction", "KL", "total correlation", "by chance", "active", "MIG"]),
         (by_factor, ["beta", "measure", *factors]),
-        (spread, ["beta", "I by chance / H, at most", "sd of MIG over seeds", f"MIG less that at beta {betas[0]:g}"]),
+        (
+            spread,
+            ["beta", "I by chance / H, at most", "sd of MIG over seeds", f"MIG less that at beta {told(betas[0])}"],
+        ),
     ]
 
 
@@ -227,7 +236,7 @@ def draw(vaes: dict[float, pv.VAE], data: pv.Dataset) -> Figure:
             z[row, :, j] = torch.linspace(-REACH, REACH, STEPS)
         images = vae.decode(z.flatten(0, 1)).mean.unflatten(0, (len(order), STEPS))
         names = [f"$z_{{{j + 1}}}$  {use.kl[j].item():.1f}" for j in order]
-        pv.plots.traversal(images, names, rf"$\beta$ = {beta:g}; KL in nats", axes)
+        pv.plots.traversal(images, names, rf"$\beta$ = {told(beta)}; KL in nats", axes)
     return figure
 
 
@@ -245,7 +254,7 @@ def draw_gaps(runs: Sequence[dict[str, Any]], betas: Sequence[float]) -> Figure:
         betas, [mean for mean, _ in means], errors, color="C0", marker="o", capsize=3, label="mean, ± 1 error"
     )
     axes.set(xscale="log", xlabel=r"$\beta$", ylabel="mutual information gap", ylim=(0, None))
-    axes.set_xticks(betas, [f"{beta:g}" for beta in betas])
+    axes.set_xticks(betas, [told(beta) for beta in betas])
     axes.minorticks_off()
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[-2:], labels[-2:], frameon=False)

@@ -26,7 +26,16 @@ from writing import write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
-from pyrovae.common import check_for_parts, derived_seed, kept_parts, local_seed, require_count, require_seed
+from pyrovae.common import (
+    Parts,
+    check_for_parts,
+    derived_seed,
+    kept_parts,
+    local_seed,
+    require,
+    require_count,
+    require_seed,
+)
 from pyrovae.training import digest
 
 SIZES = (1, 10, 100, 1_000, 10_000)
@@ -69,15 +78,21 @@ def main(
     sets = {"ring": pv.load("ring")}
     if images:
         sets["digits"] = pv.load("mnist", data_root=data_root, num_train=num_images, binarize="static")
+    least = min(min(len(data.test_x), len(data.train_x)) for data in sets.values())
+    rule = f"num_samples must be <= {least:,}, as so many test and training data are compared with the samples"
+    require(num_samples <= least, f"{rule}; got {num_samples:,}")
     training: dict[str, Any] = {"lr": lr, "seed": seed, "progress": False}
     told = {"epochs": epochs, "image_epochs": image_epochs, "lr": lr, "seed": seed}
     tables: list[tuple[str, list, list[str]]] = []
     figures, results = {}, {}
-    with kept_parts(folder, {**told, "data": digest(data.train_x for data in sets.values())}) as parts:
+    # What decides the digits' part is in its key, as a call without --images knows nothing of it.
+    with kept_parts(
+        folder, {"epochs": epochs, "lr": lr, "seed": seed, "data": digest((sets["ring"].train_x,))}
+    ) as parts:
         for name, data in sets.items():
             vae, length = model_of(name, data, seed), image_epochs if name == "digits" else epochs
-            kept = parts.get(name, lambda v=vae, d=data, e=length: trained(v, d, {**training, "epochs": e}))  # type: ignore[misc]
-            vae.load_state_dict(kept["state"])
+            key = name if name == "ring" else f"{name}, {length} epochs, data {digest((data.train_x,))}"
+            vae.load_state_dict(trained(vae, data, {**training, "epochs": length}, parts, key))
             with local_seed(derived_seed(seed, f"draws of {name}")):
                 moments = moment_errors(vae, data.test_x[:1], repeats)
                 distances = {
@@ -107,9 +122,15 @@ def model_of(name: str, data: pv.Dataset, seed: int) -> pv.VAE:
         return pv.VAE(data.event_shape, **settings, data_mean=data.train_mean)
 
 
-def trained(vae: pv.VAE, data: pv.Dataset, training: dict[str, Any]) -> dict[str, Any]:
-    pv.fit(vae, data.train_x, **training)
-    return {"state": vae.state_dict()}
+def trained(vae: pv.VAE, data: pv.Dataset, training: dict[str, Any], parts: Parts, key: str) -> dict[str, Any]:
+    """Returns the parameters of a VAE, once it has been trained or if it was before."""
+
+    def compute() -> dict[str, Any]:
+        checkpoints = pv.Checkpoints(parts.folder_of(key), repeated=True)
+        pv.fit(vae, data.train_x, **training, checkpoints=checkpoints)
+        return {"state": vae.state_dict()}
+
+    return parts.get(key, compute)["state"]
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from writing import mean_and_error, write_report, write_results
 import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.common import (
+    Parts,
     check_for_parts,
     derived_seed,
     kept_parts,
@@ -81,10 +82,9 @@ def main(
     check_for_parts(folder)
     ring = pv.load("ring")
     digits = pv.load("mnist", data_root=data_root, num_train=num_images, binarize="static") if images else None
-    settings: dict[str, Any] = {"num_pairs": num_pairs, "steps": steps, "epochs": epochs, "lr": lr}
-    if digits is not None:
-        settings |= {"image_epochs": image_epochs, "digits": digest((digits.train_x, digits.test_x[:1_000]))}
-    with kept_parts(folder, settings) as parts:
+    # Of the trainings alone: what decides those of the digits is in their keys, as a call without --images lacks it.
+    training: dict[str, Any] = {"epochs": epochs, "lr": lr}
+    with kept_parts(folder, {**training, "data": digest((ring.train_x,))}) as parts:
         found: list[dict[str, Any]] = []
         first: dict[str, pv.VAE] = {}
         for seed in seeds:
@@ -92,20 +92,20 @@ def main(
             for name in MODELS:
                 vaes[name] = ring_model(name, seed, ring)
                 key = f"ring, {name}, seed {seed}"
-                vaes[name].load_state_dict(
-                    parts.get(key, lambda v=vaes[name], s=seed: trained(v, ring, epochs, 256, lr, s))["state"]  # type: ignore[misc]
-                )
+                fit = {**training, "batch_size": 256, "seed": seed}
+                vaes[name].load_state_dict(trained(vaes[name], ring, fit, parts, key))
             first = first or vaes
             with local_seed(derived_seed(seed, "pairs")):
                 found.append({"seed": seed, **measure(vaes, ring, num_pairs, steps)})
         header = ["way from mode to mode", "off the data", "in the hole"]
         lines = [[way, *(cell([one[way][what] for one in found]) for what in ("off", "hole"))] for way in WAYS]
         print(f"\nshares of the way, {len(seeds)} seeds, mean ± standard error\n" + tabulate(lines, header))
-        write_results(folder, {**settings, "found": found})
+        write_results(folder, {"num_pairs": num_pairs, "steps": steps, **training, "found": found})
         with local_seed(derived_seed(seeds[0], "figures")):
             figures = {"ring": draw_ring(first, ring, steps)}
             if digits is not None:
-                figures["digits"] = draw_digits(image_models(digits, parts, image_epochs, lr, seeds[0]), digits)
+                fit = {"epochs": image_epochs, "batch_size": 128, "lr": lr, "seed": seeds[0]}
+                figures["digits"] = draw_digits(image_models(digits, fit, parts), digits)
         text = f"# Interpolation, seeds {', '.join(map(str, seeds))}\n\n{tabulate(lines, header, 'github')}\n"
         write_report(folder, text, figures)
 
@@ -117,9 +117,15 @@ def ring_model(name: str, seed: int, data: pv.Dataset) -> pv.VAE:
         return pv.VAE((2,), **settings, posterior=MODELS[name], data_mean=data.train_mean)
 
 
-def trained(vae: pv.VAE, data: pv.Dataset, epochs: int, batch_size: int, lr: float, seed: int) -> dict[str, Any]:
-    pv.fit(vae, data.train_x, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, progress=False)
-    return {"state": vae.state_dict()}
+def trained(vae: pv.VAE, data: pv.Dataset, fit: dict[str, Any], parts: Parts, key: str) -> dict[str, Any]:
+    """Returns the parameters of a VAE, once it has been trained or if it was before."""
+
+    def compute() -> dict[str, Any]:
+        checkpoints = pv.Checkpoints(parts.folder_of(key), repeated=True)
+        pv.fit(vae, data.train_x, **fit, progress=False, checkpoints=checkpoints)
+        return {"state": vae.state_dict()}
+
+    return parts.get(key, compute)["state"]
 
 
 def measure(vaes: dict[str, pv.VAE], data: pv.Dataset, num_pairs: int, steps: int) -> dict[str, Any]:
@@ -177,14 +183,13 @@ def draw_ring(vaes: dict[str, pv.VAE], data: pv.Dataset, steps: int) -> Figure:
     return figure
 
 
-def image_models(data: pv.Dataset, parts: Any, epochs: int, lr: float, seed: int) -> dict[str, pv.VAE]:
-    found = {}
+def image_models(data: pv.Dataset, fit: dict[str, Any], parts: Parts) -> dict[str, pv.VAE]:
+    found, of = {}, f"seed {fit['seed']}, {fit['epochs']} epochs, data {digest((data.train_x,))}"
     for name, posterior in MODELS.items():
-        with local_seed(derived_seed(seed, "initial parameters")):
+        with local_seed(derived_seed(fit["seed"], "initial parameters")):
             settings: dict[str, Any] = {"latent_dim": 20, "hidden": (400,), "likelihood": pv.Bernoulli()}
             vae = pv.VAE(data.event_shape, **settings, posterior=posterior, data_mean=data.train_mean)
-        kept = parts.get(f"digits, {name}, seed {seed}", lambda v=vae: trained(v, data, epochs, 128, lr, seed))
-        vae.load_state_dict(kept["state"])
+        vae.load_state_dict(trained(vae, data, fit, parts, f"digits, {name}, {of}"))
         found[name] = vae
     return found
 

@@ -29,7 +29,6 @@ from pyrovae.common import (
     Parts,
     check_for_parts,
     derived_seed,
-    if_given,
     kept_parts,
     local_seed,
     require,
@@ -60,12 +59,11 @@ def decoder_of_3x3(latent_dim: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Holds a tutorial's networks, its number of epochs and, where it is published, its loss of the test images."""
+    """Holds a tutorial's networks and, where it is published, its loss of the test images."""
 
     name: str
     latent_dim: int
     hidden: tuple[int, ...] | None  # None for the convolutions
-    epochs: int = 10
     published: float | None = None
 
     def make(self, seed: int) -> pv.VAE:
@@ -89,13 +87,13 @@ ARCHITECTURES = [
 ]
 
 
-def train(of: Architecture, data: pv.Dataset, seed: int, parts: Parts) -> dict[str, Any]:
+def train(of: Architecture, data: pv.Dataset, epochs: int, seed: int, parts: Parts) -> dict[str, Any]:
     """Returns curves, measures and parameters of a run, once it has been trained or if it was before."""
 
     def compute() -> dict[str, Any]:
         vae = of.make(seed)
         checkpoints = pv.Checkpoints(parts.folder_of(of.name), repeated=True)
-        history = pv.fit(vae, data, epochs=of.epochs, **TRAINING, seed=seed, checkpoints=checkpoints)
+        history = pv.fit(vae, data, epochs=epochs, **TRAINING, seed=seed, checkpoints=checkpoints)
         curves = {name: getattr(history, name) for name in ("epoch", "loss", "elbo", "reconstruction", "kl")}
         active = latent_use(vae, data.test_x).num_active
         return {"curves": curves, "active": active, "seconds": sum(history.seconds), "state": vae.state_dict()}
@@ -106,7 +104,7 @@ def train(of: Architecture, data: pv.Dataset, seed: int, parts: Parts) -> dict[s
 def main(
     data_root: str | None = None,
     num_train: int = NUM_TRAIN,
-    epochs: int | None = None,
+    epochs: int = 10,
     only: str = "",
     seed: int = 0,
     out: str = "runs/tutorial_gallery",
@@ -116,7 +114,7 @@ def main(
     Args:
         data_root: folder of the image sets (default: $PYROVAE_DATA, else ./data)
         num_train: the first so many training images
-        epochs: of every run, in place of the tutorials' 10
+        epochs: of every run (default: the tutorials' 10)
         only: the runs whose names contain this
         seed: fixes the initial parameters and the trainings
         out: folder for results.json, report.md and figures; finished runs are not run again
@@ -124,8 +122,8 @@ def main(
     folder = Path(out)
     check_for_parts(folder)
     require_seed(seed)
-    if_given(require_size, "epochs", epochs)
-    chosen = [replace(of, epochs=epochs or of.epochs) for of in ARCHITECTURES if only in of.name]
+    require_size("epochs", epochs)
+    chosen = [of for of in ARCHITECTURES if only in of.name]
     require(len(chosen) > 0, f"only must be a part of some run's name, got {only!r}")
     data = pv.load("mnist", binarize="none", data_root=data_root, num_train=num_train, num_validation=0)
     # The curves are those of the test images, as in the tutorials; nothing is chosen by them.
@@ -135,7 +133,7 @@ def main(
     figures: dict[str, Figure] = {}
     with kept_parts(folder, settings) as parts:
         for of in chosen:
-            trained = train(of, data, seed, parts)
+            trained = train(of, data, epochs, seed, parts)
             vae = of.make(seed)
             vae.load_state_dict(trained["state"])
             results[of.name] = {name: trained[name] for name in ("curves", "active", "seconds")}

@@ -32,6 +32,58 @@ def test_disentanglement_in_small(tmp_path, monkeypatch):
     assert again.stdout == result.stdout  # from the parts that were kept
 
 
+def test_betas_of_disentanglement_differ_and_near_ones_are_told_apart(tmp_path, monkeypatch):
+    """Runs of `--betas 1 1` were counted twice, and 1 and 1.0000001 were one run."""
+    with_scikit_learn(monkeypatch)
+    twice = run_here("papers/disentanglement.py", "--betas", 1, 4, 1, cwd=tmp_path)
+    assert (twice.returncode, twice.stdout) == (2, "")
+    assert twice.stderr == "error: betas must differ, got (1.0, 4.0, 1.0): runs would count twice\n"
+    told = names_of("papers/disentanglement.py")["told"]
+    assert list(map(told, (1.0, 1.0000001, 4.0, 0.1, 0.1 + 2**-50))) == [
+        "1",
+        "1.0000001",
+        "4",
+        "0.1",
+        "0.1000000000000009",
+    ]
+
+
+def without_training(patch):
+    def fit(*args, **settings):
+        raise AssertionError("this was trained before")
+
+    patch.setattr(pv, "fit", fit)
+
+
+@pytest.mark.parametrize("script", ["draws", "interpolation"])
+def test_digits_are_added_to_a_plain_run_and_its_trainings_are_kept(script, tmp_path, monkeypatch):
+    """`--images` after a plain run was refused: `begun with image_epochs None`, or `with other data`."""
+    write_images(tmp_path / "data", nums=(5_040, 30))  # 5,000 validate
+    small = {"draws": ["--repeats", 2, "--num-samples", 9], "interpolation": ["--seeds", 0, "--num-pairs", 5]}[script]
+    flags = [f"papers/{script}.py", *small, "--epochs", 1, "--out", "out"]
+    images = ["--images", "--image-epochs", 1, "--num-images", 40, "--data-root", tmp_path / "data"]
+    plain = run_here(*flags, cwd=tmp_path)
+    assert (plain.returncode, plain.stderr) == (0, "")
+    kept = tree(tmp_path / "out/parts")
+    done = run_here(*flags, *images, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert kept.items() < tree(tmp_path / "out/parts").items()
+    with monkeypatch.context() as patch:
+        without_training(patch)
+        for more in ([], images):
+            assert run_here(*flags, *more, cwd=tmp_path).returncode == 0
+    longer = run_here(*flags, *images, "--image-epochs", 2, cwd=tmp_path)
+    assert (longer.returncode, longer.stderr) == (0, "")
+
+
+def test_draws_compares_as_many_test_data_as_samples(tmp_path):
+    """`--num-samples 5000` took the 2,000 test data of the ring for as many."""
+    refused = run_here("papers/draws.py", "--num-samples", 2_001, cwd=tmp_path)
+    assert (refused.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert refused.stderr.startswith("error: num_samples must be <= 2,000, as so many test and ")
+    assert refused.stderr.endswith("; got 2,001\n")
+
+
 def test_r_squared_is_of_the_half_that_was_not_fitted_and_a_category_is_an_indicator(monkeypatch):
     with_scikit_learn(monkeypatch)
     r_squared = names_of("papers/disentanglement.py")["r_squared"]

@@ -30,8 +30,26 @@ def test_the_gallery_in_small(tmp_path, images):
             assert f"{-loss:.2f}" in text
             assert "106.66" in text
     assert {"out/784-400-20.png", "out/784-400-2.png"} <= tree(tmp_path).keys()
+    again = run_here("papers/tutorial_gallery.py", *images, "--only", "784-400-2", cwd=tmp_path)
+    assert again.stdout == result.stdout  # from the parts that were kept
     refused = run_here("papers/tutorial_gallery.py", *images[:-1], "new", "--only", "vit", cwd=tmp_path)
     assert (refused.returncode, refused.stderr) == (2, "error: only must be a part of some run's name, got 'vit'\n")
+
+
+def test_ten_epochs_by_flag_are_the_usual_ten_of_the_gallery(tmp_path, images, monkeypatch):
+    """`--epochs 10` was refused in the folder of a call without: `begun with epochs None, and epochs is now 10`."""
+    settings = []
+
+    def refuse(folder, told):
+        settings.append(told)
+        raise pv.InputError("that is all")
+
+    monkeypatch.setattr("pyrovae.common.kept_parts", refuse)
+    flags = images[: images.index("--epochs")]
+    for more in ([], ["--epochs", 10]):
+        done = run_here("papers/tutorial_gallery.py", *flags, *more, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (2, "error: that is all\n")
+    assert settings[0] == settings[1]
 
 
 def test_the_convolutions_of_the_gallery_have_3_x_3_kernels():
