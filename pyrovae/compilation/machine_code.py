@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pyrovae.common import generator_states, set_generator_states
 from pyrovae.compilation.matmul import rewrite_products
@@ -74,10 +75,41 @@ def _compiled(module: fx.GraphModule, args: list[Tensor]) -> Callable:
         rewrite_norms(module)
     for node in module.graph.nodes:
         node.meta.clear()  # Inductor makes fake tensors of its own
-    with torch.no_grad(), warnings.catch_warnings(), _errors_only("torch.utils.cpp_extension"):
+    with (
+        torch.no_grad(),
+        warnings.catch_warnings(),
+        _errors_only("torch.utils.cpp_extension"),
+        _errors_only("torch._inductor.codecache"),  # it reports a damaged file, and compiles
+        _key_of_processor(),
+    ):
         warnings.simplefilter("ignore")
-        compiled = inductor(module, list(args), options=options)
+        compiled = inductor(module, _fakes_of(args), options=options)
     return lambda *args: compiled(*args)
+
+
+def _fakes_of(args: list[Tensor]) -> list[Any]:
+    """Returns fake tensors of the same layouts, with a `ShapeEnv`, without which Inductor keeps no graph on the disk.
+
+    An equal graph is then loaded in 0.1 s, where a compilation takes more than a second.
+    """
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # half a second of imports
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+    return [mode.from_tensor(arg, static_shapes=True) for arg in args]
+
+
+@contextmanager
+def _key_of_processor() -> Iterator[None]:
+    """Within the block, Inductor's key of a graph names the vector instructions that its loops are written for.
+
+    They are what the processor has, or is told to have (`ATEN_CPU_CAPABILITY`). Without them in the key, a graph that
+    is loaded where they are others steps over elements, and its numbers are wrong.
+    """
+    from torch._inductor.cpu_vec_isa import pick_vec_isa  # seconds of imports
+
+    tag = f"{torch.compiler.config.cache_key_tag} {pick_vec_isa()}"
+    with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]  # torch adds it
+        yield
 
 
 def _num_elements(module: fx.GraphModule) -> float:

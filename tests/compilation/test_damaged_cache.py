@@ -1,10 +1,12 @@
-"""What a process that was killed while it compiled leaves in Inductor's cache."""
+"""Graphs in Inductor's cache: when one is taken from there, and what a process that was killed leaves there."""
+
+import logging
 
 import pytest
 import torch
-from torch._inductor import config
+from torch._dynamo.utils import counters
+from torch._inductor import config, cpu_vec_isa
 from torch._inductor.codecache import CppPythonBindingsCodeCache
-from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.utils import clear_caches
 
 from pyrovae.compilation.graph import Graph
@@ -14,7 +16,7 @@ from pyrovae.compilation.machine_code import _damaged_files
 @pytest.fixture
 def new_cache(tmp_path, monkeypatch):
     """Returns a function that makes a folder of this name Inductor's cache, without what is in memory."""
-    pick_vec_isa()  # in the usual cache, as it compiles
+    cpu_vec_isa.pick_vec_isa()  # in the usual cache, as it compiles
 
     def clear():
         clear_caches()
@@ -48,6 +50,41 @@ def test_a_library_that_a_kill_left_damaged_is_compiled_again(new_cache):
         assert graph.inductor
         assert torch.equal(graph(x)[0], expected)
         assert damaged.stat().st_size > 1_000
+
+
+def test_an_equal_graph_is_loaded_and_one_of_other_numbers_or_instructions_is_not(new_cache, monkeypatch):
+    new_cache("cache")
+
+    def found(factor, x):
+        """Returns whether the graph was in the cache."""
+        before = counters["inductor"]["fxgraph_cache_hit"]
+        y = Graph(lambda x: ((x.exp() * factor).sum(),), [x])(x)[0]
+        torch.testing.assert_close(y, (x.exp() * factor).sum())
+        return counters["inductor"]["fxgraph_cache_hit"] - before == 1
+
+    x = torch.randn(7, 3)
+    assert [found(3, x), found(3, x + 1), found(4, x)] == [False, True, False]
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu_vec_isa, "pick_vec_isa", lambda: cpu_vec_isa.invalid_vec_isa)
+        assert not found(3, x)
+    assert found(3, x)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_graph_of_which_the_cache_has_a_part_is_compiled(new_cache, caplog):
+    x = torch.randn(7, 3)
+
+    def value():
+        return Graph(lambda x: ((x.exp() * 3).sum(),), [x])(x)[0]
+
+    cache = new_cache("cache")
+    value()
+    entries = [file for file in (cache / "fxgraph").rglob("*") if file.is_file()]
+    assert entries
+    for file in entries:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    torch.testing.assert_close(value(), (x.exp() * 3).sum())
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_nothing_but_a_damaged_library_of_the_cache_is_removed(new_cache, tmp_path):
