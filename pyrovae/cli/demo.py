@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.common import require, require_count, require_seed, write_json, written_together
+from pyrovae.common import counted, require, require_count, require_seed, write_json, written_together
 from pyrovae.runs import require_new_folder
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def ring_demo(
     require(num_data <= num_test, f"num_data must be <= {num_test}, the number of test data; got {num_data}")
     runs, results = {}, {}
     for name, settings in OBJECTIVES.items():
-        print(f"training with {name}, {epochs} epochs ...", flush=True)
+        print(f"training with {name}, {counted(epochs, 'epoch')} ...", flush=True)
         config = RunConfig(dataset="ring", epochs=epochs, lr=3e-3, schedule="cosine", seed=seed, **settings)
         runs[name] = train_run(config, folder / name.lower())
         print("measuring on held-out data ...", flush=True)

@@ -55,7 +55,7 @@ def train_vae(
     """Train a VAE and keep the run in a folder: config.json, metrics.jsonl, checkpoint.pt."""
     require_source(data.dataset)
     config = config_of(data, model, objective, training)
-    from pyrovae.common import Workers  # not above, because these import torch
+    from pyrovae.common import Workers, counted  # not above, because these import torch
     from pyrovae.runs import TensorBoard, train_run
 
     out = run.out or usual_out(config)
@@ -80,7 +80,8 @@ def train_vae(
     if Workers().is_first:
         history = trained.history
         print(history.table())
-        print(f"\n{history.epoch[-1]} epochs in {sum(history.seconds):.1f} s; next: {command_for('evaluate', out)}")
+        epochs, seconds = counted(history.epoch[-1], "epoch"), sum(history.seconds)
+        print(f"\n{epochs} in {seconds:.1f} s; next: {command_for('evaluate', out)}")
 
 
 def _epochs_in(folder: Path) -> int:

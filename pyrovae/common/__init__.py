@@ -83,7 +83,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
     )
     from pyrovae.common.size_limit import SizeLimit
     from pyrovae.common.spelling import setting, settings_as_flags
-    from pyrovae.common.tables import data_frame, right_aligned, with_lines_below, without_markup
+    from pyrovae.common.tables import counted, data_frame, right_aligned, with_lines_below, without_markup
     from pyrovae.common.tensor_checks import (
         is_out_of_memory,
         is_validation_error,
@@ -178,7 +178,7 @@ else:  # most of these modules import torch, for which a command line does not w
             "rules": (),
             "size_limit": ("SizeLimit",),
             "spelling": ("setting", "settings_as_flags"),
-            "tables": ("data_frame", "right_aligned", "with_lines_below", "without_markup"),
+            "tables": ("counted", "data_frame", "right_aligned", "with_lines_below", "without_markup"),
             "tensor_checks": (
                 "is_out_of_memory",
                 "is_validation_error",

@@ -10,6 +10,11 @@ from tabulate import tabulate
 from pyrovae.common.errors import InputError
 
 
+def counted(num: int, thing: str) -> str:
+    """Returns a number of things in words: "1 draw", "5,000 draws"."""
+    return f"{num:,} {thing}{'' if num == 1 else 's'}"
+
+
 def right_aligned(lines: Sequence[Sequence], header: Sequence[str], tablefmt: str = "simple", left: int = 1) -> str:
     """Returns a table with all columns aligned to the right, except for the first `left` columns.
 

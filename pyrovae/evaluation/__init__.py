@@ -20,6 +20,7 @@ from pyrovae.evaluation.known_factors import FactorInformation, factor_informati
 from pyrovae.evaluation.posterior_expectations import posterior
 from pyrovae.evaluation.remedy_words import IN_METHODS, IN_SHELL
 from pyrovae.evaluation.weighted_draws import WeightedDraws
+from pyrovae.evaluation.weights_verdict import doubt_of
 
 __all__ = [
     "AnnealedEstimate",
@@ -43,6 +44,7 @@ __all__ = [
     "tensors_in",
     "with_tensors",
     "diagnostics",
+    "doubt_of",
     "elbo_surgery",
     "enumerated_log_marginal",
     "check_methods",

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from pyrovae.evaluation.estimate import FEW, Estimate
+from pyrovae.common import counted
+from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.importance_weights import jackknifed
 from pyrovae.evaluation.remedy_words import DISTRIBUTIONS, IN_PYTHON
+from pyrovae.evaluation.weights_verdict import are_few
 
 TARGET_ACCEPTANCE = 0.65
 # Where log-weights are normal with a standard deviation of 1.5 nats, half of the chains is more than the ESS of seven
@@ -81,29 +82,31 @@ class AnnealedEstimate(Estimate):
         num_chains, num_distributions = len(self.log_weights), len(self.step_size)
         side, word = ("an upper bound", "high") if self.is_upper else ("a lower bound", "low")
         enough = f"{LOWEST_ESS * num_chains:g} of {num_chains} chains"
+        count, num_bad = len(self.value), int(self._is_bad.sum())
+        is_only_bound = num_chains < FEWEST_CHAINS or not are_few(num_bad, count)
         reasons = []
         if bool(self.disagrees.any()):
-            too = f"{word} by an unknown amount"
-            reasons.append(f"the chains disagree (ESS < {enough}){self._where(self.disagrees)}: {too}")
+            # One lucky chain makes a datum high and its chains disagree: only the mean of all has a side.
+            too = f": {word} by an unknown amount" if is_only_bound else ", and may be far off"
+            reasons.append(f"the chains disagree (ESS < {enough}){self._where(self.disagrees)}{too}")
         if bool(self.is_stuck.any()):
             accepted = self.acceptance[self.is_stuck].mean().item()
             reasons.append(
                 f"the chains hardly move{self._where(self.is_stuck)} (HMC accepts {accepted:.0%}, and its steps were "
                 f"tuned to {TARGET_ACCEPTANCE:.0%})"
             )
-        off, count, num_bad = self._shortfall(~self._is_bad), len(self.value), int(self._is_bad.sum())
-        by = "the jackknife sees no bias" if off is None else f"{word} by {off:.2g} nats (jackknife)"
         if reasons:
             more = words.get(DISTRIBUTIONS, "").format(more=4 * num_distributions)
             why, take = "; ".join(reasons), f"take more distributions than {num_distributions:,}{more}"
-            if num_chains < FEWEST_CHAINS or num_bad > FEW * count:
+            if is_only_bound:
                 return f"{start}{side} only: {why}; {take}"
-            good = f"reliable as far as its own chains can tell at {count - num_bad:,} of {count:,} data: {by}"
+            good = f"reliable as far as its own chains can tell at {count - num_bad:,} of {count:,} data"
             return f"{start}{good}; {why}: for {'them' if num_bad > 1 else 'it'} {take}"
         if num_chains < FEWEST_CHAINS:
             few = "one chain is" if num_chains == 1 else f"{num_chains} chains are"
             return f"{start}{few} too few to tell whether it is reliable: take {FEWEST_CHAINS} or more"
-        where = "" if count == 1 else f" at all {count:,} data"
+        off, where = self._shortfall, "" if count == 1 else f" at all {count:,} data"
+        by = "the jackknife sees no bias" if off is None else f"{word} by {off:.2g} nats (jackknife)"
         return f"{start}reliable as far as its own chains can tell: ESS >= {enough}{where}; {by}"
 
     @property
@@ -114,7 +117,7 @@ class AnnealedEstimate(Estimate):
             f"and HMC accepts {self.acceptance.mean().item():.0%} of its proposals"
         )
         if bool(self._is_bad.any()):
-            off = self._shortfall(torch.ones_like(self._is_bad))
+            off = self._shortfall
             seen = "" if off is None else f" The jackknife sees {off:.2g} nats of it."
             return (
                 f"{self.verdict}. {numbers}.{seen} Chains disagree where the distributions change faster than the "
@@ -129,7 +132,7 @@ class AnnealedEstimate(Estimate):
     def __repr__(self) -> str:
         of = "joint evidence" if self.evidence_of is not None else f"log p(x) of {len(self.value):,} data: mean"
         head = f"{of} {self.mean_in_words}"
-        chains = f"{len(self.step_size):,} distributions, {len(self.log_weights)} chains"
+        chains = f"{counted(len(self.step_size), 'distribution')}, {counted(len(self.log_weights), 'chain')}"
         accepted = f"HMC accepts {self.acceptance.mean().item():.0%}"
         return f"{head}\n{chains}, median ESS {self.ess.median().item():.3g}, {accepted}\n{self.verdict}"
 
@@ -137,10 +140,11 @@ class AnnealedEstimate(Estimate):
     def _is_bad(self) -> Tensor:
         return self.disagrees | self.is_stuck
 
-    def _shortfall(self, which: Tensor) -> float | None:
-        """By how much the mean of such data is off, as the jackknife tells; None if it sees nothing, or cannot tell."""
+    @property
+    def _shortfall(self) -> float | None:
+        """By how much the mean is off, as the jackknife tells; None if it sees nothing, or cannot tell."""
         sign = -1 if self.is_upper else 1
-        off = (jackknifed(sign * self.log_weights.double()) - sign * self.value.double())[which]
+        off = jackknifed(sign * self.log_weights.double()) - sign * self.value.double()
         known = off[off.isfinite()].mean().item()  # nan without any
         return known if known > ROUNDING else None
 

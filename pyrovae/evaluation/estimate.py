@@ -8,17 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.common import data_frame, if_given, require, require_plain, shown
+from pyrovae.common import counted, data_frame, if_given, require, require_plain, shown
 from pyrovae.evaluation.importance_weights import bound_sizes
 from pyrovae.evaluation.remedy_words import DRAWS, IN_PYTHON, advice
+from pyrovae.evaluation.weights_verdict import MOST_WITHOUT_PARETO_K, RELIABLE_PARETO_K, verdict_of
 
-RELIABLE_PARETO_K = 0.7
-MOST_WITHOUT_PARETO_K = 20  # draws
-# At 5% of 300 data of linear Gaussian models, whose guides are equally narrow at all, the mean over all is low by less
-# than 0.001 nats, and at 40% by more than 0.01.
-FEW = 0.05  # of the data
 DATA_NAMED = 10
-HIDDEN = "rounding hides how the log-weights differ, which are very large; use float64"
 
 
 @dataclass(frozen=True)
@@ -174,7 +169,7 @@ class MarginalLikelihood(Estimate):
         of = "joint evidence" if self.evidence_of is not None else f"log p(x) of {len(self.value):,} data: mean"
         known = self.pareto_k[~self.pareto_k.isnan()]
         ess, k = self.ess.median().item(), known.max().item() if len(known) else math.nan
-        draws = f"{self.num_samples:,} samples, median ESS {ess:.3g}, largest Pareto k {k:.2f}"
+        draws = f"{counted(self.num_samples, 'sample')}, median ESS {ess:.3g}, largest Pareto k {k:.2f}"
         return f"{of} {self.mean_in_words}\n{draws}\n{self.verdict}"
 
     @property
@@ -218,26 +213,9 @@ class MarginalLikelihood(Estimate):
     def verdict_in(self, words: Mapping[str, str]) -> str:
         """Returns the verdict; `words` has what is to be done, as it is called where the verdict is read."""
         start = "" if self.evidence_of is None else f"{self.evidence_of}: "
-        count, bad, unknown = len(self.value), int(self.is_unreliable.sum()), int(self.pareto_k.isnan().sum())
-        if unknown == count:
-            if self.num_samples > MOST_WITHOUT_PARETO_K:
-                return f"{start}whether to believe it is unknown: {HIDDEN}"
-            few = f"{self.num_samples:,} draws are too few to tell whether it is reliable"
-            return f"{start}{few}: more than {MOST_WITHOUT_PARETO_K} are needed"
-        others = ", and k of the others is unknown" if unknown else ""
         take = advice(self.remedies, self.num_samples, words)
-        if not bad:
-            belief = "whether to believe all is unknown" if unknown else "reliable as far as its own draws can tell"
-            at = f"{count - unknown:,} of {count:,}" if unknown else f"all {count:,}"
-            where = "" if count == 1 else f" at {at} data{others}"
-            return f"{start}{belief}: Pareto k <= {RELIABLE_PARETO_K}{where}; {self._shortfall_in_words}"
-        if not unknown and bad <= FEW * count:
-            good = f"reliable as far as its own draws can tell at {count - bad:,} of {count:,} data"
-            rest = f"the other {bad:,} may be far too low" if bad > 1 else "the other one may be far too low"
-            at_them = f"{rest} (Pareto k > {RELIABLE_PARETO_K})"
-            return f"{start}{good}: {self._shortfall_in_words}; {at_them}: for {'them' if bad > 1 else 'it'} {take}"
-        where = "" if count == 1 else f" at {bad:,} of {count:,} data{others}"
-        return f"{start}a lower bound only: Pareto k > {RELIABLE_PARETO_K}{where}, low by an unknown amount; {take}"
+        bad = ("a lower bound only", "low by an unknown amount")
+        return start + verdict_of(self.pareto_k, self.num_samples, take, self._shortfall_in_words, bad)
 
     @property
     def diagnosis(self) -> str:
@@ -254,7 +232,7 @@ class MarginalLikelihood(Estimate):
             )
         shown = ", ".join(map(str, bad[:DATA_NAMED])) + (", ..." if len(bad) > DATA_NAMED else "")
         where = "" if len(self.value) == 1 else f" at the data {shown}"
-        low, alone = self._shortfall(torch.ones_like(self.is_unreliable))
+        low, alone = self._shortfall
         seen = f" The jackknife sees {low:.2g} nats of what is missing." if low is not None and low > 0 else ""
         lone = f" Of {alone:,} data one draw alone has a weight, and the jackknife leaves them out." if alone else ""
         apart = " Do not leave these data out: a rare large weight raises k and log p(x) at once, so the rest is low."
@@ -265,15 +243,19 @@ class MarginalLikelihood(Estimate):
             f"{apart if len(bad) < len(self.value) else ''}"
         )
 
-    def _shortfall(self, which: Tensor) -> tuple[float | None, int]:
-        """By how much the mean of such data is low, as the jackknife tells, and of how many data it cannot tell."""
-        low = (self.jackknife - self.value)[which]
+    @property
+    def _shortfall(self) -> tuple[float | None, int]:
+        """By how much the mean is low, as the jackknife tells, and of how many data it cannot tell.
+
+        It is of all data: those whose k is small are low by more than it sees, because they lack the rare large draws.
+        """
+        low = self.jackknife - self.value
         known = low[low.isfinite()]  # it is infinite where all weights but one are 0
         return known.mean().item() if len(known) else None, len(low) - len(known)
 
     @property
     def _shortfall_in_words(self) -> str:
-        low, _ = self._shortfall(~self.is_unreliable)
+        low, _ = self._shortfall
         if low is None:
             return "its draws do not tell how low it is"
         return f"low by {low:.2g} nats (jackknife)" if low > 0 else "the jackknife sees no bias"

@@ -1,18 +1,19 @@
 """Self-normalised estimates from weighted draws, per datum: expectations and quantiles with their errors."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pyrovae.common import require, shown
-from pyrovae.evaluation.estimate import HIDDEN, MOST_WITHOUT_PARETO_K, RELIABLE_PARETO_K
+from pyrovae.common import counted, require, require_plain, shown
 from pyrovae.evaluation.importance_weights import MIN_TAIL, fitted_tail, rounding_unit, tail_size
+from pyrovae.evaluation.remedy_words import DRAWS, FOR_ANSWERS, advice
+from pyrovae.evaluation.weights_verdict import HIDDEN, RELIABLE_PARETO_K, largest_k, verdict_of
 
 VALUES_AT_A_TIME = 2**22  # of f, 32 MB
-NEVER = "f is 0 at every draw, and what no draw has seen may still have a share"
+NEVER = "{} is 0 at every draw, and what no draw has seen may still have a share"
 CONSTANT = 1e-12  # times its size, within which a standard deviation is that of a constant
 
 Site = dict[str, Tensor]
@@ -30,13 +31,15 @@ class Expectation:
         value: The estimate, in units of f.
         standard_error: Its standard error by the delta method; nan if it is unknown.
         ess: The number of draws from the posterior itself whose mean would have this standard error. It is at most
-            about the number of draws, unless the guide suits f better than the posterior does.
+            about the number of draws, unless the guide suits f better than the posterior does. Where a k is above 0.7
+            or unknown the error is not known either, and `ess` is at most that of the weights.
         pareto_k: The shape of the tail of w |f|, and so of the terms of the numerator; -inf if it is flat, nan if it is
             unknown. A quantile's is that of w.
         weights_pareto_k: The shape of the tail of the weights w themselves.
         bias: By how much `value` is high, to first order, as the delta method tells; it falls with 1/S. `value - bias`
-            has a bias of order 1/S^2. 0 for quantiles, of which it is not known.
+            has a bias of order 1/S^2. 0 for quantiles, of which it is not known; nan for one draw.
         num_samples: The number of draws for each datum.
+        remedies: What can be done with the pair where values are not to be believed, as `verdict` says.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -53,6 +56,7 @@ class Expectation:
     weights_pareto_k: Tensor
     bias: Tensor
     num_samples: int
+    remedies: tuple[str, ...] = (DRAWS,)
 
     @property
     def is_unreliable(self) -> Tensor:
@@ -65,10 +69,9 @@ class Expectation:
         there = ~self.value.isnan()
         if not bool(there.any()):
             return "no value: a mask leaves the latent out of every datum"
-        k = torch.maximum(self.pareto_k, self.weights_pareto_k)  # nan if one is unknown
-        k = torch.where(self.is_unreliable, math.inf, k)[there]
-        weights_known = not bool(self.weights_pareto_k[there].isnan().any())
-        return verdict_of(k, self.ess[there], self.num_samples, "values", NEVER if weights_known else HIDDEN)
+        k = largest_k(self.pareto_k, self.weights_pareto_k)[there]
+        why = why_unknown(self.weights_pareto_k[there], "f")
+        return verdict_on_answers(k, self.ess[there], self.num_samples, self.remedies, "values", why)
 
     def __repr__(self) -> str:
         shape, known = tuple(self.value.shape), self.standard_error[~self.standard_error.isnan()]
@@ -76,29 +79,23 @@ class Expectation:
         return f"posterior expectations of shape {shape}, {error}\n{self.verdict}"
 
 
-def verdict_of(k: Tensor, ess: Tensor, num_samples: int, things: str, why: str = HIDDEN) -> str:
-    """Returns how far to believe things, each with a Pareto k and an effective sample size.
+def why_unknown(weights_k: Tensor, f: str) -> str:
+    """Returns why k of some w |f| is unknown, from k of w itself."""
+    return HIDDEN if bool(weights_k.isnan().any()) else NEVER.format(f)
 
-    `why` says why k is unknown, if it is.
-    """
-    count, bad, unknown = k.numel(), int((k > RELIABLE_PARETO_K).sum()), int(k.isnan().sum())
-    if unknown == count:
-        if num_samples > MOST_WITHOUT_PARETO_K:
-            return f"whether to believe it is unknown: {why}"
-        few = f"{num_samples:,} draws are too few to tell whether it is reliable"
-        return f"{few}: more than {MOST_WITHOUT_PARETO_K} are needed"
-    others = f", and k of the others is unknown ({why})" if unknown else ""
-    if bad:
-        where = "" if count == 1 else f" at {bad:,} of {count:,} {things}{others}"
-        return (
-            f"not to be relied on: Pareto k > {RELIABLE_PARETO_K}{where}, where neither value nor standard error means "
-            "much; take more draws, or a wider proposal (pv.proposals.widened)"
-        )
-    belief = "whether to believe all is unknown" if unknown else "reliable as far as its own draws can tell"
-    where = "" if count == 1 else f" at {f'{count - unknown:,} of' if unknown else 'all'} {count:,} {things}{others}"
-    least = ess[~ess.isnan()].min().item()
-    of = f"{least:,.0f} of {num_samples:,} draws" if least >= 10 else f"{least:.1f} of {num_samples:,} draws"
-    return f"{belief}: Pareto k <= {RELIABLE_PARETO_K}{where}; smallest effective sample size {of}"
+
+def verdict_on_answers(
+    k: Tensor, ess: Tensor, num_samples: int, remedies: Collection[str], things: str, why: str = HIDDEN
+) -> str:
+    """Returns how far to believe answers from weighted draws, each with a Pareto k and an effective sample size."""
+    known = ess[~ess.isnan()]
+    least = known.min().item() if len(known) else math.nan
+    of = f"{least:,.0f}" if least >= 10 else f"{least:.1f}"
+    bad = ("not to be relied on", "where neither value nor standard error means much")
+    take = advice(remedies, num_samples, FOR_ANSWERS)
+    return verdict_of(
+        k, num_samples, take, f"smallest effective sample size {of} of {counted(num_samples, 'draw')}", bad, things, why
+    )
 
 
 # Expectations ---------------------------------------------------------------------------------------------------------
@@ -168,7 +165,7 @@ class _Sums:
         is_constant = spread <= (CONSTANT * self.largest) ** 2
         ess = torch.where(is_constant | (variance == 0), 1 / squares, spread / variance)
         error = (variance * (count / (count - 1) if count > 1 else math.nan)).sqrt()
-        bias = mean * squares - first  # - sum w^2 (f - value)
+        bias = mean * squares - first if count > 1 else torch.full_like(mean, math.nan)  # - sum w^2 (f - value)
         results = self.shift + mean, error, ess, self._k(), bias
         return tuple(torch.where(self.missing, math.nan, result) for result in results)
 
@@ -190,10 +187,12 @@ def _values(
     value = f(parts, *(tensor[rows] for tensor in data))
     is_real = isinstance(value, Tensor) and not value.is_complex()
     require(is_real, f"f must return a tensor of real numbers, got {shown(value)}")
+    require_plain("what f returns", value)
     num_draws, num_data, found = span.stop - span.start, rows.stop - rows.start, tuple(value.shape)
     fits = found[:2] == (num_draws, num_data) and event in (None, value.shape[2:])
     wanted = f"({num_draws}, {num_data}, {'...' if event is None else ', '.join(map(str, event))})"
     require(fits, f"f must return (draws, data, ...), here {wanted}, of each draw of each datum alone, got {found}")
+    require(value.numel() > 0, f"f must return a number or more for each draw of each datum, got the shape {found}")
     return value
 
 

@@ -97,6 +97,7 @@ def held_out_log_px(
                 draws.append(_draw(model, guide, chunk, num_particles, found.reading, validated=index == 0))
                 bar.update()
             parts.append(torch.stack(draws))
+    # Nothing but more draws helps: a wider q(theta) is another posterior of what the data share.
     return result_of(list(statistics_of(torch.cat(parts, 1).to(home_of(args)))), num_draws, None)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from pyrovae.common import evaluates, if_given, require, require_compile, require_size
+from pyrovae.common import counted, evaluates, if_given, require, require_compile, require_size
 from pyrovae.evaluation.chunks import Opened, opened
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.importance_weights import bounds, grouped, influences, jackknifed, log_mean, pareto_smoothed
@@ -122,13 +122,13 @@ def log_marginal(
     if not layout.has_globals:
         drawn = sampled_log_weights(model, guide, found, num_samples, compile, progress, needs)
         columns = joined([statistics_of(log_w) for log_w in drawn], args)
-        of = None if layout.plates else f"joint evidence of all data, by {num_samples:,} draws"
+        of = None if layout.plates else f"joint evidence of all data, by {counted(num_samples, 'draw')}"
         return _with_remedies(result_of(columns, num_samples, of), model, guide, found)
     particles = particles_of(num_samples, num_particles) if nested else 1
     draws = num_samples // particles
     log_w = joint_log_weights(model, guide, found, draws, particles, compile, progress, needs)
-    of = f"joint evidence of all {found.data.size:,} data, by {draws:,} draws of the latents that they share"
-    of += f", nested: {particles:,} draws of the others for each" if nested else ""
+    of = f"joint evidence of all {found.data.size:,} data, by {counted(draws, 'draw')} of the latents that they share"
+    of += f", nested: {counted(particles, 'draw')} of the others for each" if nested else ""
     return _with_remedies(result_of(list(statistics_of(log_w)), draws, of), model, guide, found)
 
 

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from pyrovae.common import evaluates, require, require_compile, require_size
 from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK
-from pyrovae.evaluation.expectation import Site, verdict_of
+from pyrovae.evaluation.expectation import Site, verdict_on_answers, why_unknown
 from pyrovae.evaluation.posterior_expectations import posterior
+from pyrovae.evaluation.remedy_words import DRAWS
+from pyrovae.evaluation.weights_verdict import largest_k
 from pyrovae.models import VAE
 from pyrovae.programs import takes_pair
 
@@ -23,13 +25,15 @@ class Imputation:
 
     Args:
         value: x with E[x_m | x_o] in the place of its missing cells.
-        standard_deviation: That of x_m given x_o, in units of x; 0 where a cell was observed.
-        standard_error: The Monte Carlo error of `value`; 0 where a cell was observed.
+        standard_deviation: That of x_m given x_o, in units of x; 0 where a cell was observed, nan for one draw.
+        standard_error: The Monte Carlo error of `value`; 0 where a cell was observed, nan for one draw.
         draws: x with missing cells drawn from p(x_m | x_o), `(num_draws, batch, *event_shape)`.
         missing: True for each missing cell.
         ess: The effective sample size of each mean; nan where a cell was observed.
         pareto_k: The larger of those behind mean and standard deviation; nan where a cell was observed.
+        weights_pareto_k: That of the weights themselves; nan where a cell was observed.
         num_samples: The number of draws of z for each datum.
+        remedies: What can be done with the pair where cells are not to be believed, as `verdict` says.
 
     Example:
         >>> vae = pv.VAE((3,), latent_dim=1, hidden=(8,), likelihood=pv.Gaussian(0.5), missing="mask")
@@ -45,17 +49,22 @@ class Imputation:
     missing: Tensor
     ess: Tensor
     pareto_k: Tensor
+    weights_pareto_k: Tensor
     num_samples: int
+    remedies: tuple[str, ...] = (DRAWS,)
 
     @property
     def verdict(self) -> str:
         """A conclusion about how far to believe the filled cells, and what to do if they are not to be believed."""
-        return verdict_of(self.pareto_k[self.missing], self.ess[self.missing], self.num_samples, "missing cells")
+        at, why = self.missing, why_unknown(self.weights_pareto_k[self.missing], "a cell")
+        k, ess = self.pareto_k[at], self.ess[at]
+        return verdict_on_answers(k, ess, self.num_samples, self.remedies, "missing cells", why)
 
     def __repr__(self) -> str:
         num, of, error = int(self.missing.sum()), self.missing.numel(), self.standard_error[self.missing].max().item()
         deviation = self.standard_deviation[self.missing].mean().item()
         spread = f"standard deviation {deviation:.2g} on average, standard errors up to {error:.2g}"
+        spread = spread if self.num_samples > 1 else "standard deviations and standard errors unknown"
         return f"{num:,} of {of:,} cells filled in, {spread}\n{self.verdict}"
 
 
@@ -137,16 +146,18 @@ def impute(
     mean, first, second = (value.to(x.device) for value in found.value.unbind(1))
     exists = bool(mean[missing].isfinite().all())
     require(exists, f"impute needs a likelihood that has a mean, got {type(vae.likelihood).__name__}")
-    k = torch.maximum(found.pareto_k[:, 0], found.pareto_k[:, 2]).maximum(found.weights_pareto_k[:, 0])
+    deviation = (second - first.square()).clamp(min=0).sqrt() if num_samples > 1 else torch.full_like(mean, torch.nan)
     return Imputation(
         torch.where(missing, mean.to(x), x),
-        torch.where(missing, (second - first.square()).clamp(min=0).sqrt(), 0.0).to(x),
+        torch.where(missing, deviation, 0.0).to(x),
         torch.where(missing, found.standard_error[:, 0], 0.0).to(x),
         torch.where(missing, _drawn(vae, post.sample(num_draws)[code], y, x), x),
         missing,
         found.ess[:, 0],
-        k,
+        largest_k(found.pareto_k[:, 0], found.pareto_k[:, 2], found.weights_pareto_k[:, 0]),
+        found.weights_pareto_k[:, 0],
         num_samples,
+        found.remedies,
     )
 
 

@@ -1,10 +1,12 @@
 """Posterior expectations of the latents of each datum, by importance sampling from the guide."""
 
 from collections.abc import Callable
+from functools import partial
 
-from pyrovae.common import evaluates, require_compile, require_size
+from pyrovae.common import counted, evaluates, require_compile, require_size
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.joint_evidence import as_one_datum
+from pyrovae.evaluation.remedies import remedies_of
 from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.evaluation.weighted_draws import WeightedDraws
 from pyrovae.programs import Reading, gate, takes_pair
@@ -80,8 +82,9 @@ def posterior(
     require_compile(compile)
     needs, found = gate.Weights(), opened(model, guide, args, chunk_size, Reading(plate))
     check_subsamples("posterior", model, guide, found)
-    joint = None if found.pair.layout.plates else f"{num_samples:,} draws of all latents"
+    remedies = partial(remedies_of, model, guide, found)
+    joint = None if found.pair.layout.plates else f"{counted(num_samples, 'draw')} of all latents"
     if found.pair.layout.has_globals:
-        joint = f"{num_samples:,} draws of all latents of {found.data.size:,} data that share some"
+        joint = f"{counted(num_samples, 'draw')} of all latents of {found.data.size:,} data that share some"
         found = as_one_datum(model, guide, found, needs)
-    return WeightedDraws(model, guide, args, found, num_samples, compile, progress, joint)
+    return WeightedDraws(model, guide, args, found, num_samples, compile, progress, joint, remedies)

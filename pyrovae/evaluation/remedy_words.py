@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 DRAWS, WIDENED, DEFENSIVE, ANNEALED, DISTRIBUTIONS = "draws", "widened", "defensive", "annealed", "distributions"
 
-# What each is called where; "{more}" is a number worth trying. What a place has no name for, it does not advise.
+# How each remedy is called in one place, which advises none without a name. "{more}" is a number worth trying.
 IN_PYTHON = {
     DRAWS: "more draws",
     WIDENED: "a wider proposal (pv.proposals.widened)",
@@ -12,6 +12,7 @@ IN_PYTHON = {
     ANNEALED: "annealed_log_marginal",
     DISTRIBUTIONS: "",
 }
+FOR_ANSWERS = {name: IN_PYTHON[name] for name in (DRAWS, WIDENED, DEFENSIVE)}  # chains give log p(x) alone
 IN_SHELL = {
     DRAWS: "more draws (pyrovae evaluate --num-samples {more})",
     ANNEALED: "annealed importance sampling (pyrovae evaluate --methods ais_1000)",

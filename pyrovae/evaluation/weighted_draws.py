@@ -1,12 +1,15 @@
 """Draws of the guide with importance weights, which answer questions about the latents given the data."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from pyrovae.common import (
     InputError,
+    counted,
     derived_seed,
     evaluation_mode,
     local_seed,
@@ -19,11 +22,12 @@ from pyrovae.common import (
 )
 from pyrovae.evaluation.chunks import Data, Opened
 from pyrovae.evaluation.estimate import MarginalLikelihood
-from pyrovae.evaluation.expectation import Expectation, Site, expectation_of, quantiles_of, verdict_of
+from pyrovae.evaluation.expectation import Expectation, Site, expectation_of, quantiles_of, verdict_on_answers
 from pyrovae.evaluation.importance_sampling import result_of, statistics_of
 from pyrovae.evaluation.importance_weights import rounding_unit
 from pyrovae.evaluation.latent_draws import LatentDraws
 from pyrovae.evaluation.sampled_weights import Sampler, joined
+from pyrovae.evaluation.weights_verdict import RELIABLE_PARETO_K, largest_k
 from pyrovae.programs import gate
 
 NUMBERS_KEPT = 2**25  # of draws and log-weights: 256 MB in float64
@@ -58,6 +62,7 @@ class WeightedDraws:
         compile: bool | str,
         progress: bool | None,
         joint: str | None,
+        remedies: Callable[[], tuple[str, ...]],
     ) -> None:
         self.num_samples = num_samples
         self._programs, self._args, self._progress, self._joint = (model, guide), args, progress, joint
@@ -75,7 +80,9 @@ class WeightedDraws:
             self._log_sums.append(log_w.logsumexp(0))
             if self._kept is not None:
                 self._kept.append((log_w, latents.by_name((log_w, *others))))
-        self._log_marginal = result_of(joined(columns, args), num_samples, joint and f"joint evidence, by {joint}")
+        self._all_remedies = cache(remedies)
+        log_px = result_of(joined(columns, args), num_samples, joint and f"joint evidence, by {joint}")
+        self._log_marginal = replace(log_px, remedies=self._remedies_of(log_px))
 
     @property
     def log_marginal(self) -> MarginalLikelihood:
@@ -100,11 +107,11 @@ class WeightedDraws:
     @property
     def verdict(self) -> str:
         """A conclusion about how far to believe answers, as the weights tell; every answer has a verdict of its own."""
-        return verdict_of(self.pareto_k, self.ess, self.num_samples, "data")
+        return verdict_on_answers(self.pareto_k, self.ess, self.num_samples, self._log_marginal.remedies, "data")
 
     def __repr__(self) -> str:
         names, each = ", ".join(self.shapes), f" for each of {len(self.ess):,} data"
-        draws = f"{self.num_samples:,} weighted draws of {names}{each}" if self._joint is None else self._joint
+        draws = f"{counted(self.num_samples, 'weighted draw')} of {names}{each}" if self._joint is None else self._joint
         return f"{draws}\n{self.verdict}"
 
     def expectation(self, f: Callable[..., Tensor], *data: Tensor) -> Expectation:
@@ -146,8 +153,7 @@ class WeightedDraws:
                 with local_seed(derived_seed(seed, "f")):
                     parts.append(expectation_of(f, log_w, draws, rows))
         value, error, ess, k, bias = joined(parts, self._args, dim=0)
-        own = self._of_weights(value, value.dim() - 1)
-        return Expectation(value, error, ess, k, own, bias, self.num_samples)
+        return self._answer(value, error, ess, k, bias, value.dim() - 1)
 
     def mean(self, name: str) -> Expectation:
         """Estimates E[z | x] for each datum, for the latent called `name`.
@@ -210,8 +216,7 @@ class WeightedDraws:
         value, error, ess = joined(parts, self._args, dim=1)
         if not isinstance(levels, list | tuple):
             value, error, ess = value[0], error[0], ess[0]
-        k = self._of_weights(value, len(self.shapes[name]))
-        return Expectation(value, error, ess, k, k, torch.zeros_like(value), self.num_samples)
+        return self._answer(value, error, ess, None, torch.zeros_like(value), len(self.shapes[name]))
 
     def sample(self, num_samples: int) -> Site:
         """Draws the latents of each datum anew from the weighted draws: they are then of equal weight.
@@ -269,10 +274,22 @@ class WeightedDraws:
                 )
             yield chunk, seed, taken[0], self._latents.by_name(taken)
 
-    def _of_weights(self, value: Tensor, event_dim: int) -> Tensor:
-        """Returns Pareto k of the weights for each of the values, `(..., batch, *event)`."""
-        k = self.pareto_k.reshape(-1, *[1] * event_dim).expand_as(value)
-        return torch.where(value.isnan(), torch.nan, k)
+    def _answer(
+        self, value: Tensor, error: Tensor, ess: Tensor, k: Tensor | None, bias: Tensor, event_dim: int
+    ) -> Expectation:
+        """Returns values `(..., batch, *event)` with their errors; without a k of their own they have that of w."""
+        of_weights = [one.reshape(-1, *[1] * event_dim).expand_as(value) for one in (self.pareto_k, self.ess)]
+        weights_k, weights_ess = (torch.where(value.isnan(), torch.nan, one) for one in of_weights)
+        k = weights_k if k is None else k
+        # Where one weight outweighs the others, the spread of f and its error vanish, and their ratio says nothing.
+        is_fine = largest_k(k, weights_k) <= RELIABLE_PARETO_K
+        ess = torch.where(is_fine, ess, torch.minimum(ess, weights_ess))
+        found = Expectation(value, error, ess, k, weights_k, bias, self.num_samples)
+        return replace(found, remedies=self._remedies_of(found))
+
+    def _remedies_of(self, found: MarginalLikelihood | Expectation) -> tuple[str, ...]:
+        """Returns what helps the pair if anything is not to be believed; only then is it found out."""
+        return self._all_remedies() if bool(found.is_unreliable.any()) else found.remedies
 
     def _require_latent(self, name: str) -> None:
         require_choice("name", name, self.shapes)

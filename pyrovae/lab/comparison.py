@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pyrovae.common import InputError, data_frame, require, require_choice, right_aligned, shown, with_lines_below
-from pyrovae.evaluation import Estimate, MarginalLikelihood
+from pyrovae.evaluation import Estimate, MarginalLikelihood, doubt_of
 from pyrovae.lab.comparison_figures import FIGURES, draw_comparison
 from pyrovae.lab.comparison_row import Row
 from pyrovae.lab.sides import SIDES
@@ -171,11 +171,8 @@ class Comparison:
 
     @property
     def _doubt(self) -> str:
-        """Says for how many data the draws behind log p(x) were too narrow, if for any."""
-        if not isinstance(self.log_px, MarginalLikelihood) or not bool(self.log_px.is_unreliable.any()):
-            return ""
-        share = "" if len(self.log_px.value) == 1 else f" for {self.log_px.share_unreliable:.0%} of the data"
-        return f" (a lower bound: Pareto k > 0.7{share})"
+        doubt = doubt_of(self.log_px.pareto_k) if isinstance(self.log_px, MarginalLikelihood) else ""
+        return f" ({doubt})" if doubt else ""
 
     def _repr_html_(self) -> str:
         return with_lines_below(self.table("html"), self.notes)

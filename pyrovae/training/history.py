@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import pyrovae.plots as plots
-from pyrovae.common import data_frame, require, right_aligned, with_lines_below
+from pyrovae.common import counted, data_frame, require, right_aligned, with_lines_below
 
 FORMATS = {"epoch": "d", "skipped": "d", "lr": ".1e"}
 ROWS = 10
@@ -139,7 +139,7 @@ class History:
     @property
     def _summary(self) -> str:
         """The number of epochs, their time and the best of them."""
-        text = f"{len(self.epoch)} epochs in {sum(self.seconds):.1f} s"
+        text = f"{counted(len(self.epoch), 'epoch')} in {sum(self.seconds):.1f} s"
         best = self.best_epoch
         if best is None:
             return text

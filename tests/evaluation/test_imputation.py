@@ -137,6 +137,30 @@ def test_a_standard_deviation_that_does_not_exist_is_flagged():
     assert "not to be relied on" in repr(found)
 
 
+@pytest.mark.parametrize("likelihood", [pv.Bernoulli(), pv.Poisson()], ids=["Bernoulli", "Poisson"])
+def test_cells_that_no_draw_saw_above_0_say_so_and_blame_no_rounding(likelihood):
+    vae = small_vae((CELLS,), likelihood=likelihood, missing="mask")
+    last = [module for module in vae.decoder.modules() if isinstance(module, nn.Linear)][-1]
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, -14.0)
+    torch.manual_seed(suite_seed(5))
+    found = pv.impute(vae, torch.tensor([[0.0, 0.0, 0.0, torch.nan]]), num_samples=100)
+    assert found.draws[..., 3].sum() == 0
+    told = (
+        "whether to believe it is unknown: a cell is 0 at every draw, and what no draw has seen may still have a share"
+    )
+    assert found.verdict == told
+
+
+def test_one_draw_tells_no_standard_deviation():
+    """It was 0, as if the cell had been known."""
+    found = pv.impute(linear_vae(), holes(4, 6), num_samples=1, num_draws=2)
+    assert found.standard_deviation[found.missing].isnan().all()
+    assert (found.standard_deviation[~found.missing] == 0).all()
+    assert found.value.isfinite().all()
+    assert "standard deviations and standard errors unknown\n1 draw is too few" in repr(found)
+
+
 @pytest.mark.parametrize("likelihood", [pv.DiscretizedLogistic, pv.Bernoulli, pv.Categorical, pv.Beta])
 def test_a_filled_cell_is_the_mean_of_what_is_drawn_for_it(likelihood):
     """Under `DiscretizedLogistic` it was the location, clipped to [0, 1]: 0 where the mean of the draws is 0.05."""

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -218,7 +219,8 @@ def test_an_event_that_no_draw_saw_is_not_called_certain():
     assert (value == 0).all()
     assert k.isnan().all()
     rare = draws["z"].topk(3, dim=0).values[-1]  # three draws reach so far, of which nothing can be told
-    post = pv.posterior(linear_gaussian(0), torch.zeros(2, 5).double(), num_samples=100)
+    vae = linear_gaussian(0)
+    post = pv.posterior(vae.model, vae.exact_guide, torch.zeros(2, 5).double(), num_samples=100)
     never = post.expectation(lambda site: site["z"] > 1e6)
     assert never.verdict.startswith("whether to believe it is unknown: f is 0 at every draw")
     _, _, _, k, _ = expectation_of(lambda site, rare: site["z"] >= rare, log_w, draws, [rare])
@@ -231,4 +233,32 @@ def test_too_few_draws_say_so(vae):
     assert post.quantile("z", 0.01).standard_error.isnan().all()
     one = pv.posterior(vae, draw(vae, 2), num_samples=1)
     assert one.mean("z").standard_error.isnan().all()
+    assert one.mean("z").bias.isnan().all()
     assert "standard errors unknown" in repr(one.mean("z"))
+    assert one.mean("z").verdict.startswith("1 draw is too few to tell")
+    assert repr(one).startswith("1 weighted draw of z for each of 2 data\n")
+    assert "\n1 sample, median ESS 1" in repr(one.log_marginal)
+
+
+def test_where_one_weight_outweighs_the_others_no_answer_has_more_draws_than_the_weights():
+    """A spread of f over its variance, 1 / 2e(1 - e) of two weights 1 - e and e, said 1,491 of 1,000 draws."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1e-2), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    torch.manual_seed(suite_seed(8))
+    post = pv.posterior(model, guide, torch.full((40,), 2.5, dtype=torch.float64), num_samples=1_000)
+    mean, quantile = post.mean("z"), post.quantile("z", 0.5)
+    log_w, _ = post._kept[0]
+    assert expectation_of(lambda site: site["z"], *post._kept[0])[2].max() > 50
+    assert (1 / log_w.softmax(0).square().sum(0)).median() < 2
+    for found in (mean, quantile):
+        bad = ~(found.pareto_k <= 0.7)
+        assert bad.double().mean() > 0.8
+        assert (found.ess <= post.ess)[bad].all()

@@ -33,6 +33,12 @@ def post():
         ),
         (lambda site: 3.0, "f must return a tensor of real numbers, got 3.0"),
         (lambda site: site["z"].cfloat(), "f must return a tensor of real numbers, got"),
+        (lambda site: site["z"].to_sparse(), "what f returns must be a dense tensor of numbers, got torch.sparse_coo"),
+        (lambda site: site["z"].to("meta"), "what f returns must be a dense tensor of numbers, got a meta tensor"),
+        (
+            lambda site: site["z"][..., :0],
+            "f must return a number or more for each draw of each datum, got the shape (1, 1, 0)",
+        ),
         (lambda site: 1 / (site["z"] * 0), "f must be finite at every draw, got inf"),
         (lambda site: site["z"].log(), "f must be a number at every draw, got nan at some of them"),
     ],

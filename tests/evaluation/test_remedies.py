@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from evaluation_pairs import guide_of
-from helpers import draw, linear_gaussian, refusal
+from helpers import draw, linear_gaussian, refusal, small_vae
 
 import pyrovae as pv
 from pyrovae.evaluation import IN_METHODS, IN_SHELL
@@ -99,6 +99,38 @@ def test_each_remedy_that_is_named_can_be_taken_and_no_other(pair, advised):
         else:
             with pytest.raises(pv.InputError):
                 attempt()
+
+
+@pytest.mark.parametrize(
+    ("pair", "advised"),
+    [
+        (of_normal(), f"take more draws or {WIDENED}"),
+        (of_rates(), f"take more draws or {DEFENSIVE}"),
+        (of_codes(), f"take more draws or {DEFENSIVE}"),
+        (with_globals(False), "take more draws"),
+    ],
+    ids=["normal", "rates", "codes", "globals"],
+)
+def test_answers_name_the_same_remedies_save_chains_which_give_log_px_alone(pair, advised):
+    """They named `widened` for every pair, also where it refuses the pair."""
+    torch.manual_seed(0)
+    post = pv.posterior(pair, X, num_samples=900)
+    for found in (post, post.mean("z"), post.quantile("z", 0.5)):
+        assert found.verdict.startswith("not to be relied on")
+        assert found.verdict.endswith(f"means much; {advised}")
+    of_log_px = pv.log_marginal(pair.model, pair.guide, X, num_samples=900)
+    assert post.log_marginal.remedies == of_log_px.remedies
+    assert post.log_marginal.verdict.endswith(of_log_px.verdict.partition("; take ")[2])
+
+
+def test_missing_cells_under_a_flow_are_not_told_to_widen_it():
+    vae = small_vae((3,), posterior="flow", likelihood=pv.Gaussian(1e-3), missing="mask")
+    x = torch.tensor([[1.0, -1.0, torch.nan]]).expand(4, 3).contiguous()
+    torch.manual_seed(0)
+    found = pv.impute(vae, x, num_samples=100)
+    assert found.verdict.endswith(f"means much; take more draws or {DEFENSIVE}")
+    with pytest.raises(pv.InputError):
+        pv.proposals.widened(vae.guide, 2.0)(x)
 
 
 def test_the_command_names_its_flags_and_no_functions():
