@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyro.distributions
 import torch
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.runtime import am_i_wrapped
 
 from pyrovae.common.errors import InputError, require, shown
 
@@ -50,16 +52,43 @@ def scale_hint(*args: object) -> str:
     return ""
 
 
-def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype, name: str = "x") -> None:
     """Raises `InputError` unless `x` is a tensor `(batch, *event_shape)` of the parameters' dtype, and not empty."""
-    if not (isinstance(x, torch.Tensor) and x.is_floating_point() and not x.is_nested and not x.is_meta):
-        raise InputError(f"x must be a floating-point tensor, got {_kind_of(x)}")
-    require(x.dtype == dtype, f"x must be of {dtype}, as the parameters are, got {x.dtype}")
+    tensor = _floating_point(name, x, dtype)
     expected = ", ".join(map(str, ("batch", *event_shape)))
-    fits = x.dim() == len(event_shape) + 1 and x.shape[1:] == event_shape
-    require(fits, f"x must have shape ({expected}), got {tuple(x.shape)}")
-    require(len(x) > 0, "x must hold at least one datum, got 0")
-    require(x.layout == torch.strided, f"x must be a dense tensor of numbers, got {x.layout}")
+    fits = tensor.dim() == len(event_shape) + 1 and tensor.shape[1:] == event_shape
+    require(fits, f"{name} must have shape ({expected}), got {tuple(tensor.shape)}")
+    require(len(tensor) > 0, f"{name} must hold at least one datum, got 0")
+    require(tensor.layout == torch.strided, f"{name} must be a dense tensor of numbers, got {tensor.layout}")
+
+
+def require_codes(z: object, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raises `InputError` unless `z` is a tensor `(..., *event_shape)` of the parameters' dtype, and finite."""
+    tensor = _floating_point("z", z, dtype)
+    fits = tensor.shape[max(0, tensor.dim() - len(event_shape)) :] == event_shape
+    require(fits, f"z must have shape ({', '.join(map(str, ('...', *event_shape)))}), got {tuple(tensor.shape)}")
+    if _is_asked():
+        require_finite("z", tensor)
+
+
+def require_finite_input(x: torch.Tensor, program: object, name: str = "x") -> None:
+    """Raises `InputError` as `require_finite_data` does where a method is asked by a user, and not by a program."""
+    if _is_asked():
+        require_finite_data(x, program, name)
+
+
+def _is_asked() -> bool:
+    """Returns False within a program: its data have been checked, its draws tell of a training that diverges."""
+    return is_validation_enabled() and not am_i_wrapped()
+
+
+def _floating_point(name: str, value: object, dtype: torch.dtype) -> torch.Tensor:
+    if not (
+        isinstance(value, torch.Tensor) and value.is_floating_point() and not value.is_nested and not value.is_meta
+    ):
+        raise InputError(f"{name} must be a floating-point tensor, got {_kind_of(value)}")
+    require(value.dtype == dtype, f"{name} must be of {dtype}, as the parameters are, got {value.dtype}")
+    return value
 
 
 def _kind_of(x: object) -> str:
@@ -93,16 +122,16 @@ def require_finite(name: str, value: torch.Tensor) -> None:
         raise InputError(f"{name} must be finite, got {value[index].item()} at index {index}")
 
 
-def require_finite_data(x: torch.Tensor, program: object) -> None:
+def require_finite_data(x: torch.Tensor, program: object, name: str = "x") -> None:
     """Raises `InputError` unless the data are finite; NaN is a missing cell to a program that `takes_missing`."""
-    require_plain("x", x)
+    require_plain(name, x)
     if takes_missing(program):
         x = torch.where(x.isnan(), 0.0, x)
     elif bool(x.isnan().any()):
         index = tuple(x.isnan().nonzero()[0].tolist())
         hint = 'if it is a missing cell, take VAE(missing="mask")'
-        raise InputError(f"x must be finite, got nan at index {index}; {hint}")
-    require_finite("x", x)
+        raise InputError(f"{name} must be finite, got nan at index {index}; {hint}")
+    require_finite(name, x)
 
 
 def takes_missing(program: object) -> bool:

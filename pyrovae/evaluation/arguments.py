@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.common import require, require_finite, require_finite_data
+from pyrovae.common import as_arguments, require, require_finite, require_finite_data, shown
 from pyrovae.data import leaves_of, main_tensor, mapped
+from pyrovae.models import VAE
 
 
 def tensors_in(args: tuple) -> list[Tensor]:
@@ -34,6 +35,22 @@ def common_length(args: tuple) -> int | None:
     """Returns the length of all arguments if they are tensors of one length, and None if they are anything else."""
     lengths = {len(arg) if isinstance(arg, Tensor) and arg.dim() else None for arg in args}
     return lengths.pop() if len(lengths) == 1 else None
+
+
+def arguments_of(vae: object, args: tuple) -> tuple:
+    """Returns the arguments of a function of a VAE and its data, as the VAE takes them.
+
+    Raises `InputError` if it is no VAE, or there are no data.
+    """
+    require_vae(vae)
+    args = as_arguments(vae, args)
+    require(len(args) > 0, "x must be given, got no data")
+    return args
+
+
+def require_vae(vae: object) -> None:
+    """Raises `InputError` unless `vae` is a VAE itself, and no program of one or a model of another kind."""
+    require(isinstance(vae, VAE), f"vae must be a pyrovae.VAE, got {shown(vae)}")
 
 
 def check_args(model: Callable, args: tuple) -> None:

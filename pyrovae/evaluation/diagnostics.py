@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.common import as_arguments, evaluates, require, require_size
+from pyrovae.common import evaluates, require, require_size
+from pyrovae.evaluation.arguments import arguments_of, check_args, require_vae
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.rows import as_rows, data_dim_of, require_rows
@@ -49,6 +51,7 @@ def elbo_terms(model: Callable, guide: Callable, *args: object, num_particles: i
         >>> torch.allclose(terms["elbo"], terms["reconstruction"] - terms["kl"])
         True
     """
+    check_args(model, args)
     pair = run_pair(model, guide, *args, num_particles=num_particles)
     gate.check_once(model, guide, None, pair, args, {})
     require_rows("elbo_terms", pair.layout, "use importance_bound, with one particle", vectorized=False)
@@ -70,16 +73,20 @@ def kl_per_dimension(vae: VAE, *args: Tensor) -> Tensor:
         The KL, `(batch, latent_dim)`, in nats.
 
     Raises:
-        InputError: If the posterior or the prior is another one.
+        InputError: If the posterior or the prior is another one, or x is not finite.
 
     Example:
         >>> vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli())
         >>> pv.diagnostics.kl_per_dimension(vae, torch.ones(5, 4)).shape
         torch.Size([5, 2])
     """
-    args = as_arguments(vae, args)
+    args = arguments_of(vae, args)
+    return _kl_per_dimension(vae, vae.encode(*args))
+
+
+def _kl_per_dimension(vae: VAE, q: TorchDistribution) -> Tensor:
     require(has_kl_per_dimension(vae), "a KL per dimension needs posterior diagonal and prior standard")
-    return kl_divergence(vae.encode(*args).base_dist, vae.prior.base_dist)
+    return kl_divergence(q.base_dist, vae.prior.base_dist)
 
 
 def has_kl_per_dimension(vae: VAE) -> bool:
@@ -160,9 +167,11 @@ def latent_use(vae: VAE, *args: Tensor) -> LatentUse:
         >>> pv.diagnostics.latent_use(vae, torch.eye(4)).variance.shape
         torch.Size([2])
     """
-    args = as_arguments(vae, args)
-    require(len(args[0]) > 1, "a variance over data needs at least 2, got 1")
-    return LatentUse(vae.encode(*args).mean.var(0), kl_per_dimension(vae, *args).mean(0))
+    args = arguments_of(vae, args)
+    q = vae.encode(*args)
+    kl = _kl_per_dimension(vae, q)
+    require(len(kl) > 1, "a variance over data needs at least 2, got 1")
+    return LatentUse(q.mean.var(0), kl.mean(0))
 
 
 @takes_pair
@@ -274,5 +283,6 @@ def sample_diversity(vae: VAE, num_samples: int, y: Tensor | tuple[Tensor, ...] 
         >>> pv.diagnostics.sample_diversity(vae, 10) > 0
         True
     """
+    require_vae(vae)
     require_size("num_samples", num_samples, 2)
     return vae.sample(num_samples, y, mean=True).var(0).mean().item()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.common import as_arguments, evaluates, require, require_plain, require_sequence, require_size
+from pyrovae.common import evaluates, require, require_plain, require_sequence, require_size
+from pyrovae.evaluation.arguments import arguments_of
 from pyrovae.evaluation.diagnostics import DIMENSIONS_SHOWN
 from pyrovae.models import VAE, Diagonal
 
@@ -103,12 +104,12 @@ def factor_information(vae: VAE, *args: Tensor, factors: Sequence[Tensor], num_d
         Chen et al. 2018, "Isolating sources of disentanglement in VAEs", arXiv:1802.04942.
     """
     require_size("num_draws", num_draws, 2)
-    args = as_arguments(vae, args)
+    args = arguments_of(vae, args)
     require(isinstance(vae.posterior_family, Diagonal), "the information of a dimension needs posterior diagonal")
     require_sequence("factors", factors, "tensors, one for each factor")
     require(len(factors) > 0, "factors must hold at least one, got none")
-    columns = [_column(factor, len(args[0])) for factor in factors]
     q = vae.encode(*args).base_dist
+    columns = [_column(factor, k, len(q.loc)) for k, factor in enumerate(factors, 1)]
     loc, scale = (part.double() for part in (q.loc, q.scale))
     z = loc + scale * torch.randn(num_draws, *loc.shape, dtype=loc.dtype, device=loc.device)
     # Each factor twice: as it is, and with its values dealt at random.
@@ -145,8 +146,8 @@ def _of_dimension(z: Tensor, loc: Tensor, scale: Tensor, columns: Sequence[Tenso
     return (torch.cat(own, 1) - whole).unflatten(0, z.shape).mean(1)
 
 
-def _column(factor: Tensor, num: int) -> Tensor:
-    """Returns the values of a factor as numbers 0, 1, 2, ... of those that occur."""
+def _column(factor: Tensor, k: int, num: int) -> Tensor:
+    """Returns the values of factor number k as numbers 0, 1, 2, ... of those that occur."""
     if isinstance(factor, Tensor):
         require_plain("factors", factor)
     is_whole = isinstance(factor, Tensor) and not (factor.is_floating_point() or factor.is_complex())
@@ -154,5 +155,5 @@ def _column(factor: Tensor, num: int) -> Tensor:
     got = f"{factor.dtype} {tuple(factor.shape)}" if isinstance(factor, Tensor) else type(factor).__name__
     require(is_whole and factor.shape == (num,), f"{rule}, got {got}")
     values, column = factor.unique(return_inverse=True)
-    require(len(values) > 1, "factors must have two values at least, and one of them has one")
+    require(len(values) > 1, f"each factor must take at least two values, and factor {k} takes one: {values[0].item()}")
     return column

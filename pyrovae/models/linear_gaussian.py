@@ -8,7 +8,16 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import as_dtype, require, require_finite, require_number, require_plain
+from pyrovae.common import (
+    as_dtype,
+    require,
+    require_batch,
+    require_codes,
+    require_finite,
+    require_finite_input,
+    require_number,
+    require_plain,
+)
 from pyrovae.models.param_store import unique_name
 from pyrovae.models.saving import SavedModel
 
@@ -107,19 +116,23 @@ class LinearGaussianVAE(SavedModel):
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
         """Returns q(z|x), with batch shape `(batch,)` and event shape `(L,)`."""
+        self._check_batch(x)
         return dist.Normal(x @ self.guide_weight.T + self.guide_bias, self.guide_log_scale.exp()).to_event(1)
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
         """Returns p(x|z) for `z` `(..., L)`."""
+        require_codes(z, (self.latent_dim,), self.weight.dtype)
         return dist.Normal(z @ self.weight.T + self.bias, self.scale).to_event(1)
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         """Returns p(z|x), with batch shape `(batch,)` and event shape `(L,)`."""
+        self._check_batch(x)
         slope, mean_at_zero, precision = self._posterior_parts()
         return dist.MultivariateNormal(x @ slope.T + mean_at_zero, precision_matrix=precision)
 
     def log_px(self, x: Tensor) -> Tensor:
         """Returns log p(x) in nats, `(batch,)`."""
+        self._check_batch(x)
         identity = torch.eye(len(self.bias)).to(self.weight)
         covariance = self.weight @ self.weight.T + self.scale**2 * identity
         mean = self.weight @ self.prior_mean + self.bias
@@ -146,6 +159,10 @@ class LinearGaussianVAE(SavedModel):
         require_plain("x", x)
         require(x.dim() == 2 and x.shape[1] == size, f"x must have shape (batch, {size}), got {tuple(x.shape)}")
         require_finite("x", x)
+
+    def _check_batch(self, x: Tensor) -> None:
+        require_batch(x, self.bias.shape, self.bias.dtype)
+        require_finite_input(x, self)
 
     def _posterior_parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns (slope, mean_at_zero, precision) of p(z|x) = N(slope x + mean_at_zero, precision^-1)."""

@@ -18,8 +18,10 @@ from pyrovae.common import (
     local_seed,
     require,
     require_batch,
+    require_codes,
     require_finite,
     require_finite_data,
+    require_finite_input,
     require_flag,
     require_missing,
     require_number,
@@ -145,9 +147,7 @@ class VAE(SavedModel):
         self.encoder_features = Features(copy.deepcopy(conditions))
         self.decoder_features = Features(copy.deepcopy(conditions))
         for module in self.decoder_features.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if reset is not None:
-                reset()
+            getattr(module, "reset_parameters", lambda: None)()
         decoded = likelihood.output_shape(self.event_shape)
         seen_shape = tuple(self._encoder_input(torch.zeros(1, *self.event_shape)).shape[1:])
         self.code_shape = tuple(prior.decoded(torch.zeros(posterior.latent_shape)).shape)
@@ -166,9 +166,8 @@ class VAE(SavedModel):
         if data_mean is not None:
             require_finite("data_mean", data_mean)
             shape, real = tuple(data_mean.shape), not data_mean.is_complex()
-            require(
-                real and shape == self.event_shape, f"data_mean must be real, of shape {self.event_shape}, got {shape}"
-            )
+            rule = f"data_mean must be real, of shape {self.event_shape}"
+            require(real and shape == self.event_shape, f"{rule}, got {shape}")
             bias = likelihood.output_bias(data_mean)
             rule = f"data_mean must be one that {type(likelihood).__name__} can have"
             require(bool(bias.isfinite().all()), f"{rule}, got {data_mean.min().item():g}")
@@ -231,6 +230,7 @@ class VAE(SavedModel):
     def encode(self, x: Tensor, *y: Tensor) -> dist.TorchDistribution:
         """Returns q(z|x, y), with batch shape `(batch,)` and event shape `(latent_dim,)`; with layers, q(z_1|x, y)."""
         self._check_shape(x)
+        require_finite_input(x, self)
         self._check_conditions(y, len(x))
         seen = self._encoder_input(x)
         shapes = seen.shape[1:], self.posterior_family.output_shape
@@ -252,6 +252,7 @@ class VAE(SavedModel):
         there are z along the last leading dimension.
         """
         self._check_number_of(y)
+        require_codes(z, self.posterior_family.latent_shape, next(self.parameters()).dtype)
         shapes = self.code_shape, self.likelihood.output_shape(self.event_shape)
         outputs = run_network(self.decoder, self.prior_family.decoded(z), self.decoder_features(y), *shapes)
         sizes = [v for one, v in zip(self.decoder_features.conditions, y, strict=True) if isinstance(one, SizeFactor)]
@@ -300,8 +301,11 @@ class VAE(SavedModel):
         require_size("steps", steps, 2)
         require_flag("spherical", spherical)
         conditions = _conditions(y)
-        z1, z2 = (mean_of(self.encode(x, *conditions)) for x in (x1, x2))
+        for name, x in (("x1", x1), ("x2", x2)):
+            self._check_shape(x, name)
+            require_finite_input(x, self, name)
         require(len(x1) == len(x2), f"x1 and x2 must have as many data, got {len(x1)} and {len(x2)}")
+        z1, z2 = (mean_of(self.encode(x, *conditions)) for x in (x1, x2))
         return self.decode(codes_between(z1, z2, steps, spherical), *conditions).mean.transpose(0, 1)
 
     def convert_data(self, x: Tensor, *y: Tensor) -> tuple[Tensor, ...]:
@@ -324,8 +328,8 @@ class VAE(SavedModel):
         self.likelihood.check(x if self.missing is None else filled(x, self.likelihood.filler))
         self._check_conditions(y, len(x))
 
-    def _check_shape(self, x: Tensor) -> None:
-        require_batch(x, self.event_shape, next(self.parameters()).dtype)
+    def _check_shape(self, x: Tensor, name: str = "x") -> None:
+        require_batch(x, self.event_shape, next(self.parameters()).dtype, name)
 
     def _check_number_of(self, y: Sequence[Tensor]) -> None:
         require(len(y) == self.num_conditions, f"y must hold {self.num_conditions} conditions, got {len(y)}")

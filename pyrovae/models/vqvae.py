@@ -17,7 +17,9 @@ from pyrovae.common import (
     require,
     require_batch,
     require_choice,
+    require_codes,
     require_finite,
+    require_finite_input,
     require_flag,
     require_number,
     require_shape,
@@ -162,6 +164,7 @@ class VQVAE(SavedModel):
     def encoded(self, x: Tensor) -> Tensor:
         """Returns z_e, `(batch, num_tokens, code_dim)`, where each token has a mean square of 1."""
         self._check_shape(x)
+        require_finite_input(x, self)
         # With a free scale z_e runs away from the codes, which Adam moves by no more than its learning rate a step.
         return rms_norm(self.encoder(self._encoder_input(x)), self.codebook.shape[1:])
 
@@ -170,6 +173,7 @@ class VQVAE(SavedModel):
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
         """Returns p(x|z) for one-hot `z` `(..., num_tokens, num_codes)`, with batch shape `(...)`."""
+        require_codes(z, (self.num_tokens, self.num_codes), self.codebook.dtype)
         return self._likelihood(z @ self.codebook)
 
     def _likelihood(self, codes: Tensor) -> dist.TorchDistribution:

@@ -6,7 +6,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from torch import Tensor, nn
 
-from pyrovae.common import as_arguments, if_given, require_callable, require_count, require_flag, require_text
+from pyrovae.common import as_arguments, if_given, require, require_count, require_flag, require_text, shown
 from pyrovae.programs.pair import ProgramPair
 
 Arguments = ParamSpec("Arguments")
@@ -70,15 +70,16 @@ def takes_model(function: Callable[Concatenate[Program, Arguments], Result]) -> 
 def _check(programs: tuple, settings: Mapping[str, object]) -> None:
     """Raises `InputError` on a program that cannot be called, and on a setting that means the same everywhere."""
     for name, program in zip(("model", "guide"), programs, strict=False):
-        require_callable(name, program, "a function, or there must be a pair of a model and a guide")
+        rule = f"{name} must be a function, or there must be a pair of a model and a guide"
+        require(callable(program) and not isinstance(program, type), f"{rule}, got {shown(program)}")
     require_flag("progress", settings.get("progress"), None)
     if_given(require_text, "plate", settings.get("plate"), "the name of one")
     if_given(require_count, "chunk_size", settings.get("chunk_size"))
 
 
 def is_pair(thing: object) -> bool:
-    """Returns True for anything with a `model` and a `guide` that can be called."""
-    return all(callable(getattr(thing, name, None)) for name in ("model", "guide"))
+    """Returns True for anything with a `model` and a `guide` that can be called; a class has them for its objects."""
+    return not isinstance(thing, type) and all(callable(getattr(thing, name, None)) for name in ("model", "guide"))
 
 
 def owner_of(program: object) -> object:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pyrovae.common import InputError
+from pyrovae.common import InputError, is_validation_error, require_finite_data
 from pyrovae.programs import gate
 from pyrovae.programs.calling import takes_pair
 from pyrovae.programs.layout import Reading
@@ -57,7 +57,12 @@ def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_pa
     needs = gate.Weights(densities=False, everywhere=False, reading=reading)
 
     def run() -> Pair:
-        return run_pair(model, guide, *args, num_particles=num_particles, reading=reading, **kwargs)
+        try:
+            return run_pair(model, guide, *args, num_particles=num_particles, reading=reading, **kwargs)
+        except ValueError as error:  # a program may know what to do with NaN, and if it does not it is said so
+            if args and isinstance(args[0], Tensor) and is_validation_error(error):
+                require_finite_data(args[0], model)
+            raise
 
     pair = run()
     return pair if gate.check_once(model, guide, needs, pair, args, kwargs) else run()

@@ -5,8 +5,8 @@ from functools import partial
 import pyro
 import pytest
 import torch
-from broken_pairs import ON_PAIRS, PAIRS, Pair
-from helpers import discrete_pair
+from broken_pairs import ON_PAIRS, PAIRS, ROWS, Pair
+from helpers import discrete_pair, small_vae
 from pyro import poutine
 from refusals import Table, check_refusal
 
@@ -70,6 +70,46 @@ for objective in pv.objectives.OBJECTIVES:
             said,
             partial(pv.fit, marked, torch.ones(6, 3), epochs=1, objective=objective, **many),
         )
+
+VAE, D = small_vae(event_shape=(3,)), pv.diagnostics
+KINDS = {
+    **{"the model": VAE.model, "a method": VAE.encode, "a function": lambda x: x, "a module": torch.nn.Linear(3, 3)},
+    **{"a class": pv.VAE, "nothing": None, "a text": "vae", "a number": 3, "a tensor": ROWS},
+}
+NO_PAIR = r"(model|guide) must be a function, or there must be a pair of a model and a guide, got .+"
+OF_PAIRS = {
+    **{name: getattr(pv, name) for name in ("log_marginal", "posterior", "impute", "evaluate", "compare")},
+    **{name: getattr(pv, name) for name in ("annealed_log_marginal", "bidirectional_gap", "elbo_surgery")},
+    **{name: getattr(pv, name) for name in ("inference_gaps", "simulation_based_calibration")},
+    **{name: partial(getattr(pv, name), num_particles=2) for name in ("log_weights", "importance_bound")},
+    **{name: getattr(D, name) for name in ("elbo_terms", "active_units")},
+}
+for name, function in OF_PAIRS.items():
+    for kind, thing in KINDS.items():
+        add(f"{kind} and no pair: {name}", NO_PAIR, function, thing, ROWS)
+for kind, thing in KINDS.items():
+    add(f"{kind} and no pair: fit", "vae must have a model and a guide, got .+", pv.fit, thing, ROWS, epochs=1)
+for name in ("quadrature_log_marginal", "enumerated_log_marginal"):
+    for kind in ("a class", "nothing", "a text", "a number", "a tensor"):
+        add(f"{kind} and no model: {name}", NO_PAIR, getattr(pv, name), KINDS[kind], ROWS)
+    said = r"model must take the 0 arguments given: VAE.model\(\) missing .+ 'x'"
+    add(f"no data: {name}", said, getattr(pv, name), VAE)
+
+OTHERS = {
+    "a linear VAE": pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5),
+    "a VQ-VAE": pv.VQVAE((3,), num_tokens=2, num_codes=3, code_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5)),
+}
+OF_VAES = {
+    "factor_information": partial(pv.factor_information, factors=[torch.arange(4) % 2]),
+    "latent_use": D.latent_use,
+    "kl_per_dimension": D.kl_per_dimension,
+}
+for kind, thing in (KINDS | OTHERS).items():
+    for name, function in OF_VAES.items():
+        add(f"{kind} and no VAE: {name}", "vae must be a pyrovae.VAE, got .+", function, thing, ROWS)
+    add(f"{kind} and no VAE: diversity", "vae must be a pyrovae.VAE, got .+", D.sample_diversity, thing, 5)
+for name, function in OF_VAES.items():
+    add(f"no data: {name}", "x must be given, got no data", function, VAE)
 
 
 @pytest.mark.parametrize("case", CASES.parameters())

@@ -163,7 +163,9 @@ def test_bad_factors_are_refused_in_one_line():
     rule = "factors must be tensors of whole numbers, (4,) as there are data, got "
     assert refusal(pv.factor_information, vae, x, factors=[torch.zeros(4)]) == rule + "torch.float32 (4,)"
     assert refusal(pv.factor_information, vae, x, factors=[torch.arange(3)]) == rule + "torch.int64 (3,)"
-    assert "two values at least" in refusal(pv.factor_information, vae, x, factors=[torch.ones(4).long()])
+    two = [torch.arange(4), torch.full((4,), 7)]
+    told = "each factor must take at least two values, and factor 2 takes one: 7"
+    assert refusal(pv.factor_information, vae, x, factors=two) == told
     flow = small_vae(posterior="flow")
     assert "needs posterior diagonal" in refusal(pv.factor_information, flow, x, factors=[torch.arange(4)])
     assert "factors must hold" in refusal(pv.factor_information, vae, x, factors=[])

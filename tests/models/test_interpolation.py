@@ -116,7 +116,9 @@ def test_what_cannot_be_interpolated_is_refused_in_one_line():
     vae, x = small_vae(), torch.randn(4, 2)
     assert refusal(vae.interpolate, x, x, steps=1) == "steps must be a whole number >= 2, got 1"
     assert refusal(vae.interpolate, x, x[:3]) == "x1 and x2 must have as many data, got 4 and 3"
-    assert "x must" in refusal(vae.interpolate, x, torch.randn(4, 3))
+    assert "x2 must have shape (batch, 2)" in refusal(vae.interpolate, x, torch.randn(4, 3))
+    assert "x1 must be finite, got nan at index (0, 0); if" in refusal(vae.interpolate, x * torch.nan, x)
+    assert refusal(vae.interpolate, x, x + torch.inf) == "x2 must be finite, got inf at index (0, 0)"
     assert refusal(vae.interpolate, x, x, y=torch.zeros(4)) == "y must hold 0 conditions, got 1"
     one = small_vae(latent_dim=1)
     one.encode = lambda x: Delta(x[:, :1], event_dim=1)  # a line has two directions, and no arc between them

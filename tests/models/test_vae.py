@@ -174,6 +174,34 @@ def test_data_that_do_not_fit_are_refused_by_every_method(x, message):
             method(x)
 
 
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (torch.zeros(4, 3), "z must have shape (..., 2), got (4, 3)"),
+        (torch.tensor(0.0), "z must have shape (..., 2), got ()"),
+        (torch.zeros(4, 2).double(), "z must be of torch.float32, as the parameters are, got torch.float64"),
+        (torch.zeros(4, 2).long(), "z must be a floating-point tensor, got torch.int64"),
+        ([0.0, 0.0], "z must be a floating-point tensor, got list"),
+        (torch.tensor([[0.0, math.nan]]), "z must be finite, got nan at index (0, 1)"),
+    ],
+)
+def test_codes_that_do_not_fit_are_refused(z, message):
+    assert helpers.refusal(small_vae().decode, z) == message
+
+
+def test_codes_have_the_shape_that_the_latent_site_has():
+    codes = small_vae(posterior=pv.posteriors.RelaxedCategorical(2, num_classes=4, temperature=0.5))
+    assert helpers.refusal(codes.decode, torch.zeros(5, 2, 4)) == "z must have shape (..., 2, 3), got (5, 2, 4)"
+    assert codes.decode(torch.zeros(7, 5, 2, 3)).batch_shape == (7, 5)
+
+
+def test_within_a_program_values_are_not_read_twice_so_that_a_training_that_diverges_is_told_as_one():
+    vae, x = small_vae(), torch.full((3, 3), math.nan)
+    with pytest.raises(ValueError, match="invalid values") as caught, poutine.trace():
+        vae.encode(x)
+    assert not isinstance(caught.value, pv.InputError)
+
+
 def test_check_data_names_the_first_element_that_is_not_finite():
     x = torch.zeros(5, 3)
     x[3, 1] = math.inf
