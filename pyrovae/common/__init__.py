@@ -182,10 +182,10 @@ else:  # most of these modules import torch, for which a command line does not w
             "spelling": ("setting", "settings_as_flags"),
             "tables": ("counted", "data_frame", "right_aligned", "with_lines_below", "without_markup"),
             "tensor_checks": (
+                "require_codes",
                 "is_out_of_memory",
                 "is_validation_error",
                 "require_batch",
-                "require_codes",
                 "require_finite",
                 "require_finite_input",
                 "require_finite_data",

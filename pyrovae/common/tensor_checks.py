@@ -54,21 +54,29 @@ def scale_hint(*args: object) -> str:
 
 def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype, name: str = "x") -> None:
     """Raises `InputError` unless `x` is a tensor `(batch, *event_shape)` of the parameters' dtype, and not empty."""
-    tensor = _floating_point(name, x, dtype)
+    if not (isinstance(x, torch.Tensor) and x.is_floating_point() and not x.is_nested and not x.is_meta):
+        raise InputError(f"{name} must be a floating-point tensor, got {_kind_of(x)}")
+    require(x.dtype == dtype, f"{name} must be of {dtype}, as the parameters are, got {x.dtype}")
     expected = ", ".join(map(str, ("batch", *event_shape)))
-    fits = tensor.dim() == len(event_shape) + 1 and tensor.shape[1:] == event_shape
-    require(fits, f"{name} must have shape ({expected}), got {tuple(tensor.shape)}")
-    require(len(tensor) > 0, f"{name} must hold at least one datum, got 0")
-    require(tensor.layout == torch.strided, f"{name} must be a dense tensor of numbers, got {tensor.layout}")
+    fits = x.dim() == len(event_shape) + 1 and x.shape[1:] == event_shape
+    require(fits, f"{name} must have shape ({expected}), got {tuple(x.shape)}")
+    require(len(x) > 0, f"{name} must hold at least one datum, got 0")
+    require(x.layout == torch.strided, f"{name} must be a dense tensor of numbers, got {x.layout}")
 
 
 def require_codes(z: object, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raises `InputError` unless `z` is a tensor `(..., *event_shape)` of the parameters' dtype, and finite."""
-    tensor = _floating_point("z", z, dtype)
-    fits = tensor.shape[max(0, tensor.dim() - len(event_shape)) :] == event_shape
-    require(fits, f"z must have shape ({', '.join(map(str, ('...', *event_shape)))}), got {tuple(tensor.shape)}")
+    """Raises `InputError` unless `z` is a tensor `(..., *event_shape)`, and where a user asks finite and of this dtype.
+
+    Whole numbers may be codes that a decoder of the user's own takes, and autocast shortens what an encoder gives.
+    """
+    if not (isinstance(z, torch.Tensor) and not z.is_nested and not z.is_meta and not z.is_complex()):
+        raise InputError(f"z must be a tensor of real numbers, got {_kind_of(z)}")
+    fits = z.shape[max(0, z.dim() - len(event_shape)) :] == event_shape
+    require(fits, f"z must have shape ({', '.join(map(str, ('...', *event_shape)))}), got {tuple(z.shape)}")
     if _is_asked():
-        require_finite("z", tensor)
+        require_finite("z", z)
+        is_other = z.is_floating_point() and z.dtype != dtype and not torch.is_autocast_enabled(z.device.type)
+        require(not is_other, f"z must be of {dtype}, as the parameters are, got {z.dtype}")
 
 
 def require_finite_input(x: torch.Tensor, program: object, name: str = "x") -> None:
@@ -80,15 +88,6 @@ def require_finite_input(x: torch.Tensor, program: object, name: str = "x") -> N
 def _is_asked() -> bool:
     """Returns False within a program: its data have been checked, its draws tell of a training that diverges."""
     return is_validation_enabled() and not am_i_wrapped()
-
-
-def _floating_point(name: str, value: object, dtype: torch.dtype) -> torch.Tensor:
-    if not (
-        isinstance(value, torch.Tensor) and value.is_floating_point() and not value.is_nested and not value.is_meta
-    ):
-        raise InputError(f"{name} must be a floating-point tensor, got {_kind_of(value)}")
-    require(value.dtype == dtype, f"{name} must be of {dtype}, as the parameters are, got {value.dtype}")
-    return value
 
 
 def _kind_of(x: object) -> str:

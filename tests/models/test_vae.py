@@ -180,8 +180,8 @@ def test_data_that_do_not_fit_are_refused_by_every_method(x, message):
         (torch.zeros(4, 3), "z must have shape (..., 2), got (4, 3)"),
         (torch.tensor(0.0), "z must have shape (..., 2), got ()"),
         (torch.zeros(4, 2).double(), "z must be of torch.float32, as the parameters are, got torch.float64"),
-        (torch.zeros(4, 2).long(), "z must be a floating-point tensor, got torch.int64"),
-        ([0.0, 0.0], "z must be a floating-point tensor, got list"),
+        (torch.zeros(4, 2).cfloat(), "z must be a tensor of real numbers, got torch.complex64"),
+        ([0.0, 0.0], "z must be a tensor of real numbers, got list"),
         (torch.tensor([[0.0, math.nan]]), "z must be finite, got nan at index (0, 1)"),
     ],
 )
@@ -193,6 +193,15 @@ def test_codes_have_the_shape_that_the_latent_site_has():
     codes = small_vae(posterior=pv.posteriors.RelaxedCategorical(2, num_classes=4, temperature=0.5))
     assert helpers.refusal(codes.decode, torch.zeros(5, 2, 4)) == "z must have shape (..., 2, 3), got (5, 2, 4)"
     assert codes.decode(torch.zeros(7, 5, 2, 3)).batch_shape == (7, 5)
+
+
+def test_a_decoder_takes_the_shorter_codes_of_autocast():
+    vae, x = small_vae(), torch.randn(4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert vae.encode(x).sample().dtype == torch.bfloat16
+        assert vae.decode(vae.encode(x).sample()).batch_shape == (4,)
+        assert math.isfinite(SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), Trace_ELBO()).step(x))
+    assert "z must be of torch.float32" in helpers.refusal(vae.decode, torch.zeros(4, 2).bfloat16())
 
 
 def test_within_a_program_values_are_not_read_twice_so_that_a_training_that_diverges_is_told_as_one():
