@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from evaluation_pairs import FEW, number, one_site
-from helpers import linear_gaussian
+from helpers import linear_gaussian, refusal
 
 import pyrovae as pv
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal, bidirectional_gap
@@ -26,7 +26,7 @@ from pyrovae.evaluation.hmc import STARTS
         ({"compile": "yes"}, "compile must be true, false or auto, got 'yes'"),
         ({"x": torch.full((3, 5), math.nan)}, "x must be finite, got nan at index \\(0, 0\\)"),
         ({"x": torch.zeros(0, 5)}, "x must hold at least one datum, got 0"),
-        ({"x": "images"}, "the pair does not run with these arguments: .*'str'.*"),
+        ({"x": "images"}, "x must be a floating-point tensor, got str"),
     ],
 )
 @pytest.mark.parametrize("function", [annealed_log_marginal, bidirectional_gap])
@@ -37,6 +37,16 @@ def test_bad_input_is_refused_in_one_line(function, change, message):
     with pytest.raises(pv.InputError, match=message) as caught:
         function(vae.model, vae.guide, x, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_arguments_that_a_program_cannot_run_with_are_told_with_its_own_reason():
+    def program(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x @ torch.eye(5), 1.0).to_event(1))
+
+    told = refusal(annealed_log_marginal, program, program, "images", **FEW)
+    assert told.startswith("the pair does not run with these arguments: ")
+    assert "'str'" in told
 
 
 def half():
