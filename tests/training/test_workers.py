@@ -2,13 +2,14 @@
 
 import fcntl
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # which torch's optimisers import: once, and not in each fork
+from forked import called
 from several_processes import evaluate, train
+from torch.distributed.run import main as torchrun
 
 import pyrovae as pv
 from pyrovae.common.progress import hides_progress
@@ -41,14 +42,14 @@ def together(tmp_path_factory):
 
 
 def run_together(folder: Path) -> None:
-    """Runs the program under torchrun."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    command += [HERE / "several_processes.py", folder]
-    paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert "exitcode: -9" in done.stderr
+    """Runs the program under torchrun, all in forks, which have everything imported.
+
+    test_processes_beside_threads_in_small is torchrun as a user starts it.
+    """
+    how = ["--standalone", "--nproc-per-node=2", "--max-restarts=1", "--start-method=fork", "--run-path"]
+    status, _, said = called(torchrun, ["torchrun", *how, HERE / "several_processes.py", folder], folder)
+    assert status == 0, said
+    assert "exitcode: -9" in said
 
 
 @pytest.fixture(scope="module")
