@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from forked import called
 
 import pyrovae as pv
 from pyrovae.cli import run_command
@@ -39,6 +40,12 @@ def run_here(*arguments, cwd) -> subprocess.CompletedProcess:
     Scripts are seen to start by themselves in test_every_script.py, under torchrun and as a race's second process.
     """
     return _called(lambda: names_of(arguments[0], run_name="__main__"), *arguments, cwd=cwd)
+
+
+def run_in_fork(*arguments, cwd) -> subprocess.CompletedProcess:
+    """Runs a script that changes its process, or has children of its own, in a fork: everything is imported there."""
+    done = called(lambda: names_of(arguments[0], run_name="__main__"), arguments, cwd)
+    return subprocess.CompletedProcess(arguments, *done)
 
 
 def command_here(*arguments, cwd) -> subprocess.CompletedProcess:

@@ -68,12 +68,13 @@ def main(kills: int = 20, epochs: int = 40, compile_too: bool = False, seed: int
     with tempfile.TemporaryDirectory() as folder:
         few = max(1, kills // 5)
         most = max(1, kills - 3 * few)
-        rows.append(("training, at random moments", *killed(config, Path(folder) / "random", most, draws, slow=False)))
-        rows.append(("training, in a checkpoint", *killed(config, Path(folder) / "writing", few, draws, slow=True)))
-        rows.append(("training, the disk fills up", *filled(config, Path(folder) / "full")))
-        rows.append(("evaluation", *evaluations_killed(Path(folder) / "full" / "whole", 2 * few, draws)))
+        whole = Whole(config, Path(folder) / "whole")
+        rows.append(("training, at random moments", *killed(whole, Path(folder) / "random", most, draws, slow=False)))
+        rows.append(("training, in a checkpoint", *killed(whole, Path(folder) / "writing", few, draws, slow=True)))
+        rows.append(("training, the disk fills up", *filled(whole, Path(folder) / "full")))
+        rows.append(("evaluation", *evaluations_killed(whole.folder, 2 * few, draws)))
         if compile_too:
-            many = pv.RunConfig(**settings, epochs=epochs, batch_size=20)
+            many = Whole(pv.RunConfig(**settings, epochs=epochs, batch_size=20), Path(folder) / "whole, compiled")
             rows.append(("training, compiled", *killed(many, Path(folder) / "compiled", few, draws, slow=False)))
     header = ("interrupted", "times", "finished", "to the bit")
     print(tabulate(rows, header, colalign=("left", "right", "right", "left")))
@@ -81,16 +82,23 @@ def main(kills: int = 20, epochs: int = 40, compile_too: bool = False, seed: int
         sys.exit(1)
 
 
-def killed(config: pv.RunConfig, folder: Path, kills: int, draws: random.Random, slow: bool) -> tuple[int, int, str]:
-    """Returns how often runs were killed, how many ended, and whether each ended like an uninterrupted one."""
-    started = time.monotonic()
-    wait_for(child(lambda: train(config, folder / "whole")))
-    duration, whole = time.monotonic() - started, outcome(folder / "whole")
+class Whole:
+    """A run that is not interrupted: its folder, its seconds, and what it leaves behind."""
+
+    def __init__(self, config: pv.RunConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        started = time.monotonic()
+        wait_for(child(lambda: train(config, folder)))
+        self.duration, self.outcome = time.monotonic() - started, outcome(folder)
+
+
+def killed(whole: Whole, folder: Path, kills: int, draws: random.Random, slow: bool) -> tuple[int, int, str]:
+    """Returns how often runs were killed, how many ended, and whether each ended like the uninterrupted one."""
     landed, finished, same = 0, 0, True
     while landed < kills or (folder / f"{finished}").exists():
-        pid = child(partial(train, config, folder / f"{finished}", slow))
+        pid = child(partial(train, whole.config, folder / f"{finished}", slow))
         if landed < kills:
-            moment = time.monotonic() + draws.uniform(0, duration / 2)
+            moment = time.monotonic() + draws.uniform(0, whole.duration / 2)
             temporary = folder / f"{finished}" / f"{CURRENT}.tmp"
             # On a slow disk wait further, until a temporary file shows that a checkpoint is being written.
             while alive(pid) and (time.monotonic() < moment or (slow and not temporary.exists())):
@@ -99,15 +107,14 @@ def killed(config: pv.RunConfig, folder: Path, kills: int, draws: random.Random,
                 os.kill(pid, signal.SIGKILL)
                 landed += 1
         if wait_for(pid) == 0:
-            same = same and outcome(folder / f"{finished}") == whole
+            same = same and outcome(folder / f"{finished}") == whole.outcome
             finished += 1
     return landed, finished, "yes" if same else "NO"
 
 
-def filled(config: pv.RunConfig, folder: Path) -> tuple[int, int, str]:
+def filled(whole: Whole, folder: Path) -> tuple[int, int, str]:
     """Checks that a run without room for its second checkpoint ends in one line, and resumes when there is room."""
-    wait_for(child(lambda: train(config, folder / "whole")))
-    run, size = folder / "run", 0
+    config, run, size = whole.config, folder / "run", 0
 
     def on_a_small_disk() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails as it does on a full disk
@@ -119,7 +126,7 @@ def filled(config: pv.RunConfig, folder: Path) -> tuple[int, int, str]:
     status = wait_for(child(on_a_small_disk))
     begun = load_tensors(run / CURRENT)["position"]["epoch"] == 1
     wait_for(child(lambda: train(config, run)))
-    same = status == 2 and begun and outcome(run) == outcome(folder / "whole")
+    same = status == 2 and begun and outcome(run) == whole.outcome
     return 1, 1, "yes" if same else "NO"
 
 

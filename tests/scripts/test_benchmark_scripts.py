@@ -2,16 +2,18 @@
 
 import json
 import re
+import tempfile
 
 import pytest
-from running_scripts import FOLDER, names_of, run, run_here
+from running_scripts import FOLDER, names_of, run_here, run_in_fork
 
 import pyrovae as pv
 
 
-def test_runs_that_are_killed_go_on_to_the_bit(tmp_path):
+def test_runs_that_are_killed_go_on_to_the_bit(tmp_path, monkeypatch):
     """Short; `python scripts/benchmarks/kill_test.py --kills 20 --compile-too` is long."""
-    result = run("benchmarks/kill_test.py", "--kills", 3, "--epochs", 12, cwd=tmp_path, TMPDIR=str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = run_in_fork("benchmarks/kill_test.py", "--kills", 3, "--epochs", 8, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert [line.split()[-1] for line in result.stdout.splitlines()[2:]] == ["yes"] * 4
     assert result.stderr.count("File too large") == 1
