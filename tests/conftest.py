@@ -13,12 +13,14 @@ import pyro
 import pytest
 import torch
 
+from pyrovae.common import files
 from pyrovae.common.rng import seed_torch
 from pyrovae.evaluation import annealed_chains
 
 mpl.use("Agg")
 
 MEMORY = Path("/dev/shm")
+SHARP, COARSE = files.DOTS_PER_INCH, 20  # half of a figure's time goes into its pixels
 # What takes longest begins first, so that no worker waits for another's last test.
 LONGEST = ("test_site.py", "test_workers.py", "test_notebooks.py", "test_benchmark_scripts.py", "test_paper_scripts.py")
 
@@ -33,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     helpers.BASE_SEED = config.getoption("--base-seed")
     os.environ["PYROVAE_BASE_SEED"] = str(helpers.BASE_SEED)
+    files.DOTS_PER_INCH = COARSE
     # A checkpoint is forced to the disk, which takes tens of milliseconds there, and none in memory.
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2e9:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
@@ -109,6 +112,12 @@ def mnist_root() -> Path:
 def short_pilots(monkeypatch):
     """Annealed importance sampling tunes its step sizes for shorter; its weights are right whatever they are."""
     monkeypatch.setattr(annealed_chains, "PILOT_TRANSITIONS", 20)
+
+
+@pytest.fixture
+def sharp_figures(monkeypatch):
+    """Figures have the pixels that users get."""
+    monkeypatch.setattr(files, "DOTS_PER_INCH", SHARP)
 
 
 @pytest.fixture

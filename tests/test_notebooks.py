@@ -77,7 +77,7 @@ def here(tmp_path, monkeypatch):
 
     def show():
         for number in plt.get_fignums():
-            plt.figure(number).savefig(io.BytesIO(), format="png")
+            plt.figure(number).savefig(io.BytesIO(), format="png", dpi=20)
             shown.append(number)
         plt.close("all")
 

@@ -22,6 +22,7 @@ from pyrovae.common.errors import InputError, require, shown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DOTS_PER_INCH = 120  # of figures
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a FIFO without a writer would make `open` wait for ever
@@ -151,7 +152,7 @@ def write_figure(path: Path, figure: "Figure") -> bytes:
     png = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(png, format="png", dpi=120)
+        figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
     write_atomically(path, lambda file: file.write(png.getbuffer()))
     return png.getvalue()
 

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import struct
 import threading
 import time
 import zipfile
@@ -67,7 +68,7 @@ def _refused(write):
 
 
 @pytest.mark.parametrize("name", ["text", "tensors", "figure"])
-def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, small_disk, name):
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, small_disk, sharp_figures, name):
     path = tmp_path / "file"
     path.write_text("good")
     writes = {
@@ -86,11 +87,13 @@ def test_a_name_that_no_folder_can_have_is_refused():
             check_folder(Path(name), "out")
 
 
-def test_a_figure_whose_font_lacks_a_character_is_drawn(tmp_path):
+def test_a_figure_whose_font_lacks_a_character_is_drawn(tmp_path, sharp_figures):
     figure = Figure(figsize=(1, 1))
     figure.suptitle("\u65e5\u672c\u8a9e \U0001f9ff")
     write_figure(tmp_path / "figure.png", figure)
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    png = (tmp_path / "figure.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    assert struct.unpack(">2I", png[16:24]) == (120, 120)
 
 
 def test_reading_does_not_wait_for_a_fifo(tmp_path):

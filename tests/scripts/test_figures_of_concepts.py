@@ -18,7 +18,7 @@ def concepts():
     return names_of(SCRIPT)
 
 
-def test_the_four_figures_are_drawn_and_what_they_show_is_printed(tmp_path):
+def test_the_four_figures_are_drawn_and_what_they_show_is_printed(tmp_path, sharp_figures):
     result = run_here(SCRIPT, "--repeats", 2, "--epochs", 1, "--seed", suite_seed(), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for name in ("pair", "beta", "masks", "globals"):

@@ -204,7 +204,7 @@ def test_missing_cells_without_scikit_learn_say_what_to_install(tmp_path, monkey
     assert result.stderr == "error: this script needs scikit-learn: pip install 'pyrovae[digits]'\n"
 
 
-def test_the_picture_of_the_readme_has_images_and_ratios_of_all_estimators(tmp_path):
+def test_the_picture_of_the_readme_has_images_and_ratios_of_all_estimators(tmp_path, sharp_figures):
     write_photos(tmp_path / "photos", num=100, seed=suite_seed())
     flags = ("--hidden", 8, "--latent-dim", 2, "--epochs", 1, "--out", "run")
     trained = run_here("train.py", "--dataset", "photos/", *flags, cwd=tmp_path)

@@ -39,7 +39,7 @@ def test_the_script_s_vae_is_the_package_s(conditional, beta):
 
 
 @pytest.mark.parametrize("flags", [(), ("--conditional", "--beta", 2, "--num-particles", 3)])
-def test_the_script_trains_measures_and_draws(tmp_path, mnist_root, flags, monkeypatch):
+def test_the_script_trains_measures_and_draws(tmp_path, mnist_root, flags, monkeypatch, sharp_figures):
     monkeypatch.setattr(pv, "CompiledSVI", pyro.infer.SVI)  # quicker for so few steps, with the same numbers
     small = ("--num-train", 512, "--hidden", 16, "--epochs", 2, "--num-data", 20, "--num-samples", 50, "--lr", 0.01)
     done = run_here("vae.py", "--data-root", mnist_root.resolve(), *small, *flags, cwd=tmp_path)
