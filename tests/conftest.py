@@ -21,6 +21,8 @@ mpl.use("Agg")
 
 MEMORY = Path("/dev/shm")
 SHARP, COARSE = files.DOTS_PER_INCH, 20  # half of a figure's time goes into its pixels
+# The weights are right whatever the step sizes, whose tuning is most of what an estimate of a few distributions takes.
+FULL_PILOT, SHORT_PILOT = (annealed_chains.PILOT_WARMUP, annealed_chains.PILOT_TRANSITIONS), (10, 30)
 # What takes longest begins first, so that no worker waits for another's last test.
 LONGEST = ("test_site.py", "test_workers.py", "test_notebooks.py", "test_benchmark_scripts.py", "test_paper_scripts.py")
 
@@ -36,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     helpers.BASE_SEED = config.getoption("--base-seed")
     os.environ["PYROVAE_BASE_SEED"] = str(helpers.BASE_SEED)
     files.DOTS_PER_INCH = COARSE
+    annealed_chains.PILOT_WARMUP, annealed_chains.PILOT_TRANSITIONS = SHORT_PILOT
     # A checkpoint is forced to the disk, which takes tens of milliseconds there, and none in memory.
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2e9:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
@@ -109,9 +112,10 @@ def mnist_root() -> Path:
 
 
 @pytest.fixture
-def short_pilots(monkeypatch):
-    """Annealed importance sampling tunes its step sizes for shorter; its weights are right whatever they are."""
-    monkeypatch.setattr(annealed_chains, "PILOT_TRANSITIONS", 20)
+def full_pilots(monkeypatch):
+    """Annealed importance sampling tunes its step sizes for as long as users' runs do."""
+    monkeypatch.setattr(annealed_chains, "PILOT_WARMUP", FULL_PILOT[0])
+    monkeypatch.setattr(annealed_chains, "PILOT_TRANSITIONS", FULL_PILOT[1])
 
 
 @pytest.fixture

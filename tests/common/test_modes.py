@@ -14,8 +14,6 @@ import pyrovae.evaluation.annealed_chains
 from pyrovae.common.modes import evaluation_mode
 from pyrovae.evaluation import diagnostics
 
-pytestmark = pytest.mark.usefixtures("short_pilots")
-
 
 class Noisy(nn.Module):
     """A network behind batch normalisation and dropout."""

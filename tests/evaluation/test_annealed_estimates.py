@@ -28,7 +28,7 @@ from pyrovae.evaluation.hmc import STARTS, AnnealedHMC
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_the_estimate_is_exact_within_errors_and_the_pilot_accepts_65_percent(start):
+def test_the_estimate_is_exact_within_errors_and_the_pilot_accepts_65_percent(start, full_pilots):
     vae = linear_gaussian(5, data_dim=8, latent_dim=4, scale=1.0)
     x = draw(vae, 8)
     settings = {"num_distributions": 80, "num_chains": 64, "num_leapfrog": 3, "start": start}
@@ -43,7 +43,7 @@ def test_the_estimate_is_exact_within_errors_and_the_pilot_accepts_65_percent(st
         assert (result.step_size[-1] < 0.7 * result.step_size[0]).all()
 
 
-def test_bounds_enclose_log_px_and_close_upon_it_with_more_distributions(short_pilot):
+def test_bounds_enclose_log_px_and_close_upon_it_with_more_distributions():
     vae = linear_gaussian(6, data_dim=6, latent_dim=3, scale=0.5)
     x, gaps = torch.zeros(200, 6, dtype=torch.float64), []
     for num_distributions in (2, 10, 60):
@@ -68,7 +68,7 @@ def test_bounds_enclose_log_px_and_close_upon_it_with_more_distributions(short_p
     )
 
 
-def test_upper_bounds_hold_from_the_guide_too(short_pilot):
+def test_upper_bounds_hold_from_the_guide_too():
     vae = linear_gaussian(6, data_dim=6, latent_dim=3, scale=0.5)
     x = torch.zeros(100, 6, dtype=torch.float64)
     result = bidirectional_gap(vae.model, guide_of(vae, 1.5), x, start="guide", num_distributions=30, num_leapfrog=3)
@@ -83,7 +83,7 @@ def test_upper_bounds_hold_from_the_guide_too(short_pilot):
 # Chunks, compiled runs, randomness -----------------------------------------------------------------------------------
 
 
-def test_chunks_of_data_that_do_not_divide_their_number_are_put_together_in_order(short_pilot):
+def test_chunks_of_data_that_do_not_divide_their_number_are_put_together_in_order():
     vae = linear_gaussian(8)
     x = draw(vae, 5) + 3 * torch.arange(5, dtype=torch.float64).unsqueeze(-1)
     settings = {"num_distributions": 20, "num_chains": 100, "num_leapfrog": 2, "start": "guide"}
@@ -97,7 +97,7 @@ def test_chunks_of_data_that_do_not_divide_their_number_are_put_together_in_orde
 
 
 @pytest.mark.parametrize(("kind", "start"), [("VAE", "prior"), ("two sites", "guide")])
-def test_replayed_chains_are_the_eager_ones(kind, start, monkeypatch, short_pilot):
+def test_replayed_chains_are_the_eager_ones(kind, start, monkeypatch):
     replays = []
 
     class Counted(Replay):
@@ -124,7 +124,7 @@ def test_replayed_chains_are_the_eager_ones(kind, start, monkeypatch, short_pilo
     assert torch.equal(*states)
 
 
-def test_a_program_that_cannot_be_replayed_runs_eagerly_and_says_why(short_pilot):
+def test_a_program_that_cannot_be_replayed_runs_eagerly_and_says_why():
     vae = linear_gaussian(9)
 
     def model(x):
@@ -138,7 +138,7 @@ def test_a_program_that_cannot_be_replayed_runs_eagerly_and_says_why(short_pilot
     assert result.ess.min() > 7.99
 
 
-def test_a_seed_fixes_the_result_and_only_draws_advance_the_generator(short_pilot):
+def test_a_seed_fixes_the_result_and_only_draws_advance_the_generator():
     vae = linear_gaussian(10)
     x = draw(vae, 3)
     results = []
@@ -153,7 +153,7 @@ def test_a_seed_fixes_the_result_and_only_draws_advance_the_generator(short_pilo
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
-def test_no_step_keeps_an_autograd_graph_for_the_next(monkeypatch, short_pilot):
+def test_no_step_keeps_an_autograd_graph_for_the_next(monkeypatch):
     vae, states = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli()), []
     transition = AnnealedHMC.transition
     monkeypatch.setattr(
@@ -165,7 +165,7 @@ def test_no_step_keeps_an_autograd_graph_for_the_next(monkeypatch, short_pilot):
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_estimates_are_at_beta_one_whatever_training_used(start, short_pilot):
+def test_estimates_are_at_beta_one_whatever_training_used(start):
     vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(), beta=4.0)
     values = []
     for beta in (4.0, 1.0):
@@ -175,7 +175,7 @@ def test_estimates_are_at_beta_one_whatever_training_used(start, short_pilot):
     assert torch.equal(*values)
 
 
-def test_a_common_scale_does_not_enter(short_pilot):
+def test_a_common_scale_does_not_enter():
     vae = linear_gaussian(9)
     x = draw(vae, 3)
     model, guide = poutine.scale(vae.model, 10.0), poutine.scale(vae.exact_guide, 10.0)
@@ -183,7 +183,7 @@ def test_a_common_scale_does_not_enter(short_pilot):
     torch.testing.assert_close(result.log_px, vae.log_px(x).detach(), atol=1e-9, rtol=0)
 
 
-def test_a_likelihood_that_looks_at_no_latent_has_no_gradient_and_is_log_px(short_pilot):
+def test_a_likelihood_that_looks_at_no_latent_has_no_gradient_and_is_log_px():
     model, guide = one_site(dist.Normal(number(0.0), 1.0), dist.Normal(number(1.0), 1.0), lambda z: number(0.5), 1.0)
     x = number([0.3, 1.0])
     result = annealed_log_marginal(model, guide, x, **FEW)

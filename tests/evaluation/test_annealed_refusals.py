@@ -109,7 +109,7 @@ def test_pairs_without_weights_are_refused_in_one_line(name, start):
         assert "\n" not in str(caught.value)
 
 
-def test_a_guide_on_another_support_is_refused_as_a_start_and_not_used_otherwise(short_pilot):
+def test_a_guide_on_another_support_is_refused_as_a_start_and_not_used_otherwise():
     prior, x = dist.Uniform(number(0.0), 2.0), number([0.1, 0.2])
     model, guide = one_site(prior, dist.Uniform(number(0.5), 1.0), lambda z: z, 1.0)
     with pytest.raises(pv.InputError, match='the latent site "z" must have one support in model and guide'):
@@ -117,7 +117,7 @@ def test_a_guide_on_another_support_is_refused_as_a_start_and_not_used_otherwise
     assert annealed_log_marginal(model, guide, x, **FEW).log_px.isfinite().all()
 
 
-def test_grey_pixels_have_no_log_px_but_may_stand_in_for_data(short_pilot):
+def test_grey_pixels_have_no_log_px_but_may_stand_in_for_data():
     vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(allow_grey=True))
     grey = torch.rand(3, 4)
     with pytest.raises(pv.InputError, match="cross-entropy"):

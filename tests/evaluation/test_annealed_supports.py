@@ -31,7 +31,7 @@ SUPPORTS = {
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("name", SUPPORTS)
-def test_latents_on_other_supports_give_log_px_by_quadrature(name, start, short_pilot):
+def test_latents_on_other_supports_give_log_px_by_quadrature(name, start):
     prior, q, decode, (low, high) = SUPPORTS[name]
     model, guide = one_site(prior, q, decode, 0.4)
     x = number([0.3, 1.0, 2.0])
@@ -43,7 +43,7 @@ def test_latents_on_other_supports_give_log_px_by_quadrature(name, start, short_
     torch.testing.assert_close(result.acceptance, torch.full_like(result.acceptance, 0.65), atol=0.25, rtol=0)
 
 
-def test_a_simplex_of_two_is_a_beta(short_pilot):
+def test_a_simplex_of_two_is_a_beta():
     # A simplex of two numbers has one unconstrained number.
     concentration = number([2.0, 3.0])
     model, guide = one_site(dist.Dirichlet(concentration), dist.Dirichlet(concentration), lambda z: 3 * z[..., 0], 0.4)
@@ -56,7 +56,7 @@ def test_a_simplex_of_two_is_a_beta(short_pilot):
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_a_pair_with_two_latent_sites_of_other_supports(start, short_pilot):
+def test_a_pair_with_two_latent_sites_of_other_supports(start):
     x = number([-0.5, 1.5, 3.0])
     z1 = torch.linspace(-6, 7, 801, dtype=torch.float64)[:, None, None]
     log_z2 = torch.linspace(-6, 6, 801, dtype=torch.float64)[None, :, None]
@@ -84,7 +84,7 @@ def test_the_order_in_which_sites_are_drawn_does_not_matter():
     assert torch.equal(u, other_u)
 
 
-def test_a_support_may_depend_on_another_latent(short_pilot):
+def test_a_support_may_depend_on_another_latent():
     def sample(loc):
         scale = pyro.sample("z1", dist.LogNormal(number(loc), 0.5))
         return pyro.sample("z2", dist.Uniform(0 * scale, scale))
@@ -105,7 +105,7 @@ def test_a_support_may_depend_on_another_latent(short_pilot):
     assert error.max() < 0.05
 
 
-def test_a_conditional_pair_keeps_its_labels(short_pilot):
+def test_a_conditional_pair_keeps_its_labels():
     vae, shift = linear_gaussian(7), 3 * torch.randn(3, 5, dtype=torch.float64)
 
     def model(x, y):
@@ -131,7 +131,7 @@ def test_a_conditional_pair_keeps_its_labels(short_pilot):
         bidirectional_gap(model, guide, x, y, **FEW)
 
 
-def test_a_conditional_vae_runs_and_its_bounds_are_in_order(short_pilot):
+def test_a_conditional_vae_runs_and_its_bounds_are_in_order():
     vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(), condition=pv.OneHot(3))
     y = torch.arange(40) % 3
     settings = {"num_distributions": 20, "num_leapfrog": 3, "num_chains": 64}  # enough chains for a reliable error

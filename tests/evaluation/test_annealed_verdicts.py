@@ -100,7 +100,7 @@ def test_half_of_the_chains_tells_estimates_that_are_low_from_those_that_are_not
         assert found.mean == pytest.approx(-0.16, abs=0.05)
 
 
-def test_too_few_distributions_are_told_and_enough_are_believed(short_pilot):
+def test_too_few_distributions_are_told_and_enough_are_believed():
     vae = linear_gaussian(6, data_dim=6, latent_dim=3, scale=1.0)
     x = draw(vae, 40)
     for start, num, is_enough in (("prior", 2, False), ("guide", 60, True)):
@@ -112,7 +112,7 @@ def test_too_few_distributions_are_told_and_enough_are_believed(short_pilot):
 
 
 @pytest.mark.parametrize("factor", [100.0, 1e-4])
-def test_steps_that_do_not_fit_are_told_though_all_weights_are_equal(factor, monkeypatch, short_pilot):
+def test_steps_that_do_not_fit_are_told_though_all_weights_are_equal(factor, monkeypatch):
     """From the exact posterior there is nothing to bridge, and the chains need not move to have equal weights."""
     vae, pilot = linear_gaussian(6, data_dim=6, latent_dim=3, scale=0.3), AnnealedChains.pilot
     monkeypatch.setattr(AnnealedChains, "pilot", lambda *args: factor * pilot(*args))
@@ -123,7 +123,7 @@ def test_steps_that_do_not_fit_are_told_though_all_weights_are_equal(factor, mon
     assert found.verdict.startswith("a lower bound only: the chains hardly move at 3 of 3 data (HMC accepts ")
 
 
-def test_bounds_from_both_sides_each_have_theirs(short_pilot):
+def test_bounds_from_both_sides_each_have_theirs():
     vae = linear_gaussian(6, data_dim=6, latent_dim=3, scale=0.3)
     settings = {"num_distributions": 2, "num_leapfrog": 2, "compile": False}
     bounds = pv.bidirectional_gap(vae.model, vae.guide, draw(vae, 9), **settings)

@@ -135,7 +135,7 @@ def test_hmc_leaves_the_posterior_invariant():
     assert_within_standard_errors(*mean_truth_and_error(products, posterior.covariance_matrix))
 
 
-def test_from_the_exact_posterior_as_guide_every_weight_is_px(short_pilot):
+def test_from_the_exact_posterior_as_guide_every_weight_is_px():
     vae = linear_gaussian(0)
     x = draw(vae, 4)
     result = annealed_log_marginal(vae.model, vae.exact_guide, x, start="guide", **FEW)

@@ -12,8 +12,6 @@ from helpers import assert_within_standard_errors, refusal, suite_seed
 
 import pyrovae as pv
 
-pytestmark = pytest.mark.usefixtures("short_pilots")
-
 SCALE, NUM = 0.7, 24
 W = torch.tensor([[1.2, 0.0], [0.0, 0.8], [0.0, 0.0]]).double()
 PRECISION = 1 + W.square().sum(0) / SCALE**2
@@ -222,7 +220,7 @@ DOORS = {
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("name", SAME_DRAWS)
-def test_the_result_is_that_of_the_plain_pair(name, door, x, short_pilot):
+def test_the_result_is_that_of_the_plain_pair(name, door, x):
     results = []
     for form in (Form, FORMS[name]):
         torch.manual_seed(suite_seed(3))
@@ -290,7 +288,7 @@ def test_both_bounds_meet_where_there_is_nothing_to_bridge(name, x):
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
-def test_annealed_chains_walk_over_the_latents_of_all_data(start, short_pilot):
+def test_annealed_chains_walk_over_the_latents_of_all_data(start):
     x = data(4)
     pair = Hierarchy().with_exact_local_guide().with_exact_global_guide(x)
     torch.manual_seed(suite_seed(8))
@@ -299,7 +297,7 @@ def test_annealed_chains_walk_over_the_latents_of_all_data(start, short_pilot):
     assert_within_standard_errors(found.log_px, pair.log_evidence(x), found.standard_error)
 
 
-def test_bounds_from_both_sides_for_data_that_share_latents(short_pilot):
+def test_bounds_from_both_sides_for_data_that_share_latents():
     x = data(3)
     pair = Hierarchy().with_exact_local_guide()
     torch.manual_seed(suite_seed(9))

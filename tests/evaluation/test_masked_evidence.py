@@ -14,8 +14,6 @@ from scalar_pairs import Pair, double
 import pyrovae as pv
 from pyrovae.evaluation.hmc import STARTS
 
-pytestmark = pytest.mark.usefixtures("short_pilots")
-
 X, L = sequences()
 QUIET = {"progress": False}
 

@@ -109,7 +109,7 @@ def log_px_of_components(x):
     return torch.stack(parts).logsumexp(0)
 
 
-def test_states_that_the_model_sums_out_are_summed_in_every_estimate(short_pilot):
+def test_states_that_the_model_sums_out_are_summed_in_every_estimate():
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(0.4 * x.unsqueeze(-1), 1.2).to_event(1))

@@ -10,8 +10,6 @@ from helpers import HalfPrior, assert_within_standard_errors, every_objective, r
 
 import pyrovae as pv
 
-pytestmark = pytest.mark.usefixtures("short_pilots")
-
 FAMILIES = {
     "age": pv.Gaussian(0.8, learn_scale=True), "income": pv.LogNormal(0.7), "share": pv.Beta(), "sex": pv.Bernoulli(),
     "visits": pv.ZeroInflatedNegativeBinomial(), "town": pv.Categorical(4),
