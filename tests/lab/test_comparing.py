@@ -90,7 +90,7 @@ def exact_variance(vae, x, sticking):
 def test_variances_agree_with_their_closed_form():
     vae, names, numbers = poorly_guided(), ("elbo", "sticking_the_landing"), (1, 4)
     x, known = draw(vae, 5), pv.Estimate(torch.zeros(5), torch.zeros(5))
-    settings = {"objectives": names, "num_particles": numbers, "repeats": 50, "log_px": known, "compile": False}
+    settings = {"objectives": names, "num_particles": numbers, "repeats": 24, "log_px": known, "compile": False}
     tables = [compare(vae.model, vae.guide, x, **settings, seed=suite_seed(seed)) for seed in range(10)]
     found = torch.tensor([[[table[n, k].guide.variance for k in numbers] for n in names] for table in tables])
     exact = torch.stack([exact_variance(vae, x, name != "elbo") / torch.tensor(numbers) for name in names])

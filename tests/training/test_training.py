@@ -96,7 +96,7 @@ def test_training_a_linear_gaussian_vae_reaches_the_maximum_likelihood():
     torch.manual_seed(suite_seed(1))
     x = draw(truth, 2_000)
     vae = pv.LinearGaussianVAE(torch.randn(3, 1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 1.0)
-    pv.fit(vae, x, epochs=150, batch_size=200, lr=0.03, schedule="cosine", seed=suite_seed(0))
+    pv.fit(vae, x, epochs=80, batch_size=200, lr=0.03, schedule="cosine", seed=suite_seed(0))
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))
     noise = eigenvalues[:2].mean()
     best = -0.5 * (3 * math.log(2 * math.pi) + eigenvalues[2].log() + 2 * noise.log() + 3)
