@@ -40,6 +40,7 @@ from pyrovae.training import digest
 
 NUM_TRAIN = 60_000
 TRAINING: dict[str, Any] = {"batch_size": 128, "lr": 1e-3}
+PUBLISHED_EPOCHS = 7
 NUM_POINTS = 3_000  # of the scatter
 LIMIT, PLANE = 2.5, 15  # of the decoded plane: its end, and its images along one side
 
@@ -64,7 +65,7 @@ class Architecture:
     name: str
     latent_dim: int
     hidden: tuple[int, ...] | None  # None for the convolutions
-    published: float | None = None
+    published: float | None = None  # after PUBLISHED_EPOCHS
 
     def make(self, seed: int) -> pv.VAE:
         """Returns the VAE, untrained. Grey pixels are a cross-entropy."""
@@ -152,10 +153,14 @@ def table(chosen: list[Architecture], results: dict[str, dict[str, Any]], tablef
         curves = results[of.name]["curves"]
         elbo, reconstruction, kl = (curves[name][-1] for name in ("elbo", "reconstruction", "kl"))
         numbers = [f"{value:.2f}" for value in (curves["loss"][-1], -elbo, -reconstruction, kl)]
-        published = "" if of.published is None else f"{of.published:.2f}"
+        published = [""] * 2
+        if of.published is not None:
+            at = f"{-curves['elbo'][PUBLISHED_EPOCHS - 1]:.2f}" if len(curves["epoch"]) >= PUBLISHED_EPOCHS else "-"
+            published = [at, f"{of.published:.2f}"]
         active = f"{results[of.name]['active']} of {of.latent_dim}"
-        lines.append([of.name, len(curves["epoch"]), *numbers, published, active])
-    header = ["run", "epochs", "training loss", "test loss", "reconstruction", "KL", "published", "active"]
+        lines.append([of.name, len(curves["epoch"]), *numbers, *published, active])
+    after = f"after epoch {PUBLISHED_EPOCHS}"
+    header = ["run", "epochs", "training loss", "test loss", "reconstruction", "KL", after, "published", "active"]
     return tabulate(lines, header, tablefmt=tablefmt, disable_numparse=True)
 
 

@@ -45,6 +45,7 @@ from pyrovae.evaluation.diagnostics import elbo_terms, latent_use, sample_divers
 from pyrovae.training import digest
 
 NUM_DRAWS = 20
+SOME_EPOCHS = (10, 40, 60, 100, 250)  # and the last, of which medians over seeds are printed
 VARIANCES = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0)
 
 
@@ -145,6 +146,22 @@ def epoch_lines(name: str, found: dict[str, Any]) -> str:
     return f"{name}\n" + tabulate(lines, ["epoch", "loss", "reconstruction", "KL", "diversity"], disable_numparse=True)
 
 
+def medians_by_epoch(row: Row, runs: list[dict[str, Any]]) -> str:
+    """Returns the medians over seeds of the terms of some epochs, from the training batches, above the published."""
+    of, terms = [run["curves"] for run in runs], COLUMNS[:3]
+    last = len(of[0]["loss"])
+    epochs = (*(epoch for epoch in SOME_EPOCHS if epoch < last), last)
+    lines = [
+        [str(epoch), *(f"{median(curve[term][epoch - 1] for curve in of):.2f}" for term in terms)] for epoch in epochs
+    ]
+    if row.published:
+        lines.append(["published", *(f"{row.published[term]:.3f}" if term in row.published else "" for term in terms)])
+    header = ["epoch", "loss", "reconstruction", "KL"]
+    return f"{row.name}, the batches of each epoch, medians over seeds\n" + tabulate(
+        lines, header, disable_numparse=True
+    )
+
+
 COLUMNS = ("loss", "reconstruction", "kl", "diversity", "elbo")
 
 
@@ -210,6 +227,8 @@ def main(
                 print(took + (f"; {run['collapse']}" if run["collapse"] else ""), flush=True)
                 if seed == seeds[0]:
                     print(epoch_lines(f"\n{row.name}, the batches of each epoch", run) + "\n", flush=True)
+                if seed == seeds[-1] and len(seeds) > 1:
+                    print(f"\n{medians_by_epoch(row, results[row.name])}\n", flush=True)
                 if row.name not in first:
                     first[row.name] = make(row, seed)
                     first[row.name][0].load_state_dict(trained["state"])

@@ -11,6 +11,8 @@ from running_scripts import names_of, run_here, with_scikit_learn
 
 import pyrovae as pv
 
+TERMS = {"loss": 1.0, "reconstruction": 2.0, "kl": 3.0}  # and what a made-up curve of each is multiplied by
+
 
 def test_disentanglement_in_small(tmp_path, monkeypatch):
     with_scikit_learn(monkeypatch)
@@ -144,6 +146,20 @@ def test_a_tutorial_prints_its_epochs_with_the_terms_of_their_batches(tmp_path):
     assert row in lines
     assert math.isfinite(run["diversity"])
     assert "out/curves.png" in tree(tmp_path)
+
+
+def test_medians_over_seeds_are_of_the_epochs_that_they_name():
+    names = names_of("papers/tutorials.py")
+    (row,) = [row for row in names["POINTS"] if "twice" in row.name]
+    curves = [
+        {term: [factor * (epoch + shift) for epoch in range(1, 51)] for term, factor in TERMS.items()}
+        for shift in (0, 5, -2)
+    ]
+    lines = [line.split() for line in names["medians_by_epoch"](row, [{"curves": of} for of in curves]).splitlines()]
+    assert lines[3:] == [
+        *([str(epoch), *(f"{factor * epoch:.2f}" for factor in TERMS.values())] for epoch in (10, 40, 50)),
+        ["published", "1.672", "0.303", "5.476"],
+    ]
 
 
 def test_draws_in_small_agree_with_theory_and_no_datum_is_its_own_neighbour(tmp_path):

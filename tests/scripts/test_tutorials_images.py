@@ -52,6 +52,19 @@ def test_ten_epochs_by_flag_are_the_usual_ten_of_the_gallery(tmp_path, images, m
     assert settings[0] == settings[1]
 
 
+def test_the_published_loss_stands_beside_ours_after_as_many_epochs():
+    script = names_of("papers/tutorial_gallery.py")
+    for epochs, after in ((10, "107.00"), (7, "107.00"), (6, "-")):
+        curves = {name: [-100.0 - epoch for epoch in range(1, epochs + 1)] for name in ("elbo", "loss", "kl", "epoch")}
+        curves["reconstruction"] = curves["elbo"]
+        first, *_ = script["ARCHITECTURES"]
+        lines = script["table"]([first], {first.name: {"curves": curves, "active": 20}}, "github").splitlines()
+        header, _, row = ([cell.strip() for cell in line.split("|")] for line in lines)
+        found = dict(zip(header, row, strict=True))
+        assert (found["after epoch 7"], found["published"]) == (after, "106.66")
+        assert found["test loss"] == f"{100 + epochs}.00"
+
+
 def test_the_convolutions_of_the_gallery_have_3_x_3_kernels():
     script = names_of("papers/tutorial_gallery.py")
     (conv,) = [of for of in script["ARCHITECTURES"] if "conv" in of.name]
