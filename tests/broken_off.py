@@ -10,7 +10,7 @@ from helpers import ring, small_vae
 import pyrovae as pv
 from pyrovae.training.checkpoints import CURRENT, Checkpoints
 
-ENDED = "had ended: it was loaded, and nothing was trained"
+ENDED = "is finished, so nothing was trained"
 
 
 class Killed(BaseException):

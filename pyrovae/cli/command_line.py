@@ -15,11 +15,9 @@ from pyrovae.cli.numbers import NUMBERS
 from pyrovae.cli.streams import output_error, protect_streams
 from pyrovae.common import InputError, progress_in_lines, require, settings_as_flags
 
-# Arguments of `main` that are dataclasses are groups of `--help`, and their flags have no prefix.
-# Says torch of a tensor with more elements or bytes than it can count, which is no different to the user.
-TOO_LARGE = ("Storage size calculation overflowed", "integer multiplication overflow", "Overflow when unpacking long")
 MAX_FLAG = 10_000  # characters; a path has at most 4,096
 MAX_LINE = 1_000  # characters of an error
+# Arguments of `main` that are dataclasses are groups of `--help`, and their flags have no prefix.
 GROUPS_WITHOUT_PREFIX = (tyro.conf.OmitArgPrefixes,)
 
 
@@ -63,7 +61,7 @@ def reporting() -> Iterator[None]:
     except (MemoryError, RuntimeError, TypeError) as error:
         from pyrovae.common import is_out_of_memory  # not above, because it imports torch
 
-        if not is_out_of_memory(error) and not any(text in str(error) for text in TOO_LARGE):
+        if not is_out_of_memory(error):
             raise
         _exit("error: out of memory: reduce --hidden, --batch-size, --num-particles or --num-samples")
     except KeyboardInterrupt as error:
@@ -73,7 +71,7 @@ def reporting() -> Iterator[None]:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Within the block a warning is a line: the place in the code that Python puts before it is none of the user's."""
+    """Prints a warning as one line, without the place in the code."""
     usual = warnings.formatwarning
 
     def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:

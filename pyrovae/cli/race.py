@@ -9,7 +9,7 @@ from pyrovae.cli.helper_processes import helpers, is_helper
 from pyrovae.cli.train import config_of
 from pyrovae.common import parse_call, require, require_count, require_seeds
 from pyrovae.runs import (
-    OBJECTIVES,
+    OBJECTIVE_NAMES,
     SHORTHANDS,
     DataFields,
     ModelFields,
@@ -56,7 +56,7 @@ def race_objectives(
         out: folder of the runs; finished ones are not run again
     """
     for text in objectives:
-        parse_call("objective", text, OBJECTIVES)
+        parse_call("objective", text, OBJECTIVE_NAMES)
     require_seeds(seeds)
     require_count("processes", processes)
     require_source(data.dataset)

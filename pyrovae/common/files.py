@@ -62,13 +62,17 @@ def check_link(folder: Path) -> None:
         require(is_own, f"{folder} must be a folder, and is a symbolic link of another user's: remove it")
 
 
+def is_there(path: Path) -> bool:
+    """Returns whether `path` is a file or a folder."""
+    try:
+        return path.exists()
+    except OSError:  # the name is too long, for example
+        return False
+
+
 def require_there(path: Path) -> None:
     """Raises `InputError` unless `path` is a file or a folder."""
-    try:
-        there = path.exists()
-    except OSError:  # the name is too long, for example
-        there = False
-    if not there:
+    if not is_there(path):
         where = "" if path.is_absolute() else f" in {os.getcwd()}"
         raise InputError(f"{shown(str(path))} is no file or folder{where}")
 

@@ -11,6 +11,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.runtime import am_i_wrapped
 
 from pyrovae.common.errors import InputError, require, shown
+from pyrovae.common.spelling import setting
 
 _DISTRIBUTIONS = tuple(str(Path(package.__path__[0])) for package in (torch.distributions, pyro.distributions))
 # Beyond about a hundred the usual initial weights overflow, and data that are scaled well do not reach fifty.
@@ -20,7 +21,8 @@ _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {torch.bool, *_WHOLE, *_REAL, torch.complex64, torch.complex128}  # those that torch computes with
 # What torch and NumPy say when a tensor cannot be had, because there is no memory or no number that counts its bytes.
 _TOO_LARGE = re.compile(
-    r"allocate memory|calculation overflowed|integer multiplication overflow|invalid memory size|array is too big"
+    r"allocate memory|calculation overflowed|integer multiplication overflow|invalid memory size|array is too big|"
+    r"Overflow when unpacking long"
 )
 
 
@@ -128,7 +130,7 @@ def require_finite_data(x: torch.Tensor, program: object, name: str = "x") -> No
         x = torch.where(x.isnan(), 0.0, x)
     elif bool(x.isnan().any()):
         index = tuple(x.isnan().nonzero()[0].tolist())
-        hint = 'if it is a missing cell, take VAE(missing="mask")'
+        hint = f"if it is a missing cell, the VAE needs {setting('missing', 'mask')}"
         raise InputError(f"{name} must be finite, got nan at index {index}; {hint}")
     require_finite(name, x)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrovae.common import InputError, did_you_mean, is_array, require, require_there, shown
+from pyrovae.common import InputError, did_you_mean, is_array, is_there, require, require_there, shown
 from pyrovae.data.arrays import array_dataset, mapped_dataset, named_arrays, read_arrays
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.image_folders import folder_dataset
@@ -143,7 +143,7 @@ def load(
     if isinstance(source, str | Path):
         path = Path(os.path.expanduser(source))
         function = FUNCTION.fullmatch(str(source))
-        if function and not _exists(path):
+        if function and not is_there(path):
             return _from_function(str(source), function[1], function[2], options)
         return _from_path(source, path, options)
     if hasattr(source, "columns"):
@@ -156,7 +156,7 @@ def load(
 
 
 def _from_path(source: str | Path, path: Path, options: LoadOptions) -> Dataset:
-    if source == "" or not _exists(path):
+    if source == "" or not is_there(path):
         is_name = isinstance(source, str) and not path.suffix and len(path.parts) < 2
         rule = f"dataset must be one of {', '.join(DATASETS)}, a path or module:function"
         require(not is_name, f"{rule}; got {shown(source)}{did_you_mean(source, DATASETS)}")
@@ -178,13 +178,6 @@ def _from_path(source: str | Path, path: Path, options: LoadOptions) -> Dataset:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
     mapped = mapped_dataset(path.stem, arrays["x"], options, str(path)) if kind == ".npy" else None
     return mapped or array_dataset(path.stem, arrays, options, str(path))
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # the name is too long, for example
-        return False
 
 
 def _from_function(source: str, module: str, name: str, options: LoadOptions) -> Dataset:

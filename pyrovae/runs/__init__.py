@@ -6,7 +6,7 @@ from pyrovae.common import lazy_names
 
 if TYPE_CHECKING:  # the same names once more, as type checkers and editors read them
     from pyrovae.runs.build import build_vae, fit_settings, load_data, unseeded_vae
-    from pyrovae.runs.choices import OBJECTIVES, SHORTHANDS
+    from pyrovae.runs.choices import OBJECTIVE_NAMES, SHORTHANDS
     from pyrovae.runs.config import RunConfig
     from pyrovae.runs.config_fields import ConfigFields, DataFields, ModelFields, ObjectiveFields, TrainingFields
     from pyrovae.runs.folder import (
@@ -38,7 +38,7 @@ else:  # most of these modules import torch, for which a command line does not w
         __name__,
         {
             "build": ("build_vae", "fit_settings", "load_data", "unseeded_vae"),
-            "choices": ("OBJECTIVES", "SHORTHANDS"),
+            "choices": ("OBJECTIVE_NAMES", "SHORTHANDS"),
             "config": ("RunConfig",),
             "config_fields": ("ConfigFields", "DataFields", "ModelFields", "ObjectiveFields", "TrainingFields"),
             "folder": (

@@ -13,7 +13,7 @@ NETWORKS = ("mlp", "conv", "resnet")
 ACTIVATIONS = ("relu", "tanh", "softplus", "elu", "gelu", "silu", "leaky_relu")
 POSTERIORS = ("diagonal", "full_covariance", "flow", "bernoulli", "relaxed_bernoulli", "delta")
 PRIORS = ("standard", "mixture", "vamp", "flow")
-OBJECTIVES = (
+OBJECTIVE_NAMES = (
     *("elbo", "elbo_analytic_kl", "elbo_enumerated", "sticking_the_landing", "iwae", "dreg", "renyi"),
     *("miwae", "piwae", "ciwae", "reweighted_wake_sleep", "vimco", "score_function", "thermodynamic"),
 )

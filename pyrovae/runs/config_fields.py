@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from pyrovae.common import parse_call
-from pyrovae.runs.choices import OBJECTIVES, SHORTHANDS
+from pyrovae.runs.choices import OBJECTIVE_NAMES, SHORTHANDS
 
 Value = TypeVar("Value")
 
@@ -135,9 +135,9 @@ class ConfigFields(TrainingFields, ObjectiveFields, ModelFields, DataFields):  #
 
     def objective_settings(self) -> dict[str, Any]:
         """Returns the keywords of `fit` that belong to the objective."""
-        from pyrovae.objectives import OBJECTIVES as CLASSES  # which import torch
+        from pyrovae.objectives import OBJECTIVES  # which import torch
 
-        known = {field.name for field in fields(CLASSES[self.objective_name])}
+        known = {field.name for field in fields(OBJECTIVES[self.objective_name])}
         usual = {**{field.name: field.default for field in fields(self)}, "num_particles": 1}
         settings = {name: getattr(self, name) for name in SHORTHANDS}
         same = {n for n, value in settings.items() if type(value) is type(usual[n]) and value == usual[n]}
@@ -146,4 +146,4 @@ class ConfigFields(TrainingFields, ObjectiveFields, ModelFields, DataFields):  #
     @property
     def objective_name(self) -> str:
         """The objective without its settings, a name of `objectives.OBJECTIVES`."""
-        return parse_call("objective", self.objective, OBJECTIVES)[0]
+        return parse_call("objective", self.objective, OBJECTIVE_NAMES)[0]

@@ -44,7 +44,9 @@ _RECORD = rules.fields(
         "skipped": rules.nothing_or(rules.whole()),
         "seconds": rules.number(0),
     },
-    optional=dict.fromkeys(("train_reconstruction", "train_kl"), rules.nothing_or(rules.real)),  # since version 0.3
+    optional=dict.fromkeys(
+        ("train_reconstruction", "train_kl"), rules.nothing_or(rules.real)
+    ),  # older versions had neither
 )
 _POSITION = rules.fields(
     {

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from pyrovae.common import Workers, warn
+from pyrovae.common import Workers, setting, warn
 from pyrovae.training.checkpoint_content import check_content
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.interrupts import Interrupts
@@ -64,10 +64,11 @@ class Saver:
         state.restore(saved, f"the checkpoint in {self.checkpoints.folder}", self.checkpoints.repeated)
         had_ended = state.position.done and saved["position"]["done"]
         if had_ended and self.workers.is_first and not self.checkpoints.repeated:
-            text = f"the training in {self.checkpoints.folder} had ended: it was loaded, and nothing was trained"
+            text = f"the training in {self.checkpoints.folder} is finished, so nothing was trained"
             stopping, epochs = state.early_stopping, len(state.history.epoch)
-            early = f"; patience {stopping.patience} ended it after epoch {epochs}, and a larger one goes on"
-            warn(f"{text}{early}" if stopping.has_run_out else f"{text}; more epochs go on with it")
+            early = f"patience {stopping.patience} ended it after epoch {epochs}, and a larger one trains it for longer"
+            more = f"more epochs ({setting('epochs')}) train it for longer"
+            warn(f"{text}; {early if stopping.has_run_out else more}")
         return had_ended
 
     def is_due_after_epoch(self) -> bool:

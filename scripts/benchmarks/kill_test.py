@@ -193,7 +193,7 @@ def slowed(call: Callable) -> Callable:
 
 def train(config: pv.RunConfig, folder: Path, slow: bool = False, stop_at_once: bool = False) -> None:
     """Trains with a checkpoint every 20 milliseconds, and continues a run that was interrupted."""
-    warnings.filterwarnings("ignore", "the training in .* had ended")  # it was killed after its last checkpoint
+    warnings.filterwarnings("ignore", "the training in .* is finished")  # it was killed after its last checkpoint
     if slow:
         os.fsync = slowed(os.fsync)
     if stop_at_once:

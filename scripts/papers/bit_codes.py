@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO as PyroELBO
-from writing import mean_and_error, write_report, write_results
+from writing import with_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
@@ -154,11 +154,6 @@ def table(runs: list[dict], tablefmt: str = "simple") -> str:
     lines[0][2] = ""
     header = ["trained by", "log p(x)", f"less {next(iter(WAYS))}'s", "ELBO", "k > 0.7", "seconds"]
     return right_aligned(lines, header, tablefmt)
-
-
-def with_error(values: list[float]) -> str:
-    mean, error = mean_and_error(values)
-    return f"{mean:.2f}" + ("" if error is None else f" ({error:.2f})")
 
 
 if __name__ == "__main__":

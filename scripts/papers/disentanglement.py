@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import Tensor
 from torch.nn.functional import one_hot
-from writing import mean_and_error, write_report, write_results
+from writing import mean_and_error, with_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
@@ -213,9 +213,8 @@ def tables_of(
 
 
 def cell(values: Sequence[float], with_range: bool = True) -> str:
-    mean, error = mean_and_error(values)
-    text = f"{mean:.3f}" if error is None else f"{mean:.3f} ± {error:.3f}"
-    return text + (f" ({min(values):.3f} to {max(values):.3f})" if with_range and error is not None else "")
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if with_range and len(values) > 1 else ""
+    return with_error(values) + spread
 
 
 def deviation(runs: Sequence[dict[str, Any]]) -> str:

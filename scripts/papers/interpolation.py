@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import Tensor
-from writing import mean_and_error, write_report, write_results
+from writing import with_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
@@ -98,7 +97,7 @@ def main(
             with local_seed(derived_seed(seed, "pairs")):
                 found.append({"seed": seed, **measure(vaes, ring, num_pairs, steps)})
         header = ["way from mode to mode", "off the data", "in the hole"]
-        lines = [[way, *(cell([one[way][what] for one in found]) for what in ("off", "hole"))] for way in WAYS]
+        lines = [[way, *(with_error([one[way][what] for one in found]) for what in ("off", "hole"))] for way in WAYS]
         print(f"\nshares of the way, {len(seeds)} seeds, mean ± standard error\n" + tabulate(lines, header))
         write_results(folder, {"num_pairs": num_pairs, "steps": steps, **training, "found": found})
         with local_seed(derived_seed(seeds[0], "figures")):
@@ -162,11 +161,6 @@ def pairs_of(data: pv.Dataset, num: int) -> tuple[Tensor, Tensor]:
     differ = (labels[one] != labels[other]).nonzero().flatten()[:num]
     require(len(differ) == num, f"num_pairs must be at most those of different classes that are found, {len(differ)}")
     return data.test_x[one[differ]], data.test_x[other[differ]]
-
-
-def cell(values: Sequence[float]) -> str:
-    mean, error = mean_and_error(values)
-    return f"{mean:.3f}" if error is None else f"{mean:.3f} ± {error:.3f}"
 
 
 def draw_ring(vaes: dict[str, pv.VAE], data: pv.Dataset, steps: int) -> Figure:

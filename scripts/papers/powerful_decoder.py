@@ -24,7 +24,7 @@ from pyro import poutine
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
-from writing import mean_and_error, write_report, write_results
+from writing import with_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
@@ -209,10 +209,8 @@ def table(results: dict[str, list[dict[str, Any]]], tablefmt: str) -> str:
     """Returns for each way the mean over seeds of the ELBO and its terms, with standard errors, in nats per image."""
     lines = []
     for way, runs in results.items():
-        cells = []
-        for name in ("elbo", "reconstruction", "kl"):
-            mean, error = mean_and_error([run[name] for run in runs])
-            cells.append(f"{mean:.2f}" + ("" if error is None else f" ({error:.2f})"))
+        names = ("elbo", "reconstruction", "kl")
+        cells = [with_error([run[name] for run in runs], 2, in_brackets=True) for name in names]
         lines.append([way, *cells, "/".join(str(run["active"]) for run in runs)])
     header = ["decoder", "ELBO", "reconstruction", "KL", f"active of {LATENT_DIM}"]
     return tabulate(lines, header, tablefmt=tablefmt, disable_numparse=True)

@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import Tensor
-from writing import mean_and_error, write_report, write_results
+from writing import with_error, write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
@@ -141,11 +141,8 @@ def table(results: dict[str, list[dict[str, float]]], tablefmt: str) -> str:
     """Returns for each model the mean over seeds of sharpness and error, with standard errors."""
     lines = []
     for name, runs in results.items():
-        cells = []
-        for what in ("reconstructions", "samples", "error"):
-            mean, error = mean_and_error([run[what] for run in runs])
-            cells.append(f"{mean:.3f}" + ("" if error is None else f" ({error:.3f})"))
-        lines.append([name, *cells])
+        measures = ("reconstructions", "samples", "error")
+        lines.append([name, *(with_error([run[what] for run in runs], in_brackets=True) for what in measures)])
     header = ["model", "sharpness of reconstructions", "of decoded prior draws", "rms error of a pixel"]
     return tabulate(lines, header, tablefmt=tablefmt, disable_numparse=True)
 

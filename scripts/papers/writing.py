@@ -31,3 +31,10 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     """Returns the mean and its standard error, None for a single value."""
     of = torch.tensor(values, dtype=torch.float64)
     return of.mean().item(), (of.std() / math.sqrt(len(of))).item() if len(of) > 1 else None
+
+
+def with_error(values: Sequence[float], digits: int = 3, in_brackets: bool = False) -> str:
+    """Returns the mean with its standard error as a table shows them, 0.310 ± 0.012 or 0.310 (0.012)."""
+    mean, error = mean_and_error(values)
+    form = "{} ({})" if in_brackets else "{} ± {}"
+    return f"{mean:.{digits}f}" if error is None else form.format(f"{mean:.{digits}f}", f"{error:.{digits}f}")

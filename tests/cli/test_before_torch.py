@@ -123,7 +123,7 @@ def test_the_words_of_a_config_are_those_of_the_rooms():
     assert tuple(models.ACTIVATIONS) == choices.ACTIVATIONS
     assert tuple(models.POSTERIORS) == choices.POSTERIORS
     assert tuple(models.PRIORS) == choices.PRIORS
-    assert tuple(objectives.OBJECTIVES) == choices.OBJECTIVES
+    assert tuple(objectives.OBJECTIVES) == choices.OBJECTIVE_NAMES
     assert choices.SHORTHANDS == objectives.SHORTHANDS
     assert choices.MAX_STATES == MAX_STATES
     assert choices.LEARNING_RATE_SCHEDULES == training.LEARNING_RATE_SCHEDULES

@@ -227,13 +227,16 @@ def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
         file.write("{}\n" * 3)  # of epochs after its last checkpoint
     longer = ("--out", "new", "--epochs", 5)
     assert said(*longer) == "resumes after epoch 2 of 5: 3 trained since the last checkpoint are repeated"
-    with pytest.warns(UserWarning, match="nothing was trained; more epochs go on with it"):
+    with pytest.warns(UserWarning, match=r"nothing was trained; more epochs \(--epochs\) train it for longer"):
         assert "resumes" not in said("--out", "new")
     with warnings.catch_warnings(), monkeypatch.context() as patch:  # as Python does, in place of pytest
         warnings.simplefilter("always")
         patch.setattr(warnings, "showwarning", lambda *warned: sys.stderr.write(warnings.formatwarning(*warned[:4])))
         ended = command_here("train", "--out", "new", "--resume", cwd=tmp_path)
-    assert ended.stderr.startswith("warning: the training in new had ended: ")  # not "tyro/_calling.py:255: User..."
+    assert ended.stderr.startswith(
+        "warning: the training in new is finished, so "
+    )  # not "tyro/_calling.py:255: User..."
+    assert ended.stderr.endswith(", so nothing was trained; more epochs (--epochs) train it for longer\n")
     assert ended.stderr.count("\n") == 1
     plain = command_here("train", *flags, "--out", "plain", "--epochs", 1, cwd=tmp_path)
     assert "yet" not in plain.stdout

@@ -271,7 +271,7 @@ def test_grey_levels_are_drawn_in_the_dtype_of_the_data():
 def test_an_array_that_changed_is_another_training(tmp_path):
     checkpoints = pv.Checkpoints(tmp_path)
     trained((X.numpy(), Y.numpy()), checkpoints=checkpoints)
-    with pytest.warns(UserWarning, match="had ended"):
+    with pytest.warns(UserWarning, match="is finished"):
         trained({"x": X.double(), "y": Y}, checkpoints=checkpoints)
     assert "is of other training data" in refusal(trained, (X.numpy() + 1, Y), checkpoints=checkpoints)
 

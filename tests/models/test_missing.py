@@ -12,6 +12,7 @@ from families import LIKELIHOODS, data_of, table, table_data, with_holes
 from helpers import doubles, refusal, small_vae
 
 import pyrovae as pv
+from pyrovae.common import settings_as_flags
 
 NAN = torch.nan
 
@@ -163,9 +164,11 @@ def test_nan_is_refused_by_every_vae_but_one_that_takes_it():
     x = doubles(4, 3).float()
     x[1, 2] = NAN
     vae, masked = small_vae((3,)), masked_vae()
-    message = 'x must be finite, got nan at index (1, 2); if it is a missing cell, take VAE(missing="mask")'
+    message = "x must be finite, got nan at index (1, 2); if it is a missing cell, the VAE needs missing='mask'"
     for call in (vae.check_data, lambda x: pv.fit(vae, x, epochs=1), lambda x: pv.log_marginal(vae, x)):
         assert refusal(call, x) == message
+    with settings_as_flags():
+        assert refusal(vae.check_data, x) == message.replace("missing='mask'", "--missing mask")
     masked.check_data(x)
     x[0, 1] = math.inf
     for call in (masked.check_data, lambda x: pv.fit(masked, x, epochs=1), lambda x: pv.log_marginal(masked, x)):

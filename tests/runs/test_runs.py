@@ -115,7 +115,7 @@ def test_a_run_that_is_broken_off_goes_on_from_its_folder(tmp_path, monkeypatch)
     assert all(torch.equal(value, whole.vae.state_dict()[name]) for name, value in run.vae.state_dict().items())
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert lines == run.history.records()
-    with pytest.warns(UserWarning, match="run had ended: it was loaded, and nothing was trained"):
+    with pytest.warns(UserWarning, match="run is finished, so nothing was trained"):
         finished = train_run(config, tmp_path / "run", resume=True)
     assert finished.history == run.history
     with pytest.raises(pv.InputError, match=r"the run in .* was begun with lr 0.001, and lr is now 0.5"):

@@ -58,7 +58,7 @@ def test_of_two_that_go_on_at_once_one_trains(found, folder):
         assert 0 in [one["status"] for one in both]
         for one in both:
             refused = one["err"].startswith("error: another training is writing to ")
-            nothing = "had ended: it was loaded, and nothing was trained" in one["err"]  # it came after the other's end
+            nothing = "is finished, so nothing was trained" in one["err"]  # it came after the other's end
             assert (one["status"], refused, nothing) in [(0, False, False), (0, False, True), (2, True, False)]
 
 

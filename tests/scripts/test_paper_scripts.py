@@ -222,3 +222,11 @@ def test_the_picture_of_the_readme_has_images_and_ratios_of_all_estimators(tmp_p
         2,
         "error: out must be a .png in a folder that exists, got nowhere/front.png\n",
     )
+
+
+def test_a_mean_is_shown_with_its_standard_error_and_without_for_one_seed():
+    with_error = names_of("papers/interpolation.py")["with_error"]
+    values = [1.0, 2.0, 3.0, 4.0]  # whose standard deviation is sqrt(5 / 3), over 2
+    assert with_error(values) == "2.500 ± 0.645"
+    assert with_error(values, 2, in_brackets=True) == "2.50 (0.65)"
+    assert with_error([2.5]) == "2.500"

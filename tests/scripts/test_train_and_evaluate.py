@@ -102,7 +102,7 @@ def test_a_training_that_diverges_is_one_line_and_a_config_repeats_a_run_here(tm
     other = run_here("train.py", "--config", "one/config.json", "--no-conditional", "--out", "three", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     assert json.loads((tmp_path / "three/config.json").read_text())["conditional"] is False
-    with pytest.warns(UserWarning, match="the training in one had ended: it was loaded, and nothing was trained"):
+    with pytest.warns(UserWarning, match="the training in one is finished, so nothing was trained"):
         resumed = run_here("train.py", "--out", "one", "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     changed = run_here("train.py", "--out", "one", "--resume", "--lr", 0.5, cwd=tmp_path)

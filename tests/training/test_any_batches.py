@@ -250,7 +250,7 @@ def test_a_training_on_other_batches_is_not_resumed(tmp_path):
         return pv.fit(pair, [{"x": x, "name": name}], epochs=1, seed=1, checkpoints=kept)
 
     first = fit(data(5), "five")
-    with pytest.warns(UserWarning, match="had ended"):
+    with pytest.warns(UserWarning, match="is finished"):
         assert fit(data(5), "five").loss == first.loss
     for x, name in ((data(5) + 1, "five"), (data(5), "six")):
         assert "is of other training data" in refusal(fit, x, name)

@@ -149,7 +149,7 @@ def test_it_does_not_matter_what_the_model_starts_from_that_goes_on(make, ended,
 def test_that_a_training_had_ended_is_said_and_that_it_goes_on_is_not(tmp_path):
     begun(small_vae(), DATA, tmp_path, ended=False)
     train(small_vae(), DATA, tmp_path)
-    with pytest.warns(UserWarning, match=rf"the training in {tmp_path} had ended: it was loaded, and nothing was tr"):
+    with pytest.warns(UserWarning, match=rf"the training in {tmp_path} is finished, so nothing was tr"):
         history = train(small_vae(), DATA, tmp_path)
     assert history.epoch == [1, 2, 3]
 
@@ -213,7 +213,7 @@ def test_a_plain_pair_is_told_from_another(tmp_path):
     train(pair(0.5), X, tmp_path)
     found = pyro.param("a").tolist()
     assert "is of another model: its loss on the same data was" in refusal(train, pair(0.4), X, tmp_path)
-    with pytest.warns(UserWarning, match="had ended"):
+    with pytest.warns(UserWarning, match="is finished"):
         train(pair(0.5), X, tmp_path)
     assert pyro.param("a").tolist() == found
 
