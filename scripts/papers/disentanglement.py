@@ -202,12 +202,19 @@ def tables_of(
     for row, beta in zip(spread, betas, strict=True):
         pairs = zip(of[beta], of[betas[0]], strict=True)
         row.append(cell([one["MIG"] - other["MIG"] for one, other in pairs], False) if beta != betas[0] else "")
+        row.append(cell([run["total_correlation"] - run["total_correlation_by_chance"] for run in of[beta]], False))
     return [
         (measures, ["beta", "ELBO", "reconstruction", "KL", "total correlation", "by chance", "active", "MIG"]),
         (by_factor, ["beta", "measure", *factors]),
         (
             spread,
-            ["beta", "I by chance / H, at most", "sd of MIG over seeds", f"MIG less that at beta {told(betas[0])}"],
+            [
+                "beta",
+                "I by chance / H, at most",
+                "sd of MIG over seeds",
+                f"MIG less that at beta {told(betas[0])}",
+                "total correlation less that by chance",
+            ],
         ),
     ]
 

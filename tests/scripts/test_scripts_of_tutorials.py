@@ -26,9 +26,12 @@ def test_disentanglement_in_small(tmp_path, monkeypatch):
         assert run["elbo"] == pytest.approx(run["reconstruction"] - run["kl"], abs=1e-3)
         assert list(run["R2"]) == ["shape", "scale", "orientation", "x", "y"]
     means = [sum(run["MIG"] for run in runs if run["beta"] == beta) / 2 for beta in (1, 4)]
+    correlations = [(run["total_correlation"], run["total_correlation_by_chance"]) for run in runs if run["beta"] == 1]
+    above_chance = sum(found - by_chance for found, by_chance in correlations) / 2
     for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
         assert all(f"{mean:.3f} ± " in text for mean in means)
         assert f"{means[1] - means[0]:.3f} ± " in text
+        assert f" {above_chance:.3f} ± " in text
     assert {"out/traversals.png", "out/gaps.png"} <= tree(tmp_path).keys()
     again = run_here("papers/disentanglement.py", *small, "--latent-dim", 3, "--out", "out", cwd=tmp_path)
     assert again.stdout == result.stdout  # from the parts that were kept
