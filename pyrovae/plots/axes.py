@@ -1,5 +1,6 @@
 """The ground of every figure: arrays, new axes, ticks, colours and legends."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from torch import Tensor
 
 from pyrovae.common import require, require_number, require_size, shown
@@ -16,6 +17,7 @@ from pyrovae.common import require, require_number, require_size, shown
 Array = np.ndarray | Tensor
 Values = Array | Sequence[float]
 MOST_TICKS = 12
+DIGIT_WIDTH, SPACE_BETWEEN = 0.64, 0.5  # of labels, in units of their font size
 
 
 def as_numpy(array: Values) -> np.ndarray:
@@ -63,11 +65,33 @@ def colors_of(curves: Mapping[str, object], colors: Mapping[str, str] | None) ->
 
 
 def ticks_at_sizes(axes: Axes, sizes: Sequence[Sequence[float]]) -> None:
-    """Sets the ticks of the x axis to the sizes themselves, if they are few."""
+    """Sets the ticks of the x axis to the sizes themselves, if they are few. A label without room is left out."""
     ticks = sorted({size for some in sizes for size in some})
     if len(ticks) <= MOST_TICKS:
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks(ticks)
+        axes.xaxis.set_major_formatter(_LabelsWithRoom())
         axes.xaxis.set_minor_locator(NullLocator())
+
+
+class _LabelsWithRoom(Formatter):
+    """Labels ticks of an x axis, whenever it is drawn, except those that would lie over the label to their right."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}"
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """Returns the label of each tick, empty for those without room; the last one has it."""
+        assert isinstance(self.axis, Axis)
+        axes, labels, end = self.axis.axes, [f"{value:g}" for value in values], math.inf
+        size = float(self.axis.get_major_ticks(1)[0].label1.get_fontsize()) / 72 * axes.figure.dpi  # in pixels
+        places = axes.get_xaxis_transform().transform([(value, 0.0) for value in values])[:, 0]
+        for index, (place, label) in reversed(list(enumerate(zip(places, labels, strict=True)))):
+            half = (DIGIT_WIDTH * len(label) + SPACE_BETWEEN) * size / 2
+            if place + half > end:
+                labels[index] = ""
+            else:
+                end = place - half
+        return labels
 
 
 def plain_numbers(axis: Axis) -> None:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from pyrovae.common import require_size
-from pyrovae.plots.axes import Array, as_numpy, axes_or_new, legend_inside
+from pyrovae.plots.axes import Array, as_numpy, axes_or_new, colors_of, legend_inside
 from pyrovae.plots.shapes import takes_arrays
 
 
@@ -62,7 +62,12 @@ def _smoothed(values: np.ndarray, width: int) -> np.ndarray:
 
 
 @takes_arrays(curves=["(points,)", "(seeds, points)"])
-def race_curves(curves: Mapping[str, tuple[Array, Array]], xlabel: str = "epochs", axes: Axes | None = None) -> Axes:
+def race_curves(
+    curves: Mapping[str, tuple[Array, Array]],
+    xlabel: str = "epochs",
+    axes: Axes | None = None,
+    colors: Mapping[str, str] | None = None,
+) -> Axes:
     """Draws log p(x) along the trainings of a race: a thin line for each seed, a thick one for their mean.
 
     Args:
@@ -70,6 +75,7 @@ def race_curves(curves: Mapping[str, tuple[Array, Array]], xlabel: str = "epochs
             `(seeds, points)`, as `Race.curves` returns them.
         xlabel: The label of the x axis.
         axes: The axes to draw in; by default those of a new figure.
+        colors: A colour for each objective; by default matplotlib's cycle.
 
     Returns:
         The axes.
@@ -80,11 +86,11 @@ def race_curves(curves: Mapping[str, tuple[Array, Array]], xlabel: str = "epochs
         >>> len(axes.lines)
         3
     """
-    axes = axes_or_new(axes)
-    for index, (name, (x, values)) in enumerate(curves.items()):
+    chosen, axes = colors_of(curves, colors), axes_or_new(axes)
+    for (name, (x, values)), color in zip(curves.items(), chosen, strict=True):
         x, values = as_numpy(x), as_numpy(values)
-        axes.plot(x, values.T, color=f"C{index}", linewidth=0.5, alpha=0.6)
-        axes.plot(x, values.mean(0), color=f"C{index}", linewidth=1.8, label=name)
+        axes.plot(x, values.T, color=color, linewidth=0.5, alpha=0.6)
+        axes.plot(x, values.mean(0), color=color, linewidth=1.8, label=name)
     axes.set(xlabel=xlabel, ylabel="held-out log p(x), nats")
     legend_inside(axes)
     return axes

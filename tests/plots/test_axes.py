@@ -2,7 +2,9 @@
 
 import inspect
 import math
+from itertools import pairwise
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -112,3 +114,34 @@ def test_every_figure_refuses_results():
     assert {function.__name__ for function in drawing if not hasattr(function, "__wrapped__")} == {
         function.__name__ for function in own
     }
+
+
+def labels_of(axes):
+    """Returns the labels of the x axis that are shown, and whether none of them lies over another."""
+    axes.figure.draw_without_rendering()
+    shown = [label for label in axes.get_xticklabels() if label.get_text()]
+    boxes = [label.get_window_extent() for label in shown]
+    return [label.get_text() for label in shown], all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+@pytest.mark.parametrize("width", [2.5, 4.0, 9.0])
+@pytest.mark.parametrize("sizes", [(1, 2, 3, 4, 5, 6, 7, 8, 1_000), (1, 5, 10, 50, 500, 1_000, 4_000, 5_000), (1, 2)])
+@pytest.mark.parametrize("font", [7, 10, 12])
+def test_labels_of_sizes_do_not_lie_over_each_other_and_the_largest_is_shown(sizes, width, font):
+    values = random(len(sizes))
+    with mpl.rc_context({"font.size": font}):
+        for draw in (
+            lambda axes: plots.bounds(sizes, values, values, axes=axes),
+            lambda axes: plots.against_size({"a": (sizes, values, 0 * values)}, axes=axes),
+        ):
+            _, (axes,) = plots.figure_row(1, width)
+            labels, are_apart = labels_of(draw(axes))
+            assert are_apart, labels
+            assert labels[-1] == f"{sizes[-1]:g}"
+            assert axes.get_xticks().tolist() == list(sizes)
+
+
+def test_labels_that_have_room_are_all_shown():
+    _, (axes,) = plots.figure_row(1)
+    sizes = [1, 10, 50, 500, 5_000]
+    assert labels_of(plots.bounds(sizes, random(5), random(5), axes=axes))[0] == [str(size) for size in sizes]

@@ -139,6 +139,7 @@ def test_whatever_is_given_is_drawn_or_refused_in_one_line(name):
             "curves['a'][1] must have shape (3,), got (2,)",
         ),
         ("compared_bounds", {"colors": {"a": "C0"}}, "colors must have one for each curve, got none for ['b']"),
+        ("race_curves", {"colors": {"a": "C0"}}, "colors must have one for each curve, got none for ['b']"),
         (
             "below_the_best",
             {"measured": {"a": (1.0, np.nan, 0.1)}},

@@ -44,6 +44,12 @@ def test_a_race_shows_every_point_of_every_seed(axes):
     assert np.array_equal(axes.lines[-1].get_ydata(), [-70.0, -3.0, -2.0, -1.5])
 
 
+def test_an_objective_of_a_race_has_the_colour_that_it_has_in_other_figures(axes):
+    curves = {name: (np.arange(3), random(2, 3)) for name in ("elbo", "dreg")}
+    plots.race_curves(curves, axes=axes, colors={"dreg": "C5", "elbo": "C2", "iwae": "C0"})
+    assert [line.get_color() for line in axes.lines] == ["C2"] * 3 + ["C5"] * 3
+
+
 def test_one_curve_needs_no_legend_and_two_have_one(axes):
     plots.training_curve([1, 2], {"elbo": [1.0, 2.0]}, "nats", axes)
     assert axes.get_legend() is None
