@@ -168,23 +168,22 @@ def table(chosen: list[Architecture], results: dict[str, dict[str, Any]], tablef
 def draw(of: Architecture, vae: pv.VAE, data: pv.Dataset, curves: dict[str, list]) -> Figure:
     """Draws one run: curves, 16 samples, 8 reconstructions, posterior means by digit; the plane of two latents."""
     with_plane = of.latent_dim == 2
-    figure = Figure(figsize=(17 if with_plane else 12.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.4, 7.6 if with_plane else 6.4), layout="constrained")  # not much wider than a page
     figure.suptitle(f"{of.name}, {len(curves['epoch'])} epochs")
-    columns = figure.subplots(1, 4 if with_plane else 3, width_ratios=(1.1, 1.1, 1.3, 1.4)[: 4 if with_plane else 3])
+    grid = figure.add_gridspec(2, 2, height_ratios=(1, 1 if with_plane else 0.7))
     losses = {"training loss": curves["loss"], "test loss": [-value for value in curves["elbo"]]}
-    pv.plots.training_curve(curves["epoch"], losses, "nats per image", columns[0])
-    x = data.test_x[:8]
-    grid = columns[1].get_subplotspec().subgridspec(2, 1, height_ratios=(2, 4))
-    columns[1].remove()
-    above, below = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
-    pv.plots.reconstructions(x, vae.reconstruct(x), "test images, reconstructed below", above)
-    pv.plots.image_grid(vae.sample(16, mean=True), 4, "decoded draws of N(0, I)", below)
+    pv.plots.training_curve(curves["epoch"], losses, "nats per image", figure.add_subplot(grid[0, 0]))
     shown, digits = (each[:NUM_POINTS] for each in data.arguments("test"))
-    pv.plots.most_active_latents(vae.encode(shown).mean, digits, axes=columns[2])
+    pv.plots.most_active_latents(vae.encode(shown).mean, digits, axes=figure.add_subplot(grid[0, 1]))
+    x = data.test_x[:8]
+    below = grid[1, 0].subgridspec(2, 1, height_ratios=(2, 4)) if with_plane else grid[1, :].subgridspec(1, 2)
+    images, samples = (figure.add_subplot(below[place]) for place in range(2))
+    pv.plots.reconstructions(x, vae.reconstruct(x), "test images, reconstructed below", images)
+    pv.plots.image_grid(vae.sample(16, mean=True), 4, "decoded draws of N(0, I)", samples)
     if with_plane:
         ticks = torch.linspace(-LIMIT, LIMIT, PLANE)
         z = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)  # z_2 along the rows, z_1 along the columns
-        pv.plots.latent_plane(vae.decode(z).mean, LIMIT, axes=columns[3])
+        pv.plots.latent_plane(vae.decode(z).mean, LIMIT, axes=figure.add_subplot(grid[1, 1]))
     return figure
 
 

@@ -262,20 +262,19 @@ def test_log_px(vae: pv.VAE, data: pv.Dataset) -> float:
 
 
 def draw_points(rows: list[Row], first: dict, sweep: dict) -> dict[str, Figure]:
-    figure = Figure(figsize=(3.2 * len(rows), 9.6), layout="constrained")
-    axes = figure.subplots(3, len(rows), squeeze=False)
-    for column, row in zip(axes.T, rows, strict=True):
+    figure = Figure(figsize=(7.5, 2.6 * len(rows)), layout="constrained")  # as wide as a page, for the size of its type
+    for (left, middle, right), row in zip(figure.subplots(len(rows), 3, squeeze=False), rows, strict=True):
         vae, data = first[row.name]
         args = data.arguments("train")[: 1 + vae.num_conditions]
         colour = args[1].flatten() if vae.num_conditions else data.train_y
-        pv.plots.points(args[0], colour, f"{row.name}: data", column[0])
-        pv.plots.latent_space(vae.encode(*args).mean, colour, axes=column[1])  # beside the prior, for scale
-        if (legend := column[1].get_legend()) is not None:
+        pv.plots.points(args[0], colour, row.name.replace(", ", ",\n"), left)
+        pv.plots.latent_space(vae.encode(*args).mean, colour, axes=middle)  # beside the prior, for scale
+        if (legend := middle.get_legend()) is not None:
             legend.remove()
         # Under the data's own conditions, in their colours: other radii are of no data.
         samples = vae.sample(len(args[0]), args[1:])
-        pv.plots.points(samples, colour if vae.num_conditions else None, "samples", column[2])
-        column[2].set(xlim=column[0].get_xlim(), ylim=column[0].get_ylim())
+        pv.plots.points(samples, colour if vae.num_conditions else None, "samples", right)
+        right.set(xlim=left.get_xlim(), ylim=left.get_ylim())
     if not sweep:
         return {"points": figure}
     sweeps = Figure(figsize=(5, 4), layout="constrained")
@@ -286,7 +285,7 @@ def draw_points(rows: list[Row], first: dict, sweep: dict) -> dict[str, Figure]:
 
 def draw_curves(rows: list[Row], results: dict[str, list[dict]]) -> Figure:
     """Draws loss, reconstruction, KL and diversity of each run while it trains, a row of axes for each run."""
-    figure = Figure(figsize=(11, 2.3 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(9, 2.1 * len(rows)), layout="constrained")
     for row, axes in zip(rows, figure.subplots(len(rows), 4, squeeze=False), strict=True):
         for run in results[row.name]:
             of = run["curves"]
