@@ -295,16 +295,16 @@ def draw_curves(rows: list[Row], results: dict[str, list[dict]]) -> Figure:
                 list(map(int, of["diversity"])), list(of["diversity"].values()), color="C0", marker=".", linewidth=0.8
             )
         for name, each in zip((*COLUMNS[:3], "diversity"), axes, strict=True):
-            each.set(xlabel="epoch", ylabel=name)
+            each.set(xlabel="epoch", ylabel="KL" if name == "kl" else name)
             if name in row.published:
-                each.axhline(row.published[name], color="C3", linestyle=":", label="published")
+                each.axhline(row.published[name], color="C3", linestyle=":")
             if name != "diversity":  # the first epochs would hide all others
                 tail = [v for run in results[row.name] for v in run["curves"][name][len(run["curves"][name]) // 20 :]]
                 low, high = min(*tail, *([row.published[name]] if name in row.published else tail)), max(tail)
                 each.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)
         axes[0].set_title(row.name, loc="left")
         if row.published:
-            axes[0].legend(frameon=False)
+            axes[1].set_title("dotted: published", loc="left", color="C3")
     return figure
 
 
