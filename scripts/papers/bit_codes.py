@@ -147,8 +147,8 @@ def table(runs: list[dict], tablefmt: str = "simple") -> str:
         share = "unknown" if None in shares else f"{sum(shares) / len(own):.0%}"
         seconds = sum(run["seconds"] for run in own) / len(own)
         lines.append([
-            name, with_error([run["log_px"] for run in own]), with_error(gain),
-            with_error([run["elbo"] for run in own]), share,
+            name, with_error([run["log_px"] for run in own], 2, in_brackets=True), with_error(gain, 2, in_brackets=True),
+            with_error([run["elbo"] for run in own], 2, in_brackets=True), share,
             f"{seconds:.0f}",
         ])  # fmt: skip
     lines[0][2] = ""
