@@ -142,15 +142,13 @@ def table(runs: list[dict], tablefmt: str = "simple") -> str:
     lines = []
     for name in WAYS:
         own, first = ([run for run in runs if run["way"] == way] for way in (name, next(iter(WAYS))))
+        log_px, elbo = ([run[what] for run in own] for what in ("log_px", "elbo"))
         gain = [run["log_px"] - other["log_px"] for run, other in zip(own, first, strict=True)]
+        cells = [with_error(values, 2, in_brackets=True) for values in (log_px, gain, elbo)]
         shares = [run["share_pareto_k_above_0.7"] for run in own]
         share = "unknown" if None in shares else f"{sum(shares) / len(own):.0%}"
         seconds = sum(run["seconds"] for run in own) / len(own)
-        lines.append([
-            name, with_error([run["log_px"] for run in own], 2, in_brackets=True), with_error(gain, 2, in_brackets=True),
-            with_error([run["elbo"] for run in own], 2, in_brackets=True), share,
-            f"{seconds:.0f}",
-        ])  # fmt: skip
+        lines.append([name, *cells, share, f"{seconds:.0f}"])
     lines[0][2] = ""
     header = ["trained by", "log p(x)", f"less {next(iter(WAYS))}'s", "ELBO", "k > 0.7", "seconds"]
     return right_aligned(lines, header, tablefmt)
