@@ -64,6 +64,7 @@ def against_size(
         _draw_above_floor(axes, sizes, values, floors, slope.fitted, label, color)
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     ticks_at_sizes(axes, [sizes for sizes, *_ in curves.values()])
+    axes.autoscale(axis="y")  # as an earlier figure that shares this axis has set its limits
     low, high = axes.get_ylim()
     axes.set_ylim(top=high * (high / low) ** (0.06 * (len(curves) + 1)))  # room for the legend
     plain_numbers(axes.yaxis)

@@ -69,6 +69,7 @@ def rate_distortion(
     for x, y, beta in zip(rate, distortion, betas, strict=True):
         axes.annotate(rf"$\beta$ = {beta:g}", (x, y), textcoords="offset points", xytext=(6, 4), fontsize="small")
     axes.margins(0.15)
+    axes.autoscale(axis="x")  # as an earlier figure that shares this axis has set its limits
     left, right = axes.get_xlim()
     axes.set_xlim(right=right + 0.2 * (right - left))  # room for the labels, which stand to the right of their points
     axes.set(xlabel="rate, KL, nats", ylabel="distortion, $-E_q[\\log p(x|z)]$, nats")

@@ -57,6 +57,19 @@ def test_signal_to_noise_is_drawn_with_floors_and_the_slope_of_the_points_above_
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 
 
+@pytest.mark.parametrize("first_is_larger", [False, True])
+def test_figures_that_share_an_axis_show_all_points(first_is_larger):
+    """The second of two panels with one y axis was cut off at the limits of the first."""
+    scales = (100.0, 1.0) if first_is_larger else (1.0, 100.0)
+    ratios, planes = Figure().subplots(1, 2, sharey=True), Figure().subplots(1, 2, sharex=True)
+    for scale, ratio, plane in zip(scales, ratios, planes, strict=True):
+        plots.against_size({"a": ([1, 4], [scale, 2 * scale], [0.01, 0.01])}, axes=ratio)
+        plots.rate_distortion([scale, 2 * scale], [1.0, 0.0], [1.0, 2.0], axes=plane)
+    for low, high in (ratios[0].get_ylim(), planes[0].get_xlim()):
+        assert low < 1.0
+        assert high > 200.0
+
+
 @AS_ARRAY_OR_TENSOR
 def test_bias_and_variance_are_drawn_against_seconds_with_a_name_at_the_slowest_step(given, axes):
     curves = {
