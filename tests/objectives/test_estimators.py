@@ -170,7 +170,7 @@ def test_every_objective_by_name_is_among_those_that_are_proved():
 # Means ---------------------------------------------------------------------------------------------------------------
 
 
-PAIRS = 160  # of 64 draws each: 10,240
+PAIRS = 40  # of 256 draws each: 10,240
 
 
 def gradient_draws(objective, vae, x, num):
@@ -195,7 +195,7 @@ def gradient_draws(objective, vae, x, num):
     ids=str,
 )
 def test_estimators_of_one_gradient_have_one_mean(objective, reference, vae):
-    x = draw(vae, 2).repeat(64, 1)  # 64 independent draws of each at a time
+    x = draw(vae, 2).repeat(256, 1)  # 256 independent draws of each at a time
     one, other = (gradient_draws(o, vae, x, PAIRS) for o in (objective, reference))
     difference = one - other  # paired: on the same noise
     error = difference.std(0) / math.sqrt(PAIRS)
@@ -211,7 +211,7 @@ def test_the_naive_path_derivative_of_iwae_is_biased_and_dreg_is_not(vae):
             weights = log_weights.softmax(0)
             return pv.objectives.Coefficients(weights, path=weights)
 
-    x = draw(vae, 2).repeat(64, 1)
+    x = draw(vae, 2).repeat(256, 1)
     iwae, dreg, naive = (gradient_draws(o, vae, x, PAIRS)[:, :10] for o in (IWAE(4), DReG(4), Naive(4)))
 
     def error(one):

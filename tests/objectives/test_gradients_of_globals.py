@@ -75,7 +75,7 @@ def test_the_mean_gradient_is_that_by_quadrature(objective, of):
 
 def test_theta_is_no_leaf_of_the_path():
     """Taken for one, its guide would get the gradient of no bound, many standard errors away."""
-    mean, error = mean_gradient(DReG(2), NARROW, X, runs=200)
+    mean, error = mean_gradient(DReG(2), NARROW, X, runs=100)
     assert_within_standard_errors(mean, truth("IWAE"), error, note=f"parameters {NAMES}")
     apart = ((truth("theta as a leaf") - truth("IWAE")).abs() / error)[NAMES.index("mu")]
     assert apart > 20, apart
@@ -83,7 +83,7 @@ def test_theta_is_no_leaf_of_the_path():
 
 def test_wake_phi_is_not_for_theta():
     """It is no gradient of a bound, and q(z | x, theta) gives theta's guide the bound's."""
-    mean, error = mean_gradient(ReweightedWakeSleep(2), FAR_FROM_THETA, X, runs=600)
+    mean, error = mean_gradient(ReweightedWakeSleep(2), FAR_FROM_THETA, X, runs=300)
     right, wrong = truth("wake-phi", FAR_FROM_THETA), truth("wake-phi for theta", FAR_FROM_THETA)
     assert_within_standard_errors(mean, right, error, note=f"parameters {NAMES}")
     apart = ((wrong - right).abs() / error)[NAMES.index("mu")]

@@ -168,7 +168,7 @@ def test_chunks_of_a_program_that_draws_elsewhere_are_one_run():
     """With other noise in every chunk the loss would be 19.3 where it is 21.9."""
     pair = PROGRAMS["NumPy"]()
     expected, found = (
-        double([one.loss(*pair) for _ in range(500)]).unsqueeze(-1) for one in (IWAE(8), IWAE(8, chunk_size=2))
+        double([one.loss(*pair) for _ in range(250)]).unsqueeze(-1) for one in (IWAE(8), IWAE(8, chunk_size=2))
     )
     assert_one_mean(found, expected)
     assert mean_and_error(expected)[1] < 0.3

@@ -16,7 +16,7 @@ from torch import Tensor
 import pyrovae as pv
 from programs_of_users.program import Program
 
-STEPS = 3
+STEPS = 4
 LEARNING_RATE = 0.01
 
 Objectives = dict[str, Callable[..., PyroELBO]]
