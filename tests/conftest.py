@@ -1,4 +1,5 @@
 import gc
+import math
 import os
 import random
 import resource
@@ -13,7 +14,7 @@ import pyro
 import pytest
 import torch
 
-from pyrovae.common import files
+from pyrovae.common import files, progress
 from pyrovae.common.rng import seed_torch
 from pyrovae.evaluation import annealed_chains
 
@@ -35,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    progress.SECONDS_BETWEEN_LINES = math.inf  # on a busy machine a test may take longer, and wants no line of it
     helpers.BASE_SEED = config.getoption("--base-seed")
     os.environ["PYROVAE_BASE_SEED"] = str(helpers.BASE_SEED)
     files.DOTS_PER_INCH = COARSE

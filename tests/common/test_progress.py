@@ -67,6 +67,7 @@ def seconds(monkeypatch):
     """A clock that moves when it is told to."""
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 10.0)
     return clock
 
 
