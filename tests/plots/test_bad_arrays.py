@@ -94,7 +94,7 @@ def test_whatever_is_given_is_drawn_or_refused_in_one_line(name):
                     with pytest.raises(pv.InputError):
                         draw(**{**given, argument: bad})
             assert plt.get_fignums() == [], (argument, bad)
-            if own:
+            if own and own["axes"].has_data():  # clearing takes longer than most calls
                 own["axes"].clear()
     for bad in (3, "axes", plt.figure, [None, 3]):
         if takes_axes:
