@@ -3,9 +3,11 @@
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -61,6 +63,7 @@ CASES = [
     Case("MNIST conv 32-64, B 128, ELBO", (1, 28, 28), 20, (32, 64), 128, network="conv"),
 ]
 LOG_PX_CASE = CASES[1]
+NAME_OF_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 LOG_PX_ROW, EPOCHS_ROW, OBJECTIVES_ROW = "log p(x)", "epochs", "objectives"
 
 
@@ -72,6 +75,23 @@ def seconds_per_call(step: Step, count: int, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - started) / count
+
+
+@contextmanager
+def first_compilations() -> Iterator[None]:
+    """Within the block graphs are compiled, and none of an earlier run is loaded.
+
+    They are kept in a folder of their own, unless `TORCHINDUCTOR_CACHE_DIR` says where.
+    """
+    if NAME_OF_CACHE in os.environ:
+        yield
+        return
+    with TemporaryDirectory() as folder:
+        os.environ[NAME_OF_CACHE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[NAME_OF_CACHE]
 
 
 def machine(device: torch.device) -> str:

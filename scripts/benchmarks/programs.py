@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from cases import CASES, LEARNING_RATE, machine, seconds_per_call
+from cases import CASES, LEARNING_RATE, first_compilations, machine, seconds_per_call
 from contenders import tutorial_vae
 from pyro.infer import SVI
 from tabulate import tabulate
@@ -223,4 +223,5 @@ def _distance(one: list, other: list) -> float:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    with first_compilations():
+        run_script(main)

@@ -30,6 +30,7 @@ from cases import (
     Case,
     Gradient,
     Step,
+    first_compilations,
     machine,
     seconds_per_call,
 )
@@ -203,4 +204,5 @@ def time_objectives(case: Case, rounds: int, device: torch.device, draws: int = 
 
 
 if __name__ == "__main__":
-    run_script(main)
+    with first_compilations():
+        run_script(main)

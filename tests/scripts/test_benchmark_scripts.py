@@ -1,8 +1,10 @@
 """The benchmarks run in small."""
 
 import json
+import os
 import re
 import tempfile
+from pathlib import Path
 
 import pytest
 from running_scripts import FOLDER, names_of, run_here, run_in_fork
@@ -48,6 +50,15 @@ def test_processes_beside_threads_in_small(tmp_path):
     assert [cell.strip() for cell in text.splitlines()[-1].split("|")] == ["", "epoch", "9", "6", "3", "2.00", ""]
 
 
+@pytest.fixture
+def usual_cache(monkeypatch):
+    """What is compiled once in the suite is loaded here; the benchmarks themselves compile anew."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", cache_dir())
+
+
+@pytest.mark.usefixtures("usual_cache")
 def test_the_benchmark_in_small(tmp_path):
     result = run_here("benchmarks/speed.py", "--only", "ring", "--rounds", 1, "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -69,6 +80,7 @@ def test_the_cost_of_the_check_in_small(tmp_path):
     assert all(re.search(r": \d+\.\d\d ms with, \d+\.\d\d ms without, ratio \d+\.\d{3};", line) for line in lines)
 
 
+@pytest.mark.usefixtures("usual_cache")
 def test_programs_of_users_in_small(tmp_path):
     result = run_here("benchmarks/programs.py", "--only", "item response", "--turns", 2, "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -87,3 +99,14 @@ def test_the_parts_for_a_gpu_are_stopped_in_time_and_reported(tmp_path):
     report = (tmp_path / "out/report.md").read_text()
     assert "## tests: stopped by the time limit" in report
     assert "## speed\n\nnot begun: the time was over" in report
+
+
+def test_compilations_are_timed_without_those_of_earlier_runs(monkeypatch, tmp_path):
+    first_compilations = names_of("benchmarks/cases.py")["first_compilations"]
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    with first_compilations():
+        assert list(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).iterdir()) == []
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with first_compilations():
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
