@@ -1,14 +1,13 @@
 """Real processes that start at once on one folder: one has it, the other is told so. They run started_at_once.py."""
 
 import json
-import os
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
 import started_at_once
 import torch
+from forked import called
 from helpers import suite_seed
 
 import pyrovae as pv
@@ -24,12 +23,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, HERE / "started_at_once.py", folder, suite_seed()]
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    program = str(HERE / "started_at_once.py")
+    status, out, said = called(
+        lambda: runpy.run_path(program, run_name="__main__"), [program, folder, suite_seed()], folder
+    )
+    assert status == 0, said
+    return json.loads(out)
 
 
 def numbers(folder: Path) -> list[dict]:
