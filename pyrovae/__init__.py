@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
     from pyrovae.data import Column as Column, Dataset as Dataset, load as load
     from pyrovae.evaluation import (
         AnnealedEstimate as AnnealedEstimate,
+        ConditionalLikelihood as ConditionalLikelihood,
         Estimate as Estimate,
         Evaluation as Evaluation,
         Expectation as Expectation,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
         WeightedDraws as WeightedDraws,
         annealed_log_marginal as annealed_log_marginal,
         bidirectional_gap as bidirectional_gap,
+        conditional_log_marginal as conditional_log_marginal,
         diagnostics as diagnostics,
         elbo_surgery as elbo_surgery,
         enumerated_log_marginal as enumerated_log_marginal,
@@ -133,6 +135,8 @@ else:  # in the order in which data flow; a room is imported when one of its nam
                 "posterior",
                 "Imputation",
                 "impute",
+                "ConditionalLikelihood",
+                "conditional_log_marginal",
             ),
             "lab": ("Comparison", "compare", "Race", "RaceRun", "race"),
             "runs": ("RunConfig", "Run", "load_run"),

@@ -124,6 +124,7 @@ for name, settings in {
     "log_marginal": {},
     "posterior": {},
     "impute": {},
+    "conditional_log_marginal": {"given": torch.tensor([True, False])},
     "importance_bound": {"num_particles": 2},
     "annealed_log_marginal": {},
     "bidirectional_gap": {},
@@ -153,7 +154,17 @@ door("load_run", pv.load_run, "data_root", "dataset", folder="folder")
 NO_DOORS = {
     *("Condition", "SizeFactor", "Likelihood", "ContinuousBernoulli", "Beta", "Poisson", "NegativeBinomial"),
     *("ZeroInflatedNegativeBinomial", "History", "MarginalLikelihood", "AnnealedEstimate", "Evaluation", "Comparison"),
-    *("Expectation", "WeightedDraws", "Imputation", "FactorInformation", "Race", "RaceRun", "Run", "InputError"),
+    *(
+        "Expectation",
+        "WeightedDraws",
+        "Imputation",
+        "ConditionalLikelihood",
+        "FactorInformation",
+        "Race",
+        "RaceRun",
+        "Run",
+        "InputError",
+    ),
     "enumerated_log_marginal",
     *("posteriors", "priors", "objectives", "schedules", "proposals", "diagnostics", "plots", "workers"),
 }

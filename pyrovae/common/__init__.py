@@ -95,6 +95,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
         require_finite_input,
         require_plain,
         scale_hint,
+        takes_missing,
     )
     from pyrovae.common.tensor_files import disk_errors, load_tensors, save_tensors
     from pyrovae.common.weak_by_identity import WeakByIdentity
@@ -193,6 +194,7 @@ else:  # most of these modules import torch, for which a command line does not w
                 "require_finite_data",
                 "require_plain",
                 "scale_hint",
+                "takes_missing",
             ),
             "tensor_files": ("disk_errors", "load_tensors", "save_tensors"),
             "weak_by_identity": ("WeakByIdentity",),

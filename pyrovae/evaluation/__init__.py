@@ -5,6 +5,7 @@ from pyrovae.evaluation.annealed_estimate import AnnealedEstimate
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal, bidirectional_gap
 from pyrovae.evaluation.arguments import check_args, common_length, tensors_in, with_tensors
 from pyrovae.evaluation.calibration import simulation_based_calibration
+from pyrovae.evaluation.conditional import ConditionalLikelihood, conditional_log_marginal
 from pyrovae.evaluation.diagnostics import active_units, has_kl_per_dimension, latent_use
 from pyrovae.evaluation.elbo_decomposition import elbo_surgery
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
@@ -24,6 +25,7 @@ from pyrovae.evaluation.weights_verdict import doubt_of
 
 __all__ = [
     "AnnealedEstimate",
+    "ConditionalLikelihood",
     "ELBO_DRAWS",
     "Estimate",
     "Evaluation",
@@ -41,6 +43,7 @@ __all__ = [
     "bidirectional_gap",
     "check_args",
     "common_length",
+    "conditional_log_marginal",
     "tensors_in",
     "with_tensors",
     "diagnostics",

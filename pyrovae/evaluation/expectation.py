@@ -1,7 +1,7 @@
 """Self-normalised estimates from weighted draws, per datum: expectations and quantiles with their errors."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,17 +85,29 @@ def why_unknown(weights_k: Tensor, f: str) -> str:
 
 
 def verdict_on_answers(
-    k: Tensor, ess: Tensor, num_samples: int, remedies: Collection[str], things: str, why: str = HIDDEN
+    k: Tensor,
+    ess: Tensor,
+    num_samples: int,
+    remedies: Collection[str],
+    things: str,
+    why: str = HIDDEN,
+    words: Mapping[str, str] = FOR_ANSWERS,
 ) -> str:
-    """Returns how far to believe answers from weighted draws, each with a Pareto k and an effective sample size."""
+    """Returns how far to believe answers from weighted draws, each with a Pareto k and an effective sample size.
+
+    `words` has what is to be done about bad ones, as it is called where the verdict is read.
+    """
+    bad = ("not to be relied on", "where neither value nor standard error means much")
+    take, good = advice(remedies, num_samples, words), smallest_ess_in_words(ess, num_samples)
+    return verdict_of(k, num_samples, take, good, bad, things, why)
+
+
+def smallest_ess_in_words(ess: Tensor, num_samples: int) -> str:
+    """Returns the smallest of some effective sample sizes, of which some may be unknown, beside the number of draws."""
     known = ess[~ess.isnan()]
     least = known.min().item() if len(known) else math.nan
     of = f"{least:,.0f}" if least >= 10 else f"{least:.1f}"
-    bad = ("not to be relied on", "where neither value nor standard error means much")
-    take = advice(remedies, num_samples, FOR_ANSWERS)
-    return verdict_of(
-        k, num_samples, take, f"smallest effective sample size {of} of {counted(num_samples, 'draw')}", bad, things, why
-    )
+    return f"smallest effective sample size {of} of {counted(num_samples, 'draw')}"
 
 
 # Expectations ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pyrovae.programs.gate import Needs, Weights
 from pyrovae.programs.known_layouts import known_layout
 from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, read_layout
 from pyrovae.programs.mask_checks import require_no_autoencoder, require_no_masks
+from pyrovae.programs.observed_parts import check_guide_sees_parts, observing_parts
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (
     Choices,
@@ -75,6 +76,7 @@ __all__ = [
     "ProgramPair",
     "Weights",
     "at_every_datum",
+    "check_guide_sees_parts",
     "base_of",
     "check_no_zero_weights",
     "common_choices",
@@ -95,6 +97,7 @@ __all__ = [
     "log_weights",
     "mark_of",
     "never_trains",
+    "observing_parts",
     "not_finite",
     "own_and_stored",
     "outside_support",

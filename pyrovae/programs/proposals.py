@@ -199,4 +199,5 @@ def _under(messenger: type[Messenger], program: Callable) -> Callable:
         with messenger():
             program(*args, **kwargs)
 
+    inner.__wrapped__ = program  # type: ignore[attr-defined]  # whose arguments are seen: of a part of x, a mask
     return inner

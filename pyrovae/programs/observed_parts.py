@@ -1,0 +1,145 @@
+"""Lets a pair observe a part of its data: cells that are NaN are left out of the model, and hidden from the guide.
+
+A pair of which the model says `missing = "mask"`, as a VAE may, does so by itself, and gets x with its NaN. Of any
+other model the observed sites are rewritten: where a value is NaN, the element is masked, below the `to_event` that
+sums it.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Independent
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyrovae.common import (
+    InputError,
+    first_line,
+    is_out_of_memory,
+    is_validation_error,
+    kept_generators,
+    local_seed,
+    require,
+    takes_missing,
+)
+from pyrovae.programs.random_choices import is_traced
+from pyrovae.programs.sites import sample_sites
+from pyrovae.programs.supports import interior
+
+
+def observing_parts(model: Callable, guide: Callable) -> tuple[Callable, Callable]:
+    """Returns the two programs as such that take x with NaN where it is not observed.
+
+    A guide with an argument `mask` gets x with 0 in those places and, as `mask`, where x is observed; any other one
+    gets x with its NaN. A model that has this argument gets the mask, too.
+    """
+    return (model if takes_missing(model) else _model_of_parts(model)), _guide_of_parts(guide)
+
+
+def _model_of_parts(model: Callable) -> Callable:
+    with_mask = takes_mask(model)
+
+    def run(x: Tensor, *y: Any) -> None:
+        with _LeavesOut() as hidden:
+            model(x, *y, **({"mask": ~x.isnan()} if with_mask else {}))
+        if is_validation_enabled() and not is_traced() and bool(x.isnan().any()):
+            rule = 'the model must observe cells of x as they are, or say missing = "mask" and leave out those of NaN'
+            require(hidden.found, f"{rule}; at none of its sites one is NaN")
+
+    run.missing = "mask"  # type: ignore[attr-defined]
+    return run
+
+
+def _guide_of_parts(guide: Callable) -> Callable:
+    if not takes_mask(guide):
+        return guide
+
+    def run(x: Tensor, *y: Any) -> None:
+        guide(torch.where(x.isnan(), 0.0, x), *y, mask=~x.isnan())
+
+    return run
+
+
+def takes_mask(program: Callable) -> bool:
+    """Returns True if a program has an argument `mask`, which says what of x is observed."""
+    try:
+        return "mask" in inspect.signature(program).parameters
+    except (TypeError, ValueError):  # a callable without a signature
+        return False
+
+
+@torch.no_grad()
+def check_guide_sees_parts(guide: Callable, part: tuple, whole: tuple | None = None) -> None:
+    """Raises `InputError`, which names the guide, unless it takes a part of the data.
+
+    `part` and `whole` are the arguments of a pair; x of the first has NaN where that of the second has none. A guide
+    that neither has an argument `mask` nor says `missing = "mask"` must then draw something else of the part: one that
+    has its own numbers for each datum, as an autoguide, stays where it was fitted.
+    """
+    rule = f'the guide "{name_of(guide)}" must take a part of the data: an argument "mask", or NaN in x'
+    run = _guide_of_parts(guide)
+    try:
+        if whole is not None:
+            _draws(run, whole)  # an autoguide starts with its first run
+        found = _draws(run, part)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError) or is_out_of_memory(error):
+            raise
+        why = "it draws nan" if is_validation_error(error) else f"it fails ({first_line(error)})"
+        raise InputError(f"{rule}; where cells are left out, {why}") from error
+    numbers = any(value.isnan().any() for value in found.values())
+    require(not numbers, f"{rule}; where cells are left out, it draws nan")
+    if not (whole is None or takes_mask(guide) or takes_missing(guide)):
+        before = _draws(run, whole)
+        moves = any(not torch.equal(before[name], value) for name, value in found.items())
+        require(moves, f"{rule}; it draws the same whatever is left out")
+
+
+def name_of(program: Callable) -> str:
+    """Returns what a program is called where it is written."""
+    name = getattr(program, "__qualname__", type(program).__name__)
+    return name.rsplit("<locals>.", 1)[-1]
+
+
+def _draws(guide: Callable, args: tuple) -> dict[str, Tensor]:
+    with kept_generators(), local_seed(0):
+        sites = sample_sites(poutine.trace(guide).get_trace(*args))
+    return {name: site["value"] for name, site in sites.items()}
+
+
+class _LeavesOut(Messenger):
+    """Masks the elements of observed values that are NaN, and puts a number inside the support in their place."""
+
+    found = False
+
+    def _pyro_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if not msg["is_observed"] or site_is_subsample(msg) or not value.is_floating_point():
+            return
+        cells, hidden = msg["fn"], value.isnan()
+        while isinstance(cells, Independent):
+            cells = cells.base_dist
+        size = cells.event_dim
+        events = hidden.flatten(-size) if size else hidden.unsqueeze(-1)
+        if is_validation_enabled() and not is_traced():
+            self.found = self.found or bool(hidden.any())
+            rule = (
+                f'the site "{msg["name"]}" is a {type(cells).__name__}, whose elements have no densities of their own'
+            )
+            whole = bool((events.any(-1) == events.all(-1)).all())
+            require(whole, f"{rule}, and must be observed whole or not at all")
+        try:
+            inside = interior(cells.support, torch.where(hidden, 0.0, value))
+        except NotImplementedError:
+            inside = None
+        if inside is None:
+            raise InputError(
+                f'the site "{msg["name"]}" must have a support with a known number in it, to leave out NaN'
+            )
+        msg["fn"] = cells.mask(~events.any(-1)).to_event(msg["fn"].event_dim - size)
+        msg["value"] = torch.where(hidden, inside.to(value), value)
