@@ -10,6 +10,7 @@ from pyrovae.cli.command_line import GROUPS_WITHOUT_PREFIX, reporting, with_valu
 from pyrovae.cli.compare import compare_objectives
 from pyrovae.cli.demo import ring_demo
 from pyrovae.cli.evaluate import evaluate_run
+from pyrovae.cli.impute import impute_missing
 from pyrovae.cli.numbers import NUMBERS
 from pyrovae.cli.race import race_objectives
 from pyrovae.cli.train import default_flags, train_vae
@@ -18,6 +19,7 @@ from pyrovae.common import require_choice
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_vae,
     "evaluate": evaluate_run,
+    "impute": impute_missing,
     "compare": compare_objectives,
     "race": race_objectives,
     "demo": ring_demo,

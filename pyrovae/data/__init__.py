@@ -14,6 +14,7 @@ from pyrovae.data.batches import (
 )
 from pyrovae.data.columns import KINDS, Column
 from pyrovae.data.dataset import SPLITS, Dataset
+from pyrovae.data.known_tables import KnownTable, cell_text, number_text, read_known_table
 from pyrovae.data.loading import load
 from pyrovae.data.named_sets import DATASETS, IMAGE_SETS, IN_COLOUR, NUM_CLASSES
 from pyrovae.data.pixels import BINARIZE
@@ -29,10 +30,12 @@ __all__ = [
     "IMAGE_SETS",
     "IN_COLOUR",
     "KINDS",
+    "KnownTable",
     "NUM_CLASSES",
     "Rows",
     "SPLITS",
     "batches_of",
+    "cell_text",
     "first_batch",
     "generators_of",
     "is_spread",
@@ -42,6 +45,8 @@ __all__ = [
     "mapped",
     "moved",
     "num_rows",
+    "number_text",
+    "read_known_table",
     "scale_hint_of",
     "whole_data",
 ]

@@ -92,7 +92,7 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
     Raises:
         InputError: If a cell does not fit the kind; it names the file, the row, the column and the cell.
     """
-    numbers, texts = _parsed(cells)
+    numbers, texts = parsed(cells)
     num_observed = int((~np.isnan(numbers)).sum()) + len(texts)
     require(
         num_observed > 0, f"{place(0)}: every cell of the column is missing; leave it out with {setting('columns')}"
@@ -116,7 +116,7 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
     if texts:
         hint = "" if kind else f"; if the column holds categories, say {setting('kinds', {name: 'category'})}"
         raise InputError(f"{place(texts[0])}: must be a number, got {cells[texts[0]].strip()[:50]!r}{hint}")
-    return _of_numbers(name, numbers, kind, place)
+    return of_numbers(name, numbers, kind, place)
 
 
 def word(cell: object) -> str | None:
@@ -125,7 +125,7 @@ def word(cell: object) -> str | None:
     return None if text.lower() in MISSING_CELLS else text
 
 
-def _parsed(cells: Cells) -> tuple[np.ndarray, list[int]]:
+def parsed(cells: Cells) -> tuple[np.ndarray, list[int]]:
     """Returns the cells as numbers, NaN where they are none, and the indices of those that are texts."""
     if isinstance(cells, np.ndarray):
         return cells, []
@@ -145,7 +145,8 @@ def _number_of(cell: str) -> float | None:
     return None
 
 
-def _of_numbers(name: str, numbers: np.ndarray, kind: str | None, place: Place) -> tuple[Column, np.ndarray]:
+def of_numbers(name: str, numbers: np.ndarray, kind: str | None, place: Place) -> tuple[Column, np.ndarray]:
+    """Returns what `column_of` does of a column whose cells are numbers, NaN where one is missing."""
     observed = ~np.isnan(numbers)
     found = numbers[observed]
 
@@ -196,7 +197,7 @@ def classes_of(cells: Cells, place: Place) -> tuple[tuple[str, ...], np.ndarray]
     Raises:
         InputError: If a label is missing, or a number that is not whole.
     """
-    numbers, texts = _parsed(cells)
+    numbers, texts = parsed(cells)
     absent = np.isnan(numbers)
     absent[texts] = False
     if absent.any():

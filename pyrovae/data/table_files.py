@@ -51,7 +51,7 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
     needed = set(names if wanted is None or not set(wanted) <= set(names) else wanted)  # all, to name them in errors
     kept = [j for j, name in enumerate(names) if name in needed]
     cells: dict[str, Cells] = {names[j]: [row[j] for _, row in body] for j in kept or range(width)}
-    return Table(str(path), cells, lambda index: f"row {body[index][0]}")
+    return Table(str(path), cells, lambda index: f"row {body[index][0]}", delimiter)
 
 
 def _without_blank_lines(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:

@@ -24,11 +24,13 @@ class Table:
         source: Names the file, or whatever the table comes from, in errors.
         cells: The cells of each column, by its name.
         row: Names the row of an index in errors.
+        delimiter: What stands between two cells in the file.
     """
 
     source: str
     cells: Mapping[str, Cells]
     row: Callable[[int], str]
+    delimiter: str = ","
 
     @property
     def num_rows(self) -> int:
@@ -83,7 +85,7 @@ def table_dataset(
     if options.label_column is not None:
         classes, labels = classes_of(table.cells[options.label_column], table.place(options.label_column))
         y = torch.from_numpy(labels)
-    parts = split_fields(_tensor(x, columns, table), y, rows)
+    parts = split_fields(checked_tensor(x, columns, table), y, rows)
     return Dataset(name, kind_of_columns(columns), **parts, columns=tuple(columns), classes=classes)
 
 
@@ -132,7 +134,7 @@ def _standardised(column: Column, x: np.ndarray, train: np.ndarray, source: str)
     return replace(column, mean=mean, sd=sd)
 
 
-def _tensor(x: np.ndarray, columns: Sequence[Column], table: Table) -> Tensor:
+def checked_tensor(x: np.ndarray, columns: Sequence[Column], table: Table) -> Tensor:
     """Returns the values in torch's default dtype, and refuses those that would become others in it."""
     dtype = torch.get_default_dtype()
     with np.errstate(over="ignore"):

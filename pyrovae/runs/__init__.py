@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
         require_run,
     )
     from pyrovae.runs.held_out import first_test_data
+    from pyrovae.runs.imputed_tables import ImputedTable, check_completes_tables, impute_table
     from pyrovae.runs.measures import measure
     from pyrovae.runs.own_data import nats_of_units, with_usual_settings
     from pyrovae.runs.own_sources import is_own, require_source, short_name
@@ -52,6 +53,7 @@ else:  # most of these modules import torch, for which a command line does not w
                 "require_run",
             ),
             "held_out": ("first_test_data",),
+            "imputed_tables": ("ImputedTable", "check_completes_tables", "impute_table"),
             "measures": ("measure",),
             "own_data": ("nats_of_units", "with_usual_settings"),
             "own_sources": ("is_own", "require_source", "short_name"),

@@ -55,6 +55,7 @@ class Run:
         steps: how many steps of the epoch after those of `history` the parameters have gone through, too: those of a
             training that was interrupted
         best_epoch: the epoch that the parameters are of, if early stopping has put back the best
+        layout: what the VAE knows of data of one's own, None for a data set by name
 
     Example:
         >>> from pyrovae.runs import train_run
@@ -72,6 +73,7 @@ class Run:
     load_data: Callable[[], Dataset]
     steps: int = 0
     best_epoch: int | None = None
+    layout: DataLayout | None = None
 
     @cached_property
     def data(self) -> Dataset:
@@ -163,7 +165,8 @@ def train_run(
         told={"test data": told_of_split(data, "test")},
         check=check,
     )
-    run = Run(folder, config, vae, History(), lambda: data)
+    layout = DataLayout.of(data) if is_own(config.dataset) else None
+    run = Run(folder, config, vae, History(), lambda: data, layout=layout)
 
     def start(history: History) -> None:
         nonlocal run
@@ -253,6 +256,7 @@ def load_run(folder: str | Path, data_root: str | Path | None = None, dataset: s
         partial(_load_same_data, folder, config, saved),
         steps=saved["position"]["step"],
         best_epoch=history.best_epoch if has_best else None,
+        layout=layout,
     )
 
 

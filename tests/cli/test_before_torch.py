@@ -33,6 +33,7 @@ COMMANDS = {
     "train --resume --out nowhere/run --epochs 3": "nowhere/run holds no run to resume: name its folder with --out, ",
     "evaluate nowhere": "run folder nowhere does not exist",
     "evaluate .": ". holds no checkpoint",
+    "impute nowhere --data a.csv --out b.csv": "run folder nowhere does not exist",
     "compare nowhere": "run folder nowhere does not exist",
     "race --objectives magic": "objective must be one of elbo, ",
     "race --seeds 1 1": "seeds must differ, got (1, 1)",
@@ -71,7 +72,7 @@ def in_a_process(code: str, given: object, cwd: Path) -> str:
 def test_refused_flags_and_help_are_answered_before_torch_is_imported(tmp_path):
     cases = {("pyrovae", text): (0 if text.startswith("--") else 2, said) for text, said in COMMANDS.items()}
     for command in app.COMMANDS:
-        run = " run" if command in ("evaluate", "compare") else ""
+        run = " run" if command in ("evaluate", "impute", "compare") else ""
         cases["pyrovae", f"{command}{run} --magic 3"] = 2, "Unrecognized options: --magic"
         cases["pyrovae", f"{command} --help"] = 0, f"usage: pyrovae {command} "
     for script in SCRIPTS:

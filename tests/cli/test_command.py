@@ -63,7 +63,7 @@ def test_a_mistyped_word_is_answered_with_the_nearest(tmp_path):
     assert "--hidden" in flag.stderr
     nothing = command_here(cwd=tmp_path)
     assert (nothing.returncode, nothing.stdout) == (2, "")
-    assert "train, evaluate, compare, race, demo" in nothing.stderr
+    assert ", ".join(app.COMMANDS) in nothing.stderr
 
 
 def test_bad_input_is_one_line(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import tree
 from matplotlib.figure import Figure
+from own_files import write_table
 from running_scripts import command_here
 
 import pyrovae as pv
@@ -29,6 +30,13 @@ def command(*flags):
 DOORS = {
     "evaluate": (command("evaluate", "run", *DRAWS, "--overwrite"), "run/.evaluation"),
     "estimates": (command("evaluate", "run", "--methods", "elbo", "--num-data", 4, "--overwrite"), "run/.estimates"),
+    "impute": (
+        command(
+            *("impute", "table", "--data", "table.csv", "--out", "out/filled.csv", "--draws", 1),
+            *("--num-samples", 30, "--overwrite"),
+        ),
+        "out/.imputation",
+    ),
     "compare": (
         command(
             *("compare", "run", "--objectives", "elbo", "--num-particles", 1, "--repeats", 4, "--num-data", 4),
@@ -46,16 +54,19 @@ DOORS = {
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A folder with a run."""
+    """A folder with a run, and one on a table with missing cells."""
     folder = tmp_path_factory.mktemp("kept")
-    config = pv.RunConfig(hidden=(4,), epochs=1, batch_size=1_000)
-    train_run(config, folder / "run", progress=False)
+    small = {"hidden": (4,), "epochs": 1, "batch_size": 1_000}
+    train_run(pv.RunConfig(**small), folder / "run", progress=False)
+    write_table(folder / "table.csv", {"a": "continuous", "b": "continuous"}, missing=0.2)
+    table = {"dataset": str(folder / "table.csv"), "columns": ("a", "b"), "missing": "mask", "latent_dim": 2}
+    train_run(pv.RunConfig(**small, **table), folder / "table", progress=False)
     return folder
 
 
 @pytest.fixture
 def folder(kept, tmp_path):
-    shutil.copytree(kept / "run", tmp_path / "here/run")
+    shutil.copytree(kept, tmp_path / "here")
     return tmp_path / "here"
 
 
@@ -94,7 +105,7 @@ def test_no_link_is_followed(door, folder, kept, tmp_path, monkeypatch):
     places = {*files, *(f"{path}.tmp" for path in files), *(f"{name}{kind}" for kind in ("lock", ".lock", ".tmp"))}
     if door == "resume":
         places -= {"run/checkpoint.pt", "run/checkpoint-previous.pt"}  # which are read
-    folders = {str(Path(path).parent) for path in files} - {"run", "race"}  # which the user names
+    folders = {str(Path(path).parent) for path in files} - {"run", "race", "out"}  # which the user names
     outside, mine = tmp_path / "outside", tmp_path / "mine"
     for number, taken in enumerate((places, folders)):
         here = tmp_path / str(number)
@@ -112,7 +123,7 @@ def test_no_link_is_followed(door, folder, kept, tmp_path, monkeypatch):
         assert all((here / path).is_file() and not (here / path).is_symlink() for path in files)
 
 
-@pytest.mark.parametrize("door", ["evaluate", "estimates", "compare", "race"])
+@pytest.mark.parametrize("door", ["evaluate", "estimates", "impute", "compare", "race"])
 def test_a_full_disk_leaves_the_earlier_report_and_names_the_file(door, folder, small_disk):
     call, name = DOORS[door]
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

@@ -1,0 +1,161 @@
+"""Tables whose columns a model knows already: their cells become numbers as in its training, and numbers cells."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.common import InputError, did_you_mean, require, require_there, shown
+from pyrovae.data.columns import Cells, Column, Place, as_text, of_numbers, parsed, word
+from pyrovae.data.table_files import read_csv, read_parquet
+from pyrovae.data.tables import Table, checked_tensor
+
+TABLE_FILES, TEXT_FILES = (".csv", ".tsv", ".parquet"), (".csv", ".tsv")
+DIGITS = 6  # of numbers that are written: more than they are known to
+MOST_PLAIN = 1e15  # from here on a number is written with an exponent
+INSIDE = 1e-7  # of both ends of (0, 1), which a number between them must not be written as
+MOST_NAMED = 8  # categories, in an error
+
+
+@dataclass(frozen=True)
+class KnownTable:
+    """Holds a table as its file has it, beside the cells of the columns that a model knows.
+
+    Args:
+        table: All cells of the file, in its order.
+        columns: What the model knows of its columns.
+        x: Their cells as in its training, `(rows, columns)`, NaN where one is missing.
+    """
+
+    table: Table
+    columns: tuple[Column, ...]
+    x: Tensor
+
+    def classes(self, label_column: str, names: Sequence[str]) -> Tensor:
+        """Returns which of the classes of these names each row has in the column of labels, `(rows,)`."""
+        column = Column(label_column, "category", categories=tuple(names))
+        cells = _cells_of(self.table, label_column)
+        values = _known_values(column, cells, self.table.place(label_column))
+        absent = np.flatnonzero(np.isnan(values))
+        if len(absent):
+            raise InputError(f"{self.table.place(label_column)(int(absent[0]))}: a label must not be missing")
+        return torch.from_numpy(values).long()
+
+    def require_free(self, names: Sequence[str]) -> None:
+        """Raises `InputError` if the file has a column of one of these names, which are to be those of others."""
+        for name in names:
+            require(name not in self.table.cells, f"{self.table.source} has a column {shown(name)} already: rename it")
+
+    def text(self, filled: Mapping[str, Sequence[str | None]], more: Mapping[str, Sequence[str]], suffix: str) -> str:
+        """Returns the table as the text of a file, with a header.
+
+        Args:
+            filled: By the names of columns, what is written in each row in place of its cell; None leaves the cell.
+            more: Further columns, to the right of all others.
+            suffix: That of the file: .tsv has tabs between cells, .csv what the table came with, or commas.
+        """
+        columns = {name: _as_texts(cells) for name, cells in self.table.cells.items()}
+        for name, texts in filled.items():
+            columns[name] = [was if now is None else now for was, now in zip(columns[name], texts, strict=True)]
+        columns |= {name: list(texts) for name, texts in more.items()}
+        delimiter = "\t" if suffix == ".tsv" else ";" if self.table.delimiter == ";" else ","
+        file = io.StringIO()
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        return file.getvalue()
+
+
+def read_known_table(path: Path, columns: Sequence[Column], header: bool | None = None) -> KnownTable:
+    """Reads a table whose columns are known, as `load` reads one whose columns are not.
+
+    Args:
+        path: A .csv, .tsv or .parquet file. It may have other columns, too, and these in another order.
+        columns: The columns, as a data set has them.
+        header: As in `load`.
+
+    Raises:
+        InputError: If it is no such file, lacks a column, or has a cell that is none of its column.
+    """
+    require_there(path)
+    suffix = path.suffix.lower()
+    require(suffix in TABLE_FILES, f"the table must be in a file of kind {', '.join(TABLE_FILES)}, got {path}")
+    table = read_parquet(path, None) if suffix == ".parquet" else read_csv(path, header, None)
+    values = [_known_values(one, _cells_of(table, one.name), table.place(one.name)) for one in columns]
+    return KnownTable(table, tuple(columns), checked_tensor(np.stack(values, 1), columns, table))
+
+
+def cell_text(column: Column, value: float) -> str:
+    """Returns a value of a column, as x has it, as the text of a cell: in the units or the names of the file."""
+    if column.categories:
+        return column.categories[round(value)]
+    if column.kind in ("binary", "count"):
+        return str(round(value))
+    value = min(max(value, INSIDE), 1 - INSIDE) if column.kind == "unit" else value
+    return number_text(value if column.sd is None else value * column.sd + (column.mean or 0.0), value)
+
+
+def number_text(value: float, beside: float = 0.0) -> str:
+    """Returns a number with six digits, or as many as tell it from 0 and 1 if `beside` lies between these."""
+    text = f"{value:.{DIGITS}g}"
+    if "e" in text and 1 <= abs(value) < MOST_PLAIN:
+        return str(round(value))
+    return repr(value) if 0 < beside < 1 and float(text) in (0.0, 1.0) else text
+
+
+def _cells_of(table: Table, name: str) -> Cells:
+    if name not in table.cells:
+        some = ", ".join(list(table.cells)[:MOST_NAMED]) + (", ..." if len(table.cells) > MOST_NAMED else "")
+        rule = f"{table.source} must have the column {shown(name)}, and has {some}"
+        raise InputError(f"{rule}{did_you_mean(name, list(table.cells))}")
+    return table.cells[name]
+
+
+def _known_values(column: Column, cells: Cells, place: Place) -> np.ndarray:
+    """Returns the cells of a column as numbers, NaN where one is missing; refuses what the column does not hold."""
+    if column.categories:
+        return _indices(column, cells, place)
+    numbers, texts = parsed(cells)
+    if texts:
+        raise InputError(f"{place(texts[0])}: must be a number, got {shown(cells[texts[0]].strip()[:50])}")
+    if column.kind == "binary":
+        bad = np.flatnonzero(~(np.isnan(numbers) | np.isin(numbers, (0, 1))))
+        if len(bad):
+            raise InputError(f"{place(int(bad[0]))}: must be 0 or 1, got {as_text(numbers[bad[0]])}")
+        return numbers
+    of_numbers(column.name, numbers, column.kind, place)
+    return numbers if column.sd is None else (numbers - (column.mean or 0.0)) / column.sd
+
+
+def _indices(column: Column, cells: Cells, place: Place) -> np.ndarray:
+    """Returns which of the column's categories each cell is, NaN where it is missing."""
+    index = {name: float(i) for i, name in enumerate(column.categories)}
+    numbers, texts = parsed(cells)
+    are_texts = set(texts)
+    found = np.full(len(numbers), np.nan)
+    for row, number in enumerate(numbers):
+        is_text = row in are_texts
+        if not is_text and np.isnan(number):
+            continue
+        name = word(cells[row]) if is_text else as_text(number)
+        known = index.get(name) if name is not None else None
+        if known is None and not is_text:
+            known = index.get(str(cells[row]).strip())  # 007, a number that is a name
+        if known is None:
+            names = ", ".join(column.categories[:MOST_NAMED]) + (", ..." if len(index) > MOST_NAMED else "")
+            raise InputError(
+                f"{place(row)}: must be one of {names}; got {shown(name)}{did_you_mean(name, column.categories)}"
+            )
+        found[row] = known
+    return found
+
+
+def _as_texts(cells: Cells) -> list[str]:
+    if isinstance(cells, np.ndarray):
+        return ["" if np.isnan(cell) else as_text(cell) for cell in cells]
+    return list(cells)
