@@ -19,6 +19,7 @@ from pyrovae.evaluation.imputation import Imputation, impute
 from pyrovae.evaluation.inference_gap import inference_gaps
 from pyrovae.evaluation.known_factors import FactorInformation, factor_information
 from pyrovae.evaluation.posterior_expectations import posterior
+from pyrovae.evaluation.predictive_checks import PredictiveCheck, predictive_check
 from pyrovae.evaluation.remedy_words import IN_METHODS, IN_SHELL
 from pyrovae.evaluation.weighted_draws import WeightedDraws
 from pyrovae.evaluation.weights_verdict import doubt_of
@@ -36,6 +37,7 @@ __all__ = [
     "IN_SHELL",
     "Imputation",
     "MarginalLikelihood",
+    "PredictiveCheck",
     "WeightedDraws",
     "active_units",
     "annealed_log_marginal",
@@ -61,6 +63,7 @@ __all__ = [
     "inference_gaps",
     "latent_use",
     "posterior",
+    "predictive_check",
     "log_marginal",
     "quadrature_log_marginal",
     "simulation_based_calibration",

@@ -245,15 +245,24 @@ class WeightedDraws:
             Kitagawa 1996, Journal of Computational and Graphical Statistics 5 (systematic resampling).
         """
         require_size("num_samples", num_samples)
-        stream = int(torch.randint(2**62, ()))
         parts = []
         with evaluation_mode(*self._programs), torch.no_grad():
-            for _, seed, log_w, draws in self._chunks():
-                with local_seed(derived_seed(seed, f"sample {stream}")):
-                    index = _resampled(log_w, num_samples)
-                data = torch.arange(log_w.shape[1], device=log_w.device)
-                parts.append(tuple(draws[name][index, data] for name in self.shapes))
+            for _, _, draws in self.resampled(num_samples):
+                parts.append(tuple(draws[name] for name in self.shapes))
         return dict(zip(self.shapes, joined(parts, self._args, dim=1), strict=True))
+
+    def resampled(self, num_samples: int) -> Iterator[tuple[Data, int, Site]]:
+        """Yields for one run of data of this process after another: the data, a seed, and draws as `sample` has them.
+
+        The caller sees to the programs' mode, and that no gradient is recorded.
+        """
+        stream = int(torch.randint(2**62, ()))
+        for chunk, seed, log_w, draws in self._chunks():
+            own = derived_seed(seed, f"sample {stream}")
+            with local_seed(own):
+                index = _resampled(log_w, num_samples)
+            data = torch.arange(log_w.shape[1], device=log_w.device)
+            yield chunk, derived_seed(own, "f"), {name: draws[name][index, data] for name in self.shapes}
 
     # The draws --------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Figures: arrays (and Axes) in, Axes out. Nothing here calls a model or saves a file."""
 
 from pyrovae.plots.axes import figure_row
+from pyrovae.plots.checks import replicated_statistic
 from pyrovae.plots.gradients import against_seconds, against_size
 from pyrovae.plots.images import image_grid, latent_plane, reconstructions, traversal
 from pyrovae.plots.latents import (
@@ -44,4 +45,5 @@ __all__ = [
     "against_seconds",
     "race_curves",
     "rank_histogram",
+    "replicated_statistic",
 ]

@@ -10,7 +10,7 @@ from pyrovae.programs.gate import Needs, Weights
 from pyrovae.programs.known_layouts import known_layout
 from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, read_layout
 from pyrovae.programs.mask_checks import require_no_autoencoder, require_no_masks
-from pyrovae.programs.observed_parts import check_guide_sees_parts, observing_parts
+from pyrovae.programs.observed_parts import check_guide_sees_parts, observing_parts, takes_mask
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.random_choices import (
     Choices,
@@ -64,6 +64,7 @@ __all__ = [
     "particles",
     "is_pair",
     "takes_model",
+    "takes_mask",
     "takes_pair",
     "Choices",
     "EnumeratedPair",

@@ -25,6 +25,7 @@ DRAW = {
     "against_seconds": lambda axes: plots.against_seconds({"a": ([0.1, 0.2], [3.0, 2.0], None)}, "variance", axes=axes),
     "below_the_best": lambda axes: plots.below_the_best({"a": (1.0, -2.0, 0.1), "b": (2.0, -1.0, 0.1)}, axes),
     "rank_histogram": lambda axes: plots.rank_histogram(np.array([3, 5, 4]), "z", axes),
+    "replicated_statistic": lambda axes: plots.replicated_statistic(POINTS[:, 0], 3.0, axes=axes),
     "points": lambda axes: plots.points(POINTS, axes=axes),
     "points with labels": lambda axes: plots.points(POINTS, LABELS, axes=axes),
     "latent_space": lambda axes: plots.latent_space(POINTS, axes=axes),

@@ -24,6 +24,7 @@ GIVEN = {
     "posterior_ellipses": {"means": POINTS, "scales": random(12, 2), "labels": LABELS},
     "decoded_lattice": {"decoded": random(4, 4, 2)},
     "rank_histogram": {"counts": np.array([3, 5, 4])},
+    "replicated_statistic": {"replicated": np.array(VALUES), "observed": 2.5},
     "image_grid": {"images": random(5, 3, 4, 6), "columns": 3},
     "reconstructions": {"images": random(5, 1, 4, 3), "reconstructed": random(5, 1, 4, 3)},
     "latent_plane": {"images": random(3, 3, 1, 4, 4), "limit": 2.0},
