@@ -118,6 +118,7 @@ for name, settings in {
     "mean": {"name": "z"},
     "quantile": {"name": "z", "levels": 0.5},
     "sample": {"num_samples": 3},
+    "to_arviz": {"num_samples": 3},
 }.items():
     door(f"WeightedDraws.{name}", getattr(DRAWS, name), **settings)
 for name, settings in {

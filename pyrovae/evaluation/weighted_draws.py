@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from pyrovae.common import (
     require_plain,
     require_size,
 )
+from pyrovae.evaluation.arviz_export import as_arviz
 from pyrovae.evaluation.chunks import Data, Opened
 from pyrovae.evaluation.estimate import MarginalLikelihood
 from pyrovae.evaluation.expectation import Expectation, Site, expectation_of, quantiles_of, verdict_on_answers
@@ -250,6 +252,24 @@ class WeightedDraws:
             for _, _, draws in self.resampled(num_samples):
                 parts.append(tuple(draws[name] for name in self.shapes))
         return dict(zip(self.shapes, joined(parts, self._args, dim=1), strict=True))
+
+    def to_arviz(self, num_samples: int = 1_000) -> Any:
+        """Returns draws of equal weight, as `sample` makes them, in the form that ArviZ summarises and draws.
+
+        The group "posterior" has each latent with the dimensions chain (of length 1), draw, datum and those of
+        `shapes`. ArviZ takes the draws for independent, and its own effective sample size and errors do not know that
+        some repeat: `ess` and the errors of `mean` do.
+
+        Args:
+            num_samples: The number of draws for each datum.
+
+        Returns:
+            An `arviz.InferenceData`; from ArviZ 1.0 on an `xarray.DataTree`.
+
+        Raises:
+            InputError: If ArviZ is not installed (`pip install 'pyrovae[arviz]'`), or as `sample` does.
+        """
+        return as_arviz(self.sample(num_samples))
 
     def resampled(self, num_samples: int) -> Iterator[tuple[Data, int, Site]]:
         """Yields for one run of data of this process after another: the data, a seed, and draws as `sample` has them.
