@@ -20,7 +20,7 @@ from pyrovae.evaluation.inference_gap import inference_gaps
 from pyrovae.evaluation.known_factors import FactorInformation, factor_information
 from pyrovae.evaluation.posterior_expectations import posterior
 from pyrovae.evaluation.predictive_checks import PredictiveCheck, predictive_check
-from pyrovae.evaluation.remedy_words import IN_METHODS, IN_SHELL
+from pyrovae.evaluation.remedy_words import IN_IMPUTE, IN_METHODS, IN_SHELL
 from pyrovae.evaluation.weighted_draws import WeightedDraws
 from pyrovae.evaluation.weights_verdict import doubt_of
 
@@ -33,6 +33,7 @@ __all__ = [
     "Expectation",
     "FactorInformation",
     "HeldOut",
+    "IN_IMPUTE",
     "IN_METHODS",
     "IN_SHELL",
     "Imputation",

@@ -1,19 +1,22 @@
-"""Missing cells of x given the observed ones, under a VAE: their means, standard deviations and draws."""
+"""Missing cells of x given the observed ones: their means, standard deviations and draws."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from pyrovae.common import evaluates, require, require_compile, require_size
-from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK
+from pyrovae.common import device_of, evaluates, require, require_compile, require_plain, require_size
+from pyrovae.data import moved
+from pyrovae.evaluation.arguments import tensors_in
+from pyrovae.evaluation.chunks import opened
+from pyrovae.evaluation.data_given_latents import DataGivenLatents, of_resampled
 from pyrovae.evaluation.expectation import Site, verdict_on_answers, why_unknown
 from pyrovae.evaluation.posterior_expectations import posterior
-from pyrovae.evaluation.remedy_words import DRAWS
+from pyrovae.evaluation.remedy_words import DRAWS, FOR_ANSWERS
 from pyrovae.evaluation.weights_verdict import largest_k
 from pyrovae.models import VAE
-from pyrovae.programs import takes_pair
+from pyrovae.programs import check_guide_sees_parts, observing_parts, takes_pair
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,13 @@ class Imputation:
     @property
     def verdict(self) -> str:
         """A conclusion about how far to believe the filled cells, and what to do if they are not to be believed."""
+        return self.verdict_in(FOR_ANSWERS)
+
+    def verdict_in(self, words: Mapping[str, str]) -> str:
+        """Returns the verdict; `words` has what is to be done, as it is called where the verdict is read."""
         at, why = self.missing, why_unknown(self.weights_pareto_k[self.missing], "a cell")
         k, ess = self.pareto_k[at], self.ess[at]
-        return verdict_on_answers(k, ess, self.num_samples, self.remedies, "missing cells", why)
+        return verdict_on_answers(k, ess, self.num_samples, self.remedies, "missing cells", why, words)
 
     def __repr__(self) -> str:
         num, of, error = int(self.missing.sum()), self.missing.numel(), self.standard_error[self.missing].max().item()
@@ -76,13 +83,14 @@ def impute(
     guide: Callable,
     x: Tensor,
     *y: Tensor,
+    missing: Tensor | None = None,
     num_samples: int = 1_000,
     num_draws: int = 20,
     chunk_size: int | None = None,
     compile: bool | str = "auto",
     progress: bool | None = None,
 ) -> Imputation:
-    """Fills in the missing cells of x given the observed ones, under a VAE with `missing="mask"`.
+    """Fills in the missing cells of x given the observed ones, under a model of both.
 
         E[x_m | x_o] = E[E[x_m | z] | x_o],    z ~ p(z | x_o) as `posterior` weighs it
 
@@ -91,13 +99,19 @@ def impute(
     of them and combine (Rubin's rules). The mean of a column of categories is that of their numbers, and only draws are
     categories.
 
-    The cells must be missing at random: whether one is missing may depend on the observed cells alone.
+    The cells must be missing at random: whether one is missing may depend on the observed cells alone. Given z they
+    must not depend on the observed ones, and the model must observe them as they are.
+
+    Model and guide must take a part of the data, as a VAE with `missing="mask"` does. The other pairs that do are those
+    of `conditional_log_marginal`, whose guide has an argument `mask` or takes NaN.
 
     Args:
-        model: The VAE, which stands for its model and guide, or the method `model` of one.
-        guide: Its guide, or another proposal q(z|x), if `model` is given alone.
-        x: The data, `(batch, *event_shape)`, NaN where a cell is missing.
-        *y: The conditions, if the VAE has any.
+        model: The generative program p(x, z) of a pair whose sites all lie in the data plate.
+        guide: The proposal q(z|x), for any part of x.
+        x: The data, `(batch, *event_shape)`, floating-point, NaN where a cell is missing.
+        *y: What model and guide take besides (conditions).
+        missing: True for each cell that is missing although x has a number there, `(batch, *event_shape)`; none by
+            default.
         num_samples: The number of draws of z for each datum, behind means and standard deviations.
         num_draws: The number of imputations drawn.
         chunk_size: As in `log_marginal`.
@@ -108,7 +122,8 @@ def impute(
         An `Imputation`. k of its means takes half a millisecond for each missing cell.
 
     Raises:
-        InputError: If it is not the model of a VAE with `missing="mask"`, no cell is missing, or as `posterior` does.
+        InputError: If the pair cannot take a part of x, sums out discrete sites or has sites in other plates; if no
+            cell is missing, or a missing one has no mean; or as `posterior` does.
 
     Example:
         >>> vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Gaussian(0.5), missing="mask")
@@ -124,35 +139,36 @@ def impute(
     require_size("num_samples", num_samples)
     require_size("num_draws", num_draws)
     require_compile(compile)
-    vae = getattr(model, "__self__", None)
-    has_missing = isinstance(vae, VAE) and vae.missing is not None
-    require(has_missing, 'impute needs the model of a VAE with missing="mask"')
-    assert isinstance(vae, VAE)
-    vae.check_data(x, *y)
-    missing = x.isnan()
-    require(bool(missing.any()), "x must have a missing cell (NaN), and has none")
+    x = with_missing(x, missing)
+    at = x.isnan()
+    require(bool(at.any()), "x must have a missing cell (NaN), and has none")
+    if isinstance(vae := getattr(model, "__self__", None), VAE) and vae.missing is not None:
+        vae.check_data(x, *y)
+    check_guide_sees_parts(guide, moved((x, *y), device_of(model, tensors_in((x, *y)))))
+    model, guide = observing_parts(model, guide)
+    made = DataGivenLatents.of(model, opened(model, guide, (x, *y), chunk_size), "impute")
+    summed = "impute needs latents that are drawn, and the model sums some out, on which missing cells may depend"
+    require(not made.layout.sums, summed)
     post = posterior(
         model, guide, x, *y, num_samples=num_samples, chunk_size=chunk_size, compile=compile, progress=progress
     )
-    code = "z" if "z" in post.shapes else "z1"  # of a prior with layers, what the decoder takes
 
-    def cells(site: Site, missing: Tensor, *y: Tensor) -> Tensor:
-        x_given_z = vae.decode(site[code], *y)
-        draw = x_given_z.sample().double()
-        parts = torch.stack([x_given_z.mean.double(), draw, draw.square()], 2)
-        return torch.where(missing.unsqueeze(1), parts, torch.nan)
+    def cells(site: Site, x: Tensor, *y: Tensor) -> Tensor:
+        mean, draw = (part.double() for part in made(site, x, *y))
+        return torch.where(x.isnan().unsqueeze(1), torch.stack([mean, draw, draw.square()], 2), torch.nan)
 
-    found = post.expectation(cells, missing, *y)
+    found = post.expectation(cells, x, *y)
     mean, first, second = (value.to(x.device) for value in found.value.unbind(1))
-    exists = bool(mean[missing].isfinite().all())
-    require(exists, f"impute needs a likelihood that has a mean, got {type(vae.likelihood).__name__}")
+    require(bool(first[at].isfinite().all()), "impute needs the model to observe every missing cell, and one is not")
+    families = ", ".join(made.without_mean) or "one that has none everywhere"
+    require(bool(mean[at].isfinite().all()), f"impute needs a likelihood that has a mean, got {families}")
     deviation = (second - first.square()).clamp(min=0).sqrt() if num_samples > 1 else torch.full_like(mean, torch.nan)
     return Imputation(
-        torch.where(missing, mean.to(x), x),
-        torch.where(missing, deviation, 0.0).to(x),
-        torch.where(missing, found.standard_error[:, 0], 0.0).to(x),
-        torch.where(missing, _drawn(vae, post.sample(num_draws)[code], y, x), x),
-        missing,
+        torch.where(at, mean.to(x), x),
+        torch.where(at, deviation, 0.0).to(x),
+        torch.where(at, found.standard_error[:, 0], 0.0).to(x),
+        torch.where(at, of_resampled(post, model, lambda site, *rows: made(site, *rows)[1], (x, *y), num_draws), x),
+        at,
         found.ess[:, 0],
         largest_k(found.pareto_k[:, 0], found.pareto_k[:, 2], found.weights_pareto_k[:, 0]),
         found.weights_pareto_k[:, 0],
@@ -161,9 +177,14 @@ def impute(
     )
 
 
-def _drawn(vae: VAE, z: Tensor, y: tuple[Tensor, ...], x: Tensor) -> Tensor:
-    """Returns draws of x given each z, `(draws, batch, *event_shape)`, on the device of x."""
-    device = next(vae.parameters()).device
-    y = tuple(value.to(device) for value in y)
-    parts = z.split(max(1, PAIRS_PER_CHUNK // z.shape[1]))
-    return torch.cat([vae.decode(part.to(device), *y).sample().to(x) for part in parts])
+def with_missing(x: Tensor, missing: Tensor | None) -> Tensor:
+    """Returns x with NaN in its missing cells, after a check of which those are."""
+    require_plain("x", x)
+    require(x.is_floating_point(), f"x must be a floating-point tensor, in which NaN is a missing cell, got {x.dtype}")
+    if missing is None:
+        return x
+    require_plain("missing", missing)
+    rule = f"missing must be a tensor of True and False, of shape {tuple(x.shape)}"
+    found = missing.dtype if missing.dtype != torch.bool else tuple(missing.shape)
+    require(missing.dtype == torch.bool and missing.shape == x.shape, f"{rule}, got {found}")
+    return torch.where(missing.to(x.device), torch.nan, x)

@@ -9,10 +9,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from pyrovae.common import (
-    device_of,
     evaluates,
-    evaluation_mode,
-    local_seed,
     require,
     require_callable,
     require_compile,
@@ -20,13 +17,10 @@ from pyrovae.common import (
     require_size,
     shown,
 )
-from pyrovae.evaluation.arguments import tensors_in
-from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, opened
-from pyrovae.evaluation.data_given_latents import DataGivenLatents
+from pyrovae.evaluation.chunks import opened
+from pyrovae.evaluation.data_given_latents import DataGivenLatents, of_resampled
 from pyrovae.evaluation.expectation import Expectation, Site
 from pyrovae.evaluation.posterior_expectations import posterior
-from pyrovae.evaluation.sampled_weights import joined
-from pyrovae.evaluation.weighted_draws import WeightedDraws
 from pyrovae.plots import replicated_statistic
 from pyrovae.programs import observing_parts, takes_mask, takes_pair
 
@@ -192,25 +186,12 @@ def predictive_check(
 
     p_values = post.expectation(above, x, *y)
     observed = _statistic_of(statistic, x.unsqueeze(0))[0].double()
-    replicated = _replicates(post, made, statistic, (x, *y), num_replicates)
+
+    def replicate(site: Site, x: Tensor, *y: Tensor) -> Tensor:
+        return _statistic_of(statistic, made.replicated(site, x, *y)).double()
+
+    replicated = of_resampled(post, model, replicate, (x, *y), num_replicates)
     return PredictiveCheck(observed, replicated, p_values, post.verdict)
-
-
-def _replicates(
-    post: WeightedDraws, made: DataGivenLatents, statistic: Statistic, args: tuple[Tensor, ...], num: int
-) -> Tensor:
-    """Returns T of replicated data sets, `(num, batch)`, made of resampled latents, some at a time."""
-    device, parts = device_of(made.model, tensors_in(args)), []
-    with evaluation_mode(made.model, statistic):
-        for chunk, seed, draws in post.resampled(num):
-            rows = [value[chunk.start : chunk.stop].to(device) for value in args]
-            size, found = max(1, PAIRS_PER_CHUNK // chunk.size), []
-            with local_seed(seed):
-                for first in range(0, num, size):
-                    some = {name: site[first : first + size] for name, site in draws.items()}
-                    found.append(_statistic_of(statistic, made.replicated(some, *rows)).double())
-            parts.append((torch.cat(found),))
-    return joined(parts, args, dim=1)[0]
 
 
 def _above(new: Tensor, observed: Tensor) -> Tensor:

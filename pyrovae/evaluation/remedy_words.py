@@ -18,6 +18,7 @@ IN_SHELL = {
     ANNEALED: "annealed importance sampling (pyrovae evaluate --methods ais_1000)",
     DISTRIBUTIONS: " (--methods ais_{more})",
 }
+IN_IMPUTE = {DRAWS: "more draws (--num-samples {more})"}
 IN_METHODS = IN_SHELL | {DRAWS: "more draws (--methods is_{more})"}
 
 

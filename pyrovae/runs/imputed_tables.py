@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae.common import progress_bar, require, right_aligned
 from pyrovae.data import Column, KnownTable, cell_text, number_text, read_known_table
-from pyrovae.evaluation import Imputation, impute
+from pyrovae.evaluation import IN_IMPUTE, Imputation, impute
 from pyrovae.runs.run import Run
 
 ROWS_AT_A_TIME = 1_000  # of which the draws are held at once
@@ -36,8 +36,8 @@ class ImputedTable:
 
     @property
     def verdict(self) -> str:
-        """how far to believe the cells"""
-        return self.filled.verdict
+        """how far to believe the cells, in the words of the command"""
+        return self.filled.verdict_in(IN_IMPUTE)
 
     def text(self, suffix: str) -> str:
         """Returns the completed table as the text of a .csv or .tsv file, with a column for each that had holes.

@@ -116,17 +116,51 @@ def test_conditions_go_with_their_data():
         assert_within_standard_errors(of_condition, 0.0, error, most=6)
 
 
+def test_cells_that_are_there_are_imputed_where_they_are_said_to_be_missing():
+    vae, x = linear_vae(), holes(4, 5)
+    filled = x.nan_to_num(nan=7.0)
+    found = []
+    for args in ({"x": x}, {"x": filled, "missing": x.isnan()}):
+        torch.manual_seed(suite_seed(5))
+        found.append(pv.impute(vae.model, guide_of(vae, 1.0), args.pop("x"), num_samples=200, **args))
+    assert torch.equal(found[0].value, found[1].value)
+    assert torch.equal(found[0].draws, found[1].draws)
+    assert torch.equal(found[0].missing, found[1].missing)
+
+
 def test_what_cannot_be_imputed_is_refused():
     vae, x = linear_vae(), holes(3, 3)
-    whole = small_vae((CELLS,))
-    assert refusal(pv.impute, whole, torch.zeros(3, CELLS)) == 'impute needs the model of a VAE with missing="mask"'
-    assert (
-        refusal(pv.impute, lambda x: None, lambda x: None, x) == 'impute needs the model of a VAE with missing="mask"'
-    )
+    rule = 'must take a part of the data: an argument "mask", or NaN in x; where cells are left out, it draws nan'
+    assert refusal(pv.impute, small_vae((CELLS,)), x.float()) == f'the guide "VAE.guide" {rule}'
     assert refusal(pv.impute, vae, x.nan_to_num()) == "x must have a missing cell (NaN), and has none"
     assert "num_draws must be" in refusal(pv.impute, vae, x, num_draws=0)
     no_mean = small_vae((CELLS,), likelihood=Cauchy(), missing="mask")
     assert refusal(pv.impute, no_mean, x.float()) == "impute needs a likelihood that has a mean, got Cauchy"
+    shape = "missing must be a tensor of True and False, of shape (3, 4), got"
+    assert refusal(pv.impute, vae, x, missing=torch.ones(CELLS).bool()) == f"{shape} (4,)"
+    assert refusal(pv.impute, vae, x, missing=torch.ones(3, CELLS)) == f"{shape} torch.float32"
+
+    def summed(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            for i in range(CELLS):
+                pyro.sample(f"x_{i}", dist.Normal(z + c, 1.0), obs=x[:, i])
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+
+    assert refusal(pv.impute, summed, guide, x).startswith("impute needs latents that are drawn, and the model sums")
+
+    def half(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            for i in range(1, CELLS):
+                pyro.sample(f"x_{i}", dist.Normal(z, 1.0), obs=x[:, i])
+
+    said = "impute needs the model to observe every missing cell, and one is not"
+    assert refusal(pv.impute, half, guide, x, num_samples=30) == said
 
 
 def test_a_standard_deviation_that_does_not_exist_is_flagged():
