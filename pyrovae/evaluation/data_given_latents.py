@@ -13,20 +13,15 @@ from torch import Tensor
 
 from pyrovae.common import (
     InputError,
-    device_of,
     evaluation_mode,
     first_line,
     is_out_of_memory,
     kept_generators,
-    local_seed,
     require,
 )
-from pyrovae.evaluation.arguments import tensors_in
-from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, Opened
+from pyrovae.evaluation.chunks import Opened
 from pyrovae.evaluation.expectation import Site
 from pyrovae.evaluation.rows import require_rows
-from pyrovae.evaluation.sampled_weights import joined
-from pyrovae.evaluation.weighted_draws import WeightedDraws
 from pyrovae.programs import Given, Layout, base_of, particles, sample_sites
 
 FIRST = 1_000_003  # the number of the first cell: no label is so large by chance
@@ -96,31 +91,6 @@ class DataGivenLatents:
         """Returns draws of x given z, `(draws, data, ...)`; cells that are missing or that no site has stay."""
         draw = self(latents, x, *y)[1]
         return torch.where(draw.isnan() | x.isnan(), x.to(draw), draw).to(x.dtype)
-
-
-def of_resampled(
-    post: WeightedDraws, model: Callable, function: Callable[..., Tensor], args: tuple[Tensor, ...], num: int
-) -> Tensor:
-    """Returns a function of resampled latents and the rows that go with them, `(num, batch, ...)`, some at a time.
-
-    Args:
-        post: The weighted draws.
-        model: The model, on whose device the function works.
-        function: Is given latents, each `(draws, data, ...)`, and the rows of `args`, and returns `(draws, data, ...)`.
-        args: x, and what the model takes besides.
-        num: The number of draws for each datum.
-    """
-    device, parts = device_of(model, tensors_in(args)), []
-    with evaluation_mode(model, function), torch.no_grad():
-        for chunk, seed, draws in post.resampled(num):
-            rows = [value[chunk.start : chunk.stop].to(device) for value in args]
-            size, found = max(1, PAIRS_PER_CHUNK // chunk.size), []
-            with local_seed(seed):
-                for first in range(0, num, size):
-                    some = {name: site[first : first + size] for name, site in draws.items()}
-                    found.append(function(some, *rows))
-            parts.append((torch.cat(found),))
-    return joined(parts, args, dim=1)[0]
 
 
 def _run(model: Callable, layout: Layout, latents: Site, args: tuple) -> dict[str, dict]:

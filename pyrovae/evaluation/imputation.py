@@ -10,10 +10,11 @@ from pyrovae.common import device_of, evaluates, require, require_compile, requi
 from pyrovae.data import moved
 from pyrovae.evaluation.arguments import tensors_in
 from pyrovae.evaluation.chunks import opened
-from pyrovae.evaluation.data_given_latents import DataGivenLatents, of_resampled
+from pyrovae.evaluation.data_given_latents import DataGivenLatents
 from pyrovae.evaluation.expectation import Site, verdict_on_answers, why_unknown
 from pyrovae.evaluation.posterior_expectations import posterior
 from pyrovae.evaluation.remedy_words import DRAWS, FOR_ANSWERS
+from pyrovae.evaluation.weighted_draws import of_resampled
 from pyrovae.evaluation.weights_verdict import largest_k
 from pyrovae.models import VAE
 from pyrovae.programs import check_guide_sees_parts, observing_parts, takes_pair

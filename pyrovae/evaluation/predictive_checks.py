@@ -18,9 +18,10 @@ from pyrovae.common import (
     shown,
 )
 from pyrovae.evaluation.chunks import opened
-from pyrovae.evaluation.data_given_latents import DataGivenLatents, of_resampled
+from pyrovae.evaluation.data_given_latents import DataGivenLatents
 from pyrovae.evaluation.expectation import Expectation, Site
 from pyrovae.evaluation.posterior_expectations import posterior
+from pyrovae.evaluation.weighted_draws import of_resampled
 from pyrovae.plots import replicated_statistic
 from pyrovae.programs import observing_parts, takes_mask, takes_pair
 

@@ -12,6 +12,7 @@ from pyrovae.common import (
     InputError,
     counted,
     derived_seed,
+    device_of,
     evaluation_mode,
     local_seed,
     require,
@@ -21,6 +22,7 @@ from pyrovae.common import (
     require_plain,
     require_size,
 )
+from pyrovae.evaluation.arguments import tensors_in
 from pyrovae.evaluation.arviz_export import as_arviz
 from pyrovae.evaluation.chunks import Data, Opened
 from pyrovae.evaluation.estimate import MarginalLikelihood
@@ -28,6 +30,7 @@ from pyrovae.evaluation.expectation import Expectation, Site, expectation_of, qu
 from pyrovae.evaluation.importance_sampling import result_of, statistics_of
 from pyrovae.evaluation.importance_weights import rounding_unit
 from pyrovae.evaluation.latent_draws import LatentDraws
+from pyrovae.evaluation.resampling import in_blocks, resampled
 from pyrovae.evaluation.sampled_weights import Sampler, joined
 from pyrovae.evaluation.weights_verdict import RELIABLE_PARETO_K, largest_k
 from pyrovae.programs import gate
@@ -249,7 +252,7 @@ class WeightedDraws:
         require_size("num_samples", num_samples)
         parts = []
         with evaluation_mode(*self._programs), torch.no_grad():
-            for _, _, draws in self.resampled(num_samples):
+            for _, _, draws in self._of_equal_weight(num_samples):
                 parts.append(tuple(draws[name] for name in self.shapes))
         return dict(zip(self.shapes, joined(parts, self._args, dim=1), strict=True))
 
@@ -271,19 +274,6 @@ class WeightedDraws:
         """
         return as_arviz(self.sample(num_samples))
 
-    def resampled(self, num_samples: int) -> Iterator[tuple[Data, int, Site]]:
-        """Yields for one run of data of this process after another: the data, a seed, and draws as `sample` has them.
-
-        The caller sees to the programs' mode, and that no gradient is recorded.
-        """
-        stream = int(torch.randint(2**62, ()))
-        for chunk, seed, log_w, draws in self._chunks():
-            own = derived_seed(seed, f"sample {stream}")
-            with local_seed(own):
-                index = _resampled(log_w, num_samples)
-            data = torch.arange(log_w.shape[1], device=log_w.device)
-            yield chunk, derived_seed(own, "f"), {name: draws[name][index, data] for name in self.shapes}
-
     # The draws --------------------------------------------------------------------------------------------------------
 
     def _chunks(self) -> Iterator[tuple[Data, int, Tensor, Site]]:
@@ -302,6 +292,19 @@ class WeightedDraws:
                     f"by up to {off.max().item():.2g} nats: call posterior again"
                 )
             yield chunk, seed, taken[0], self._latents.by_name(taken)
+
+    def _of_equal_weight(self, num_samples: int) -> Iterator[tuple[Data, int, Site]]:
+        """Yields for one run of data of this process after another: the data, a seed, and draws as `sample` has them.
+
+        The caller sees to the programs' mode, and that no gradient is recorded.
+        """
+        stream = int(torch.randint(2**62, ()))
+        for chunk, seed, log_w, draws in self._chunks():
+            own = derived_seed(seed, f"sample {stream}")
+            with local_seed(own):
+                index = resampled(log_w, num_samples)
+            data = torch.arange(log_w.shape[1], device=log_w.device)
+            yield chunk, derived_seed(own, "f"), {name: draws[name][index, data] for name in self.shapes}
 
     def _answer(
         self, value: Tensor, error: Tensor, ess: Tensor, k: Tensor | None, bias: Tensor, event_dim: int
@@ -324,11 +327,10 @@ class WeightedDraws:
         require_choice("name", name, self.shapes)
 
 
-def _resampled(log_w: Tensor, num_samples: int) -> Tensor:
-    """Returns which draws come in place of the weighted ones, `(num_samples, data)`, from log-weights `(S, data)`."""
-    up_to = log_w.softmax(0).cumsum(0).T.contiguous()
-    first = torch.rand(len(up_to), 1, dtype=torch.float64, device=log_w.device)
-    points = (torch.arange(num_samples, dtype=torch.float64, device=log_w.device) + first) / num_samples
-    index = torch.searchsorted(up_to, points * up_to[:, -1:]).clamp(max=len(log_w) - 1)
-    order = torch.rand(index.shape, device=log_w.device).argsort(1)
-    return index.gather(1, order).T
+def of_resampled(
+    post: WeightedDraws, model: Callable, function: Callable[..., Tensor], args: tuple[Tensor, ...], num: int
+) -> Tensor:
+    """Returns a function of resampled latents and of the rows of `args`, `(num, batch, ...)`; see `in_blocks`."""
+    with evaluation_mode(model, function), torch.no_grad():
+        parts = in_blocks(post._of_equal_weight(num), device_of(model, tensors_in(args)), function, args, num)
+    return joined(parts, args, dim=1)[0]

@@ -19,7 +19,7 @@ from helpers import (
 )
 
 import pyrovae as pv
-from pyrovae.evaluation import data_given_latents
+from pyrovae.evaluation import resampling
 
 
 def first(x):
@@ -157,7 +157,7 @@ def test_pairs_of_other_kinds(vae):
 
 
 def test_blocks_of_replicates_are_whole(vae, monkeypatch):
-    monkeypatch.setattr(data_given_latents, "PAIRS_PER_CHUNK", 50)
+    monkeypatch.setattr(resampling, "PAIRS_PER_CHUNK", 50)
     check = pv.predictive_check(vae, draw(vae, 20), statistic=first, num_samples=100, num_replicates=31)
     assert check.replicated.shape == (31, 20)
     assert check.replicated.isfinite().all()
