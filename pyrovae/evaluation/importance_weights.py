@@ -101,12 +101,28 @@ def rounding_unit(log_weights: Tensor) -> Tensor:
     return _eps(log_weights) * log_weights.amax(0).abs().clamp(min=1)
 
 
+def smoothed_log_weights(log_weights: Tensor) -> Tensor:
+    """Returns log-weights `(S, data)` with those of the tail replaced, whose mean is that of `pareto_smoothed`."""
+    num_tail = tail_size(len(log_weights))
+    if num_tail < MIN_TAIL:
+        return log_weights
+    top, index = log_weights.topk(num_tail + 1, dim=0)
+    _, tails = _fits(top.cpu(), log_weights.amin(0).cpu(), rounding_unit(top).cpu())
+    return log_weights.scatter(0, index[:-1], top[0] + tails.log().to(top))
+
+
 def fitted_tail(top: Tensor, least: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
     """Returns k, and by how much smoothing moves the sum of the weights relative to the largest, each `(data,)`.
 
     `top` are the M + 1 largest log-weights, in falling order, `(M + 1, data)`; `least` is the smallest of all, and
     `unit` what rounding may lose of one, both `(data,)`. See `pareto_smoothed`.
     """
+    shapes, tails = _fits(top, least, unit)
+    return shapes, tails.sum(0) - (top[:-1] - top[0]).exp().sum(0)
+
+
+def _fits(top: Tensor, least: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns k of each datum, `(data,)`, and the smoothed tail relative to the largest weight, `(M, data)`."""
     num_tail = len(top) - 1
     # Relative to the largest weight: the tail itself, and the amounts by which it exceeds the next weight.
     relative = (top - top[0]).exp()
@@ -117,7 +133,7 @@ def fitted_tail(top: Tensor, least: Tensor, unit: Tensor) -> tuple[Tensor, Tenso
         hidden, spread <= (SEEN_EQUAL * unit).clamp(max=MOST_HIDDEN), top[0] - top[-1] <= ROUNDING * unit
     )
     within = hidden & (top[0] - top[-1] <= ROUNDING * unit)
-    shapes, sums = [], []
+    shapes, tails = [], []
     points = 1 - (torch.arange(num_tail, dtype=torch.float64) + 0.5) / num_tail
     columns = zip(excess.T, relative[-1], relative[:-1].T, flat, hidden, within, strict=True)
     for column, cut, tail, is_flat, is_hidden, is_within in columns:
@@ -139,8 +155,8 @@ def fitted_tail(top: Tensor, least: Tensor, unit: Tensor) -> tuple[Tensor, Tenso
                 )
                 smooth = (cut + scale * quantiles).clamp(max=1.0)
         shapes.append(shape)
-        sums.append(smooth.sum() - tail.sum())
-    return torch.tensor(shapes, dtype=torch.float64), torch.stack(sums)
+        tails.append(smooth)
+    return torch.tensor(shapes, dtype=torch.float64), torch.stack(tails, 1)
 
 
 def _eps(log_weights: Tensor) -> float:

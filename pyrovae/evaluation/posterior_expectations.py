@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from pyrovae.common import counted, evaluates, require_compile, require_size
+from pyrovae.common import counted, evaluates, require_compile, require_flag, require_size
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.joint_evidence import as_one_datum
 from pyrovae.evaluation.remedies import remedies_of
@@ -19,6 +19,7 @@ def posterior(
     guide: Callable,
     *args: object,
     num_samples: int = 5_000,
+    smoothed: bool = False,
     plate: str | None = None,
     chunk_size: int | None = None,
     compile: bool | str = "auto",
@@ -52,6 +53,9 @@ def posterior(
         guide: The proposal q(z|x): the trained guide, or another one made by `pv.proposals`.
         *args: What model and guide take, of any number and type, as in `log_marginal`.
         num_samples: The number of draws S for each datum.
+        smoothed: True replaces the largest weights by quantiles of a fitted Pareto distribution, as `smoothed` of
+            `log_marginal` does: answers vary less, and lie nearer to the guide's where k is above 0.5. k and
+            `log_marginal` are those of the weights as they are.
         plate: The name of the data plate, where the observed sites lie in plates that cross.
         chunk_size: As in `log_marginal`.
         compile: As in `log_marginal`.
@@ -80,6 +84,7 @@ def posterior(
     """
     require_size("num_samples", num_samples)
     require_compile(compile)
+    require_flag("smoothed", smoothed)
     needs, found = gate.Weights(), opened(model, guide, args, chunk_size, Reading(plate))
     check_subsamples("posterior", model, guide, found)
     remedies = partial(remedies_of, model, guide, found)
@@ -87,4 +92,4 @@ def posterior(
     if found.pair.layout.has_globals:
         joint = f"{counted(num_samples, 'draw')} of all latents of {found.data.size:,} data that share some"
         found = as_one_datum(model, guide, found, needs)
-    return WeightedDraws(model, guide, args, found, num_samples, compile, progress, joint, remedies)
+    return WeightedDraws(model, guide, args, found, num_samples, compile, progress, joint, remedies, smoothed)

@@ -84,11 +84,13 @@ class PredictiveCheck:
     @property
     def verdict(self) -> str:
         """A conclusion about the model as the mean of T over the data tells, and about the draws that it rests on."""
-        p, error = self.over()
+        (p, error), num = self.over(), len(self.replicated)
         number = f"p = {p:.3f} ({error:.1g}) of the mean over {len(self.observed):,} data"
-        if min(p, 1 - p) < EXTREME:
-            way = "larger" if p < EXTREME else "smaller"
+        way = "larger" if p < 0.5 else "smaller"
+        if num * min(p, 1 - p) + 1 < EXTREME * (num + 2):
             found = f"the model does not make such data: their statistic is {way} than that of its own, {number}"
+        elif min(p, 1 - p) < EXTREME:
+            found = f"perhaps a misfit, {number}: take more replicates than {num:,} to tell"
         else:
             found = f"no misfit seen: {number}, and p is nearer to 1/2 than chance alone would have it"
         return f"{found}\ndraws: {self.draws_verdict}"
@@ -177,9 +179,10 @@ def predictive_check(
     require_plain("x", x)
     if takes_mask(guide) or bool(x.isnan().any()):
         model, guide = observing_parts(model, guide)
-    settings = {"num_samples": num_samples, "chunk_size": chunk_size, "compile": compile, "progress": progress}
     made = DataGivenLatents.of(model, opened(model, guide, (x, *y), chunk_size), "predictive_check")
-    post = posterior(model, guide, x, *y, **settings)  # type: ignore[arg-type]
+    post = posterior(
+        model, guide, x, *y, num_samples=num_samples, chunk_size=chunk_size, compile=compile, progress=progress
+    )
 
     def above(site: Site, x: Tensor, *y: Tensor) -> Tensor:
         new = _statistic_of(statistic, made.replicated(site, x, *y))

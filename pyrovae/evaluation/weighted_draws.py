@@ -28,7 +28,7 @@ from pyrovae.evaluation.chunks import Data, Opened
 from pyrovae.evaluation.estimate import MarginalLikelihood
 from pyrovae.evaluation.expectation import Expectation, Site, expectation_of, quantiles_of, verdict_on_answers
 from pyrovae.evaluation.importance_sampling import result_of, statistics_of
-from pyrovae.evaluation.importance_weights import rounding_unit
+from pyrovae.evaluation.importance_weights import rounding_unit, smoothed_log_weights
 from pyrovae.evaluation.latent_draws import LatentDraws
 from pyrovae.evaluation.resampling import in_blocks, resampled
 from pyrovae.evaluation.sampled_weights import Sampler, joined
@@ -68,9 +68,11 @@ class WeightedDraws:
         progress: bool | None,
         joint: str | None,
         remedies: Callable[[], tuple[str, ...]],
+        smoothed: bool,
     ) -> None:
         self.num_samples = num_samples
         self._programs, self._args, self._progress, self._joint = (model, guide), args, progress, joint
+        self._smoothed = smoothed
         self._latents = LatentDraws.of(found.pair, "posterior")
         latents = self._latents
         self._sampler = Sampler(
@@ -84,7 +86,7 @@ class WeightedDraws:
             columns.append(statistics_of(log_w))
             self._log_sums.append(log_w.logsumexp(0))
             if self._kept is not None:
-                self._kept.append((log_w, latents.by_name((log_w, *others))))
+                self._kept.append((self._used(log_w), latents.by_name((log_w, *others))))
         self._all_remedies = cache(remedies)
         log_px = result_of(joined(columns, args), num_samples, joint and f"joint evidence, by {joint}")
         self._log_marginal = replace(log_px, remedies=self._remedies_of(log_px))
@@ -291,7 +293,11 @@ class WeightedDraws:
                     "the draws of posterior are not kept, and the pair or the data have changed since it drew them, "
                     f"by up to {off.max().item():.2g} nats: call posterior again"
                 )
-            yield chunk, seed, taken[0], self._latents.by_name(taken)
+            yield chunk, seed, self._used(taken[0]), self._latents.by_name(taken)
+
+    def _used(self, log_w: Tensor) -> Tensor:
+        """Returns the log-weights that questions are answered with."""
+        return smoothed_log_weights(log_w) if self._smoothed else log_w
 
     def _of_equal_weight(self, num_samples: int) -> Iterator[tuple[Data, int, Site]]:
         """Yields for one run of data of this process after another: the data, a seed, and draws as `sample` has them.

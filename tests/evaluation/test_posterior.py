@@ -13,7 +13,7 @@ from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_a
 import pyrovae as pv
 from pyrovae.evaluation import expectation, sampled_weights, weighted_draws
 from pyrovae.evaluation.expectation import expectation_of, quantiles_of
-from pyrovae.evaluation.importance_weights import pareto_smoothed
+from pyrovae.evaluation.importance_weights import pareto_smoothed, smoothed_log_weights
 
 REPETITIONS, LEVELS = 200, (0.05, 0.5, 0.95)
 
@@ -262,3 +262,40 @@ def test_where_one_weight_outweighs_the_others_no_answer_has_more_draws_than_the
         bad = ~(found.pareto_k <= 0.7)
         assert bad.double().mean() > 0.8
         assert (found.ess <= post.ess)[bad].all()
+
+
+# Smoothed weights -----------------------------------------------------------------------------------------------------
+
+
+def test_smoothed_weights_have_the_mean_of_log_p_x_and_answers_that_vary_less(vae):
+    """Of a guide too narrow, at 200 repetitions of one datum; a flat tail stays what it is."""
+    log_w, _ = normal_draws(500, 6, seed=7)
+    heavy = 3 * log_w
+    for weights in (log_w, heavy):
+        _, expected = pareto_smoothed(weights)
+        torch.testing.assert_close(smoothed_log_weights(weights).logsumexp(0) - math.log(500), expected)
+    assert torch.equal(smoothed_log_weights(log_w[:20]), log_w[:20])  # too few to fit
+    x = draw(vae, 1).expand(REPETITIONS, -1)
+    exact, found, log_px = vae.posterior(x[:1]).mean, {}, []
+    for smoothed in (False, True):
+        torch.manual_seed(suite_seed(8))
+        post = pv.posterior(vae.model, guide_of(vae, 0.6), x, num_samples=500, smoothed=smoothed)
+        found[smoothed] = post.expectation(lambda site: site["z"].square())
+        log_px.append(post.log_marginal.log_px)
+    truth = exact.square() + vae.posterior(x[:1]).variance
+    off = {smoothed: (one.value - truth).square().mean() for smoothed, one in found.items()}
+    assert off[True] < off[False]
+    assert torch.equal(*log_px)
+    assert torch.equal(found[True].weights_pareto_k, found[False].weights_pareto_k)
+    same = pv.posterior(vae.model, vae.exact_guide, x[:2], num_samples=400, smoothed=True)
+    kept = torch.cat([draws["z"] for *_, draws in same._chunks()], 1)
+    torch.testing.assert_close(same.mean("z").value, kept.mean(0), rtol=0, atol=1e-10)
+
+
+def test_smoothed_answers_do_not_depend_on_what_is_kept(vae, monkeypatch):
+    x, found = draw(vae, 5), []
+    for kept in (2**25, 0):
+        monkeypatch.setattr(weighted_draws, "NUMBERS_KEPT", kept)
+        torch.manual_seed(0)
+        found.append(pv.posterior(vae.model, guide_of(vae, 0.7), x, num_samples=200, smoothed=True).mean("z").value)
+    assert torch.equal(*found)

@@ -87,6 +87,13 @@ def test_a_model_whose_noise_is_wrong_is_found_out(vae, scale, extreme, way):
     assert axes.lines[0].get_xdata()[0] == pytest.approx(check.observed.mean().item())
 
 
+def test_few_replicates_prove_nothing(vae):
+    x = 9 * draw(vae, 20)
+    for num, said in ((40, "perhaps a misfit, p = 0.000 (0.02) of the"), (400, "the model does not make such data")):
+        check = pv.predictive_check(vae, x, statistic=lambda x: x.std(-1), num_samples=60, num_replicates=num)
+        assert check.verdict.startswith(said)
+
+
 def test_any_statistic_of_the_data_set_has_a_p_value(vae):
     check = pv.predictive_check(vae, draw(vae, 30), statistic=first, num_samples=100, num_replicates=50)
     p, error = check.over(torch.amax)
