@@ -20,6 +20,7 @@ from pyrovae.evaluation.inference_gap import inference_gaps
 from pyrovae.evaluation.known_factors import FactorInformation, factor_information
 from pyrovae.evaluation.posterior_expectations import posterior
 from pyrovae.evaluation.predictive_checks import PredictiveCheck, predictive_check
+from pyrovae.evaluation.rate_distortion import RateDistortion, annealed_rate_distortion
 from pyrovae.evaluation.remedy_words import IN_IMPUTE, IN_METHODS, IN_SHELL
 from pyrovae.evaluation.weighted_draws import WeightedDraws
 from pyrovae.evaluation.weights_verdict import doubt_of
@@ -39,9 +40,11 @@ __all__ = [
     "Imputation",
     "MarginalLikelihood",
     "PredictiveCheck",
+    "RateDistortion",
     "WeightedDraws",
     "active_units",
     "annealed_log_marginal",
+    "annealed_rate_distortion",
     "at_most",
     "bidirectional_gap",
     "check_args",

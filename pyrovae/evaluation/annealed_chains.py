@@ -1,7 +1,7 @@
 """Annealed chains on one chunk of data: forwards, backwards, and the pilot run that tunes their step sizes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from pyrovae.common import require_choice, require_size
 from pyrovae.evaluation.annealed_estimate import TARGET_ACCEPTANCE, AnnealedEstimate
-from pyrovae.evaluation.hmc import AnnealedHMC
+from pyrovae.evaluation.hmc import AnnealedHMC, ChainState
 from pyrovae.evaluation.importance_weights import influences, log_mean
 
 TEMPERATURE_SCHEDULES = ("sigmoid", "linear")
@@ -45,14 +45,21 @@ class AnnealedChains:
         self.pilot_repeats = math.ceil(PILOT_TRANSITIONS / num_distributions)
         self.num_pilot = PILOT_WARMUP + self.pilot_repeats * num_distributions
 
-    def forward(self, data: Sequence, steps: Tensor, bar: tqdm) -> AnnealedEstimate:
-        """Runs chains from q_0 to the posterior with step sizes `steps` `(num_distributions, data)`."""
+    def forward(
+        self, data: Sequence, steps: Tensor, bar: tqdm, visit: Callable[[ChainState, Tensor], object] | None = None
+    ) -> AnnealedEstimate:
+        """Runs chains from q_0 to the posterior with step sizes `steps` `(num_distributions, data)`.
+
+        `visit` is called at each distribution with the chains there and their log-weights, `(chains, data)`.
+        """
         state = self.hmc.first(data, self.num_chains)
         log_w, acceptance = torch.zeros_like(state.base, dtype=torch.float64), torch.zeros_like(steps[0])
         for k in range(1, len(self.t)):
             log_w += (self.t[k] - self.t[k - 1]) * state.ratio.double()
             state, probability = self.hmc.transition(state, self.t[k], steps[k - 1], data)
             acceptance += probability.mean(0) / len(steps)
+            if visit is not None:
+                visit(state, log_w)
             bar.update()
         return AnnealedEstimate(*log_mean(log_w), acceptance, steps, log_w, influences=influences(log_w))
 

@@ -122,11 +122,11 @@ def annealed_log_marginal(
     hmc = AnnealedHMC(model, guide, start, num_leapfrog, num_distributions, compile)
     chains = AnnealedChains(hmc, num_distributions, num_chains, schedule)
     parts = []
-    for data, bar in _chunks("annealed_log_marginal", chains, args, plate, chunk_size, 1, progress):
+    for data, bar in annealed_chunks("annealed_log_marginal", chains, args, plate, chunk_size, 1, progress):
         hmc.check(data.args)
         steps = chains.pilot(data.args, bar)
         parts.append(chains.forward(data.args, steps, bar))
-    return _joined(parts, home_of(args), chains.evidence_of)
+    return joined_estimates(parts, home_of(args), chains.evidence_of)
 
 
 @takes_pair
@@ -194,7 +194,7 @@ def bidirectional_gap(
     hmc = AnnealedHMC(model, guide, start, num_leapfrog, num_distributions, compile)
     chains = AnnealedChains(hmc, num_distributions, num_chains, schedule)
     lower, upper, drawn = [], [], []
-    for data, bar in _chunks("bidirectional_gap", chains, args, plate, chunk_size, 2, progress):
+    for data, bar in annealed_chunks("bidirectional_gap", chains, args, plate, chunk_size, 2, progress):
         new, _, sites = simulated(model, data.args, {})
         hmc.check(new)
         steps = chains.pilot(new, bar)
@@ -207,10 +207,12 @@ def bidirectional_gap(
         given if parts[0] is None else torch.cat(parts).to(home) for parts, given in zip(columns, args, strict=True)
     )
     of = chains.evidence_of
-    return BidirectionalEstimate(_joined(lower, home, of), _joined(upper, home, of, is_upper=True), args)
+    return BidirectionalEstimate(
+        joined_estimates(lower, home, of), joined_estimates(upper, home, of, is_upper=True), args
+    )
 
 
-def _chunks(
+def annealed_chunks(
     name: str,
     chains: AnnealedChains,
     args: tuple,
@@ -244,7 +246,7 @@ def _chunks(
                     yield chunk, bar
 
 
-def _joined(
+def joined_estimates(
     parts: list[AnnealedEstimate], device: torch.device, evidence_of: str | None, is_upper: bool = False
 ) -> AnnealedEstimate:
     """Returns the estimates for all data, in their order, from every process that ran some of them."""
