@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from exact import conjugate, hierarchical
-from helpers import draw, linear_gaussian
+from helpers import draw, linear_gaussian, small_vae
 
 import pyrovae as pv
 from pyrovae.common.workers import Workers, process_group
@@ -73,6 +73,14 @@ def evaluate() -> dict[str, object]:
     post = pv.posterior(vae.model, vae.guide, x, num_samples=70)
     values |= {"posterior": post.mean("z").value, "quantiles": post.quantile("z", (0.1, 0.9)).value}
     values |= {"resampled": post.sample(3)["z"]}
+    parts = small_vae((5,), missing="mask")
+    cells = {"num_samples": 60, "num_draws": 2, "missing": torch.eye(300, 5).bool()}
+    values |= {"imputed": pv.impute(parts, x.float(), **cells).draws}
+    given = pv.conditional_log_marginal(parts, x.float(), given=torch.arange(5) < 2, num_samples=60)
+    check = pv.predictive_check(vae, x, statistic=lambda x: x.sum(-1), num_samples=60, num_replicates=3)
+    values |= {"conditional": given.value, "replicated": check.replicated, "p": check.p_values.value}
+    with patch.object(annealed_chains, "PILOT_TRANSITIONS", 20):
+        values |= {"rate": pv.annealed_rate_distortion(vae.model, vae.guide, x[:35], **chains).rate}
     return values | {"upper": gap.upper.log_weights, "nested": nested.bounds, "coin": coin.bounds}
 
 

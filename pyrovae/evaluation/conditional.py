@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyrovae.common import InputError, device_of, evaluates, require, require_compile, require_plain, require_size
 from pyrovae.data import moved
-from pyrovae.evaluation.arguments import tensors_in
+from pyrovae.evaluation.arguments import check_args, tensors_in
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.expectation import smallest_ess_in_words
 from pyrovae.evaluation.importance_sampling import log_marginal
@@ -154,10 +154,10 @@ def conditional_log_marginal(
     require_compile(compile)
     hidden = _hidden(x, given)
     part = torch.where(hidden, torch.nan, x)
-    device = device_of(model, tensors_in((x, *y)))
+    programs, device = observing_parts(model, guide), device_of(model, tensors_in((x, *y)))
+    check_args(programs[0], (x, *y))
     check_guide_sees_parts(guide, *(moved((one, *y), device) for one in (part, x)))
     settings = {"num_samples": num_samples, "plate": plate, "chunk_size": chunk_size, "compile": compile}
-    programs = observing_parts(model, guide)
     terms = [log_marginal(*programs, one, *y, **settings, progress=progress) for one in (x, part)]  # type: ignore[arg-type]
     value = terms[0].value - terms[1].value
     error = (terms[0].standard_error.square() + terms[1].standard_error.square()).sqrt()

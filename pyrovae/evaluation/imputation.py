@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyrovae.common import device_of, evaluates, require, require_compile, require_plain, require_size
 from pyrovae.data import moved
-from pyrovae.evaluation.arguments import tensors_in
+from pyrovae.evaluation.arguments import check_args, tensors_in
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.data_given_latents import DataGivenLatents
 from pyrovae.evaluation.expectation import Site, verdict_on_answers, why_unknown
@@ -145,8 +145,10 @@ def impute(
     require(bool(at.any()), "x must have a missing cell (NaN), and has none")
     if isinstance(vae := getattr(model, "__self__", None), VAE) and vae.missing is not None:
         vae.check_data(x, *y)
+    programs = observing_parts(model, guide)
+    check_args(programs[0], (x, *y))
     check_guide_sees_parts(guide, moved((x, *y), device_of(model, tensors_in((x, *y)))))
-    model, guide = observing_parts(model, guide)
+    model, guide = programs
     made = DataGivenLatents.of(model, opened(model, guide, (x, *y), chunk_size), "impute")
     summed = "impute needs latents that are drawn, and the model sums some out, on which missing cells may depend"
     require(not made.layout.sums, summed)

@@ -80,6 +80,9 @@ NO_PAIR = r"(model|guide) must be a function, or there must be a pair of a model
 OF_PAIRS = {
     **{name: getattr(pv, name) for name in ("log_marginal", "posterior", "impute", "evaluate", "compare")},
     **{name: getattr(pv, name) for name in ("annealed_log_marginal", "bidirectional_gap", "elbo_surgery")},
+    "annealed_rate_distortion": pv.annealed_rate_distortion,
+    "conditional_log_marginal": partial(pv.conditional_log_marginal, given=torch.tensor([True, False, False])),
+    "predictive_check": partial(pv.predictive_check, statistic=lambda x: x.sum(-1)),
     **{name: getattr(pv, name) for name in ("inference_gaps", "simulation_based_calibration")},
     **{name: partial(getattr(pv, name), num_particles=2) for name in ("log_weights", "importance_bound")},
     **{name: getattr(D, name) for name in ("elbo_terms", "active_units")},

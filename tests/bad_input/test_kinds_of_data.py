@@ -151,9 +151,18 @@ def race(x, held_out):
     return pv.race(vae, x, ["elbo"], (0,), epochs=1, held_out=held_out, num_samples=2).runs[0].log_px.mean
 
 
+def of_parts():
+    return small_vae(event_shape=(2,), missing="mask")
+
+
+def sums(x):
+    return x.sum(-1)
+
+
 VQVAE = pv.VQVAE((2,), num_tokens=2, num_codes=3, code_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5))
 LINEAR = pv.LinearGaussianVAE(torch.eye(2), torch.zeros(2), 0.5)
 AIS = {"num_distributions": 1, "num_chains": 2, "num_leapfrog": 1}
+FIRST, HOLES = torch.tensor([True, False]), {"nan", "masked array", "Int64 with NA", "Float64 with NA"}
 COMPARED = {"objectives": ["elbo"], "num_particles": [1], "repeats": 4, "compile": False}
 DOORS = {
     "fit": lambda x: fit(x).loss,
@@ -168,6 +177,10 @@ DOORS = {
     "simulation_based_calibration": lambda x: str(pv.simulation_based_calibration(vae(), x, num_draws=3, num_bins=2)),
     "elbo_surgery": lambda x: str(pv.elbo_surgery(vae(), x)),
     "posterior": lambda x: pv.posterior(vae(), x, num_samples=3).ess.sum().item(),
+    "conditional_log_marginal": lambda x: pv.conditional_log_marginal(of_parts(), x, given=FIRST, num_samples=3).mean,
+    "impute": lambda x: pv.impute(of_parts(), x, missing=~FIRST.expand(20, 2), num_samples=3).value.sum().item(),
+    "predictive_check": lambda x: pv.predictive_check(vae(), x, statistic=sums, num_samples=3).p_value,
+    "annealed_rate_distortion": lambda x: pv.annealed_rate_distortion(vae(), x, **AIS).mean_rate.sum().item(),
     "log_weights": lambda x: pv.log_weights(vae(), x, num_particles=2).mean().item(),
     "quadrature_log_marginal": lambda x: pv.quadrature_log_marginal(vae(), x, num_points=5)[0].mean().item(),
     "factor_information": lambda x: pv.factor_information(vae(), x, factors=[torch.arange(20) % 2]).mig,
@@ -226,6 +239,8 @@ def test_data_without_numbers_at_all_places_are_refused_in_one_line(name):
         "decode": {"no rows"},  # as many z as there are
         "LinearGaussianVAE.decode": {"no rows"},
         "fit, y": {"a number"},
+        "conditional_log_marginal": HOLES,
+        "impute": HOLES,
     }.get(name, set())
     for kind, make in list(REFUSED.items())[:: 4 if name.startswith("race") else 1]:
         if kind not in unlike:

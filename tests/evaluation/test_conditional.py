@@ -240,5 +240,13 @@ def test_what_is_given_must_be_a_part(vae):
         (torch.zeros(CELLS).bool(), "given must hold some observed cell of x, and holds none"),
     ):
         assert refusal(pv.conditional_log_marginal, vae.model, guide, x, given=given) == said
+    infinite = x.clone()
+    infinite[1, 2] = torch.inf
+    for function, settings in (
+        (pv.conditional_log_marginal, {"given": GIVEN}),
+        (pv.impute, {"missing": GIVEN.expand(3, -1)}),
+    ):
+        said = refusal(function, vae.model, guide, infinite, **settings)
+        assert said == "x must be finite, got inf at index (1, 2)"
     counts = refusal(pv.conditional_log_marginal, lambda x: None, guide, x.long(), given=GIVEN)
     assert counts.startswith("x must be a floating-point tensor, in which NaN can stand for a cell")
