@@ -2,6 +2,7 @@
 
 from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
+from pyrovae.programs.contract import check_observed
 from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
 from pyrovae.programs.enumerated_guide import EnumeratedPair, mark_of
 from pyrovae.programs.enumerated_runs import is_marked
@@ -80,6 +81,7 @@ __all__ = [
     "check_guide_sees_parts",
     "base_of",
     "check_no_zero_weights",
+    "check_observed",
     "common_choices",
     "drawn_anew",
     "enumerated_states",

@@ -15,12 +15,7 @@ from pyrovae.programs.sites import is_discrete
 
 def check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict], layout: Layout) -> None:
     """Raises `InputError` unless model and guide have the same latent sites, in the same plate and under one scale."""
-    observed = [name for name, site in guide_sites.items() if site["is_observed"]]
-    if observed:
-        raise InputError(
-            f'the guide must observe nothing, and observes site "{observed[0]}": its density would be a part of no '
-            "weight; train such a term in a loss of its own"
-        )
+    check_observed(model_sites, guide_sites)
     latent = {name for name, site in model_sites.items() if not (site["is_observed"] or is_summed(site))}
     proposed = {name for name, site in guide_sites.items() if not site["infer"].get("is_auxiliary")}
     if latent != proposed:
@@ -50,6 +45,17 @@ def check_latents(model_sites: dict[str, dict], guide_sites: dict[str, dict], la
                 f"{value[len(value) - fn.event_dim :]} in the guide"
             )
         check_scales(name, model_sites, guide_sites)
+
+
+def check_observed(model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> None:
+    """Raises `InputError` if the guide observes a site."""
+    observed = [name for name, site in guide_sites.items() if site["is_observed"]]
+    if not observed:
+        return
+    rule = f'the guide must observe nothing, and observes site "{observed[0]}"'
+    if not any(site["is_observed"] for site in model_sites.values()):
+        raise InputError(f"{rule}, while the model observes nothing: are model and guide swapped?")
+    raise InputError(f"{rule}: its density would be a part of no weight; train such a term in a loss of its own")
 
 
 def check_scales(name: str, model_sites: dict[str, dict], guide_sites: dict[str, dict]) -> None:

@@ -20,6 +20,7 @@ from pyrovae.objectives import KeptTerms, Objective, keeping_terms
 from pyrovae.programs import AS_IT_COMES, gate, not_finite
 from pyrovae.training.any_loss import AnyLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
+from pyrovae.training.first_run import NO_PARAMETER, checked_as_they_run, has_parameter
 
 USUAL_GRAPHS = 8  # one for each shape of the arguments; more make compiling a waste
 OPERATIONS = "PyTorch's operations"
@@ -70,6 +71,8 @@ class CompiledLoss:
         self.loss, self._any_loss = loss, AnyLoss(loss)
         self.parameters: list[Tensor] = []
         """The parameters of the last call."""
+        self.names: dict[int, str] = {}
+        """The names of the parameters, by their `id`."""
         self.counted: Counted = Rows(1)
         """The numbers of data of the last call; without a `count` the gradients are those of the whole loss."""
         self.terms: Tensor | None = None
@@ -116,8 +119,10 @@ class CompiledLoss:
         return not_finite(self.model, self.guide, *args, num_particles=num_particles, reading=reading, **kwargs)
 
     def _run(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
+        if self._sets_up(kind):
+            return self._run_first(kind, args, kwargs)
         no_graph = self.reason is not None or (self._evaluates_eagerly and kind == "evaluate")
-        if no_graph or pyro.poutine.runtime._PYRO_STACK or self._sets_up(kind):
+        if no_graph or pyro.poutine.runtime._PYRO_STACK:
             return self._run_eagerly(kind, args, kwargs)
         is_simple = not kwargs and all(type(arg) is Tensor for arg in args)  # the usual call, of some microseconds
         flat = list(args) if is_simple else leaves_of((args, kwargs))
@@ -208,17 +213,31 @@ class CompiledLoss:
 
         `SVI` does so in its first step. Where data are counted, `checked_pair` has done so.
         """
-        if self._any_loss.is_own or self.count is not None or kind in self._has_run:
-            return False
-        self._has_run.add(kind)
-        return True
+        return not (self._any_loss.is_own or self.count is not None or kind in self._has_run)
 
-    def _run_eagerly(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
+    def _run_first(self, kind: str, args: tuple, kwargs: dict) -> Outcome:
+        """Runs a loss that is not ours for the first time, after which the pair is known to be one."""
+        programs = checked_as_they_run(self.model, self.guide, self._any_loss.loss)
+        is_step_of_pyros = kind == "step" and isinstance(self.loss, PyroELBO)
+        with poutine.trace(param_only=True) as capture:
+            try:
+                outcome = self._run_eagerly(kind, args, kwargs, *programs)
+            except RuntimeError:  # of losses that call `backward` whether or not there is a gradient
+                require(not is_step_of_pyros or has_parameter(capture.trace), NO_PARAMETER)
+                raise
+        require(not is_step_of_pyros or len(self.parameters) > 0, NO_PARAMETER)
+        self._has_run.add(kind)
+        return outcome
+
+    def _run_eagerly(
+        self, kind: str, args: tuple, kwargs: dict, model: Callable | None = None, guide: Callable | None = None
+    ) -> Outcome:
         for parameter in self.parameters if kind == "step" else []:
             parameter.grad = None
         with self._counting(args) as counted, self._keeping() as kept:
             with poutine.trace(param_only=True) as capture:
-                value, surrogates = self._any_loss.eager(kind, self.model, self.guide, args, kwargs)
+                programs = model or self.model, guide or self.guide
+                value, surrogates = self._any_loss.eager(kind, *programs, args, kwargs)
             self._take_parameters(capture.trace, args, kwargs)
             gradients = [parameter.grad for parameter in self.parameters]
             if self._any_loss.is_own:
@@ -237,8 +256,9 @@ class CompiledLoss:
         sites = {name: site for name, site in trace.nodes.items() if site["type"] == "param"}
         gate.check_parameters(tuple(sites.values()), self.model, self.guide, args, kwargs)
         self._names = list(sites)
-        found = (site["value"].unconstrained() for site in sites.values())  # type: ignore[union-attr]
+        found = [site["value"].unconstrained() for site in sites.values()]  # type: ignore[union-attr]
         parameters = list({id(p): p for p in found}.values())
+        self.names.update({id(p): name.replace("$$$", ".") for name, p in zip(self._names, found, strict=True)})
         if list(map(id, parameters)) != list(map(id, self.parameters)):  # by the same list a step knows them again
             self.parameters = parameters
 
@@ -263,6 +283,7 @@ class CompiledLoss:
             return (value,)
         if self._any_loss.is_own or self.count is not None:  # Pyro's losses take a step of nothing
             has_some = any(gradient is not None for gradient in gradients)
+            require(len(self.parameters) > 0, NO_PARAMETER)
             require(has_some, "the objective must give some parameter a gradient, and gives none")
         norm = None
         if self.count is not None:

@@ -18,11 +18,14 @@ from pyrovae.common import (
     require_callable,
     require_flag,
     scale_hint,
+    warn,
 )
 from pyrovae.objectives import ELBO
 from pyrovae.training.compiled_loss import CompiledLoss
 from pyrovae.training.fused_adam import FusedAdam
 from pyrovae.training.one_optimizer import OneOptimizer
+
+MOST_NAMED = 4
 
 
 class CompiledSVI:
@@ -38,8 +41,8 @@ class CompiledSVI:
         model, guide: a pair that does the same at every step: modules through `pyro.module`, a `PyroModule`, functions
             that call `pyro.param`, or autoguides.
         optim: a `pyro.optim` optimiser, whose parts for each parameter are stepped in one call where they have the same
-            settings; or one of `torch.optim` over the pair's parameters. None is
-            `torch.optim.Adam(..., lr=1e-3, fused=True)` over all of them.
+            settings; or one of `torch.optim` over the pair's parameters, with a warning that names those that it does
+            not hold. None is `torch.optim.Adam(..., lr=1e-3, fused=True)` over all of them.
         loss: an objective of `pv.objectives`; an ELBO of Pyro's or a subclass of one, of which the first step runs
             eagerly, and one that compiles itself (`JitTrace_ELBO`) runs as the one that it was made from; or a function
             of model, guide and the arguments. None is `ELBO()`.
@@ -47,7 +50,8 @@ class CompiledSVI:
             C++ compiler, or to have the eager step's numbers to the bit.
 
     Raises:
-        InputError: if `optim` or `loss` is not one that can be used here.
+        InputError: if `optim` or `loss` is not one that can be used here; at the first step, if the pair registers no
+            parameter, or is one that `loss` would train to nonsense.
 
     Example:
         >>> x = torch.randn(20, 3)
@@ -156,8 +160,17 @@ class CompiledSVI:
             before = {id(parameter) for parameter in self._trained}
             late = [p for p in new if id(p) not in before]
             require(not late, f"{len(late)} parameters came after the first step, and optim does not have them")
+        elif new:
+            self._warn_of_untrained(new)
         self._trained = parameters
         return optim
+
+    def _warn_of_untrained(self, parameters: list[Tensor]) -> None:
+        """Warns of parameters that optim does not hold: one side alone may be trained on purpose, or one forgotten."""
+        names = [self.compiled.names[id(p)] for p in parameters if p.grad is not None]
+        if names:
+            most = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" * (len(names) > MOST_NAMED))
+            warn(f"optim does not hold {most}, which will not train; on purpose: requires_grad_(False)")
 
 
 _HAD_GRADIENTS: WeakValueDictionary[int, Tensor] = WeakValueDictionary()

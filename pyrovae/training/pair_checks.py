@@ -14,6 +14,7 @@ from pyrovae.common import InputError, is_validation_error, kept_generators, loc
 from pyrovae.data import Batch, scale_hint_of
 from pyrovae.objectives import DifferentiableELBO, check_objective
 from pyrovae.programs import Pair, ProgramPair, never_trains, own_and_stored
+from pyrovae.training.first_run import NO_PARAMETER
 from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values, modules_of
 
 
@@ -81,7 +82,7 @@ def checked_pair(vae: ProgramPair, elbo: ELBO, batch: Batch) -> tuple[dict[str, 
     own = vae.named_parameters() if isinstance(vae, nn.Module) else ()
     names = {id(p): name for name, p in own}  # the names of sites differ from one instance to the next
     parameters = {names.get(key, name): p for key, (name, p) in found.items()}
-    require(len(parameters) > 0, "model and guide must register a parameter (pyro.module or pyro.param), found none")
+    require(len(parameters) > 0, NO_PARAMETER)
     if isinstance(vae, nn.Module):
         known = {id(parameter) for parameter in parameters.values()}
         for name, parameter in vae.named_parameters():
