@@ -81,7 +81,7 @@ def names_of(script: str, run_name: str = "names") -> dict[str, object]:
 
 
 def with_scikit_learn(patch: pytest.MonkeyPatch) -> None:
-    """Stands in for scikit-learn, which need not be installed, with a table of one factor and least squares."""
+    """Stands in for scikit-learn, which need not be installed: a table of one factor, least squares, zeros for NaN."""
     factor = torch.randn(150, 1, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(150, 5, generator=torch.Generator().manual_seed(2))
     iris = SimpleNamespace(data=(factor + 0.2 * noise).numpy())
@@ -90,6 +90,11 @@ def with_scikit_learn(patch: pytest.MonkeyPatch) -> None:
     sklearn.datasets = SimpleNamespace(load_iris=lambda: iris)  # type: ignore[attr-defined]
     linear_model = ModuleType("sklearn.linear_model")
     linear_model.LinearRegression = LeastSquares  # type: ignore[attr-defined]
+    impute, experimental = ModuleType("sklearn.impute"), ModuleType("sklearn.experimental")
+    impute.IterativeImputer = lambda **_: SimpleNamespace(fit_transform=np.nan_to_num)  # type: ignore[attr-defined]
+    experimental.enable_iterative_imputer = None  # type: ignore[attr-defined]
+    for module in (impute, experimental):
+        patch.setitem(sys.modules, module.__name__, module)
     patch.setitem(sys.modules, "sklearn", sklearn)
     patch.setitem(sys.modules, "sklearn.linear_model", linear_model)
 

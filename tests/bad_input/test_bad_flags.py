@@ -45,7 +45,8 @@ for low, commands in {
         add_script(command, f"{field} must be a whole number >= {low}, got {value}")
 for name in ("train.py", "demo.py", "papers/tutorials.py", "papers/rainforth2018.py", "benchmarks/speed.py"):
     add_script(f"{name} --out full", "out must be a new or empty folder, and full holds files")
-for name in ("vqvae", "bit_codes", "semi_supervised", "missing_cells", "disentanglement", "draws", "interpolation"):
+names = ("vqvae", "bit_codes", "semi_supervised", "missing_cells", "disentanglement", "draws", "interpolation")
+for name in (*names, "miwae2019", "half_images"):
     add_script(f"papers/{name}.py --out full", "out must be a new or empty folder, and full holds files")
 for name in ("train.py", "benchmarks/speed.py"):
     add_script(f"{name} --device abacus", "device must be auto or one that torch can use here, got 'abacus'")
@@ -59,6 +60,7 @@ for name in (
     "papers/bit_codes.py",
     "papers/draws.py --images",
     "papers/interpolation.py --images",
+    "papers/half_images.py",
 ):
     add_script(f"{name} --data-root nowhere", f"{IMAGE_FILES[0]}, .* not found in nowhere/MNIST/raw, .+")
 for flag in ("latent-dim", "batch-size", "num-particles"):
@@ -109,6 +111,7 @@ for command, said in {
     "benchmarks/gpu.py --limit 0": "limit must be a finite number > 0, got 0.0",
     "benchmarks/gpu.py --device tpu": "device must be one of cuda, cpu; got 'tpu'",
     "papers/missing_cells.py --share 1": "share must be a finite number > 0 and < 1, got 1.0",
+    "papers/half_images.py --num-data 7": "num_data must be a whole number >= 8, got 7",
     "papers/missing_cells.py --seeds 1 1": r"seeds must differ, got \(1, 1\): .+",
     "papers/disentanglement.py --seeds 1 1": r"seeds must differ, got \(1, 1\): .+",
     "papers/disentanglement.py --betas 1 0": "betas must be a finite number > 0, got 0.0",

@@ -199,9 +199,50 @@ def test_missing_cells_in_small(tmp_path, monkeypatch):
     assert "share of rows with Pareto k > 0.7 unknown" in few.stdout
 
 
-def test_missing_cells_without_scikit_learn_say_what_to_install(tmp_path, monkeypatch):
+def test_the_iris_data_of_miwae_in_small(tmp_path, monkeypatch):
+    """The holes are those of numpy's old generator, and the error that of the holes alone."""
+    with_scikit_learn(monkeypatch)
+    flags = ("--seeds", 0, "--epochs", 60, "--num-samples", 50, "--out", "out")
+    result = run_here("papers/miwae2019.py", *flags, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    content = json.loads((tmp_path / "out/results.json").read_text())
+    (found,) = content["found"]
+    names = names_of("papers/miwae2019.py")
+    x, seen = names["iris"]()
+    assert x.square().mean(0).tolist() == pytest.approx([1] * 5)
+    assert seen.isnan().sum() == 375
+    assert seen.flatten().isnan().nonzero().flatten()[:5].tolist() == [6, 7, 8, 9, 11]
+    assert content["others"]["the column's mean"] == pytest.approx(x[seen.isnan()].square().mean().item())
+    assert found[names["MEANS"]] < 0.5 * content["others"]["the column's mean"]
+    report = (tmp_path / "out/report.md").read_text()
+    assert f"{found[names['TEN']]:.3f}" in report
+    assert "0.40 to 0.52" in report
+
+
+def test_lower_halves_of_images_in_small(tmp_path, sharp_figures):
+    write_images(tmp_path / "data", nums=(5_060, 30))
+    flags = ["--data-root", tmp_path / "data", "--num-images", 60, "--hidden", 8, "--epochs", 1, "--num-samples", 30]
+    result = run_here("papers/half_images.py", *flags, "--num-data", 8, "--out", "out", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert (
+        f"mean square error given the upper half: {found['mean square error given the upper half']:.3f}"
+        in result.stdout
+    )
+    assert "out/half_images.png" in tree(tmp_path)
+    names, x = names_of("papers/half_images.py"), torch.rand(4_000, 1, 6, 4)
+    upper = names["is_upper"](x)
+    assert upper[0, 0].tolist() == [[True] * 4] * 3 + [[False] * 4] * 3
+    shares = names["with_parts_missing"](x).isnan().double().flatten(1)
+    top, bottom = shares[:, :12].mean(1), shares[:, 12:].mean(1)
+    for above, below in ((0, 0), (0, 1), (1, 0)):  # and a quarter with holes at random
+        assert ((top == above) & (bottom == below)).double().mean().item() == pytest.approx(0.25, abs=0.04)
+
+
+@pytest.mark.parametrize("script", ["missing_cells", "miwae2019"])
+def test_missing_cells_without_scikit_learn_say_what_to_install(script, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    result = run_here("papers/missing_cells.py", cwd=tmp_path)
+    result = run_here(f"papers/{script}.py", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: this script needs scikit-learn: pip install 'pyrovae[digits]'\n"
 
