@@ -60,7 +60,7 @@ def main(
     folder = Path(out)
     check_for_parts(folder)
     data = pv.load("mnist", data_root=data_root, num_train=num_images, binarize="static")
-    network = {"hidden": (hidden,), "latent_dim": latent_dim}
+    network: dict[str, Any] = {"hidden": (hidden,), "latent_dim": latent_dim}
     with local_seed(derived_seed(seed, "missing parts")):
         x = with_parts_missing(data.train_x)
     with local_seed(derived_seed(seed, "initial parameters")):
@@ -78,8 +78,8 @@ def main(
         vae.load_state_dict(parts.get(key, train)["state"])
         with local_seed(derived_seed(seed, "draws")):
             images = data.test_x[:num_data]
-            sizes = {"num_samples": num_samples, "num_draws": DRAWS_SHOWN}
-            filled = pv.impute(vae, images, missing=~is_upper(images), **sizes, progress=False)
+            sizes: dict[str, Any] = {"num_samples": num_samples, "num_draws": DRAWS_SHOWN, "progress": False}
+            filled = pv.impute(vae, images, missing=~is_upper(images), **sizes)
         found = measure(filled, images, data.train_x.mean(0))
         lines = [f"{name}: {value:.3f}" for name, value in found.items()]
         print("\n".join(lines))
@@ -117,7 +117,8 @@ def draw(filled: pv.Imputation, x: Tensor) -> Figure:
     rows = torch.stack([x, given, filled.value, *filled.draws])[:, :IMAGES_SHOWN]
     names = ["image", "given", "mean", *(f"draw {number}" for number in range(1, DRAWS_SHOWN + 1))]
     figure = Figure(figsize=(5.2, 0.62 * len(rows)), layout="constrained")
-    return pv.plots.traversal(rows, names, "lower halves given the upper ones", figure.subplots()).figure
+    pv.plots.traversal(rows, names, "lower halves given the upper ones", figure.subplots())
+    return figure
 
 
 if __name__ == "__main__":
