@@ -22,7 +22,7 @@ PAGES = {
     "your_own_data": {},
     "pair": {},
     "beta": {},
-    "masks": {},
+    "masks": {"1_000": "100", "IWAE(20), epochs=150": "IWAE(2), epochs=1"},
     "globals": {},
 }
 
@@ -50,6 +50,21 @@ def test_the_code_of_a_page_runs_and_its_refusals_are_those_shown(page, tmp_path
             exec(refused, scope)
         assert f"InputError: {error.value}" == said.strip()
     assert pyro.get_param_store()
+
+
+def test_a_model_of_why_cells_are_missing_mends_what_is_filled_in(capsys):
+    page = (DOCS / "masks.md").read_text()
+    section = page.partition("## Cells that are not missing at random")[2]
+    code = "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
+    assert "IWAE(20), epochs=150" in code
+    scope = {"torch": torch, "pyro": pyro, "dist": pyro.distributions, "pv": pv}
+    torch.manual_seed(suite_seed())
+    exec(code.replace("IWAE(20), epochs=150", "IWAE(5), epochs=100"), scope)
+    at_random, with_why = scope["off"][False], scope["off"][True]
+    assert at_random.mean() < -0.5
+    assert with_why.mean().abs() < 0.25
+    assert with_why.square().mean() < 0.5 * at_random.square().mean()
+    assert f"{with_why.mean():.2f}" in capsys.readouterr().out
 
 
 def test_the_page_on_data_shows_the_columns_as_they_print(tmp_path, monkeypatch):

