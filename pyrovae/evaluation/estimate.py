@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.common import counted, data_frame, if_given, require, require_plain, shown
 from pyrovae.evaluation.importance_weights import bound_sizes
-from pyrovae.evaluation.remedy_words import DRAWS, IN_PYTHON, advice
+from pyrovae.evaluation.remedy_words import DRAWS, IN_PYTHON, advice, misfit
 from pyrovae.evaluation.weights_verdict import MOST_WITHOUT_PARETO_K, RELIABLE_PARETO_K, verdict_of
 
 DATA_NAMED = 10
@@ -237,9 +237,9 @@ class MarginalLikelihood(Estimate):
         lone = f" Of {alone:,} data one draw alone has a weight, and the jackknife leaves them out." if alone else ""
         apart = " Do not leave these data out: a rare large weight raises k and log p(x) at once, so the rest is low."
         return (
-            f"{self.verdict}. The proposal is too narrow{where}, or its draws are too few: the median effective sample "
-            f"size is {self.ess.median().item():.3g} of {self.num_samples:,}. Where k is large the standard errors say "
-            f"little, and where it is small they may, too, because k is an estimate.{seen}{lone}"
+            f"{self.verdict}. The proposal is {misfit(self.remedies)}{where}, or its draws are too few: the median "
+            f"effective sample size is {self.ess.median().item():.3g} of {self.num_samples:,}. Where k is large the "
+            f"standard errors say little, and where it is small they may, too, because k is an estimate.{seen}{lone}"
             f"{apart if len(bad) < len(self.value) else ''}"
         )
 

@@ -136,7 +136,7 @@ def _with_remedies(result: MarginalLikelihood, model: Callable, guide: Callable,
     """Returns the result, with what would help it if it is not to be believed."""
     if not bool(result.is_unreliable.any()):
         return result
-    return replace(result, remedies=remedies_of(model, guide, found))
+    return replace(result, remedies=remedies_of(model, guide, found, result.is_unreliable))
 
 
 def particles_of(num_samples: int, num_particles: int | None = None) -> int:

@@ -35,7 +35,7 @@ class LatentDraws:
         for site in sites.values():
             alone = bool(pair.plates) and data_dim_of(site, pair.layout) is None
             require(not alone, f'{rule}, and site "{site["name"]}" is of one datum alone')
-        shapes = {name: _rows(pair, site, site["value"]).shape[2:] for name, site in sites.items()}
+        shapes = {name: draws_as_rows(pair, site, site["value"]).shape[2:] for name, site in sites.items()}
         masked = tuple(name for name, site in sites.items() if is_masked(site) and not is_autoencoder(site))
         return cls(shapes, masked)
 
@@ -49,10 +49,10 @@ class LatentDraws:
         values, there = ([], [])  # type: tuple[list[Tensor], list[Tensor]]
         for name in self.shapes:
             runs = [run.guide_sites[name] for run in pair.runs]
-            values.append(torch.cat([_rows(pair, site, site["value"]) for site in runs]))
+            values.append(torch.cat([draws_as_rows(pair, site, site["value"]) for site in runs]))
             if name in self.masked:
                 masks = [seen(site).to(site["value"].device).expand_as(site["value"]) for site in runs]
-                there.append(torch.cat([_rows(pair, run, mask) for run, mask in zip(runs, masks, strict=True)]))
+                there.append(torch.cat([draws_as_rows(pair, run, mask) for run, mask in zip(runs, masks, strict=True)]))
         return pair.terms().log_weights, *values, *there
 
     def by_name(self, taken: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ class LatentDraws:
         return draws
 
 
-def _rows(pair: Pair, site: dict, value: Tensor) -> Tensor:
+def draws_as_rows(pair: Pair, site: dict, value: Tensor) -> Tensor:
     """Returns a value, `(particles, batch, ...)`, without the dimensions of plates that the site does not lie in."""
     layout, batch_dim = pair.layout, value.dim() - site["fn"].event_dim
     data_dim = data_dim_of(site, layout)

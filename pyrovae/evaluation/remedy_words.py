@@ -2,17 +2,20 @@
 
 from collections.abc import Collection, Mapping
 
-DRAWS, WIDENED, DEFENSIVE, ANNEALED, DISTRIBUTIONS = "draws", "widened", "defensive", "annealed", "distributions"
+DRAWS, WIDENED, NARROWED, RESCALED, DEFENSIVE = "draws", "widened", "narrowed", "rescaled", "defensive"
+ANNEALED, DISTRIBUTIONS = "annealed", "distributions"
 
 # How each remedy is called in one place, which advises none without a name. "{more}" is a number worth trying.
 IN_PYTHON = {
     DRAWS: "more draws",
-    WIDENED: "a wider proposal (pv.proposals.widened)",
-    DEFENSIVE: "a proposal mixed with the prior (pv.proposals.defensive)",
+    WIDENED: "a wider proposal (pv.proposals.widened(guide, 1.2))",
+    NARROWED: "a narrower proposal (pv.proposals.widened(guide, 0.8))",
+    RESCALED: "another proposal (wider, narrower or moved: pv.proposals.widened)",
+    DEFENSIVE: "a proposal mixed with the prior (pv.proposals.defensive(model, guide))",
     ANNEALED: "annealed_log_marginal",
     DISTRIBUTIONS: "",
 }
-FOR_ANSWERS = {name: IN_PYTHON[name] for name in (DRAWS, WIDENED, DEFENSIVE)}  # chains give log p(x) alone
+FOR_ANSWERS = {name: IN_PYTHON[name] for name in IN_PYTHON if name not in (ANNEALED, DISTRIBUTIONS)}  # of log p(x)
 IN_SHELL = {
     DRAWS: "more draws (pyrovae evaluate --num-samples {more})",
     ANNEALED: "annealed importance sampling (pyrovae evaluate --methods ais_1000)",
@@ -26,3 +29,10 @@ def advice(remedies: Collection[str], num_samples: int, words: Mapping[str, str]
     """Returns "take ..." with those of the remedies that `words` has a name for."""
     known = [words[name].format(more=10 * num_samples) for name in remedies if name in words]
     return "take " + " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+
+
+def misfit(remedies: Collection[str]) -> str:
+    """Returns in which way the proposal is bad, if the remedies tell."""
+    if WIDENED in remedies:
+        return "too narrow, or beside the posterior"
+    return "too wide" if NARROWED in remedies else "too narrow, too wide, misplaced or of another shape"

@@ -67,7 +67,7 @@ class WeightedDraws:
         compile: bool | str,
         progress: bool | None,
         joint: str | None,
-        remedies: Callable[[], tuple[str, ...]],
+        remedies: Callable[[Tensor], tuple[str, ...]],
         smoothed: bool,
     ) -> None:
         self.num_samples = num_samples
@@ -87,8 +87,8 @@ class WeightedDraws:
             self._log_sums.append(log_w.logsumexp(0))
             if self._kept is not None:
                 self._kept.append((self._used(log_w), latents.by_name((log_w, *others))))
-        self._all_remedies = cache(remedies)
         log_px = result_of(joined(columns, args), num_samples, joint and f"joint evidence, by {joint}")
+        self._all_remedies = cache(lambda: remedies(log_px.is_unreliable))
         self._log_marginal = replace(log_px, remedies=self._remedies_of(log_px))
 
     @property

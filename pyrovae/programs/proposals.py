@@ -149,6 +149,10 @@ class _Widened(dist.TransformedDistribution):
     def mean(self) -> Tensor:
         return self.fn.mean
 
+    @property
+    def variance(self) -> Tensor:
+        return self.factor**2 * self.fn.variance
+
     def expand(self, batch_shape: _size, _instance: object = None) -> "_Widened":
         return _Widened(self.fn.expand(batch_shape), self.factor)
 

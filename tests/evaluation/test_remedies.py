@@ -16,8 +16,8 @@ from pyrovae.evaluation.evaluation_table import Measured
 
 X = torch.tensor([0.5, 3.0, 8.0])
 WIDENED, DEFENSIVE = (
-    "a wider proposal (pv.proposals.widened)",
-    "a proposal mixed with the prior (pv.proposals.defensive)",
+    "a wider proposal (pv.proposals.widened(guide, 1.2))",
+    "a proposal mixed with the prior (pv.proposals.defensive(model, guide))",
 )
 
 
