@@ -10,6 +10,7 @@ from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_a
 from pyro.infer.autoguide import AutoNormal
 
 import pyrovae as pv
+from pyrovae.programs import observing_parts
 
 REPETITIONS, CELLS = 200, 5
 GIVEN = torch.arange(CELLS) < 1  # one given, four asked
@@ -90,6 +91,28 @@ def test_a_guide_far_too_narrow_is_flagged_with_the_term_that_is_off(vae):
     assert found.verdict.startswith("not to be relied on: Pareto k > 0.7 at ")
     number = int(found.is_unreliable.sum())
     assert repr(found).endswith(f"; values may be too high where log p(x_b) is bad ({number})")
+
+
+def test_draws_given_all_cells_would_be_off_for_the_given_ones():
+    """Why there are two guides: the exact posterior of all ten cells does not reach as far as one cell leaves z."""
+    vae = linear_gaussian(0, data_dim=10, pinned=True)
+    x, given = draw(vae, 40), torch.arange(10) < 1
+    posterior = vae.posterior(x)
+
+    def of_all(x):
+        with pyro.plate("data", 40, dim=-1):
+            pyro.sample("z", posterior)
+
+    torch.manual_seed(suite_seed(6))
+    model, _ = observing_parts(vae.model, of_all)
+    part = pv.log_marginal(model, of_all, torch.where(given, x, torch.nan), num_samples=1_000)
+    exact = log_p(vae, x, torch.arange(10)) - log_p(vae, x, torch.arange(1))
+    one_guide = (vae.log_px(x).detach() - part.log_px - exact).mean()
+    assert one_guide > 0.3
+    assert part.is_unreliable.double().mean() > 0.5
+    found = pv.conditional_log_marginal(vae.model, guide_at(vae, 1.2), x, given=given, num_samples=1_000)
+    assert (found.value - exact).abs().max() < 0.1
+    assert not found.is_unreliable.any()
 
 
 def test_each_datum_has_its_own_parts_and_cells_that_are_missing_are_in_neither(vae):
