@@ -41,12 +41,22 @@ def check_cells(likelihood: Likelihood, event_shape: Sequence[int]) -> None:
     """Raises `InputError` unless cells can be left out of the likelihood: they have densities of their own."""
     name, shape = type(likelihood).__name__, tuple(event_shape)
     require(len(shape) > 0, "missing needs an event_shape of at least one dimension, got ()")
-    with pyro.validation_enabled(False), torch.no_grad():
-        cells = _cells(likelihood(torch.zeros(1, *likelihood.output_shape(shape)), len(shape)))
+    with pyro.validation_enabled(False), torch.enable_grad():
+        outputs = torch.full(
+            (1, *likelihood.output_shape(shape)), 0.5, requires_grad=True
+        )  # at 0 a Gamma has a density
+        cells = _cells(likelihood(outputs, len(shape)))
         alone = not cells.event_shape and tuple(cells.batch_shape) == (1, *shape)
         require(alone, f"missing needs a likelihood in which each cell has its own density given z, got {name}")
-        inside = cells.support.check(filled(torch.full(shape, torch.nan), likelihood.filler))  # type: ignore[union-attr]
-    require(bool(inside.all()), f"{name}.filler must lie in the support of p(x|z), got {likelihood.filler}")
+        value = filled(torch.full(shape, torch.nan), likelihood.filler)
+        inside = cells.support.check(value)  # type: ignore[union-attr]
+        require(bool(inside.all()), f"{name}.filler must lie in the support of p(x|z), got {likelihood.filler}")
+        log_prob = cells.log_prob(value)
+        found = [log_prob]
+        if log_prob.requires_grad:
+            found += torch.autograd.grad(log_prob.sum(), outputs, allow_unused=True)
+    is_finite = all(bool(one.isfinite().all()) for one in found if one is not None)
+    require(is_finite, f"{name}.filler must have a finite log-density and gradient, got {likelihood.filler}")
 
 
 def _cells(x_given_z: dist.TorchDistribution) -> dist.TorchDistribution:

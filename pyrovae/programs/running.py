@@ -64,9 +64,13 @@ def run_pair(
     run = _Run(model, guide, args, kwargs, num_particles, reading, sums_marked)
     try:
         return run.pair()
+    except UndeclaredDimension as error:  # a class that only this file tells apart
+        raise InputError(str(error)) from None
     except TypeError as error:
         if "argument" not in str(error):
             raise
+        if not args and not kwargs:
+            raise InputError(f"model and guide must be given their data, and got none: {first_line(error)}") from error
         raise InputError(f"model and guide must take the same {len(args)} arguments: {first_line(error)}") from error
 
 

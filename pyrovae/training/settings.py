@@ -75,7 +75,9 @@ class FitSettings:
 
     def check(self, vae: object, checkpoints: Checkpoints | None) -> None:
         """Raises `InputError` on the first setting that cannot be used, for this pair and these checkpoints."""
-        require(is_pair(vae), f"vae must have a model and a guide, got {shown(vae)}")
+        is_loose = isinstance(vae, tuple) or (callable(vae) and not isinstance(vae, type))
+        hint = "; SimpleNamespace(model=model, guide=guide) has both" if is_loose else ""
+        require(is_pair(vae), f"vae must have a model and a guide as attributes, got {shown(vae)}{hint}")
         require_count("epochs", self.epochs)
         if_given(require_count, "steps_per_epoch", self.steps_per_epoch)
         require_count("batch_size", self.batch_size)

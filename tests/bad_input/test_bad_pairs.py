@@ -91,12 +91,24 @@ for name, function in OF_PAIRS.items():
     for kind, thing in KINDS.items():
         add(f"{kind} and no pair: {name}", NO_PAIR, function, thing, ROWS)
 for kind, thing in KINDS.items():
-    add(f"{kind} and no pair: fit", "vae must have a model and a guide, got .+", pv.fit, thing, ROWS, epochs=1)
+    add(
+        f"{kind} and no pair: fit",
+        "vae must have a model and a guide as attributes, got .+",
+        pv.fit,
+        thing,
+        ROWS,
+        epochs=1,
+    )
 for name in ("quadrature_log_marginal", "enumerated_log_marginal"):
     for kind in ("a class", "nothing", "a text", "a number", "a tensor"):
         add(f"{kind} and no model: {name}", NO_PAIR, getattr(pv, name), KINDS[kind], ROWS)
     said = r"model must take the 0 arguments given: VAE.model\(\) missing .+ 'x'"
     add(f"no data: {name}", said, getattr(pv, name), VAE)
+
+for name in ("log_marginal", "posterior", "log_weights"):
+    settings = {"num_particles": 2} if name == "log_weights" else {}
+    said = r"model and guide must be given their data, and got none: .+ missing .+ 'x'"
+    add(f"no data: {name}", said, partial(getattr(pv, name), **settings), VAE)
 
 OTHERS = {
     "a linear VAE": pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5),
@@ -113,6 +125,12 @@ for kind, thing in (KINDS | OTHERS).items():
     add(f"{kind} and no VAE: diversity", "vae must be a pyrovae.VAE, got .+", D.sample_diversity, thing, 5)
 for name, function in OF_VAES.items():
     add(f"no data: {name}", "x must be given, got no data", function, VAE)
+
+
+def test_an_error_is_shown_by_the_name_under_which_it_is_caught():
+    with pytest.raises(pv.InputError) as caught:
+        ON_PAIRS["log_marginal"](PAIRS["undeclared"])
+    assert caught.type is pv.InputError
 
 
 @pytest.mark.parametrize("case", CASES.parameters())

@@ -242,9 +242,26 @@ class Nothing(pv.Likelihood):
         return None
 
 
+class OfTorch(pv.Likelihood):
+    def forward(self, outputs, event_dim):
+        return torch.distributions.Laplace(outputs, 1.0)
+
+
+class WithoutEventDim(pv.Likelihood):
+    def forward(self, outputs):
+        return dist.Normal(outputs, 1.0)
+
+
+def test_a_class_of_likelihoods_in_place_of_one_is_told_apart():
+    said = "likelihood must be an instance, as NoEvent(), got the class NoEvent"
+    assert refusal(pv.VAE, (5,), latent_dim=2, likelihood=NoEvent) == said
+
+
 @pytest.mark.parametrize(
     ("likelihood", "said"),
     [
+        (OfTorch(), ".+ a distribution of Pyro's, got Laplace.+: import it from pyro.distributions, not torch.+"),
+        (WithoutEventDim(), r"likelihood WithoutEventDim must have a forward that takes outputs, event_dim: .+"),
         (
             TwoForOne(),
             r"likelihood TwoForOne must take the outputs that its output_shape says, here \(.*5\): too many .+",

@@ -186,6 +186,12 @@ def test_what_cannot_leave_cells_out_is_refused():
     class Positive(pv.LogNormal):
         filler = 0.0
 
+    class Gamma(pv.Likelihood):  # Pyro counts 0 to its support, where most have a density of 0 or infinity
+        def forward(self, outputs, event_dim):
+            return dist.Gamma(outputs.exp(), 1.0).to_event(event_dim)
+
+    message = "Gamma.filler must have a finite log-density and gradient, got 0.0"
+    assert refusal(masked_vae, likelihood=Gamma()) == message
     assert refusal(small_vae, missing="zero") == "missing must be None or \"mask\", got 'zero'"
     message = "missing needs a likelihood in which each cell has its own density given z, got Joint"
     assert refusal(masked_vae, likelihood=Joint()) == message

@@ -1,10 +1,14 @@
 """Data, pairs and objectives that `fit` refuses, and trainings that it stops."""
 
+from types import SimpleNamespace
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import ring, small_vae
+from broken_pairs import ROWS, guide, model
+from compiled_steps import plain_guide, plain_model
+from helpers import refusal, ring, small_vae
 
 import pyrovae as pv
 
@@ -40,6 +44,14 @@ def test_a_parameter_that_would_never_train_is_refused_by_name():
         pv.InputError, match=r"parameter decoder.weight would never train: neither model nor guide registers"
     ):
         pv.fit(Forgotten(), torch.zeros(4, 2), epochs=1)
+
+
+@pytest.mark.parametrize("pair", [(model, guide), model])
+def test_a_pair_that_is_none_is_told_how_to_be_one(pair):
+    said = refusal(pv.fit, pair, ROWS, epochs=1)
+    assert said.startswith("vae must have a model and a guide as attributes, got ")
+    assert said.endswith("; SimpleNamespace(model=model, guide=guide) has both")
+    pv.fit(SimpleNamespace(model=plain_model, guide=plain_guide), ROWS[:, :2], epochs=1, progress=False)
 
 
 def test_a_name_that_the_param_store_holds_already_is_refused():
@@ -78,13 +90,13 @@ def test_a_loss_that_is_no_longer_finite_stops_with_epoch_and_step():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(1e30 * rate, 1.0).expand([len(x), 2]).to_event(1))
 
-    pair = type("Pair", (), {"model": staticmethod(model), "guide": staticmethod(guide)})
+    pair = type("Pair", (), {"model": staticmethod(model), "guide": staticmethod(guide)})()
     with pytest.raises(FloatingPointError, match="loss or gradient is not finite at epoch 1, step 1"):
         pv.fit(pair, torch.zeros(4, 2), epochs=1)
 
 
 def pair_of(model, guide):
-    return type("Pair", (), {"model": staticmethod(model), "guide": staticmethod(guide)})
+    return type("Pair", (), {"model": staticmethod(model), "guide": staticmethod(guide)})()
 
 
 def unit_guide(x):

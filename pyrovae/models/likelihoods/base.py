@@ -71,6 +71,9 @@ class Likelihood(Module):
 
 def check_likelihood(likelihood: object) -> None:
     """Raises `InputError` unless this is a likelihood."""
+    if isinstance(likelihood, type) and issubclass(likelihood, Likelihood):
+        name = likelihood.__name__
+        raise InputError(f"likelihood must be an instance, as {name}(), got the class {name}")
     is_known = isinstance(likelihood, Likelihood)
     require(is_known, f"likelihood must be a pyrovae likelihood, got {shown(likelihood)}")
 
@@ -87,13 +90,20 @@ def distribution_of(
     name = f"likelihood {type(likelihood).__name__}"
     try:
         found = likelihood(outputs, event_dim, *size_factor)
+    except TypeError as error:
+        if f"{type(likelihood).__name__}.forward()" not in str(error):
+            raise
+        given = ", ".join(("outputs", "event_dim", *("size_factor" for _ in size_factor)))
+        raise InputError(f"{name} must have a forward that takes {given}: {first_line(error)}") from error
     except (ValueError, IndexError) as error:
         if isinstance(error, InputError) or is_validation_error(error):
             raise
         rule = f"{name} must take the outputs that its output_shape says, here {tuple(outputs.shape)}"
         raise InputError(f"{rule}: {first_line(error)}") from error
     is_one = isinstance(found, TorchDistributionMixin)
-    require(is_one, f"{name} must return a distribution of Pyro's, got {shown(found)}")
+    is_torchs = isinstance(found, torch.distributions.Distribution)
+    hint = ": import it from pyro.distributions, not torch.distributions" if is_torchs else ""
+    require(is_one, f"{name} must return a distribution of Pyro's, got {shown(found)}{hint}")
     given = len(found.event_shape)
     rule = f"{name} must return a distribution over events of {event_dim} dimensions, got {given}"
     require(given == event_dim, f"{rule}: to_event(event_dim) missing?")
