@@ -1,5 +1,6 @@
 """How a message spells a setting: as a flag in a command, and as an argument in a program."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,6 +36,8 @@ def setting(name: str, value: object = None) -> str:
     words = [f"--{name.replace('_', '-')}"]
     if isinstance(value, Mapping):
         words += [f"{key}={one}" for key, one in value.items()]
+    elif isinstance(value, list):
+        words += [shlex.quote(str(one)) for one in value]
     elif not (value is None or value is True):
         words.append(str(value))
     return " ".join(words)

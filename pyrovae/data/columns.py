@@ -13,13 +13,15 @@ from pyrovae.common import InputError, if_given, require, require_choice, requir
 
 KINDS = ("continuous", "positive", "unit", "count", "binary", "category")
 MISSING_CELLS = frozenset(("", "na", "n/a", "nan", "null", "<na>", "#n/a", "?"))  # in lower case
+DATE = re.compile(r"([0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.][0-9]{2,4})([T ]|$)")
 DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
+FEWEST_ROWS = 20  # in fewer the values of any column may be a range
 MOST_SHOWN = 40
 MOST_EXACT = 2.0**53  # from here on float64 makes one of several whole numbers
 MOST_GUESSED_CATEGORIES = 20  # or a tenth of the rows, if that is more: names and keys are no categories
 
 Cells: TypeAlias = np.ndarray | list[str]  # numbers in float64, NaN where a cell is missing; or the texts of a file
-Place = Callable[[int], str]  # names the file, the row and the column of the cell of this index
+Place = Callable[[int | None], str]  # names the file, the row of this index, unless it is None, and the column
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,12 @@ class Column:
 class ColumnTable(tuple[Column, ...]):
     """The columns of a table as a tuple, which prints as a table."""
 
+    numbering_rows: frozenset[str] = frozenset()
+    """The names of those that number the rows, as an identifier does."""
+
     def __repr__(self) -> str:
-        shown = [(one.name[:30], one.kind, _in_x(one)) for one in self[:MOST_SHOWN]]
+        notes = {name: f"numbers the rows: an identifier? {without(name)}" for name in self.numbering_rows}
+        shown = [(one.name[:30], one.kind, notes.get(one.name, _in_x(one))) for one in self[:MOST_SHOWN]]
         more = f"\n... and {len(self) - MOST_SHOWN:,} more" if len(self) > MOST_SHOWN else ""
         return tabulate(shown, ("column", "kind", "in x"), disable_numparse=True) + more if self else "()"
 
@@ -94,9 +100,7 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
     """
     numbers, texts = parsed(cells)
     num_observed = int((~np.isnan(numbers)).sum()) + len(texts)
-    require(
-        num_observed > 0, f"{place(0)}: every cell of the column is missing; leave it out with {setting('columns')}"
-    )
+    require(num_observed > 0, f"{place(None)}: every cell is missing; {without(name)}")
     named = kind in ("binary", "category")
     with_commas = [row for row in texts if not named and DECIMAL_COMMA.fullmatch(cells[row].strip())]
     if 2 * len(with_commas) > len(texts):
@@ -106,11 +110,12 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
         words = {cell: word(cell) for cell in set(cells)}
         names = sorted({one for one in words.values() if one is not None})
         most = max(MOST_GUESSED_CATEGORIES, num_observed // 10)
-        require(
-            named or len(names) <= most,
-            f"{place(texts[0])}: the column has {len(names)} different texts, too many for a category; leave it out "
-            f"with {setting('columns')}, or say {setting('kinds', {name: 'category'})}",
-        )
+        if not named and len(names) > most:
+            many = f"{place(None)}: holds {len(names)} different texts"
+            if all(map(DATE.match, names)):
+                raise InputError(f"{many} that look like dates, as {names[0]!r}; {without(name)}, or make them numbers")
+            other = setting("kinds", {name: "category"})
+            raise InputError(f"{many}, too many for a category; {without(name)}, or say {other}")
         index: dict[str | None, float] = {one: i for i, one in enumerate(names)}
         return _named(name, kind, names, np.array([index.get(words[cell], np.nan) for cell in cells]), place)
     if texts:
@@ -182,8 +187,23 @@ def _named(
     kind = kind or ("binary" if len(names) == 2 else "category")
     most, rule = (2, "two values as binary") if kind == "binary" else (len(names), "two values or more as a category")
     shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
-    require(2 <= len(names) <= most, f"{place(0)}: the column must have {rule}, got {shown}")
+    require(2 <= len(names) <= most, f"{place(None)}: must have {rule}, got {shown}")
     return Column(name, kind, categories=tuple(names)), values
+
+
+def numbers_the_rows(column: Column, values: np.ndarray) -> bool:
+    """Returns True for a count whose observed values are all whole numbers of a range, each once: an identifier?"""
+    if column.kind != "count":
+        return False
+    found = values[~np.isnan(values)]
+    if len(found) < FEWEST_ROWS or found.max() - found.min() + 1 != len(found):
+        return False
+    return len(np.unique(found)) == len(found)
+
+
+def without(name: str) -> str:
+    """Returns how a message says that a column can be left out."""
+    return f"leave it out with {setting('exclude', [name])}"
 
 
 def as_text(value: float) -> str:

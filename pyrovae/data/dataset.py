@@ -19,7 +19,7 @@ from pyrovae.common import (
     require_text,
     shown,
 )
-from pyrovae.data.columns import Column, ColumnTable
+from pyrovae.data.columns import Column, ColumnTable, numbers_the_rows
 from pyrovae.data.pixels import binarize_grey, dequantize_grey
 
 SPLITS = ("train", "validation", "test")
@@ -93,7 +93,7 @@ class Dataset:
         is_named = isinstance(self.columns, tuple) and all(isinstance(one, Column) for one in self.columns)
         fits = is_named and (not self.columns or self.event_shape == (len(self.columns),))
         require(fits, f"columns must be a tuple of a Column for each element of x, {self.event_shape}, or ()")
-        object.__setattr__(self, "columns", ColumnTable(self.columns))
+        object.__setattr__(self, "columns", self._printing(self.columns))
         for field in ("classes", "factors"):
             names = getattr(self, field)
             are_texts = isinstance(names, tuple) and all(isinstance(one, str) for one in names)
@@ -101,6 +101,14 @@ class Dataset:
         parts = len(self.train_y) if isinstance(self.train_y, tuple) else 1
         named = not self.factors or len(self.factors) == parts
         require(named, f"factors must be a name for each part of y, {parts}, or (), got {len(self.factors)}")
+
+    def _printing(self, columns: tuple[Column, ...]) -> ColumnTable:
+        """Returns the columns as a table that prints, in which those are marked that number the rows."""
+        table, parts = ColumnTable(columns), [getattr(self, f"{split}_x") for split in SPLITS]
+        counts = [(j, column) for j, column in enumerate(columns) if column.kind == "count"]
+        values = {column.name: torch.cat([part[:, j] for part in parts]).cpu().numpy() for j, column in counts}
+        table.numbering_rows = frozenset(one.name for _, one in counts if numbers_the_rows(one, values[one.name]))
+        return table
 
     def _check_x(self, field: str) -> None:
         x, train_x = getattr(self, field), self.train_x

@@ -85,7 +85,7 @@ def read_known_table(path: Path, columns: Sequence[Column], header: bool | None 
     require_there(path)
     suffix = path.suffix.lower()
     require(suffix in TABLE_FILES, f"the table must be in a file of kind {', '.join(TABLE_FILES)}, got {path}")
-    table = read_parquet(path, None) if suffix == ".parquet" else read_csv(path, header, None)
+    table = read_parquet(path) if suffix == ".parquet" else read_csv(path, header)
     values = [_known_values(one, _cells_of(table, one.name), table.place(one.name)) for one in columns]
     return KnownTable(table, tuple(columns), checked_tensor(np.stack(values, 1), columns, table))
 

@@ -34,6 +34,7 @@ def load(
     scale: float | None = None,
     shares: Sequence[float] | None = None,
     columns: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
     header: bool | None = None,
@@ -86,6 +87,7 @@ def load(
         scale: Multiplies the points of a toy set, and its log-density is that of the larger ones; 1 by default.
         shares: The shares of training, validation and test data, for data of one's own; by default (0.8, 0.1, 0.1).
         columns: The names of the columns of x. By default all but those of the labels and of the split.
+        exclude: In place of `columns`, the names of those to leave out, such as identifiers and dates.
         label_column: The column of the labels y, which become 0, 1, 2, ... in the order of their names.
         split_column: The column that says train, validation or test for each row.
         header: Whether the first row has the names of the columns. By default it has, unless all its cells are
@@ -128,6 +130,7 @@ def load(
         scale=scale,
         shares=shares,
         columns=columns,
+        exclude=exclude,
         label_column=label_column,
         split_column=split_column,
         header=header,
@@ -148,7 +151,7 @@ def load(
         return _from_path(source, path, options)
     if hasattr(source, "columns"):
         options.check_only(OF_TABLES, "a frame", "holds a table")
-        return table_dataset("frame", table_of_frame(source, "the frame", options.wanted_columns), options)
+        return table_dataset("frame", table_of_frame(source, "the frame", options.needs), options)
     is_known = isinstance(source, tuple | Mapping | Tensor) or is_array(source)
     rule = "source must be a name, a path, an array, (x, y), a dict of arrays or a frame"
     require(is_known, f"{rule}, got {type(source).__name__}")
@@ -169,10 +172,10 @@ def _from_path(source: str | Path, path: Path, options: LoadOptions) -> Dataset:
     try:
         if kind in TEXT_FILES:
             options.check_only((*OF_TABLES, "header"), str(path), "is a table")
-            return table_dataset(path.stem, read_csv(path, options.header, options.wanted_columns), options)
+            return table_dataset(path.stem, read_csv(path, options.header, options.needs), options)
         if kind == ".parquet":
             options.check_only(OF_TABLES, str(path), "is a parquet file")
-            return table_dataset(path.stem, read_parquet(path, options.wanted_columns), options)
+            return table_dataset(path.stem, read_parquet(path, options.needs), options)
         arrays = read_arrays(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error

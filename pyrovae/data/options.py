@@ -20,16 +20,17 @@ from pyrovae.common import (
 )
 
 IMAGES, TABLES, OWN, NAMED = "image sets", "tables", "data of one's own", "data sets that load draws or knows by name"
+_OTHERS = ("label_column", "split_column")  # the columns of a table that are not in x
 MEANT_FOR = {
     "binarize": IMAGES,
     **dict.fromkeys(("num_train", "num_validation", "num_test"), NAMED),
     "scale": "toy sets",
     "shares": OWN,
-    **dict.fromkeys(("columns", "label_column", "split_column", "kinds", "missing", "standardise"), TABLES),
+    **dict.fromkeys(("columns", "exclude", *_OTHERS, "kinds", "missing", "standardise"), TABLES),
     "header": ".csv and .tsv files",
     "image_size": "folders of images",
 }
-OF_TABLES = ("columns", "label_column", "split_column", "kinds", "missing", "standardise", "shares")
+OF_TABLES = ("columns", "exclude", *_OTHERS, "kinds", "missing", "standardise", "shares")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class LoadOptions:
     scale: float | None = None
     shares: Sequence[float] | None = None
     columns: Sequence[str] | None = None
+    exclude: Sequence[str] | None = None
     label_column: str | None = None
     split_column: str | None = None
     header: bool | None = None
@@ -57,10 +59,14 @@ class LoadOptions:
         require_seed(self.seed)
         require_flag("standardise", self.standardise)
         require_flag("header", self.header, None)
-        names = () if self.columns is None else self.columns
-        is_list = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) for n in names)
-        require(is_list, f"columns must be a list of names of columns, got {shown(self.columns)}")
-        for name in ("label_column", "split_column"):
+        for field in ("columns", "exclude"):
+            names = () if getattr(self, field) is None else getattr(self, field)
+            are_names = isinstance(names, Sequence) and all(isinstance(one, str) for one in names)
+            is_list = are_names and not isinstance(names, str)
+            require(is_list, f"{field} must be a list of names of columns, got {shown(getattr(self, field))}")
+        both = self.columns is not None and self.exclude is not None
+        require(not both, f"columns and exclude must not be given at once, got {shown(self.exclude)} to exclude")
+        for name in _OTHERS:
             if_given(require_text, name, getattr(self, name), "the name of a column")
         require_missing(self.missing)
         if_given(require_size, "image_size", self.image_size)
@@ -72,13 +78,11 @@ class LoadOptions:
         if_given(require_path, "data_root", self.data_root)
         if_given(require_number, "scale", self.scale, 0)
 
-    @property
-    def wanted_columns(self) -> list[str] | None:
-        """The names of all columns of a table that are needed, or None for all that there are."""
-        if self.columns is None:
-            return None
-        others = (self.label_column, self.split_column)
-        return [*self.columns, *(name for name in others if name is not None)]
+    def needs(self, column: str) -> bool:
+        """Returns True if the column of a table with this name is needed: other columns may hold anything."""
+        if self.columns is not None:
+            return column in (*self.columns, self.label_column, self.split_column)
+        return column not in (self.exclude or ())
 
     def check_only(self, allowed: Sequence[str], source: str, holds: str) -> None:
         """Raises `InputError` if an option was given that this source does not have.

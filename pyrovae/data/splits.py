@@ -68,7 +68,7 @@ def split_by_column(cells: Cells, place: Place) -> Rows:
         if known[text] is None:
             raise InputError(f"{place(index)}: must be train, validation or test, got {text[:50]!r}")
     named = np.array([known[text] for text in texts])
-    require(bool((named == "train").any()), f"{place(0)}: the column must say train for at least one row")
+    require(bool((named == "train").any()), f"{place(None)}: must say train for at least one row")
     return {split: np.flatnonzero(named == split) for split in SPLITS}
 
 

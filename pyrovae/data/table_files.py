@@ -3,26 +3,30 @@
 import codecs
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pyrovae.common import InputError, first_line, require, setting, shown
-from pyrovae.data.columns import Cells, word
+from pyrovae.data.columns import Cells, without, word
 from pyrovae.data.tables import MOST_COLUMNS, Table
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> Table:
+def _every(name: str) -> bool:
+    return True
+
+
+def read_csv(path: Path, header: bool | None, needs: Callable[[str], bool] = _every) -> Table:
     """Reads a file of values that are separated by tabs (.tsv), commas, or semicolons if the first row has no comma.
 
     Args:
         path: The file, in UTF-8, or in UTF-16 with a byte order mark.
         header: Whether the first row has the names. None takes it so, unless all its cells are numbers.
-        wanted: The names of the columns that will be needed, or None for all.
+        needs: Says by its name whether a column is needed.
 
     Raises:
         InputError: If the file is not a table.
@@ -38,9 +42,10 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not a row of values ({first_line(error)})") from error
     width = len(rows[0][1])
-    too_wide = f"{path} has {width:,} columns, more than {MOST_COLUMNS:,}: choose some with {setting('columns')}"
-    require(wanted is not None or width <= MOST_COLUMNS, too_wide)
     names, body = _header(path, rows, header)
+    needed = [j for j, name in enumerate(names) if needs(name)]
+    too_wide = f"{path} has {width:,} columns, more than {MOST_COLUMNS:,}: choose some with {setting('columns')}"
+    require(len(needed) <= MOST_COLUMNS, too_wide)
     start = 0 if body is rows else rows[0][0]
     for number, row in body:
         if len(row) != width:
@@ -48,10 +53,8 @@ def read_csv(path: Path, header: bool | None, wanted: Sequence[str] | None) -> T
         if start and row == rows[0][1]:
             raise InputError(f"{path}, row {number}: repeats the header of row {start}")
     require(len(body) > 0, f"{path} has a header and no rows below it")
-    needed = set(names if wanted is None or not set(wanted) <= set(names) else wanted)  # all, to name them in errors
-    kept = [j for j, name in enumerate(names) if name in needed]
-    cells: dict[str, Cells] = {names[j]: [row[j] for _, row in body] for j in kept or range(width)}
-    return Table(str(path), cells, lambda index: f"row {body[index][0]}", delimiter)
+    cells: dict[str, Cells] = {names[j]: [row[j] for _, row in body] for j in needed}
+    return Table(str(path), names, cells, lambda index: f"row {body[index][0]}", delimiter)
 
 
 def _without_blank_lines(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
@@ -99,7 +102,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def read_parquet(path: Path, wanted: Sequence[str] | None) -> Table:
+def read_parquet(path: Path, needs: Callable[[str], bool] = _every) -> Table:
     """Reads a parquet file with pandas; see `table_of_frame`."""
     try:
         import pandas
@@ -111,16 +114,16 @@ def read_parquet(path: Path, wanted: Sequence[str] | None) -> Table:
         raise InputError(f"{path} needs pyarrow: pip install 'pyrovae[tables]'") from error
     except (OSError, ValueError) as error:  # pyarrow's errors are of these types
         raise InputError(f"{path} is not a readable parquet file ({first_line(error)})") from error
-    return table_of_frame(frame, str(path), wanted)
+    return table_of_frame(frame, str(path), needs)
 
 
-def table_of_frame(frame: Any, source: str, wanted: Sequence[str] | None) -> Table:
+def table_of_frame(frame: Any, source: str, needs: Callable[[str], bool] = _every) -> Table:
     """Returns the table of a frame of pandas or polars. Text, categories and truth values are texts in it.
 
     Args:
         frame: The frame.
         source: Names it in errors.
-        wanted: The names of the columns that will be needed, or None for all. Others may hold anything.
+        needs: Says by its name whether a column is needed. Others may hold anything.
 
     Raises:
         InputError: If there are no columns, a name is there twice, or a column has neither numbers nor texts.
@@ -129,10 +132,9 @@ def table_of_frame(frame: Any, source: str, wanted: Sequence[str] | None) -> Tab
     require(len(names) > 0, f"{source} has no columns")
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     require(not twice, f"{source}: the name {shown(min(twice, default=''))} must be unique, and is there twice or more")
-    needed = set(names if wanted is None or not set(wanted) <= set(names) else wanted)  # all, to name them in errors
     by_name = dict(zip(names, frame.columns, strict=True))
-    cells = {name: _cells_of(frame[column], source, name) for name, column in by_name.items() if name in needed}
-    return Table(source, cells, lambda index: f"index {index}")
+    cells = {name: _cells_of(frame[column], source, name) for name, column in by_name.items() if needs(name)}
+    return Table(source, names, cells, lambda index: f"index {index}")
 
 
 def _cells_of(series: Any, source: str, name: str) -> Cells:
@@ -140,7 +142,7 @@ def _cells_of(series: Any, source: str, name: str) -> Cells:
     if values.dtype.kind in "OUT":  # texts, or numbers with missing cells among them
         return ["" if value is None else str(value) for value in values.tolist()]
     fits = values.dtype.kind in "biuf"
-    require(fits, f"{source}, column {shown(name)}: must hold numbers or texts, got {values.dtype}; leave it out")
+    require(fits, f"{source}, column {shown(name)}: must hold numbers or texts, got {values.dtype}; {without(name)}")
     return values.astype(np.float64)
 
 
@@ -148,4 +150,4 @@ def table_of_array(x: np.ndarray, source: str) -> Table:
     """Returns the table of an array `(num, columns)` of numbers; its columns are x1, x2, ..."""
     values = x.astype(np.float64)
     cells = {f"x{j + 1}": np.ascontiguousarray(values[:, j]) for j in range(values.shape[1])}
-    return Table(source, cells, lambda index: f"index {index}")
+    return Table(source, list(cells), cells, lambda index: f"index {index}")

@@ -7,8 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, as_dtype, did_you_mean, require, require_choice, setting, shown
-from pyrovae.data.columns import KINDS, Cells, Column, Place, as_text, classes_of, column_of
+from pyrovae.common import InputError, as_dtype, did_you_mean, require, require_choice, setting, shown, warn
+from pyrovae.data.columns import (
+    KINDS,
+    Cells,
+    Column,
+    Place,
+    as_text,
+    classes_of,
+    column_of,
+    numbers_the_rows,
+    without,
+)
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.options import LoadOptions
 from pyrovae.data.splits import Rows, split_by_column, split_by_shares, split_fields
@@ -22,12 +32,14 @@ class Table:
 
     Args:
         source: Names the file, or whatever the table comes from, in errors.
-        cells: The cells of each column, by its name.
+        names: The names of all columns, in order.
+        cells: The cells of each column that is needed, by its name.
         row: Names the row of an index in errors.
         delimiter: What stands between two cells in the file.
     """
 
     source: str
+    names: Sequence[str]
     cells: Mapping[str, Cells]
     row: Callable[[int], str]
     delimiter: str = ","
@@ -37,8 +49,9 @@ class Table:
         return len(next(iter(self.cells.values())))
 
     def place(self, name: str) -> Place:
-        """Returns the function that names the place of a cell of this column."""
-        return lambda index: f"{self.source}, {self.row(index)}, column {shown(name)}"
+        """Returns the function that names the place of a cell of this column, and for None the column."""
+        column = f"column {shown(name)}"
+        return lambda index: ", ".join((self.source, *(() if index is None else (self.row(index),)), column))
 
 
 def table_dataset(
@@ -62,9 +75,14 @@ def table_dataset(
     Raises:
         InputError: If a name is not in the table, or a cell does not fit its column.
     """
-    chosen, kinds = chosen_columns(options, list(table.cells), table.source)
+    chosen, kinds = chosen_columns(options, table.names, table.source)
     found = [column_of(one, table.cells[one], kinds.get(one), table.place(one)) for one in chosen]
     columns, x = [column for column, _ in found], np.stack([values for _, values in found], 1)
+    if options.columns is None:
+        for column, values in found:
+            if column.name not in kinds and numbers_the_rows(column, values):
+                place = table.place(column.name)(None)
+                warn(f"{place}: numbers the rows, and is modelled as a count: an identifier? {without(column.name)}")
     if options.missing is None and np.isnan(x).any():
         index, column = np.argwhere(np.isnan(x))[0]
         place = table.place(chosen[column])(index)
@@ -94,7 +112,12 @@ def chosen_columns(options: LoadOptions, names: Sequence[str], source: str) -> t
     others = {field: getattr(options, field) for field in ("label_column", "split_column")}
     for field, name in others.items():
         _require_names(field, [] if name is None else [name], names, source)
-    columns = [name for name in names if name not in others.values()] if options.columns is None else options.columns
+    excluded = [] if options.exclude is None else options.exclude
+    _require_names("exclude", excluded, names, source)
+    both = [name for name in excluded if name in others.values()]
+    require(not both, f"exclude must not hold that of the labels or of the split, got {', '.join(both)}")
+    usual = [name for name in names if name not in (*others.values(), *excluded)]
+    columns = usual if options.columns is None else options.columns
     _require_names("columns", columns, names, source)
     require(len(columns) > 0, f"columns must name at least one column of x, and {source} has no other")
     require(len(set(columns)) == len(columns), f"columns must differ, got {shown(columns)}")
@@ -124,9 +147,7 @@ def _standardised(column: Column, x: np.ndarray, train: np.ndarray, source: str)
     observed = train[~np.isnan(train)]
     lowest = observed.min()
     rule = f"{source}, column {shown(column.name)}: must vary in the training data to be standardised"
-    require(
-        bool(lowest < observed.max()), f"{rule}, all of it is {as_text(lowest)}; leave it out with {setting('columns')}"
-    )
+    require(bool(lowest < observed.max()), f"{rule}, all of it is {as_text(lowest)}; {without(column.name)}")
     mean, sd = float(observed.mean()), float(observed.std())
     require(np.isfinite(sd) and sd > 0, f"{rule}, got a standard deviation of {sd:g}")
     x -= mean

@@ -64,6 +64,7 @@ def load_data(config: RunConfig) -> Dataset:
 def _load_own(config: RunConfig, kinds: Mapping[str, str] | str | None) -> Dataset:
     options: dict[str, Any] = {
         "columns": config.columns or None,
+        "exclude": config.exclude or None,
         "label_column": config.label_column,
         "split_column": config.split_column,
         "header": config.header,

@@ -102,14 +102,14 @@ def _require_real_columns(likelihood: str | None, columns: Sequence[Column]) -> 
     if likelihood in LIKELIHOODS_BY_KIND["points"] and others:
         name, kind = others[0].name, others[0].kind
         rule = f"likelihood {likelihood} is for continuous columns, and {shown(name)} is of kind {kind}"
-        raise InputError(f"{rule}: leave it out by naming the others in columns, or take likelihood columns")
+        raise InputError(f"{rule}: leave it out with exclude, or take likelihood columns")
 
 
 def _as_read(dataset: str, data: Dataset) -> dict[str, object]:
     """Returns the fields that say how the columns of a table were read."""
     values: dict[str, object] = {}
     if Path(dataset).suffix.lower() in NAMED_COLUMNS:
-        values["columns"] = tuple(column.name for column in data.columns)
+        values["columns"], values["exclude"] = tuple(column.name for column in data.columns), ()
     kinds = tuple(dict.fromkeys(column.kind for column in data.columns))
     values["kinds"] = kinds if len(kinds) < 2 else tuple(f"{column.name}={column.kind}" for column in data.columns)
     return values

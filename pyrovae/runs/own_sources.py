@@ -18,7 +18,7 @@ from pyrovae.runs.usual_settings import LIKELIHOODS
 
 SOURCES = f"{', '.join(DATASETS)}, or a file, a folder of images or module:function"
 NAMED_COLUMNS = (".csv", ".tsv", ".parquet")  # tables whose columns have names
-TABLE_FIELDS = ("columns", "label_column", "split_column", "header", "kinds", "missing", "standardise")
+TABLE_FIELDS = ("columns", "exclude", "label_column", "split_column", "header", "kinds", "missing", "standardise")
 
 
 def is_own(dataset: str) -> bool:
@@ -57,7 +57,7 @@ def check_own(config: ConfigFields) -> None:
 
 
 def _check_types(config: ConfigFields) -> None:
-    for name in ("columns", "kinds"):
+    for name in ("columns", "exclude", "kinds"):
         value = getattr(config, name)
         texts = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
         require(texts, f"{name} must be a list of texts, got {shown(value)}")

@@ -1,6 +1,6 @@
 """The tables of a run: its measures with their errors, and its history."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,8 +10,7 @@ from pyrovae.data import Column, Dataset
 from pyrovae.runs.measures import IWAE_PARTICLES
 
 MOST_COLUMNS = 50
-FEWEST_ROWS = 20  # in fewer the values of any column may all differ
-IDENTIFIER = ", all different: an identifier? name the other columns in --columns"
+IDENTIFIER = ", all different: an identifier? --exclude leaves it out"
 
 
 def results_table(results: Mapping[str, Mapping], tablefmt: str = "simple") -> str:
@@ -65,13 +64,20 @@ def columns_table(data: Dataset, tablefmt: str = "simple") -> str:
     lines = []
     for column, values in list(zip(data.columns, x.unbind(1), strict=True))[:MOST_COLUMNS]:
         missing = values.isnan()
-        lines.append([column.name, column.kind, _values_of(column, values[~missing]), f"{missing.double().mean():.1%}"])
+        lines.append(
+            [
+                column.name,
+                column.kind,
+                _values_of(column, values[~missing], data.columns),
+                f"{missing.double().mean():.1%}",
+            ]
+        )
     table = right_aligned(lines, ["column", "kind", "values", "missing"], tablefmt, left=3)
     more = len(data.columns) - MOST_COLUMNS
     return f"{table}\n\n... and {more:,} more columns" if more > 0 else table
 
 
-def _values_of(column: Column, values: Tensor) -> str:
+def _values_of(column: Column, values: Tensor, columns: Sequence[Column]) -> str:
     if column.categories:
         shown = ", ".join(column.categories[:4])
         return shown + (f", ... ({len(column.categories)})" if len(column.categories) > 4 else "")
@@ -80,6 +86,6 @@ def _values_of(column: Column, values: Tensor) -> str:
     least, most = values.min().item(), values.max().item()
     if column.kind == "count":
         least, most = int(least), int(most)
-    numbers_rows = column.kind == "count" and len(values) >= FEWEST_ROWS and most - least + 1 == len(values)
     shown = f"{least} to {most}" if column.kind == "count" else f"{least:.4g} to {most:.4g}"
-    return f"{shown}{IDENTIFIER}" if numbers_rows and len(values.unique()) == len(values) else shown
+    is_identifier = column.name in getattr(columns, "numbering_rows", ())
+    return f"{shown}{IDENTIFIER}" if is_identifier else shown

@@ -25,7 +25,7 @@ OWN_ONLY = "is for data of your own, and ring is built in"
 BAD_FIELDS = (
     ("dataset activation posterior prior objective beta_schedule schedule nonfinite", A_CHOICE, (*CHOICE, None)),
     ("network", A_CHOICE, CHOICE),
-    ("columns kinds", OWN_ONLY, ("age", 3, True, ["age"], {})),
+    ("columns exclude kinds", OWN_ONLY, ("age", 3, True, ["age"], {})),
     ("label_column split_column missing", OWN_ONLY, ("age", 3, True, [])),
     ("header", OWN_ONLY, (True, False, 0, "no")),
     ("standardise", OWN_ONLY, (False, None, 2, "yes")),
@@ -69,6 +69,7 @@ NOT_BINARY = ("gaussian", "gaussian_learned", "bernoulli_grey")
 for field, rule, values, others in (
     ("network", IMAGES_ONLY, ("conv",), {}),
     ("columns", "a list of texts", ("age", 3, [3], {}), TABLE),
+    ("exclude", "a list of texts", ("age", 3, [3], {}), TABLE),
     ("kinds", "a list of texts", ("count", 3, [True], None), TABLE),
     ("label_column", "a string", (3, True, ["age"]), TABLE),
     ("split_column", "a string", (3, True, ["age"]), TABLE),

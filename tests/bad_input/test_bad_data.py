@@ -74,19 +74,19 @@ table(
 )
 table(
     "three values as binary",
-    "mine.csv, row 2, column 'b': the column must have two values as binary, got '0', '1', '2'",
+    "mine.csv, column 'b': must have two values as binary, got '0', '1', '2'",
     f"a,b\n{BODY}",
     kinds={"b": "binary"},
 )
 table(
     "one value as a category",
-    "mine.csv, row 2, column 'a': the column must have two values or more .+, got 'x'",
+    "mine.csv, column 'a': must have two values or more .+, got 'x'",
     "a\nx\nx\nx\n",
 )
 table("a large count", "mine.csv, row 2, column 'a': torch.float32 does not hold 16777217", "a\n16777217\n1\n2\n")
 table(
     "a name for each row",
-    "mine.csv, row 2, column 'a': the column has 30 different texts, too many for a category; .+",
+    "mine.csv, column 'a': holds 30 different texts, too many for a category; leave it out with exclude=.+",
     "a\n" + "".join(f"n{i}\n" for i in range(30)),
 )
 blank = """mine.csv, row {}, column 'a': the cell is missing; .+"""
@@ -94,7 +94,7 @@ table("a blank line in one column", blank.format(3), "a\n1\n\n2\n")
 table("an empty last cell of one column", blank.format(3), 'a\n1\n""\n \n')
 table(
     "a column without cells",
-    "mine.csv, row 2, column 'a': every cell of the column is missing; .+",
+    "mine.csv, column 'a': every cell is missing; leave it out with exclude=.+",
     "a,b\n,1\n,2\n,3\n",
     missing="mask",
 )
@@ -112,6 +112,18 @@ for columns in (["spnd"], ["age", "spnd"]):  # of those of the file that had bee
     known = r"columns must name columns of mine.csv \(age, spend, city\), got 'spnd': did you mean spend[?]"
     table(f"a column close by, {len(columns)}", known, "age,spend,city\n1,2,3\n", columns=columns)
 table("columns as a text", "columns must be a list of names of columns, got 'a'", f"a,b\n{BODY}", columns="a")
+table("exclude as a text", "exclude must be a list of names of columns, got 'a'", f"a,b\n{BODY}", exclude="a")
+table("exclude close by", "exclude must name .+, got 'heigth': did .+", f"height,b\n{BODY}", exclude=["heigth"])
+both = r"columns and exclude must not be given at once, got \['b'\] to exclude"
+table("exclude beside columns", both, f"a,b\n{BODY}", columns=["a"], exclude=["b"])
+others = "exclude must not hold that of the labels or of the split, got b"
+table("exclude of the labels", others, f"a,b\n{BODY}", exclude=["b"], label_column="b")
+table("exclude of all", "columns must name at least one column of x, .+", f"a,b\n{BODY}", exclude=["a", "b"])
+table("exclude and a kind", r"kinds must name .+\(a\), got 'b'", f"a,b\n{BODY}", exclude=["b"], kinds={"b": "count"})
+for first in ("2024-05-{:02d}", "{:02d}/05/2024", "2024-05-{:02d}T10:00"):
+    dates = "".join(f"{first.format(day)},1\n" for day in range(1, 31))
+    said = r"mine.csv, column 'a': holds 30 different texts that look like dates, as '.+'; leave it out with .+"
+    table(f"dates, {first}", said, f"a,b\n{dates}")
 table(
     "a missing label", "mine.csv, row 22, column 'b': a label must not be missing", f"a,b\n{BODY}1,\n", label_column="b"
 )

@@ -319,21 +319,12 @@ def test_the_guide_to_the_command_runs(tmp_path, monkeypatch):
     assert scope["history"].epoch == [1]
 
 
-def test_a_column_that_numbers_the_rows_is_pointed_out(tmp_path):
-    """Beside it are counts that only might: some are equal, or all differ and leave numbers out."""
-    rows = [f"{17 + i},{i % 3},{(i * 37) % 101}" for i in range(40)]
-    (tmp_path / "rows.csv").write_text("\n".join(["id,visits,score", *rows]) + "\n")
-    table = {line.split()[0]: line for line in columns_table(pv.load(tmp_path / "rows.csv")).splitlines()[2:]}
-    assert {name for name, line in table.items() if "an identifier?" in line} == {"id"}
-    assert "17 to 56, all different: an identifier? name the other columns in --columns" in table["id"]
-
-
 def test_errors_of_the_command_spell_settings_as_its_flags(tmp_path):
     """They said `missing="mask"`, which is no flag."""
     for body, flags, said in (
         ("1.5,2.5\n,3.5\n" * 9, (), "the cell is missing; --missing mask keeps such cells"),
         ("1.5,2.5\nabc,3.5\n1.5,2\n3.5,1\n", (), "say --kinds a=category"),
-        (",1\n" * 9, ("--missing", "mask"), "leave it out with --columns"),
+        (",1\n" * 9, ("--missing", "mask"), "leave it out with --exclude a"),
     ):
         (tmp_path / "cells.csv").write_text(f"a,b\n{body}")
         done = command_here("train", "--dataset", "cells.csv", *flags, cwd=tmp_path)
