@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -39,6 +39,8 @@ class History:
         skipped: the number of steps left out because loss or gradient was not finite; None where such a step stops the
             training.
         seconds: the epoch's time.
+        loss_of: the objective that the loss is of, for the table, where that is no ELBO: `loss` and `elbo` are then not
+            of one bound. None under the ELBO, after a change of objective, and in a history read from a file.
 
     Example:
         >>> data = pv.load("ring", num_train=50, num_validation=20, num_test=10)
@@ -62,16 +64,21 @@ class History:
     lr: list[float] = field(default_factory=list)
     skipped: list[int | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    loss_of: str | None = field(default=None, compare=False)
 
     def append(self, record: dict[str, float | None]) -> None:
         """Adds an epoch, given by the names of all attributes."""
-        for name in vars(self):
-            getattr(self, name).append(record[name])
+        for name, column in self._columns().items():
+            column.append(record[name])
 
     def records(self) -> list[dict[str, float | None]]:
         """Returns one dict per epoch, by the names of the attributes."""
-        columns = asdict(self)
+        columns = self._columns()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def _columns(self) -> dict[str, list]:
+        """Returns the entries of all epochs, by the names of the attributes that hold them."""
+        return {name: column for name, column in vars(self).items() if isinstance(column, list)}
 
     @property
     def best_epoch(self) -> int | None:
@@ -86,7 +93,7 @@ class History:
         `loss`, `elbo`, `reconstruction` and `kl` are in nats per datum, `seconds` in seconds. Raises `InputError` if
         pandas is not installed.
         """
-        return data_frame(asdict(self))
+        return data_frame(self._columns())
 
     def table(self, tablefmt: str = "simple") -> str:
         """Returns a table of at most ten epochs, evenly spaced, the last among them.
@@ -99,7 +106,8 @@ class History:
         chosen = records[:: -math.ceil(len(records) / ROWS)][::-1]
         columns = [name for name in chosen[-1] if any(record[name] is not None for record in chosen)]
         lines = [[_shown(name, record[name]) for name in columns] for record in chosen]
-        return right_aligned(lines, columns, tablefmt, left=0)
+        named = [f"{self.loss_of} loss" if name == "loss" and self.loss_of else name for name in columns]
+        return right_aligned(lines, named, tablefmt, left=0)
 
     def plot(self) -> Figure:
         """Returns a figure of the loss, the reconstruction and the KL against the epoch, in nats per datum.

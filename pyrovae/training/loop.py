@@ -51,6 +51,7 @@ class Loop:
         state = self.state
         with self.saver.session():
             had_ended = self.saver.start()
+            state.history.loss_of = self.settings.loss_of
             with self._callback():
                 on_start(state.history)
             bar.update(len(state.history.epoch))

@@ -30,6 +30,8 @@ from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.optimizers import check_optimizer, check_schedule
 
 NONFINITE = ("stop", "skip")
+_OF_THE_ELBO = {"ELBO", "AnalyticKLELBO", "EnumeratedELBO", "StickingTheLanding", "ScoreFunction"}
+_OF_THE_ELBO |= {"Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO", "TraceGraph_ELBO"}
 
 
 @dataclass
@@ -67,6 +69,12 @@ class FitSettings:
         given = ", ".join(name for name, value in self.objective_settings.items() if value is not None)
         require(not given, f"{given} must go with the name of the one objective; several are objects with settings")
         return {epoch: resolve(self.objective[epoch], {}) for epoch in sorted(self.objective)}
+
+    @property
+    def loss_of(self) -> str | None:
+        """The one objective that is trained, as `History.loss_of` names it; None for an ELBO."""
+        names = {type(elbo).__name__ for elbo in self.objectives.values()}
+        return names.pop() if len(names) == 1 and not names & _OF_THE_ELBO else None
 
     @cached_property
     def beta_factor(self) -> Callable[[float], float]:

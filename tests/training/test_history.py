@@ -6,6 +6,7 @@ import sys
 
 import pandas
 import pytest
+import torch
 from helpers import refusal, small_vae
 
 import pyrovae as pv
@@ -37,6 +38,17 @@ def test_it_prints_as_a_table_of_at_most_ten_epochs_with_the_last_and_the_best()
     assert "after epoch 7</p>" in html
 
 
+@pytest.mark.parametrize(("objective", "name"), [("iwae", "IWAE loss"), ("elbo", "loss"), ({1: "elbo"}, "loss")])
+def test_the_loss_of_another_bound_than_the_elbo_is_named_beside_it(objective, name, tmp_path):
+    """An IWAE run showed a loss of 2.5 beside an ELBO of -14."""
+    settings = {"num_particles": 2} if objective == "iwae" else {}
+    for epochs in (1, 2):  # the second of which is resumed
+        how = {"epochs": epochs, "objective": objective, "progress": False, "checkpoints": pv.Checkpoints(tmp_path)}
+        history = pv.fit(small_vae(event_shape=(3,)), torch.ones(6, 3), **how, **settings)
+        assert re.split(r" {2,}", history.table().splitlines()[0].strip())[1] == name
+    assert "loss_of" not in history.records()[0]
+
+
 def test_skipped_steps_are_in_the_table_where_they_are_counted():
     history = history_of(1)
     history.skipped = [3]
@@ -48,7 +60,7 @@ def test_a_data_frame_has_a_row_for_each_epoch():
     history = history_of(3)
     frame = history.to_pandas()
     assert isinstance(frame, pandas.DataFrame)
-    assert list(frame.columns) == list(vars(history))
+    assert list(frame.columns) == list(history.records()[0])
     assert frame["elbo"].tolist() == history.elbo
     assert frame["epoch"].tolist() == [1, 2, 3]
 

@@ -72,8 +72,8 @@ class Likelihood(Module):
 def check_likelihood(likelihood: object) -> None:
     """Raises `InputError` unless this is a likelihood."""
     if isinstance(likelihood, type) and issubclass(likelihood, Likelihood):
-        name = likelihood.__name__
-        raise InputError(f"likelihood must be an instance, as {name}(), got the class {name}")
+        own = likelihood.__name__
+        raise InputError(f"likelihood must be an instance, as {own}(), got the class {own}")
     is_known = isinstance(likelihood, Likelihood)
     require(is_known, f"likelihood must be a pyrovae likelihood, got {shown(likelihood)}")
 
@@ -104,9 +104,9 @@ def distribution_of(
     is_torchs = isinstance(found, torch.distributions.Distribution)
     hint = ": import it from pyro.distributions, not torch.distributions" if is_torchs else ""
     require(is_one, f"{name} must return a distribution of Pyro's, got {shown(found)}{hint}")
-    given = len(found.event_shape)
-    rule = f"{name} must return a distribution over events of {event_dim} dimensions, got {given}"
-    require(given == event_dim, f"{rule}: to_event(event_dim) missing?")
+    found_dim = len(found.event_shape)
+    rule = f"{name} must return a distribution over events of {event_dim} dimensions, got {found_dim}"
+    require(found_dim == event_dim, f"{rule}: to_event(event_dim) missing?")
     return found
 
 
