@@ -13,6 +13,7 @@ from pyrovae.cli.evaluate import evaluate_run
 from pyrovae.cli.impute import impute_missing
 from pyrovae.cli.numbers import NUMBERS
 from pyrovae.cli.race import race_objectives
+from pyrovae.cli.shown_defaults import saying_defaults_once
 from pyrovae.cli.train import default_flags, train_vae
 from pyrovae.common import require_choice
 
@@ -41,7 +42,7 @@ def run_command() -> None:
             require_choice("the command", name, COMMANDS)
         app = SubcommandApp()
         for known, main in COMMANDS.items():
-            app.command(name=known)(main)
+            app.command(name=known)(saying_defaults_once(main))
         args = [name, *default_flags(flags), *flags] if name == "train" else sys.argv[1:]
         app.cli(
             prog="pyrovae",

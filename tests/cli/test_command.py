@@ -49,6 +49,7 @@ def test_help_says_what_each_flag_means_in_groups(command, tmp_path):
     for flag in flags:  # its name, its text, its default
         text = re.sub(r"^\S+(, --no-\S+| {\S+| \[\S+ \[\S+ ...\]\]\S*| [A-Z]+)*", "", flag)
         assert len(text.split("(default")[0].strip()) > 5, flag
+        assert not re.search(r"\(default: (None|\s*)\)|\(default[^()]*\) \(default", " ".join(flag.split())), flag
 
 
 def test_a_mistyped_word_is_answered_with_the_nearest(tmp_path):
