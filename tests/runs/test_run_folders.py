@@ -86,7 +86,17 @@ def test_a_config_that_says_something_else_than_what_was_trained_is_refused(name
 
 
 def test_every_field_is_tried_that_decides_a_number():
-    own = {"columns", "label_column", "split_column", "header", "kinds", "missing", "standardise", "image_size"}
+    own = {
+        "columns",
+        "exclude",
+        "label_column",
+        "split_column",
+        "header",
+        "kinds",
+        "missing",
+        "standardise",
+        "image_size",
+    }
     one_objective = {"alpha", "num_batches", "free_bits", "num_components"}  # those of others go with their name
     tried = OTHERS["ring"].keys() | OTHERS["mnist"].keys() | own | one_objective | {"data_root", "device"}
     assert tried == {field.name for field in fields(pv.RunConfig)}
