@@ -1,12 +1,13 @@
 """The code on the pages of the guide runs, and what they say is refused is refused in these words."""
 
+import math
 import re
 from pathlib import Path
 
 import pyro
 import pytest
 import torch
-from helpers import suite_seed
+from helpers import assert_within_standard_errors, suite_seed
 
 import pyrovae as pv
 
@@ -65,6 +66,28 @@ def test_a_model_of_why_cells_are_missing_mends_what_is_filled_in(capsys):
     assert with_why.mean().abs() < 0.25
     assert with_why.square().mean() < 0.5 * at_random.square().mean()
     assert f"{with_why.mean():.2f}" in capsys.readouterr().out
+    for says_why in (False, True):
+        check_incomes_at_the_true_parameters(scope["Survey"], says_why, scope["x"][:40], scope["seen"][:40])
+
+
+def check_incomes_at_the_true_parameters(survey, says_why, x, seen):
+    """E[income | age, schooling, not stated] on a grid: a Normal times, with a model of why, the share not stated."""
+    pyro.clear_param_store()
+    pair = survey(says_why)
+    with torch.no_grad():
+        for parameter, value in ((pair.decoder.weight, 1.0), (pair.decoder.bias, 0.0), (pair.log_sd, math.log(0.5))):
+            parameter.fill_(value)
+        pair.why.copy_(torch.tensor([0.0, -3.0]))
+        pair.encoder.weight.copy_(torch.tensor([[0.44, 0.44, 0.0, 0.0, 0.0, 0.0]]))  # of z given age and schooling
+        pair.encoder.bias.zero_()
+    found = pv.posterior(pair, x, seen, num_samples=4_000).expectation(lambda site: site["missing"][..., 2])
+    lost = ~seen[:, 2]
+    grid = torch.linspace(-6, 6, 2_001).double()
+    mean, variance = x[lost, :2].double().sum(1) / 2.25, 1.25 - 2 / 2.25  # x has covariance 1 + 0.25 on the diagonal
+    log_p = -(grid - mean.unsqueeze(1)).square() / (2 * variance)
+    log_p = log_p + torch.nn.functional.logsigmoid(3 * grid) if says_why else log_p
+    exact = log_p.softmax(1) @ grid
+    assert_within_standard_errors(found.value[lost], exact, found.standard_error[lost], dtype=torch.float32)
 
 
 def test_the_page_on_data_shows_the_columns_as_they_print(tmp_path, monkeypatch):
