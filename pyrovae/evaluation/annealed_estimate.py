@@ -43,7 +43,7 @@ class AnnealedEstimate(Estimate):
         >>> estimate.log_px, round(estimate.monte_carlo_error, 3)
         (tensor([-2.5000]), 0.1)
         >>> print(estimate.verdict)
-        reliable as far as its own chains can tell: ESS >= 8 of 16 chains; the jackknife sees no bias
+        reliable as far as its own chains can tell: ESS >= 8 of 16 chains; not low as far as the chains have ...
     """
 
     ess: Tensor
@@ -106,7 +106,8 @@ class AnnealedEstimate(Estimate):
             few = "one chain is" if num_chains == 1 else f"{num_chains} chains are"
             return f"{start}{few} too few to tell whether it is reliable: take {FEWEST_CHAINS} or more"
         off, where = self._shortfall, "" if count == 1 else f" at all {count:,} data"
-        by = "the jackknife sees no bias" if off is None else f"{word} by {off:.2g} nats (jackknife)"
+        by = f"not {word}" if off is None else f"{word} by {off:.2g} nats"
+        by += " as far as the chains have seen (jackknife)"
         return f"{start}reliable as far as its own chains can tell: ESS >= {enough}{where}; {by}"
 
     @property

@@ -128,6 +128,7 @@ class MarginalLikelihood(Estimate):
         num_samples: The number of draws for each datum, or of the shared latents.
         evidence_of: What the joint evidence is of, and how it was drawn; None where each datum has its log p(x).
         remedies: What can be done with the pair where the estimate is not to be believed, as `verdict` says.
+        num_particles: The number of draws of the latents of a datum for each draw of those that are shared.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -147,6 +148,7 @@ class MarginalLikelihood(Estimate):
     num_samples: int
     evidence_of: str | None = None
     remedies: tuple[str, ...] = (DRAWS,)
+    num_particles: int = 1
 
     def to_pandas(self) -> Any:
         """Returns a `pandas.DataFrame` with a row for each datum.
@@ -169,7 +171,8 @@ class MarginalLikelihood(Estimate):
         of = "joint evidence" if self.evidence_of is not None else f"log p(x) of {len(self.value):,} data: mean"
         known = self.pareto_k[~self.pareto_k.isnan()]
         ess, k = self.ess.median().item(), known.max().item() if len(known) else math.nan
-        draws = f"{counted(self.num_samples, 'sample')}, median ESS {ess:.3g}, largest Pareto k {k:.2f}"
+        nested = f" (num_samples divided by num_particles={self.num_particles})" if self.num_particles > 1 else ""
+        draws = f"{counted(self.num_samples, 'sample')}{nested}, median ESS {ess:.3g}, largest Pareto k {k:.2f}"
         return f"{of} {self.mean_in_words}\n{draws}\n{self.verdict}"
 
     @property
@@ -215,7 +218,10 @@ class MarginalLikelihood(Estimate):
         start = "" if self.evidence_of is None else f"{self.evidence_of}: "
         take = advice(self.remedies, self.num_samples, words)
         bad = ("a lower bound only", "low by an unknown amount")
-        return start + verdict_of(self.pareto_k, self.num_samples, take, self._shortfall_in_words, bad)
+        each, enough = self.num_particles, MOST_WITHOUT_PARETO_K + 1
+        settings = f" (num_samples={enough * each}, num_particles={each})" if each > 1 else ""
+        good = self._shortfall_in_words
+        return start + verdict_of(self.pareto_k, self.num_samples, take, good, bad, settings=settings)
 
     @property
     def diagnosis(self) -> str:
@@ -258,4 +264,4 @@ class MarginalLikelihood(Estimate):
         low, _ = self._shortfall
         if low is None:
             return "its draws do not tell how low it is"
-        return f"low by {low:.2g} nats (jackknife)" if low > 0 else "the jackknife sees no bias"
+        return f"{f'low by {low:.2g} nats' if low > 0 else 'not low'} as far as the draws have seen (jackknife)"

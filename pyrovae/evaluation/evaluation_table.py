@@ -80,6 +80,7 @@ class Evaluation:
     def verdict_in(self, words: Mapping[str, str]) -> str:
         """Returns the verdict; `words` has what is to be done, as it is called where the verdict is read."""
         lines = [f"all are lower bounds in expectation, and the best is {self.best.method}"]
+        lines = lines if len(self.measured) > 1 else ["a lower bound in expectation"]
         sampled = [one for one in self.measured if isinstance(one.estimate, MarginalLikelihood)]
         largest = max(sampled, key=lambda one: cast(MarginalLikelihood, one.estimate).num_samples, default=None)
         for one in self.measured:

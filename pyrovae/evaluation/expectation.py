@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.common import counted, require, require_plain, shown
+from pyrovae.common import counted, require, require_choice, require_plain, shown
 from pyrovae.evaluation.importance_weights import MIN_TAIL, fitted_tail, rounding_unit, tail_size
 from pyrovae.evaluation.remedy_words import DRAWS, FOR_ANSWERS, advice
 from pyrovae.evaluation.weights_verdict import HIDDEN, RELIABLE_PARETO_K, largest_k, verdict_of
 
+VALUES_SHOWN = 6  # by print
 VALUES_AT_A_TIME = 2**22  # of f, 32 MB
 NEVER = "{} is 0 at every draw, and what no draw has seen may still have a share"
 CONSTANT = 1e-12  # times its size, within which a standard deviation is that of a constant
@@ -76,7 +77,10 @@ class Expectation:
     def __repr__(self) -> str:
         shape, known = tuple(self.value.shape), self.standard_error[~self.standard_error.isnan()]
         error = f"standard errors up to {known.max().item():.2g}" if len(known) else "standard errors unknown"
-        return f"posterior expectations of shape {shape}, {error}\n{self.verdict}"
+        values, errors = (part.flatten()[:VALUES_SHOWN].tolist() for part in (self.value, self.standard_error))
+        some = [f"{v:.4g}" + ("" if math.isnan(e) else f" ± {e:.2g}") for v, e in zip(values, errors, strict=True)]
+        more = ", ..." if self.value.numel() > VALUES_SHOWN else ""
+        return f"posterior expectations of shape {shape}, {error}\n{', '.join(some)}{more}\n{self.verdict}"
 
 
 def why_unknown(weights_k: Tensor, f: str) -> str:
@@ -191,11 +195,21 @@ class _Sums:
         return torch.where(never, math.nan, k).view_as(self.least).to(self.least.device)
 
 
+class _Latents(dict[str, Tensor]):
+    """Holds draws of latents by name, and says which there are if f asks for another."""
+
+    def __missing__(self, name: str) -> Tensor:
+        require_choice("the name of a latent", name, self)
+        raise KeyError(name)
+
+
 def _values(
     f: Callable[..., Tensor], draws: Site, data: Sequence[Tensor], span: slice, rows: slice, event: torch.Size | None
 ) -> Tensor:
     """Returns f of some draws of some data, after a check of its shape; the first call finds the shape of its event."""
-    parts = {name: site[span, rows].clone() for name, site in draws.items()}  # f may write into what it is given
+    parts = _Latents(
+        {name: site[span, rows].clone() for name, site in draws.items()}
+    )  # f may write into what it is given
     value = f(parts, *(tensor[rows] for tensor in data))
     is_real = isinstance(value, Tensor) and not value.is_complex()
     require(is_real, f"f must return a tensor of real numbers, got {shown(value)}")

@@ -129,7 +129,8 @@ def log_marginal(
     log_w = joint_log_weights(model, guide, found, draws, particles, compile, progress, needs)
     of = f"joint evidence of all {found.data.size:,} data, by {counted(draws, 'draw')} of the latents that they share"
     of += f", nested: {counted(particles, 'draw')} of the others for each" if nested else ""
-    return _with_remedies(result_of(list(statistics_of(log_w)), draws, of), model, guide, found)
+    result = replace(result_of(list(statistics_of(log_w)), draws, of), num_particles=particles)
+    return _with_remedies(result, model, guide, found)
 
 
 def _with_remedies(result: MarginalLikelihood, model: Callable, guide: Callable, found: Opened) -> MarginalLikelihood:

@@ -25,7 +25,14 @@ def largest_k(*ks: Tensor) -> Tensor:
 
 
 def verdict_of(
-    k: Tensor, num_samples: int, take: str, good: str, bad: tuple[str, str], things: str = "data", why: str = HIDDEN
+    k: Tensor,
+    num_samples: int,
+    take: str,
+    good: str,
+    bad: tuple[str, str],
+    things: str = "data",
+    why: str = HIDDEN,
+    settings: str = "",
 ) -> str:
     """Returns how far to believe things, each with a Pareto k.
 
@@ -40,19 +47,20 @@ def verdict_of(
         bad: The conclusion if more than a few are bad, and what that means.
         things: What they are called.
         why: Why k is unknown, if it is.
+        settings: What gives enough draws, in brackets, where it is not simply their number.
     """
     count, num_bad, num_unknown = _counted(k)
     if num_unknown == count:
         if num_samples > MOST_WITHOUT_PARETO_K:
-            return f"whether to believe it is unknown: {why}"
+            return f"it cannot be judged: {why}"
         few = f"{counted(num_samples, 'draw')} {'is' if num_samples == 1 else 'are'} too few"
-        return f"{few} to tell whether it is reliable: more than {MOST_WITHOUT_PARETO_K} are needed"
+        return f"{few} to tell whether it is reliable: more than {MOST_WITHOUT_PARETO_K} are needed{settings}"
     rest = f" and unknown at {num_unknown:,} ({why})" if num_unknown else ""
     if not are_few(num_bad, count):
         conclusion, meaning = bad
         where = "" if count == 1 else f" at {num_bad:,} of {count:,} {things}{rest}"
         return f"{conclusion}: Pareto k > {RELIABLE_PARETO_K}{where}, {meaning}; {take}"
-    belief = "whether to believe all is unknown" if num_unknown else "reliable as far as its own draws can tell"
+    belief = "not all can be judged" if num_unknown else "reliable as far as its own draws can tell"
     num_good = count - num_bad - num_unknown
     at = f" at {'all' if num_good == count else f'{num_good:,} of'} {count:,} {things}{rest}"
     small = f"Pareto k <= {RELIABLE_PARETO_K}"

@@ -154,7 +154,7 @@ class Comparison:
         """The lines below the table: log p(x), the repeats, what brackets and empty columns are, what never trains."""
         fewest = min(row.repeats for row in self.rows)
         found = self.log_px_per_datum
-        log_px = "" if found is None else f"log p(x) {found[0]:.3f} nats{self._doubt}; "
+        log_px = "" if found is None else f"log p(x) {found[0]:.3f} nats per datum{self._of_all}{self._doubt}; "
         notes = [f"{log_px}{fewest} repeats or more{'' if self.complete else ' (the time ran out)'}"]
         notes.append("in brackets: the error of a bound; beside a ratio or a bias its floor, which pure noise has")
         notes += [] if self.no_gap is None else [f"no gap: {self.no_gap}"]
@@ -168,6 +168,13 @@ class Comparison:
             more = f" and {len(self.unreached) - 5} more" if len(self.unreached) > 5 else ""
             notes.append(f"trained by none: {', '.join(self.unreached[:5])}{more}")
         return "\n".join(notes)
+
+    @property
+    def _of_all(self) -> str:
+        """The joint evidence, where data have no log p(x) of their own and theirs is a share of it."""
+        if self.log_px is None or len(self.log_px.value) > 1 or self.num_data == 1:
+            return ""
+        return f", the joint evidence {self.log_px.mean:.1f} of all {self.num_data:,} data divided by their number"
 
     @property
     def _doubt(self) -> str:

@@ -100,13 +100,18 @@ def measure(
     result["median_ess"] = None if marginal is None else marginal.ess.median().item()
     result |= {"log_px_quadrature": None, "log_px_quadrature_error": None, "log_px_enumeration": None}
     result |= {"data_log_density": None}
+    exact: tuple[str, float] | None = None
     if measure == "ELBO" and vae.latent_dim <= 2 and vae.prior_family.is_real_vector and data.kind == "real":
         log_px, error = quadrature_log_marginal(vae.model, *args)
         if bool(error.isfinite().all()):  # otherwise the grid misses some of the mass
             result |= {"log_px_quadrature": log_px.mean().item(), "log_px_quadrature_error": error.mean().item()}
+            exact = f"quadrature (error at most {error.mean().item():.2g})", log_px.mean().item()
     bits = measure == "ELBO" and isinstance(vae.prior_family, priors.Bernoulli)
     if bits and 2**vae.latent_dim <= min(MAX_STATES, MAX_ENUMERATED_PAIRS / len(x)):
         result["log_px_enumeration"] = enumerated_log_marginal(vae.model, *args).mean().item()
+        exact = "enumeration", result["log_px_enumeration"]
+    if exact is not None and marginal is not None:
+        result["verdict"] = _beside_exact(*exact, marginal)
     if data.log_density is not None and vae.num_conditions == 0:
         result["data_log_density"] = data.log_density(x).double().mean().item()
     result |= {"active_units": None, "collapse": None}
@@ -118,6 +123,13 @@ def measure(
     result["seconds"] = time.perf_counter() - started
     # An error from one draw, or k from ten, is nan: it is unknown, and JSON has no nan.
     return {name: _known(value) for name, value in result.items()}
+
+
+def _beside_exact(method: str, log_px: float, sampled: Estimate) -> str:
+    """Returns a verdict where log p(x) is known: importance sampling then needs none of its own."""
+    off, side = abs(log_px - sampled.mean), "below" if sampled.mean <= log_px else "above"
+    error = "" if math.isnan(sampled.monte_carlo_error) else f" (Monte Carlo error {sampled.monte_carlo_error:.2g})"
+    return f"log p(x) is {log_px:.3f} nats by {method}; importance sampling is {off:.2g} nats {side} it{error}"
 
 
 def _known(value: Any) -> Any:

@@ -51,7 +51,11 @@ def test_the_verdict_says_what_the_number_is():
 
 def test_the_verdict_says_when_the_draws_are_too_few_or_the_weights_too_uneven():
     few = pv.log_marginal(Hierarchy(), data(3), num_samples=16)
-    assert few.verdict.endswith("4 draws are too few to tell whether it is reliable: more than 20 are needed")
+    needed = "more than 20 are needed (num_samples=84, num_particles=4)"
+    assert few.verdict.endswith(f"4 draws are too few to tell whether it is reliable: {needed}")
+    assert "\n4 samples (num_samples divided by num_particles=4), median" in repr(few)
+    enough = pv.log_marginal(Hierarchy(), data(3), num_samples=84, num_particles=4)
+    assert not enough.pareto_k.isnan().any()
     torch.manual_seed(suite_seed(13))
     narrow = {**near(data(100)).parameters, "log_scale": -2.0}
     bad = pv.log_marginal(Hierarchy(narrow), data(100), num_samples=2_500, num_particles=5)

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from evaluation_pairs import guide_of
-from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, suite_seed
+from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, refusal, suite_seed
 
 import pyrovae as pv
 from pyrovae.evaluation import expectation, sampled_weights, weighted_draws
@@ -222,7 +222,7 @@ def test_an_event_that_no_draw_saw_is_not_called_certain():
     vae = linear_gaussian(0)
     post = pv.posterior(vae.model, vae.exact_guide, torch.zeros(2, 5).double(), num_samples=100)
     never = post.expectation(lambda site: site["z"] > 1e6)
-    assert never.verdict.startswith("whether to believe it is unknown: f is 0 at every draw")
+    assert never.verdict.startswith("it cannot be judged: f is 0 at every draw")
     _, _, _, k, _ = expectation_of(lambda site, rare: site["z"] >= rare, log_w, draws, [rare])
     assert (k == math.inf).all()
 
@@ -238,6 +238,17 @@ def test_too_few_draws_say_so(vae):
     assert one.mean("z").verdict.startswith("1 draw is too few to tell")
     assert repr(one).startswith("1 weighted draw of z for each of 2 data\n")
     assert "\n1 sample, median ESS 1" in repr(one.log_marginal)
+
+
+def test_an_answer_prints_its_values_and_a_wrong_name_the_names_that_there_are():
+    """It printed a shape; `mean` named the latents, and `expectation` raised KeyError."""
+    vae = linear_gaussian(1)
+    post = pv.posterior(vae.model, vae.exact_guide, draw(vae, 2), num_samples=200)
+    mean = post.mean("z")
+    value, error = mean.value.flatten().tolist(), mean.standard_error.flatten().tolist()
+    assert repr(mean).splitlines()[1].startswith(f"{value[0]:.4g} ± {error[0]:.2g}, {value[1]:.4g} ± ")
+    assert refusal(lambda: post.mean("b")) == "name must be one of z; got 'b'"
+    assert refusal(lambda: post.expectation(lambda site: site["b"])) == "the name of a latent must be one of z; got 'b'"
 
 
 def test_where_one_weight_outweighs_the_others_no_answer_has_more_draws_than_the_weights():

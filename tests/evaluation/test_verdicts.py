@@ -27,8 +27,16 @@ def found_with(pareto_k, shifts, num_samples=1_000):
 @pytest.mark.parametrize(
     ("k", "shifts", "told"),
     [
-        ([0.1, 0.2], [0.1, 0.1], "can tell: Pareto k <= 0.7 at all 2 data; low by 0.1 nats (jackknife)"),
-        ([0.1, 0.2], [-0.1, -0.1], "can tell: Pareto k <= 0.7 at all 2 data; the jackknife sees no bias"),
+        (
+            [0.1, 0.2],
+            [0.1, 0.1],
+            "can tell: Pareto k <= 0.7 at all 2 data; low by 0.1 nats as far as the draws have seen (jackknife)",
+        ),
+        (
+            [0.1, 0.2],
+            [-0.1, -0.1],
+            "can tell: Pareto k <= 0.7 at all 2 data; not low as far as the draws have seen (jackknife)",
+        ),
         (
             [0.1, -INF],
             [INF, NAN],
@@ -37,8 +45,9 @@ def found_with(pareto_k, shifts, num_samples=1_000):
         (
             [0.1, NAN, 0],
             [0, 0, 0.3],
-            "whether to believe all is unknown: Pareto k <= 0.7 at 2 of 3 data and unknown at 1 (rounding hides how "
-            "the log-weights differ, which are very large; use float64); low by 0.1 nats (jackknife)",
+            "not all can be judged: Pareto k <= 0.7 at 2 of 3 data and unknown at 1 (rounding hides how "
+            "the log-weights differ, which are very large; use float64); low by 0.1 nats as far as the "
+            "draws have seen (jackknife)",
         ),
         (
             [0.9, NAN, 0],
@@ -49,7 +58,7 @@ def found_with(pareto_k, shifts, num_samples=1_000):
         (
             [0.9, NAN, NAN] + [0.0] * 57,
             [0.0] * 60,
-            "whether to believe all is unknown: Pareto k <= 0.7 at 57 of 60 data and unknown at 2 (rounding hides how "
+            "not all can be judged: Pareto k <= 0.7 at 57 of 60 data and unknown at 2 (rounding hides how "
             "the log-weights differ, which are very large; use float64); the other one may be far off (Pareto k > "
             "0.7): for it take more draws",
         ),
@@ -59,7 +68,7 @@ def found_with(pareto_k, shifts, num_samples=1_000):
             "a lower bound only: Pareto k > 0.7 at 1 of 2 data, low by an unknown amount; take more draws",
         ),
         ([INF], [INF], "only: Pareto k > 0.7, low by an unknown amount; take more draws"),
-        ([NAN, NAN], [0.1, 0.1], "whether to believe it is unknown: rounding hides how the log-weights differ"),
+        ([NAN, NAN], [0.1, 0.1], "it cannot be judged: rounding hides how the log-weights differ"),
     ],
 )
 def test_the_verdict_counts_no_datum_whose_k_is_unknown_and_does_not_contradict_itself(k, shifts, told):

@@ -38,6 +38,14 @@ def test_gaps_are_to_the_evidence_per_datum(found):
         assert_within_standard_errors(row.gap, evidence / NUM - row.bound, error / NUM, note=row.objective)
 
 
+def test_the_notes_say_whether_log_px_is_a_share_of_the_joint_evidence(found):
+    per_datum, _ = found.log_px_per_datum
+    share = (
+        f"log p(x) {per_datum:.3f} nats per datum, the joint evidence {found.log_px.mean:.1f} of all 10 data divided"
+    )
+    assert found.notes.startswith(share)
+
+
 def test_mean_gradients_are_those_by_quadrature(found):
     """On the side of the guide; the shift belongs to the model."""
     exact = {"elbo": hierarchical_gradients.of_elbo(PAIR, X)}

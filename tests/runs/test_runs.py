@@ -196,6 +196,10 @@ def test_the_evaluation_is_what_the_estimators_say(trained):
     truth, _ = pv.quadrature_log_marginal(trained.vae.model, x)
     assert result["num_data"] == 60
     assert result["log_px_quadrature"] == pytest.approx(truth.mean().item(), abs=1e-9)
+    off = result["log_px_quadrature"] - result["log_px"]
+    assert result["verdict"].startswith(f"log p(x) is {truth.mean().item():.3f} nats by quadrature (error at most ")
+    side = "below" if off >= 0 else "above"
+    assert f"; importance sampling is {abs(off):.2g} nats {side} it (Monte Carlo error " in result["verdict"]
     assert abs(result["log_px"] - truth.mean().item()) < 5 * result["log_px_standard_error"] + 1e-4
     assert result["elbo"] < result["iwae_50"] < result["log_px"] + 5 * result["log_px_standard_error"]
     assert result["data_log_density"] == pytest.approx(trained.data.log_density(x).mean().item(), abs=1e-5)
