@@ -130,9 +130,17 @@ def require_finite_data(x: torch.Tensor, program: object, name: str = "x") -> No
         x = torch.where(x.isnan(), 0.0, x)
     elif bool(x.isnan().any()):
         index = tuple(x.isnan().nonzero()[0].tolist())
-        hint = f"if it is a missing cell, the VAE needs {setting('missing', 'mask')}"
-        raise InputError(f"{name} must be finite, got nan at index {index}; {hint}")
+        raise InputError(f"{name} must be finite, got nan at index {index}{_missing_hint(program)}")
     require_finite(name, x)
+
+
+def _missing_hint(program: object) -> str:
+    """Returns how a VAE, or the model of any other pair, says that NaN is a missing cell; nothing if it cannot."""
+    owner = getattr(program, "__self__", program)
+    if hasattr(owner, "convert_data"):  # a VAE of ours
+        return f"; if it is a missing cell, the VAE needs {setting('missing', 'mask')}" * hasattr(owner, "missing")
+    own = 'self.missing = "mask"' if owner is not program else 'model.missing = "mask"'
+    return f"; if it is a missing cell, mask it in the model and say {own}"
 
 
 def takes_missing(program: object) -> bool:

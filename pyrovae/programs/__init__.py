@@ -4,6 +4,7 @@ from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
 from pyrovae.programs.contract import check_observed
 from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
+from pyrovae.programs.data_values import check_finite_data, refuse_dtypes
 from pyrovae.programs.enumerated_guide import EnumeratedPair, mark_of
 from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
@@ -80,6 +81,7 @@ __all__ = [
     "at_every_datum",
     "check_guide_sees_parts",
     "base_of",
+    "check_finite_data",
     "check_no_zero_weights",
     "check_observed",
     "common_choices",
@@ -88,6 +90,7 @@ __all__ = [
     "frames_of",
     "Given",
     "read_layout",
+    "refuse_dtypes",
     "gate",
     "guide_draws",
     "has_real_support",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyrovae.common import WeakByIdentity, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
+from pyrovae.programs.data_values import check_finite_data
 from pyrovae.programs.enumerated_guide import mark_of
 from pyrovae.programs.independence_checks import Coupled, coupled
 from pyrovae.programs.layout import Reading, frames_of
@@ -84,6 +85,7 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
     With None the pair must only have log-weights. Raises `InputError` otherwise, in one line that says why.
     """
     reading = AS_IT_COMES if needs is None else needs.reading
+    check_finite_data(model, args)
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
         pair = check_pair(model, guide, reading, args, kwargs)
         if not _is_known(model, guide, None, pair):

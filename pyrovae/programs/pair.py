@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.common import InputError
 from pyrovae.programs.data_plates import DataPlate, by_datum, in_columns, inner_scale
+from pyrovae.programs.data_values import refuse_dtype
 from pyrovae.programs.enumerated_runs import is_summed
 from pyrovae.programs.layout import PARTICLES, Layout, frames_of
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support, seen, without_mask
@@ -239,6 +240,9 @@ class Pair:
             log_prob = self._log_density(name, site)
         except ValueError as error:  # Pyro's validation, which does not name the site
             raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
+        except (RuntimeError, TypeError) as error:
+            refuse_dtype(name, site, error)
+            raise
         return log_prob if site["mask"] is None else scale_and_mask(log_prob, mask=site["mask"])
 
     def _log_density(self, name: str, site: dict) -> Tensor:

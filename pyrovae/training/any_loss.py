@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from pyrovae.common import InputError
 from pyrovae.compilation import CannotTrace, caller, line_being_run
 from pyrovae.objectives import DifferentiableELBO
+from pyrovae.programs import check_finite_data, refuse_dtypes
 
 
 class AnyLoss:
@@ -69,7 +70,13 @@ class AnyLoss:
             if isinstance(self.loss, DifferentiableELBO):
                 loss = self.loss.differentiable_loss(model, guide, *args, **kwargs)
                 return loss.detach(), [loss] if loss.requires_grad else []
-            value = _tensor_of(self._run(kind, model, guide, args, kwargs))
+            if kind not in self._dtypes:
+                check_finite_data(model, args)
+            try:
+                value = _tensor_of(self._run(kind, model, guide, args, kwargs))
+            except (RuntimeError, TypeError) as error:
+                refuse_dtypes(model, guide, args, kwargs, error)
+                raise
             self._dtypes[kind] = value.dtype
             return value, []
 
