@@ -21,7 +21,9 @@ def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count, log_sum = len(log_weights), log_weights.logsumexp(0)
     ess = (2 * log_sum - (2 * log_weights).logsumexp(0)).exp()
     if bool(ess.isnan().any()):
-        raise InputError("log p(x) does not exist: an importance weight is not a number, or all are zero")
+        index = int(ess.isnan().nonzero()[0])
+        found = "one is not a number" if bool(log_weights[:, index].isnan().any()) else "all are zero"
+        raise InputError(f"log p(x) must have an importance weight above zero at each datum, and at {index} {found}")
     # var(w) / (S mean(w)^2) with the unbiased variance = (S / ESS - 1) / (S - 1)
     error = ((count / ess - 1).clamp(min=0) / (count - 1)).sqrt() if count > 1 else torch.full_like(ess, math.nan)
     return log_sum - math.log(count), error, ess

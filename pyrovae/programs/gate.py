@@ -14,7 +14,7 @@ from typing import Protocol
 import pyro
 from torch import Tensor
 
-from pyrovae.common import WeakByIdentity, evaluation_mode, kept_generators, require
+from pyrovae.common import InputError, WeakByIdentity, evaluation_mode, kept_generators, require
 from pyrovae.programs.auxiliary_sites import check_auxiliary
 from pyrovae.programs.data_values import check_finite_data
 from pyrovae.programs.enumerated_guide import mark_of
@@ -24,11 +24,13 @@ from pyrovae.programs.mask_checks import check_masks, exposed
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.particle_checks import check_pair
 from pyrovae.programs.random_choices import is_traced, owner_of
-from pyrovae.programs.running import AS_IT_COMES
+from pyrovae.programs.running import AS_IT_COMES, does_not_run, run_pair
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
 from pyrovae.programs.sum_checks import check_sums
-from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn
+from pyrovae.programs.support_checks import check_no_zero_weights, may_draw_outside, never_drawn
+
+RUNS_TO_GET_OUTSIDE = 20  # of the pair, where the guide may draw what the prior cannot give, as one draw may not show
 
 
 class Needs(Protocol):
@@ -91,6 +93,7 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
         if not _is_known(model, guide, None, pair):
             check_parameters(pair.parameters, model, guide, args, kwargs)
             check_auxiliary(pair, guide, args, kwargs)
+            _check_draws_outside(pair, model, guide, reading, args, kwargs)
             check_masks(pair, model, guide, args, kwargs)
             check_sums(pair, model, guide, args, kwargs)
             _remember(model, guide, None, pair)
@@ -99,6 +102,22 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
             needs.check(replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside))
             _remember(model, guide, needs, pair)
     return pair
+
+
+def _check_draws_outside(
+    pair: Pair, model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict
+) -> None:
+    """Raises `InputError` if the model does not run at draws of the guide that the prior cannot give.
+
+    Later runs are not validated, and would give nan.
+    """
+    for _ in range(RUNS_TO_GET_OUTSIDE if may_draw_outside(pair) else 0):
+        try:
+            run_pair(model, guide, *args, num_particles=2, reading=reading, **kwargs)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(does_not_run(error)) from error
 
 
 def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair, args: tuple, kwargs: dict) -> bool:

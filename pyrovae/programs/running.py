@@ -5,7 +5,7 @@ drawn for all data together is drawn once. Particles one after another share tho
 """
 
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,7 @@ from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import is_traced, restore_generators, saved_generators
 from pyrovae.programs.running_statistics import kept_statistics, restore_statistics, saved_statistics
 from pyrovae.programs.sites import sample_sites
+from pyrovae.programs.support_checks import refuse_draws_outside
 
 AS_IT_COMES = Reading()
 _GUESS = Layout()  # particles at every site, to the left of one dimension of plates: what most pairs need
@@ -271,8 +272,16 @@ def traces_of(
     """Returns the traces of the model and of the guide, with particles, or for None without their plate."""
     with AllValues(layout.state_dim) if sums_marked else nullcontext():
         guide_trace = trace_of(guide, args, kwargs, num_particles, layout)
-    model = with_all_states(model, layout, guide_trace.nodes)
-    return trace_of(poutine.replay(model, trace=guide_trace), args, kwargs, num_particles, layout), guide_trace
+    replayed = poutine.replay(with_all_states(model, layout, guide_trace.nodes), trace=guide_trace)
+    try:
+        return trace_of(replayed, args, kwargs, num_particles, layout), guide_trace
+    except ValueError as error:
+        if is_validation_error(error):
+            sites = {}
+            with suppress(Exception), pyro.validation_enabled(False), torch.no_grad():
+                sites = sample_sites(trace_of(replayed, args, kwargs, num_particles, layout))
+            refuse_draws_outside(sites, sample_sites(guide_trace), error)
+        raise
 
 
 def with_all_states(model: Callable, layout: Layout, given: Collection[str], recycles: bool = True) -> Callable:

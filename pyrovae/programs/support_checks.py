@@ -1,12 +1,13 @@
 """Compares the supports of prior and guide: draws of weight 0, and values of the prior that are never drawn."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.common import require, warn
+from pyrovae.common import InputError, require, warn
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support
 from pyrovae.programs.supports import contains, described
@@ -20,11 +21,36 @@ def check_no_zero_weights(pair: Pair) -> None:
         inside = contains(prior, proposal, compare_tensors=not is_masked(site))
         if inside is None:
             inside = _is_inside(site, prior, site["value"])
-        require(
-            inside,
-            f'the guide must draw what the prior can give at site "{name}", {described(prior)}, got a guide on '
-            f"{described(proposal)}: the ELBO is then -inf; log p(x) and bounds of several particles are defined",
-        )
+        then = "the ELBO is then -inf; log p(x) and bounds of several particles are defined"
+        require(inside, f"{_rule(name, prior, proposal)}: {then}")
+
+
+def refuse_draws_outside(model_sites: dict[str, dict], guide_sites: dict[str, dict], error: Exception) -> None:
+    """Raises `InputError` if the guide drew what the prior cannot give, where the model failed by `error`.
+
+    Such a draw has a weight of 0, but a scale below 0 gives the data no density at all.
+    """
+    for name in model_sites.keys() & guide_sites.keys():
+        site, proposal = model_sites[name], guide_sites[name]["fn"]
+        with suppress(NotImplementedError):  # of a distribution that does not declare its support
+            if not (site["is_observed"] or _is_inside(site, site["fn"].support, site["value"])):
+                rule = _rule(name, site["fn"].support, proposal.support)
+                raise InputError(f"{rule}: the model does not run at such draws") from error
+
+
+def may_draw_outside(pair: Pair) -> bool:
+    """Returns True unless it is known that the guide draws only what the prior can give."""
+    return any(
+        contains(prior, proposal, compare_tensors=not is_masked(site)) is not True
+        for _, site, prior, proposal in _supports(pair)
+    )
+
+
+def _rule(name: str, prior: constraints.Constraint, proposal: constraints.Constraint) -> str:
+    return (
+        f'the guide must draw what the prior can give at site "{name}", {described(prior)}, got a guide on '
+        f"{described(proposal)}"
+    )
 
 
 def never_drawn(pair: Pair) -> str | None:
