@@ -49,7 +49,7 @@ def test_the_loss_of_an_epoch_weighs_a_smaller_last_batch_by_its_size():
     vae = linear_gaussian(1)
     x = draw(vae, 10)
     # At the exact posterior every log-weight is log p(x), so that the loss is known whatever is drawn.
-    pair = Pair(vae.model, vae.exact_guide)
+    pair = type("Pair", (), {"model": staticmethod(vae.model), "guide": staticmethod(vae.exact_guide)})
     history = pv.fit(pair, x, epochs=1, batch_size=4, lr=1e-300, optimizer=SGD, objective="elbo")
     assert history.loss[0] == pytest.approx(-vae.log_px(x).mean().item(), abs=1e-10)
 
@@ -215,7 +215,7 @@ def test_plain_functions_with_pyro_param_are_trained():
             pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x), 2]).to_event(1))
 
     x = torch.randn(500, 2) * torch.tensor([0.5, 2.0]) + torch.tensor([1.0, -3.0])
-    pair = Pair(model, guide)
+    pair = type("Pair", (), {"model": staticmethod(model), "guide": staticmethod(guide)})
     pv.fit(pair, x, epochs=300, lr=0.1, batch_size=500, schedule="cosine")
     store = pyro.get_param_store()
     torch.testing.assert_close(store["loc"].detach(), x.mean(0), atol=0.02, rtol=0)
