@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from functools import wraps
+from inspect import signature
+from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from torch import Tensor, nn
@@ -78,8 +80,19 @@ def _check(programs: tuple, settings: Mapping[str, object]) -> None:
 
 
 def is_pair(thing: object) -> bool:
-    """Returns True for anything with a `model` and a `guide` that can be called; a class has them for its objects."""
-    return not isinstance(thing, type) and all(callable(getattr(thing, name, None)) for name in ("model", "guide"))
+    """Returns True for anything with a `model` and a `guide` that can be called.
+
+    A class is one if they are functions of its own, and not methods, which are for its objects.
+    """
+    programs = [getattr(thing, name, None) for name in ("model", "guide")]
+    if not all(map(callable, programs)):
+        return False
+    return not (isinstance(thing, type) and any(_is_method(program) for program in programs))
+
+
+def _is_method(program: object) -> bool:
+    """Returns True for a function that was read from a class and takes an object of it."""
+    return isinstance(program, FunctionType) and next(iter(signature(program).parameters), None) == "self"
 
 
 def owner_of(program: object) -> object:

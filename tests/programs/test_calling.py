@@ -1,6 +1,7 @@
 """Every function of a model and a guide takes a pair in their place, with the same result."""
 
 import inspect
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -121,3 +122,31 @@ def test_a_model_that_runs_itself_is_the_model_whatever_attributes_it_has():
     exact = dist.Normal(0.0, 2**0.5).log_prob(x).squeeze(-1)
     found, _ = pv.quadrature_log_marginal(Program(), x)
     torch.testing.assert_close(found.float(), exact, rtol=0, atol=1e-5)
+
+
+def test_a_class_is_a_pair_if_its_programs_are_functions_of_its_own():
+    x = torch.ones(3)
+
+    class Own:
+        @staticmethod
+        def model(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+        @staticmethod
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2, math.sqrt(0.5)))
+
+    class Named:
+        model, guide = Own.model, Own.guide
+
+    class OfObjects(Own):
+        def model(self, x):
+            return Own.model(x)
+
+    exact = dist.Normal(0.0, math.sqrt(2)).log_prob(x).double()
+    for pair in (Own, Named, OfObjects()):
+        torch.testing.assert_close(pv.log_marginal(pair, x, num_samples=30).value.double(), exact, rtol=0, atol=1e-6)
+    with pytest.raises(pv.InputError, match="or there must be a pair of a model and a guide, got <class"):
+        pv.log_marginal(OfObjects, x)
