@@ -78,9 +78,16 @@ class Expectation:
         shape, known = tuple(self.value.shape), self.standard_error[~self.standard_error.isnan()]
         error = f"standard errors up to {known.max().item():.2g}" if len(known) else "standard errors unknown"
         values, errors = (part.flatten()[:VALUES_SHOWN].tolist() for part in (self.value, self.standard_error))
-        some = [f"{v:.4g}" + ("" if math.isnan(e) else f" ± {e:.2g}") for v, e in zip(values, errors, strict=True)]
+        some = [_in_words(value, error) for value, error in zip(values, errors, strict=True)]
         more = ", ..." if self.value.numel() > VALUES_SHOWN else ""
         return f"posterior expectations of shape {shape}, {error}\n{', '.join(some)}{more}\n{self.verdict}"
+
+
+def _in_words(value: float, error: float) -> str:
+    """Returns one value with its standard error, where they are known."""
+    if math.isnan(value):
+        return "masked"
+    return f"{value:.4g}" if math.isnan(error) else f"{value:.4g} ± {error:.2g}"
 
 
 def why_unknown(weights_k: Tensor, f: str) -> str:
