@@ -145,6 +145,7 @@ PAIRS = {
     "auxiliary": Pair(model, auxiliary),
     "factor": Pair(model, with_factor),
     "nothing observed": Pair(guide, guide),
+    "swapped": Pair(guide, model),
     "other arguments": Pair(lambda x, y: None, guide),
 }
 ROWS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))

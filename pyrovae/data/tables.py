@@ -16,7 +16,6 @@ from pyrovae.data.columns import (
     as_text,
     classes_of,
     column_of,
-    numbers_the_rows,
     without,
 )
 from pyrovae.data.dataset import Dataset
@@ -78,11 +77,6 @@ def table_dataset(
     chosen, kinds = chosen_columns(options, table.names, table.source)
     found = [column_of(one, table.cells[one], kinds.get(one), table.place(one)) for one in chosen]
     columns, x = [column for column, _ in found], np.stack([values for _, values in found], 1)
-    if options.columns is None:
-        for column, values in found:
-            if column.name not in kinds and numbers_the_rows(column, values):
-                place = table.place(column.name)(None)
-                warn(f"{place}: numbers the rows, and is modelled as a count: an identifier? {without(column.name)}")
     if options.missing is None and np.isnan(x).any():
         index, column = np.argwhere(np.isnan(x))[0]
         place = table.place(chosen[column])(index)
@@ -104,7 +98,12 @@ def table_dataset(
         classes, labels = classes_of(table.cells[options.label_column], table.place(options.label_column))
         y = torch.from_numpy(labels)
     parts = split_fields(checked_tensor(x, columns, table), y, rows)
-    return Dataset(name, kind_of_columns(columns), **parts, columns=tuple(columns), classes=classes)
+    data = Dataset(name, kind_of_columns(columns), **parts, columns=tuple(columns), classes=classes)
+    guessed = [column.name for column in data.columns if options.columns is None and column.name not in kinds]
+    for one in (one for one in guessed if one in data.columns.numbering_rows):  # type: ignore[attr-defined]
+        place = table.place(one)(None)
+        warn(f"{place}: numbers the rows, and is modelled as a count: an identifier? {without(one)}")
+    return data
 
 
 def chosen_columns(options: LoadOptions, names: Sequence[str], source: str) -> tuple[list[str], dict[str, str]]:

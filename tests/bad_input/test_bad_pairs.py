@@ -51,6 +51,7 @@ for name, said, uses in (
     ),
     ("factor", OBSERVES.format("f"), ON_PAIRS),
     ("nothing observed", "model must observe .*", ON_PAIRS),
+    ("swapped", '.+ observes site "x", while the model observes nothing: are model and guide swapped[?]', ON_PAIRS),
     ("other arguments", "model and guide must take .*", ON_PAIRS),
 ):
     for use in uses:
