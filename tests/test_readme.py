@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pyro
+import torch
 
 import pyrovae as pv
 from pyrovae.runs import results_table
@@ -17,7 +18,7 @@ ESTIMATORS = (ROOT / "docs/estimators.md").read_text()
 
 
 def test_the_examples_run_as_they_stand_but_for_their_sizes():
-    train, program, table = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    train, program, table, answers = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     for shown, smaller in (
         ("epochs=200", "epochs=1"),
         ("num_samples=5000", "num_samples=30"),
@@ -33,6 +34,10 @@ def test_the_examples_run_as_they_stand_but_for_their_sizes():
     pyro.clear_param_store()
     exec(program, scope | {"pyro": pyro, "model": vae.model, "guide": vae.guide, "x": x})
     assert "pv.load(" in table
+    masked = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.3), missing="mask")
+    holes = x.index_fill(1, torch.tensor(0), torch.nan)
+    known = {"model": vae.model, "guide": vae.guide, "x": x, "vae": masked, "x_with_nan": holes}
+    exec(answers, scope | known)
 
 
 def test_the_demos_table_has_the_rows_of_the_demo_and_no_digit_that_does_not_travel():
