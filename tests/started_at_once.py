@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -90,6 +91,7 @@ def pairs(works: list[tuple[Callable, Callable]], draws: random.Random) -> list[
 
 
 def main(folder: Path, seed: int) -> None:
+    warnings.simplefilter("default", UserWarning)  # printed as in a process of its own, and not a test's errors
     torch.set_num_threads(1)
     os.chdir(folder)
     draws, (one, other) = random.Random(seed), LENGTHS
