@@ -80,7 +80,7 @@ def _compiled(module: fx.GraphModule, args: list[Tensor]) -> Callable:
         warnings.catch_warnings(),
         _errors_only("torch.utils.cpp_extension"),
         _errors_only("torch._inductor.codecache"),  # it reports a damaged file, and compiles
-        _key_of_processor(),
+        _key_of(options, args[0].device),
     ):
         warnings.simplefilter("ignore")
         compiled = inductor(module, _fakes_of(args), options=options)
@@ -99,16 +99,25 @@ def _fakes_of(args: list[Tensor]) -> list[Any]:
 
 
 @contextmanager
-def _key_of_processor() -> Iterator[None]:
-    """Within the block, Inductor's key of a graph names the vector instructions that its loops are written for.
+def _key_of(options: dict[str, object], device: torch.device) -> Iterator[None]:
+    """Within the block, Inductor's key of a graph also names what the loops of a CPU's code are written for.
 
-    They are what the processor has, or is told to have (`ATEN_CPU_CAPABILITY`). Without them in the key, a graph that
-    is loaded where they are others steps over elements, and its numbers are wrong.
+    These are the vector instructions that the processor has, or is told to have (`ATEN_CPU_CAPABILITY`), and in some
+    versions of torch the number of threads and the default dtype. Without the first, a graph that is loaded where they
+    are others steps over elements, and its numbers are wrong.
     """
-    from torch._inductor.cpu_vec_isa import pick_vec_isa  # seconds of imports
+    config = torch.compiler.config
+    parts: list[object] = [torch.get_default_dtype()]
+    if device.type == "cpu":
+        from torch._inductor.cpu_vec_isa import pick_vec_isa  # seconds of imports
 
-    tag = f"{torch.compiler.config.cache_key_tag} {pick_vec_isa()}"
-    with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]  # torch adds it
+        parts += [pick_vec_isa(), options.get("cpp.threads", torch.get_num_threads())]
+    if not hasattr(config, "cache_key_tag"):  # of an old torch, which then keeps no graph
+        options["fx_graph_cache"] = False
+        yield
+        return
+    tag = " ".join(map(str, (config.cache_key_tag, *parts)))
+    with config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]  # torch adds it
         yield
 
 

@@ -10,7 +10,7 @@ from torch._inductor.codecache import CppPythonBindingsCodeCache
 from torch._inductor.utils import clear_caches
 
 from pyrovae.compilation.graph import Graph
-from pyrovae.compilation.machine_code import _damaged_files
+from pyrovae.compilation.machine_code import _damaged_files, _key_of
 
 
 @pytest.fixture
@@ -68,6 +68,26 @@ def test_an_equal_graph_is_loaded_and_one_of_other_numbers_or_instructions_is_no
         patch.setattr(cpu_vec_isa, "pick_vec_isa", lambda: cpu_vec_isa.invalid_vec_isa)
         assert not found(3, x)
     assert found(3, x)
+
+
+def test_the_key_names_what_the_loops_are_written_for(monkeypatch):
+    def key(device="cpu", **options):
+        with _key_of({name.replace("_", "."): value for name, value in options.items()}, torch.device(device)):
+            return torch.compiler.config.cache_key_tag
+
+    before = torch.compiler.config.cache_key_tag
+    known = [key(), key("cuda"), key(cpp_threads=7)]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 5)
+        patch.setattr(cpu_vec_isa, "pick_vec_isa", lambda: "others")
+        known += [key(), key(cpp_threads=7)]
+        patch.setattr(torch, "get_default_dtype", lambda: torch.float64)
+        known += [key(), key("cuda")]
+    assert len(set(known)) == len(known)
+    assert key() == known[0]
+    with torch.compiler.config.patch(cache_key_tag="own"):
+        assert key() == f"own {known[0].strip()}"
+    assert torch.compiler.config.cache_key_tag == before
 
 
 @pytest.mark.filterwarnings("error")

@@ -141,9 +141,7 @@ def test_a_training_that_stopped_early_goes_on_with_more_patience_alone(better, 
     whole = train(case, tmp_path / "whole", epochs=8, patience=4)
     early = train(case, tmp_path / "run", epochs=7, patience=2)
     assert len(early[2]) == 4
-    with pytest.warns(
-        UserWarning, match=f"{ENDED}; patience 2 ended it after epoch 4, and a larger one trains it"
-    ):
+    with pytest.warns(UserWarning, match=f"{ENDED}; patience 2 ended it after epoch 4, and a larger one trains it"):
         assert_same(train(case, tmp_path / "run", epochs=8, patience=2), early)
     assert "was written with patience 2, and patience is now 1" in refusal(
         train, case, tmp_path / "run", epochs=8, patience=1
