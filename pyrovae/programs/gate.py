@@ -14,7 +14,14 @@ from typing import Protocol
 import pyro
 from torch import Tensor
 
-from pyrovae.common import InputError, WeakByIdentity, evaluation_mode, kept_generators, require
+from pyrovae.common import (
+    InputError,
+    WeakByIdentity,
+    evaluation_mode,
+    is_validation_error,
+    kept_generators,
+    require,
+)
 from pyrovae.programs.auxiliary_sites import check_auxiliary
 from pyrovae.programs.data_values import check_finite_data
 from pyrovae.programs.enumerated_guide import mark_of
@@ -87,9 +94,15 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
     With None the pair must only have log-weights. Raises `InputError` otherwise, in one line that says why.
     """
     reading = AS_IT_COMES if needs is None else needs.reading
-    check_finite_data(model, args)
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
-        pair = check_pair(model, guide, reading, args, kwargs)
+        try:
+            pair = check_pair(model, guide, reading, args, kwargs)
+        except InputError as error:  # a program may know what to do with NaN, and if it does not it is said so
+            if is_validation_error(error) or " is outside " in str(error):
+                check_finite_data(model, args)
+            raise
+        if bool(pair.terms().log_weights.isnan().any()):
+            check_finite_data(model, args)
         if not _is_known(model, guide, None, pair):
             check_parameters(pair.parameters, model, guide, args, kwargs)
             check_auxiliary(pair, guide, args, kwargs)

@@ -19,7 +19,7 @@ from pyro.ops.provenance import ProvenanceTensor, detach_provenance
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pyrovae.common import InputError
+from pyrovae.common import InputError, is_validation_error
 from pyrovae.compilation import CannotTrace, caller, line_being_run
 from pyrovae.objectives import DifferentiableELBO
 from pyrovae.programs import check_finite_data, refuse_dtypes
@@ -70,13 +70,17 @@ class AnyLoss:
             if isinstance(self.loss, DifferentiableELBO):
                 loss = self.loss.differentiable_loss(model, guide, *args, **kwargs)
                 return loss.detach(), [loss] if loss.requires_grad else []
-            if kind not in self._dtypes:
-                check_finite_data(model, args)
+            is_first = kind not in self._dtypes
             try:
                 value = _tensor_of(self._run(kind, model, guide, args, kwargs))
-            except (RuntimeError, TypeError) as error:
-                refuse_dtypes(model, guide, args, kwargs, error)
+            except (RuntimeError, TypeError, ValueError) as error:
+                if is_first and is_validation_error(error):
+                    check_finite_data(model, args)
+                if not isinstance(error, ValueError):
+                    refuse_dtypes(model, guide, args, kwargs, error)
                 raise
+            if is_first and not bool(value.isfinite().all()):
+                check_finite_data(model, args)
             self._dtypes[kind] = value.dtype
             return value, []
 

@@ -98,6 +98,19 @@ def test_nan_is_refused_at_the_first_batch_and_the_hint_is_for_a_program(name):
     assert message.endswith(f"x must be finite, got nan at index (1,); {hint}")
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_program_that_knows_what_to_do_with_nan_and_infinity_is_taken(name):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            likelihood = dist.Normal(z, 1.0).mask(x.isfinite())
+            pyro.sample("x", likelihood, obs=x.nan_to_num(0.0, 0.0, 0.0))
+
+    pyro.clear_param_store()
+    guide = pair_of(lambda z: dist.Normal(z, 1.0)).guide
+    OBJECTIVES[name](model, guide, torch.tensor([0.3, torch.nan, torch.inf, -torch.inf]))
+
+
 def test_the_hint_on_nan_is_what_the_user_has():
     vae, x = small_vae((2,)), torch.tensor([[0.0, torch.nan]])
     start = "x must be finite, got nan at index (0, 1)"
