@@ -55,6 +55,7 @@ def test_a_simplex_of_two_is_a_beta():
     assert abs(bounds.gap.mean) < 0.2
 
 
+@pytest.mark.usefixtures("full_pilots")
 @pytest.mark.parametrize("start", STARTS)
 def test_a_pair_with_two_latent_sites_of_other_supports(start):
     x = number([-0.5, 1.5, 3.0])
@@ -131,6 +132,7 @@ def test_a_conditional_pair_keeps_its_labels():
         bidirectional_gap(model, guide, x, y, **FEW)
 
 
+@pytest.mark.usefixtures("full_pilots")
 def test_a_conditional_vae_runs_and_its_bounds_are_in_order():
     vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(), condition=pv.OneHot(3))
     y = torch.arange(40) % 3
