@@ -170,7 +170,7 @@ class CompiledSVI:
         names = [self.compiled.names[id(p)] for p in parameters if p.grad is not None]
         if names:
             most = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" * (len(names) > MOST_NAMED))
-            warn(f"optim does not hold {most}, which will not train; on purpose: requires_grad_(False)")
+            warn(f"optim does not hold {most}: unless another optimiser does, they will not train")
 
 
 _HAD_GRADIENTS: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
