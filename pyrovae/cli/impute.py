@@ -9,6 +9,7 @@ import tyro
 
 from pyrovae.common import (
     check_folder,
+    is_there,
     require,
     require_count,
     require_seed,
@@ -54,12 +55,14 @@ def impute_missing(
     require_run(folder, dataset)  # before the imports of torch
     require_there(data)
     require(out.suffix.lower() in SUFFIXES, f"out must be a file .csv or .tsv, got {out}")
-    require(not (out.exists() and os.path.samefile(data, out)), f"out must be another file than data, got {out}")
     require_size("num_samples", num_samples)
     require_count("draws", draws, 0)
     require(draws <= MOST_DRAWS, f"draws must be <= {MOST_DRAWS:,}, as each is a file, got {draws:,}")
     require_seed(seed)
     files = [out.name, *(_name_of_draw(out, index, draws) for index in range(draws))]
+    for path in (out.with_name(name) for name in files):
+        is_data = is_there(path) and os.path.samefile(data, path)
+        require(not is_data, f"out and its draws must be other files than data, got {path}")
     from pyrovae.common import Workers, choose_device, device_of_worker, local_seed
     from pyrovae.runs import check_completes_tables, impute_table, load_run
 

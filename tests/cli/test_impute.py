@@ -157,6 +157,7 @@ def test_what_cannot_be_completed_is_refused_in_one_line(folder):
     (folder / "text.txt").write_text("a,b\n1,2\n")
     (folder / "there.csv").write_text("mine\n")
     write_rows(folder / "good.csv", [row])
+    write_rows(folder / "good_1.csv", [row])
     for name, change in {
         "whole.csv": {"visits": "3"},
         "town.csv": {"town": "Brn"},
@@ -177,7 +178,16 @@ def test_what_cannot_be_completed_is_refused_in_one_line(folder):
         ("ring", {}, "impute completes tables, and the run in ring is on ring"),
         ("run", {"--data": "text.txt"}, "the table must be in a file of kind .csv, .tsv, .parquet, got text.txt"),
         ("run", {"--out": "out.xlsx"}, "out must be a file .csv or .tsv, got out.xlsx"),
-        ("run", {"--out": "good.csv", "--overwrite": None}, "out must be another file than data, got good.csv"),
+        (
+            "run",
+            {"--out": "good.csv", "--overwrite": None},
+            "out and its draws must be other files than data, got good.csv",
+        ),
+        (
+            "run",
+            {"--data": "good_1.csv", "--out": "good.csv", "--draws": 1, "--overwrite": None},
+            "out and its draws must be other files than data, got good_1.csv",
+        ),
         ("run", {"--out": "there.csv"}, "there.csv exists; say --overwrite to replace it"),
         ("run", {"--out": "there.csv/out.csv"}, "out must be a folder, got the file there.csv"),
         ("run", {"--num-samples": 0}, "num_samples must be a whole number >= 1, got 0"),
