@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from pyrovae.data.table_files import read_csv, read_parquet
 from pyrovae.data.tables import Table, checked_tensor
 
 TABLE_FILES, TEXT_FILES = (".csv", ".tsv", ".parquet"), (".csv", ".tsv")
-DIGITS = 6  # of numbers that are written: more than they are known to
+DIGITS = 6  # of a number's spread, which are written: more than it is known to
+DIGITS_OF_ANY, MOST_DIGITS = 9, 17  # of a number of unknown spread: those of a float32; and of float64
 MOST_PLAIN = 1e15  # from here on a number is written with an exponent
 INSIDE = 1e-7  # of both ends of (0, 1), which a number between them must not be written as
 MOST_NAMED = 8  # categories, in an error
@@ -90,19 +92,36 @@ def read_known_table(path: Path, columns: Sequence[Column], header: bool | None 
     return KnownTable(table, tuple(columns), checked_tensor(np.stack(values, 1), columns, table))
 
 
-def cell_text(column: Column, value: float) -> str:
-    """Returns a value of a column, as x has it, as the text of a cell: in the units or the names of the file."""
+def cell_text(column: Column, value: float, spread: float = math.nan) -> str:
+    """Returns a value of a column, as x has it, as the text of a cell: in the units or the names of the file.
+
+    Args:
+        column: The column.
+        value: The value.
+        spread: How far values in its place may lie apart, as x has it; NaN if that is unknown.
+    """
     if column.categories:
         return column.categories[round(value)]
     if column.kind in ("binary", "count"):
         return str(round(value))
     value = min(max(value, INSIDE), 1 - INSIDE) if column.kind == "unit" else value
-    return number_text(value if column.sd is None else value * column.sd + (column.mean or 0.0), value)
+    if column.sd is None:
+        return number_text(value, _digits(value, spread), value if column.kind == "unit" else 0.0)
+    in_file = value * column.sd + (column.mean or 0.0)
+    return number_text(in_file, _digits(in_file, spread * column.sd))
 
 
-def number_text(value: float, beside: float = 0.0) -> str:
-    """Returns a number with six digits, or as many as tell it from 0 and 1 if `beside` lies between these."""
-    text = f"{value:.{DIGITS}g}"
+def _digits(value: float, spread: float) -> int:
+    """Returns how many digits of a number are those that differ where numbers lie so far apart, and the first."""
+    if not 0 < spread < math.inf:
+        return DIGITS_OF_ANY
+    above = math.floor(math.log10(abs(value))) - math.floor(math.log10(spread)) if value else 0
+    return min(DIGITS + max(above, 0), MOST_DIGITS)
+
+
+def number_text(value: float, digits: int = DIGITS, beside: float = 0.0) -> str:
+    """Returns a number with so many digits, or as many as tell it from 0 and 1 if `beside` lies between these."""
+    text = f"{value:.{digits}g}"
     if "e" in text and 1 <= abs(value) < MOST_PLAIN:
         return str(round(value))
     return repr(value) if 0 < beside < 1 and float(text) in (0.0, 1.0) else text

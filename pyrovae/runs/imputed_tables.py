@@ -75,11 +75,11 @@ class ImputedTable:
 
     def _cells(self, x: Tensor) -> Mapping[str, Sequence[str | None]]:
         """Returns what is written in the missing cells, by column, from values for the rows that have some."""
-        found = {}
+        found, spread = {}, self.filled.standard_deviation
         for j, column in self._with_holes():
             texts: list[str | None] = [None] * self.known.table.num_rows
             for i in self.filled.missing[:, j].nonzero().flatten().tolist():
-                texts[int(self.rows[i])] = cell_text(column, x[i, j].item())
+                texts[int(self.rows[i])] = cell_text(column, x[i, j].item(), spread[i, j].item())
             found[column.name] = texts
         return found
 
