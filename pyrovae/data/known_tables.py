@@ -1,7 +1,5 @@
 """Tables whose columns a model knows already: their cells become numbers as in its training, and numbers cells."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +13,9 @@ from pyrovae.common import InputError, did_you_mean, require, require_there, sho
 from pyrovae.data.columns import Cells, Column, Place, as_text, of_numbers, parsed, word
 from pyrovae.data.table_files import read_csv, read_parquet
 from pyrovae.data.tables import Table, checked_tensor
+from pyrovae.data.written_cells import quoted, requoted
 
-TABLE_FILES, TEXT_FILES = (".csv", ".tsv", ".parquet"), (".csv", ".tsv")
+TABLE_FILES = (".csv", ".tsv", ".parquet")
 DIGITS = 6  # of a number's spread, which are written: more than it is known to
 DIGITS_OF_ANY, MOST_DIGITS = 9, 17  # of a number of unknown spread: those of a float32; and of float64
 MOST_PLAIN = 1e15  # from here on a number is written with an exponent
@@ -29,12 +28,14 @@ class KnownTable:
     """Holds a table as its file has it, beside the cells of the columns that a model knows.
 
     Args:
-        table: All cells of the file, in its order.
+        table: The cells of the known columns, and of that of the labels.
+        written: The rows as the file has them, see `Table`.
         columns: What the model knows of its columns.
         x: Their cells as in its training, `(rows, columns)`, NaN where one is missing.
     """
 
     table: Table
+    written: list[list[str]]
     columns: tuple[Column, ...]
     x: Tensor
 
@@ -51,35 +52,44 @@ class KnownTable:
     def require_free(self, names: Sequence[str]) -> None:
         """Raises `InputError` if the file has a column of one of these names, which are to be those of others."""
         for name in names:
-            require(name not in self.table.cells, f"{self.table.source} has a column {shown(name)} already: rename it")
+            require(name not in self.table.names, f"{self.table.source} has a column {shown(name)} already: rename it")
 
     def text(self, filled: Mapping[str, Sequence[str | None]], more: Mapping[str, Sequence[str]], suffix: str) -> str:
-        """Returns the table as the text of a file, with a header.
+        """Returns the table as the text of a file, with a header if the table has one.
 
         Args:
-            filled: By the names of columns, what is written in each row in place of its cell; None leaves the cell.
+            filled: By the names of columns, what is written in each row in place of its cell; None leaves the cell,
+                letter by letter.
             more: Further columns, to the right of all others.
             suffix: That of the file: .tsv has tabs between cells, .csv what the table came with, or commas.
         """
-        columns = {name: _as_texts(cells) for name, cells in self.table.cells.items()}
+        came_with = self.table.delimiter
+        delimiter = "\t" if suffix == ".tsv" else ";" if came_with == ";" else ","
+        rows = [[*row] if delimiter == came_with else [requoted(cell) for cell in row] for row in self.written]
+        if self.table.has_header:
+            rows[0] += [quoted(name) for name in more]
+        below = rows[1:] if self.table.has_header else rows
         for name, texts in filled.items():
-            columns[name] = [was if now is None else now for was, now in zip(columns[name], texts, strict=True)]
-        columns |= {name: list(texts) for name, texts in more.items()}
-        delimiter = "\t" if suffix == ".tsv" else ";" if self.table.delimiter == ";" else ","
-        file = io.StringIO()
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-        return file.getvalue()
+            at = self.table.names.index(name)
+            for row, text in zip(below, texts, strict=True):
+                row[at] = row[at] if text is None else quoted(text)
+        for texts in more.values():
+            for row, text in zip(below, texts, strict=True):
+                row.append(text)
+        return "".join(f"{delimiter.join(row)}\n" for row in rows)
 
 
-def read_known_table(path: Path, columns: Sequence[Column], header: bool | None = None) -> KnownTable:
+def read_known_table(
+    path: Path, columns: Sequence[Column], header: bool | None = None, label_column: str | None = None
+) -> KnownTable:
     """Reads a table whose columns are known, as `load` reads one whose columns are not.
 
     Args:
-        path: A .csv, .tsv or .parquet file. It may have other columns, too, and these in another order.
+        path: A .csv, .tsv or .parquet file. It may have other columns, too, which hold anything, and these in another
+            order.
         columns: The columns, as a data set has them.
         header: As in `load`.
+        label_column: The column of the labels, if `classes` is to read it.
 
     Raises:
         InputError: If it is no such file, lacks a column, or has a cell that is none of its column.
@@ -87,9 +97,10 @@ def read_known_table(path: Path, columns: Sequence[Column], header: bool | None 
     require_there(path)
     suffix = path.suffix.lower()
     require(suffix in TABLE_FILES, f"the table must be in a file of kind {', '.join(TABLE_FILES)}, got {path}")
-    table = read_parquet(path) if suffix == ".parquet" else read_csv(path, header)
+    needed = {label_column, *(column.name for column in columns)}.__contains__
+    table = read_parquet(path, needed, exact=True) if suffix == ".parquet" else read_csv(path, header, needed)
     values = [_known_values(one, _cells_of(table, one.name), table.place(one.name)) for one in columns]
-    return KnownTable(table, tuple(columns), checked_tensor(np.stack(values, 1), columns, table))
+    return KnownTable(table, table.written(), tuple(columns), checked_tensor(np.stack(values, 1), columns, table))
 
 
 def cell_text(column: Column, value: float, spread: float = math.nan) -> str:
@@ -129,9 +140,9 @@ def number_text(value: float, digits: int = DIGITS, beside: float = 0.0) -> str:
 
 def _cells_of(table: Table, name: str) -> Cells:
     if name not in table.cells:
-        some = ", ".join(list(table.cells)[:MOST_NAMED]) + (", ..." if len(table.cells) > MOST_NAMED else "")
+        some = ", ".join(table.names[:MOST_NAMED]) + (", ..." if len(table.names) > MOST_NAMED else "")
         rule = f"{table.source} must have the column {shown(name)}, and has {some}"
-        raise InputError(f"{rule}{did_you_mean(name, list(table.cells))}")
+        raise InputError(f"{rule}{did_you_mean(name, table.names)}")
     return table.cells[name]
 
 
@@ -172,9 +183,3 @@ def _indices(column: Column, cells: Cells, place: Place) -> np.ndarray:
             )
         found[row] = known
     return found
-
-
-def _as_texts(cells: Cells) -> list[str]:
-    if isinstance(cells, np.ndarray):
-        return ["" if np.isnan(cell) else as_text(cell) for cell in cells]
-    return list(cells)

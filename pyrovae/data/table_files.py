@@ -12,6 +12,7 @@ import numpy as np
 from pyrovae.common import InputError, first_line, require, setting, shown
 from pyrovae.data.columns import Cells, without, word
 from pyrovae.data.tables import MOST_COLUMNS, Table
+from pyrovae.data.written_cells import cells_as_written, quoted, values_as_written
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -54,7 +55,9 @@ def read_csv(path: Path, header: bool | None, needs: Callable[[str], bool] = _ev
             raise InputError(f"{path}, row {number}: repeats the header of row {start}")
     require(len(body) > 0, f"{path} has a header and no rows below it")
     cells: dict[str, Cells] = {names[j]: [row[j] for _, row in body] for j in needed}
-    return Table(str(path), names, cells, lambda index: f"row {body[index][0]}", delimiter)
+    numbers = [number for number, _ in rows]
+    written, has_header = lambda: cells_as_written(text, delimiter, numbers), body is not rows
+    return Table(str(path), names, cells, lambda index: f"row {body[index][0]}", written, has_header, delimiter)
 
 
 def _without_blank_lines(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
@@ -102,14 +105,20 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def read_parquet(path: Path, needs: Callable[[str], bool] = _every) -> Table:
-    """Reads a parquet file with pandas; see `table_of_frame`."""
+def read_parquet(path: Path, needs: Callable[[str], bool] = _every, *, exact: bool = False) -> Table:
+    """Reads a parquet file with pandas; see `table_of_frame`.
+
+    Args:
+        path: The file.
+        needs: As there.
+        exact: Whether whole numbers beside missing cells stay whole, which pandas else makes numbers of float64.
+    """
     try:
         import pandas
     except ImportError as error:
         raise InputError(f"{path} needs pandas and pyarrow: pip install 'pyrovae[tables]'") from error
     try:
-        frame = pandas.read_parquet(path)
+        frame = pandas.read_parquet(path, **({"dtype_backend": "numpy_nullable"} if exact else {}))
     except ImportError as error:
         raise InputError(f"{path} needs pyarrow: pip install 'pyrovae[tables]'") from error
     except (OSError, ValueError) as error:  # pyarrow's errors are of these types
@@ -134,7 +143,8 @@ def table_of_frame(frame: Any, source: str, needs: Callable[[str], bool] = _ever
     require(not twice, f"{source}: the name {shown(min(twice, default=''))} must be unique, and is there twice or more")
     by_name = dict(zip(names, frame.columns, strict=True))
     cells = {name: _cells_of(frame[column], source, name) for name, column in by_name.items() if needs(name)}
-    return Table(source, names, cells, lambda index: f"index {index}")
+    header = [quoted(name) for name in names]
+    return Table(source, names, cells, lambda index: f"index {index}", lambda: [header, *values_as_written(frame)])
 
 
 def _cells_of(series: Any, source: str, name: str) -> Cells:

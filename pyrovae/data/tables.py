@@ -34,6 +34,9 @@ class Table:
         names: The names of all columns, in order.
         cells: The cells of each column that is needed, by its name.
         row: Names the row of an index in errors.
+        written: Returns the rows, that of the names first if there is one, as the texts that their cells are in a
+            file, quotes and all. It has all columns.
+        has_header: Whether the first row of these has the names.
         delimiter: What stands between two cells in the file.
     """
 
@@ -41,6 +44,8 @@ class Table:
     names: Sequence[str]
     cells: Mapping[str, Cells]
     row: Callable[[int], str]
+    written: Callable[[], list[list[str]]] = list
+    has_header: bool = True
     delimiter: str = ","
 
     @property

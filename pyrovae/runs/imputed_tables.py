@@ -43,7 +43,7 @@ class ImputedTable:
         """Returns the completed table as the text of a .csv or .tsv file, with a column for each that had holes.
 
         NAME_sd is the standard deviation of each filled cell, and NAME_p the probability of each filled name. It is
-        empty where a cell was there.
+        empty where a cell was there. In a file without a header these columns have no names, either, and are the last.
         """
         more = {}
         for j, column in self._with_holes():
@@ -67,7 +67,11 @@ class ImputedTable:
             else:
                 spread = f"sd {self.filled.standard_deviation[at, j].mean().item() * (column.sd or 1.0):.3g}"
             lines.append([column.name, column.kind, f"{int(at.sum()):,}", spread])
-        return right_aligned(lines, ["column", "kind", "filled in", "on average"], "simple", left=2)
+        table = right_aligned(lines, ["column", "kind", "filled in", "on average"], "simple", left=2)
+        if self.known.table.has_header:
+            return table
+        spreads = ", ".join(_name_of_spread(column) for _, column in self._with_holes())
+        return f"{table}\n\nThe file has no header, and the completed one neither: its last columns are {spreads}."
 
     def _with_holes(self) -> list[tuple[int, Column]]:
         holes = self.filled.missing.any(0).tolist()
@@ -115,7 +119,8 @@ def impute_table(
     """
     check_completes_tables(run)
     assert run.layout is not None
-    known = read_known_table(path, run.layout.columns, run.config.header)
+    label_column = run.config.label_column if run.config.conditional else None
+    known = read_known_table(path, run.layout.columns, run.config.header, label_column)
     rows = known.x.isnan().any(1).nonzero().flatten()
     require(len(rows) > 0, f"{path} must have a missing cell in a column of the run, and has none")
     holes = known.x.isnan().any(0).tolist()

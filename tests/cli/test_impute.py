@@ -135,6 +135,20 @@ def test_other_tables_with_the_columns_of_the_run(folder):
         assert found[0]["smoker"] in ("yes", "no")
 
 
+def test_a_file_without_a_header_stays_without(folder):
+    rows = [f"{i % 7 + 0.50:.2f}, {i * 37 % 11 + 0.25}" for i in range(60)]
+    (folder / "plain.csv").write_text("\n".join([*rows, "2.50,", ""]))
+    done("train", "--dataset", "plain.csv", "--missing", "mask", *SMALL, "--out", "plain", cwd=folder)
+    shown = done("impute", "plain", "--data", "plain.csv", "--out", "out.csv", "--draws", 1, *FEW, cwd=folder)
+    assert "The file has no header, and the completed one neither: its last columns are x2_sd.\n" in shown
+    *same, last = (folder / "out.csv").read_text().splitlines()
+    assert same == [f"{row}," for row in rows]
+    assert last.startswith("2.50,")
+    assert all(math.isfinite(float(cell)) for cell in last.split(","))
+    *same, last = (folder / "out_1.csv").read_text().splitlines()
+    assert (same, last.count(",")) == (rows, 1)
+
+
 def test_a_conditional_run_reads_the_labels(folder, monkeypatch):
     given = []
     real = imputed_tables.impute
