@@ -2,6 +2,7 @@
 
 import os
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -80,8 +81,8 @@ def impute_missing(
             found = impute_table(run, data, num_samples, draws)
         if workers.is_first:
             print(f"{found.table()}\n\n{found.verdict}\n")
-            texts = [found.text(out.suffix.lower()), *found.texts_of_draws(out.suffix.lower())]
-            for name, text in zip(files, texts, strict=True):
+            suffix = out.suffix.lower()
+            for name, text in zip(files, chain([found.text(suffix)], found.texts_of_draws(suffix)), strict=True):
                 write_text(beside / name, text)
     if workers.is_first:
         print(f"{data} completed: {out}" + (f" and {draws} drawn" if draws else ""))

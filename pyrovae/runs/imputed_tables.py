@@ -1,8 +1,9 @@
 """A table with missing cells, completed by the VAE of a run: the cells, how far each may be off, and whole draws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,9 +54,10 @@ class ImputedTable:
             more[_name_of_spread(column)] = by_row
         return self.known.text(self._cells(self.filled.value), more, suffix)
 
-    def texts_of_draws(self, suffix: str) -> list[str]:
-        """Returns a completed table for each imputation that was drawn."""
-        return [self.known.text(self._cells(draw), {}, suffix) for draw in self.filled.draws]
+    def texts_of_draws(self, suffix: str) -> Iterator[str]:
+        """Yields a completed table for each imputation that was drawn."""
+        for draw in self.filled.draws:
+            yield self.known.text(self._cells(draw), {}, suffix)
 
     def table(self) -> str:
         """Returns a table of the columns with holes: how many cells were filled in, and how far they may be off."""
@@ -135,7 +137,8 @@ def impute_table(
             args = known.x[rows[at]], *(value[at] for value in y)
             part = impute(run.vae, *args, num_samples=num_samples, num_draws=draws, progress=False)
             best, share = _commonest(part.draws, named)
-            parts.append((torch.where(named, best, part.value), part.draws[:num_draws], part))
+            asked = part.draws[:num_draws].clone()  # the memory of the others is free again
+            parts.append(replace(part, value=torch.where(named, best, part.value), draws=asked))
             shares.append(torch.where(part.missing & named, share, torch.nan))
             bar.update(len(at))
     return ImputedTable(known, rows, _joined(parts), torch.cat(shares))
@@ -165,9 +168,10 @@ def _commonest(draws: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
     return best, share
 
 
-def _joined(parts: list[tuple[Tensor, Tensor, Imputation]]) -> Imputation:
-    """Returns the imputations of some rows after others as one, with the values and the draws that go with each."""
-    values, draws, found = zip(*parts, strict=True)
-    tensors = {one.name for one in fields(Imputation) if isinstance(getattr(found[0], one.name), Tensor)}
-    joined = {name: torch.cat([getattr(one, name) for one in found]) for name in tensors - {"value", "draws"}}
-    return replace(found[0], value=torch.cat(values), draws=torch.cat(draws, 1), **joined)
+def _joined(parts: list[Imputation]) -> Imputation:
+    """Returns the imputations of some rows after others as one."""
+    names = [one.name for one in fields(Imputation) if isinstance(getattr(parts[0], one.name), Tensor)]
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(one, name) for one in parts], 1 if name == "draws" else 0) for name in names
+    }
+    return replace(parts[0], **joined)

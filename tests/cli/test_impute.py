@@ -118,6 +118,20 @@ def test_whole_tables_are_drawn(folder):
     assert len({table[hole]["income"] for table in tables}) == 10
 
 
+def test_what_is_held_does_not_grow_with_the_draws_behind_the_names(folder, monkeypatch):
+    """500 draws of each cell decide on its name: of 1,000 rows at a time, and not of the whole table."""
+    monkeypatch.setattr(imputed_tables, "ROWS_AT_A_TIME", 10)
+    parts, joined = [], imputed_tables._joined
+    monkeypatch.setattr(imputed_tables, "_joined", lambda some: parts.extend(some) or joined(some))
+    run = pv.load_run(folder / "run")
+    found = imputed_tables.impute_table(run, folder / "people.csv", num_samples=60, num_draws=2, progress=False)
+    assert found.filled.draws.shape[:2] == (2, len(found.rows))
+    assert len(parts) > 2
+    assert all(one.draws.untyped_storage().nbytes() == one.draws.nbytes for one in parts)
+    written = found.texts_of_draws(".csv")
+    assert next(written) != next(written), "each is made when it is to be written"
+
+
 def test_other_tables_with_the_columns_of_the_run(folder):
     """In another order, beside other columns, by semicolons or tabs, with a row and a column of holes alone."""
     rows = [
