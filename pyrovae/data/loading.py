@@ -87,7 +87,7 @@ def load(
         scale: Multiplies the points of a toy set, and its log-density is that of the larger ones; 1 by default.
         shares: The shares of training, validation and test data, for data of one's own; by default (0.8, 0.1, 0.1).
         columns: The names of the columns of x. By default all but those of the labels and of the split.
-        exclude: In place of `columns`, the names of those to leave out, such as identifiers and dates.
+        exclude: The names of columns to leave out of these, such as identifiers and dates.
         label_column: The column of the labels y, which become 0, 1, 2, ... in the order of their names.
         split_column: The column that says train, validation or test for each row.
         header: Whether the first row has the names of the columns. By default it has, unless all its cells are

@@ -64,8 +64,6 @@ class LoadOptions:
             are_names = isinstance(names, Sequence) and all(isinstance(one, str) for one in names)
             is_list = are_names and not isinstance(names, str)
             require(is_list, f"{field} must be a list of names of columns, got {shown(getattr(self, field))}")
-        both = self.columns is not None and self.exclude is not None
-        require(not both, f"columns and exclude must not be given at once, got {shown(self.exclude)} to exclude")
         for name in _OTHERS:
             if_given(require_text, name, getattr(self, name), "the name of a column")
         require_missing(self.missing)
@@ -80,9 +78,8 @@ class LoadOptions:
 
     def needs(self, column: str) -> bool:
         """Returns True if the column of a table with this name is needed: other columns may hold anything."""
-        if self.columns is not None:
-            return column in (*self.columns, self.label_column, self.split_column)
-        return column not in (self.exclude or ())
+        is_chosen = self.columns is None or column in (*self.columns, self.label_column, self.split_column)
+        return is_chosen and column not in (self.exclude or ())
 
     def check_only(self, allowed: Sequence[str], source: str, holds: str) -> None:
         """Raises `InputError` if an option was given that this source does not have.

@@ -119,19 +119,20 @@ def chosen_columns(options: LoadOptions, names: Sequence[str], source: str) -> t
     excluded = [] if options.exclude is None else options.exclude
     _require_names("exclude", excluded, names, source)
     both = [name for name in excluded if name in others.values()]
-    require(not both, f"exclude must not hold that of the labels or of the split, got {', '.join(both)}")
-    usual = [name for name in names if name not in (*others.values(), *excluded)]
-    columns = usual if options.columns is None else options.columns
-    _require_names("columns", columns, names, source)
+    require(not both, f"exclude must not name the column of the labels or of the split, got {', '.join(both)}")
+    usual = [name for name in names if name not in others.values()]
+    chosen = usual if options.columns is None else options.columns
+    _require_names("columns", chosen, names, source)
+    columns = [name for name in chosen if name not in excluded]
     require(len(columns) > 0, f"columns must name at least one column of x, and {source} has no other")
     require(len(set(columns)) == len(columns), f"columns must differ, got {shown(columns)}")
     both = [name for name in columns if name in others.values()]
-    require(not both, f"columns must not hold that of the labels or of the split, got {', '.join(both)}")
+    require(not both, f"columns must not name the column of the labels or of the split, got {', '.join(both)}")
     rule = f"{source} has {len(columns):,} columns, more than {MOST_COLUMNS:,}"
     require(len(columns) <= MOST_COLUMNS, f"{rule}: choose some with {setting('columns')}")
     kinds = options.kinds
     of_columns = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(columns, kinds) if kinds else {}
-    _require_names("kinds", list(of_columns), columns, source)
+    _require_names("kinds", [name for name in of_columns if name not in excluded], columns, source)
     for kind in of_columns.values():
         require_choice("kinds", kind, KINDS)
     return list(columns), of_columns

@@ -31,7 +31,7 @@ class DataFields:
     columns: tuple[str, ...] = ()
     """of a table, those to model (default: all but the label column and the split column)"""
     exclude: tuple[str, ...] = ()
-    """in place of --columns, those to leave out, such as identifiers and dates"""
+    """of these, those to leave out, such as identifiers and dates"""
     label_column: str | None = None
     """of a table, the one with the labels, which colour figures and are the condition with --conditional"""
     split_column: str | None = None

@@ -114,12 +114,10 @@ for columns in (["spnd"], ["age", "spnd"]):  # of those of the file that had bee
 table("columns as a text", "columns must be a list of names of columns, got 'a'", f"a,b\n{BODY}", columns="a")
 table("exclude as a text", "exclude must be a list of names of columns, got 'a'", f"a,b\n{BODY}", exclude="a")
 table("exclude close by", "exclude must name .+, got 'heigth': did .+", f"height,b\n{BODY}", exclude=["heigth"])
-both = r"columns and exclude must not be given at once, got \['b'\] to exclude"
-table("exclude beside columns", both, f"a,b\n{BODY}", columns=["a"], exclude=["b"])
-others = "exclude must not hold that of the labels or of the split, got b"
+table("exclude of all columns chosen", "columns must name .+", f"a,b\n{BODY}", columns=["a"], exclude=["a"])
+others = "exclude must not name the column of the labels or of the split, got b"
 table("exclude of the labels", others, f"a,b\n{BODY}", exclude=["b"], label_column="b")
 table("exclude of all", "columns must name at least one column of x, .+", f"a,b\n{BODY}", exclude=["a", "b"])
-table("exclude and a kind", r"kinds must name .+\(a\), got 'b'", f"a,b\n{BODY}", exclude=["b"], kinds={"b": "count"})
 for first in ("2024-05-{:02d}", "{:02d}/05/2024", "2024-05-{:02d}T10:00"):
     dates = "".join(f"{first.format(day)},1\n" for day in range(1, 31))
     said = r"mine.csv, column 'a': holds 30 different texts that look like dates, as '.+'; leave it out with .+"

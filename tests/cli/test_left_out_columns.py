@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from helpers import refusal
+from running_scripts import command_here
 
 import pyrovae as pv
 from pyrovae.runs import columns_table, train_run
@@ -39,3 +41,32 @@ def test_a_column_left_out_of_a_run_may_hold_anything_and_stays_out(tmp_path):
     config = pv.RunConfig(dataset=str(tmp_path / "rows.csv"), exclude=("date",), hidden=(4,), epochs=1)
     train_run(config, tmp_path / "run")
     assert [one.name for one in pv.load_run(tmp_path / "run").data.columns] == ["a", "b"]
+
+
+def test_what_is_left_out_is_left_out_of_the_columns_that_are_chosen(tmp_path):
+    """So the advice to leave out a column holds whatever else was said."""
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b,c,d\n" + "".join(f"{i * 0.37 % 1:.2f},,{i % 5},{'xyz'[i % 3]}\n" for i in range(60)))
+    columns, kinds = ["d", "b", "a"], {"d": "category", "a": "continuous", "b": "count"}
+    assert refusal(pv.load, path, columns=columns).endswith("leave it out with exclude=['b']")
+    data = pv.load(path, columns=columns, exclude=["b"], kinds=kinds)
+    assert [(one.name, one.kind) for one in data.columns] == [("d", "category"), ("a", "continuous")]
+
+
+def test_the_command_that_began_a_run_resumes_it_and_others_left_out_are_another_run(tmp_path):
+    """Its config.json names the columns that were left, which `--exclude` was refused beside."""
+    rows = [f"{i},{i * 0.37 % 1:.2f},{i * 0.71 % 1:.2f},{'xyz'[i % 3]}" for i in range(60)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,a,b,town", *rows]) + "\n")
+    begin = ("train", "--dataset", "rows.csv", "--exclude", "id", "--hidden", 4, "--epochs", 1, "--out", "run")
+
+    def columns_after(*flags, out="run"):
+        done = command_here(*flags, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        return pv.load_run(tmp_path / out).config.columns
+
+    assert columns_after(*begin) == columns_after(*begin, "--resume", "--epochs", 2) == ("a", "b", "town")
+    other = command_here(*begin, "--resume", "--epochs", 3, "--exclude", "town", cwd=tmp_path)
+    said = "error: the run in run was begun with columns ['a', 'b', 'town'], and columns is now ['a', 'b']\n"
+    assert (other.returncode, other.stderr) == (2, said)
+    again = ("train", "--config", "run/config.json", "--exclude", "town", "--out", "again")
+    assert columns_after(*again, out="again") == ("a", "b")
