@@ -127,7 +127,7 @@ def impute_table(
     require(len(rows) > 0, f"{path} must have a missing cell in a column of the run, and has none")
     holes = known.x.isnan().any(0).tolist()
     known.require_free([_name_of_spread(one) for one, hole in zip(known.columns, holes, strict=True) if hole])
-    y = [_labels(run, known)[rows]] if run.config.conditional else []
+    y = [] if label_column is None else [known.classes(label_column, run.data.classes)[rows]]
     run.vae.check_data(known.x[rows], *y)
     named = torch.tensor([_has_names(column) for column in known.columns])
     parts, shares = [], []
@@ -145,18 +145,14 @@ def impute_table(
 
 
 def check_completes_tables(run: Run) -> None:
-    """Raises `InputError` unless the run is on a table, and takes missing cells."""
+    """Raises `InputError` unless the run is on a table, takes missing cells, and reads its conditions from a column."""
     columns = () if run.layout is None else run.layout.columns
     require(bool(columns), f"impute completes tables, and the run in {run.folder} is on {run.config.dataset}")
     rule = f"impute needs a run that was trained with missing mask, and that in {run.folder} was not"
     require(run.vae.missing is not None, rule)
-
-
-def _labels(run: Run, known: KnownTable) -> Tensor:
-    """Returns the label of each row, which a conditional run is given, as a number of the run's own."""
-    label_column = run.config.label_column
-    assert label_column is not None
-    return known.classes(label_column, run.data.classes)
+    in_table = not run.config.conditional or run.config.label_column is not None
+    rule = "impute reads the labels of a conditional run from its label_column"
+    require(in_table, f"{rule}, and the run in {run.folder} had them in an array y")
 
 
 def _commonest(draws: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import csv
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from helpers import suite_seed
@@ -255,3 +256,14 @@ def test_a_run_without_missing_cells_completes_none(folder):
     refused = command_here("impute", "plain", "--data", "full.csv", "--out", "out.csv", cwd=folder)
     said = "impute needs a run that was trained with missing mask, and that in plain was not"
     assert (refused.returncode, refused.stderr) == (2, f"error: {said}\n")
+
+
+def test_a_run_whose_labels_are_in_an_array_is_refused(folder):
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(suite_seed())).numpy()
+    np.savez(folder / "arrays.npz", x=x, y=np.arange(60) % 2)
+    flags = ("--dataset", "arrays.npz", "--conditional", "--missing", "mask", *SMALL)
+    done("train", *flags, "--out", "arrays", cwd=folder)
+    (folder / "x.csv").write_text("x1,x2\n1.5,\n")
+    refused = command_here("impute", "arrays", "--data", "x.csv", "--out", "out.csv", cwd=folder)
+    said = "impute reads the labels of a conditional run from its label_column"
+    assert (refused.returncode, refused.stderr) == (2, f"error: {said}, and the run in arrays had them in an array y\n")
