@@ -121,7 +121,7 @@ def column_of(name: str, cells: Cells, kind: str | None, place: Place) -> tuple[
     if texts:
         hint = "" if kind else f"; if the column holds categories, say {setting('kinds', {name: 'category'})}"
         raise InputError(f"{place(texts[0])}: must be a number, got {cells[texts[0]].strip()[:50]!r}{hint}")
-    return of_numbers(name, numbers, kind, place)
+    return of_numbers(name, numbers, kind, place, cells)
 
 
 def word(cell: object) -> str | None:
@@ -150,8 +150,11 @@ def _number_of(cell: str) -> float | None:
     return None
 
 
-def of_numbers(name: str, numbers: np.ndarray, kind: str | None, place: Place) -> tuple[Column, np.ndarray]:
+def of_numbers(
+    name: str, numbers: np.ndarray, kind: str | None, place: Place, cells: Cells
+) -> tuple[Column, np.ndarray]:
     """Returns what `column_of` does of a column whose cells are numbers, NaN where one is missing."""
+    are_names = kind in ("category", "binary")
     observed = ~np.isnan(numbers)
     found = numbers[observed]
 
@@ -171,13 +174,24 @@ def of_numbers(name: str, numbers: np.ndarray, kind: str | None, place: Place) -
     }
     if kind in rules:
         check(*rules[kind])
-    if kind == "category" or (kind == "binary" and not np.isin(found, (0, 1)).all()):
-        check(np.abs(found) < MOST_EXACT, "must lie between -2^53 and 2^53 to be told from others as a category")
-        values, index = np.unique(found, return_inverse=True)
-        indices = np.full(len(numbers), np.nan)
-        indices[observed] = index
-        return _named(name, kind, [as_text(value) for value in values], indices, place)
+    if are_names:
+        codes = {cell: _code(cell) for cell in (set(cells) if isinstance(cells, list) else np.unique(found))}
+        names = sorted({code for code in codes.values() if code}, key=lambda code: (float(code), code))
+        if kind == "category" or not set(names) <= {"0", "1"}:
+            check(np.abs(found) < MOST_EXACT, "must lie between -2^53 and 2^53 to be told from others as a category")
+            index = {code: float(i) for i, code in enumerate(names)}
+            return _named(
+                name, kind, names, np.array([index.get(codes.get(cell, ""), np.nan) for cell in cells]), place
+            )
     return Column(name, kind), numbers
+
+
+def _code(cell: float | str) -> str:
+    """Returns what a number is called as a category: 02134 in a file is not 2134, but 1.0 is 1; "" if it is missing."""
+    text = word(cell) if isinstance(cell, str) else as_text(cell)
+    if text is None:
+        return ""
+    return text if text.isascii() and text.isdigit() else as_text(float(text))
 
 
 def _named(

@@ -158,7 +158,7 @@ def _known_values(column: Column, cells: Cells, place: Place) -> np.ndarray:
         if len(bad):
             raise InputError(f"{place(int(bad[0]))}: must be 0 or 1, got {as_text(numbers[bad[0]])}")
         return numbers
-    of_numbers(column.name, numbers, column.kind, place)
+    of_numbers(column.name, numbers, column.kind, place, cells)
     return numbers if column.sd is None else (numbers - (column.mean or 0.0)) / column.sd
 
 
@@ -172,10 +172,10 @@ def _indices(column: Column, cells: Cells, place: Place) -> np.ndarray:
         is_text = row in are_texts
         if not is_text and np.isnan(number):
             continue
-        name = word(cells[row]) if is_text else as_text(number)
-        known = index.get(name) if name is not None else None
+        name = str(word(cells[row])) if isinstance(cells, list) else as_text(number)
+        known = index.get(name)  # 01 is not 1 where both are names
         if known is None and not is_text:
-            known = index.get(str(cells[row]).strip())  # 007, a number that is a name
+            known = index.get(as_text(number))
         if known is None:
             names = ", ".join(column.categories[:MOST_NAMED]) + (", ..." if len(index) > MOST_NAMED else "")
             raise InputError(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pyrovae.data import Column, cell_text, read_known_table
+from pyrovae.data import Column, cell_text, load, read_known_table
 
 KNOWN = (Column("a", "continuous"), Column("b", "binary", categories=("no", "yes")))
 
@@ -38,6 +38,27 @@ def test_a_cell_has_no_more_digits_than_are_known():
     assert cell_text(Column("a", "continuous"), 2 / 3, 0.5) == "0.666667"
     assert cell_text(Column("a", "unit"), 1.0, 0.1) == repr(1 - 1e-7)
     assert cell_text(Column("a", "continuous"), 12.5, math.nan) == "12.5"
+
+
+def test_codes_with_leading_zeros_are_names_as_they_stand(tmp_path):
+    """02134 was filled in as 2134, and 01 read as 1 where both are categories."""
+    path = tmp_path / "a.csv"
+    path.write_text("zip,bit,code\n" + "02134,00,1\n10001,01,01\n7.0,00,A\n,01,1.0\n")
+    kinds = {"zip": "category", "bit": "binary", "code": "category"}
+    data = load(path, kinds=kinds, missing="mask", shares=(1, 0, 0))
+    assert [column.categories for column in data.columns] == [
+        ("7", "02134", "10001"),
+        ("00", "01"),
+        ("01", "1", "1.0", "A"),
+    ]
+    again = read_known_table(path, data.columns)
+    np.testing.assert_array_equal(again.x.numpy(), data.train_x.numpy())
+    assert data.train_x[:, 0].tolist()[:3] == [1, 2, 0]
+    assert cell_text(data.columns[0], 1.0) == "02134"
+    frame = np.array([[3.0], [5.0], [math.nan], [3.0]])
+    (column,) = (found := load(frame, kinds="category", missing="mask", shares=(1, 0, 0))).columns
+    assert column.categories == ("3", "5")
+    np.testing.assert_array_equal(found.train_x.numpy(), np.array([[0], [1], [math.nan], [0]], np.float32))
 
 
 # Cells that were there -----------------------------------------------------------------------------------------------
