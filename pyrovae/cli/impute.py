@@ -1,6 +1,7 @@
 """`pyrovae impute`: completes a table with the VAE of a run, with a standard deviation for each cell filled in."""
 
 import os
+import re
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -73,7 +74,9 @@ def impute_missing(
 
         def begin() -> Path:
             check_folder(out.parent, "out")
-            return block.enter_context(written_together(out.parent, "imputation", files, overwrite=overwrite))
+            return block.enter_context(
+                written_together(out.parent, f"imputation {out.name}", files, overwrite=overwrite)
+            )
 
         beside = workers.by_first(begin)  # the other processes take their shares and write nothing
         run.vae.to(choose_device(device_of_worker(device)))
@@ -86,6 +89,14 @@ def impute_missing(
                 write_text(beside / name, text)
     if workers.is_first:
         print(f"{data} completed: {out}" + (f" and {draws} drawn" if draws else ""))
+        if older := _other_draws(out, {data.name, *files}):
+            print(f"not of this imputation, but named as its draws: {', '.join(older)}")
+
+
+def _other_draws(out: Path, known: set[str]) -> list[str]:
+    """Returns the names of files beside `out` that look like draws of it and are none: those of a call before."""
+    is_draw = re.compile(rf"{re.escape(out.stem)}_[0-9]+{re.escape(out.suffix)}")
+    return sorted(path.name for path in out.parent.iterdir() if is_draw.fullmatch(path.name) and path.name not in known)
 
 
 def _name_of_draw(out: Path, index: int, draws: int) -> str:

@@ -12,6 +12,7 @@ from own_files import MIXED, write_table
 from running_scripts import command_here
 
 import pyrovae as pv
+from pyrovae import runs
 from pyrovae.common import local_seed
 from pyrovae.runs import imputed_tables
 
@@ -117,6 +118,32 @@ def test_whole_tables_are_drawn(folder):
         assert {row["town"] for row in table} == {"Basel", "Bern", "Chur"}
     hole = next(i for i, row in enumerate(before) if not row["income"])
     assert len({table[hole]["income"] for table in tables}) == 10
+
+
+def test_two_imputations_go_into_one_folder_at_once(folder, monkeypatch):
+    """One folder's lock was held over the whole computation, whatever its files were called."""
+    real, flags = runs.impute_table, ("--data", "people.csv", *FEW)
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(runs, "impute_table", real)
+        done("impute", "run", *flags, "--out", "other.csv", cwd=folder)
+        refused = command_here("impute", "run", *flags, "--out", "out.csv", cwd=folder)
+        assert (refused.returncode, "another process is writing" in refused.stderr) == (2, True)
+        return real(*arguments)
+
+    monkeypatch.setattr(runs, "impute_table", meanwhile)
+    done("impute", "run", *flags, "--out", "out.csv", cwd=folder)
+    assert rows_of(folder / "out.csv") == rows_of(folder / "other.csv")
+
+
+def test_draws_of_a_call_before_are_named(folder):
+    flags = ("--data", "people.csv", "--out", "out.csv", *FEW, "--overwrite")
+    shutil.copy(folder / "people.csv", folder / "out_7.csv")
+    told = "not of this imputation, but named as its draws: "
+    assert told not in done("impute", "run", "--data", "out_7.csv", *flags[2:], "--draws", 2, cwd=folder)
+    (folder / "out_7.csv").unlink()
+    assert done("impute", "run", *flags, "--draws", 1, cwd=folder).endswith(f"{told}out_2.csv\n")
+    assert done("impute", "run", *flags, "--draws", 10, cwd=folder).endswith(f"{told}out_1.csv, out_2.csv\n")
 
 
 def test_what_is_held_does_not_grow_with_the_draws_behind_the_names(folder, monkeypatch):
