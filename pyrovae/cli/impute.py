@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -74,9 +75,8 @@ def impute_missing(
 
         def begin() -> Path:
             check_folder(out.parent, "out")
-            return block.enter_context(
-                written_together(out.parent, f"imputation {out.name}", files, overwrite=overwrite)
-            )
+            name = f"imputation {out.name}"  # others may go into the folder meanwhile
+            return block.enter_context(written_together(out.parent, name, files, overwrite=overwrite))
 
         beside = workers.by_first(begin)  # the other processes take their shares and write nothing
         run.vae.to(choose_device(device_of_worker(device)))
@@ -89,14 +89,15 @@ def impute_missing(
                 write_text(beside / name, text)
     if workers.is_first:
         print(f"{data} completed: {out}" + (f" and {draws} drawn" if draws else ""))
-        if older := _other_draws(out, {data.name, *files}):
+        if older := _other_draws(out, files, data):
             print(f"not of this imputation, but named as its draws: {', '.join(older)}")
 
 
-def _other_draws(out: Path, known: set[str]) -> list[str]:
+def _other_draws(out: Path, files: Sequence[str], data: Path) -> list[str]:
     """Returns the names of files beside `out` that look like draws of it and are none: those of a call before."""
     is_draw = re.compile(rf"{re.escape(out.stem)}_[0-9]+{re.escape(out.suffix)}")
-    return sorted(path.name for path in out.parent.iterdir() if is_draw.fullmatch(path.name) and path.name not in known)
+    alike = (path for path in out.parent.iterdir() if is_draw.fullmatch(path.name) and path.name not in files)
+    return sorted(path.name for path in alike if not path.exists() or not os.path.samefile(path, data))
 
 
 def _name_of_draw(out: Path, index: int, draws: int) -> str:
