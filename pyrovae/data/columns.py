@@ -206,13 +206,17 @@ def _named(
 
 
 def numbers_the_rows(column: Column, values: np.ndarray) -> bool:
-    """Returns True for a count whose observed values are all whole numbers of a range, each once: an identifier?"""
-    if column.kind != "count":
+    """Returns True if a column's values, as x has them, are all whole numbers of a range, each once: an identifier?"""
+    if column.kind not in ("count", "continuous"):
         return False
-    found = values[~np.isnan(values)]
-    if len(found) < FEWEST_ROWS or found.max() - found.min() + 1 != len(found):
+    x, sd = values[~np.isnan(values)].astype(np.float64), column.sd or 1.0
+    if len(x) < FEWEST_ROWS or abs((x.max() - x.min()) * sd + 1 - len(x)) > 0.5:
         return False
-    return len(np.unique(found)) == len(found)
+    found = x * sd + (column.mean or 0.0)
+    rounding = 4 * np.finfo(values.dtype).eps * np.abs(x).max() * sd if column.sd else 0.0
+    whole = np.round(found)
+    are_whole = (np.abs(found - whole) <= rounding + 4 * np.spacing(np.abs(whole).max())).all()
+    return bool(are_whole and whole.min() >= 0 and len(np.unique(whole)) == len(whole))
 
 
 def without(name: str) -> str:

@@ -105,9 +105,9 @@ class Dataset:
     def _printing(self, columns: tuple[Column, ...]) -> ColumnTable:
         """Returns the columns as a table that prints, in which those are marked that number the rows."""
         table, parts = ColumnTable(columns), [getattr(self, f"{split}_x") for split in SPLITS]
-        counts = [(j, column) for j, column in enumerate(columns) if column.kind == "count"]
-        values = {column.name: torch.cat([part[:, j] for part in parts]).cpu().numpy() for j, column in counts}
-        table.numbering_rows = frozenset(one.name for _, one in counts if numbers_the_rows(one, values[one.name]))
+        values = (torch.cat([part[:, j] for part in parts]).cpu().numpy() for j in range(len(columns)))
+        found = zip(columns, values, strict=True)
+        table.numbering_rows = frozenset(column.name for column, of_it in found if numbers_the_rows(column, of_it))
         return table
 
     def _check_x(self, field: str) -> None:

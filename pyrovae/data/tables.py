@@ -107,7 +107,7 @@ def table_dataset(
     guessed = [column.name for column in data.columns if options.columns is None and column.name not in kinds]
     for one in (one for one in guessed if one in data.columns.numbering_rows):  # type: ignore[attr-defined]
         place = table.place(one)(None)
-        warn(f"{place}: numbers the rows, and is modelled as a count: an identifier? {without(one)}")
+        warn(f"{place}: numbers the rows: an identifier? {without(one)}")
     return data
 
 

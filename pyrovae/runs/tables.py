@@ -1,6 +1,6 @@
 """The tables of a run: its measures with their errors, and its history."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -64,11 +64,12 @@ def columns_table(data: Dataset, tablefmt: str = "simple") -> str:
     lines = []
     for column, values in list(zip(data.columns, x.unbind(1), strict=True))[:MOST_COLUMNS]:
         missing = values.isnan()
+        is_identifier = column.name in getattr(data.columns, "numbering_rows", ())
         lines.append(
             [
                 column.name,
                 column.kind,
-                _values_of(column, values[~missing], data.columns),
+                _values_of(column, values[~missing]) + (IDENTIFIER if is_identifier else ""),
                 f"{missing.double().mean():.1%}",
             ]
         )
@@ -77,7 +78,7 @@ def columns_table(data: Dataset, tablefmt: str = "simple") -> str:
     return f"{table}\n\n... and {more:,} more columns" if more > 0 else table
 
 
-def _values_of(column: Column, values: Tensor, columns: Sequence[Column]) -> str:
+def _values_of(column: Column, values: Tensor) -> str:
     if column.categories:
         shown = ", ".join(column.categories[:4])
         return shown + (f", ... ({len(column.categories)})" if len(column.categories) > 4 else "")
@@ -86,6 +87,4 @@ def _values_of(column: Column, values: Tensor, columns: Sequence[Column]) -> str
     least, most = values.min().item(), values.max().item()
     if column.kind == "count":
         least, most = int(least), int(most)
-    shown = f"{least} to {most}" if column.kind == "count" else f"{least:.4g} to {most:.4g}"
-    is_identifier = column.name in getattr(columns, "numbering_rows", ())
-    return f"{shown}{IDENTIFIER}" if is_identifier else shown
+    return f"{least} to {most}" if column.kind == "count" else f"{least:.4g} to {most:.4g}"

@@ -1,22 +1,21 @@
 """Columns that are no data to model: those that number the rows are pointed out, and any can be left out."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from helpers import refusal
 from running_scripts import command_here
 
 import pyrovae as pv
-from pyrovae.runs import columns_table, train_run
+from pyrovae.runs import columns_table, load_data, train_run
 
 
 def test_a_column_that_numbers_the_rows_is_pointed_out(tmp_path):
     """Beside it are counts that only might: some are equal, or all differ and leave numbers out."""
     rows = [f"{17 + i},{i % 3},{(i * 37) % 101}" for i in range(40)]
     (tmp_path / "rows.csv").write_text("\n".join(["id,visits,score", *rows]) + "\n")
-    said = (
-        "rows.csv, column 'id': numbers the rows, and is modelled as a count: an identifier? leave it out with exclude="
-    )
+    said = "rows.csv, column 'id': numbers the rows: an identifier? leave it out with exclude="
     with pytest.warns(match=re.escape(said)) as caught:
         data = pv.load(tmp_path / "rows.csv")
     assert len(caught) == 1
@@ -33,6 +32,20 @@ def test_a_column_that_numbers_the_rows_is_pointed_out(tmp_path):
     )
     assert [data.columns[0].name for data in asked] == ["id", "id"], "what was asked for is not warned of"
     assert [one.name for one in pv.load(tmp_path / "rows.csv", exclude=["id"]).columns] == ["visits", "score"]
+
+
+def test_it_is_pointed_out_once_whatever_it_is_modelled_as(tmp_path):
+    """Under a Gaussian it is a real number: the warning called it a count, and nothing marked it."""
+    rows = [f"{1_000_017 + (i * 7) % 40},{i * 0.37 % 1:.2f},{2.0 * i},{i - 3.0},{i % 39}" for i in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,a,even,below,twice", *rows]) + "\n")
+    config = pv.RunConfig(dataset=str(tmp_path / "rows.csv"), likelihood="gaussian")
+    with pytest.warns(match="'id': numbers the rows: an identifier?") as caught:
+        data = load_data(config)
+    assert (len(caught), data.columns[0].kind, data.columns[0].sd is None) == (1, "continuous", False)
+    table = {line.split()[0]: line for line in columns_table(data).splitlines()[2:]}
+    assert {name for name, line in table.items() if "an identifier?" in line} == {"id"}
+    with pytest.warns(match="'id': numbers the rows"):
+        assert load_data(replace(config, standardise=False)).columns.numbering_rows == {"id"}
 
 
 def test_a_column_left_out_of_a_run_may_hold_anything_and_stays_out(tmp_path):
