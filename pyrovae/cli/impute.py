@@ -21,9 +21,8 @@ from pyrovae.common import (
     write_text,
     written_together,
 )
-from pyrovae.runs import require_run
+from pyrovae.runs import TEXT_FILES, require_run
 
-SUFFIXES = (".csv", ".tsv")
 MOST_DRAWS = 1_000  # each is a file
 
 
@@ -57,7 +56,7 @@ def impute_missing(
     """
     require_run(folder, dataset)  # before the imports of torch
     require_there(data)
-    require(out.suffix.lower() in SUFFIXES, f"out must be a file .csv or .tsv, got {out}")
+    require(out.suffix.lower() in TEXT_FILES, f"out must be a file .csv or .tsv, got {out}")
     require_size("num_samples", num_samples)
     require_count("draws", draws, 0)
     require(draws <= MOST_DRAWS, f"draws must be <= {MOST_DRAWS:,}, as each is a file, got {draws:,}")

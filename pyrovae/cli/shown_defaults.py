@@ -15,7 +15,7 @@ _ONCE = tyro.conf.arg(help_behavior_hint=_default)
 
 
 def saying_defaults_once(main: Callable[..., None]) -> Callable[..., None]:
-    """Returns a program, the flags of whose signature, in groups too, show no default of None or of nothing.
+    """Returns the program; its flags, also those in groups, show no default in `--help` where that is None or empty.
 
     It marks the types in the annotations, which tyro reads and nobody else.
     """

@@ -67,8 +67,9 @@ def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype, n
 
 
 def require_codes(z: object, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raises `InputError` unless `z` is a tensor `(..., *event_shape)`, and where a user asks finite and of this dtype.
+    """Raises `InputError` unless `z` is a tensor `(..., *event_shape)`.
 
+    If a user and not a program asks, it must also be finite and of this dtype.
     Whole numbers may be codes that a decoder of the user's own takes, and autocast shortens what an encoder gives.
     """
     if not (isinstance(z, torch.Tensor) and not z.is_nested and not z.is_meta and not z.is_complex()):
@@ -88,7 +89,7 @@ def require_finite_input(x: torch.Tensor, program: object, name: str = "x") -> N
 
 
 def _is_asked() -> bool:
-    """Returns False within a program: its data have been checked, its draws tell of a training that diverges."""
+    """Returns False within a program: its data were checked before, and NaN draws mean that the training diverged."""
     return is_validation_enabled() and not am_i_wrapped()
 
 

@@ -18,6 +18,7 @@ from pyrovae.data.known_tables import KnownTable, cell_text, number_text, read_k
 from pyrovae.data.loading import load
 from pyrovae.data.named_sets import DATASETS, IMAGE_SETS, IN_COLOUR, NUM_CLASSES
 from pyrovae.data.pixels import BINARIZE
+from pyrovae.data.table_files import TABLE_FILES, TEXT_FILES
 
 __all__ = [
     "BINARIZE",
@@ -34,6 +35,8 @@ __all__ = [
     "NUM_CLASSES",
     "Rows",
     "SPLITS",
+    "TABLE_FILES",
+    "TEXT_FILES",
     "batches_of",
     "cell_text",
     "first_batch",

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from pyrovae.common import InputError, did_you_mean, require, require_there, shown
 from pyrovae.data.columns import Cells, Column, Place, as_text, of_numbers, parsed, word
-from pyrovae.data.table_files import read_csv, read_parquet
+from pyrovae.data.table_files import TABLE_FILES, read_csv, read_parquet
 from pyrovae.data.tables import Table, checked_tensor
 from pyrovae.data.written_cells import quoted, requoted
 
-TABLE_FILES = (".csv", ".tsv", ".parquet")
 DIGITS = 6  # of a number's spread, which are written: more than it is known to
 DIGITS_OF_ANY, MOST_DIGITS = 9, 17  # of a number of unknown spread: those of a float32; and of float64
 MOST_PLAIN = 1e15  # from here on a number is written with an exponent

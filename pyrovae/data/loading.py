@@ -16,11 +16,10 @@ from pyrovae.data.dataset import Dataset
 from pyrovae.data.image_folders import folder_dataset
 from pyrovae.data.named_sets import DATASETS, named_dataset
 from pyrovae.data.options import OF_TABLES, LoadOptions
-from pyrovae.data.table_files import read_csv, read_parquet, table_of_frame
+from pyrovae.data.table_files import TABLE_FILES, TEXT_FILES, read_csv, read_parquet, table_of_frame
 from pyrovae.data.tables import table_dataset
 
-TEXT_FILES, ARRAY_FILES = (".csv", ".tsv"), (".npy", ".npz", ".pt")
-FILES = (*TEXT_FILES, ".parquet", *ARRAY_FILES)
+FILES = (*TABLE_FILES, ".npy", ".npz", ".pt")
 FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")  # a module and a function in it
 
 

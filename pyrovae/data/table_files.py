@@ -14,6 +14,8 @@ from pyrovae.data.columns import Cells, without, word
 from pyrovae.data.tables import MOST_COLUMNS, Table
 from pyrovae.data.written_cells import cells_as_written, quoted, values_as_written
 
+TEXT_FILES = (".csv", ".tsv")
+TABLE_FILES = (*TEXT_FILES, ".parquet")  # whose columns have names
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 

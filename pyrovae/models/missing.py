@@ -42,9 +42,8 @@ def check_cells(likelihood: Likelihood, event_shape: Sequence[int]) -> None:
     name, shape = type(likelihood).__name__, tuple(event_shape)
     require(len(shape) > 0, "missing needs an event_shape of at least one dimension, got ()")
     with pyro.validation_enabled(False), torch.enable_grad():
-        outputs = torch.full(
-            (1, *likelihood.output_shape(shape)), 0.5, requires_grad=True
-        )  # at 0 a Gamma has a density
+        # Not 0, which makes a Gamma of shape 1: of all Gammas that one has a density at a filler of 0.
+        outputs = torch.full((1, *likelihood.output_shape(shape)), 0.5, requires_grad=True)
         cells = _cells(likelihood(outputs, len(shape)))
         alone = not cells.event_shape and tuple(cells.batch_shape) == (1, *shape)
         require(alone, f"missing needs a likelihood in which each cell has its own density given z, got {name}")

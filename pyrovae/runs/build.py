@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pyrovae.common import InputError, derived_seed, device_of_worker, local_seed, require
-from pyrovae.data import IMAGE_SETS, NUM_CLASSES, Dataset, load
+from pyrovae.data import IMAGE_SETS, NUM_CLASSES, TABLE_FILES, Dataset, load
 from pyrovae.models import (
     VAE,
     Bernoulli,
@@ -29,7 +29,7 @@ from pyrovae.runs.column_families import columns_likelihood
 from pyrovae.runs.config import RunConfig
 from pyrovae.runs.config_fields import filled_in
 from pyrovae.runs.own_data import DataLayout, kinds_for
-from pyrovae.runs.own_sources import NAMED_COLUMNS, is_function, is_own, kinds_of
+from pyrovae.runs.own_sources import is_function, is_own, kinds_of
 from pyrovae.runs.usual_settings import COLUMNS, NUM_LEVELS
 
 STUDENT_DF = 4.0  # degrees of freedom: few enough for outliers, and a variance that exists
@@ -74,7 +74,7 @@ def _load_own(config: RunConfig, kinds: Mapping[str, str] | str | None) -> Datas
         "binarize": config.binarize,
         "seed": config.seed,
     }
-    is_table = Path(config.dataset).suffix.lower() in NAMED_COLUMNS
+    is_table = Path(config.dataset).suffix.lower() in TABLE_FILES
     data = load(config.dataset, **options, standardise=config.standardise and is_table)
     if config.standardise and data.columns and not is_table and not is_function(config.dataset):  # arrays that are one
         data = load(config.dataset, **options, standardise=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import InputError, require, shown
-from pyrovae.data import SPLITS, Column, Dataset
+from pyrovae.data import SPLITS, TABLE_FILES, Column, Dataset
 from pyrovae.runs.config_fields import ConfigFields
-from pyrovae.runs.own_sources import NAMED_COLUMNS, is_function, is_own
+from pyrovae.runs.own_sources import is_function, is_own
 from pyrovae.runs.usual_settings import LIKELIHOODS_BY_KIND, require_likelihood, usual_settings
 from pyrovae.training import same_data, told_of_dataset
 
@@ -108,7 +108,7 @@ def _require_real_columns(likelihood: str | None, columns: Sequence[Column]) -> 
 def _as_read(dataset: str, data: Dataset) -> dict[str, object]:
     """Returns the fields that say how the columns of a table were read."""
     values: dict[str, object] = {}
-    if Path(dataset).suffix.lower() in NAMED_COLUMNS:
+    if Path(dataset).suffix.lower() in TABLE_FILES:
         values["columns"], values["exclude"] = tuple(column.name for column in data.columns), ()
     kinds = tuple(dict.fromkeys(column.kind for column in data.columns))
     values["kinds"] = kinds if len(kinds) < 2 else tuple(f"{column.name}={column.kind}" for column in data.columns)

@@ -5,6 +5,7 @@ from pathlib import Path
 from pyrovae.common import (
     did_you_mean,
     if_given,
+    is_there,
     require,
     require_choice,
     require_flag,
@@ -17,7 +18,6 @@ from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.usual_settings import LIKELIHOODS
 
 SOURCES = f"{', '.join(DATASETS)}, or a file, a folder of images or module:function"
-NAMED_COLUMNS = (".csv", ".tsv", ".parquet")  # tables whose columns have names
 TABLE_FIELDS = ("columns", "exclude", "label_column", "split_column", "header", "kinds", "missing", "standardise")
 
 
@@ -28,7 +28,7 @@ def is_own(dataset: str) -> bool:
 
 def is_function(dataset: str) -> bool:
     """Returns whether data of one's own are what a function returns, `module:function`, and no file."""
-    return ":" in dataset and not _exists(dataset)
+    return ":" in dataset and not is_there(Path(dataset))
 
 
 def short_name(dataset: str) -> str:
@@ -105,11 +105,4 @@ def require_nothing_of_own(config: ConfigFields) -> None:
 
 
 def _is_path(dataset: str) -> bool:
-    return "/" in dataset or "\\" in dataset or Path(dataset).suffix != "" or _exists(dataset)
-
-
-def _exists(dataset: str) -> bool:
-    try:
-        return Path(dataset).exists()
-    except OSError:  # the name is too long, for example
-        return False
+    return "/" in dataset or "\\" in dataset or Path(dataset).suffix != "" or is_there(Path(dataset))

@@ -22,12 +22,12 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import Tensor
+from training import train_once
 from writing import write_report, write_results
 
 import pyrovae as pv
 from pyrovae.cli import run_script
 from pyrovae.common import (
-    Parts,
     check_for_parts,
     derived_seed,
     kept_parts,
@@ -92,7 +92,7 @@ def main(
         for name, data in sets.items():
             vae, length = model_of(name, data, seed), image_epochs if name == "digits" else epochs
             key = name if name == "ring" else f"{name}, {length} epochs, data {digest((data.train_x,))}"
-            vae.load_state_dict(trained(vae, data, {**training, "epochs": length}, parts, key))
+            train_once(vae, data.train_x, parts, key, **{**training, "epochs": length})
             with local_seed(derived_seed(seed, f"draws of {name}")):
                 moments = moment_errors(vae, data.test_x[:1], repeats)
                 distances = {
@@ -120,17 +120,6 @@ def model_of(name: str, data: pv.Dataset, seed: int) -> pv.VAE:
         settings = {"latent_dim": 20, "hidden": (400,), "likelihood": pv.Bernoulli()}
     with local_seed(derived_seed(seed, "initial parameters")):
         return pv.VAE(data.event_shape, **settings, data_mean=data.train_mean)
-
-
-def trained(vae: pv.VAE, data: pv.Dataset, training: dict[str, Any], parts: Parts, key: str) -> dict[str, Any]:
-    """Returns the parameters of a VAE, once it has been trained or if it was before."""
-
-    def compute() -> dict[str, Any]:
-        checkpoints = pv.Checkpoints(parts.folder_of(key), repeated=True)
-        pv.fit(vae, data.train_x, **training, checkpoints=checkpoints)
-        return {"state": vae.state_dict()}
-
-    return parts.get(key, compute)["state"]
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from training import train_once
 from writing import write_report, write_results
 
 import pyrovae as pv
@@ -67,15 +68,8 @@ def main(
         vae = pv.VAE(data.event_shape, **network, likelihood=pv.Bernoulli(), missing="mask", data_mean=data.train_mean)
     settings = {"epochs": epochs, **network, "seed": seed}
     with kept_parts(folder, {**settings, "data": digest((x,))}) as parts:
-        key = "training"
         how: dict[str, Any] = {"epochs": epochs, "batch_size": 128, "schedule": "cosine", "seed": seed}
-
-        def train() -> dict[str, Any]:
-            checkpoints = pv.Checkpoints(parts.folder_of(key), repeated=True)
-            pv.fit(vae, x, objective=pv.objectives.IWAE(PARTICLES), **how, progress=False, checkpoints=checkpoints)
-            return {"state": vae.state_dict()}
-
-        vae.load_state_dict(parts.get(key, train)["state"])
+        train_once(vae, x, parts, "training", objective=pv.objectives.IWAE(PARTICLES), **how, progress=False)
         with local_seed(derived_seed(seed, "draws")):
             images = data.test_x[:num_data]
             sizes: dict[str, Any] = {"num_samples": num_samples, "num_draws": DRAWS_SHOWN, "progress": False}

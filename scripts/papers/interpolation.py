@@ -22,6 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import Tensor
+from training import train_once
 from writing import with_error, write_report, write_results
 
 import pyrovae as pv
@@ -92,7 +93,7 @@ def main(
                 vaes[name] = ring_model(name, seed, ring)
                 key = f"ring, {name}, seed {seed}"
                 fit = {**training, "batch_size": 256, "seed": seed}
-                vaes[name].load_state_dict(trained(vaes[name], ring, fit, parts, key))
+                train_once(vaes[name], ring.train_x, parts, key, **fit, progress=False)
             first = first or vaes
             with local_seed(derived_seed(seed, "pairs")):
                 found.append({"seed": seed, **measure(vaes, ring, num_pairs, steps)})
@@ -114,17 +115,6 @@ def ring_model(name: str, seed: int, data: pv.Dataset) -> pv.VAE:
         likelihood = pv.Gaussian(math.sqrt(VARIANCE))
         settings: dict[str, Any] = {"latent_dim": 2, "hidden": (128, 128), "likelihood": likelihood}
         return pv.VAE((2,), **settings, posterior=MODELS[name], data_mean=data.train_mean)
-
-
-def trained(vae: pv.VAE, data: pv.Dataset, fit: dict[str, Any], parts: Parts, key: str) -> dict[str, Any]:
-    """Returns the parameters of a VAE, once it has been trained or if it was before."""
-
-    def compute() -> dict[str, Any]:
-        checkpoints = pv.Checkpoints(parts.folder_of(key), repeated=True)
-        pv.fit(vae, data.train_x, **fit, progress=False, checkpoints=checkpoints)
-        return {"state": vae.state_dict()}
-
-    return parts.get(key, compute)["state"]
 
 
 def measure(vaes: dict[str, pv.VAE], data: pv.Dataset, num_pairs: int, steps: int) -> dict[str, Any]:
@@ -183,7 +173,7 @@ def image_models(data: pv.Dataset, fit: dict[str, Any], parts: Parts) -> dict[st
         with local_seed(derived_seed(fit["seed"], "initial parameters")):
             settings: dict[str, Any] = {"latent_dim": 20, "hidden": (400,), "likelihood": pv.Bernoulli()}
             vae = pv.VAE(data.event_shape, **settings, posterior=posterior, data_mean=data.train_mean)
-        vae.load_state_dict(trained(vae, data, fit, parts, f"digits, {name}, {of}"))
+        train_once(vae, data.train_x, parts, f"digits, {name}, {of}", **fit, progress=False)
         found[name] = vae
     return found
 

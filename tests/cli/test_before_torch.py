@@ -120,6 +120,7 @@ def test_the_words_of_a_config_are_those_of_the_rooms():
     assert choices.IN_COLOUR == data.IN_COLOUR
     assert choices.BINARIZE == data.BINARIZE
     assert choices.KINDS == data.KINDS == tuple(column_families.FAMILIES)
+    assert choices.TEXT_FILES == data.TEXT_FILES
     assert tuple(models.NETWORKS) == choices.NETWORKS
     assert tuple(models.ACTIVATIONS) == choices.ACTIVATIONS
     assert tuple(models.POSTERIORS) == choices.POSTERIORS
