@@ -14,7 +14,7 @@ from pyrovae.evaluation.expectation import smallest_ess_in_words
 from pyrovae.evaluation.importance_sampling import log_marginal
 from pyrovae.evaluation.remedy_words import FOR_ANSWERS, advice
 from pyrovae.evaluation.weights_verdict import largest_k, verdict_of
-from pyrovae.programs import check_guide_sees_parts, observing_parts, takes_pair
+from pyrovae.programs import check_guide_sees_parts, check_model_sees_parts, observing_parts, takes_pair
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,6 +157,7 @@ def conditional_log_marginal(
     programs, device = observing_parts(model, guide), device_of(model, tensors_in((x, *y)))
     check_args(programs[0], (x, *y))
     check_guide_sees_parts(guide, *(moved((one, *y), device) for one in (part, x)))
+    check_model_sees_parts(model, guide, moved((part, *y), device))
     settings = {"num_samples": num_samples, "plate": plate, "chunk_size": chunk_size, "compile": compile}
     terms = [log_marginal(*programs, one, *y, **settings, progress=progress) for one in (x, part)]  # type: ignore[arg-type]
     value = terms[0].value - terms[1].value

@@ -17,7 +17,7 @@ from pyrovae.evaluation.remedy_words import DRAWS, FOR_ANSWERS
 from pyrovae.evaluation.weighted_draws import of_resampled
 from pyrovae.evaluation.weights_verdict import largest_k
 from pyrovae.models import VAE
-from pyrovae.programs import check_guide_sees_parts, observing_parts, takes_pair
+from pyrovae.programs import check_guide_sees_parts, check_model_sees_parts, observing_parts, takes_pair
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,9 @@ def impute(
         vae.check_data(x, *y)
     programs = observing_parts(model, guide)
     check_args(programs[0], (x, *y))
-    check_guide_sees_parts(guide, moved((x, *y), device_of(model, tensors_in((x, *y)))))
+    there = moved((x, *y), device_of(model, tensors_in((x, *y))))
+    check_guide_sees_parts(guide, there)
+    check_model_sees_parts(model, guide, there)
     model, guide = programs
     made = DataGivenLatents.of(model, opened(model, guide, (x, *y), chunk_size), "impute")
     summed = "impute needs latents that are drawn, and the model sums some out, on which missing cells may depend"

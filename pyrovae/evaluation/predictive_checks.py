@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from pyrovae.common import (
+    device_of,
     evaluates,
     require,
     require_callable,
@@ -17,13 +18,15 @@ from pyrovae.common import (
     require_size,
     shown,
 )
+from pyrovae.data import moved
+from pyrovae.evaluation.arguments import tensors_in
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.data_given_latents import DataGivenLatents
 from pyrovae.evaluation.expectation import Expectation, Site
 from pyrovae.evaluation.posterior_expectations import posterior
 from pyrovae.evaluation.weighted_draws import of_resampled
 from pyrovae.plots import replicated_statistic
-from pyrovae.programs import observing_parts, takes_mask, takes_pair
+from pyrovae.programs import check_model_sees_parts, observing_parts, takes_mask, takes_pair
 
 EXTREME = 0.01  # of a p-value's distance to 0 or 1
 
@@ -177,7 +180,9 @@ def predictive_check(
     require_size("num_replicates", num_replicates)
     require_compile(compile)
     require_plain("x", x)
-    if takes_mask(guide) or bool(x.isnan().any()):
+    there = moved((x, *y), device_of(model, tensors_in((x, *y))))
+    if takes_mask(guide, len(there)) or bool(x.isnan().any()):
+        check_model_sees_parts(model, guide, there)
         model, guide = observing_parts(model, guide)
     made = DataGivenLatents.of(model, opened(model, guide, (x, *y), chunk_size), "predictive_check")
     post = posterior(

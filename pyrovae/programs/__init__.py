@@ -14,6 +14,7 @@ from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, read_
 from pyrovae.programs.mask_checks import require_no_autoencoder, require_no_masks
 from pyrovae.programs.observed_parts import check_guide_sees_parts, observing_parts, takes_mask
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
+from pyrovae.programs.part_checks import check_model_sees_parts
 from pyrovae.programs.random_choices import (
     Choices,
     Playback,
@@ -80,6 +81,7 @@ __all__ = [
     "Weights",
     "at_every_datum",
     "check_guide_sees_parts",
+    "check_model_sees_parts",
     "base_of",
     "check_finite_data",
     "check_no_zero_weights",

@@ -81,16 +81,16 @@ def _check_unread(pair: Pair, names: list[str], model: Callable, guide: Callable
     before = run({})
     for redrawn in draws:
         after = run(redrawn)
-        moved = next((key for key, term in before.items() if _differ(term, after[key])), None)
+        moved = next((key for key, term in before.items() if differ(term, after[key])), None)
         if moved is None:
             continue
         program, site = moved
         require(
-            not _differ(before[moved], run({})[moved]),
+            not differ(before[moved], run({})[moved]),
             f'masks of latents cannot be checked: site "{site}" of the {program} draws from a generator of its own, '
             "which cannot be set back: use torch's",
         )
-        alone = (name for name in redrawn if _differ(before[moved], run({name: redrawn[name]})[moved]))
+        alone = (name for name in redrawn if differ(before[moved], run({name: redrawn[name]})[moved]))
         name = next(alone, names[0])
         why = "weights then have no density" if program == "model" else f'gradients then lack the density of "{name}"'
         raise InputError(
@@ -117,20 +117,22 @@ def _redrawn(sites: dict[str, dict], names: list[str], pair: Pair) -> dict[str, 
 def _terms(pair: Pair) -> Terms:
     programs = {"guide": pair.guide_sites, "model": pair.model_sites}
     return {
-        (program, name): (scale_and_mask(_log_density(site), mask=site["mask"]), seen(site))
+        (program, name): (scale_and_mask(density_of(site), mask=site["mask"]), seen(site))
         for program, sites in programs.items()
         for name, site in sites.items()
     }
 
 
-def _log_density(site: dict) -> Tensor:
+def density_of(site: dict) -> Tensor:
+    """Returns the log-density of a site at its value, without masks of handlers."""
     try:
         return log_density(site["fn"], site["value"])
     except NotImplementedError:  # a distribution that does not declare its support
         return site["fn"].log_prob(site["value"])
 
 
-def _differ(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+def differ(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    """Returns True if two terms, each with what its masks leave, differ by more than rounding."""
     (term, mask), (other_term, other_mask) = one, other
     allowed = min(1e-3, ALLOWED_ROUNDINGS * torch.finfo(term.dtype).eps)
     is_close = torch.allclose(term, other_term, rtol=allowed, atol=allowed, equal_nan=True)

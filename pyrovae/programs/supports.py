@@ -72,17 +72,24 @@ def contains(
     return True if type(outer) is type(inner) and not vars(outer) and not vars(inner) else None
 
 
-def interior(support: constraints.Constraint, value: Tensor) -> Tensor | None:
-    """Returns values inside the support, of a shape that `value` broadcasts to, or None if none can be given."""
+def interior(support: constraints.Constraint, value: Tensor, other: bool = False) -> Tensor | None:
+    """Returns values inside the support, of a shape that `value` broadcasts to, or None if none can be given.
+
+    With `other` they are further ones, unless the support has a single value.
+    """
     base = base_support(support)
     if _kind(base) == "integers":
         low, high = _given_range(base)
         start = low if low is not None else high if high is not None else 0
-        return torch.zeros_like(value) + start
+        found = torch.zeros_like(value) + start
+        if not other:
+            return found
+        return found - 1 if low is None and high is not None else found + (1 if high is None else found < high)
     if isinstance(base, constraints._OneHot):
-        return torch.zeros_like(value).index_fill(-1, torch.zeros(1, dtype=torch.long, device=value.device), 1)
+        index = torch.full((1,), int(other and value.shape[-1] > 1), device=value.device)
+        return torch.zeros_like(value).index_fill(-1, index, 1)
     try:
-        found = transform_to(base)(torch.zeros_like(value))
+        found = transform_to(base)(torch.ones_like(value) if other else torch.zeros_like(value))
         fits = torch.broadcast_shapes(found.shape, value.shape) == found.shape
     except (NotImplementedError, RuntimeError, IndexError):  # for example a Cholesky factor, made of fewer numbers
         return None

@@ -159,8 +159,7 @@ def test_what_cannot_be_imputed_is_refused():
             for i in range(1, CELLS):
                 pyro.sample(f"x_{i}", dist.Normal(z, 1.0), obs=x[:, i])
 
-    said = "impute needs the model to observe every missing cell, and one is not"
-    assert refusal(pv.impute, half, guide, x, num_samples=30) == said
+    assert refusal(pv.impute, half, guide, x, num_samples=30).endswith("; one is at none of its sites")
 
 
 def test_a_standard_deviation_that_does_not_exist_is_flagged():
