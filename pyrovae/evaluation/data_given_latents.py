@@ -3,7 +3,7 @@
 Which cell of x an element of an observed site is, is found out by a run of the model on an x whose cells are numbered.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyro
@@ -17,15 +17,17 @@ from pyrovae.common import (
     first_line,
     is_out_of_memory,
     kept_generators,
+    local_seed,
     require,
 )
 from pyrovae.evaluation.chunks import Opened
 from pyrovae.evaluation.expectation import Site
 from pyrovae.evaluation.rows import require_rows
-from pyrovae.programs import Given, Layout, base_of, particles, sample_sites
+from pyrovae.programs import Given, Layout, base_of, density_of, differ, interior, particles, sample_sites, seen
 
 FIRST = 1_000_003  # the number of the first cell: no label is so large by chance
 MOST_CELLS = 2**23  # whose numbers float32 still holds
+ROWS = 8  # of data that the model is run on to see what it reads
 
 
 @dataclass(frozen=True)
@@ -45,26 +47,24 @@ class DataGivenLatents:
     without_mean: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Callable, found: Opened, name: str) -> "DataGivenLatents":
-        """Returns what runs the model of this pair; raises `InputError`, on behalf of `name`, if it does not run so."""
+    def of(cls, model: Callable, found: Opened, name: str, independent: bool = False) -> "DataGivenLatents":
+        """Returns what runs the model of this pair; raises `InputError`, on behalf of `name`, if it does not run so.
+
+        With `independent` cells must not depend on each other but through the latents.
+        """
         layout, pair = found.pair.layout, found.pair
         require_rows(name, layout, "fix them, or draw data by the model itself")
         rule = f"{name} needs all latents and observed sites of the model in one plate, that of the data"
         require(layout.is_simple, rule)
-        few = found.data.rows(0, 2)
-        x, *y = few.args
-        size = x[0].numel()
+        summed = f"{name} needs latents that are drawn, and the model sums some out, on which cells may depend"
+        require(not layout.sums, summed)
+        size = found.data.rows(0, 1).args[0][0].numel()
         require(2 * size <= MOST_CELLS, f"{name} needs data of fewer cells than {MOST_CELLS // 2:,}, got {size:,}")
-        numbers = torch.arange(FIRST, FIRST + x.numel(), device=x.device).view_as(x).to(x)
+        few = found.data.rows(0, max(2, min(ROWS, MOST_CELLS // size)))
+        x, *y = few.args
         latents = {one: pair.guide_sites[one]["value"][:1, : len(x)] for one in pair.latent}
-        with evaluation_mode(model), torch.no_grad(), kept_generators():
-            try:
-                sites = _run(model, layout, latents, (numbers, *y))
-            except (IndexError, RuntimeError, ValueError) as error:
-                if is_out_of_memory(error) or isinstance(error, InputError):
-                    raise
-                why = f"{name} needs a model that reads x at its observed sites alone"
-                raise InputError(f"{why}: with other numbers it fails ({first_line(error)})") from error
+        with evaluation_mode(model), torch.no_grad():
+            sites = _Checked(model, layout, latents, y, name).numbered(x, independent)
         found_cells = {one: _places(site, len(x), size) for one, site in sites.items()}
         cells = {one: places for one, places in found_cells.items() if places is not None}
         require(bool(cells), f"{name} needs a model that observes cells of x as they are, and none of its sites does")
@@ -76,29 +76,106 @@ class DataGivenLatents:
 
         They are nan in cells that no site observes, and the mean is nan where it does not exist.
         """
-        num, sites = len(next(iter(latents.values()))), _run(self.model, self.layout, latents, (x, *y))
         kind = x.dtype if x.is_floating_point() else torch.float64
-        shape = (num, len(x), x[0].numel())
-        mean, draw = (torch.full(shape, torch.nan, dtype=kind, device=x.device) for _ in ("mean", "draw"))
-        for name, cells in self.cells.items():
-            site = sites[name]
-            for whole, value in ((mean, _mean(site)), (draw, site["value"])):
-                rows = value.expand(num, len(x), *cells.shape).reshape(num, len(x), -1)
-                whole[:, :, cells.flatten()] = rows.to(whole)
-        return mean.view(num, *x.shape), draw.view(num, *x.shape)
+        sites = _run(self.model, self.layout, latents, (x, *y))
+        mean = self._in_cells({name: _mean(site) for name, site in sites.items()}, latents, x, torch.nan, kind)
+        draw = self._in_cells({name: site["value"] for name, site in sites.items()}, latents, x, torch.nan, kind)
+        return mean, draw
 
     def replicated(self, latents: Site, x: Tensor, *y: Tensor) -> Tensor:
-        """Returns draws of x given z, `(draws, data, ...)`; cells that are missing or that no site has stay."""
-        draw = self(latents, x, *y)[1]
-        return torch.where(draw.isnan() | x.isnan(), x.to(draw), draw).to(x.dtype)
+        """Returns draws of x given z, `(draws, data, ...)`; cells that are missing or that the model masks stay."""
+        kind = x.dtype if x.is_floating_point() else torch.float64
+        sites = _run(self.model, self.layout, latents, (x, *y))
+        draw = self._in_cells({name: site["value"] for name, site in sites.items()}, latents, x, torch.nan, kind)
+        masks = {name: (~seen(site).to(x.device)).expand(site["value"].shape) for name, site in sites.items()}
+        stays = x.isnan() | self._in_cells(masks, latents, x, False, torch.bool)
+        rule = "data are drawn anew at every cell that is there, each by a site that observes it as it is"
+        require(bool((draw.isfinite() | stays).all()), f"{rule}, and the model draws no number for one")
+        return torch.where(stays, x.to(draw), draw).to(x.dtype)
+
+    def _in_cells(self, values: Site, latents: Site, x: Tensor, fill: float | bool, kind: torch.dtype) -> Tensor:
+        """Returns what each site has in the place of the cells that it observes, `(draws, data, ...)`."""
+        num = len(next(iter(latents.values())))
+        found = torch.full((num, len(x), x[0].numel()), fill, dtype=kind, device=x.device)
+        for name, cells in self.cells.items():
+            rows = values[name].expand(num, len(x), *cells.shape).reshape(num, len(x), -1)
+            found[:, :, cells.flatten()] = rows.to(found)
+        return found.view(num, *x.shape)
 
 
 def _run(model: Callable, layout: Layout, latents: Site, args: tuple) -> dict[str, dict]:
     """Returns the sites that the model observes, with draws in place of what it observes."""
+    return {name: site for name, site in _sites(model, layout, latents, args).items() if _was_observed(site)}
+
+
+def _sites(model: Callable, layout: Layout, latents: Site, args: tuple) -> dict[str, dict]:
+    """Returns all sites, with draws in place of what the model observes where no value is given."""
     num = len(next(iter(latents.values())))
     with pyro.validation_enabled(False), particles(num, layout), Given(latents):
-        sites = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args))
-    return {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
+        return sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args))
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Runs the model of some data several times, at the same latents and random numbers, and compares the runs."""
+
+    model: Callable
+    layout: Layout
+    latents: Site
+    y: Sequence
+    name: str
+
+    def numbered(self, x: Tensor, independent: bool) -> dict[str, dict]:
+        """Returns the sites that observed numbered cells, where x has no other part in what the model says.
+
+        Raises `InputError` if a distribution moves with x, at values of other data or at other numbers; or, where sites
+        must be `independent`, with the values of other sites.
+        """
+        filled = torch.where(x.isnan(), 0, x)
+        other = filled.flip(0) if len(x) > 1 else filled.flatten().roll(1).view_as(x)
+        numbers = torch.arange(FIRST, FIRST + x.numel(), device=x.device).view_as(x).to(x)
+        backwards = numbers.flatten().flip(0).view_as(x)
+        drawn = {one: site["value"] for one, site in self._run(filled, {}).items() if _was_observed(site)}
+        rule = f"{self.name} needs a model that reads x at its observed sites alone"
+        try:
+            found = self._run(filled, drawn)  # with the data's own values first: a table would be read at its numbers
+            self._require_same(found, self._run(other, drawn), f"{rule}; what it says of another one depends on x")
+            sites = self._run(numbers, drawn)
+            self._require_same(sites, self._run(backwards, drawn), f"{rule}; what it says of another one depends on x")
+        except (IndexError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error) or isinstance(error, InputError):
+                raise
+            raise InputError(f"{rule}: with other numbers it fails ({first_line(error)})") from error
+        rule = f"{self.name} needs cells that depend on each other through latents alone"
+        for second in (False, True) if independent else ():
+            points = {one: _point(found[one], second) for one in drawn}
+            self._require_same(found, self._run(filled, points), f"{rule}; one site reads what another one returns")
+        return {one: site for one, site in sites.items() if _was_observed(site)}
+
+    def _run(self, x: Tensor, values: Site) -> dict[str, dict]:
+        with kept_generators(), local_seed(0):
+            return _sites(self.model, self.layout, {**self.latents, **values}, (x, *self.y))
+
+    def _require_same(self, sites: dict[str, dict], others: dict[str, dict], rule: str) -> None:
+        """Raises `InputError` unless two runs have the same densities at the values of the first."""
+        for name, site in sites.items():
+            second = {**others[name], "value": site["value"]} if name in others else None
+            same = second is not None and not differ(*((density_of(one), seen(one)) for one in (site, second)))
+            require(same, f'{rule}, at the site "{name}"')
+
+
+def _was_observed(site: dict) -> bool:
+    return bool(site["infer"].get("was_observed"))
+
+
+def _point(site: dict, second: bool) -> Tensor:
+    """Returns a value inside the support of a site, or another one, in the shape of its draw; the draw if unknown."""
+    value = site["value"]
+    try:
+        found = interior(site["fn"].support, value, second)
+    except NotImplementedError:
+        found = None
+    return value if found is None else found.to(value).expand_as(value)
 
 
 def _places(site: dict, num: int, size: int) -> Tensor | None:

@@ -151,9 +151,7 @@ def impute(
     check_guide_sees_parts(guide, there)
     check_model_sees_parts(model, guide, there)
     model, guide = programs
-    made = DataGivenLatents.of(model, opened(model, guide, (x, *y), chunk_size), "impute")
-    summed = "impute needs latents that are drawn, and the model sums some out, on which missing cells may depend"
-    require(not made.layout.sums, summed)
+    made = DataGivenLatents.of(model, opened(model, guide, (x, *y), chunk_size), "impute", independent=True)
     post = posterior(
         model, guide, x, *y, num_samples=num_samples, chunk_size=chunk_size, compile=compile, progress=progress
     )

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from pyrovae.common import (
+    InputError,
     device_of,
     evaluates,
     require,
@@ -204,9 +205,8 @@ def predictive_check(
 
 
 def _above(new: Tensor, observed: Tensor) -> Tensor:
-    """Returns 1 where a new statistic is larger than that of the data, 1/2 where they are equal; nan where one is."""
-    found = (new > observed).double() + 0.5 * (new == observed).double()
-    return torch.where(new.isnan() | observed.isnan(), torch.nan, found)
+    """Returns 1 where a new statistic is larger than that of the data, 1/2 where they are equal."""
+    return (new > observed).double() + 0.5 * (new == observed).double()
 
 
 def _statistic_of(statistic: Statistic, x: Tensor) -> Tensor:
@@ -215,4 +215,8 @@ def _statistic_of(statistic: Statistic, x: Tensor) -> Tensor:
     fits = isinstance(found, Tensor) and not found.is_complex() and tuple(found.shape) == wanted
     what = tuple(found.shape) if isinstance(found, Tensor) else shown(found)
     require(fits, f"statistic must return a real number for each of (draws, data), here {wanted}, got {what}")
+    if not bool(found.isfinite().all()):
+        value = found[~found.isfinite()][0].item()
+        holes = " (cells that are missing are NaN in x and x_new)" if bool(x.isnan().any()) else ""
+        raise InputError(f"statistic must return finite numbers{holes}, got {value}")
     return found

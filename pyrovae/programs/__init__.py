@@ -11,7 +11,7 @@ from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
 from pyrovae.programs.gate import Needs, Weights
 from pyrovae.programs.known_layouts import known_layout
 from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, read_layout
-from pyrovae.programs.mask_checks import require_no_autoencoder, require_no_masks
+from pyrovae.programs.mask_checks import density_of, differ, require_no_autoencoder, require_no_masks
 from pyrovae.programs.observed_parts import check_guide_sees_parts, observing_parts, takes_mask
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.part_checks import check_model_sees_parts
@@ -51,6 +51,7 @@ from pyrovae.programs.sites import (
 )
 from pyrovae.programs.stored_parameters import never_trains, own_and_stored
 from pyrovae.programs.support_checks import check_no_zero_weights, warn_of_never_drawn
+from pyrovae.programs.supports import interior
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
 __all__ = [
@@ -87,6 +88,8 @@ __all__ = [
     "check_no_zero_weights",
     "check_observed",
     "common_choices",
+    "density_of",
+    "differ",
     "drawn_anew",
     "enumerated_states",
     "frames_of",
@@ -96,6 +99,7 @@ __all__ = [
     "gate",
     "guide_draws",
     "has_real_support",
+    "interior",
     "is_autoencoder",
     "is_marked",
     "is_masked",

@@ -200,3 +200,21 @@ def test_a_filled_cell_is_the_mean_of_what_is_drawn_for_it(likelihood):
     found = pv.impute(vae, x, num_samples=4_000, num_draws=4_000)
     error = found.draws.std(0) / math.sqrt(len(found.draws)) + found.standard_error
     assert ((found.value - found.draws.mean(0)).abs() < 5 * error).all()
+
+
+def test_a_cell_that_follows_another_one_beside_the_latents_is_refused():
+    """x_1 ~ N(x_0, 0.1) of a given x_0 was filled in with x_0 drawn anew, and so with x_0 / 2."""
+
+    def chain(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            first = pyro.sample("x_0", dist.Normal(z, 1.0), obs=x[:, 0])
+            pyro.sample("x_1", dist.Normal(first, 0.1), obs=x[:, 1])
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0] / 2, 0.5**0.5))
+
+    said = refusal(pv.impute, chain, guide, torch.tensor([[1.0, math.nan]]).double(), num_samples=30)
+    rule = "impute needs cells that depend on each other through latents alone"
+    assert said == f'{rule}; one site reads what another one returns, at the site "x_1"'

@@ -196,3 +196,73 @@ def test_what_has_no_replicates_is_refused(vae):
 
     said = refusal(pv.predictive_check, logs, vae.guide, x.exp(), statistic=first)
     assert said == "predictive_check needs a model that observes cells of x as they are, and none of its sites does"
+
+
+# What a model reads ---------------------------------------------------------------------------------------------------
+
+
+def wide(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+
+
+def of_z(observe):
+    """A model of z ~ N(0, 1) and what `observe(x, z)` observes."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            observe(x, pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0)))
+
+    return model
+
+
+def teacher_forced(x, z):
+    """x_t ~ N(0.9 x_{t-1}, 1), given the data's own x_{t-1}: an exact p near 0 was .49."""
+    before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+    pyro.sample("x", dist.Normal(0.9 * before + z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+
+def saturated(x, z):
+    """Numbers near a million are all the same to it."""
+    pyro.sample("x", dist.Normal(x[:, :1].tanh() + z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("observe", [teacher_forced, saturated])
+@pytest.mark.parametrize("num", [1, 20])
+def test_a_model_that_reads_the_data_beside_its_sites_is_refused(observe, num):
+    x = torch.linspace(-1, 2, 3 * num).double().view(num, 3)
+    said = refusal(pv.predictive_check, of_z(observe), wide, x, statistic=first, num_samples=30)
+    assert said.startswith("predictive_check needs a model that reads x at its observed sites alone; what it says")
+
+
+def test_a_model_that_sums_states_out_is_refused():
+    """c ~ Bernoulli(.5), x ~ N(10 c, 1), x = 10.5: p was .154 for .309, with c from its prior."""
+
+    def observe(x, z):
+        c = pyro.sample("c", dist.Bernoulli(torch.tensor(0.5).double()), infer={"enumerate": "parallel"})
+        pyro.sample("x", dist.Normal(10 * c, 1.0), obs=x)
+
+    said = refusal(pv.predictive_check, of_z(observe), wide, torch.full((3,), 10.5).double(), statistic=lambda x: x)
+    assert (
+        said == "predictive_check needs latents that are drawn, and the model sums some out, on which cells may depend"
+    )
+
+
+def test_cells_that_are_not_drawn_anew_are_no_replicates():
+    """They were the data's own, and "no misfit seen"."""
+
+    def half(x, z):
+        pyro.sample("x_0", dist.Normal(z, 1.0), obs=x[:, 0])
+        pyro.sample("x_1", dist.Normal(z, 1.0), obs=x[:, 1].log())
+
+    x = torch.full((4, 2), 1.5).double()
+    said = refusal(pv.predictive_check, of_z(half), wide, x, statistic=lambda x: x[..., 1], num_samples=30)
+    assert said.startswith("data are drawn anew at every cell that is there, each by a site that observes it as it is")
+
+
+def test_a_statistic_that_is_no_number_is_refused(vae):
+    said = refusal(pv.predictive_check, vae, draw(vae, 5), statistic=lambda x: (-x.abs()).log().sum(-1), num_samples=30)
+    assert said == "statistic must return finite numbers, got nan"
+    missing = small_vae((3,), missing="mask")
+    said = refusal(pv.predictive_check, missing, torch.full((2, 3), torch.nan), statistic=first, num_samples=30)
+    assert said == "statistic must return finite numbers (cells that are missing are NaN in x and x_new), got nan"
