@@ -30,6 +30,7 @@ from pyrovae.plots import replicated_statistic
 from pyrovae.programs import check_model_sees_parts, observing_parts, takes_mask, takes_pair
 
 EXTREME = 0.01  # of a p-value's distance to 0 or 1
+GROUPS = 20  # of weighted draws, whose p-values tell the error
 
 Statistic = Callable[[Tensor], Tensor]
 
@@ -43,6 +44,8 @@ class PredictiveCheck:
         replicated: T of replicated data sets, `(num_replicates, batch)`: a row is one data set.
         p_values: P(T(x_new) > T(x) | x) for each datum, an `Expectation` with tensors `(batch,)`; ties count half.
         draws_verdict: How far to believe the weighted draws of z behind all of this.
+        grouped: T of further replicates, `(groups, number, batch)`: each group rests on weighted draws of its own, and
+            their p-values differ as those of other runs would.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -58,11 +61,14 @@ class PredictiveCheck:
     replicated: Tensor
     p_values: Expectation
     draws_verdict: str
+    grouped: Tensor
 
     def over(self, combine: Callable[..., Tensor] = torch.mean) -> tuple[float, float]:
         """Returns the p-value of a statistic of the whole data set, and its Monte Carlo standard error.
 
             p = P(combine(T(x_new)) > combine(T(x)))    (ties count half)
+
+        The error covers the replicates and the weighted draws that they rest on, from groups with draws of their own.
 
         Args:
             combine: Is given T, `(batch,)` or `(num_replicates, batch)`, and a dimension, and combines the data along
@@ -75,10 +81,12 @@ class PredictiveCheck:
         observed, replicated = (combine(values, -1) for values in (self.observed, self.replicated))
         fits = isinstance(replicated, Tensor) and replicated.shape == self.replicated.shape[:1]
         require(fits, f"combine must give a number for each of {len(self.replicated):,}, got {shown(replicated)}")
-        num = len(replicated)
+        num, groups = len(replicated), len(self.grouped)
         above = (_above(replicated, observed)).sum().item()
         likely = (above + 1) / (num + 2)  # a p of 0 has an error, too
-        return above / num, math.sqrt(likely * (1 - likely) / num)
+        apart = _above(combine(self.grouped.flatten(0, 1), -1), observed).view(groups, -1).mean(1)
+        between = apart.var().item() / groups if groups > 1 else math.nan
+        return above / num, math.sqrt(max(between, likely * (1 - likely) / num))
 
     @property
     def p_value(self) -> float:
@@ -91,7 +99,7 @@ class PredictiveCheck:
         (p, error), num = self.over(), len(self.replicated)
         number = f"p = {p:.3f} ({error:.1g}) of the mean over {len(self.observed):,} data"
         way = "larger" if p < 0.5 else "smaller"
-        if num * min(p, 1 - p) + 1 < EXTREME * (num + 2):
+        if _upper_limit(min(p, 1 - p), num) < EXTREME:
             found = f"the model does not make such data: their statistic is {way} than that of its own, {number}"
         elif min(p, 1 - p) < EXTREME:
             found = f"perhaps a misfit, {number}: take more replicates than {num:,} to tell"
@@ -153,7 +161,8 @@ def predictive_check(
         statistic: T: is given data `(draws, data, ...)` of the shape of x behind a dimension of draws, and returns a
             number for each, `(draws, data)`. It must treat each datum alone.
         num_samples: The number of draws of z for each datum, behind its p-value.
-        num_replicates: The number of replicated data sets, from resampled draws of z.
+        num_replicates: The number of replicated data sets, from resampled draws of z; about as many more tell the error
+            of `over`. A p below 0.01 takes 300 to tell.
         chunk_size: As in `log_marginal`.
         compile: As in `log_marginal`.
         progress: True shows a progress bar, False none, None one on a terminal.
@@ -201,7 +210,17 @@ def predictive_check(
         return _statistic_of(statistic, made.replicated(site, x, *y)).double()
 
     replicated = of_resampled(post, model, replicate, (x, *y), num_replicates)
-    return PredictiveCheck(observed, replicated, p_values, post.verdict)
+    groups = min(GROUPS, num_samples, num_replicates)
+    apart = of_resampled(post, model, replicate, (x, *y), num_replicates // groups, groups)
+    grouped = apart.view(groups, -1, len(observed))
+    return PredictiveCheck(observed, replicated, p_values, post.verdict, grouped)
+
+
+def _upper_limit(p: float, num: int) -> float:
+    """Returns the upper 95% limit of a probability of which `num` replicates show p (Clopper and Pearson 1934)."""
+    from scipy.special import betaincinv  # imported here so that `import pyrovae` is quicker
+
+    return float(betaincinv(p * num + 1, num - p * num, 0.95))
 
 
 def _above(new: Tensor, observed: Tensor) -> Tensor:

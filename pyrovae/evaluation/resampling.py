@@ -20,6 +20,20 @@ def resampled(log_w: Tensor, num_samples: int) -> Tensor:
     return index.gather(1, order).T
 
 
+def resampled_in_groups(log_w: Tensor, num_samples: int, groups: int) -> Tensor:
+    """Returns draws as `resampled` does, a row of groups after another: those of a group come from draws of its own.
+
+    Draws are dealt out to the groups in turn, and each group has `num_samples`. A group without any weight takes part
+    in those of all.
+    """
+    parts = []
+    for group in range(groups):
+        own = log_w[group::groups]
+        index = resampled(own, num_samples) * groups + group
+        parts.append(torch.where((own == -torch.inf).all(0), resampled(log_w, num_samples), index))
+    return torch.cat(parts)
+
+
 def in_blocks(
     runs: Iterable[tuple[Data, int, Site]],
     device: torch.device,

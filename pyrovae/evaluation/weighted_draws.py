@@ -30,7 +30,7 @@ from pyrovae.evaluation.expectation import Expectation, Site, expectation_of, qu
 from pyrovae.evaluation.importance_sampling import result_of, statistics_of
 from pyrovae.evaluation.importance_weights import rounding_unit, smoothed_log_weights
 from pyrovae.evaluation.latent_draws import LatentDraws
-from pyrovae.evaluation.resampling import in_blocks, resampled
+from pyrovae.evaluation.resampling import in_blocks, resampled_in_groups
 from pyrovae.evaluation.sampled_weights import Sampler, joined
 from pyrovae.evaluation.weights_verdict import RELIABLE_PARETO_K, largest_k
 from pyrovae.programs import gate
@@ -299,16 +299,17 @@ class WeightedDraws:
         """Returns the log-weights that questions are answered with."""
         return smoothed_log_weights(log_w) if self._smoothed else log_w
 
-    def _of_equal_weight(self, num_samples: int) -> Iterator[tuple[Data, int, Site]]:
+    def _of_equal_weight(self, num_samples: int, groups: int = 1) -> Iterator[tuple[Data, int, Site]]:
         """Yields for one run of data of this process after another: the data, a seed, and draws as `sample` has them.
 
-        The caller sees to the programs' mode, and that no gradient is recorded.
+        Of several `groups` each has so many; see `resampled_in_groups`. The caller sees to the programs' mode, and that
+        no gradient is recorded.
         """
         stream = int(torch.randint(2**62, ()))
         for chunk, seed, log_w, draws in self._chunks():
             own = derived_seed(seed, f"sample {stream}")
             with local_seed(own):
-                index = resampled(log_w, num_samples)
+                index = resampled_in_groups(log_w, num_samples, groups)
             data = torch.arange(log_w.shape[1], device=log_w.device)
             yield chunk, derived_seed(own, "f"), {name: draws[name][index, data] for name in self.shapes}
 
@@ -334,9 +335,15 @@ class WeightedDraws:
 
 
 def of_resampled(
-    post: WeightedDraws, model: Callable, function: Callable[..., Tensor], args: tuple[Tensor, ...], num: int
+    post: WeightedDraws,
+    model: Callable,
+    function: Callable[..., Tensor],
+    args: tuple[Tensor, ...],
+    num: int,
+    groups: int = 1,
 ) -> Tensor:
-    """Returns a function of resampled latents and of the rows of `args`, `(num, batch, ...)`; see `in_blocks`."""
+    """Returns a function of resampled latents and of rows of `args`, `(groups * num, batch, ...)`; see `in_blocks`."""
     with evaluation_mode(model, function), torch.no_grad():
-        parts = in_blocks(post._of_equal_weight(num), device_of(model, tensors_in(args)), function, args, num)
+        runs, device = post._of_equal_weight(num, groups), device_of(model, tensors_in(args))
+        parts = in_blocks(runs, device, function, args, groups * num)
     return joined(parts, args, dim=1)[0]
