@@ -19,6 +19,8 @@ from pyrovae.evaluation.weights_verdict import largest_k
 from pyrovae.models import VAE
 from pyrovae.programs import check_guide_sees_parts, check_model_sees_parts, observing_parts, takes_pair
 
+LEAST_LEFT = 1e-6  # of a variance that the mean of the same draws takes away from, beyond rounding
+
 
 @dataclass(frozen=True)
 class Imputation:
@@ -29,9 +31,13 @@ class Imputation:
 
     Args:
         value: x with E[x_m | x_o] in the place of its missing cells.
-        standard_deviation: That of x_m given x_o, in units of x; 0 where a cell was observed, nan for one draw.
+        standard_deviation: That of x_m given x_o, in units of x; 0 where a cell was observed, nan for one draw or one
+            that has all the weight.
         standard_error: The Monte Carlo error of `value`; 0 where a cell was observed, nan for one draw.
-        draws: x with missing cells drawn from p(x_m | x_o), `(num_draws, batch, *event_shape)`.
+        draws: x with missing cells drawn from p(x_m | x_o), `(num_draws, batch, *event_shape)`. The latents behind them
+            are spread evenly over the weighted draws (systematic resampling), so that the mean of m draws varies less
+            than that of m independent ones: with m draws Rubin's variance between imputations is too large, by up to
+            m / (m - 1) in the part that the latents give.
         missing: True for each missing cell.
         ess: The effective sample size of each mean; nan where a cell was observed.
         pareto_k: The larger of those behind mean and standard deviation; nan where a cell was observed.
@@ -165,7 +171,7 @@ def impute(
     require(bool(first[at].isfinite().all()), "impute needs the model to observe every missing cell, and one is not")
     families = ", ".join(made.without_mean) or "one that has none everywhere"
     require(bool(mean[at].isfinite().all()), f"impute needs a likelihood that has a mean, got {families}")
-    deviation = (second - first.square()).clamp(min=0).sqrt() if num_samples > 1 else torch.full_like(mean, torch.nan)
+    deviation = _deviation(first, second, post.ess.to(x.device))
     return Imputation(
         torch.where(at, mean.to(x), x),
         torch.where(at, deviation, 0.0).to(x),
@@ -178,6 +184,17 @@ def impute(
         num_samples,
         found.remedies,
     )
+
+
+def _deviation(first: Tensor, second: Tensor, ess: Tensor) -> Tensor:
+    """Returns the standard deviation of cells from weighted means of their draws and of the squares of these.
+
+    The mean is that of the same draws, which takes the share sum_s W_s^2 = 1 / ess of the variance away. Where one draw
+    has all the weight, the spread is unknown.
+    """
+    left = 1 - 1 / ess.double().view(-1, *[1] * (first.dim() - 1))
+    left = torch.where(left > LEAST_LEFT, left, torch.nan)
+    return ((second - first.square()).clamp(min=0) / left).sqrt()
 
 
 def with_missing(x: Tensor, missing: Tensor | None) -> Tensor:

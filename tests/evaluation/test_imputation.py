@@ -218,3 +218,21 @@ def test_a_cell_that_follows_another_one_beside_the_latents_is_refused():
     said = refusal(pv.impute, chain, guide, torch.tensor([[1.0, math.nan]]).double(), num_samples=30)
     rule = "impute needs cells that depend on each other through latents alone"
     assert said == f'{rule}; one site reads what another one returns, at the site "x_1"'
+
+
+def test_a_standard_deviation_from_few_draws_is_not_too_small():
+    """Of the variance the mean of the same draws takes 1/ESS: from two draws it was half, from one weight 0."""
+    vae, x = linear_vae(), holes(4_000, 7)
+    x[:] = x[:1]
+    found = pv.impute(vae.model, guide_of(vae, 1.0), x, num_samples=2, num_draws=1)
+    weight, _, _, precision = parts(vae, x[:1])
+    variance = ((weight @ torch.linalg.inv(precision[0])) * weight).sum(-1) + SCALE**2
+    seen = found.standard_deviation[:, 0].square()
+    assert_within_standard_errors(seen.mean(), variance[0], seen.std() / math.sqrt(len(seen)))
+
+    def far(x):  # one draw outweighs the others by hundreds of nats
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.full((len(x), 2), 90.0).double(), 1.0).to_event(1))
+
+    found = pv.impute(vae.model, far, x[:3], num_samples=30, num_draws=1)
+    assert found.standard_deviation[found.missing].isnan().all()
