@@ -1,7 +1,7 @@
 """log p of a part of each datum given another part of it, by importance sampling from two guides."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.expectation import smallest_ess_in_words
 from pyrovae.evaluation.importance_sampling import log_marginal
 from pyrovae.evaluation.remedy_words import FOR_ANSWERS, advice
-from pyrovae.evaluation.weights_verdict import largest_k, verdict_of
+from pyrovae.evaluation.weights_verdict import are_few, largest_k, verdict_of
 from pyrovae.programs import check_guide_sees_parts, check_model_sees_parts, observing_parts, takes_pair
 
 
@@ -27,7 +27,8 @@ class ConditionalLikelihood(Estimate):
         value: log p(x_a | x_b), `(batch,)`: of each datum, the log-density of its other cells given the given ones.
         standard_error: Its standard error, from those of both terms, whose draws are independent.
         whole: log p(x_a, x_b), as `log_marginal` returns it.
-        part: log p(x_b), as `log_marginal` returns it.
+        part: log p(x_b), as `log_marginal` returns it; exactly 0 where nothing is given.
+        is_asked: True for each datum of which a cell is asked for, `(batch,)`. Without one its value is exactly 0.
 
     Example:
         >>> vae = pv.VAE((3,), latent_dim=1, hidden=(8,), likelihood=pv.Gaussian(0.5), missing="mask")
@@ -39,37 +40,43 @@ class ConditionalLikelihood(Estimate):
 
     whole: MarginalLikelihood
     part: MarginalLikelihood
+    is_asked: Tensor
 
     @property
     def jackknife(self) -> Tensor:
         """log p(x_a | x_b) from the jackknife estimates of both terms, `(batch,)`, in nats: with less bias."""
-        return self.whole.jackknife - self.part.jackknife
+        return torch.where(self.is_asked, self.whole.jackknife - self.part.jackknife, 0.0)
 
     @property
     def ess(self) -> Tensor:
-        """The smaller effective sample size of the two terms, `(batch,)`."""
-        return torch.minimum(self.whole.ess, self.part.ess)
+        """The smaller effective sample size of the two terms, `(batch,)`; all draws where nothing is asked."""
+        return torch.where(self.is_asked, torch.minimum(self.whole.ess, self.part.ess), self.whole.num_samples)
 
     @property
     def pareto_k(self) -> Tensor:
-        """The larger Pareto k of the two terms, `(batch,)`; nan where one is unknown and the other is not above 0.7."""
-        return largest_k(self.whole.pareto_k, self.part.pareto_k)
+        """The larger Pareto k of the two terms, `(batch,)`; nan where one is unknown and the other is not above 0.7.
+
+        It is -inf where nothing is asked.
+        """
+        return torch.where(self.is_asked, largest_k(self.whole.pareto_k, self.part.pareto_k), -torch.inf)
 
     @property
     def is_unreliable(self) -> Tensor:
         """True for each datum with a Pareto k above 0.7 in either term, `(batch,)`."""
-        return self.whole.is_unreliable | self.part.is_unreliable
+        return self.is_asked & (self.whole.is_unreliable | self.part.is_unreliable)
 
     @property
     def verdict(self) -> str:
         """A conclusion about how far to believe the values, and in which direction they may be off."""
         num, signs = self.whole.num_samples, []
         for name, term, way in (("log p(x_a, x_b)", self.whole, "low"), ("log p(x_b)", self.part, "high")):
-            if bool(term.is_unreliable.any()):
-                signs.append(f"too {way} where {name} is bad ({int(term.is_unreliable.sum()):,})")
+            bad = int((self.is_asked & term.is_unreliable).sum())
+            if not are_few(bad, len(self.value)):  # a datum alone with a large k is off on either side
+                signs.append(f"too {way} where {name} is bad ({bad:,})")
         remedies = dict.fromkeys((*self.whole.remedies, *self.part.remedies))
         take, good = advice(remedies, num, FOR_ANSWERS), smallest_ess_in_words(self.ess, num)
-        found = verdict_of(self.pareto_k, num, take, good, ("not to be relied on", "off by an unknown amount"))
+        bad_words, settings = ("not to be relied on", "off by an unknown amount"), self.whole.enough_draws
+        found = verdict_of(self.pareto_k, num, take, good, bad_words, settings=settings)
         return f"{found}; values may be {', '.join(signs)}" if signs else found
 
     def __repr__(self) -> str:
@@ -160,12 +167,46 @@ def conditional_log_marginal(
     check_model_sees_parts(model, guide, moved((part, *y), device))
     settings = {"num_samples": num_samples, "plate": plate, "chunk_size": chunk_size, "compile": compile}
     terms = [log_marginal(*programs, one, *y, **settings, progress=progress) for one in (x, part)]  # type: ignore[arg-type]
-    value = terms[0].value - terms[1].value
-    error = (terms[0].standard_error.square() + terms[1].standard_error.square()).sqrt()
-    if len(value) == len(x):
-        nothing = ~hidden.flatten(1).any(1).to(value.device)  # is asked of these data: log 1
-        value, error = (torch.where(nothing, 0.0, one) for one in (value, error))
-    return ConditionalLikelihood(value, error, *terms)
+    whole, of_given = terms
+    asked = torch.ones_like(whole.value, dtype=torch.bool)
+    if len(asked) == len(x):
+        given_some = (~part.isnan()).flatten(1).any(1).to(asked.device)
+        asked = hidden.flatten(1).any(1).to(asked.device)
+        of_given = _known_to_be_0(of_given, ~given_some)
+    value = torch.where(asked, whole.value - of_given.value, 0.0)
+    error = (whole.standard_error.square() + of_given.standard_error.square()).sqrt()
+    moved_by = _influences(whole, of_given)
+    return ConditionalLikelihood(
+        value,
+        torch.where(asked, error, 0.0),
+        whole,
+        of_given,
+        asked,
+        influences=None if moved_by is None else torch.where(asked, moved_by, 0.0),
+    )
+
+
+def _known_to_be_0(term: MarginalLikelihood, at: Tensor) -> MarginalLikelihood:
+    """Returns log p(x_b) with the 0 that it is, without an error, for data of which nothing is given."""
+    moved_by = term.influences
+    return replace(
+        term,
+        value=torch.where(at, 0.0, term.value),
+        standard_error=torch.where(at, 0.0, term.standard_error),
+        influences=None if moved_by is None else torch.where(at, 0.0, moved_by),
+        jackknife=torch.where(at, 0.0, term.jackknife),
+        smoothed=torch.where(at, 0.0, term.smoothed),
+        bounds=torch.where(at, 0.0, term.bounds),
+        bounds_error=torch.where(at, 0.0, term.bounds_error),
+        ess=torch.where(at, term.num_samples, term.ess),
+        pareto_k=torch.where(at, -torch.inf, term.pareto_k),
+    )
+
+
+def _influences(whole: MarginalLikelihood, part: MarginalLikelihood) -> Tensor | None:
+    """Returns how groups of draws of both terms move their difference, where it is known."""
+    one, other = whole.influences, part.influences
+    return None if one is None or other is None or one.shape != other.shape else one - other
 
 
 def _hidden(x: Tensor, given: Tensor) -> Tensor:

@@ -51,6 +51,9 @@ def _model_of_parts(model: Callable) -> Callable:
             model(x, *y, **({"mask": ~x.isnan()} if takes_mask(model, 1 + len(y)) else {}))
 
     run.missing = "mask"  # type: ignore[attr-defined]
+    owner = getattr(model, "__self__", model)
+    if isinstance(owner, torch.nn.Module):  # whose parameters say on which device the model runs
+        run.__self__ = owner  # type: ignore[attr-defined]
     return run
 
 

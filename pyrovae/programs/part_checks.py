@@ -64,7 +64,9 @@ def _check(model: Callable, guide: Callable, part: tuple) -> None:
     except (IndexError, RuntimeError, ValueError) as error:
         if is_out_of_memory(error) or isinstance(error, InputError):
             raise
-        raise InputError(f"{_RULE}; where cells are left out, it fails ({first_line(error)})") from error
+        raise InputError(
+            f"the model must run where cells of x are left out, and fails ({first_line(error)})"
+        ) from error
     one, other = (leaves_out.cells for leaves_out in leave)
     alike = one.keys() == other.keys() and all(torch.equal(cells, other[name]) for name, cells in one.items())
     require(alike and all(found.keys() == terms.keys() for found in others), f"{_RULE}; it observes a function of them")

@@ -6,6 +6,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from exact import hierarchical
+from exact.hierarchical import Hierarchy
 from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, refusal, small_vae, suite_seed
 from pyro.infer.autoguide import AutoNormal
 
@@ -203,6 +205,67 @@ def test_rows_given_other_rows_where_data_share_a_latent():
     exact = of_all.log_prob(x) - of_two.log_prob(x[:2])
     assert found.value.shape == (1,)
     assert_within_standard_errors(found.value[0], exact, found.standard_error[0])
+
+
+def test_what_is_known_has_no_error_and_counts_for_no_doubt(vae):
+    """Rows with nothing asked are log 1, and log p of nothing given is 0: both had the noise of their draws."""
+    x, given = draw(vae, 40), torch.zeros(40, CELLS).bool()
+    given[:30], given[30:39, 0] = True, True
+
+    def narrow(x, mask):  # where all is seen, and where nothing is
+        guide_at(vae, 0.15)(x, mask)
+
+    torch.manual_seed(suite_seed(7))
+    found = pv.conditional_log_marginal(vae.model, narrow, x, given=given, num_samples=500)
+    assert found.whole.is_unreliable[:30].any()
+    for known in (found.value, found.standard_error, found.jackknife):
+        assert (known[:30] == 0).all()
+    assert (found.pareto_k[:30] == -math.inf).all()
+    assert not found.is_unreliable[:30].any()
+    assert (found.ess[:30] == 500).all()
+    part = found.part
+    assert part.log_px[39] == part.standard_error[39] == part.jackknife[39] == part.smoothed[39] == 0
+    assert (found.part.bounds[:, 39] == 0).all()
+    assert part.pareto_k[39] == -math.inf
+    assert found.value[39] == found.whole.log_px[39]
+    assert found.standard_error[39] == found.whole.standard_error[39]
+
+
+def test_a_few_bad_data_have_no_direction(vae):
+    """Of one datum alone a large k comes with a rare large weight: it is off on either side."""
+
+    def guide(x, mask):
+        widths = torch.full((len(x), 1, 1), 1.2).double()
+        widths[:1] = 0.1
+        guide_at(vae, widths)(x, mask)
+
+    torch.manual_seed(suite_seed(8))
+    found = pv.conditional_log_marginal(vae.model, guide, draw(vae, 60), given=GIVEN, num_samples=2_000)
+    assert found.is_unreliable.sum() == 1
+    assert "values may be" not in found.verdict
+
+
+def test_a_difference_of_two_answers_from_one_seed_knows_their_draws(vae):
+    x = draw(vae, 5)
+    one, other = [], []
+    for found in (one, other):
+        torch.manual_seed(suite_seed(9))
+        found.append(pv.conditional_log_marginal(vae.model, guide_at(vae, 1.3), x, given=GIVEN, num_samples=400))
+    assert one[0].minus(other[0]).standard_error.abs().max() < 1e-10
+    moved = one[0].influences
+    size = (moved.square().sum(0) * len(moved) / (len(moved) - 1)).sqrt()
+    assert ((size / one[0].standard_error).log().abs() < 0.7).all()
+
+
+def test_too_few_draws_of_a_nested_pair_name_both_settings():
+    pair = Hierarchy()
+
+    def guide(x, mask):
+        pair.guide(torch.where(mask, x, 0.0))
+
+    given = torch.tensor([True, False, False])
+    found = pv.conditional_log_marginal(pair.model, guide, hierarchical.data(3), given=given, num_samples=20)
+    assert f"more than 20 are needed (num_samples={21 * found.whole.num_particles}, num_particles=" in found.verdict
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

@@ -297,3 +297,28 @@ def test_a_statistic_that_is_no_number_is_refused(vae):
     missing = small_vae((3,), missing="mask")
     said = refusal(pv.predictive_check, missing, torch.full((2, 3), torch.nan), statistic=first, num_samples=30)
     assert said == "statistic must return finite numbers (cells that are missing are NaN in x and x_new), got nan"
+
+
+def test_an_argument_of_the_pair_that_is_called_mask_is_its_own():
+    """Padding is called so in Pyro; it was given twice."""
+
+    def model(x, mask):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            steps = dist.Normal(z.unsqueeze(-1).expand(*z.shape, 3), 1.0).mask(mask)
+            pyro.sample("x", steps.to_event(1), obs=x)
+
+    def guide(x, mask):
+        wide(x)
+
+    def of_parts(x, mask):
+        wide(torch.where(x.isnan(), 0.0, x) * mask)
+
+    of_parts.missing = "mask"
+    x, mask = torch.zeros(4, 3).double(), torch.arange(3) < torch.tensor([[3], [2], [1], [3]])
+    check = pv.predictive_check(model, guide, x, mask, statistic=first, num_samples=100, num_replicates=30)
+    assert check.replicated.shape == (30, 4)
+    x[0, 1] = torch.nan
+    filled = pv.impute(model, of_parts, x, mask, num_samples=100, num_draws=2)
+    assert filled.value.isfinite().all()
+    assert filled.missing.sum() == 1

@@ -9,6 +9,8 @@ import torch
 from helpers import assert_within_standard_errors, refusal, suite_seed
 
 import pyrovae as pv
+from pyrovae.common import device_of
+from pyrovae.programs import observing_parts
 
 HALF = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double() / math.sqrt(2)
 FIRST_GIVEN, LAST_GIVEN = torch.tensor([True, False]), torch.tensor([False, True])
@@ -106,3 +108,22 @@ def test_what_is_left_out_in_one_row_of_many_is_looked_at_too():
     given[150] = LAST_GIVEN
     said = refusal(pv.conditional_log_marginal, of_columns(a_chain), guide, x, given=given)
     assert said.startswith('the site "x_1" of the model must not depend')
+
+
+def test_the_model_of_parts_is_where_its_module_is():
+    """A model on a GPU and x on the CPU failed, as a closure hides its module."""
+    vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2)).to("meta")
+    model, _ = observing_parts(vae.model, guide)
+    assert device_of(model, (torch.zeros(1),)).type == "meta"
+
+
+def test_a_factor_is_refused_for_what_it_is():
+    """Its empty value was refused first, as one without a density of its elements."""
+
+    def with_factor(x, z):
+        pyro.sample("x", dist.Normal(torch.zeros_like(x), 1.0).to_event(1), obs=x)
+        pyro.factor("one", torch.full_like(z, 0.5))
+
+    x = torch.tensor([[1.0, 0.5]]).double()
+    said = refusal(pv.conditional_log_marginal, of_columns(with_factor), guide, x, given=FIRST_GIVEN)
+    assert said.endswith('site "one" is a factor, and the joint is then not normalised')
