@@ -109,7 +109,8 @@ def conditional_log_marginal(
         standard_error^2 = standard_error(log p(x_a, x_b))^2 + standard_error(log p(x_b))^2
 
     Both terms are lower bounds in expectation, so that the difference is biased in neither direction for sure: too low
-    where the first term is bad, too high where the second is. `pareto_k` is the larger of theirs.
+    where the first term is bad, too high where the second is. `pareto_k` is the larger of theirs. Where nothing is
+    asked the value is exactly 0, and where nothing is given the second term is.
 
     Model and guide must take a part of the data. A VAE with `missing="mask"` does. Of any other model each observed
     value that is a cell of x is left out where the cell is; distributions of several elements without densities of

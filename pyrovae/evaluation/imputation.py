@@ -107,7 +107,8 @@ def impute(
     categories.
 
     The cells must be missing at random: whether one is missing may depend on the observed cells alone. Given z they
-    must not depend on the observed ones, and the model must observe them as they are.
+    must not depend on the observed ones, and the model must observe them as they are; the model is run at other values
+    of the observed ones to see that.
 
     Model and guide must take a part of the data, as a VAE with `missing="mask"` does. The other pairs that do are those
     of `conditional_log_marginal`, whose guide has an argument `mask` or takes NaN.

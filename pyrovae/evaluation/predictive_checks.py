@@ -104,7 +104,7 @@ class PredictiveCheck:
         elif min(p, 1 - p) < EXTREME:
             found = f"perhaps a misfit, {number}: take more replicates than {num:,} to tell"
         else:
-            found = f"no misfit seen: {number}, and p is nearer to 1/2 than chance alone would have it"
+            found = f"no misfit seen: {number}, and p is usually nearer to 1/2 than chance alone would have it"
         return f"{found}\ndraws: {self.draws_verdict}"
 
     def __repr__(self) -> str:
@@ -149,9 +149,12 @@ def predictive_check(
     T is a statistic of a datum that ought to come out alike if the model is right: its largest cell, how many cells are
     0, its roughness. A p near 0 says that T of the data is larger than the model makes it, near 1 that it is smaller.
 
-    The data are used twice, for z and beside x_new. Under the right model p is therefore nearer to 1/2 than a uniform
-    number would be, the more so the better z is known: a small p is at least as unlikely as it says, and a p of 1/2
-    proves little. Of the whole data set T is combined over the data; `over` gives its p-value, of the mean by default.
+    The data are used twice, for z and beside x_new. Under the right model p is therefore usually nearer to 1/2 than a
+    uniform number would be, the more so the better z is known: a small p is usually at least as unlikely as it says, and
+    never more than twice as likely (averaged over the model's own data), and a p of 1/2 proves little. Of the whole data
+    set T is combined over the data; `over` gives its p-value, of the mean by default.
+
+    The model must draw every cell that is not missing by a site that observes it as it is, and read x nowhere else.
 
     Args:
         model: The generative program p(x, z) of a pair whose sites all lie in the data plate.
@@ -171,8 +174,9 @@ def predictive_check(
         A `PredictiveCheck` with p-values, the statistics, a verdict and a figure.
 
     Raises:
-        InputError: As `posterior` does; if latents are shared or sites lie in other plates; if the model observes no
-            cells of x as they are; or if `statistic` returns another shape.
+        InputError: As `posterior` does; if latents are shared or summed out, or sites lie in other plates; if the model
+            does not observe each cell of x as it is, or reads x elsewhere; or if `statistic` returns another shape or
+            what is not finite.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -183,7 +187,8 @@ def predictive_check(
 
     Source:
         Rubin 1984, Annals of Statistics 12; Gelman, Meng and Stern 1996, Statistica Sinica 6; Bayarri and Berger 2000,
-        Journal of the American Statistical Association 95 (why p is near 1/2).
+        Journal of the American Statistical Association 95 (why p is near 1/2); Meng 1994, Annals of Statistics 22 (at
+        most twice).
     """
     require_callable("statistic", statistic)
     require_size("num_samples", num_samples)
