@@ -14,7 +14,10 @@ HIDDEN = "rounding hides how the log-weights differ, which are very large; use f
 
 
 def are_few(num_bad: int, num: int) -> bool:
-    """Returns True if so few things are bad that the others are worth a conclusion: at most one in 20."""
+    """Returns True if so few things are bad that the others are worth a conclusion: at most one in 20.
+
+    `num` counts those of which it is known whether they are bad.
+    """
     return num_bad <= FEW * num
 
 
@@ -56,7 +59,7 @@ def verdict_of(
         few = f"{counted(num_samples, 'draw')} {'is' if num_samples == 1 else 'are'} too few"
         return f"{few} to tell whether it is reliable: more than {MOST_WITHOUT_PARETO_K} are needed{settings}"
     rest = f" and unknown at {num_unknown:,} ({why})" if num_unknown else ""
-    if not are_few(num_bad, count):
+    if not are_few(num_bad, count - num_unknown):
         conclusion, meaning = bad
         where = "" if count == 1 else f" at {num_bad:,} of {count:,} {things}{rest}"
         return f"{conclusion}: Pareto k > {RELIABLE_PARETO_K}{where}, {meaning}; {take}"
@@ -77,7 +80,7 @@ def doubt_of(k: Tensor) -> str:
     doubts = []
     if num_bad:
         where = "" if count == 1 else f" at {num_bad:,} of {count:,} data"
-        large, is_few = f"Pareto k > {RELIABLE_PARETO_K}{where}", are_few(num_bad, count)
+        large, is_few = f"Pareto k > {RELIABLE_PARETO_K}{where}", are_few(num_bad, count - num_unknown)
         doubts.append(f"{large}, which may be far off" if is_few else f"a lower bound: {large}")
     if num_unknown:
         where = "" if count == 1 else f" at {num_unknown:,} of {count:,} data"

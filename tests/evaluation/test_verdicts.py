@@ -100,6 +100,15 @@ def test_a_few_bad_data_are_told_from_a_guide_that_is_bad_at_many(num_bad, told)
     assert "Do not leave these data out" in found.diagnosis
 
 
+@pytest.mark.parametrize(("num_bad", "num_good", "is_few"), [(1, 0, False), (1, 18, False), (1, 19, True)])
+def test_data_whose_k_is_unknown_do_not_make_bad_ones_few(num_bad, num_good, is_few):
+    """With 19 unknown beside one bad datum and no good one, "the other one" was said to be off, and no lower bound."""
+    k = [0.9] * num_bad + [NAN] * 19 + [0.3] * num_good
+    found = found_with(k, [0.0] * len(k))
+    assert found.verdict.startswith("not all can be judged" if is_few else "a lower bound only")
+    assert doubt_of(found.pareto_k).startswith("Pareto k > 0.7" if is_few else "a lower bound: Pareto k > 0.7")
+
+
 def test_data_without_a_large_k_are_not_a_fair_sample_of_all():
     """Why no verdict says to believe the mean of the others: without its luckiest draws an estimate is lower."""
     vae = linear_gaussian(6, data_dim=10, latent_dim=2, scale=1.0)
