@@ -125,15 +125,16 @@ def smallest_ess_in_words(ess: Tensor, num_samples: int) -> str:
 
 
 def expectation_of(
-    f: Callable[..., Tensor], log_w: Tensor, draws: Site, data: Sequence[Tensor] = ()
+    f: Callable[..., Tensor], log_w: Tensor, draws: Site, data: Sequence[Tensor] = (), used: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """Returns value, standard error, ESS, k of w |f| and bias, each `(data, *event)`, from draws `(S, data, ...)`.
 
     f is called for some draws of some data at a time, with the rows of `data` that go with them, and no more of its
-    values are kept than sums and tails.
+    values are kept than sums and tails. `used` are the log-weights in place of log_w, such as smoothed ones, in all but
+    k: a tail that has been smoothed looks like the one that was fitted, capped at the largest weight.
     """
     count, num_data = log_w.shape
-    log_share = log_w - log_w.logsumexp(0)
+    log_shares = torch.stack([one - one.logsumexp(0) for one in (log_w, log_w if used is None else used)])
     unit, tail = rounding_unit(log_w), tail_size(count)
     event = _values(f, draws, data, slice(0, 1), slice(0, 1), None).shape[2:]
     size = max(1, event.numel())
@@ -142,7 +143,7 @@ def expectation_of(
     for start in range(0, num_data, rows):
         at = slice(start, min(start + rows, num_data))
         block = max(1, VALUES_AT_A_TIME // ((at.stop - start) * size))
-        sums = _Sums(log_share[:, at], unit[at], tail)
+        sums = _Sums(*log_shares[:, :, at], unit[at], tail)
         for first in range(0, count, block):
             span = slice(first, min(first + block, count))
             sums.add(span, _values(f, draws, data, span, at, event))
@@ -155,8 +156,8 @@ def expectation_of(
 class _Sums:
     """Adds up the values of f at draws of some data, `(draws, data, values)`, in float64."""
 
-    def __init__(self, log_share: Tensor, unit: Tensor, tail: int) -> None:
-        self.log_share, self.unit, self.tail = log_share, unit, tail
+    def __init__(self, as_it_is: Tensor, log_share: Tensor, unit: Tensor, tail: int) -> None:
+        self.as_it_is, self.log_share, self.unit, self.tail = as_it_is, log_share, unit, tail
         self.shift: Tensor | None = None
 
     def add(self, span: slice, values: Tensor) -> None:
@@ -174,7 +175,7 @@ class _Sums:
         terms = (share * off, share * off**2, share**2, share**2 * off, share**2 * off**2)
         self.sums = [total + term.sum(0) for total, term in zip(self.sums, terms, strict=True)]
         self.largest = torch.maximum(self.largest, values.abs().amax(0))
-        log_terms = log_share + values.abs().log()
+        log_terms = self.as_it_is[span].unsqueeze(2) + values.abs().log()
         self.least = torch.minimum(self.least, log_terms.amin(0))
         most = torch.cat([self.top, log_terms])
         self.top = most.topk(min(self.tail + 1, len(most)), dim=0).values

@@ -86,7 +86,7 @@ class WeightedDraws:
             columns.append(statistics_of(log_w))
             self._log_sums.append(log_w.logsumexp(0))
             if self._kept is not None:
-                self._kept.append((self._used(log_w), latents.by_name((log_w, *others))))
+                self._kept.append((log_w, latents.by_name((log_w, *others))))
         log_px = result_of(joined(columns, args), num_samples, joint and f"joint evidence, by {joint}")
         self._all_remedies = cache(lambda: remedies(log_px.is_unreliable))
         self._log_marginal = replace(log_px, remedies=self._remedies_of(log_px))
@@ -158,7 +158,7 @@ class WeightedDraws:
             for chunk, seed, log_w, draws in self._chunks():
                 rows = [tensor[chunk.start : chunk.stop].to(log_w.device) for tensor in data]
                 with local_seed(derived_seed(seed, "f")):
-                    parts.append(expectation_of(f, log_w, draws, rows))
+                    parts.append(expectation_of(f, log_w, draws, rows, self._used(log_w)))
         value, error, ess, k, bias = joined(parts, self._args, dim=0)
         return self._answer(value, error, ess, k, bias, value.dim() - 1)
 
@@ -219,7 +219,7 @@ class WeightedDraws:
         parts = []
         with evaluation_mode(*self._programs), torch.no_grad():
             for _, _, log_w, draws in self._chunks():
-                parts.append(quantiles_of(at.to(log_w.device), log_w, draws[name]))
+                parts.append(quantiles_of(at.to(log_w.device), self._used(log_w), draws[name]))
         value, error, ess = joined(parts, self._args, dim=1)
         if not isinstance(levels, list | tuple):
             value, error, ess = value[0], error[0], ess[0]
@@ -279,7 +279,10 @@ class WeightedDraws:
     # The draws --------------------------------------------------------------------------------------------------------
 
     def _chunks(self) -> Iterator[tuple[Data, int, Tensor, Site]]:
-        """Yields one run of data of this process after another: with its seed, log-weights `(S, data)` and draws."""
+        """Yields one run of data of this process after another: with its seed, log-weights `(S, data)` and draws.
+
+        The log-weights are those of the draws as they are, which Pareto k is of.
+        """
         runs = self._sampler.own
         if self._kept is not None:
             for (chunk, seed), (log_w, draws) in zip(runs, self._kept, strict=True):
@@ -293,10 +296,10 @@ class WeightedDraws:
                     "the draws of posterior are not kept, and the pair or the data have changed since it drew them, "
                     f"by up to {off.max().item():.2g} nats: call posterior again"
                 )
-            yield chunk, seed, self._used(taken[0]), self._latents.by_name(taken)
+            yield chunk, seed, taken[0], self._latents.by_name(taken)
 
     def _used(self, log_w: Tensor) -> Tensor:
-        """Returns the log-weights that questions are answered with."""
+        """Returns the log-weights that questions are answered with, from those of the draws as they are."""
         return smoothed_log_weights(log_w) if self._smoothed else log_w
 
     def _of_equal_weight(self, num_samples: int, groups: int = 1) -> Iterator[tuple[Data, int, Site]]:
@@ -309,7 +312,7 @@ class WeightedDraws:
         for chunk, seed, log_w, draws in self._chunks():
             own = derived_seed(seed, f"sample {stream}")
             with local_seed(own):
-                index = resampled_in_groups(log_w, num_samples, groups)
+                index = resampled_in_groups(self._used(log_w), num_samples, groups)
             data = torch.arange(log_w.shape[1], device=log_w.device)
             yield chunk, derived_seed(own, "f"), {name: draws[name][index, data] for name in self.shapes}
 

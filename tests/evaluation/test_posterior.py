@@ -303,6 +303,21 @@ def test_smoothed_weights_have_the_mean_of_log_p_x_and_answers_that_vary_less(va
     torch.testing.assert_close(same.mean("z").value, kept.mean(0), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("kept", [2**25, 0])
+def test_pareto_k_is_of_the_weights_as_they_are_where_answers_are_smoothed(vae, monkeypatch, kept):
+    """Of f = 1 it is that of the weights; of any f it is the same whether or not the answer is smoothed."""
+    monkeypatch.setattr(weighted_draws, "NUMBERS_KEPT", kept)
+    x, found = draw(vae, 20), []
+    for smoothed in (False, True):
+        torch.manual_seed(suite_seed(9))
+        post = pv.posterior(vae.model, guide_of(vae, 0.5), x, num_samples=300, smoothed=smoothed)
+        ones = post.expectation(lambda site: torch.ones_like(site["z"][..., 0]))
+        torch.testing.assert_close(ones.pareto_k, ones.weights_pareto_k, rtol=0, atol=1e-6)
+        found.append(post.mean("z"))
+    torch.testing.assert_close(found[0].pareto_k, found[1].pareto_k, rtol=0, atol=1e-9)
+    assert (found[0].value - found[1].value).abs().max() > 1e-3
+
+
 def test_smoothed_answers_do_not_depend_on_what_is_kept(vae, monkeypatch):
     x, found = draw(vae, 5), []
     for kept in (2**25, 0):
