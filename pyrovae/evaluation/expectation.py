@@ -134,7 +134,7 @@ def expectation_of(
     k: a tail that has been smoothed looks like the one that was fitted, capped at the largest weight.
     """
     count, num_data = log_w.shape
-    log_shares = torch.stack([one - one.logsumexp(0) for one in (log_w, log_w if used is None else used)])
+    as_it_is, log_share = (one - one.logsumexp(0) for one in (log_w, log_w if used is None else used))
     unit, tail = rounding_unit(log_w), tail_size(count)
     event = _values(f, draws, data, slice(0, 1), slice(0, 1), None).shape[2:]
     size = max(1, event.numel())
@@ -143,7 +143,7 @@ def expectation_of(
     for start in range(0, num_data, rows):
         at = slice(start, min(start + rows, num_data))
         block = max(1, VALUES_AT_A_TIME // ((at.stop - start) * size))
-        sums = _Sums(*log_shares[:, :, at], unit[at], tail)
+        sums = _Sums(as_it_is[:, at], log_share[:, at], unit[at], tail)
         for first in range(0, count, block):
             span = slice(first, min(first + block, count))
             sums.add(span, _values(f, draws, data, span, at, event))
