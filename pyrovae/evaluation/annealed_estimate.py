@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyrovae.common import counted
+from pyrovae.common import counted, require
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.importance_weights import jackknifed
 from pyrovae.evaluation.remedy_words import DISTRIBUTIONS, IN_PYTHON
@@ -35,6 +35,8 @@ class AnnealedEstimate(Estimate):
         log_weights: The log-weight of each chain, `(num_chains, batch)`, in nats.
         is_upper: True for the upper bound of `bidirectional_gap`, whose chains run backwards.
         evidence_of: What the joint evidence is of; None where each datum has its log p(x).
+        likelihood_power: The power c of p(x|z) where the chains end, as `annealed_rate_distortion` has it: with another
+            than 1 `value` is log of the integral of p(z) p(x|z)^c, and not log p(x).
 
     Example:
         >>> value, error, ess, acceptance = (torch.tensor([number]) for number in (-2.5, 0.1, 12.0, 0.65))
@@ -52,10 +54,12 @@ class AnnealedEstimate(Estimate):
     log_weights: Tensor
     is_upper: bool = False
     evidence_of: str | None = None
+    likelihood_power: float = 1.0
 
     @property
     def log_px(self) -> Tensor:
-        """log p(x) for each datum, `(batch,)`, in nats: another name for `value`."""
+        """log p(x) for each datum, `(batch,)`, in nats: another name for `value`, if that is log p(x)."""
+        require(self.likelihood_power == 1, f"log_px must be of chains that end at p(x|z), got {self._quantity}")
         return self.value
 
     @property
@@ -131,11 +135,18 @@ class AnnealedEstimate(Estimate):
         )
 
     def __repr__(self) -> str:
-        of = "joint evidence" if self.evidence_of is not None else f"log p(x) of {len(self.value):,} data: mean"
+        of = f"{self._quantity} of {len(self.value):,} data: mean"
+        if self.evidence_of is not None:
+            of = "joint evidence" if self.likelihood_power == 1 else self._quantity
         head = f"{of} {self.mean_in_words}"
         chains = f"{counted(len(self.step_size), 'distribution')}, {counted(len(self.log_weights), 'chain')}"
         accepted = f"HMC accepts {self.acceptance.mean().item():.0%}"
         return f"{head}\n{chains}, median ESS {self.ess.median().item():.3g}, {accepted}\n{self.verdict}"
+
+    @property
+    def _quantity(self) -> str:
+        """What `value` is of one datum."""
+        return "log p(x)" if self.likelihood_power == 1 else f"log int p(z) p(x|z)^{self.likelihood_power:g} dz"
 
     @property
     def _is_bad(self) -> Tensor:

@@ -1,9 +1,11 @@
 """Annealed importance sampling: log p(x) per datum, and bounds from both sides for data that the model draws."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.common import Workers, evaluates, local_seed, progress_bar
@@ -247,10 +249,13 @@ def annealed_chunks(
 
 
 def joined_estimates(
-    parts: list[AnnealedEstimate], device: torch.device, evidence_of: str | None, is_upper: bool = False
+    parts: list[AnnealedEstimate], device: torch.device, evidence_of: str | None, **settings: Any
 ) -> AnnealedEstimate:
-    """Returns the estimates for all data, in their order, from every process that ran some of them."""
-    names = [field.name for field in fields(AnnealedEstimate) if field.name not in ("is_upper", "evidence_of")]
+    """Returns the estimates for all data, in their order, from every process that ran some of them.
+
+    `settings` are the fields of the result that are no tensors.
+    """
+    names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
     columns = Workers().in_turn([{name: getattr(part, name).cpu() for name in names} for part in parts])
-    tensors = {name: torch.cat([column[name] for column in columns], -1).to(device) for name in names}
-    return AnnealedEstimate(**tensors, is_upper=is_upper, evidence_of=evidence_of)
+    tensors: dict[str, Any] = {name: torch.cat([column[name] for column in columns], -1).to(device) for name in names}
+    return AnnealedEstimate(**tensors, evidence_of=evidence_of, **settings)

@@ -23,7 +23,8 @@ class RateDistortion:
     """Holds the rate-distortion curve of a model, as `annealed_rate_distortion` returns it.
 
     The distributions are in the order of the run, from the prior on. Tensors are `(num_distributions, batch)` and in
-    nats unless another shape is given.
+    nats unless another shape is given. For data that share latents all numbers are those of all data together, and the
+    batch is 1.
 
     Args:
         betas: The weight of the rate at each distribution, `(num_distributions,)`: the curve has the slope -beta there.
@@ -31,7 +32,8 @@ class RateDistortion:
         distortion: -E_q[log p(x|z)].
         rate_error: The standard errors of the rates, by the delta method: too small for few chains that disagree.
         distortion_error: The standard errors of the distortions.
-        end: Where the chains end: log of the integral of p(z) p(x|z)^(1/beta) at the last beta, which is log p(x) at 1.
+        end: Where the chains end: log of the integral of p(z) p(x|z)^(1/beta) at the last beta, which is log p(x) at 1,
+            and has a `log_px` only there.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -71,7 +73,8 @@ class RateDistortion:
             error = errors[-1].square().sum().sqrt().item() / errors.shape[1]
             ends.append(f"{name} {values[-1].item():.3f} ({error:.2g})")
         where = f"at beta = {self.betas[-1].item():g} {', '.join(ends)}"
-        return f"rate and distortion at {len(self.betas):,} betas, nats per datum; {where}\n{self.verdict}"
+        unit = "nats per datum" if self.end.evidence_of is None else "nats of all data together"
+        return f"rate and distortion at {len(self.betas):,} betas, {unit}; {where}\n{self.verdict}"
 
     def plot(self, betas: int = 6, axes: Axes | None = None) -> Axes:
         """Draws the curve of the means over the data, with a few betas beside it.
@@ -162,7 +165,10 @@ def annealed_rate_distortion(
     home = home_of(args)
     rate, distortion, *errors = (torch.cat(part, 1).to(home) for part in zip(*Workers().in_turn(parts), strict=True))
     betas = 1 / torch.tensor(chains.t[1:], dtype=torch.float64, device=home)
-    end = joined_estimates(ends, home, chains.evidence_of)
+    of = chains.evidence_of
+    if of is not None and lowest_beta != 1:
+        of = of.replace("joint evidence", "joint integral")
+    end = joined_estimates(ends, home, of, likelihood_power=1 / lowest_beta)
     return RateDistortion(betas, rate, distortion, errors[0], errors[1], end)
 
 

@@ -1,5 +1,8 @@
 """The rate-distortion curve of a linear Gaussian model, which has a closed form, and its errors."""
 
+import math
+
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -69,3 +72,54 @@ def test_what_has_no_curve_is_refused(vae):
     assert refusal(pv.annealed_rate_distortion, vae, x, lowest_beta=0).startswith("lowest_beta must be a finite number")
     codes = pv.VAE((2,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(0.5), posterior="bernoulli")
     assert "is discrete" in refusal(pv.annealed_rate_distortion, codes, torch.zeros(3, 2), num_distributions=3)
+
+
+def one_normal(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def shared_normal(x):
+    z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def no_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+
+
+def no_shared_guide(x):
+    pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+
+
+SHORT = {"num_distributions": 40, "num_chains": 30, "num_leapfrog": 3, "progress": False}
+
+
+def test_where_the_chains_end_at_another_beta_is_not_called_log_px():
+    """At x = 0 log int N(z; 0, 1) N(0; z, 1)^2 dz = -log(2 pi sqrt 3) = -2.387, and log p(x) = -1.266."""
+    x = torch.zeros(1).double()
+    torch.manual_seed(suite_seed(3))
+    end = pv.annealed_rate_distortion(one_normal, no_guide, x, lowest_beta=0.5, **SHORT).end
+    assert_within_standard_errors(end.value, torch.tensor([-math.log(2 * math.pi * 3**0.5)]), end.standard_error)
+    assert repr(end).startswith("log int p(z) p(x|z)^2 dz of 1 data: mean -2.")
+    assert refusal(lambda: end.log_px) == ("log_px must be of chains that end at p(x|z), got log int p(z) p(x|z)^2 dz")
+    end = pv.annealed_rate_distortion(one_normal, no_guide, x, **SHORT).end
+    assert_within_standard_errors(end.log_px, torch.tensor([-math.log(2 * math.pi**0.5)]), end.standard_error)
+    assert repr(end).startswith("log p(x) of 1 data: mean -1.2")
+
+
+@pytest.mark.parametrize("lowest_beta", [1.0, 0.5])
+def test_the_numbers_of_data_that_share_latents_are_those_of_all_together(lowest_beta):
+    """At x = 0 the posterior at beta is N(0, 1 / (1 + N / beta)), and D = N / 2 (log 2 pi + its variance)."""
+    x = torch.zeros(20).double()
+    torch.manual_seed(suite_seed(4))
+    settings = {**SHORT, "num_chains": 200, "lowest_beta": lowest_beta}
+    curve = pv.annealed_rate_distortion(shared_normal, no_shared_guide, x, **settings)
+    expected = 10 * (math.log(2 * math.pi) + 1 / (1 + 20 / lowest_beta))
+    assert curve.rate.shape == (40, 1)
+    assert_within_standard_errors(curve.distortion[-1], torch.tensor([expected]), curve.distortion_error[-1])
+    assert "at 40 betas, nats of all data together; " in repr(curve)
+    assert ("joint evidence" in repr(curve.end)) == (lowest_beta == 1)
