@@ -18,6 +18,7 @@ from pyrovae.common import (
     InputError,
     WeakByIdentity,
     evaluation_mode,
+    fixed_generators,
     is_validation_error,
     kept_generators,
     require,
@@ -35,7 +36,7 @@ from pyrovae.programs.running import AS_IT_COMES, does_not_run, run_pair
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
 from pyrovae.programs.sum_checks import check_sums
-from pyrovae.programs.support_checks import check_no_zero_weights, may_draw_outside, never_drawn
+from pyrovae.programs.support_checks import check_no_zero_weights, families_drawn_outside, never_drawn
 
 RUNS_TO_GET_OUTSIDE = 20  # of the pair, where the guide may draw what the prior cannot give, as one draw may not show
 
@@ -96,7 +97,8 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
     reading = AS_IT_COMES if needs is None else needs.reading
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
         try:
-            pair = check_pair(model, guide, reading, args, kwargs)
+            with fixed_generators(0):  # whether a pair is refused does not depend on what the caller has drawn
+                pair = check_pair(model, guide, reading, args, kwargs)
         except InputError as error:  # a program may know what to do with NaN, and if it does not it is said so
             if is_validation_error(error) or " is outside " in str(error):
                 check_finite_data(model, args)
@@ -122,15 +124,22 @@ def _check_draws_outside(
 ) -> None:
     """Raises `InputError` if the model does not run at draws of the guide that the prior cannot give.
 
-    Later runs are not validated, and would give nan.
+    Later runs are not validated, and would give nan. Each family of sites is checked once: another length of a sequence
+    is nothing new, and in the middle of a training its parameters may be others than where the training began.
     """
-    for _ in range(RUNS_TO_GET_OUTSIDE if may_draw_outside(pair) else 0):
-        try:
-            run_pair(model, guide, *args, num_particles=2, reading=reading, **kwargs)
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(does_not_run(error)) from error
+    families = families_drawn_outside(pair)
+    known: set[tuple] = set()
+    with suppress(TypeError):
+        known = _known_of(model, guide).setdefault(("outside", *_names(model, guide)), known)
+    with fixed_generators(1):
+        for _ in range(RUNS_TO_GET_OUTSIDE if families - known else 0):
+            try:
+                run_pair(model, guide, *args, num_particles=2, reading=reading, **kwargs)
+            except InputError:
+                raise
+            except ValueError as error:
+                raise InputError(does_not_run(error)) from error
+    known |= families
 
 
 def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair, args: tuple, kwargs: dict) -> bool:

@@ -1,5 +1,6 @@
 """Compares the supports of prior and guide: draws of weight 0, and values of the prior that are never drawn."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -38,11 +39,15 @@ def refuse_draws_outside(model_sites: dict[str, dict], guide_sites: dict[str, di
                 raise InputError(f"{rule}: the model does not run at such draws") from error
 
 
-def may_draw_outside(pair: Pair) -> bool:
-    """Returns True unless it is known that the guide draws only what the prior can give."""
-    return any(
-        contains(prior, proposal, compare_tensors=not is_masked(site)) is not True
-        for _, site, prior, proposal in _supports(pair)
+def families_drawn_outside(pair: Pair) -> frozenset[tuple]:
+    """Returns the families of sites at which the guide may draw what the prior cannot give.
+
+    A family is the sites of one kind whose names differ in numbers alone, as those of the steps of a sequence do.
+    """
+    return frozenset(
+        (re.sub(r"\d+", "#", name), type(base_of(site["fn"])), type(base_of(pair.guide_sites[name]["fn"])))
+        for name, site, prior, proposal in _supports(pair)
+        if contains(prior, proposal, compare_tensors=not is_masked(site)) is not True
     )
 
 
