@@ -101,7 +101,10 @@ def owner_of(program: object) -> object:
 
 
 def _is_program(thing: object) -> bool:
-    """Returns True for what can be run itself, as a function or a module with a `forward` can, and a VAE cannot."""
+    """Returns True for what can be run itself, as a function or a module with a `forward` can, and a VAE cannot.
+
+    A class can be called, but gives an object of it and runs no program.
+    """
     if isinstance(thing, nn.Module):
         return type(thing).forward is not nn.Module.forward
-    return callable(thing) and not isinstance(thing, Tensor)
+    return callable(thing) and not isinstance(thing, Tensor | type)
