@@ -150,9 +150,9 @@ def predictive_check(
     0, its roughness. A p near 0 says that T of the data is larger than the model makes it, near 1 that it is smaller.
 
     The data are used twice, for z and beside x_new. Under the right model p is therefore usually nearer to 1/2 than a
-    uniform number would be, the more so the better z is known: a small p is usually at least as unlikely as it says, and
-    never more than twice as likely (averaged over the model's own data), and a p of 1/2 proves little. Of the whole data
-    set T is combined over the data; `over` gives its p-value, of the mean by default.
+    uniform number would be, the more so the better z is known: a small p is usually at least as unlikely as it says,
+    and never more than twice as likely (averaged over the model's own data), and a p of 1/2 proves little. Of the whole
+    data set T is combined over the data; `over` gives its p-value, of the mean by default.
 
     The model must draw every cell that is not missing by a site that observes it as it is, and read x nowhere else.
 
