@@ -47,8 +47,11 @@ class ElboSurgery:
         dimension_shared: I_q(z_j; all other dimensions), what dimension j has to do with the total correlation; 0 if it
             is independent of the others.
         total_correlation_by_chance: What `total_correlation` comes to where the same posteriors have independent
-            dimensions: those of each dimension are dealt to the data anew. An estimate that is no higher than this
-            does not tell dependent dimensions from independent ones; narrow posteriors of few data never do.
+            dimensions: those of each dimension are dealt to the data anew. Its mean is that of 10 deals, and its
+            `monte_carlo_error` how far one more deal would be from that. As the data with independent dimensions are
+            one more deal, of the same draws, this is the standard error of the difference of the two means. An estimate
+            that is no higher than this does not tell dependent dimensions from independent ones; narrow posteriors of
+            few data never do.
         dimension_shared_by_chance: The same of `dimension_shared`.
     """
 
@@ -79,8 +82,8 @@ class ElboSurgery:
         if self.total_correlation is not None:
             text += (
                 " The terms of dimensions are high, too: N posteriors do not fill many dimensions, and look dependent. "
-                '"By chance" is what dependence comes to where there is none: an estimate no higher than that does not '
-                "tell."
+                '"By chance" is what dependence comes to where there is none, ± the error of the difference to it: an '
+                "estimate no higher than that does not tell."
             )
         if self.mutual_information.mean > SATURATED * self.ceiling:
             text += (
@@ -193,6 +196,13 @@ def elbo_surgery(
     def estimate(value: Tensor) -> Estimate:
         return Estimate(value.mean(0).to(home), (value.std(0) / math.sqrt(num_draws)).to(home))
 
+    def of_deals(value: Tensor) -> Estimate:
+        """Returns the mean over deals, whose error is by how much one more deal differs from it."""
+        deals = len(value)
+        error = value.mean(1).std() * math.sqrt(1 + 1 / deals)
+        # A deal moves all data together: errors that are combined as if each datum had its own must give this one.
+        return Estimate(value.mean(0).to(home), (error * math.sqrt(num_data)).expand(num_data).to(home))
+
     of_dimensions: dict[str, Any] = {}
     if per_dimension:
         (z,) = latents.values()
@@ -205,8 +215,8 @@ def elbo_surgery(
             "total_correlation": estimate(log_q - of.log_q.sum(-1)),
             "dimension_kl": tuple(map(estimate, (of.log_q - of.log_p).unbind(-1))),
             "dimension_shared": tuple(map(estimate, shared.unbind(-1))),
-            "total_correlation_by_chance": estimate(correlation),
-            "dimension_shared_by_chance": tuple(map(estimate, shared_by_chance.unbind(-1))),
+            "total_correlation_by_chance": of_deals(correlation),
+            "dimension_shared_by_chance": tuple(map(of_deals, shared_by_chance.unbind(-1))),
         }
     return ElboSurgery(
         elbo=estimate(log_likelihood + log_prior - log_posterior),

@@ -1,6 +1,7 @@
 """Splits KL(q(z) || p(z)) into the dependence between dimensions and the distance of each from its prior."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyro.distributions as dist
@@ -10,6 +11,8 @@ from torch import Tensor
 from pyrovae.common import require
 from pyrovae.evaluation.rows import as_rows, data_dim_of
 from pyrovae.programs import Pair, base_of
+
+DEALS = 10
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,16 @@ def marginals(z: Tensor, gaussians: Tensor, log_p: Tensor, densities: int) -> Ma
         log_p: log p(z_j), of the shape of z.
         densities: The number of pairs of a draw and a datum at a time.
     """
-    _, alone, rest = _log_mixtures(z, gaussians, densities)
-    return Marginals(alone, log_p, rest)
+    _, rest = _log_mixtures(z, gaussians, densities)
+    return Marginals(_log_alone(z, gaussians, densities), log_p, rest)
 
 
 def by_chance(z: Tensor, gaussians: Tensor, log_q: Tensor, densities: int) -> tuple[Tensor, Tensor]:
     """Returns total correlation and what each dimension shares with the others, if the dimensions were independent.
 
-    Each dimension has its draws and its Gaussians dealt to the data anew, which leaves every q(z_j) as it is. What is
-    found all the same is because q(z) has no more than N components. The caller's random numbers go on as they were.
+    In each of several deals each dimension has its draws and its Gaussians dealt to the data anew, which leaves every
+    q(z_j) as it is. What is found all the same is because q(z) has no more than N components. Of independent dimensions
+    the data as they are would be one more such deal. The caller's random numbers go on as they were.
 
     Args:
         z: As in `marginals`.
@@ -76,26 +80,38 @@ def by_chance(z: Tensor, gaussians: Tensor, log_q: Tensor, densities: int) -> tu
         densities: As in `marginals`.
 
     Returns:
-        Both for each draw: `(num_draws, N)` and `(num_draws, N, latent_dim)`.
+        Both for each deal, as means over the draws: `(deals, N)` and `(deals, N, latent_dim)`.
     """
     generator = torch.Generator().manual_seed(0)
-    orders = torch.stack([torch.randperm(z.shape[1], generator=generator) for _ in range(z.shape[2])], 1).to(z.device)
-    z, gaussians, log_q = (values.gather(1, orders.expand_as(values)) for values in (z, gaussians, log_q))
-    whole, _, rest = _log_mixtures(z, gaussians, densities)
-    return whole - log_q.sum(-1), whole.unsqueeze(-1) - log_q - rest
+    correlations, shared = [], []
+    for _ in range(DEALS):
+        order = torch.stack([torch.randperm(z.shape[1], generator=generator) for _ in range(z.shape[2])], 1).to(z.device)
+        dealt_z, dealt, dealt_q = (values.gather(1, order.expand_as(values)) for values in (z, gaussians, log_q))
+        whole, rest = _log_mixtures(dealt_z, dealt, densities)
+        correlations.append((whole - dealt_q.sum(-1)).mean(0))
+        shared.append((whole.unsqueeze(-1) - dealt_q - rest).mean(0))
+    return torch.stack(correlations), torch.stack(shared)
 
 
-def _log_mixtures(z: Tensor, gaussians: Tensor, densities: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns log q(z) `(num_draws, N)`, log q(z_j) and log q(z_-j) `(num_draws, N, latent_dim)` at the draws."""
-    loc, scale = gaussians
-    num_data = len(loc)
-    whole, alone, rest = [], [], []
-    for rows in z.flatten(0, 1).split(max(1, densities // num_data)):
-        each = dist.Normal(loc, scale).log_prob(rows[:, None])
+def _log_mixtures(z: Tensor, gaussians: Tensor, densities: int) -> tuple[Tensor, Tensor]:
+    """Returns log q(z) `(num_draws, N)` and log q(z_-j) `(num_draws, N, latent_dim)` at the draws."""
+    whole, rest = [], []
+    for each in _log_components(z, gaussians, densities):
         together = each.sum(-1, keepdim=True)
         whole.append(together.logsumexp(1).squeeze(-1))
-        alone.append(each.logsumexp(1))
         rest.append((together - each).logsumexp(1))
-    found = (torch.cat(parts).unflatten(0, z.shape[:2]) - math.log(num_data) for parts in (whole, alone, rest))
-    log_q, log_alone, log_rest = found
-    return log_q, log_alone, log_rest
+    log_q, log_rest = (torch.cat(parts).unflatten(0, z.shape[:2]) - math.log(z.shape[1]) for parts in (whole, rest))
+    return log_q, log_rest
+
+
+def _log_alone(z: Tensor, gaussians: Tensor, densities: int) -> Tensor:
+    """Returns log q(z_j) at the draws, `(num_draws, N, latent_dim)`."""
+    alone = [each.logsumexp(1) for each in _log_components(z, gaussians, densities)]
+    return torch.cat(alone).unflatten(0, z.shape[:2]) - math.log(z.shape[1])
+
+
+def _log_components(z: Tensor, gaussians: Tensor, densities: int) -> Iterator[Tensor]:
+    """Yields log q(z_j|x_n) of some draws at a time under every datum, `(draws, N, latent_dim)`."""
+    loc, scale = gaussians
+    for rows in z.flatten(0, 1).split(max(1, densities // len(loc))):
+        yield dist.Normal(loc, scale).log_prob(rows[:, None])
