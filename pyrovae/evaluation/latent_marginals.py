@@ -85,7 +85,8 @@ def by_chance(z: Tensor, gaussians: Tensor, log_q: Tensor, densities: int) -> tu
     generator = torch.Generator().manual_seed(0)
     correlations, shared = [], []
     for _ in range(DEALS):
-        order = torch.stack([torch.randperm(z.shape[1], generator=generator) for _ in range(z.shape[2])], 1).to(z.device)
+        orders = [torch.randperm(z.shape[1], generator=generator) for _ in range(z.shape[2])]
+        order = torch.stack(orders, 1).to(z.device)
         dealt_z, dealt, dealt_q = (values.gather(1, order.expand_as(values)) for values in (z, gaussians, log_q))
         whole, rest = _log_mixtures(dealt_z, dealt, densities)
         correlations.append((whole - dealt_q.sum(-1)).mean(0))
