@@ -36,7 +36,12 @@ from pyrovae.programs.running import AS_IT_COMES, does_not_run, run_pair
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
 from pyrovae.programs.sum_checks import check_sums
-from pyrovae.programs.support_checks import check_no_zero_weights, families_drawn_outside, never_drawn
+from pyrovae.programs.support_checks import (
+    DrawsOutside,
+    check_no_zero_weights,
+    families_drawn_outside,
+    never_drawn,
+)
 
 RUNS_TO_GET_OUTSIDE = 20  # of the pair, where the guide may draw what the prior cannot give, as one draw may not show
 
@@ -127,10 +132,7 @@ def _check_draws_outside(
     Later runs are not validated, and would give nan. Each family of sites is checked once: another length of a sequence
     is nothing new, and in the middle of a training its parameters may be others than where the training began.
     """
-    families = families_drawn_outside(pair)
-    known: set[tuple] = set()
-    with suppress(TypeError):
-        known = _known_of(model, guide).setdefault(("outside", *_names(model, guide)), known)
+    families, known = families_drawn_outside(pair), _drawn_outside(model, guide)
     with fixed_generators(1):
         for _ in range(RUNS_TO_GET_OUTSIDE if families - known else 0):
             try:
@@ -151,7 +153,14 @@ def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair
         return True
     is_known = _is_known(model, guide, needs, pair)
     if not is_known:
-        checked = check(model, guide, needs, *args, **kwargs)
+        try:
+            checked = check(model, guide, needs, *args, **kwargs)
+        except DrawsOutside:
+            # A training that has passed goes on at another length, as it would if that had come before: a resumed one
+            # meets again what the one before it has passed, at other parameters.
+            if isinstance(needs, Weights | None) or not families_drawn_outside(pair) <= _drawn_outside(model, guide):
+                raise
+            return True
         _remember(model, guide, needs, pair)
     _remember_last(model, guide, needs, pair)
     return is_known or checked.layout.is_vectorized or not pair.layout.is_vectorized
@@ -224,6 +233,14 @@ def _remember_last(model: Callable, guide: Callable, needs: Needs | None, pair: 
 
 def _key_of_last(model: Callable, guide: Callable, needs: Needs | None) -> tuple:
     return "last", *_names(model, guide), needs
+
+
+def _drawn_outside(model: Callable, guide: Callable) -> set[tuple]:
+    """Returns the families of sites, drawn outside the prior, at which a pair has passed; a check adds to it."""
+    try:
+        return _known_of(model, guide).setdefault(("outside", *_names(model, guide)), set())
+    except TypeError:  # a program that cannot be referred to weakly
+        return set()
 
 
 def _names(model: Callable, guide: Callable) -> tuple[str, str]:

@@ -16,6 +16,10 @@ from pyrovae.programs.supports import contains, described
 PRIOR_DRAWS = 100  # for each particle and datum, where constraints do not tell what the guide never draws
 
 
+class DrawsOutside(InputError):
+    """The guide drew what the prior cannot give, and the model does not run there."""
+
+
 def check_no_zero_weights(pair: Pair) -> None:
     """Raises `InputError` if the guide draws what the prior cannot give: the weight is 0, and the ELBO is -inf."""
     for name, site, prior, proposal in _supports(pair):
@@ -27,7 +31,7 @@ def check_no_zero_weights(pair: Pair) -> None:
 
 
 def refuse_draws_outside(model_sites: dict[str, dict], guide_sites: dict[str, dict], error: Exception) -> None:
-    """Raises `InputError` if the guide drew what the prior cannot give, where the model failed by `error`.
+    """Raises `DrawsOutside` if the guide drew what the prior cannot give, where the model failed by `error`.
 
     Such a draw has a weight of 0, but a scale below 0 gives the data no density at all.
     """
@@ -36,7 +40,7 @@ def refuse_draws_outside(model_sites: dict[str, dict], guide_sites: dict[str, di
         with suppress(NotImplementedError):  # of a distribution that does not declare its support
             if not (site["is_observed"] or _is_inside(site, site["fn"].support, site["value"])):
                 rule = _rule(name, site["fn"].support, proposal.support)
-                raise InputError(f"{rule}: the model does not run at such draws") from error
+                raise DrawsOutside(f"{rule}: the model does not run at such draws") from error
 
 
 def families_drawn_outside(pair: Pair) -> frozenset[tuple]:
