@@ -129,7 +129,7 @@ def test_a_training_that_has_passed_is_not_refused_at_another_length_for_where_i
     pair.sd = 0.4  # a draw below 0 in 160
     gate.check(pair.model, pair.guide, None, torch.zeros(1, 4))
     x, iwae = torch.zeros(64, 5), pv.objectives.IWAE(2)
-    with pyro.validation_enabled(False):  # as in the steps of `fit`
+    with pyro.validation_enabled(False):  # or this very step may draw below 0, and says so
         iwae.loss(pair.model, pair.guide, x)
     for call in (lambda *pair: iwae.loss(*pair, x), lambda *pair: pv.log_marginal(*pair, x, num_samples=30)):
         again = Scales(sd=0.4)
