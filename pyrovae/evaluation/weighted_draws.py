@@ -279,10 +279,7 @@ class WeightedDraws:
     # The draws --------------------------------------------------------------------------------------------------------
 
     def _chunks(self) -> Iterator[tuple[Data, int, Tensor, Site]]:
-        """Yields one run of data of this process after another: with its seed, log-weights `(S, data)` and draws.
-
-        The log-weights are those of the draws as they are, which Pareto k is of.
-        """
+        """Yields one run of data of this process after another: with its seed, raw log-weights `(S, data)` and draws."""
         runs = self._sampler.own
         if self._kept is not None:
             for (chunk, seed), (log_w, draws) in zip(runs, self._kept, strict=True):
