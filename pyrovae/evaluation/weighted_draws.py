@@ -279,7 +279,7 @@ class WeightedDraws:
     # The draws --------------------------------------------------------------------------------------------------------
 
     def _chunks(self) -> Iterator[tuple[Data, int, Tensor, Site]]:
-        """Yields one run of data of this process after another: with its seed, raw log-weights `(S, data)` and draws."""
+        """Yields one run of data of this process after another: its seed, raw log-weights `(S, data)` and draws."""
         runs = self._sampler.own
         if self._kept is not None:
             for (chunk, seed), (log_w, draws) in zip(runs, self._kept, strict=True):
