@@ -70,7 +70,8 @@ def whole_numbers(x, z):
 def test_a_function_of_cells_in_their_place_is_refused(observe, num):
     """Of x @ Q all was masked: log p(x_a|x_b) was -2.18 for -1.06; of a sign the NaN was an observed 0."""
     x = torch.ones(num, 2).double()
-    said = refusal(pv.conditional_log_marginal, of_columns(observe), guide, x, given=FIRST_GIVEN)
+    given = torch.stack([FIRST_GIVEN, LAST_GIVEN]).repeat(num // 2, 1)
+    said = refusal(pv.conditional_log_marginal, of_columns(observe), guide, x, given=given)
     assert said.startswith(RULE)
 
 
@@ -127,3 +128,17 @@ def test_a_factor_is_refused_for_what_it_is():
     x = torch.tensor([[1.0, 0.5]]).double()
     said = refusal(pv.conditional_log_marginal, of_columns(with_factor), guide, x, given=FIRST_GIVEN)
     assert said.endswith('site "one" is a factor, and the joint is then not normalised')
+
+
+def test_a_vae_that_is_not_for_missing_cells_takes_parts_with_another_guide():
+    """Its model is handed on as that of its module, which must not refuse the NaN that stand for what is left out."""
+
+    def prior(x, mask):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 2) + 0 * mask.sum(), 1.0).to_event(1))
+
+    own, x = pv.VAE((3,), latent_dim=2, hidden=(4,), likelihood=pv.Gaussian(1.0)), torch.randn(3, 3)
+    found = pv.conditional_log_marginal(own.model, prior, x, given=torch.arange(3) < 1, num_samples=30)
+    assert found.value.isfinite().all()
+    holes = torch.where(torch.arange(3) < 1, torch.nan, x)
+    assert pv.impute(own.model, prior, holes, num_samples=30, num_draws=1).value.isfinite().all()
