@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept_training import train_once
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import Tensor
-from training import train_once
 from writing import write_report, write_results
 
 import pyrovae as pv

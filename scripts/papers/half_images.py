@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept_training import train_once
 from matplotlib.figure import Figure
 from torch import Tensor
-from training import train_once
 from writing import write_report, write_results
 
 import pyrovae as pv

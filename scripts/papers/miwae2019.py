@@ -3,9 +3,9 @@
 python scripts/papers/miwae2019.py      # needs scikit-learn: pip install 'pyrovae[digits]'
 
 Mattei and Frellsen 2019, arXiv:1812.02633; the notebook is MIWAE_Pytorch_exercises_demo.ipynb of
-github.com/pamattei/miwae. Cells, holes, networks, likelihood, bound and optimiser are the notebook's. Unlike there,
-the encoder also sees which cells are missing. The error is that of the missing cells alone, mean square, in
-units of each column's variance, on the rows that were trained on.
+github.com/pamattei/miwae. Cells, holes, networks, likelihood, bound and optimiser are the notebook's. Unlike there, the
+encoder also sees which cells are missing. The error is that of the missing cells alone, mean square, in units of each
+column's variance, on the rows that were trained on.
 """
 
 from pyrovae.cli import answer_flags
