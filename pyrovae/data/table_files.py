@@ -113,7 +113,8 @@ def read_parquet(path: Path, needs: Callable[[str], bool] = _every, *, exact: bo
     Args:
         path: The file.
         needs: As there.
-        exact: Whether whole numbers beside missing cells stay whole, which pandas else makes numbers of float64.
+        exact: Whether all that the file has is a column as it is: else pandas makes whole numbers beside missing cells
+            numbers of float64, and an index with a name is none.
     """
     try:
         import pandas
@@ -121,6 +122,7 @@ def read_parquet(path: Path, needs: Callable[[str], bool] = _every, *, exact: bo
         raise InputError(f"{path} needs pandas and pyarrow: pip install 'pyrovae[tables]'") from error
     try:
         frame = pandas.read_parquet(path, **({"dtype_backend": "numpy_nullable"} if exact else {}))
+        frame = frame.reset_index() if exact and any(frame.index.names) else frame
     except ImportError as error:
         raise InputError(f"{path} needs pyarrow: pip install 'pyrovae[tables]'") from error
     except (OSError, ValueError) as error:  # pyarrow's errors are of these types

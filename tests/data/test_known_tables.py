@@ -121,13 +121,15 @@ def test_a_value_of_a_parquet_file_that_was_there_keeps_its_digits(tmp_path, mon
             "true": [True, False, True],
             "day": pandas.to_datetime(["2024-01-01", None, "2024-01-03"]),
             "note": ["a, b", " c", "NA"],
-        }
+        },
+        index=pandas.Index(["u", "v", "w"], name="row"),
     )
     as_read = {"numpy_nullable": frame.convert_dtypes()}
     monkeypatch.setattr(pandas, "read_parquet", lambda path, dtype_backend: as_read[dtype_backend])
     (tmp_path / "a.parquet").write_bytes(b"")
     found = list(csv.DictReader(io.StringIO(filled(tmp_path / "a.parquet"))))
-    assert [[row[name] for row in found] for name in ("a", "key", "hole", "b", "true", "note")] == [
+    assert [[row[name] for row in found] for name in ("row", "a", "key", "hole", "b", "true", "note")] == [
+        ["u", "v", "w"],
         ["0.1", "2.5", "!"],
         [str(large), "2", "3"],
         [str(large), "", "3"],
