@@ -102,8 +102,7 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
     reading = AS_IT_COMES if needs is None else needs.reading
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
         try:
-            with fixed_generators(0):  # whether a pair is refused does not depend on what the caller has drawn
-                pair = check_pair(model, guide, reading, args, kwargs)
+            pair = _two_particles(model, guide, reading, args, kwargs)
         except InputError as error:  # a program may know what to do with NaN, and if it does not it is said so
             if is_validation_error(error) or " is outside " in str(error):
                 check_finite_data(model, args)
@@ -122,6 +121,18 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
             needs.check(replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside))
             _remember(model, guide, needs, pair)
     return pair
+
+
+def _two_particles(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:
+    """Returns what `check_pair` does; what the caller has drawn does not decide whether the pair is refused.
+
+    The caller's random numbers come first, as parameters may be drawn from them at their first use.
+    """
+    try:
+        return check_pair(model, guide, reading, args, kwargs)
+    except InputError:
+        with fixed_generators(0):
+            return check_pair(model, guide, reading, args, kwargs)
 
 
 def _check_draws_outside(
