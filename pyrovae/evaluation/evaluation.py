@@ -1,4 +1,4 @@
-"""One door to all estimates of log p(x): several methods on the same data, each with its errors and its time."""
+"""Estimates log p(x) by several methods on the same data, each with its errors and its time."""
 
 import re
 import time
