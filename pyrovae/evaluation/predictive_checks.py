@@ -96,13 +96,15 @@ class PredictiveCheck:
     @property
     def verdict(self) -> str:
         """A conclusion about the model as the mean of T over the data tells, and about the draws that it rests on."""
-        (p, error), num = self.over(), len(self.replicated)
+        (p, error), draws = self.over(), self.p_values.num_samples * len(self.observed)
+        num = min(len(self.replicated), draws)  # replicates of one datum are no more than the draws of z behind them
         number = f"p = {p:.3f} ({error:.1g}) of the mean over {len(self.observed):,} data"
         way = "larger" if p < 0.5 else "smaller"
         if _upper_limit(min(p, 1 - p), num) < EXTREME:
             found = f"the model does not make such data: their statistic is {way} than that of its own, {number}"
         elif min(p, 1 - p) < EXTREME:
-            found = f"perhaps a misfit, {number}: take more replicates than {num:,} to tell"
+            found = f"perhaps a misfit, {number}: take more replicates than {len(self.replicated):,} to tell"
+            found += f", and more draws than {self.p_values.num_samples:,}" * (draws < len(self.replicated))
         else:
             found = f"no misfit seen: {number}, and p is usually nearer to 1/2 than chance alone would have it"
         return f"{found}\ndraws: {self.draws_verdict}"

@@ -87,6 +87,15 @@ def test_a_model_whose_noise_is_wrong_is_found_out(vae, scale, extreme, way):
     assert axes.lines[0].get_xdata()[0] == pytest.approx(check.observed.mean().item())
 
 
+def test_many_replicates_of_few_draws_prove_nothing(vae):
+    """20 draws of z of one datum miss what has a probability of 1 in 20 more often than in every third run."""
+    x, few = 9 * draw(vae, 1), {"statistic": lambda x: x.square().sum(-1), "num_replicates": 1_000}
+    said = [repr(pv.predictive_check(vae, x, num_samples=num, **few)).split("\n")[0] for num in (20, 1_000)]
+    assert said[0].startswith("perhaps a misfit, p = 0.000")
+    assert said[0].endswith("take more replicates than 1,000 to tell, and more draws than 20")
+    assert said[1].startswith("the model does not make such data")
+
+
 def test_few_replicates_prove_nothing(vae):
     x = 9 * draw(vae, 20)
     # 0 of 200 has a chance of 13% at p = 0.01, and 0 of 300 one below 5%
