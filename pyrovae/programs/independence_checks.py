@@ -48,8 +48,10 @@ class _Terms(NamedTuple):
 def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Coupled:
     """Returns which sites of the pair depend on what their plates say that they do not.
 
-    Half of the data get the latents of another particle, and then the other half: no term of the rest may move. With
-    discrete latents that is done again at other states. `pair` is a run of the two programs with two particles.
+    Half of the data get the latents of the other particle: no term of the rest may move, and the terms of that half must
+    be those that the other particle has. What moves may have another reason, such as what a program draws for itself,
+    and is told by more runs, in which each half is moved alone. With discrete latents that is done again at other
+    states. `pair` is a run of the two programs with two particles.
     """
     halves = [half for half in _halves(pair) if bool(half.any())]
     if not pair.layout.has_globals:
@@ -65,6 +67,13 @@ def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: d
         return _terms(pair_at(model, guide, latents, *args, like=pair, **kwargs))
 
     with torch.no_grad(), pyro.validation_enabled(False):
+        before, half = _terms(pair), halves[0]
+        after = run(_with_others_latents(pair, draws, others[0], half))
+        expected = {name: torch.where(half.to(term.device), term[-1:], term) for name, term in before.inside.items()}
+        if (_moved(expected, after.inside), _moved(before.outside, after.outside)) == (None, None):
+            del others[0]
+        if not others:
+            return Coupled()
         before, rounded = run(draws), None
         for half, other in itertools.product(halves, others):
             after = run(_with_others_latents(pair, draws, other, half))
