@@ -60,8 +60,7 @@ def _by_size(
         if "num_particles" not in inspect.signature(kind).parameters:  # it takes no draws: one row, at the first K
             return objective, [(num_particles[0], from_text(objective))]
         fewest = getattr(kind, "min_particles", 1)
-        numbers = [number for number in num_particles if number >= fewest]
-        return objective, [(number, from_text(objective, num_particles=number)) for number in numbers]
+        return objective, _made(objective, [number for number in num_particles if number >= fewest])
     rule = "objectives must be names, or take a number of particles and give a pyro.infer.ELBO"
     require(callable(objective) and not isinstance(objective, PyroELBO), f"{rule}; got {shown(objective)}")
     made = [(number, objective(number)) for number in num_particles]
@@ -69,6 +68,23 @@ def _by_size(
     for _, one in by_size:
         require(isinstance(one, PyroELBO), f"{rule}; got {shown(one)}")
     return getattr(objective, "__name__", type(by_size[0][1]).__name__ if by_size else shown(objective)), by_size
+
+
+def _made(objective: str, num_particles: Sequence[int]) -> list[tuple[int, PyroELBO]]:
+    """Returns an objective at the numbers of particles that it takes with its settings, of which a baseline is one.
+
+    If it takes none of them, what it says of the last is raised.
+    """
+    made: list[tuple[int, PyroELBO]] = []
+    refused = None
+    for number in num_particles:
+        try:
+            made.append((number, from_text(objective, num_particles=number)))
+        except InputError as error:
+            refused = error
+    if refused is not None and not made:
+        raise refused
+    return made
 
 
 def readings_of(objectives: Sequence[PyroELBO]) -> list[Reading]:

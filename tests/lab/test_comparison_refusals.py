@@ -33,6 +33,10 @@ def test_a_function_is_called_only_with_the_numbers_of_particles_that_were_given
         ({"objectives": [ELBO(3)]}, "objectives must be names, or take a number of particles"),
         ({"objectives": [lambda k: k]}, "objectives must be names, or take a number of particles .* got 1"),
         ({"objectives": ["vimco"], "num_particles": [1]}, r"no objective takes num_particles \[1\]"),
+        (
+            {"objectives": ["score_function(baseline=leave_one_out)"], "num_particles": [1]},
+            "num_particles must be >= 2 with baseline leave_one_out, got 1",
+        ),
         ({"num_particles": [0]}, "num_particles must be a whole number >= 1, got 0"),
         ({"objectives": ["elbo", "iwae", "elbo"]}, "objectives must differ, got elbo, iwae, elbo"),
         ({"num_particles": [2, 2]}, "num_particles must differ, got 2, 2"),

@@ -26,6 +26,8 @@ from pyrovae.objectives import (
     ScoreFunction,
 )
 
+LEAVE_ONE_OUT = "score_function(baseline=leave_one_out)"
+
 
 def test_the_bias_is_above_its_floor_only_for_a_biased_estimator():
     class Naive(IWAE):
@@ -126,12 +128,17 @@ def test_a_users_objective_need_not_be_hashable():
     assert [row.reference for row in found.rows] == [None, "IWAE"]
 
 
-def test_a_discrete_pair_has_references_too_and_vimco_has_no_row_at_one_particle():
+def test_a_discrete_pair_has_references_too_and_no_row_where_an_objective_or_its_baseline_needs_more_particles():
     x = torch.randn(6, 3).repeat(20, 1)
     settings = {"num_particles": [1, 3], "repeats": 100, "compile": False}
-    found = compare(plain_model, plain_guide, x, objectives=["score_function", "vimco"], **settings)
+    found = compare(plain_model, plain_guide, x, objectives=["score_function", "vimco", LEAVE_ONE_OUT], **settings)
     keys = [(row.objective, row.num_particles, row.reference) for row in found.rows]
-    assert keys == [("score_function", 1, "ELBO"), ("score_function", 3, "ELBO"), ("vimco", 3, "IWAE")]
+    assert keys == [
+        ("score_function", 1, "ELBO"),
+        ("score_function", 3, "ELBO"),
+        ("vimco", 3, "IWAE"),
+        (LEAVE_ONE_OUT, 3, "ELBO"),
+    ]
     assert all(row.guide.bias < 3 * row.guide.bias_floor for row in found.rows)
     assert not pyro.get_param_store().keys()
 
