@@ -48,10 +48,10 @@ class _Terms(NamedTuple):
 def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Coupled:
     """Returns which sites of the pair depend on what their plates say that they do not.
 
-    Half of the data get the latents of the other particle: no term of the rest may move, and the terms of that half must
-    be those that the other particle has. What moves may have another reason, such as what a program draws for itself,
-    and is told by more runs, in which each half is moved alone. With discrete latents that is done again at other
-    states. `pair` is a run of the two programs with two particles.
+    Half of the data get the latents of the other particle: no term of the rest may move, and the terms of that half
+    must be those that the other particle has. What moves may have another reason, such as what a program draws for
+    itself, and is told by more runs, in which each half is moved alone. With discrete latents that is done again at
+    other states. `pair` is a run of the two programs with two particles.
     """
     halves = [half for half in _halves(pair) if bool(half.any())]
     if not pair.layout.has_globals:
