@@ -77,8 +77,8 @@ def compare(
     A parameter is on the side of the program that its gradient comes from, whichever program registers it; see `Row`.
     The bias is that of the mean gradient against the plain estimator of the same bound with the same settings, which
     the class of an objective names as its `reference`: `ELBO` for STL, analytic KL and the score function, `IWAE` for
-    DReG and VIMCO. It is not measured if a site of the guide draws straight through, whose gradient is biased under the
-    plain estimators, too. A number near its floor is no evidence of a signal or a bias.
+    DReG, GDReG, VIMCO and OVIS. It is not measured if a site of the guide draws straight through, whose gradient is
+    biased under the plain estimators, too. A number near its floor is no evidence of a signal or a bias.
 
     Everything that the programs can see is left as it was found (parameters and their gradients, buffers and other
     tensors, modes, attributes), and so are the param store and the generators.

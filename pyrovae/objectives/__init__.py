@@ -6,9 +6,11 @@ from pyrovae.objectives.checks import check_objective
 from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
+from pyrovae.objectives.gdreg import GDReG
 from pyrovae.objectives.iwae import IWAE, DReG
 from pyrovae.objectives.kept_terms import KeptTerms as KeptTerms, keeping_terms as keeping_terms
 from pyrovae.objectives.miwae import CIWAE, MIWAE, PIWAE
+from pyrovae.objectives.ovis import OVIS
 from pyrovae.objectives.registry import NEED_NUM_PARTICLES, OBJECTIVES, SHORTHANDS, from_name, from_text, parse, resolve
 from pyrovae.objectives.renyi import Renyi
 from pyrovae.objectives.score_function import VIMCO, ScoreFunction
@@ -26,12 +28,14 @@ __all__ = [
     "StickingTheLanding",
     "IWAE",
     "DReG",
+    "GDReG",
     "Renyi",
     "MIWAE",
     "PIWAE",
     "CIWAE",
     "ReweightedWakeSleep",
     "VIMCO",
+    "OVIS",
     "ScoreFunction",
     "ThermodynamicVO",
     "OBJECTIVES",

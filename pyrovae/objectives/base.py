@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pyro.distributions import Delta
@@ -139,12 +139,9 @@ class Objective(DifferentiableELBO):
     vectorize_particles: bool | str = field(default="auto", kw_only=True)
 
     min_particles = 1
-    takes_beta = True
     takes_subsampled = False
     takes_points = False
     """True if the guide may give points without a density: the codes of an autoencoder, or a maximum a posteriori."""
-    reference: ClassVar[type[PyroELBO] | None] = None
-    """The objective whose gradient, by plain differentiation, has the same mean; None for a gradient of that kind."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -169,6 +166,18 @@ class Objective(DifferentiableELBO):
     def num_draws(self) -> int:
         """Draws of z per datum."""
         return self.num_particles
+
+    # A subclass says these in a line, `reference = IWAE`, or as properties where they depend on its settings.
+
+    @property
+    def reference(self) -> type[PyroELBO] | None:
+        """The objective whose plain gradient, by autograd, has the same mean; None if there is none but this one."""
+        return None
+
+    @property
+    def takes_beta(self) -> bool:
+        """True if the gradient is right under a beta on the latents."""
+        return True
 
     def bound(self, log_weights: Tensor) -> Tensor:
         """Returns the estimate for each datum, `(batch,)`, from its log-weights `(num_draws, batch)`."""

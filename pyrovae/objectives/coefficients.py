@@ -1,5 +1,6 @@
 """The coefficients that say what an estimator's gradient is; see `estimator`."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ class Coefficients:
             site, or if the other terms are enough for any.
         outer_score: Takes the place of `score` in the gradient of global draws theta, which q(z|x, theta) depends on,
             where `score` is not that of the bound.
+        prior_path: Makes the model's gradient of the priors one through the draws, as if they were the priors' own,
+            and multiplies there, beside what `model` does, the gradient of log w_k in a site's draw; see `prior_paths`.
+            None leaves it as `model` has it.
 
     Example:
         >>> weights = torch.full((2, 3), 0.5)
@@ -37,6 +41,7 @@ class Coefficients:
     is_total: bool = False
     outer_score: Tensor | None = None
     without_rsample: Tensor | None = None
+    prior_path: Tensor | None = None
 
     @classmethod
     def total(cls, weights: Tensor, beta: Tensor | float) -> "Coefficients":
@@ -58,7 +63,7 @@ class Coefficients:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Coefficients":
         model = change(self.model)
         path = model if self.path is self.model else _changed(self.path, change)
-        others = self.outer_score, self.without_rsample
+        others = self.outer_score, self.without_rsample, self.prior_path
         return Coefficients(
             model, path, _changed(self.score, change), self.is_total, *(_changed(part, change) for part in others)
         )
@@ -66,3 +71,8 @@ class Coefficients:
 
 def _changed(part: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | None:
     return None if part is None else change(part)
+
+
+def weighted_sum(factors: Tensor, terms: Tensor) -> Tensor:
+    """Returns sum_kn factor_kn term_kn, in which terms of -inf have no part."""
+    return torch.where(terms == -math.inf, 0.0, factors * terms).sum()

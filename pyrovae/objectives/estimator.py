@@ -10,8 +10,9 @@ log-weights alone, that say what its gradient is:
 IWAE is (w~, w~, -w~) with the normalised weights w~, DReG (w~, w~^2, 0), reweighted wake-sleep (w~, 0, w~). The path
 term is generic: the pair is run again with the draws as leaves, autograd gives d log w / dz there, and its product with
 the draw z(phi) of the first run has the wanted gradient, for any guide with `rsample` (modules, flows, sites that
-depend on each other). A parameter that model and guide share gets the sum of its terms. Sites of the guide without
-`rsample` have no path; `surrogate` says what takes its place.
+depend on each other: the slope in a draw holds all others, and the draw moves with those that it was made from). A
+parameter that model and guide share gets the sum of its terms. Sites of the guide without `rsample` have no path;
+`surrogate` says what takes its place.
 
 A draw of weight 0 (log w = -inf) has no part in the model's and the path's terms. If all weights of a datum are 0 its
 bound is -inf, and its gradient is 0.

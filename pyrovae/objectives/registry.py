@@ -11,8 +11,10 @@ from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
 from pyrovae.objectives.base import DifferentiableELBO, Objective
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO
+from pyrovae.objectives.gdreg import GDReG
 from pyrovae.objectives.iwae import IWAE, DReG
 from pyrovae.objectives.miwae import CIWAE, MIWAE, PIWAE
+from pyrovae.objectives.ovis import OVIS
 from pyrovae.objectives.renyi import Renyi
 from pyrovae.objectives.score_function import VIMCO, ScoreFunction
 from pyrovae.objectives.thermodynamic import ThermodynamicVO
@@ -26,17 +28,19 @@ OBJECTIVES: dict[str, type[Objective | AnalyticKLELBO | EnumeratedELBO]] = {
     "sticking_the_landing": StickingTheLanding,
     "iwae": IWAE,
     "dreg": DReG,
+    "gdreg": GDReG,
     "renyi": Renyi,
     "miwae": MIWAE,
     "piwae": PIWAE,
     "ciwae": CIWAE,
     "reweighted_wake_sleep": ReweightedWakeSleep,
     "vimco": VIMCO,
+    "ovis": OVIS,
     "score_function": ScoreFunction,
     "thermodynamic": ThermodynamicVO,
 }
 # The objectives that are the ELBO with one particle: by name they must be given `num_particles`.
-NEED_NUM_PARTICLES = ("iwae", "dreg", "renyi", "miwae", "piwae", "ciwae")
+NEED_NUM_PARTICLES = ("iwae", "dreg", "gdreg", "renyi", "miwae", "piwae", "ciwae")
 
 # The settings of objectives that `fit`, `race` and the command line take beside the name of an objective.
 SHORTHANDS = ("num_particles", "alpha", "num_batches", "free_bits")

@@ -11,15 +11,15 @@ part in log q(c_k|upstream) makes the whole factor of D log q(c_k|upstream) L - 
 would be wrong wherever c comes after z. An objective without a path term has a score-function term of every site.
 """
 
-import math
 from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pyrovae.objectives.coefficients import Coefficients
+from pyrovae.objectives.coefficients import Coefficients, weighted_sum
 from pyrovae.objectives.pair_call import PairCall
+from pyrovae.objectives.prior_paths import prior_path_sum
 from pyrovae.objectives.scales import WeightedTerms, weighted_terms
 from pyrovae.programs import EnumeratedPair, Pair
 
@@ -56,7 +56,7 @@ def surrogate_sum(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients
     model, path, score = coefficients.model, coefficients.path, coefficients.score
     if coefficients.is_total:
         # The total derivative: the graph of the one run has it all.
-        return _with_rest(_weighted_sum(model, terms.log_weights), pair, terms, coefficients)
+        return _with_rest(weighted_sum(model, terms.log_weights), pair, terms, coefficients)
     draws = pair.draws()
     shared = {name for name, z in draws.items() if not pair.is_local(pair.guide_sites[name])}
     local = [name for name in draws if name not in shared and pair.guide_sites[name]["fn"].has_rsample]
@@ -65,18 +65,21 @@ def surrogate_sum(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients
         name: z.detach().requires_grad_(z.requires_grad if name in shared else name in through)
         for name, z in draws.items()
     }
-    at = weighted_terms(call.run_at(leaves, pair))
-    surrogate = _weighted_sum(model, at.log_p)
+    again = call.run_at(leaves, pair)
+    at = weighted_terms(again)
+    surrogate = weighted_sum(model, at.log_p)
+    if coefficients.prior_path is not None:
+        surrogate = surrogate + prior_path_sum(again, at, coefficients, leaves)
     if score is not None:
-        surrogate = surrogate + _weighted_sum(score, at.score)
+        surrogate = surrogate + weighted_sum(score, at.score)
     sums = []
     if path is not None and through:
-        sums.append((_weighted_sum(path, at.log_weights), through))
+        sums.append((weighted_sum(path, at.log_weights), through))
     if any(leaves[name].requires_grad for name in shared):
-        of_globals = _weighted_sum(model, at.log_p)
+        of_globals = weighted_sum(model, at.log_p)
         outer = score if coefficients.outer_score is None else coefficients.outer_score
         if outer is not None:
-            of_globals = of_globals + _weighted_sum(outer, at.score)
+            of_globals = of_globals + weighted_sum(outer, at.score)
         sums.append((of_globals, [name for name in shared if leaves[name].requires_grad]))
     for total, names in sums:
         if not (names and total.requires_grad):  # nothing is drawn, or every latent is masked by False
@@ -95,14 +98,9 @@ def _with_rest(surrogate: Tensor, pair: Pair, terms: WeightedTerms, coefficients
         return surrogate
     names = sites_without_rsample(pair)
     if not isinstance(pair, EnumeratedPair):
-        return surrogate + _weighted_sum(coefficient, pair.log_q_of_draws(names))
+        return surrogate + weighted_sum(coefficient, pair.log_q_of_draws(names))
     # Each state has draws of its own. They have a part in the terms of that state, which count by its probability.
     states, chance = pair.states, pair.log_probabilities.detach().exp()
     own = coefficient + coefficients.model * (weighted_terms(states).log_weights - terms.log_weights).detach()
     own = torch.where((chance > 0) & own.isfinite(), chance * own, 0.0)
-    return surrogate + _weighted_sum(own, states.log_q_of_draws(names))
-
-
-def _weighted_sum(coefficients: Tensor, terms: Tensor) -> Tensor:
-    """Returns sum_kn c_kn t_kn, in which terms of -inf have no part."""
-    return torch.where(terms == -math.inf, 0.0, coefficients * terms).sum()
+    return surrogate + weighted_sum(own, states.log_q_of_draws(names))

@@ -50,8 +50,8 @@ from pyrovae.programs.sites import (
     without_masks_of_latents,
 )
 from pyrovae.programs.stored_parameters import never_trains, own_and_stored
-from pyrovae.programs.support_checks import check_no_zero_weights, warn_of_never_drawn
-from pyrovae.programs.supports import interior
+from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn, warn_of_never_drawn
+from pyrovae.programs.supports import base_support, interior
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
 __all__ = [
@@ -84,6 +84,7 @@ __all__ = [
     "check_guide_sees_parts",
     "check_model_sees_parts",
     "base_of",
+    "base_support",
     "check_finite_data",
     "check_no_zero_weights",
     "check_observed",
@@ -108,6 +109,7 @@ __all__ = [
     "log_mean_exp",
     "log_weights",
     "mark_of",
+    "never_drawn",
     "never_trains",
     "observing_parts",
     "not_finite",

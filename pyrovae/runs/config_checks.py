@@ -35,7 +35,14 @@ from pyrovae.runs.usual_settings import KIND_BY_BINARIZE, NUM_LEVELS, require_li
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 # Objectives that do not differentiate the draws of z.
-WITHOUT_PATH_GRADIENTS = ("score_function", "vimco", "reweighted_wake_sleep", "thermodynamic", "elbo_enumerated")
+WITHOUT_PATH_GRADIENTS = (
+    "score_function",
+    "vimco",
+    "ovis",
+    "reweighted_wake_sleep",
+    "thermodynamic",
+    "elbo_enumerated",
+)
 POSTERIORS_OF_BITS = ("bernoulli", "relaxed_bernoulli")
 USUAL_NUM_COMPONENTS = {"mixture": 10, "vamp": 500}
 

@@ -22,12 +22,14 @@ from pyrovae.objectives import (
     ELBO,
     IWAE,
     MIWAE,
+    OVIS,
     PIWAE,
     VIMCO,
     AnalyticKLELBO,
     DifferentiableELBO,
     DReG,
     EnumeratedELBO,
+    GDReG,
     Renyi,
     ReweightedWakeSleep,
     ScoreFunction,
@@ -55,8 +57,8 @@ class Unknown(DifferentiableELBO):
 
 
 BOUNDS = [
-    ELBO(3), StickingTheLanding(3), IWAE(8), IWAE(8, chunk_size=2), DReG(8), MIWAE(4, num_batches=2),
-    PIWAE(4, num_batches=2), CIWAE(8), VIMCO(8), ScoreFunction(8), ReweightedWakeSleep(8),
+    ELBO(3), StickingTheLanding(3), IWAE(8), IWAE(8, chunk_size=2), DReG(8), GDReG(8), MIWAE(4, num_batches=2),
+    PIWAE(4, num_batches=2), CIWAE(8), VIMCO(8), OVIS(8), ScoreFunction(8), ReweightedWakeSleep(8),
     ThermodynamicVO(8, num_partitions=5), EnumeratedELBO(), AnalyticKLELBO(2),
     *(Renyi(8, alpha=alpha) for alpha in (0.0, 0.5, 1 - 1e-6, 1.0, 3.0)), Renyi(1, alpha=-1.0),
     Trace_ELBO(num_particles=3), TraceGraph_ELBO(), TraceEnum_ELBO(), TraceMeanField_ELBO(), RenyiELBO(0.5, 8),

@@ -17,11 +17,13 @@ from pyrovae.objectives import (
     IWAE,
     MIWAE,
     OBJECTIVES,
+    OVIS,
     PIWAE,
     VIMCO,
     AnalyticKLELBO,
     DReG,
     EnumeratedELBO,
+    GDReG,
     Renyi,
     ReweightedWakeSleep,
     ScoreFunction,
@@ -113,6 +115,12 @@ def hand_gradient(objective, vae, x):
             return combine(equal, equal)
         case ELBO():
             return combine(equal, equal, -equal)
+        case GDReG():  # the prior is N(prior_mean, I): a draw at held noise moves with the mean
+            leaf = fixed.clone().requires_grad_()
+            log_ratio = log_joint(vae, leaf, x) - frozen_log_q(vae, leaf, x)
+            along = w * vae.decode(leaf).log_prob(x) - w**2 * log_ratio
+            (slope,) = torch.autograd.grad(along.sum(), leaf)
+            return combine(w, w**2) | {"prior_mean": -slope.sum((0, 1))}
         case DReG():
             return combine(w, w**2)
         case IWAE():
@@ -137,6 +145,10 @@ def hand_gradient(objective, vae, x):
                 replaced = torch.stack([*others, torch.stack(others).mean(0)])
                 learning[k] = log_w.logsumexp(0) - replaced.logsumexp(0)
             return combine(w, score=learning - w)
+        case OVIS(gamma=gamma):
+            rest = torch.stack([torch.cat((log_w[:k], log_w[k + 1 :])).logsumexp(0) for k in range(count)])
+            control = rest - math.log(count - 1) - gamma * w + (1 - gamma) * math.log(1 - 1 / count)
+            return combine(w, score=log_w.logsumexp(0) - math.log(count) - w - control)
         case ScoreFunction(baseline="none"):
             return combine(equal, score=log_w / count)
         case ScoreFunction():
@@ -190,7 +202,9 @@ def gradient_draws(objective, vae, x, num):
         (ScoreFunction(3, baseline="leave_one_out"), ELBO(3)),
         (ThermodynamicVO(3, num_partitions=1), ELBO(3)),
         (DReG(3), IWAE(3)),
+        (GDReG(3), IWAE(3)),
         (VIMCO(3), IWAE(3)),
+        (OVIS(3), IWAE(3)),
     ],
     ids=str,
 )

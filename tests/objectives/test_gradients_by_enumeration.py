@@ -15,7 +15,7 @@ from scalar_pairs import double
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.objectives import ELBO, IWAE, VIMCO, EnumeratedELBO, ReweightedWakeSleep, ScoreFunction
+from pyrovae.objectives import ELBO, IWAE, OVIS, VIMCO, EnumeratedELBO, ReweightedWakeSleep, ScoreFunction
 
 # Four bits, and tuples of particles enumerated ------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ def discrete_gradients(pair: DiscretePair, objective, num: int = 60, batch: int 
 
 
 @pytest.mark.parametrize("objective", [
-    ScoreFunction(8), ScoreFunction(8, baseline="leave_one_out"), VIMCO(2), VIMCO(8), VIMCO(32),
+    ScoreFunction(8), ScoreFunction(8, baseline="leave_one_out"), VIMCO(2), VIMCO(8), VIMCO(32), OVIS(8),
     ReweightedWakeSleep(2), ReweightedWakeSleep(8),
 ], ids=str)  # fmt: skip
 def test_with_categories_and_many_particles_the_mean_gradient_is_the_exact_one(objective):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import suite_seed
 
-from pyrovae.objectives import IWAE, MIWAE, DReG
+from pyrovae.objectives import IWAE, MIWAE, OVIS, VIMCO, DReG
 
 
 class RainforthPair:
@@ -59,6 +59,14 @@ def test_the_guides_signal_to_noise_falls_as_the_root_of_k_and_the_models_rises(
     model, guide = zip(*(signal_to_noise(DReG(k), IWAE(k)) for k in sizes), strict=True)
     assert slope(sizes, guide) == pytest.approx(-0.5, abs=0.07), guide
     assert slope(sizes, model) == pytest.approx(0.5, abs=0.07), model
+
+
+def test_the_signal_to_noise_of_ovis_rises_as_the_root_of_k_where_vimcos_falls():
+    """Both are score functions. OVIS leaves out the noise of draws of little weight, as Lievin et al. (2020) prove."""
+    sizes = (4, 16, 64)
+    for objective, expected in ((OVIS, 0.5), (VIMCO, -0.5)):
+        _, guide = zip(*(signal_to_noise(DReG(k), objective(k)) for k in sizes), strict=True)
+        assert slope(sizes, guide) == pytest.approx(expected, abs=0.15), (objective, guide)
 
 
 def test_with_more_batches_both_signals_rise_as_the_root_of_m():

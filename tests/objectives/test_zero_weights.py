@@ -14,9 +14,11 @@ from pyrovae.objectives import (
     ELBO,
     IWAE,
     MIWAE,
+    OVIS,
     PIWAE,
     VIMCO,
     DReG,
+    GDReG,
     Renyi,
     ReweightedWakeSleep,
     ScoreFunction,
@@ -31,6 +33,7 @@ EVERY = [
     ScoreFunction(4, baseline="leave_one_out"),
     IWAE(4),
     DReG(4),
+    GDReG(4),
     Renyi(4, alpha=0.5),
     Renyi(4, alpha=-1.0),
     MIWAE(2, num_batches=2),
@@ -38,6 +41,8 @@ EVERY = [
     CIWAE(4),
     CIWAE(4, elbo_weight=0.0),
     VIMCO(4),
+    OVIS(4),
+    OVIS(4, gamma=0.5),
     ReweightedWakeSleep(4),
     ThermodynamicVO(4),
     ThermodynamicVO(4, num_partitions=5),
@@ -82,7 +87,7 @@ def edge(scale: float = 0.0):
     return model, guide
 
 
-@pytest.mark.parametrize("objective", [VIMCO(4), ReweightedWakeSleep(4)], ids=str)
+@pytest.mark.parametrize("objective", [VIMCO(4), OVIS(4), ReweightedWakeSleep(4)], ids=str)
 @pytest.mark.parametrize("x", [0.97, 5.0], ids=["few weights are not 0", "all are 0"])
 def test_loss_and_gradient_of_a_pair_are_defined_where_weights_are_0(objective, x):
     data = torch.full((400,), x, dtype=torch.float64)
