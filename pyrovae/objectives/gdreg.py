@@ -53,11 +53,11 @@ class GDReG(DReG):
         return replace(found, prior_path=-found.path)
 
     def check(self, pair: Pair) -> None:
-        missing = never_drawn(pair)
-        require(missing is None, f"GDReG needs a guide that reaches all that the prior can give: {missing}; use dreg")
+        name, missing = type(self).__name__, never_drawn(pair)
+        require(missing is None, f"{name} needs a guide that reaches all that the prior can give: {missing}; use dreg")
         super().check(pair)
         require(
             len(moving_draws(pair)) > 0,
-            "GDReG needs a latent of the data that the guide reparameterises and whose prior is a location and a scale "
+            f"{name} needs a latent of the data that the guide reparameterises and whose prior is a location and a scale "
             "or a bijection of one, and there is none: use dreg",
         )

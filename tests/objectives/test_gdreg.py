@@ -7,17 +7,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, mean_and_error, perturbed, refusal, small_vae, suite_seed
+from helpers import assert_within_standard_errors, mean_and_error, refusal, small_vae, suite_seed
 from mixed_pairs import Given
 from pyro.infer.autoguide import AutoNormal
 from ragged_pairs import chain, sequences
 from scalar_pairs import OnLatents, double, gradients
 from torch import Tensor, nn
-from torch.distributions import transforms
 
 import pyrovae as pv
 from pyrovae.objectives import IWAE, DReG, GDReG
-from pyrovae.objectives.prior_paths import draw_at_held_noise
 
 # Two layers: z2 ~ N(m, s), z1 ~ N(a z2 + b, t), x ~ N(c z1, u), and q(z1|x) q(z2|z1) --------------------------------
 
@@ -77,7 +75,7 @@ class TwoLayers:
         return torch.autograd.grad(loss, self.parameters)[0]
 
     def by_hand(self, count: int, seed: int = 1) -> Tensor:
-        """Returns the gradients by the formula on the same noise: z_l = T(e; theta) for guides and priors, written out."""
+        """Returns the gradients by the formula on the same noise, with z_l = T(e; theta) written out."""
         torch.manual_seed(suite_seed(seed))
         with torch.no_grad():
             drawn = pv.programs.run_pair(self.model, self.guide, self.x, num_particles=count).draws()
@@ -174,54 +172,6 @@ def test_the_priors_gradient_has_less_noise_where_the_data_say_less_than_the_pri
 
 # Priors of other kinds -----------------------------------------------------------------------------------------------
 
-LOC, SCALE = double(0.3, -0.2).requires_grad_(), double(0.7, 1.4).requires_grad_()
-TRIL = torch.diag_embed(SCALE) + double([[0.0, 0.0], [0.4, 0.0]]) * LOC
-WHERE = {
-    "Normal": lambda: dist.Normal(LOC, SCALE),
-    "to_event and mask": lambda: dist.Normal(LOC, SCALE).mask(torch.tensor([True, False])).to_event(1),
-    "expand": lambda: dist.Normal(LOC, SCALE).expand((3, 2)),
-    "Laplace": lambda: dist.Laplace(LOC, SCALE),
-    "Cauchy": lambda: dist.Cauchy(LOC, SCALE),
-    "Gumbel": lambda: dist.Gumbel(LOC, SCALE),
-    "Logistic": lambda: dist.Logistic(LOC, SCALE),
-    "MultivariateNormal": lambda: dist.MultivariateNormal(LOC, scale_tril=TRIL),
-    "LogNormal": lambda: dist.LogNormal(LOC, SCALE),
-    "flow": lambda: dist.TransformedDistribution(
-        dist.Normal(LOC, SCALE).to_event(1),
-        [
-            transforms.ComposeTransform([transforms.AffineTransform(LOC, SCALE, event_dim=1)]),
-            transforms.IndependentTransform(transforms.TanhTransform(), 1),
-        ],
-    ),
-}
-
-
-@pytest.mark.parametrize("family", WHERE)
-def test_a_draw_at_held_noise_moves_with_the_parameters_as_the_draw_itself(family):
-    fn = WHERE[family]()
-    torch.manual_seed(suite_seed(4))
-    drawn = fn.rsample()
-    found = draw_at_held_noise(fn, drawn.detach())
-    torch.testing.assert_close(found, drawn, atol=1e-9, rtol=1e-9)
-    weights = torch.randn(drawn.shape, dtype=torch.float64)
-    for one, other in zip(
-        *(torch.autograd.grad((weights * z).sum(), (LOC, SCALE), retain_graph=True) for z in (found, drawn)),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
-
-
-def test_families_without_that_form_and_supports_that_move_are_left_as_they_are():
-    shifted = [transforms.ExpTransform(), transforms.AffineTransform(LOC, 1.0)]
-    for fn in (
-        dist.Gamma(SCALE, 1.0),
-        dist.Uniform(LOC, LOC + 1),
-        dist.TransformedDistribution(dist.Normal(LOC, SCALE), shifted),
-        dist.TransformedDistribution(dist.Normal(LOC, SCALE), [transforms.AbsTransform()]),
-        dist.TransformedDistribution(dist.Exponential(SCALE), [transforms.ExpTransform()]),
-    ):
-        assert draw_at_held_noise(fn, double(0.5, 0.6)) is None
-
 
 class Mixed(nn.Module):
     """Has some of a site "u", whose prior is a mixture, and a site "z", whose prior is a Normal."""
@@ -288,18 +238,6 @@ def test_a_prior_without_parameters_leaves_dreg():
         found.append(torch.autograd.grad(objective.differentiable_loss(vae.model, vae.guide, x), [*vae.parameters()]))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
-
-
-def test_a_flow_moves_with_the_parameters_of_its_networks():
-    torch.manual_seed(suite_seed(5))
-    prior = perturbed(pv.priors.Flow(2).double())
-    drawn = prior(lambda x: None).rsample((4,))
-    found = draw_at_held_noise(prior(lambda x: None), drawn.detach())
-    weights = torch.randn(drawn.shape, dtype=torch.float64)
-    ours, theirs = (torch.autograd.grad((weights * z).sum(), [*prior.parameters()]) for z in (found, drawn))
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-8, rtol=1e-8)
-        assert other.any()
 
 
 def test_the_layers_of_a_vae_have_one_mean_gradient():
