@@ -58,6 +58,6 @@ class GDReG(DReG):
         super().check(pair)
         require(
             len(moving_draws(pair)) > 0,
-            f"{name} needs a latent of the data that the guide reparameterises and whose prior is a location and a scale "
-            "or a bijection of one, and there is none: use dreg",
+            f"{name} needs a latent of each datum that the guide draws with rsample and whose prior is a location and "
+            "a scale or a bijection of one, and there is none: use dreg",
         )

@@ -214,7 +214,7 @@ def test_beside_such_a_site_a_prior_without_that_form_keeps_its_plain_gradient()
 
 def test_what_gdreg_is_not_for_is_refused_in_one_line():
     x = torch.zeros(4, dtype=torch.float64)
-    none = "GDReG needs a latent of the data that the guide reparameterises and whose prior is a location and a scale"
+    none = "GDReG needs a latent of each datum that the guide draws with rsample and whose prior is a location and "
     mixture = Mixed("u")
     assert refusal(GDReG(3).loss, mixture.model, mixture.guide, x).startswith(none)
     pyro.clear_param_store()
