@@ -22,10 +22,10 @@ class OVIS(Objective):
         c_k = log Z_-k - gamma w~_k + (1 - gamma) log(1 - 1/K),  Z_-k = 1/(K-1) sum_{j != k} w_j
 
     w~_k are the normalised weights. At gamma = 0 no c_k depends on its own draw, so that the gradient has the mean of
-    IWAE's. Its factor is -log(1 - w~_k) - w~_k, about w~_k^2 / 2: draws of little weight bring hardly any noise, which
-    `VIMCO` has from them. At gamma = 1 the factor is log(1 - 1/K) - log(1 - w~_k), about w~_k - 1/K. This is no
-    gradient of the bound, but that of `ReweightedWakeSleep` with a baseline, for weights of which a few are large.
-    In between the two are mixed.
+    IWAE's. Its factor is -log(1 - w~_k) - w~_k, about w~_k^2 / 2: draws of little weight bring hardly any noise. In
+    `VIMCO` each brings a factor of about -1/K. At gamma = 1 the factor is log(1 - 1/K) - log(1 - w~_k), about
+    w~_k - 1/K where no weight is large. This is no gradient of the bound, but that of `ReweightedWakeSleep` with a
+    baseline. In between the two are mixed.
 
     Global draws get the factor of gamma = 0, the bound's own. Under a beta on the latents the factor at gamma = 0 is
     -log(1 - w~_k) - beta w~_k; another gamma refuses a beta. If all other weights are 0, the draw has no part in the

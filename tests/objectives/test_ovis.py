@@ -11,7 +11,7 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae.lab.repeats import reference_of
-from pyrovae.objectives import IWAE, OVIS
+from pyrovae.objectives import IWAE, OVIS, VIMCO
 
 ONE = double(1.0)
 
@@ -41,6 +41,8 @@ def test_the_factors_at_both_ends_of_gamma_are_nearly_w_squared_over_2_and_w_les
     unbiased, wake = (OVIS(1_000, gamma=gamma).coefficients(log_weights, ONE).score for gamma in (0.0, 1.0))
     torch.testing.assert_close(unbiased, shares**2 / 2, rtol=2e-3, atol=0)
     torch.testing.assert_close(wake, shares - 1e-3, rtol=0, atol=2e-6)
+    of_vimco = VIMCO(1_000).coefficients(log_weights, ONE).score  # the same for every draw, as the docs say
+    torch.testing.assert_close(of_vimco, torch.full_like(of_vimco, -1e-3), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("spread", [0.01, 1.0, 30.0])
