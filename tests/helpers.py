@@ -99,6 +99,9 @@ def perturbed(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
+OF_MIXTURES = ("siwae", "miselbo")  # objectives that need a mixture as the guide
+
+
 def every_objective() -> dict[str, pyro.infer.ELBO]:
     """All objectives by name, with two particles."""
     return {

@@ -6,7 +6,7 @@
 import pyro
 import pytest
 import torch
-from helpers import assert_within_standard_errors, draw, every_objective, linear_gaussian, ring, small_vae
+from helpers import OF_MIXTURES, assert_within_standard_errors, draw, every_objective, linear_gaussian, ring, small_vae
 
 import pyrovae as pv
 
@@ -26,8 +26,10 @@ def device(request) -> torch.device:
 def trained(objective, device, kind, **settings) -> list[float]:
     """Returns the losses of some steps from the same parameters and the same state of the generators."""
     pyro.clear_param_store()
-    discrete = {"posterior": "bernoulli", "latent_dim": 3} if objective in NEEDS_BITS else {}
-    vae = small_vae((3,), **discrete).to(device)
+    settings_of_vae = {"posterior": "bernoulli", "latent_dim": 3} if objective in NEEDS_BITS else {}
+    if objective in OF_MIXTURES:
+        settings_of_vae = {"posterior": pv.posteriors.Mixture(2, 2)}
+    vae = small_vae((3,), **settings_of_vae).to(device)
     x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)).to(device)
     elbo = every_objective()[objective]
     svi = kind(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), elbo, **settings)

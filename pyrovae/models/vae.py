@@ -67,8 +67,8 @@ class VAE(SavedModel):
         decoder: The same from z, `(batch, latent_dim)`, to the likelihood's `output_shape`: by default
             `(batch, *event_shape)`, or flattened. Particles are part of this batch.
         condition: A `Condition` or a sequence of them. Encoder and decoder each have a copy with its own parameters.
-        posterior: One of `pv.posteriors`, or a name: diagonal, full_covariance, flow, bernoulli, relaxed_bernoulli, or
-            delta. The last is the plain autoencoder z = loc(x), which has no KL and no log p(x).
+        posterior: One of `pv.posteriors`, or a name: diagonal, full_covariance, flow, mixture, bernoulli,
+            relaxed_bernoulli, or delta. The last is the plain autoencoder z = loc(x), which has no KL and no log p(x).
         prior: One of `pv.priors`, or a name: standard, mixture, flow. By default it is the posterior's own: N(0, I) for
             real z, uniform for codes.
         beta: The weight of the KL term in training. It scales the latent site in model and guide, and is a buffer that

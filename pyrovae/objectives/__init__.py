@@ -14,6 +14,7 @@ from pyrovae.objectives.ovis import OVIS
 from pyrovae.objectives.registry import NEED_NUM_PARTICLES, OBJECTIVES, SHORTHANDS, from_name, from_text, parse, resolve
 from pyrovae.objectives.renyi import Renyi
 from pyrovae.objectives.score_function import VIMCO, ScoreFunction
+from pyrovae.objectives.stratified import MISELBO, SIWAE
 from pyrovae.objectives.thermodynamic import ThermodynamicVO
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 from pyrovae.programs import MAX_STATES, log_weights
@@ -33,6 +34,8 @@ __all__ = [
     "MIWAE",
     "PIWAE",
     "CIWAE",
+    "SIWAE",
+    "MISELBO",
     "ReweightedWakeSleep",
     "VIMCO",
     "OVIS",

@@ -17,6 +17,7 @@ from pyrovae.objectives.miwae import CIWAE, MIWAE, PIWAE
 from pyrovae.objectives.ovis import OVIS
 from pyrovae.objectives.renyi import Renyi
 from pyrovae.objectives.score_function import VIMCO, ScoreFunction
+from pyrovae.objectives.stratified import MISELBO, SIWAE
 from pyrovae.objectives.thermodynamic import ThermodynamicVO
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
@@ -33,6 +34,8 @@ OBJECTIVES: dict[str, type[Objective | AnalyticKLELBO | EnumeratedELBO]] = {
     "miwae": MIWAE,
     "piwae": PIWAE,
     "ciwae": CIWAE,
+    "siwae": SIWAE,
+    "miselbo": MISELBO,
     "reweighted_wake_sleep": ReweightedWakeSleep,
     "vimco": VIMCO,
     "ovis": OVIS,

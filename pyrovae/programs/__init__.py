@@ -50,6 +50,13 @@ from pyrovae.programs.sites import (
     without_masks_of_latents,
 )
 from pyrovae.programs.stored_parameters import never_trains, own_and_stored
+from pyrovae.programs.stratified_guide import (
+    Stratified,
+    component_logits,
+    log_shares,
+    mixture_of,
+    num_components,
+)
 from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn, warn_of_never_drawn
 from pyrovae.programs.supports import base_support, interior
 from pyrovae.programs.weights import log_mean_exp, log_weights
@@ -79,6 +86,7 @@ __all__ = [
     "PairTerms",
     "Playback",
     "ProgramPair",
+    "Stratified",
     "Weights",
     "at_every_datum",
     "check_guide_sees_parts",
@@ -89,6 +97,7 @@ __all__ = [
     "check_no_zero_weights",
     "check_observed",
     "common_choices",
+    "component_logits",
     "density_of",
     "differ",
     "drawn_anew",
@@ -107,12 +116,15 @@ __all__ = [
     "is_traced",
     "log_joint",
     "log_mean_exp",
+    "log_shares",
     "log_weights",
     "mark_of",
+    "mixture_of",
     "never_drawn",
     "never_trains",
     "observing_parts",
     "not_finite",
+    "num_components",
     "own_and_stored",
     "outside_support",
     "pair_at",

@@ -143,7 +143,9 @@ def _posterior_of(config: RunConfig) -> posteriors.Posterior:
     if config.layers:
         between = [(2 * dim, 2 * dim) for dim in config.layers]
         return posteriors.Layered((latent_dim, *config.layers), between, config.activation)
-    settings = {} if config.temperature is None else {"temperature": config.temperature}
+    settings: dict[str, Any] = {} if config.temperature is None else {"temperature": config.temperature}
+    if config.posterior == "mixture":
+        settings["num_components"] = filled_in(config.posterior_components)
     return posteriors.POSTERIORS[config.posterior](latent_dim, **settings)
 
 

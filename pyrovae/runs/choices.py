@@ -12,11 +12,12 @@ KINDS = ("continuous", "positive", "unit", "count", "binary", "category")
 TEXT_FILES = (".csv", ".tsv")
 NETWORKS = ("mlp", "conv", "resnet")
 ACTIVATIONS = ("relu", "tanh", "softplus", "elu", "gelu", "silu", "leaky_relu")
-POSTERIORS = ("diagonal", "full_covariance", "flow", "bernoulli", "relaxed_bernoulli", "delta")
+POSTERIORS = ("diagonal", "full_covariance", "flow", "mixture", "bernoulli", "relaxed_bernoulli", "delta")
 PRIORS = ("standard", "mixture", "vamp", "flow")
 OBJECTIVE_NAMES = (
     *("elbo", "elbo_analytic_kl", "elbo_enumerated", "sticking_the_landing", "iwae", "dreg", "gdreg", "renyi"),
-    *("miwae", "piwae", "ciwae", "reweighted_wake_sleep", "vimco", "ovis", "score_function", "thermodynamic"),
+    *("miwae", "piwae", "ciwae", "siwae", "miselbo", "reweighted_wake_sleep", "vimco", "ovis", "score_function"),
+    "thermodynamic",
 )
 SHORTHANDS = ("num_particles", "alpha", "num_batches", "free_bits")  # settings of objectives that are fields, too
 MAX_STATES = 2**16  # of a latent variable that is summed over

@@ -45,6 +45,8 @@ WITHOUT_PATH_GRADIENTS = (
 )
 POSTERIORS_OF_BITS = ("bernoulli", "relaxed_bernoulli")
 USUAL_NUM_COMPONENTS = {"mixture": 10, "vamp": 500}
+USUAL_POSTERIOR_COMPONENTS = 4
+OF_MIXTURES = ("siwae", "miselbo")  # objectives that draw from each component of a mixture in the guide
 
 
 def check_config(config: ConfigFields) -> None:
@@ -149,6 +151,8 @@ def _check_combinations(config: ConfigFields) -> None:
     if posterior == "delta":
         require(objective == "elbo", f"posterior delta (an autoencoder) needs objective elbo, got {objective}")
         require(prior == "standard", f"posterior delta (an autoencoder) needs prior standard, got {prior}")
+    if objective in OF_MIXTURES:
+        require(posterior == "mixture", f"objective {objective} needs posterior mixture, got {posterior}")
     plain = (posterior, prior) == ("diagonal", "standard")
     require(
         plain or not config.layers,
@@ -171,6 +175,19 @@ def _check_combinations(config: ConfigFields) -> None:
         require_size("num_components", config.num_components)
         require(prior in USUAL_NUM_COMPONENTS, f"num_components is for prior mixture or vamp, got {prior}")
     _fill_in(config, num_components=USUAL_NUM_COMPONENTS.get(prior))
+    _check_posterior_components(config)
+
+
+def _check_posterior_components(config: ConfigFields) -> None:
+    """Checks the components of a mixture posterior; objectives that draw from each take one draw if none are given."""
+    if_given(require_size, "posterior_components", config.posterior_components)
+    if config.posterior != "mixture":
+        given = config.posterior_components is not None
+        require(not given, f"posterior_components is for posterior mixture, got {config.posterior}")
+        return
+    _fill_in(config, posterior_components=USUAL_POSTERIOR_COMPONENTS)
+    if config.objective_name in OF_MIXTURES and "num_particles" not in config.objective:
+        _fill_in(config, num_particles=config.posterior_components)
 
 
 def _fill_in(config: ConfigFields, **values: object) -> None:

@@ -65,7 +65,10 @@ class ModelFields:
     """mlp, conv or resnet; for the latter two, hidden are channels (default: 32 64) and each halves the image (default:
     mlp; for images in colour and for your own, resnet)"""
     posterior: str = "diagonal"
-    """diagonal, full_covariance, flow; bernoulli (codes of bits) or relaxed_bernoulli; delta: an autoencoder"""
+    """diagonal, full_covariance, flow, mixture (of Gaussians); bernoulli (codes of bits) or relaxed_bernoulli; delta:
+    an autoencoder"""
+    posterior_components: int | None = None
+    """components of posterior mixture (default: 4)"""
     temperature: float | None = None
     """of relaxed_bernoulli (default: 0.5), or of straight-through gradients for bernoulli, which otherwise has the
     gradient of a score function"""
@@ -94,7 +97,8 @@ class ObjectiveFields:
     objective: str = "elbo"
     """elbo, iwae, dreg, ... (a name of objectives.OBJECTIVES), or with settings, as in dreg(num_particles=64)"""
     num_particles: int | None = None
-    """samples of z per datum in the objective (default: the objective's own; iwae and its kin have none)"""
+    """samples of z per datum in the objective (default: the objective's own; iwae and its kin have none, siwae and
+    miselbo take one of each component)"""
     alpha: float | None = None
     """order of the renyi objective"""
     num_batches: int | None = None

@@ -35,7 +35,7 @@ BAD_FIELDS = (
     ("num_particles latent_dim patience", A_COUNT, COUNT),
     ("scale beta lr", A_POSITIVE, (*POSITIVE, None)),
     ("max_grad_norm temperature", A_POSITIVE, POSITIVE),
-    ("num_components", A_COUNT, COUNT),
+    ("num_components posterior_components", A_COUNT, COUNT),
     ("layers", "whole numbers >= 1", ("128", "a\nb", 128, 1.5, True, {}, None)),
     ("seed", "a whole number >= 0", (-1, 0.5, 1.0, True, "0", "a\nb", None, math.nan, [0])),
     ("hidden", "whole numbers >= 1", ("128", "a\nb", 128, 1.5, True, {})),
@@ -128,6 +128,8 @@ for wrong, said in (
     ({"layers": [2, 0]}, "layers must be a whole number >= 1, got 0"),
     ({"prior": "vamp", "conditional": True}, "prior vamp needs a VAE that is not conditional"),
     ({"num_components": 3}, "num_components is for prior mixture or vamp, got standard"),
+    ({"posterior_components": 3}, "posterior_components is for posterior mixture, got diagonal"),
+    ({"objective": "siwae"}, "objective siwae needs posterior mixture, got diagonal"),
     ({"prior": "flow", "objective": "elbo_analytic_kl"}, "objective elbo_analytic_kl needs a KL in closed form, .+"),
 ):
     add(f"config: {wrong}", said, RunConfig, **wrong)

@@ -339,6 +339,6 @@ def test_the_evaluation_of_an_autoencoder_is_a_reconstruction_by_name():
 
 @pytest.mark.parametrize("posterior", ["Delta", "full", None, 1])
 def test_an_unknown_posterior_is_refused_with_the_known_ones(posterior):
-    known = "diagonal, full_covariance, flow, bernoulli, relaxed_bernoulli, delta"
+    known = "diagonal, full_covariance, flow, mixture, bernoulli, relaxed_bernoulli, delta"
     hint = ": did you mean delta?" if posterior == "Delta" else ""
     assert refusal(autoencoder, posterior=posterior) == f"posterior must be one of {known}; got {posterior!r}{hint}"

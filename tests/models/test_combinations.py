@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 from helpers import (
+    OF_MIXTURES,
     HalfPrior,
     assert_within_standard_errors,
     every_objective,
@@ -25,7 +26,9 @@ def combinations():
     dims, hidden = (2, 2), ((4,),)
     found = {
         f"{q}, {p}": (q, p)
-        for q, p in itertools.product(("diagonal", "full_covariance", "flow", "autoregressive"), priors.PRIORS)
+        for q, p in itertools.product(
+            ("diagonal", "full_covariance", "mixture", "flow", "autoregressive"), priors.PRIORS
+        )
     }
     bits = {"relaxed bits": (posteriors.RelaxedBernoulli(2, 0.7), priors.RelaxedBernoulli(2, 0.9))}
     return {**found, **bits, "layers": (posteriors.Layered(dims, hidden), priors.Layered(dims, hidden))}
@@ -36,7 +39,8 @@ def vae_of(name, likelihood=None, event_shape=(3,), num_conditions=0, seed=0):
     q, p = combinations()[name]
     if isinstance(q, str):
         flows = {"flow": "coupling", "autoregressive": "autoregressive"}
-        q = posteriors.Flow(2, 2, (8,), 3, flows[q]) if q in flows else posteriors.POSTERIORS[q](2)
+        sizes = (2, 2) if q == "mixture" else (2,)
+        q = posteriors.Flow(2, 2, (8,), 3, flows[q]) if q in flows else posteriors.POSTERIORS[q](*sizes)
         settings = {"vamp": (torch.rand(4, *event_shape),), "flow": (2, 2, (8,))}
         p = priors.PRIORS[p](*settings.get(p, (2,)))
     likelihood = pv.Gaussian(0.6) if likelihood is None else likelihood
@@ -112,7 +116,11 @@ def test_every_part_goes_with_every_objective_and_condition_or_is_refused_by_nam
     for (vae, args), (objective_name, objective) in itertools.product(pairs.values(), every_objective().items()):
         vae.zero_grad()
         refused = "objective elbo_analytic_kl needs" if name != "diagonal, standard" else None
-        refused = {"elbo_analytic_kl": refused, "elbo_enumerated": "enumeration needs discrete"}.get(objective_name)
+        no_mixture = None if name.startswith("mixture") else "needs a guide with one site that is a MixtureSameFamily"
+        of_mixtures = dict.fromkeys(OF_MIXTURES, no_mixture)
+        refused = {"elbo_analytic_kl": refused, "elbo_enumerated": "enumeration needs discrete", **of_mixtures}.get(
+            objective_name
+        )
         if refused:
             assert refused in refusal(check_objective, objective, vae.model, vae.guide, *args)
             continue

@@ -6,7 +6,15 @@ import pytest
 import torch
 from compiled_steps import assert_same, run_both
 from families import table, table_data, with_holes
-from helpers import HalfPrior, assert_within_standard_errors, every_objective, refusal, small_vae, suite_seed
+from helpers import (
+    OF_MIXTURES,
+    HalfPrior,
+    assert_within_standard_errors,
+    every_objective,
+    refusal,
+    small_vae,
+    suite_seed,
+)
 
 import pyrovae as pv
 
@@ -39,7 +47,8 @@ def test_compiled_steps_are_eager_steps_with_every_family():
 
 @pytest.mark.parametrize("name", every_objective())
 def test_every_objective_trains_on_missing_cells(name):
-    posterior = "bernoulli" if name == "elbo_enumerated" else "diagonal"
+    posteriors = {"elbo_enumerated": "bernoulli", **dict.fromkeys(OF_MIXTURES, pv.posteriors.Mixture(2, 2))}
+    posterior = posteriors.get(name, "diagonal")
     vae, x = people_vae(posterior=posterior), people(12)
     history = pv.fit(vae, x, validation=x, epochs=1, objective=every_objective()[name], compile=False)
     assert all(map(torch.isfinite, map(torch.tensor, history.loss)))

@@ -17,7 +17,7 @@ import pyrovae as pv
 from pyrovae.models import posteriors
 
 
-@pytest.mark.parametrize("name", ["diagonal", "full_covariance", "flow"])
+@pytest.mark.parametrize("name", ["diagonal", "full_covariance", "flow", "mixture"])
 def test_a_posteriors_density_integrates_to_one_over_the_plane(name, float64):
     posterior = perturbed(posteriors.POSTERIORS[name](2))
     with torch.no_grad():

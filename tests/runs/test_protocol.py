@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from config_combinations import KINDS, NETWORK_FIELDS, OBJECTIVES, SUPPORTED, covering, likelihoods_of
-from helpers import idx
+from helpers import OF_MIXTURES, idx
 from own_files import MIXED, write_table
 
 import pyrovae as pv
@@ -157,7 +157,7 @@ def test_the_protocol_leaves_out_no_name_that_a_config_knows():
 
 # The objectives that are not combined with everything: by name alone, on points, images and labels.
 CROSSED = {o["objective"] for o in OBJECTIVES.values()}
-OTHER_OBJECTIVES = [name for name in EVERY_OBJECTIVE if name not in (*CROSSED, "elbo_enumerated")]
+OTHER_OBJECTIVES = [name for name in EVERY_OBJECTIVE if name not in (*CROSSED, "elbo_enumerated", *OF_MIXTURES)]
 SOME = {
     "points": {**KINDS["points"], **NETWORK_FIELDS["mlp"]},
     "images": {**KINDS["dynamic"], **NETWORK_FIELDS["conv"], "network": "conv", "conditional": True},
@@ -170,6 +170,8 @@ PARTS = {
     "flow, vamp": {"posterior": "flow", "prior": "vamp", "num_components": 4},
     "flow prior": {"prior": "flow", "conditional": True},
     "layers": {"layers": (3,), "conditional": True},
+    "mixture": {"posterior": "mixture", "posterior_components": 2, "objective": "siwae"},
+    "mixture, miselbo": {"posterior": "mixture", "posterior_components": 2, "objective": "miselbo", "num_particles": 4},
     "bits": {"posterior": "bernoulli", "objective": "vimco", "num_particles": 2},
     "bits, enumerated": {"posterior": "bernoulli", "objective": "elbo_enumerated"},
     "straight through": {"posterior": "bernoulli", "temperature": 0.5},
@@ -236,6 +238,7 @@ def unsupported() -> dict[str, tuple[dict, str]]:
     for kind, name in itertools.product(("points", "dynamic"), EVERY_OBJECTIVE):
         usual_latents = {"posterior": "bernoulli", "latent_dim": 2}
         particles = usual_latents if name == "elbo_enumerated" else {"num_particles": 2}
+        particles |= {"posterior": "mixture"} if name in OF_MIXTURES else {}
         usual = {"objective": name, **particles}
         settings = {**usual, **next((o for o in OBJECTIVES.values() if o["objective"] == name), {})}
         if name != "elbo":
@@ -249,7 +252,7 @@ def unsupported() -> dict[str, tuple[dict, str]]:
             found[f"{kind} | alpha | {name}"] = fields, "alpha must "
     for field, known in {
         "network": "mlp, conv, resnet",
-        "posterior": "diagonal, full_covariance, flow, bernoulli, relaxed_bernoulli, delta",
+        "posterior": "diagonal, full_covariance, flow, mixture, bernoulli, relaxed_bernoulli, delta",
         "prior": "standard, mixture, vamp, flow",
         "beta_schedule": "constant, linear, cyclical, sigmoid",
         "objective": "elbo, elbo_analytic_kl",

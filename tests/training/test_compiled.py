@@ -15,10 +15,12 @@ from pyrovae.objectives import (
     CIWAE,
     ELBO,
     IWAE,
+    MISELBO,
     MIWAE,
     OBJECTIVES,
     OVIS,
     PIWAE,
+    SIWAE,
     VIMCO,
     AnalyticKLELBO,
     DReG,
@@ -92,7 +94,8 @@ def test_steps_are_the_eager_ones_to_the_bit(objective):
 
 def test_no_objective_is_left_out():
     here = {type(objective) for objective in EVERY if objective not in VARIANTS}
-    assert here | {EnumeratedELBO} == set(OBJECTIVES.values())  # which is for discrete latents, below
+    # Which are for discrete latents, below, and for mixtures: test_stratified_pairs.py.
+    assert here | {EnumeratedELBO, SIWAE, MISELBO} == set(OBJECTIVES.values())
 
 
 def test_the_optimiser_that_is_built_in_is_adam_over_all_parameters():

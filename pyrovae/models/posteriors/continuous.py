@@ -1,4 +1,4 @@
-"""Posteriors of real vectors z: Gaussians, flows, and the single point of an autoencoder."""
+"""Posteriors of real vectors z: Gaussians, their mixtures, flows, and the single point of an autoencoder."""
 
 from collections.abc import Sequence
 
@@ -113,6 +113,43 @@ class Flow(Posterior):
         noise = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         last = AffineTransform(loc, (0.5 * log_variance).exp(), event_dim=1, cache_size=1)
         return FlowDistribution(noise, [*self.flow(features), last])
+
+
+class Mixture(Posterior):
+    """The mixture q(z|x) = sum_k a_k N(loc_k, diag(exp(log_variance_k))) of S diagonal Gaussians.
+
+    Each row of the outputs, `(num_components, 2 latent_dim + 1)`, is `(loc_k, log_variance_k, l_k)`; a = softmax(l).
+    An ordinary draw has no `rsample`. The objectives `SIWAE` and `MISELBO` draw from each component, with path gradients.
+
+    Args:
+        latent_dim: The number of elements of z, L.
+        num_components: The number of Gaussians, S.
+
+    Raises:
+        InputError: If a size is not a whole number >= 1.
+
+    Example:
+        >>> posterior = pv.posteriors.Mixture(2, num_components=3)
+        >>> q = posterior(torch.zeros(7, *posterior.output_shape))
+        >>> q.mean.shape, q.mixture_distribution.probs[0]
+        (torch.Size([7, 2]), tensor([0.3333, 0.3333, 0.3333]))
+
+    Source:
+        Morningstar et al. 2021, arXiv:2003.01687.
+    """
+
+    def __init__(self, latent_dim: int, num_components: int = 4) -> None:
+        super().__init__(latent_dim)
+        require_size("num_components", num_components)
+        self.num_components = num_components
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.num_components, 2 * self.latent_dim + 1)
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        components = diagonal_normal(outputs[..., :-1].unflatten(-1, (2, self.latent_dim)))
+        return dist.MixtureSameFamily(dist.Categorical(logits=outputs[..., -1]), components)
 
 
 class Point(Posterior):

@@ -1,0 +1,324 @@
+"""The bounds of mixture guides on every kind of pair, at every door, and which pairs they refuse."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from helpers import Pair, assert_within_standard_errors, mean_and_error, refusal, small_vae, suite_seed
+from pyro.infer import SVI
+
+import pyrovae as pv
+from pyrovae.objectives import ELBO, MISELBO, SIWAE, keeping_terms
+from pyrovae.objectives.stratified import _StratifiedCall
+from pyrovae.programs import log_shares, run_pair
+
+KINDS = [SIWAE, MISELBO]
+
+
+def vae_of(components=2, seed=0, **settings):
+    posterior = pv.posteriors.Mixture(2, num_components=components)
+    return small_vae(seed=seed, posterior=posterior, hidden=(4,), **settings)
+
+
+def data(count=6):
+    return torch.randn(count, 2, generator=torch.Generator().manual_seed(suite_seed(1)))
+
+
+def stratified(objective, pair, *args):
+    """Returns a run with draws from each component."""
+    return _StratifiedCall(pair.model, pair.guide, args, {}, objective).run(objective.num_draws, once=True)
+
+
+# Kinds of pairs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reconstruction_and_kl_of_a_step_count_each_component_by_its_weight(kind):
+    vae, x = vae_of(3).double(), data().double()
+    objective = kind(3_000)
+    with keeping_terms() as kept:
+        objective.loss(vae.model, vae.guide, x)
+    with torch.no_grad():
+        terms = run_pair(vae.model, vae.guide, x, num_particles=20_000).terms()
+    draws = torch.stack((terms.log_likelihood.sum(-1), (terms.log_posterior - terms.log_prior).sum(-1)), -1)
+    mean, error = mean_and_error(draws)
+    assert_within_standard_errors(kept.total(), mean, 3 * error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conditions_and_missing_cells_have_the_formula_on_the_same_draws(kind):
+    vae = vae_of(2, condition=pv.OneHot(3), missing="mask").double()
+    x, y = data().double(), torch.tensor([0, 1, 2, 0, 1, 2])
+    x[0, 0] = torch.nan
+    objective = kind(4)
+    objective.loss(vae.model, vae.guide, x, y)
+    torch.manual_seed(suite_seed(2))
+    loss = objective.loss(vae.model, vae.guide, x, y)
+    torch.manual_seed(suite_seed(2))
+    with torch.no_grad():
+        run = stratified(objective, vae, x, y)
+        z, q = run.guide_sites["z"]["value"], vae.encode(x, y)
+        log_w = run.terms().log_likelihood + vae.prior.log_prob(z) - q.log_prob(z)
+        v = (log_w.exp().unflatten(0, (2, 2)) * q.mixture_distribution.probs.T).movedim(0, 1)  # (S, T, batch)
+        weights = q.mixture_distribution.probs.T
+        siwae, miselbo = v.sum(0).mean(0).log(), (weights * (v.mean(1) / weights).log()).sum(0)
+    assert -loss == pytest.approx((siwae if kind is SIWAE else miselbo).sum().item(), abs=1e-9)
+
+
+def masked_pair(is_there):
+    """Latents of some data are masked, and nothing reads them there."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            with pyro.poutine.mask(mask=is_there):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(torch.where(is_there, z, 0.0), 1.0), obs=x)
+
+    def guide(x):
+        components = dist.Normal(torch.tensor([0.3, 1.0]).expand(len(x), 2), 0.8)
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=is_there):
+            pyro.sample(
+                "z", dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.2, 0.8]).expand(len(x), 2)), components)
+            )
+
+    return Pair(model, guide)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_masked_latent_has_no_part_in_the_bound(kind):
+    x = torch.tensor([0.4, 1.0, -1.0])
+    pair = masked_pair(torch.tensor([True, False, False]))
+    run, objective = stratified(kind(4), pair, x), kind(4)
+    shares = log_shares(run)
+    assert shares[:, :, 1:].eq(0).all()
+    torch.testing.assert_close(shares[0, :, 0].exp(), torch.tensor([0.4, 1.6]))
+    bound = objective.stratified_bound(run.terms().log_weights.unflatten(0, (2, 2)), shares)
+    torch.testing.assert_close(bound[1:], dist.Normal(0.0, 1.0).log_prob(x[1:]))
+
+
+class GlobalPair:
+    """theta ~ N(0, 1) for all data, x_n ~ N(z_n + theta, 1); the guide of z is a mixture, that of theta a Gaussian."""
+
+    def __init__(self):
+        self.loc = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        self.logits = torch.tensor([0.2, -0.4], dtype=torch.float64, requires_grad=True)
+
+    def model(self, x):
+        theta = pyro.sample("theta", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            pyro.sample("x", dist.Normal(z + theta, 1.0), obs=x)
+
+    def guide(self, x):
+        theta = pyro.sample("theta", dist.Normal(self.loc, 0.5))
+        with pyro.plate("data", len(x)):
+            loc = 0.5 * (x - theta)[:, None] + torch.tensor([-0.5, 0.5], dtype=torch.float64)
+            weights = dist.Categorical(logits=self.logits.expand(len(x), 2))
+            pyro.sample("z", dist.MixtureSameFamily(weights, dist.Normal(loc, 0.7)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_globals_are_drawn_once_and_learn_from_the_whole_bound(kind, chunk_size):
+    pair, x = GlobalPair(), data(4)[:, 0].double()
+    objective = kind(4, chunk_size=chunk_size)
+    objective.loss(pair.model, pair.guide, x)
+    torch.manual_seed(suite_seed(5))
+    loss = objective.differentiable_loss(pair.model, pair.guide, x)
+    found = torch.autograd.grad(loss, [pair.loc, pair.logits])
+    if chunk_size is not None:  # on other draws: the value of theta is one for all chunks, and the graph is whole
+        assert all(g.isfinite().all() and g.abs().min() > 0 for g in found)
+        return
+    torch.manual_seed(suite_seed(5))
+    run = stratified(objective, pair, x)
+    theta, z = (run.guide_sites[name]["value"] for name in ("theta", "z"))
+    assert theta.shape == ()
+    weights = pair.logits.softmax(-1)
+    loc = 0.5 * (x - theta)[:, None] + torch.tensor([-0.5, 0.5], dtype=torch.float64)
+    log_q = (weights * dist.Normal(loc, 0.7).log_prob(z[..., None]).exp()).sum(-1).log()
+    log_w = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z + theta, 1.0).log_prob(x) - log_q
+    w = log_w.exp().unflatten(0, (2, 2))  # (T, S, batch)
+    bound = (weights[:, None] * w).sum(1).mean(0).log() if kind is SIWAE else (weights @ w.mean(0).log())
+    expected = dist.Normal(0.0, 1.0).log_prob(theta) - dist.Normal(pair.loc, 0.5).log_prob(theta) + bound.sum()
+    assert -loss.item() == pytest.approx(expected.item(), abs=1e-9)
+    for ours, theirs in zip(found, torch.autograd.grad(-expected, [pair.loc, pair.logits]), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
+
+
+# Doors ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", [SIWAE(4), MISELBO(4)], ids=str)
+def test_svi_and_compiled_steps_give_one_training(objective):
+    x, losses = data(), []
+    for kind in (SVI, pv.CompiledSVI):
+        pyro.clear_param_store()
+        vae = vae_of()
+        how = {} if kind is SVI else {"inductor": False}
+        svi = kind(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), objective, **how)
+        torch.manual_seed(suite_seed(3))
+        losses.append([svi.step(x) for _ in range(4)])
+    assert svi.reason is None
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[0][-1] != losses[0][0]
+
+
+def test_the_first_step_of_a_new_pair_may_be_in_chunks():
+    vae, x = vae_of(), data()
+    loss = SIWAE(8, chunk_size=2).loss_and_grads(vae.model, vae.guide, x)
+    assert math.isfinite(loss)
+    assert all(parameter.grad.abs().max() > 0 for parameter in vae.parameters())
+
+
+def test_fit_trains_a_mixture_to_two_modes_that_one_gaussian_misses():
+    """x = |z| + noise: the posterior has modes at both signs of z, and one Gaussian takes one or lies between them."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z.abs(), 0.1), obs=x)
+
+    def guide(x):
+        logits = pyro.param("logits", torch.zeros(2))
+        loc = pyro.param("loc", torch.tensor([-1.0, 1.0]))
+        scale = pyro.param("scale", torch.full((2,), 0.5), constraint=dist.constraints.positive)
+        components = dist.Normal(loc.expand(len(x), 2), scale)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=logits.expand(len(x), 2)), components))
+
+    x = torch.full((64,), 1.5)
+    how = {"epochs": 80, "lr": 0.05, "batch_size": 64, "compile": False, "progress": False}
+    pv.fit(Pair(model, guide), x, objective="siwae", num_particles=4, seed=suite_seed(), **how)
+    loc = pyro.param("loc").detach()
+    assert loc[0] == pytest.approx(-1.49, abs=0.15)
+    assert loc[1] == pytest.approx(1.49, abs=0.15)
+    log_px = math.log(2) + dist.Normal(0.0, math.sqrt(1.01)).log_prob(torch.tensor(1.5)).item()
+    bound = -MISELBO(2).loss(model, guide, x) / 64
+    assert bound == pytest.approx(log_px, abs=0.2)  # one Gaussian at one of the modes is at least log 2 below
+
+
+def test_compare_takes_equally_many_draws_and_finds_no_bias():
+    vae = vae_of()
+    names = ("elbo", "iwae", "siwae", "miselbo")
+    found = pv.compare(vae.model, vae.guide, data(), objectives=names, num_particles=[4], repeats=8, compile=False)
+    assert {row.num_draws for row in found.rows} == {4}
+    assert all(row.gap is not None for row in found.rows)
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+LOC = torch.tensor([0.0, 1.0])
+
+
+def mixture(*shape, components=None):
+    components = dist.Normal(LOC, 1.0) if components is None else components
+    return dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), components).expand(shape)
+
+
+def observe(loc, x):
+    pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+
+def pair_of(guide_site, prior=None, more=()):
+    """Returns a pair of a latent z, and of further ones, that are functions of the number of data."""
+    prior = dist.Normal(0.0, 1.0) if prior is None else prior
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior.expand((len(x),)) if not prior.event_shape else prior)
+            for name, fn in more:
+                pyro.sample(name, fn.expand((len(x),)))
+            observe(z.sum(-1) if prior.event_shape else z.to(x), x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", guide_site(len(x)))
+            for name, fn in more:
+                pyro.sample(name, fn.expand((len(x),)))
+
+    return Pair(model, guide)
+
+
+def global_pair():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            observe(z + pyro.sample("u", dist.Normal(0.0, 1.0)), x)
+
+    def guide(x):
+        pyro.sample("z", mixture())
+        with pyro.plate("data", len(x)):
+            pyro.sample("u", dist.Normal(0.0, 1.0))
+
+    return Pair(model, guide)
+
+
+def nested_pair():
+    def model(x):
+        data, parts = pyro.plate("data", 3, dim=-1), pyro.plate("parts", 2, dim=-2)
+        with data, parts:
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with data:
+            observe(z.sum(-2, keepdim=True), x)
+
+    def guide(x):
+        with pyro.plate("data", 3, dim=-1), pyro.plate("parts", 2, dim=-2):
+            pyro.sample("z", mixture(2, 3))
+
+    return Pair(model, guide)
+
+
+PLANE = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
+REFUSED = {
+    "no mixture": (pair_of(lambda n: dist.Normal(0.0, 1.0).expand((n,))), {}, "one site that is a .+, got none"),
+    "two": (pair_of(mixture, more=[("u", mixture())]), {}, 'one site that is a MixtureSameFamily, got "z" and "u"'),
+    "outside": (pair_of(lambda n: mixture(n, 2).to_event(1), PLANE), {}, "to_event belongs inside its components"),
+    "discrete": (
+        pair_of(lambda n: mixture(n, components=dist.Poisson(LOC + 1)), dist.Poisson(1.0)),
+        {},
+        'at site "z" components have no rsample: use elbo or vimco',
+    ),
+    "another site": (pair_of(mixture, more=[("c", dist.Bernoulli(0.5))]), {}, 'site "c" has no rsample: use vimco'),
+    "number": (pair_of(mixture), {"num_particles": 3}, "num_particles must be a multiple of the 2 .+, got 3"),
+    "chunks": (pair_of(mixture), {"chunk_size": 1}, 'chunk_size must be a .+ of the 2 components of site "z", got 1'),
+    "global": (global_pair(), {}, 'one draw of site "z" for each datum of one data plate, .+ lies in no plate'),
+    "parts": (nested_pair(), {}, "of one data plate, and it lies in 'data' and 'parts'|'parts' and 'data'"),
+    "joint": (pair_of(mixture), {"joint": True}, "and it lies in 'data'"),
+    "zero weights": (pair_of(mixture, dist.HalfNormal(1.0)), {}, "."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", REFUSED)
+def test_pairs_that_have_no_such_bound_are_refused_in_one_line(name, kind):
+    pair, settings, said = REFUSED[name]
+    x = torch.tensor([0.3, -0.2, 1.0])
+    with pytest.raises(pv.InputError, match=said) as caught:
+        kind(**{"num_particles": 4, **settings}).loss(pair.model, pair.guide, x)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_depend_on_another_draw_are_for_siwae_or_one_draw_of_each_component():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(0.0, 1.0))
+            observe(u + pyro.sample("z", dist.Normal(0.0, 1.0)), x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(0.2 * x, 1.0))
+            logits = torch.stack((u, -u), -1)
+            components = dist.Normal(LOC.expand(*u.shape, 2), 1.0)
+            pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=logits), components))
+
+    x = torch.tensor([0.3, -0.2]).repeat_interleave(5_000)
+    assert 'needs weights of site "z" that depend on no other draw: use siwae' in refusal(
+        MISELBO(4).loss, model, guide, x
+    )
+    elbo = -ELBO(8).loss(model, guide, x) / len(x)
+    assert -MISELBO(2).loss(model, guide, x) / len(x) == pytest.approx(elbo, abs=0.05)
+    log_px = dist.Normal(0.0, math.sqrt(3.0)).log_prob(x).mean().item()
+    assert elbo < -SIWAE(2).loss(model, guide, x) / len(x) < -SIWAE(32).loss(model, guide, x) / len(x) < log_px
