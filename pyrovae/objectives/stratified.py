@@ -149,8 +149,8 @@ class MISELBO(SIWAE):
         logits = component_logits(pair, name)
         require(
             self.num_draws == logits.shape[-1] or torch.allclose(logits, logits[:1], atol=SAME_WEIGHTS),
-            f'MISELBO with more than one draw of each component needs weights of site "{name}" that depend on no other '
-            "draw: use siwae",
+            f"{type(self).__name__} with more than one draw of each component needs weights of them that depend on no "
+            f'other draw, and at site "{name}" they do: use siwae',
         )
 
 

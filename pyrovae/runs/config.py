@@ -69,7 +69,7 @@ class RunConfig(ConfigFields):
         known = [f.name for f in fields(cls)]
         for name in values:
             hint = f"; known are {', '.join(known)}{did_you_mean(name, known)}"
-            require(name in known, f"config has an unknown field {shown(name)}{hint}")
+            require(name in known, f"unknown field {shown(name)}{hint}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Bounds for mixture guides with draws from each component: against formulas on the same noise, quadrature, and IWAE.
 
-The model is z ~ N(0, 1), x ~ N(z + shift, 1): log p(x) is log N(x; shift, 2), and the posterior N((x - shift) / 2, 1/2).
+The model is z ~ N(0, 1), x ~ N(z + shift, 1): log p(x) is log N(x; shift, 2), the posterior N((x - shift) / 2, 1/2).
 """
 
 import math

@@ -315,7 +315,7 @@ def test_weights_that_depend_on_another_draw_are_for_siwae_or_one_draw_of_each_c
             pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=logits), components))
 
     x = torch.tensor([0.3, -0.2]).repeat_interleave(5_000)
-    assert 'needs weights of site "z" that depend on no other draw: use siwae' in refusal(
+    assert 'needs weights of them that depend on no other draw, and at site "z" they do: use siwae' in refusal(
         MISELBO(4).loss, model, guide, x
     )
     elbo = -ELBO(8).loss(model, guide, x) / len(x)

@@ -119,7 +119,7 @@ class Mixture(Posterior):
     """The mixture q(z|x) = sum_k a_k N(loc_k, diag(exp(log_variance_k))) of S diagonal Gaussians.
 
     Each row of the outputs, `(num_components, 2 latent_dim + 1)`, is `(loc_k, log_variance_k, l_k)`; a = softmax(l).
-    An ordinary draw has no `rsample`. The objectives `SIWAE` and `MISELBO` draw from each component, with path gradients.
+    An ordinary draw has no `rsample`: `SIWAE` and `MISELBO` among the objectives draw from each component, with paths.
 
     Args:
         latent_dim: The number of elements of z, L.
