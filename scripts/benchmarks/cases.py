@@ -38,7 +38,7 @@ class Case:
     def binary(self) -> bool:
         return len(self.event_shape) == 3
 
-    def vae(self, device: torch.device) -> pv.VAE:
+    def vae(self, device: torch.device, posterior: str = "diagonal") -> pv.VAE:
         torch.manual_seed(0)
         likelihood = pv.Bernoulli() if self.binary else pv.Gaussian(GAUSSIAN_SCALE)
         vae = pv.VAE(
@@ -47,6 +47,7 @@ class Case:
             hidden=self.hidden,
             likelihood=likelihood,
             network=self.network,
+            posterior=posterior,
         )
         return vae.to(device)
 

@@ -5,7 +5,9 @@ from running_scripts import SCRIPTS, run
 
 def test_every_script_is_run_by_a_test():
     tested = {"train.py", "evaluate.py", "demo.py", "compare.py", "race.py", "vae.py"}
-    papers = "beyond_gaussian bit_codes burda2016 concepts disentanglement draws front_picture half_images"
+    papers = (
+        "beyond_gaussian bit_codes burda2016 concepts disentanglement draws front_picture half_images mixture_guides"
+    )
     papers += " interpolation missing_cells miwae2019 powerful_decoder rainforth2018 semi_supervised sharpness"
     papers += " tutorial_gallery tutorials vqvae"
     tested |= {f"papers/{name}.py" for name in papers.split()}

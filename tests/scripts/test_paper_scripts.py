@@ -271,3 +271,17 @@ def test_a_mean_is_shown_with_its_standard_error_and_without_for_one_seed():
     assert with_error(values) == "2.500 ± 0.645"
     assert with_error(values, 2, in_brackets=True) == "2.50 (0.65)"
     assert with_error([2.5]) == "2.500"
+
+
+def test_mixture_guides_in_small(tmp_path):
+    small = ["--num-train", 60, "--num-test", 12, "--epochs", 1, "--num-particles", 4, "--num-components", 2]
+    result = run_here("papers/mixture_guides.py", *small, "--seeds", 0, 1, "--repeats", 4, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    (of_gaussian, *_) = found["runs"].values()
+    for name, runs in found["runs"].items():
+        differences = [ours["log p(x)"] - theirs["log p(x)"] for ours, theirs in zip(runs, of_gaussian, strict=True)]
+        mean = sum(differences) / 2
+        line = next(line for line in (tmp_path / "out/report.md").read_text().splitlines() if name in line)
+        assert f"{mean:.3f} (" in line or name == "Gaussian, iwae"
+    assert {row["num_draws"] for row in found["compared"]["rows"]} == {4}
