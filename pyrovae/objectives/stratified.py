@@ -48,7 +48,8 @@ class SIWAE(IWAE):
     ones of equal weights, of K draws.
 
     The guide has one mixture, `pv.VAE(..., posterior="mixture")` or a `MixtureSameFamily` of a guide of one's own, with
-    components that have `rsample`, and of each datum one draw. All other sites need `rsample`, too.
+    components that have `rsample`, and of each datum one draw. All other sites need `rsample`, too. `bound` takes the
+    log-weights of one component.
 
     Args:
         num_particles: K = S T, all draws of z per datum: a multiple of the number of components.

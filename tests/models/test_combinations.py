@@ -26,10 +26,9 @@ def combinations():
     dims, hidden = (2, 2), ((4,),)
     found = {
         f"{q}, {p}": (q, p)
-        for q, p in itertools.product(
-            ("diagonal", "full_covariance", "mixture", "flow", "autoregressive"), priors.PRIORS
-        )
+        for q, p in itertools.product(("diagonal", "full_covariance", "flow", "autoregressive"), priors.PRIORS)
     }
+    found["mixture, standard"] = ("mixture", "standard")
     bits = {"relaxed bits": (posteriors.RelaxedBernoulli(2, 0.7), priors.RelaxedBernoulli(2, 0.9))}
     return {**found, **bits, "layers": (posteriors.Layered(dims, hidden), priors.Layered(dims, hidden))}
 

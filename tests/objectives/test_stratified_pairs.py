@@ -147,6 +147,46 @@ def test_globals_are_drawn_once_and_learn_from_the_whole_bound(kind, chunk_size)
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_global_draw_without_a_path_gets_a_score_of_the_whole_loss(kind):
+    logit = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    local = GlobalPair()
+
+    def model(x):
+        c = pyro.sample("c", dist.Bernoulli(torch.tensor(0.5, dtype=torch.float64)))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            pyro.sample("x", dist.Normal(z + c, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("c", dist.Bernoulli(logits=logit))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", mixture(len(x), components=dist.Normal(LOC.double() + local.loc, 1.0)))
+
+    loss = kind(4).differentiable_loss(model, guide, data(4)[:, 0].double())
+    (found,) = torch.autograd.grad(loss, [logit])
+    # log q(c) is in the loss, too. Its gradient is 1 - p at c = 1 and -p at 0.
+    scores = torch.stack((1 - logit.sigmoid(), -logit.sigmoid())).detach()
+    assert min(abs(found - (loss.detach() + 1) * score) for score in scores) < 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_mixture_for_all_data_together_is_for_a_joint_bound(kind):
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            observe(z, x)
+
+    def guide(x):
+        pyro.sample("z", mixture(components=dist.Normal(x.sum() / (len(x) + 1) + 0.0 * LOC, (len(x) + 1) ** -0.5)))
+
+    x = torch.tensor([0.3, -0.2, 1.0])  # every component is the posterior
+    covariance = torch.eye(3) + 1
+    log_px = dist.MultivariateNormal(torch.zeros(3), covariance).log_prob(x)
+    assert -kind(4, joint=True).loss(model, guide, x) == pytest.approx(log_px.item(), abs=1e-5)
+    assert "use joint=True" in refusal(kind(4).loss, model, guide, x)
+
+
 # Doors ----------------------------------------------------------------------------------------------------------------
 
 
