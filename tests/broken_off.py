@@ -84,6 +84,11 @@ CASES = {
     ),
     "parameters of pyro": (WithParamsOfItsOwn, ring_data, {}),
     "random numbers of the caller": (small_vae, ring_data, {"seed": None}),
+    "sides": (
+        small_vae,
+        ring_data,
+        {"guide_steps": 3, "lr": {"model": 0.01, "guide": 0.03}, "max_grad_norm": {"guide": 0.5}},
+    ),
     "compiled": (small_vae, ring_data, {"compile": True, "objective": "sticking_the_landing"}),
     "another objective": (small_vae, ring_data, {"objective": {1: "elbo", 3: pv.objectives.DReG(3)}}),
 }

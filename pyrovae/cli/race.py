@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pyro.infer import ELBO as PyroELBO
 
 
+BUDGETS = {"both": ("epochs", "seconds"), "all": ("epochs", "seconds", "decoder_calls")}
+
+
 @dataclass(frozen=True)
 class RacedFields(ObjectiveFields):
     """What the objectives have in common."""
@@ -38,7 +41,7 @@ def race_objectives(
     training: TrainingFields,
     objectives: tuple[str, ...] = ("elbo", "iwae", "dreg"),
     seeds: tuple[int, ...] = (0, 1, 2),
-    budget: Literal["epochs", "seconds", "both"] = "both",
+    budget: Literal["epochs", "seconds", "decoder_calls", "both", "all"] = "both",
     num_samples: int = 5_000,
     num_data: int | None = None,
     processes: int = 1,
@@ -49,7 +52,8 @@ def race_objectives(
     Args:
         objectives: names, or "name(setting=value, ...)"; --num-particles is for those without a number of their own
         seeds: a run for each, of the initial parameters and training; --seed is for the data
-        budget: equal epochs; equal seconds, as many as the first objective takes; or both
+        budget: equal epochs; equal seconds, as many as the first objective takes; both of these; equal decoder_calls
+            (evaluations of log p(x|z)); or all three
         num_samples: draws of the importance estimate of log p(x)
         num_data: the first so many test data (default: all)
         processes: how many processes share the runs
@@ -74,7 +78,7 @@ def race_objectives(
     loaded, races = load_data(config), {}
     config = with_usual_settings(config, loaded)
     with helpers(processes):
-        for one in ("epochs", "seconds") if budget == "both" else (budget,):
+        for one in BUDGETS.get(budget, (budget,)):
             races[one] = race(
                 lambda: unseeded_vae(config, loaded.event_shape, loaded),
                 loaded,
@@ -90,7 +94,7 @@ def race_objectives(
     if is_helper():
         return
     for one, raced in races.items():
-        print(f"equal {one}\n\n{raced}\n")
+        print(f"equal {one.replace('_', ' ')}\n\n{raced}\n")
     write_race(Path(out), races)
     print(f"report: {Path(out) / 'race.md'} and race.html")
 

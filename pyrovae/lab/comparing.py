@@ -44,10 +44,9 @@ from pyrovae.lab.entrants import text_of
 from pyrovae.lab.gap_to_log_px import no_log_px, not_its_bound
 from pyrovae.lab.kept_repeats import KeptRepeats
 from pyrovae.lab.repeats import Repeats, give_references
-from pyrovae.lab.sides import SIDES, sides_of
 from pyrovae.lab.untouched import untouched
 from pyrovae.objectives import check_objective
-from pyrovae.programs import takes_pair
+from pyrovae.programs import SIDES, sides_of, takes_pair
 from pyrovae.training import digest
 
 LOG_PX_SAMPLES = 5_000

@@ -10,7 +10,7 @@ from pyrovae.common import InputError, data_frame, require, require_choice, righ
 from pyrovae.evaluation import Estimate, MarginalLikelihood, doubt_of
 from pyrovae.lab.comparison_figures import FIGURES, draw_comparison
 from pyrovae.lab.comparison_row import Row
-from pyrovae.lab.sides import SIDES
+from pyrovae.programs import SIDES
 
 NOISE = 2  # floors: a bias up to here may be noise
 TOO_NEGATIVE, ROUNDING = 3, 1e-6  # standard errors, and of the bound: a gap below both is no noise

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 import pyrovae.plots as plots
 from pyrovae.lab.comparison_row import Row
-from pyrovae.lab.sides import SIDES
+from pyrovae.programs import SIDES
 
 FIGURES = ("bounds", "snr", "dsnr", "cost")
 GRADIENT_OF_SIDE = {

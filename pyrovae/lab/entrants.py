@@ -16,7 +16,7 @@ from pyrovae.data import moved, num_rows
 from pyrovae.evaluation import HeldOut, at_most, tensors_in
 from pyrovae.objectives import SHORTHANDS, resolve
 from pyrovae.programs import ProgramPair, Reading, gate
-from pyrovae.training import FitSettings, TrainingData, compiles, fit, is_one_time, prepare
+from pyrovae.training import FitSettings, Training, TrainingData, compiles, fit, is_one_time, prepare
 
 ObjectiveOfFit = str | PyroELBO | Mapping[int, str | PyroELBO]
 FIT_PARAMETERS = inspect.signature(fit).parameters
@@ -158,21 +158,22 @@ def check_new_parameters(entrant: Entrant, seed: int) -> None:
 def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: HeldOut, plate: str | None) -> None:
     """Raises `InputError` if an entrant cannot be trained, or cannot be measured on the held-out data."""
     with entrant.start(seed) as pair:
-        check_training(pair, plan, entrant.objective)
+        prepared(pair, plan, entrant.objective)
         with local_seed(0):
             few = at_most(pair.model, pair.guide, held_out, 2, plate)
             args = moved(few.args, device_of(pair.model, tensors_in(few.args)))
             gate.check(pair.model, pair.guide, gate.Weights(reading=Reading(plate)), *args)
 
 
-def check_training(pair: ProgramPair, plan: TrainingPlan, objective: ObjectiveOfFit) -> None:
-    """Makes all the checks that `fit` makes before its first step, and takes no step."""
+def prepared(pair: ProgramPair, plan: TrainingPlan, objective: ObjectiveOfFit) -> Training:
+    """Returns what `fit` has before its first step, after all of its checks."""
     require(not is_one_time(plan.data), "data must begin again for every training, got a one-time iterator")
     own: dict[str, Any] = {
         "epochs": plan.epochs,
         "objective": objective,
         "objective_settings": {name: plan.setting(name) for name in SHORTHANDS},
         "seed": 0,
+        "compile": plan.compiles,
     }
     given = [field.name for field in fields(FitSettings) if field.name not in own]
     settings = FitSettings(**own, **{name: plan.setting(name) for name in given})
@@ -180,7 +181,7 @@ def check_training(pair: ProgramPair, plan: TrainingPlan, objective: ObjectiveOf
     device = choose_device(plan.setting("device"))
     data = TrainingData(pair, plan.data, plan.setting("validation"), settings, device)
     with local_seed(settings.seed):
-        prepare(pair, data, settings, None, device)
+        return prepare(pair, data, settings, None, device)
 
 
 def text_of(objective: object) -> str:

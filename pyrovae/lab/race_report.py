@@ -21,7 +21,10 @@ def write_race(folder: Path, races: Mapping[str, Race]) -> None:
         for budget, race in races.items()
     }
     sections = [
-        Section(f"Equal {budget}", [Verdict("the race", race.verdict), Table(race.table), pictures[budget]])
+        Section(
+            f"Equal {budget.replace('_', ' ')}",
+            [Verdict("the race", race.verdict), Table(race.table), pictures[budget]],
+        )
         for budget, race in races.items()
     ]
     title = f"Race: {', '.join(next(iter(races.values())).objectives)}"

@@ -32,7 +32,7 @@ class Race:
 
     Attributes:
         runs: The runs, in the order of the objectives and then of the seeds.
-        budget: "epochs" or "seconds", whichever the objectives had an equal number of.
+        budget: "epochs", "seconds" or "decoder_calls", whichever the objectives had an equal number of.
 
     Example:
         >>> def run(objective, seed, log_px):
@@ -135,7 +135,7 @@ class Race:
         ]
         rest = [name for name, (low, high) in intervals.items() if low <= 0 <= high]
         return (
-            f"against {first}, {seeds} seeds, equal {self.budget}: "
+            f"against {first}, {seeds} seeds, equal {self.budget.replace('_', ' ')}: "
             + ("; ".join(resolved) or "no difference is resolved")
             + (f"; not resolved: {'; '.join(rest)}" if resolved and rest else "")
         )

@@ -29,6 +29,7 @@ from pyrovae.common import (
 )
 from pyrovae.data import Dataset, is_spread
 from pyrovae.evaluation import Estimate, HeldOut, active_units, at_most, held_out_log_px, held_out_of
+from pyrovae.lab.decoder_calls import epochs_of_equal_calls
 from pyrovae.lab.entrants import (
     Entrant,
     ObjectiveOfFit,
@@ -47,7 +48,7 @@ from pyrovae.lab.step_timing import epochs_of_equal_seconds
 from pyrovae.programs import ProgramPair
 from pyrovae.training import fit
 
-BUDGETS = ("epochs", "seconds")
+BUDGETS = ("epochs", "seconds", "decoder_calls")
 
 
 def race(
@@ -86,8 +87,9 @@ def race(
         seeds: A run is trained for each of them.
         budget: "epochs" gives each objective the same number of epochs. "seconds" gives each as many epochs as take the
             time of `epochs` epochs of the first; the time of a step is measured before the race, all in turns, and is
-            kept in `folder`.
-        epochs: The number of epochs, with budget "seconds" that of the first objective.
+            kept in `folder`. "decoder_calls" gives each as many as evaluate log p(x|z), each time with its gradient,
+            as often as `epochs` epochs of the first.
+        epochs: The number of epochs, under another budget that of the first objective.
         folder: The folder of the runs. By default they are kept in a temporary folder, which is removed.
         held_out: The data of the evaluation: a tuple or a list of the arguments of the pair, or else its one argument.
             By default it is the test data of `data`, which must then be a `Dataset`.
@@ -142,6 +144,8 @@ def race(
         fingerprint = fingerprint_of(data, measured.args)
         if budget == "epochs":
             epochs_of = {entrant.name: epochs for entrant in entrants}
+        elif budget == "decoder_calls":
+            epochs_of = epochs_of_equal_calls(entrants, plan, seeds[0])
         else:
             epochs_of = epochs_of_equal_seconds(entrants, plan, seeds[0], folder, fingerprint_of(data, ()))
         trainings = []

@@ -15,9 +15,8 @@ from pyrovae.lab.comparison_row import Row
 from pyrovae.lab.costs import clock, median
 from pyrovae.lab.gap_to_log_px import is_bound
 from pyrovae.lab.gradient_moments import Moments
-from pyrovae.lab.sides import SIDES
 from pyrovae.objectives import check_objective
-from pyrovae.programs import Pair, base_of
+from pyrovae.programs import SIDES, Pair, base_of
 
 
 class Repeats:

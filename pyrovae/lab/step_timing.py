@@ -9,11 +9,9 @@ from pyro.infer import ELBO as PyroELBO
 from torch import nn
 
 from pyrovae.common import choose_device, require
-from pyrovae.data import batches_of
-from pyrovae.lab.entrants import Entrant, TrainingPlan, text_of
+from pyrovae.lab.entrants import Entrant, TrainingPlan, prepared, text_of
 from pyrovae.lab.race_folder import kept_step_seconds
 from pyrovae.programs import ProgramPair
-from pyrovae.training import DataCount, checked_pair, gradients_of, make_optimizer
 
 TIMED_ROUNDS = 30
 
@@ -25,15 +23,24 @@ def epochs_of_equal_seconds(
 
     `data` is a digest of the training data. Raises `InputError` if an entrant changes its objective while it trains.
     """
-    changing = [entrant.name for entrant in entrants if entrant.changes_objective]
-    require(not changing, f"budget seconds needs objectives that stay the same, got {'; '.join(changing)}")
+    require_one_objective_each(entrants, "seconds")
     names = step_names(entrants, plan, seed)
     seconds = kept_step_seconds(folder, data, names, lambda known: step_seconds(entrants, plan, seed, known))
-    first = seconds[names[0]]
-    return {
-        entrant.name: max(1, round(plan.epochs * first / seconds[name]))
-        for entrant, name in zip(entrants, names, strict=True)
-    }
+    return epochs_of_equal_costs(
+        plan.epochs, {entrant.name: seconds[name] for entrant, name in zip(entrants, names, strict=True)}
+    )
+
+
+def require_one_objective_each(entrants: Sequence[Entrant], budget: str) -> None:
+    """Raises `InputError` if an entrant changes its objective while it trains, and with it the cost of a step."""
+    changing = [entrant.name for entrant in entrants if entrant.changes_objective]
+    require(not changing, f"budget {budget} needs objectives that stay the same, got {'; '.join(changing)}")
+
+
+def epochs_of_equal_costs(epochs: int, costs: Mapping[str, float]) -> dict[str, int]:
+    """Returns how many epochs cost what `epochs` epochs of the first do, by name, given the costs of one step."""
+    first = next(iter(costs.values()))
+    return {name: max(1, round(epochs * first / cost)) for name, cost in costs.items()}
 
 
 def step_names(entrants: Sequence[Entrant], plan: TrainingPlan, seed: int) -> list[str]:
@@ -44,6 +51,7 @@ def step_names(entrants: Sequence[Entrant], plan: TrainingPlan, seed: int) -> li
         "compiled" if plan.compiles else "eager",
         getattr(getattr(optimizer, "func", optimizer), "__name__", type(optimizer).__name__),
         choose_device(plan.setting("device")).type,
+        *(f"{name} {plan.setting(name)}" for name in ("guide_steps", "train") if name in plan.settings),
     ))  # fmt: skip
     several_models = len({entrant.make_vae for entrant in entrants}) > 1
     return [
@@ -73,7 +81,7 @@ def step_seconds(
         for entrant, name in zip(entrants, names, strict=True):
             if name == first or name not in known:
                 pair = stack.enter_context(entrant.start(seed))
-                steps[name] = _step_of(pair, plan, plan.elbo_of(entrant), plan.compiles)
+                steps[name] = _step_of(pair, plan, plan.elbo_of(entrant))
                 steps[name]()  # the first step compiles
         times: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(TIMED_ROUNDS):
@@ -86,19 +94,21 @@ def step_seconds(
     return {**{name: factor * value for name, value in found.items()}, **known}
 
 
-def _step_of(pair: ProgramPair, plan: TrainingPlan, elbo: PyroELBO, compile: bool) -> Callable[[], None]:
-    """Returns a function that takes one step on the first batch as `fit` does."""
-    device = choose_device(plan.setting("device"))
-    if isinstance(pair, nn.Module):
-        pair.to(device)
-    batch = next(iter(batches_of(pair, plan.data, None, plan.setting("batch_size"), device)[0]()))
-    parameters, run = checked_pair(pair, elbo, batch)
-    gradients = gradients_of(pair, elbo, parameters, compile, DataCount(run.layout.plates, run.layout.has_globals))
-    optimizer = make_optimizer(plan.setting("optimizer"), list(parameters.values()), plan.setting("lr"))
+def _step_of(pair: ProgramPair, plan: TrainingPlan, elbo: PyroELBO) -> Callable[[], None]:
+    """Returns a function that takes steps on the first batch as `fit` does: as many as the guide takes for one of both.
+
+    That number is the same for all entrants.
+    """
+    training = prepared(pair, plan, elbo)
+    batch = next(iter(training.batches().batches))
+    both, guide = training.gradients[1], training.guide_gradients.get(1, training.gradients[1])
 
     def step() -> None:
-        loss, *_ = gradients(*batch)
-        optimizer.step()
-        loss.item()  # waits for the device
+        for gradients in (*[guide] * (plan.setting("guide_steps") - 1), both):
+            loss = gradients(batch).loss
+            training.state.optimizer.step()
+            for parameter in training.state.parameters.values():
+                parameter.grad = None
+            loss.item()  # waits for the device
 
     return step

@@ -38,6 +38,7 @@ from pyrovae.programs.reruns import (
 )
 from pyrovae.programs.running import AS_IT_COMES, Given, particles, run_pair, with_all_states
 from pyrovae.programs.running_statistics import kept_statistics, restore_statistics, saved_statistics
+from pyrovae.programs.sides import SIDES, sides_of
 from pyrovae.programs.sites import (
     base_of,
     has_real_support,
@@ -63,6 +64,8 @@ from pyrovae.programs.weights import log_mean_exp, log_weights
 
 __all__ = [
     "AS_IT_COMES",
+    "SIDES",
+    "sides_of",
     "DataPlate",
     "inner_scale",
     "Layout",

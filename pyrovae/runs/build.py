@@ -120,8 +120,20 @@ def unseeded_vae(
 
 def fit_settings(config: RunConfig) -> dict[str, Any]:
     """Returns the keywords of `fit` that say how `config` trains, whatever the objective."""
-    names = ("beta_schedule", "batch_size", "lr", "schedule", "max_grad_norm", "patience", "nonfinite")
-    return {**{name: getattr(config, name) for name in names}, "device": device_of_worker(config.device)}
+    names = ("beta_schedule", "batch_size", "guide_steps", "nonfinite", "patience", "schedule", "train")
+    return {
+        **{name: getattr(config, name) for name in names},
+        "lr": _by_side(config.lr, config.guide_lr),
+        "max_grad_norm": _by_side(config.max_grad_norm, config.guide_max_grad_norm),
+        "device": device_of_worker(config.device),
+    }
+
+
+def _by_side(of_model: float | None, of_guide: float | None) -> Any:
+    """Returns the one value of a setting, or those of the sides that have one, if the guide has its own."""
+    if of_guide is None:
+        return of_model
+    return {side: value for side, value in (("model", of_model), ("guide", of_guide)) if value is not None}
 
 
 def _likelihood_of(config: RunConfig, layout: DataLayout | None) -> Likelihood:

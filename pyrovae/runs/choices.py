@@ -24,3 +24,4 @@ MAX_STATES = 2**16  # of a latent variable that is summed over
 LEARNING_RATE_SCHEDULES = ("constant", "cosine")
 BETA_SCHEDULES = ("constant", "linear", "cyclical", "sigmoid")
 NONFINITE = ("stop", "skip")
+TRAIN = ("both", "model", "guide")

@@ -28,6 +28,7 @@ from pyrovae.runs.choices import (
     NONFINITE,
     POSTERIORS,
     PRIORS,
+    TRAIN,
 )
 from pyrovae.runs.config_fields import ConfigFields
 from pyrovae.runs.own_sources import SOURCES, check_own, is_own, require_nothing_of_own
@@ -104,14 +105,16 @@ def _check_types_and_ranges(config: ConfigFields) -> None:
         require_sizes(name, getattr(config, name))
     if_given(require_size, "latent_dim", config.latent_dim)
     if_given(require_size, "num_particles", config.num_particles)
-    for name in ("epochs", "batch_size"):
+    for name in ("epochs", "batch_size", "guide_steps"):
         require_count(name, getattr(config, name))
     require_seed(config.seed)
     for name in ("scale", "beta", "lr"):
         require_number(name, value := getattr(config, name), above=0)
         most = f"at most {LARGEST_FLOAT32:.3g}"
         require(value <= LARGEST_FLOAT32, f"{name} must be a float32, {most}, got {value:.3g}")
-    if_given(require_number, "max_grad_norm", config.max_grad_norm, 0)
+    for name in ("max_grad_norm", "guide_max_grad_norm", "guide_lr"):
+        if_given(require_number, name, getattr(config, name), 0)
+    require_choice("train", config.train, TRAIN)
     if_given(require_count, "patience", config.patience)
     require_flag("conditional", config.conditional)
     require_choice("activation", config.activation, ACTIVATIONS)
@@ -159,6 +162,12 @@ def _check_combinations(config: ConfigFields) -> None:
         f"layers need posterior diagonal and prior standard, whose place they take, got {posterior} and {prior}",
     )
     require(prior != "vamp" or not config.conditional, "prior vamp needs a VAE that is not conditional")
+    by_side = {"guide_lr": None, "guide_max_grad_norm": None, "guide_steps": 1, "train": "both"}
+    asked = [name for name, usual in by_side.items() if getattr(config, name) != usual]
+    apart = prior != "vamp" or not asked
+    require(apart, f"{''.join(asked[:1])} needs a prior that shares nothing with the guide, and vamp has its encoder")
+    alone = config.train != "both" and config.guide_steps > 1
+    require(not alone, f"guide_steps must be 1 where the {config.train} alone is trained, got {config.guide_steps}")
     if objective == "elbo_enumerated":
         most = MAX_STATES.bit_length() - 1
         require(

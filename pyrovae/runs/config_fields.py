@@ -121,10 +121,18 @@ class TrainingFields:
     """data per step"""
     lr: float = 1e-3
     """learning rate"""
+    guide_lr: float | None = None
+    """learning rate of the guide, where it differs; lr is then the model's"""
     schedule: str = "constant"
     """constant, or cosine (decays to 0)"""
     max_grad_norm: float | None = None
     """clip gradients of the loss per datum to this norm"""
+    guide_max_grad_norm: float | None = None
+    """clip the guide's gradients by themselves to this norm, and the model's to max_grad_norm"""
+    guide_steps: int = 1
+    """steps of the guide for each step of the model, each on a batch of its own"""
+    train: str = "both"
+    """both, or model or guide alone, with the other side as it is"""
     patience: int | None = None
     """stop after this many epochs without a better validation ELBO"""
     nonfinite: str = "stop"

@@ -15,8 +15,9 @@ from pyrovae.training.interrupts import Interrupts
 from pyrovae.training.one_time import is_one_time
 from pyrovae.training.optimizers import LEARNING_RATE_SCHEDULES, make_optimizer
 from pyrovae.training.pair_checks import checked_pair
-from pyrovae.training.preparation import TrainingData, prepare
+from pyrovae.training.preparation import Training, TrainingData, prepare
 from pyrovae.training.settings import NONFINITE, FitSettings
+from pyrovae.training.sides import TRAIN
 from pyrovae.training.state import check_fits
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "Interrupts",
     "LEARNING_RATE_SCHEDULES",
     "NONFINITE",
+    "TRAIN",
+    "Training",
     "TrainingData",
     "check_content",
     "check_fits",

@@ -31,7 +31,8 @@ def _buffer(name: str, value: object) -> None:
 _COUNT = rules.nothing_or(rules.whole(1))
 _TENSORS = rules.nothing_or(rules.each(rules.dense))
 _SETTINGS = rules.fields(
-    {"epochs": rules.whole(1), "patience": _COUNT}, optional={"steps_per_epoch": _COUNT, "number of batches": _COUNT}
+    {"epochs": rules.whole(1), "patience": _COUNT},
+    optional={"steps_per_epoch": _COUNT, "number of batches": _COUNT, "guide_steps": rules.whole(1)},
 )
 _RECORD = rules.fields(
     {
@@ -45,8 +46,8 @@ _RECORD = rules.fields(
         "seconds": rules.number(0),
     },
     optional=dict.fromkeys(
-        ("train_reconstruction", "train_kl"), rules.nothing_or(rules.real)
-    ),  # older versions had neither
+        ("train_reconstruction", "train_kl", "guide_lr"), rules.nothing_or(rules.real)
+    ),  # older versions had none of them
 )
 _POSITION = rules.fields(
     {
@@ -59,7 +60,7 @@ _POSITION = rules.fields(
         "done": rules.flag,
     },
     # Older versions had none of these, nor `last`, nor an identity.
-    optional={"in_pass": rules.whole(), "reconstruction": rules.real, "kl": rules.real},
+    optional={"in_pass": rules.whole(), "guide_only": rules.whole(), "reconstruction": rules.real, "kl": rules.real},
 )
 _BEST = rules.fields({"elbo": rules.real, "waited": rules.whole(), "values": _TENSORS}, optional={"last": _TENSORS})
 _IDENTITY = rules.fields(
@@ -126,7 +127,7 @@ def history_of(saved: Mapping[str, Any]) -> History:
     """Returns the history that a checkpoint holds."""
     history = History()
     for record in saved["history"]:
-        history.append({"train_reconstruction": None, "train_kl": None, **record})
+        history.append({"train_reconstruction": None, "train_kl": None, "guide_lr": None, **record})
     return history
 
 
@@ -150,6 +151,7 @@ def _check_position(saved: Mapping[str, Any]) -> None:
     # As many batches are drawn again, which must come to an end.
     used = num_done * per_epoch + step if per_epoch else 0
     rules.whole(0, min(used, num_batches or used))("position.in_pass", position.get("in_pass", 0))
+    rules.whole(0, settings.get("guide_steps", 1) - 1)("position.guide_only", position.get("guide_only", 0))
     for rank, (now, start) in enumerate(saved["generators"]):
         name = f"generators[{rank}][1]"
         in_the_middle = step or position.get("in_pass", 0)

@@ -1,6 +1,6 @@
 """`CompiledLoss`: loss and gradients of an objective, whose Pyro handlers run once and are then replayed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +51,7 @@ class CompiledLoss:
         loss: any loss that `SVI` takes; see `AnyLoss`.
         count: says how the data of a call are counted. The gradients are then divided by the number that the loss is
             of, and their norm is taken. The loss is always the objective's own, summed over the data.
+        trained: the parameters whose gradients are wanted; None is all of them.
         inductor: compiles the graph to machine code; False replays its operations one by one, which gives the eager
             step's numbers to the bit.
 
@@ -65,10 +66,12 @@ class CompiledLoss:
         loss: PyroELBO | Callable,
         *,
         count: DataCount | None = None,
+        trained: Sequence[Tensor] | None = None,
         inductor: bool = True,
     ) -> None:
         self.model, self.guide, self.count, self.inductor = model, guide, count, inductor
         self.loss, self._any_loss = loss, AnyLoss(loss)
+        self._trained = None if trained is None else {id(parameter): parameter for parameter in trained}
         self.parameters: list[Tensor] = []
         """The parameters of the last call."""
         self.names: dict[int, str] = {}
@@ -239,7 +242,7 @@ class CompiledLoss:
                 programs = model or self.model, guide or self.guide
                 value, surrogates = self._any_loss.eager(kind, *programs, args, kwargs)
             self._take_parameters(capture.trace, args, kwargs)
-            gradients = [parameter.grad for parameter in self.parameters]
+            gradients = [p.grad if self._is_trained(p) else None for p in self.parameters]
             if self._any_loss.is_own:
                 gradients = self._gradients(kind, surrogates)  # which may run the pair again
             outcome = self._outcome(kind, value, gradients, counted, kept)
@@ -265,7 +268,7 @@ class CompiledLoss:
     def _gradients(self, kind: str, surrogates: list[Tensor]) -> list[Tensor | None]:
         """Returns the parameters' gradients, added up over the surrogates in the order in which `backward` does."""
         gradients: list[Tensor | None] = [None] * len(self.parameters)
-        places = [place for place, parameter in enumerate(self.parameters) if parameter.requires_grad]
+        places = [place for place, parameter in enumerate(self.parameters) if self._is_trained(parameter)]
         for surrogate in surrogates if kind == "step" else []:
             wanted = [self.parameters[place] for place in places]
             shared = surrogate is not surrogates[-1]
@@ -274,6 +277,9 @@ class CompiledLoss:
                 known = gradients[place]
                 gradients[place] = gradient if known is None else known if gradient is None else known + gradient
         return gradients
+
+    def _is_trained(self, parameter: Tensor) -> bool:
+        return parameter.requires_grad and (self._trained is None or id(parameter) in self._trained)
 
     def _outcome(
         self, kind: str, value: Tensor, gradients: list[Tensor | None], counted: Counted, kept: KeptTerms | None

@@ -38,11 +38,13 @@ def fit(
     num_batches: int | None = None,
     free_bits: float | None = None,
     batch_size: int = 128,
-    lr: float | None = None,
+    lr: float | Mapping[str, float] | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] | PyroOptim = ADAM,
     schedule: str | Callable[[torch.optim.Optimizer], Any] = "constant",
     beta_schedule: str | Callable[[float], float] = "constant",
-    max_grad_norm: float | None = None,
+    max_grad_norm: float | Mapping[str, float] | None = None,
+    guide_steps: int = 1,
+    train: str = "both",
     compile: bool | str = "auto",
     validation: Any = None,
     patience: int | None = None,
@@ -92,15 +94,23 @@ def fit(
             optimiser and its schedule go on.
         num_particles, alpha, num_batches, free_bits: settings that may also be given beside the objective's name.
         batch_size: the number of data per step, where `data` does not come in batches.
-        lr: the learning rate; None is that of a Pyro optimiser or a `functools.partial`, else 0.001.
-        optimizer: `optimizer(parameters, lr=lr)` makes one of `torch.optim`; or one of `pyro.optim`.
+        lr: the learning rate, or those of the sides, `{"model": 1e-3, "guide": 3e-3}`; None is that of a Pyro optimiser
+            or a `functools.partial`, else 0.001.
+        optimizer: `optimizer(parameters, lr=lr)` makes one of `torch.optim`; or one of `pyro.optim`, whose arguments
+            may be a function of a parameter's name. With rates by side `parameters` are two groups.
         schedule: "constant", "cosine" (decays to 0 over the epochs), or a function that makes one of
             `torch.optim.lr_scheduler` from the optimiser. It is stepped once an epoch. A `ReduceLROnPlateau` is stepped
             with minus the validation ELBO, or without validation data with the loss, and with the ELBO or minus the
             loss if its mode is "max". With `threshold_mode="abs"` its threshold is in nats per datum.
         beta_schedule: a name or function of `pv.schedules`, from the share of the training that is done to a factor on
             the VAE's beta. Afterwards beta is what it was.
-        max_grad_norm: gradients per datum are clipped to this norm; None leaves them as they are.
+        max_grad_norm: gradients per datum are clipped to this norm, all together, or those of a side by themselves, as
+            in `{"guide": 5.0}`; None leaves them as they are.
+        guide_steps: the number of steps of the guide for each of the model. Of so many steps, each on a batch of its
+            own, all move the guide and the last moves the model, too; the count goes on from epoch to epoch. An epoch
+            is still one pass through the data.
+        train: "both", or the one side that is trained, "model" or "guide". The other keeps its parameters to the bit,
+            and its modules are in evaluation mode: its dropout is off, and its running statistics stay.
         compile: traces, compiles and replays steps, which gives the same numbers to rounding (see `CompiledSVI`).
             "auto" compiles where it pays for the seconds that it takes: 2,000 steps or more.
         validation: all data at once or an iterable of batches, in place of the data set's own. After each epoch its
@@ -132,7 +142,8 @@ def fit(
     Raises:
         InputError: on bad input, before anything is trained; a checkpoint of other data, or another optimiser or model,
             is bad input, and so are batches that do not make up a whole (several of them where N is not known, or for a
-            guide that draws all data's latents at once).
+            guide that draws all data's latents at once), and a pair whose sides share a parameter, where a setting
+            tells the sides apart.
         FloatingPointError: if the loss or a gradient is no longer finite, or a distribution refuses its parameters; it
             names epoch, step and site. Other errors of the pair pass through.
 
@@ -161,6 +172,8 @@ def fit(
         schedule=schedule,
         beta_schedule=beta_schedule,
         max_grad_norm=max_grad_norm,
+        guide_steps=guide_steps,
+        train=train,
         compile=compile,
         patience=patience,
         nonfinite=nonfinite,

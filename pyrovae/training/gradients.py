@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.common import InputError, Workers, is_validation_error, require
 from pyrovae.data import Batch
-from pyrovae.objectives import keeping_terms
+from pyrovae.objectives import DifferentiableELBO, keeping_terms
 from pyrovae.programs import ProgramPair, Reading
 from pyrovae.training.compiled_loss import OPERATIONS, CompiledLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
@@ -47,16 +47,21 @@ class Summed(NamedTuple):
 
 
 def gradients_of(
-    vae: ProgramPair, elbo: ELBO, parameters: dict[str, Tensor], compile: bool, count: DataCount
+    vae: ProgramPair,
+    elbo: ELBO,
+    parameters: dict[str, Tensor],
+    compile: bool,
+    count: DataCount,
+    trained: Sequence[Tensor] | None = None,
 ) -> Callable[..., Step]:
-    """Returns a function of a batch that sets the parameters' `.grad`, per datum.
+    """Returns a function of a batch that sets the `.grad` of the `trained` parameters (None: of all), per datum.
 
     The function returns the loss, summed over the data, the norm of the gradient per datum, the numbers of data, which
     `count` says how to find, and reconstruction and KL, summed over the data.
     """
     if compile:
-        return partial(_compiled_loss_and_grads, CompiledLoss(vae.model, vae.guide, elbo, count=count))
-    return partial(_loss_and_grads, vae, elbo, list(parameters.values()), count)
+        return partial(_compiled_loss_and_grads, CompiledLoss(vae.model, vae.guide, elbo, count=count, trained=trained))
+    return partial(_loss_and_grads, vae, elbo, list(parameters.values()), count, trained)
 
 
 def _compiled_loss_and_grads(compiled: CompiledLoss, *batch: Any) -> Step:
@@ -64,7 +69,14 @@ def _compiled_loss_and_grads(compiled: CompiledLoss, *batch: Any) -> Step:
     return Step(loss, cast(Tensor, norm), compiled.counted, compiled.terms)  # there is a norm where data are counted
 
 
-def _loss_and_grads(vae: ProgramPair, elbo: ELBO, parameters: list[Tensor], count: DataCount, *batch: Any) -> Step:
+def _loss_and_grads(
+    vae: ProgramPair,
+    elbo: ELBO,
+    parameters: list[Tensor],
+    count: DataCount,
+    trained: Sequence[Tensor] | None,
+    *batch: Any,
+) -> Step:
     """Does by Pyro, step by step, what `gradients_of` says.
 
     The gradients are divided by the number of data, and not the loss: inside the loss, as a scale, the factor would
@@ -73,12 +85,26 @@ def _loss_and_grads(vae: ProgramPair, elbo: ELBO, parameters: list[Tensor], coun
     for parameter in parameters:
         parameter.grad = None
     with count.of_run(batch) as counted, keeping_terms() as kept:
-        loss = elbo.loss_and_grads(vae.model, vae.guide, *batch)  # type: ignore[attr-defined]
+        loss = _backward(vae, elbo, trained, batch)
+    if trained is not None:  # a loss of Pyro's gives them all
+        wanted = {id(parameter) for parameter in trained}
+        for parameter in parameters:
+            parameter.grad = parameter.grad if id(parameter) in wanted else None
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     require(len(found) > 0, "the objective must give some parameter a gradient, and gives none")
     torch._foreach_mul_(found, 1 / counted.whole)
     norm = nn.utils.get_total_norm(found)
     return Step(norm.new_tensor(loss), norm, counted, kept.total())
+
+
+def _backward(vae: ProgramPair, elbo: ELBO, trained: Sequence[Tensor] | None, batch: Batch) -> float:
+    """Returns the loss, and adds to the gradients: where it can tell them apart, those of the `trained` alone."""
+    if trained is None or not isinstance(elbo, DifferentiableELBO):
+        return elbo.loss_and_grads(vae.model, vae.guide, *batch)  # type: ignore[attr-defined]
+    loss = elbo.differentiable_loss(vae.model, vae.guide, *batch)
+    if loss.requires_grad:
+        loss.backward(inputs=list(trained))
+    return loss.item()
 
 
 class BatchGradients:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import pyrovae.plots as plots
 from pyrovae.common import counted, data_frame, require, right_aligned, with_lines_below
 
-FORMATS = {"epoch": "d", "skipped": "d", "lr": ".1e"}
+FORMATS = {"epoch": "d", "skipped": "d", "lr": ".1e", "guide_lr": ".1e"}
 ROWS = 10
 
 
@@ -35,7 +35,8 @@ class History:
             share; None without validation data, as are the next two.
         reconstruction: E_q[log p(x|z)] of the validation data.
         kl: E_q[log q(z|x) - log p(z)] of the validation data, for the latents of single data.
-        lr: the learning rate of the epoch's steps.
+        lr: the learning rate of the epoch's steps; where model and guide have rates of their own, the model's.
+        guide_lr: the guide's, where it has one of its own; else None.
         skipped: the number of steps left out because loss or gradient was not finite; None where such a step stops the
             training.
         seconds: the epoch's time.
@@ -62,6 +63,7 @@ class History:
     reconstruction: list[float | None] = field(default_factory=list)
     kl: list[float | None] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
+    guide_lr: list[float | None] = field(default_factory=list)
     skipped: list[int | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     loss_of: str | None = field(default=None, compare=False)
@@ -175,7 +177,7 @@ class Position:
     `total` is the sum of the losses, `reconstruction` and `kl` those of their terms (nan if some step did not tell
     them), `skipped` the number of steps left out, `seconds` the time spent in the epoch, and
     `done` says that no epoch is left. Where an epoch is a number of steps, the present pass through the data has given
-    `in_pass` batches.
+    `in_pass` batches. `guide_only` steps have moved the guide alone since the last one that moved the model, too.
     """
 
     epoch: int = 1
@@ -188,6 +190,7 @@ class Position:
     in_pass: int = 0
     reconstruction: float = 0.0
     kl: float = 0.0
+    guide_only: int = 0
 
     def mean_of(self, total: float) -> float | None:
         """Returns a sum over the epoch's data per datum, or None if it is not known."""

@@ -27,6 +27,7 @@ def check_resumed(
     Raises:
         InputError: if they are settings of another training.
     """
+    saved = {"guide_steps": 1, "train": "both", **saved}  # which older checkpoints do not have
     was, epochs = saved["epochs"], now["epochs"]
     if was != epochs:
         _check_length(where, was, given, position)

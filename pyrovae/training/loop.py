@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pyro.infer import RenyiELBO
@@ -22,7 +22,7 @@ from pyrovae.data import Batch, Epoch, scale_hint_of
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.history import History, Position
 from pyrovae.training.optimizers import check_groups, step_schedule
-from pyrovae.training.pair_modules import in_mode, modules_of
+from pyrovae.training.pair_modules import in_mode, kept_modes, modules_of
 from pyrovae.training.preparation import Training
 from pyrovae.training.saving import Saver
 from pyrovae.training.settings import FitSettings
@@ -49,7 +49,7 @@ class Loop:
     ) -> None:
         """Trains through the epochs that are left, after calling `on_start` with the history of those that are done."""
         state = self.state
-        with self.saver.session():
+        with self.saver.session(), kept_modes(self.training.fixed):
             had_ended = self.saver.start()
             state.history.loss_of = self.settings.loss_of
             with self._callback():
@@ -82,7 +82,10 @@ class Loop:
         training, epoch = self.training, self.state.position.epoch
         training.checks.check_registered()
         start = max(first for first in training.objectives if first <= epoch)
-        self.steps.gradients = training.gradients[start]
+        self.steps.gradients, self.steps.guide_gradients = (
+            training.gradients[start],
+            training.guide_gradients.get(start),
+        )
         if epoch > 1 and isinstance(training.objectives[start], RenyiELBO):  # a callback may have changed beta
             training.checks.check_again(training.objectives[start])
 
@@ -113,14 +116,16 @@ class Loop:
             self.workers.agreed(buffer)
         terms = self.training.validation.terms(position.epoch)
         check_groups(state.optimizer, state.parameters.values(), position.epoch)
-        lr = float(state.optimizer.param_groups[0]["lr"])
+        rates = [float(group["lr"]) for group in state.optimizer.param_groups]
+        by_side = isinstance(self.settings.lr, Mapping) and self.settings.train == "both"
         record = {
             "epoch": position.epoch,
             "loss": position.total / position.count,
             "train_reconstruction": position.mean_of(position.reconstruction),
             "train_kl": position.mean_of(position.kl),
             **terms,
-            "lr": lr,
+            "lr": rates[0],
+            "guide_lr": rates[1] if by_side else None,
         }
         step_schedule(state.scheduler, record)
         check_groups(state.optimizer, state.parameters.values(), position.epoch)
@@ -133,7 +138,9 @@ class Loop:
         state.history.append(record)
         enough = state.early_stopping.should_stop(record["elbo"])
         done = enough or position.epoch == self.settings.epochs
-        state.position = Position(position.epoch + 1, done=done, in_pass=position.in_pass)
+        state.position = Position(
+            position.epoch + 1, done=done, in_pass=position.in_pass, guide_only=position.guide_only
+        )
         if self.settings.steps_per_epoch is None:
             state.epoch_start = None
         return record
@@ -156,6 +163,8 @@ class Loop:
         """Returns the batches of this epoch that are left."""
         if isinstance(self.training.vae, nn.Module):
             self.training.vae.train()
+        for module in self.training.fixed:
+            module.training = False
         if self.settings.steps_per_epoch is not None:
             self.num_batches = self.settings.steps_per_epoch
             return self._steps(self.settings.steps_per_epoch)

@@ -12,7 +12,8 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyrovae.common import InputError, first_line, require, require_choice, require_number, shown, warn
+from pyrovae.common import InputError, first_line, require, require_choice, shown, warn
+from pyrovae.training.sides import GUIDE, MODEL, TrainedSides, check_by_side
 
 LEARNING_RATE_SCHEDULES = ("constant", "cosine")
 ADAM = partial(torch.optim.Adam, fused=True)
@@ -21,22 +22,22 @@ _UNUSABLE = (TypeError, ValueError, AttributeError, KeyError, AssertionError)
 Made = TypeVar("Made")
 
 
-def check_optimizer(optimizer: object, lr: float | None) -> None:
+def check_optimizer(optimizer: object, lr: float | Mapping[str, float] | None) -> None:
     """Raises `InputError` if `make_optimizer` could not use them, as far as can be told without parameters."""
     if lr is not None:
-        require_number("lr", lr, above=0)
+        check_by_side("lr", lr, needs_both=True)
     if isinstance(optimizer, PyroOptim):
         name = getattr(optimizer.pt_optim_constructor, "__name__", type(optimizer).__name__)
         scheduled = isinstance(optimizer, PyroLRScheduler)
         require(not scheduled, f"optimizer must not be one of Pyro's schedulers: say schedule beside optimizer {name}")
         require(type(optimizer) is PyroOptim, f"optimizer must be a plain one of Pyro, got {type(optimizer).__name__}")
-        same = isinstance(optimizer.pt_optim_args, dict)
-        require(
-            same, f"optimizer {name} must have a dict of arguments, the same for all parameters, and has a function"
-        )
         rule = f"optimizer {name} must have no clip_args, which clip parameter by parameter: say max_grad_norm"
         require(not optimizer.pt_clip_args, rule)
-        _check_said_once(name, cast(dict[str, object], optimizer.pt_optim_args), lr)
+        if isinstance(optimizer.pt_optim_args, dict):
+            _check_said_once(name, optimizer.pt_optim_args, lr)
+        else:
+            rule = f"lr must not be given by side beside optimizer {name}, whose arguments are a function of names"
+            require(not isinstance(lr, Mapping), rule)
         return
     if isinstance(optimizer, partial):
         _check_said_once(getattr(optimizer.func, "__name__", "given"), optimizer.keywords, lr)
@@ -46,31 +47,45 @@ def check_optimizer(optimizer: object, lr: float | None) -> None:
 
 
 def make_optimizer(
-    optimizer: Callable[..., torch.optim.Optimizer] | PyroOptim, parameters: list[Tensor], lr: float | None
+    optimizer: Callable[..., torch.optim.Optimizer] | PyroOptim,
+    parameters: list[Tensor],
+    lr: float | Mapping[str, float] | None,
+    sides: TrainedSides | None = None,
 ) -> torch.optim.Optimizer:
     """Returns torch's optimiser of all `parameters`.
 
     Pyro makes an optimiser for each parameter. Here one optimiser of the same kind holds them all, which takes the same
-    steps, because the steps of the parameters do not depend on each other.
+    steps, because the steps of the parameters do not depend on each other. Where its arguments are a function of the
+    parameter's name, those with equal arguments are a group.
 
     Args:
         optimizer: a function of parameters and lr, as `torch.optim.Adam` is, or an optimiser of `pyro.optim`.
         parameters: the tensors to train.
-        lr: the learning rate; None is the one that `optimizer` brings, else 0.001.
+        lr: the learning rate, or those of model and guide by these names; None is the one that `optimizer` brings, else
+            0.001.
+        sides: says which parameters are the model's; needed for learning rates by side.
 
     Raises:
         InputError: if the result is no optimiser that takes steps by itself.
     """
     check_optimizer(optimizer, lr)
+    groups: list[Tensor] | list[dict[str, Any]] = parameters
+    if isinstance(lr, Mapping):
+        assert sides is not None  # who gives rates by side has found them
+        groups, lr = _groups_by_side(sides, parameters, lr), lr[MODEL]
     if isinstance(optimizer, PyroOptim):
         constructor = cast(Callable[..., torch.optim.Optimizer], optimizer.pt_optim_constructor)
-        optimizer = partial(constructor, **cast(dict[str, object], optimizer.pt_optim_args))
+        arguments = optimizer.pt_optim_args
+        if isinstance(arguments, dict):
+            optimizer = partial(constructor, **arguments)
+        else:
+            groups, optimizer = _groups_by_name(optimizer, parameters, lr), constructor
         rate = {} if lr is None else {"lr": lr}
     elif isinstance(optimizer, partial) and "lr" in optimizer.keywords:
         rate = {}
     else:
         rate = {"lr": DEFAULT_LR if lr is None else lr}
-    made = _call_given("optimizer", "parameters and lr", optimizer, parameters, **rate)
+    made = _call_given("optimizer", "parameters and lr", optimizer, groups, **rate)
     kind = type(made).__name__
     rule = "optimizer must make a torch.optim.Optimizer of parameters and lr"
     require(isinstance(made, torch.optim.Optimizer), f"{rule}, got {shown(made)}")
@@ -162,9 +177,35 @@ def check_schedule(schedule: object) -> None:
         require_choice("schedule", schedule, LEARNING_RATE_SCHEDULES)
 
 
-def _check_said_once(name: str, settings: dict[str, object], lr: float | None) -> None:
+def _groups_by_side(sides: TrainedSides, parameters: list[Tensor], lr: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Returns a group for each side that is trained, the model's first."""
+    trained = {id(parameter) for parameter in parameters}
+    return [
+        {"params": sides.of(side), "lr": lr[side]}
+        for side in (MODEL, GUIDE)
+        if any(id(parameter) in trained for parameter in sides.of(side))
+    ]
+
+
+def _groups_by_name(optimizer: PyroOptim, parameters: list[Tensor], lr: float | None) -> list[dict[str, Any]]:
+    """Returns a group for each kind of arguments that a function of names gives."""
+    name = getattr(optimizer.pt_optim_constructor, "__name__", type(optimizer).__name__)
+    groups: list[tuple[dict, list[Tensor]]] = []
+    for parameter in parameters:
+        arguments = _call_given(f"the arguments of optimizer {name}", "names", optimizer._get_optim_args, parameter)
+        _check_said_once(name, arguments, lr)
+        same = [some for known, some in groups if known == arguments]
+        if same:
+            same[0].append(parameter)
+        else:
+            groups.append((arguments, [parameter]))
+    return [{"params": some, **arguments} for arguments, some in groups]
+
+
+def _check_said_once(name: str, settings: dict[str, object], lr: object) -> None:
     own = settings.get("lr")
-    require(own is None or lr is None, f"lr must be said once, got {own} in optimizer {name} and {lr} beside it")
+    beside = shown(dict(lr)) if isinstance(lr, Mapping) else lr
+    require(own is None or lr is None, f"lr must be said once, got {own} in optimizer {name} and {beside} beside it")
 
 
 def _call_given(name: str, of: str, function: Callable[..., Made], *args, **kwargs) -> Made:

@@ -26,16 +26,23 @@ def modules_of(vae: ProgramPair) -> list[nn.Module]:
 
 
 @contextmanager
-def in_mode(training: bool, modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Puts the modules in training or evaluation mode within the block; after it each has its former mode again."""
+def kept_modes(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Restores the mode of each module after the block."""
     before = [(module, module.training) for module in modules]
-    for module in modules:
-        module.train(training)
     try:
         yield
     finally:
         for module, was in before:
             module.training = was
+
+
+@contextmanager
+def in_mode(training: bool, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Puts the modules in training or evaluation mode within the block; after it each has its former mode again."""
+    with kept_modes(modules):
+        for module in modules:
+            module.train(training)
+        yield
 
 
 def in_training_mode(vae: object) -> AbstractContextManager[None]:

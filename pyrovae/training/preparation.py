@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import torch
 from pyro.infer import ELBO
-from torch import nn
+from torch import Tensor, nn
 
-from pyrovae.common import derived_seed, require
+from pyrovae.common import derived_seed, kept_generators, local_seed, require
 from pyrovae.data import Batch, Batches, Dataset, Rows, batches_of, first_batch, generators_of, whole_data
 from pyrovae.programs import AS_IT_COMES
 from pyrovae.training.beta_schedules import ScheduledBeta
@@ -22,6 +22,7 @@ from pyrovae.training.optimizers import make_optimizer, make_schedule, unusual_s
 from pyrovae.training.pair_checks import PairChecks
 from pyrovae.training.pair_modules import buffers_of
 from pyrovae.training.settings import FitSettings
+from pyrovae.training.sides import TrainedSides, find_sides
 from pyrovae.training.state import TrainingState
 from pyrovae.training.validation import Validation
 from pyrovae.training.versions import versions
@@ -70,8 +71,9 @@ class TrainingData:
 class Training:
     """Everything that the loop works with.
 
-    `objectives` and `gradients` go by the epoch from which each is used, `batches` are those of an epoch from `source`,
-    and `compiled` says that steps are compiled.
+    `objectives` and `gradients` go by the epoch from which each is used, and so do `guide_gradients`, where steps move
+    the guide alone. `sides` are known where a setting needs them, and `fixed` are the modules of a side that is not
+    trained. `batches` are those of an epoch from `source`, and `compiled` says that steps are compiled.
     """
 
     vae: Any
@@ -80,10 +82,16 @@ class Training:
     state: TrainingState
     objectives: dict[int, ELBO]
     gradients: dict[int, BatchGradients]
+    guide_gradients: dict[int, BatchGradients]
+    sides: TrainedSides | None
     beta: ScheduledBeta
     validation: Validation
     checks: PairChecks
     compiled: bool
+
+    @property
+    def fixed(self) -> list[nn.Module]:
+        return [] if self.sides is None else self.sides.fixed
 
 
 def prepare(
@@ -100,35 +108,46 @@ def prepare(
     epoch, first = first_batch(data.train, data.generators)
     checks = PairChecks(vae, data.source, first, data.generators, check_seed)
     parameters = checks.parameters(elbos.values(), settings.batch_size if epoch.smallest_share == 1 else None)
-    trained = list(parameters.values())
-    whole = WholeData(vae, data.source, data.train, epoch.num_batches, first, data.generators)
+    all_of_pair = list(parameters.values())
     readings = [getattr(elbo, "reading", AS_IT_COMES) for elbo in elbos.values()]
+    sides = None
+    if settings.by_side is not None:
+        with kept_generators(data.generators), local_seed(check_seed):
+            sides = find_sides(vae, parameters, first, readings[0], settings.train, settings.by_side)
+    trained = all_of_pair if sides is None or settings.train == "both" else sides.of(settings.train)
+    whole = WholeData(vae, data.source, data.train, epoch.num_batches, first, data.generators)
     counts = list(map(whole.count, checks.runs, readings))
     compiled = bool(settings.compile)
     if settings.compile == "auto":
         compiled = compiles(settings.epochs * (settings.steps_per_epoch or epoch.num_batches or 0))
-    gradients = {
-        start: BatchGradients(
-            gradients_of(vae, elbo, parameters, compiled, count),
-            trained,
-            num_particles=getattr(elbo, "num_draws", 1),
-            reading=reading,
-            skip_refused=settings.nonfinite == "skip",
-        )
-        for (start, elbo), count, reading in zip(elbos.items(), counts, readings, strict=True)
-    }
-    optimizer = make_optimizer(settings.optimizer, trained, settings.lr)
+
+    def gradients_for(some: list[Tensor]) -> dict[int, BatchGradients]:
+        wanted = None if len(some) == len(all_of_pair) else some
+        return {
+            start: BatchGradients(
+                gradients_of(vae, elbo, parameters, compiled, count, wanted),
+                some,
+                num_particles=getattr(elbo, "num_draws", 1),
+                reading=reading,
+                skip_refused=settings.nonfinite == "skip",
+            )
+            for (start, elbo), count, reading in zip(elbos.items(), counts, readings, strict=True)
+        }
+
+    gradients = gradients_for(trained)
+    guide_gradients = gradients_for(sides.guide) if sides is not None and settings.guide_steps > 1 else {}
+    optimizer = make_optimizer(settings.optimizer, trained, settings.lr, sides)
     beta, fingerprint = ScheduledBeta(vae, settings.beta_factor), None
     if checkpoints is not None:
         told = {**data.told(first), "optimizer settings": unusual_settings(optimizer), **checkpoints.told}
-        fingerprint = Fingerprint(vae, elbos[1], counts[0], trained, first, told, data.generators, beta.at_full)
+        fingerprint = Fingerprint(vae, elbos[1], counts[0], all_of_pair, first, told, data.generators, beta.at_full)
     buffers = buffers_of(vae)
     state = TrainingState(
         vae,
         parameters,
         buffers,
         optimizer,
-        early_stopping=EarlyStopping([*trained, *buffers.values()], settings.patience),
+        early_stopping=EarlyStopping([*all_of_pair, *buffers.values()], settings.patience),
         generators=data.generators,
         given=settings,
         settings=settings.to_dict(vae, optimizer, epoch.num_batches, compiled),  # before a schedule moves lr
@@ -147,4 +166,17 @@ def prepare(
         in_chunks=data.validates_rows and whole.has_rows(checks.runs[0]),
         several_draws=layout.draws_globally or not layout.plates,
     )
-    return Training(vae, data.source, data.train, state, elbos, gradients, beta, validation, checks, compiled)
+    return Training(
+        vae,
+        data.source,
+        data.train,
+        state,
+        elbos,
+        gradients,
+        guide_gradients,
+        sides,
+        beta,
+        validation,
+        checks,
+        compiled,
+    )

@@ -19,7 +19,6 @@ from pyrovae.common import (
     require_choice,
     require_compile,
     require_count,
-    require_number,
     require_seed,
     shown,
 )
@@ -28,6 +27,7 @@ from pyrovae.programs import is_pair
 from pyrovae.training import beta_schedules
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.optimizers import check_optimizer, check_schedule
+from pyrovae.training.sides import TRAIN, check_by_side, described
 
 NONFINITE = ("stop", "skip")
 _OF_THE_ELBO = {"ELBO", "AnalyticKLELBO", "EnumeratedELBO", "StickingTheLanding", "ScoreFunction"}
@@ -43,11 +43,13 @@ class FitSettings:
     objective: str | ELBO | Mapping[int, str | ELBO]
     objective_settings: dict[str, object]
     batch_size: int
-    lr: float | None
+    lr: float | Mapping[str, float] | None
     optimizer: Callable[..., torch.optim.Optimizer] | PyroOptim
     schedule: str | Callable[[torch.optim.Optimizer], Any]
     beta_schedule: str | Callable[[float], float]
-    max_grad_norm: float | None
+    max_grad_norm: float | Mapping[str, float] | None
+    guide_steps: int
+    train: str
     compile: bool | str
     patience: int | None
     nonfinite: str
@@ -56,6 +58,17 @@ class FitSettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             setattr(self, field.name, plain_number(getattr(self, field.name)))
+
+    @property
+    def by_side(self) -> str | None:
+        """The first of the settings that tell the model from the guide, or None if none of them does."""
+        asks = {
+            "lr by side": isinstance(self.lr, Mapping),
+            "max_grad_norm by side": isinstance(self.max_grad_norm, Mapping),
+            "guide_steps": self.guide_steps > 1,
+            "train": self.train != "both",
+        }
+        return next((name for name, does in asks.items() if does), None)
 
     @cached_property
     def objectives(self) -> dict[int, ELBO]:
@@ -96,7 +109,11 @@ class FitSettings:
         require(known, f"checkpoints must be pv.Checkpoints(folder), got {shown(checkpoints)}")
         if checkpoints is not None:
             check_folder(checkpoints.folder, "folder")
-        if_given(require_number, "max_grad_norm", self.max_grad_norm, 0)
+        if_given(check_by_side, "max_grad_norm", self.max_grad_norm, False)
+        require_choice("train", self.train, TRAIN)
+        require_count("guide_steps", self.guide_steps)
+        alone = self.train != "both" and self.guide_steps > 1
+        require(not alone, f"guide_steps must be 1 where the {self.train} alone is trained, got {self.guide_steps}")
         if_given(require_count, "patience", self.patience)
         check_schedule(self.schedule)
         require_compile(self.compile)
@@ -137,10 +154,12 @@ class FitSettings:
             "batch_size": self.batch_size,
             "number of batches": num_batches,
             "optimizer": type(optimizer).__name__,
-            "lr": float(optimizer.param_groups[0]["lr"]),
+            "lr": described(self.lr) if isinstance(self.lr, Mapping) else float(optimizer.param_groups[0]["lr"]),
             **named,
             "beta": float(beta) if isinstance(beta, Tensor) else None,
-            "max_grad_norm": self.max_grad_norm,
+            "max_grad_norm": described(self.max_grad_norm),
+            "guide_steps": self.guide_steps,
+            "train": self.train,
             "patience": self.patience,
             "nonfinite": self.nonfinite,
             "compile": compile,

@@ -1,6 +1,7 @@
 """Steps of the optimiser: a batch's gradients, clipped and applied if they are finite."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +21,28 @@ READ_EVERY = 50  # steps on a GPU
 class Steps:
     """Takes steps, and adds their losses to the state's position once they are known to be finite.
 
-    `gradients` computes the gradients of a batch; the loop sets it to those of the epoch's objective.
+    `gradients` computes the gradients of a batch, and `guide_gradients` those of the guide alone; the loop sets both to
+    those of the epoch's objective.
     """
 
     def __init__(self, training: Training, settings: FitSettings, saver: Saver) -> None:
         self.training, self.state, self.settings, self.saver = training, training.state, settings, saver
-        self.gradients = training.gradients[1]
+        self.gradients, self.guide_gradients = training.gradients[1], training.guide_gradients.get(1)
         self.optimizer = FusedAdam(training.state.optimizer)
         self._unread: list[tuple[int, Batch, Tensor | list[float]]] = []
         """The number, batch and outcome of the steps whose outcome has not been read from the device."""
 
     def take(self, index: int, batch: Batch) -> None:
-        """Takes step number `index` of the epoch on this batch."""
+        """Takes step number `index` of the epoch on this batch.
+
+        Of every `guide_steps` steps, each of which moves the guide, the last moves the model, too.
+        """
         state, skip = self.state, self.settings.nonfinite == "skip"
+        is_last = state.position.guide_only + 1 == self.settings.guide_steps
+        gradients = self.gradients if is_last or self.guide_gradients is None else self.guide_gradients
         before = [b.clone() for b in state.buffers.values()] if skip else []
         try:
-            loss, norm, count, terms, requests = self.gradients(batch, self.saver.requests())
+            loss, norm, count, terms, requests = gradients(batch, self.saver.requests())
         except ValueError as error:
             if isinstance(error, InputError) or not is_validation_error(error):
                 raise
@@ -51,11 +58,21 @@ class Steps:
         if at_once and not self.add_up():
             copy_values(list(state.buffers.values()), before)
             return
-        if self.settings.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(list(state.parameters.values()), self.settings.max_grad_norm, norm)
+        self._clip(norm)
         self.optimizer.step()
+        state.position.guide_only = 0 if is_last else state.position.guide_only + 1
         for parameter in state.parameters.values():  # the next step then writes its gradients where the cache has these
             parameter.grad = None
+
+    def _clip(self, norm: Tensor) -> None:
+        """Clips the gradients, whose norm is given: all together, or those of model and guide each by themselves."""
+        most, sides = self.settings.max_grad_norm, self.training.sides
+        if isinstance(most, Mapping):
+            assert sides is not None  # a setting by side needs them
+            for side, limit in most.items():
+                nn.utils.clip_grad_norm_(sides.of(side), limit)
+        elif most is not None:
+            nn.utils.clip_grads_with_norm_(list(self.state.parameters.values()), most, norm)
 
     def add_up(self) -> bool:
         """Reads the outcomes of the steps since the last reading; returns True if the last of them was finite.

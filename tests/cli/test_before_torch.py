@@ -131,6 +131,7 @@ def test_the_words_of_a_config_are_those_of_the_rooms():
     assert choices.LEARNING_RATE_SCHEDULES == training.LEARNING_RATE_SCHEDULES
     assert tuple(training.BETA_SCHEDULES) == choices.BETA_SCHEDULES
     assert choices.NONFINITE == training.NONFINITE
+    assert choices.TRAIN == training.TRAIN
     assert set(usual_settings.LIKELIHOODS) == {*LIKELIHOOD_MAKERS, usual_settings.COLUMNS}
 
 

@@ -56,7 +56,7 @@ def test_objectives_start_from_the_same_parameters_and_seeds_from_different_ones
         return real(vae, *args, **kwargs)
 
     monkeypatch.setattr(racing, "fit", fit)
-    monkeypatch.setattr(entrants, "check_training", lambda *args: None)
+    monkeypatch.setattr(entrants, "prepared", lambda *args: None)
     run()
     assert all(torch.equal(one, two) for one, two in starts.values())
     assert not torch.equal(starts[0][0], starts[1][0])
@@ -116,7 +116,7 @@ def test_models_can_be_raced_like_objectives(finished_race):
         ({"seeds": ()}, "seeds must hold at least one, got none"),
         ({"seeds": (1, 1)}, "seeds must differ, got (1, 1)"),
         ({"seeds": (-1,)}, "seed must be a whole number >= 0, got -1"),
-        ({"budget": "nats"}, "budget must be one of epochs, seconds; got 'nats'"),
+        ({"budget": "nats"}, "budget must be one of epochs, seconds, decoder_calls; got 'nats'"),
         ({"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
         ({"num_data": 31}, "num_data must be <= 30, the number of held-out data; got 31"),
         ({"num_samples": 1}, "num_samples must be a whole number >= 2, got 1"),

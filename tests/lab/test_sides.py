@@ -15,7 +15,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae.lab.comparing import compare
 from pyrovae.lab.comparison_report import draw_comparison
-from pyrovae.lab.sides import sides_of
+from pyrovae.programs import sides_of
 
 SETTINGS = {"num_particles": [1, 8], "repeats": 12, "compile": False, "progress": False}
 

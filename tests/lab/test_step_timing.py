@@ -13,13 +13,14 @@ import pyrovae as pv
 from pyrovae.common import read_checked, write_checked
 from pyrovae.lab import step_timing
 from pyrovae.lab.entrants import TrainingPlan, entrants_of
+from pyrovae.training import preparation
 
 
 def test_steps_are_timed_as_they_are_trained(monkeypatch):
     monkeypatch.setattr(pv.training.gradients, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
     compiled = []
-    real = step_timing.gradients_of
-    monkeypatch.setattr(step_timing, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3]), *args[4:]))
+    real = preparation.gradients_of
+    monkeypatch.setattr(preparation, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3]), *args[4:]))
     elbo, iwae = entrants_of(make, OBJECTIVES)
     plan = TrainingPlan(ring(), 3, {"batch_size": 25})
     step_timing.step_seconds((elbo, iwae), plan, 0, {})

@@ -117,7 +117,6 @@ REFUSED = {
     "LBFGS": (torch.optim.LBFGS, "optimizer must step without a closure, and LBFGS does not"),
     "LBFGS of Pyro's kind": (pyro.optim.PyroOptim(torch.optim.LBFGS, {}), "optimizer must step without a closure"),
     "a closure of one's own": (NeedsClosure, "optimizer must step without a closure, and NeedsClosure does not"),
-    "a function of names": (pyro.optim.Adam(lambda name: {}), "optimizer Adam must have a dict of arguments"),
     "clipping by parameter": (
         pyro.optim.Adam({}, {"clip_norm": 1.0}),
         "optimizer Adam must have no clip_args, which clip parameter by parameter: say max_grad_norm",

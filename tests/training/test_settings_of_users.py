@@ -101,7 +101,7 @@ def test_a_race_knows_all_its_settings_before_it_makes_a_model(tmp_path):
     for settings, said in (
         ({"seeds": 3}, "seeds must be a list or a tuple of whole numbers >= 0, got 3"),
         ({"seeds": b"01"}, "seeds must be a list or a tuple of whole numbers >= 0, got b'01'"),
-        ({"budget": "minutes"}, "budget must be one of epochs, seconds; got 'minutes'"),
+        ({"budget": "minutes"}, "budget must be one of epochs, seconds, decoder_calls; got 'minutes'"),
         ({"num_data": 0}, "num_data must be a whole number >= 2, got 0"),
         ({"progress": 1}, "progress must be true or false, got 1"),
         ({"folder": 3}, "folder must be a path, got 3"),

@@ -7,7 +7,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.programs import AS_IT_COMES, Reading, pair_at, run_pair
+from pyrovae.programs.layout import Reading
+from pyrovae.programs.reruns import pair_at
+from pyrovae.programs.running import AS_IT_COMES, run_pair
 
 SIDES = ("model", "guide", "shared")
 

@@ -1,0 +1,384 @@
+"""Model and guide trained each in its own way: rates, clipping, steps of the guide alone, one side alone."""
+
+import copy
+from types import SimpleNamespace
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from broken_off import WithParamsOfItsOwn, ring_data
+from helpers import draw, linear_gaussian, parameters_of, refusal, ring, small_vae, suite_seed
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from torch import nn
+
+import pyrovae as pv
+from pyrovae.training import gradients_of
+from pyrovae.training.checkpoints import CURRENT
+from pyrovae.training.data_count import DataCount
+
+SGD = torch.optim.SGD
+EAGER = {"compile": False, "progress": False}
+ONE_BY_ONE = pv.objectives.ELBO(vectorize_particles=False)  # for batch normalisation
+RATES = {"model": 0.01, "guide": 0.03}
+
+
+def by_side(vae):
+    """The parameters of a `LinearGaussianVAE`, by name."""
+    named = dict(vae.named_parameters())
+    guide = {name: p for name, p in named.items() if name.startswith("guide")}
+    return {"model": {name: p for name, p in named.items() if name not in guide}, "guide": guide}
+
+
+def values(parameters):
+    return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def batches_of(vae, num, size=4):
+    torch.manual_seed(suite_seed(11))
+    return list(draw(vae, num * size).split(size))
+
+
+# Learning rates -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, SGD, pyro.optim.Adam({})])
+def test_equal_rates_of_both_sides_are_one_rate_to_the_bit(optimizer):
+    ends = []
+    for lr in (0.01, {"model": 0.01, "guide": 0.01}):
+        vae = small_vae()
+        history = pv.fit(vae, ring(), epochs=2, batch_size=25, lr=lr, optimizer=optimizer, seed=1, **EAGER)
+        ends.append((parameters_of(vae), history.loss))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]
+
+
+def test_each_side_has_its_rate_and_the_history_shows_both():
+    """Without momentum a parameter's move is its rate times its gradient."""
+    vae = linear_gaussian(1)
+    x = draw(vae, 6)
+
+    def move(twin, side):
+        named = by_side(vae)[side]
+        return [(p - named[name]).detach() for name, p in by_side(twin)[side].items()]
+
+    moves = []
+    for lr in (1e-3, {"model": 1e-3, "guide": 3e-3}):
+        twin = copy.deepcopy(vae)
+        history = pv.fit(twin, x, epochs=1, batch_size=6, optimizer=SGD, lr=lr, seed=suite_seed(2), **EAGER)
+        moves.append({side: move(twin, side) for side in ("model", "guide")})
+    for side, factor in (("model", 1), ("guide", 3)):
+        for one, other in zip(moves[0][side], moves[1][side], strict=True):
+            assert one.abs().max() > 1e-6
+            torch.testing.assert_close(other, factor * one, rtol=1e-9, atol=1e-15)
+    assert (history.lr, history.guide_lr) == ([1e-3], [3e-3])
+    assert "guide_lr" in history.table()
+    decayed = pv.fit(copy.deepcopy(vae), x, epochs=2, lr=RATES, schedule="cosine", **EAGER)
+    assert decayed.guide_lr == pytest.approx([0.03, 0.015])
+    assert decayed.lr == pytest.approx([0.01, 0.005])
+
+
+def test_a_function_of_names_gives_each_parameter_its_settings_as_it_does_in_svi():
+    """Pyro has an optimiser for each parameter, and `fit` groups of one."""
+
+    def settings(name):
+        own = name.rpartition(".")[2]  # after that of the model
+        return {"lr": 0.03 if own.startswith("guide") else 0.01, "weight_decay": 0.1 * (own == "bias")}
+
+    vae = linear_gaussian(1)
+    (x,) = batches_of(vae, 1)
+    fitted, stepped = copy.deepcopy(vae), copy.deepcopy(vae)
+    pv.fit(fitted, [x], epochs=5, optimizer=pyro.optim.Adam(settings), seed=suite_seed(3), **EAGER)
+    with pyro.get_param_store().scope():
+        elbo, parameters = pv.objectives.ELBO(), dict(stepped.named_parameters())
+        by_hand = [torch.optim.Adam([p], **settings(name)) for name, p in parameters.items()]
+        torch.manual_seed(suite_seed(3))
+        for _ in range(5):
+            stepped.zero_grad()
+            (elbo.differentiable_loss(stepped.model, stepped.guide, x) / len(x)).backward()
+            for one in by_hand:
+                one.step()
+    for name, parameter in fitted.named_parameters():
+        torch.testing.assert_close(parameter, parameters[name], rtol=1e-9, atol=1e-12)
+    untouched = copy.deepcopy(vae)
+    pv.fit(untouched, [x], epochs=5, optimizer=pyro.optim.Adam({"lr": 0.01}), seed=suite_seed(3), **EAGER)
+    assert (parameters_of(untouched) - parameters_of(fitted)).abs().max() > 1e-3
+    said = "lr must not be given by side beside optimizer Adam, whose arguments are a function of names"
+    assert refusal(pv.fit, vae, [x], epochs=1, optimizer=pyro.optim.Adam(settings), lr=RATES) == said
+    said = "lr must be said once, got 0.03 in optimizer Adam and 0.5 beside it"
+    assert refusal(pv.fit, vae, [x], epochs=1, optimizer=pyro.optim.Adam(settings), lr=0.5) == said
+
+
+# Steps of the guide ---------------------------------------------------------------------------------------------------
+
+
+def by_hand(vae, batches, epochs, guide_steps, lr, max_norm, seed, optimizer=torch.optim.Adam):
+    """Every step moves the guide, and the last of so many the model, too."""
+    sides = {side: list(named.values()) for side, named in by_side(vae).items()}
+    optimizers = {side: optimizer(some, lr=lr[side]) for side, some in sides.items()}
+    elbo = pv.objectives.ELBO(2)
+    torch.manual_seed(seed)
+    for step, x in enumerate(batches * epochs, 1):
+        vae.zero_grad()
+        (elbo.differentiable_loss(vae.model, vae.guide, x) / len(x)).backward()
+        for side in ("model", "guide") if step % guide_steps == 0 else ("guide",):
+            if side in max_norm:
+                norm = sum(p.grad.square().sum() for p in sides[side]).sqrt()
+                for p in sides[side]:
+                    p.grad *= min(1.0, (max_norm[side] / (norm + 1e-6)).item())
+            optimizers[side].step()
+
+
+@pytest.mark.parametrize(
+    ("guide_steps", "max_norm", "compiled"),
+    [(3, {}, False), (3, {"guide": 0.2}, True), (1, {"model": 0.3, "guide": 0.2}, False), (1, {"model": 0.1}, False)],
+)
+def test_steps_and_clipping_of_the_guide_are_those_of_a_loop_by_hand(
+    guide_steps, max_norm, compiled, without_machine_code
+):
+    """Five batches an epoch, so that the count goes on from one epoch to the next."""
+    vae = linear_gaussian(1)
+    batches, seed = batches_of(vae, 5), suite_seed(5)
+    ours, hand = copy.deepcopy(vae), copy.deepcopy(vae)
+    settings = {"lr": RATES, "guide_steps": guide_steps, "max_grad_norm": max_norm or None, "seed": seed}
+    pv.fit(ours, batches, epochs=2, num_particles=2, **settings, **{**EAGER, "compile": compiled})
+    by_hand(hand, batches, 2, guide_steps, RATES, max_norm, seed)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter, dict(hand.named_parameters())[name], rtol=1e-9, atol=1e-12)
+    other = copy.deepcopy(vae)
+    by_hand(other, batches, 2, guide_steps + 1, RATES, {}, seed)
+    assert (parameters_of(other) - parameters_of(ours)).abs().max() > 1e-4
+
+
+def test_a_skipped_step_does_not_count_as_one_of_the_guide():
+    vae = linear_gaussian(1)
+    batches = batches_of(vae, 6)
+    spoilt = [*batches[:1], 1e200 * batches[0], *batches[1:]]
+    ours, whole = copy.deepcopy(vae), copy.deepcopy(vae)
+    settings = {"epochs": 1, "lr": RATES, "guide_steps": 3, "objective": "elbo_analytic_kl", "nonfinite": "skip"}
+    with torch.no_grad():
+        for one in (ours, whole):
+            one.guide_log_scale.fill_(-40.0)  # so that draws do not matter
+    with pytest.warns(UserWarning, match="1 of 7 steps"):
+        pv.fit(ours, spoilt, **settings, **EAGER)
+    pv.fit(whole, batches, **settings, **EAGER)
+    torch.testing.assert_close(parameters_of(ours), parameters_of(whole), rtol=1e-9, atol=1e-9)
+
+
+# One side alone -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", ["elbo", "dreg", Trace_ELBO()])
+@pytest.mark.parametrize("train", ["model", "guide"])
+def test_the_other_side_keeps_its_parameters_to_the_bit(train, objective):
+    vae = linear_gaussian(2)
+    before = {side: values(named) for side, named in by_side(vae).items()}
+    more = {"num_particles": 2} if objective == "dreg" else {}
+    history = pv.fit(vae, draw(vae, 12), epochs=2, batch_size=4, train=train, objective=objective, **more, **EAGER)
+    for side, named in by_side(vae).items():
+        assert same(named, before[side]) == (side != train), side
+    assert history.guide_lr == [None, None]
+
+
+def test_the_guide_alone_reaches_the_exact_posterior_of_a_fixed_model(without_machine_code):
+    weight = torch.diag(torch.tensor([1.3, 0.4], dtype=torch.float64))  # whose posterior is diagonal
+    vae = pv.LinearGaussianVAE(weight, torch.tensor([0.2, -0.1], dtype=torch.float64), 0.6)
+    torch.manual_seed(suite_seed(4))
+    x = draw(vae, 16)
+    with torch.no_grad():
+        for parameter in by_side(vae)["guide"].values():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    log_px, start = vae.log_px(x), vae.elbo(x)
+    settings = {"objective": "sticking_the_landing", "schedule": "cosine", "lr": 0.05, "train": "guide"}
+    pv.fit(vae, [x] * 15, epochs=20, compile=True, progress=False, **settings)
+    assert torch.equal(vae.log_px(x), log_px)
+    assert (log_px - start).mean() > 0.05
+    assert (log_px - vae.elbo(x)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_of_the_fixed_side_are_not_computed(compiled, without_machine_code):
+    vae, x = small_vae(), ring().train_x[:10]
+    pv.objectives.ELBO().loss(vae.model, vae.guide, x)
+    parameters = dict(vae.named_parameters())
+    guide = [p for name, p in parameters.items() if not name.startswith(("decoder", "likelihood"))]
+    asked = []
+    for name, parameter in parameters.items():
+        parameter.register_hook(lambda _, name=name: asked.append(name))
+    step = gradients_of(vae, pv.objectives.ELBO(), parameters, compiled, DataCount(("data",)), guide)
+    torch.manual_seed(0)
+    first = step(x)
+    found = {name: p.grad for name, p in parameters.items()}
+    assert {name for name, gradient in found.items() if gradient is not None} == set(asked) or compiled
+    assert [name for name, gradient in found.items() if gradient is None and name.startswith("encoder")] == []
+    assert [name for name, gradient in found.items() if gradient is not None and name.startswith("decoder")] == []
+    torch.manual_seed(0)
+    whole = gradients_of(vae, pv.objectives.ELBO(), parameters, compiled, DataCount(("data",)))
+    assert torch.equal(whole(x).loss, first.loss)
+    assert whole(x).norm > first.norm
+    torch.manual_seed(0)
+    whole(x)
+    for name, gradient in found.items():
+        assert gradient is None or torch.equal(gradient, parameters[name].grad)
+
+
+class Normalised(nn.Module):
+    """Has batch normalisation and dropout on both sides."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.decoder, self.encoder = self.network(2, 3), self.network(3, 2)
+
+    @staticmethod
+    def network(num_in, num_out):
+        return nn.Sequential(nn.Linear(num_in, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, num_out))
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            self.seen = self.decoder.training, self.decoder[2].training, self.encoder.training
+            pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.7).to_event(1))
+
+
+@pytest.mark.parametrize("as_module", [True, False])
+@pytest.mark.parametrize("train", ["model", "guide"])
+def test_the_modules_of_the_fixed_side_are_in_evaluation_mode(train, as_module):
+    pyro.clear_param_store()
+    own = Normalised()
+    pair = own if as_module else SimpleNamespace(model=own.model, guide=own.guide)
+    before = values(dict(own.named_buffers()))
+    pv.fit(pair, torch.randn(20, 3), epochs=2, batch_size=10, train=train, objective=ONE_BY_ONE, **EAGER)
+    after = dict(own.named_buffers())
+    fixed = "decoder" if train == "guide" else "encoder"
+    for name, buffer in after.items():
+        assert torch.equal(buffer, before[name]) == name.startswith(fixed), name
+    assert own.seen == ((False, False, True) if train == "guide" else (True, True, False))
+    assert all(module.training != as_module for module in own.modules())  # `fit` puts modules in evaluation mode
+
+
+def test_parameters_of_pyro_and_of_globals_have_their_sides():
+    pair = WithParamsOfItsOwn()
+    pv.fit(pair, ring_data(), epochs=1, train="guide", lr=0.1, **EAGER)
+    store = pyro.get_param_store()
+    assert store["scale"].item() == pytest.approx(0.7)
+    assert torch.equal(store["weight"], torch.ones(2))
+    assert store["loc"].item() != 0
+    pyro.clear_param_store()
+
+    def model(x):
+        slope = pyro.param("slope", torch.tensor(1.0))
+        theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(theta, 1.0))
+            pyro.sample("x", dist.Normal(slope * z, 1.0), obs=x)
+
+    pair = SimpleNamespace(model=model, guide=AutoNormal(model))
+    pv.fit(pair, torch.randn(8), epochs=2, batch_size=8, train="guide", lr=0.1, **EAGER)
+    assert pyro.param("slope").item() == 1
+    assert pair.guide.locs.theta.item() != 0
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_of_one_way_to_train_the_sides(tmp_path):
+    def train(vae=None, **settings):
+        kept = pv.Checkpoints(tmp_path, minutes=100.0)
+        return pv.fit(vae or small_vae(), ring_data(), batch_size=16, seed=1, checkpoints=kept, **settings, **EAGER)
+
+    train(epochs=1)
+    for name, value, was in (
+        ("lr", {"model": 1e-3, "guide": 2e-3}, "0.001"), ("max_grad_norm", {"guide": 1.0}, "None"),
+        ("guide_steps", 2, "1"), ("train", "guide", "'both'"),
+    ):  # fmt: skip
+        said = refusal(train, epochs=2, **{name: value})
+        assert f"was written with {name} {was}, and {name} is now " in said
+    content = torch.load(tmp_path / CURRENT, weights_only=True)
+    assert content["position"].pop("guide_only") == 0
+    for name in ("guide_steps", "train"):
+        del content["settings"][name]
+    for record in content["history"]:
+        del record["guide_lr"]
+    torch.save(content, tmp_path / CURRENT)  # as an older version wrote it
+    assert train(epochs=2).guide_lr == [None, None]
+
+
+def test_a_training_ended_within_the_guide_s_steps_goes_on_there(tmp_path):
+    """Four batches an epoch and three steps: the first epoch ends with one step of the guide alone."""
+    settings = {"guide_steps": 3, "lr": RATES, "max_grad_norm": {"guide": 0.5}, "batch_size": 16, "seed": 1, **EAGER}
+    whole, longer = small_vae(), small_vae()
+    pv.fit(whole, ring_data(), epochs=2, **settings)
+    pv.fit(longer, ring_data(), epochs=1, checkpoints=pv.Checkpoints(tmp_path), **settings)
+    content = torch.load(tmp_path / CURRENT, weights_only=True)
+    assert content["position"]["guide_only"] == 1
+    assert content["settings"]["lr"] == "model 0.01, guide 0.03"
+    again = small_vae()
+    pv.fit(again, ring_data(), epochs=2, checkpoints=pv.Checkpoints(tmp_path), **settings)
+    assert torch.equal(parameters_of(again), parameters_of(whole))
+    content["position"]["guide_only"] = 3
+    torch.save(content, tmp_path / "x")
+    (tmp_path / CURRENT).write_bytes((tmp_path / "x").read_bytes())
+    said = refusal(pv.fit, small_vae(), ring_data(), epochs=2, checkpoints=pv.Checkpoints(tmp_path), **settings)
+    assert "position.guide_only must be a whole number >= 0 and <= 2, got 3" in said
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_sides_that_share_a_parameter_are_refused():
+    shared = small_vae(prior=pv.priors.Vamp(torch.randn(3, 2)))
+    for settings, name in (
+        ({"lr": RATES}, "lr by side"), ({"guide_steps": 2}, "guide_steps"), ({"train": "model"}, "train"),
+        ({"max_grad_norm": {"model": 1.0}}, "max_grad_norm by side"),
+    ):  # fmt: skip
+        said = refusal(pv.fit, shared, ring(), epochs=1, **settings)
+        assert said.startswith(f"{name} needs a model and a guide that share no parameter, and they share encoder.")
+
+    class Unused(Normalised):
+        def __init__(self):
+            super().__init__()
+            self.encoder.extra, self.extra = nn.Module(), nn.Linear(2, 2)
+            self.encoder.extra.weight = nn.Parameter(torch.ones(1))
+            self.encoder.extra.forward = lambda x: x
+
+    pair = Unused()
+    pair.model, pair.guide = (lambda x, f=f: (pyro.module("own", pair), f(x)) for f in (pair.model, pair.guide))
+    pyro.clear_param_store()
+    said = refusal(pv.fit, pair, torch.randn(20, 3), epochs=1, train="guide", objective=ONE_BY_ONE)
+    assert said.endswith("is registered by both and used by none at the first batch")
+    fixed = linear_gaussian(1)
+    for parameter in by_side(fixed)["model"].values():
+        parameter.requires_grad_(False)
+    said = "guide_steps needs a model with a parameter, found none"
+    assert refusal(pv.fit, fixed, draw(fixed, 4), epochs=1, guide_steps=2) == said
+    pv.fit(fixed, draw(fixed, 4), epochs=1, train="guide", **EAGER)
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"lr": {"guide": 1e-3}}, "lr must have both of \"model\" and \"guide\", got ['guide']"),
+    ({"lr": {"model": 1e-3, "guide": 0.0}}, "lr of the guide must be a finite number > 0, got 0.0"),
+    ({"lr": {}}, 'lr must have both of "model" and "guide", got []'),
+    ({"max_grad_norm": {}}, 'max_grad_norm must have one or both of "model" and "guide", got []'),
+    ({"max_grad_norm": {"z": 1.0}}, "max_grad_norm must have one or both of \"model\" and \"guide\", got ['z']"),
+    ({"max_grad_norm": {"guide": -1}}, "max_grad_norm of the guide must be a finite number > 0, got -1"),
+    ({"guide_steps": 0}, "guide_steps must be a whole number >= 1, got 0"),
+    ({"train": "encoder"}, "train must be one of both, model, guide; got 'encoder'"),
+    ({"train": "model", "guide_steps": 3}, "guide_steps must be 1 where the model alone is trained, got 3"),
+])  # fmt: skip
+def test_bad_settings_are_refused_before_the_pair_runs(settings, said):
+    never = SimpleNamespace(model=None, guide=None)
+    never.model = never.guide = lambda x: pytest.fail("the pair was run")
+    assert refusal(pv.fit, never, torch.zeros(4, 2), epochs=1, **settings) == said
+    assert refusal(pv.race, lambda: small_vae(), ring(), ["elbo"], epochs=1, **settings) == said
