@@ -41,7 +41,8 @@ class Resumed:
         defaults = {
             "epochs": 2, "steps_per_epoch": None, "objective": "elbo", "objective_settings": {}, "batch_size": 25,
             "lr": 0.01, "optimizer": torch.optim.Adam, "schedule": "constant", "beta_schedule": "constant",
-            "max_grad_norm": None, "compile": False, "patience": None, "nonfinite": "stop", "seed": 1,
+            "max_grad_norm": None, "guide_steps": 1, "train": "both", "compile": False, "patience": None,
+            "nonfinite": "stop", "seed": 1,
         }  # fmt: skip
         settings, vae = FitSettings(**{**defaults, **more}), make()
         batches = TrainingData(vae, data(), None, settings, torch.device("cpu"))

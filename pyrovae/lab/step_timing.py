@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from pyro.infer import ELBO as PyroELBO
 from torch import nn
 
 from pyrovae.common import choose_device, require
@@ -81,7 +80,7 @@ def step_seconds(
         for entrant, name in zip(entrants, names, strict=True):
             if name == first or name not in known:
                 pair = stack.enter_context(entrant.start(seed))
-                steps[name] = _step_of(pair, plan, plan.elbo_of(entrant))
+                steps[name] = _step_of(pair, plan, entrant)
                 steps[name]()  # the first step compiles
         times: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(TIMED_ROUNDS):
@@ -94,12 +93,12 @@ def step_seconds(
     return {**{name: factor * value for name, value in found.items()}, **known}
 
 
-def _step_of(pair: ProgramPair, plan: TrainingPlan, elbo: PyroELBO) -> Callable[[], None]:
+def _step_of(pair: ProgramPair, plan: TrainingPlan, entrant: Entrant) -> Callable[[], None]:
     """Returns a function that takes steps on the first batch as `fit` does: as many as the guide takes for one of both.
 
     That number is the same for all entrants.
     """
-    training = prepared(pair, plan, elbo)
+    training = prepared(pair, plan, entrant.objective)
     batch = next(iter(training.batches().batches))
     both, guide = training.gradients[1], training.guide_gradients.get(1, training.gradients[1])
 

@@ -127,7 +127,7 @@ def history_of(saved: Mapping[str, Any]) -> History:
     """Returns the history that a checkpoint holds."""
     history = History()
     for record in saved["history"]:
-        history.append({"train_reconstruction": None, "train_kl": None, "guide_lr": None, **record})
+        history.append({"train_reconstruction": None, "train_kl": None, **record})
     return history
 
 

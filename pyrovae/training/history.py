@@ -69,9 +69,9 @@ class History:
     loss_of: str | None = field(default=None, compare=False)
 
     def append(self, record: dict[str, float | None]) -> None:
-        """Adds an epoch, given by the names of all attributes."""
+        """Adds an epoch, given by the names of all attributes; without `guide_lr` there is one learning rate."""
         for name, column in self._columns().items():
-            column.append(record[name])
+            column.append({"guide_lr": None, **record}[name])
 
     def records(self) -> list[dict[str, float | None]]:
         """Returns one dict per epoch, by the names of the attributes."""

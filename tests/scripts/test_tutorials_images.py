@@ -134,3 +134,17 @@ def test_particles_of_the_powerful_decoder_are_run_at_once():
     z = vae.encode(x).rsample((4,))
     by_hand = torch.stack([torch.distributions.Bernoulli(logits=vae.logits(x, one)).log_prob(x) for one in z])
     assert torch.allclose(terms["reconstruction"], by_hand.sum((-1, -2, -3)).mean(0), atol=1e-4)
+
+
+def test_an_encoder_ahead_of_its_decoder_in_small(tmp_path, images):
+    flags = ("--num-train", 12, "--num-test", 12, "--num-samples", 5, "--seeds", 0, 1, "--guide-steps", 2)
+    result = run_here("papers/lagging_encoders.py", *images, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "out/results.json").read_text())["results"]
+    by_steps, ahead, as_long = (found[way] for way in ("step by step", "guide ahead", "step by step, as long"))
+    assert by_steps != ahead != as_long != by_steps
+    kl = [one["kl"] for one in ahead]
+    assert all(one["mutual_information"] <= one["kl"] for one in ahead)
+    text = (tmp_path / "out/report.md").read_text()
+    assert f"{sum(kl) / 2:.2f} ({abs(kl[0] - kl[1]) / 2:.2f})" in text
+    assert f"{sum(kl) / 2 - sum(one['kl'] for one in by_steps) / 2:+.2f} (" in text
