@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-MOST_OF_A_LINE = 600  # characters of an error, which may name all fields of a config
+MOST_OF_A_LINE = 500  # characters of an error
 MOST_OF_A_VALUE = 200
 
 

@@ -43,7 +43,7 @@ for name, said in {
     "other sizes": r"run/config.json says hidden \[9\], and the run was trained with \[8\]",
     "more layers": r"run/config.json says hidden \[8, 8\], and the run was trained with \[8\]",
     "bad scale": "scale must be a finite number > 0, got -1",
-    "unknown field": "unknown field 'hiden'; known are .+",
+    "unknown field": "config has an unknown field 'hiden'; pyrovae train --help .+",
 }.items():
     add(f"run: {name}", said, pv.load_run, files.RUN, given=files.RUNS[name])
 

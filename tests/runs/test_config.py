@@ -5,9 +5,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from helpers import refusal
 from hypothesis import given, settings, strategies as st
 
 from pyrovae import InputError, RunConfig
+from pyrovae.runs import fit_settings
 
 POINTS, IMAGES = ("ring", "four_clusters", "pinwheel"), ("mnist", "fashion_mnist", "kmnist")
 FIELDS = [field.name for field in dataclasses.fields(RunConfig)]
@@ -300,3 +302,17 @@ def test_any_table_gives_a_config_that_its_file_gives_back_or_one_line(values):
 
 def test_the_table_of_good_values_has_every_field():
     assert list(GOOD) == FIELDS
+
+
+def test_what_is_the_guide_s_own_reaches_fit_by_side():
+    config = RunConfig(guide_lr=3e-3, guide_max_grad_norm=5.0, guide_steps=2)
+    assert fit_settings(config).items() >= {
+        "lr": {"model": 1e-3, "guide": 3e-3}, "max_grad_norm": {"guide": 5.0}, "guide_steps": 2, "train": "both",
+    }.items()  # fmt: skip
+    assert fit_settings(RunConfig(max_grad_norm=1.0)).items() >= {"lr": 1e-3, "max_grad_norm": 1.0}.items()
+    both = fit_settings(RunConfig(max_grad_norm=1.0, guide_max_grad_norm=5.0))["max_grad_norm"]
+    assert both == {"model": 1.0, "guide": 5.0}
+    said = refusal(RunConfig, guide_lr=1e-3, prior="vamp")
+    assert said == "guide_lr needs a prior that shares nothing with the guide, and vamp has its encoder"
+    said = refusal(RunConfig, train="guide", guide_steps=2)
+    assert said == "guide_steps must be 1 where the guide alone is trained, got 2"

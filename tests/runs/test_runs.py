@@ -255,6 +255,16 @@ def test_the_table_shows_each_value_with_its_error(trained):
     assert line.split()[1:] == [f"{result['elbo']:.3f}", f"({result['elbo_standard_error']:.2g})"]
 
 
+def test_a_run_may_train_its_sides_apart(tmp_path):
+    own = {"guide_lr": 0.03, "guide_max_grad_norm": 5.0, "guide_steps": 2}
+    run = train_run(pv.RunConfig(**SMALL, **own), tmp_path / "run", progress=False)
+    assert run.history.guide_lr == [0.03] * len(run.history.epoch)
+    assert json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])["guide_lr"] == 0.03
+    saved = pv.Checkpoints(run.folder).load()["settings"]
+    lr = f"model {run.config.lr!r}, guide 0.03"
+    assert (saved["lr"], saved["max_grad_norm"], saved["guide_steps"]) == (lr, "guide 5.0", 2)
+
+
 def test_the_history_table_has_at_most_ten_rows_and_the_last_epoch():
     history = pv.History()
     for epoch in range(1, 26):

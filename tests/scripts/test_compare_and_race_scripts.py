@@ -37,6 +37,11 @@ def test_a_race_in_small(tmp_path):
     again = run_here("race.py", *flags, "--budget", "epochs", cwd=tmp_path)  # nothing is run a second time
     assert json.loads((tmp_path / "out/race.json").read_text())["epochs"] == races["epochs"]
     assert again.stdout.startswith(result.stdout[: result.stdout.index("equal seconds")].rstrip())
+    calls = run_here("race.py", *flags, "--budget", "decoder_calls", cwd=tmp_path)
+    assert calls.stdout.startswith("equal decoder calls\n")
+    raced = json.loads((tmp_path / "out/race.json").read_text())["decoder_calls"]
+    assert [row["epochs"] for row in raced["rows"]] == [4, 1]  # the second makes three times the calls
+    assert (tmp_path / "out/race_decoder_calls.png").exists()
     other = run_here("race.py", *flags, "--lr", 0.5, cwd=tmp_path)
     assert other.returncode == 2
     where = "the checkpoint in out/elbo-seed0-4epochs was written with"
