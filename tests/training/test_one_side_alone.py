@@ -111,7 +111,8 @@ def test_parameters_of_pyro_and_of_globals_have_their_sides():
 
 def test_the_amortisation_gap_falls_under_a_guide_trained_alone_and_log_px_stays(without_machine_code):
     """A linear guide can be the best Gaussian of every datum, so that its gap can fall to 0; the family's stays."""
-    vae = linear_gaussian(1, latent_dim=2)
+    vae = linear_gaussian(1, latent_dim=2, pinned=True)
+    torch.manual_seed(suite_seed(8))
     x = draw(vae, 4)
     with torch.no_grad():
         vae.guide_bias.add_(0.5)
@@ -137,5 +138,5 @@ def test_the_amortisation_gap_falls_under_a_guide_trained_alone_and_log_px_stays
         after.approximation.monte_carlo_error + before.approximation.monte_carlo_error + 1e-3,
     )
     assert torch.equal(before.log_px.value, after.log_px.value)  # chains from the prior, in which the guide has no part
-    errors = before.log_px.standard_error + 0.1  # of short chains
+    errors = before.log_px.standard_error + 0.3  # of short chains
     assert_within_standard_errors(before.log_px.value, vae.log_px(x), errors)

@@ -13,6 +13,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.training.checkpoints import CURRENT
+from pyrovae.training.optimizers import ADAM
 
 SGD = torch.optim.SGD
 RATES = {"model": 0.01, "guide": 0.03}
@@ -26,7 +27,7 @@ def batches_of(vae, num, size=4):
 # Learning rates -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, SGD, pyro.optim.Adam({})])
+@pytest.mark.parametrize("optimizer", [ADAM, torch.optim.Adam, SGD, pyro.optim.Adam({})])
 def test_equal_rates_of_both_sides_are_one_rate_to_the_bit(optimizer):
     ends = []
     for lr in (0.01, {"model": 0.01, "guide": 0.01}):
