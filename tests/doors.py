@@ -131,6 +131,7 @@ for name, settings in {
     "annealed_log_marginal": {},
     "bidirectional_gap": {},
     "annealed_rate_distortion": {},
+    "annealed_posterior": {},
     "evaluate": {},
     "elbo_surgery": {},
     "inference_gaps": {},

@@ -81,6 +81,9 @@ def evaluate() -> dict[str, object]:
     values |= {"conditional": given.value, "replicated": check.replicated, "p": check.p_values.value}
     with patch.object(annealed_chains, "PILOT_TRANSITIONS", 20):
         values |= {"rate": pv.annealed_rate_distortion(vae.model, vae.guide, x[:35], **chains).rate}
+        values |= {"ends": pv.annealed_posterior(vae.model, vae.guide, x[:35], **chains).mean("z").value}
+    shared = pv.posterior(hierarchical.Hierarchy(), hierarchical.data(6), num_samples=90, num_particles=2)
+    values |= {"shared": shared.mean("z").value}
     return values | {"upper": gap.upper.log_weights, "nested": nested.bounds, "coin": coin.bounds}
 
 

@@ -1,6 +1,7 @@
 """Estimates of log p(x) with their errors, and diagnoses of a trained pair."""
 
 from pyrovae.evaluation import diagnostics
+from pyrovae.evaluation.annealed_draws import annealed_posterior
 from pyrovae.evaluation.annealed_estimate import AnnealedEstimate
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal, bidirectional_gap
 from pyrovae.evaluation.arguments import check_args, common_length, tensors_in, with_tensors
@@ -44,6 +45,7 @@ __all__ = [
     "WeightedDraws",
     "active_units",
     "annealed_log_marginal",
+    "annealed_posterior",
     "annealed_rate_distortion",
     "at_most",
     "bidirectional_gap",

@@ -16,6 +16,7 @@ from pyrovae.evaluation.chunks import Data, opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.evaluation.hmc import AnnealedHMC, unconstrained
+from pyrovae.evaluation.rows import shares_more_than_factors
 from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.programs import Reading, simulated, takes_pair
 
@@ -232,7 +233,7 @@ def annealed_chunks(
     found = opened(hmc.model, hmc.guide, args, chunk_size, Reading(plate, vectorize_particles="only"))
     check_subsamples(name, hmc.model, hmc.guide, found)
     step = max(1, found.pairs_at_a_time // chains.num_chains)
-    has_globals = found.pair.layout.has_globals
+    has_globals = shares_more_than_factors(found.pair)
     hmc.reading = Reading(plate, has_globals, vectorize_particles="only")
     if has_globals:
         chains.evidence_of = f"joint evidence of all {found.data.size:,} data"

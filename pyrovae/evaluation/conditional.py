@@ -12,7 +12,7 @@ from pyrovae.evaluation.arguments import check_args, tensors_in
 from pyrovae.evaluation.estimate import Estimate, MarginalLikelihood
 from pyrovae.evaluation.expectation import smallest_ess_in_words
 from pyrovae.evaluation.importance_sampling import log_marginal
-from pyrovae.evaluation.remedy_words import FOR_ANSWERS, advice
+from pyrovae.evaluation.remedy_words import FOR_CELLS, advice
 from pyrovae.evaluation.weights_verdict import are_few, largest_k, verdict_of
 from pyrovae.programs import check_guide_sees_parts, check_model_sees_parts, observing_parts, takes_pair
 
@@ -74,7 +74,7 @@ class ConditionalLikelihood(Estimate):
             if not are_few(bad, len(self.value)):  # a datum alone with a large k is off on either side
                 signs.append(f"too {way} where {name} is bad ({bad:,})")
         remedies = dict.fromkeys((*self.whole.remedies, *self.part.remedies))
-        take, good = advice(remedies, num, FOR_ANSWERS), smallest_ess_in_words(self.ess, num)
+        take, good = advice(remedies, num, FOR_CELLS), smallest_ess_in_words(self.ess, num)
         bad_words, settings = ("not to be relied on", "off by an unknown amount"), self.whole.enough_draws
         found = verdict_of(self.pareto_k, num, take, good, bad_words, settings=settings)
         return f"{found}; values may be {', '.join(signs)}" if signs else found

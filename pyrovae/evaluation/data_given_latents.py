@@ -23,7 +23,19 @@ from pyrovae.common import (
 from pyrovae.evaluation.chunks import Opened
 from pyrovae.evaluation.expectation import Site
 from pyrovae.evaluation.rows import require_rows
-from pyrovae.programs import Given, Layout, base_of, density_of, differ, interior, particles, sample_sites, seen
+from pyrovae.programs import (
+    Given,
+    Layout,
+    Pair,
+    base_of,
+    density_of,
+    differ,
+    frames_of,
+    interior,
+    particles,
+    sample_sites,
+    seen,
+)
 
 FIRST = 1_000_003  # the number of the first cell: no label is so large by chance
 MOST_CELLS = 2**23  # whose numbers float32 still holds
@@ -55,7 +67,7 @@ class DataGivenLatents:
         layout, pair = found.pair.layout, found.pair
         require_rows(name, layout, "fix them, or draw data by the model itself")
         rule = f"{name} needs all latents and observed sites of the model in one plate, that of the data"
-        require(layout.is_simple, rule)
+        require(layout.is_simple, f"{rule}, and {_elsewhere(pair)}")
         summed = f"{name} needs latents that are drawn, and the model sums some out, on which cells may depend"
         require(not layout.sums, summed)
         size = found.data.rows(0, 1).args[0][0].numel()
@@ -101,6 +113,15 @@ class DataGivenLatents:
             rows = values[name].expand(num, len(x), *cells.shape).reshape(num, len(x), -1)
             found[:, :, cells.flatten()] = rows.to(found)
         return found.view(num, *x.shape)
+
+
+def _elsewhere(pair: Pair) -> str:
+    """Returns which site does not lie in one plate, that of the data, whose dimension is the last."""
+    for name, site in (*pair.latent.items(), *pair.observed.items()):
+        plates = [f'"{frame.name}"' for frame in frames_of(site)]
+        if len(plates) != 1:
+            return f'site "{name}" lies in {" and ".join(plates) or "none"}'
+    return "it is at another dimension than -1"
 
 
 def _run(model: Callable, layout: Layout, latents: Site, args: tuple) -> dict[str, dict]:

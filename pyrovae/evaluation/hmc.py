@@ -19,6 +19,7 @@ from pyrovae.evaluation.rows import as_rows, data_dim_of, from_rows
 from pyrovae.programs import (
     AS_IT_COMES,
     Layout,
+    Pair,
     Reading,
     gate,
     pair_of_sites,
@@ -67,7 +68,7 @@ class AnnealedHMC:
 
     q_0 is the model's prior or the guide's q(z|x), as `start` says. `num_transitions` is the number of transitions
     that each chain is expected to take; `compile="auto"` decides by it. Only `_densities` runs with gradients.
-    `reading` is how the pair is read, and may be set before the first check.
+    `reading` is how the pair is read, and `normalised` False takes factors; both may be set before the first check.
     """
 
     def __init__(
@@ -85,13 +86,14 @@ class AnnealedHMC:
         self.model, self.guide, self.start = model, guide, start
         self.num_leapfrog, self.num_transitions, self.compile = num_leapfrog, num_transitions, compile
         self.reading: Reading = AS_IT_COMES
+        self.normalised = True
         self.layout = Layout()
         self.latents: Collection[str] | None = None  # without those that are summed out
         self.places: list[Place] = []
         self._replays: dict[tuple, Replay] = {}
 
-    def check(self, data: Sequence) -> None:
-        """Checks the pair in one validated run that leaves the caller's generators alone; no other run is validated."""
+    def check(self, data: Sequence) -> Pair:
+        """Returns the pair, checked in one validated run that leaves the caller's generators alone; no other run is."""
         needs = gate.Weights(densities=False, everywhere=False, reading=self.reading)
         with local_seed(0):
             pair = gate.check(self.model, self.guide, needs, *data)
@@ -99,7 +101,7 @@ class AnnealedHMC:
         require(len(pair.latent) > 0, "the model must have a latent site, and has none")
         for site in pair.latent.values():
             bijection(site)
-        pair.check_densities(auxiliary=self.start == "prior")
+        pair.check_densities(auxiliary=self.start == "prior", normalised=self.normalised)
         for name, site in pair.latent.items() if self.start == "guide" else ():
             u = bijection(site).inv(site["value"])
             if not torch.allclose(bijection(pair.guide_sites[name])(u), bijection(site)(u), rtol=1e-3, atol=1e-5):
@@ -108,6 +110,7 @@ class AnnealedHMC:
                     f'to start at the guide, the latent site "{name}" must have one support in model and guide, '
                     f"got {ours} in the model and {theirs} in the guide"
                 )
+        return pair
 
     def first(self, data: Sequence, num_chains: int) -> ChainState:
         """Returns chains at draws from q_0."""
@@ -163,6 +166,19 @@ class AnnealedHMC:
         probability = torch.where(possible, change.clamp(max=0).exp(), 0.0)
         return state.moved(torch.rand_like(probability) < probability, new), probability
 
+    def pair_at(self, u: Tensor, data: Sequence) -> Pair:
+        """Returns a run of the model at `u` `(chains, data, dim)`, its latents as if a guide had drawn them."""
+        with pyro.validation_enabled(False), particles(len(u), self.layout):
+            sites = sample_sites(self._placed(u, data)[1])
+        return pair_of_sites(sites, self.walked(sites), len(u), self.layout)
+
+    def _placed(self, u: Tensor, data: Sequence) -> "tuple[_PlacedLatents, poutine.Trace]":
+        """Returns the latents at `u` and a trace of the model there; the caller sees to particles."""
+        parts = u.split([place.shape.numel() for place in self.places], -1)
+        placed = _PlacedLatents(self.layout, u.shape[:2], dict(zip(self.places, parts, strict=True)))
+        model = with_all_states(self.model, self.layout, [place.name for place in self.places])
+        return placed, poutine.trace(placed(model)).get_trace(*data)
+
     def _densities(self, u: Tensor, *data: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns (base, ratio, gradient of base, gradient of ratio) at `u` `(chains, data, dim)`, without a graph.
 
@@ -170,10 +186,7 @@ class AnnealedHMC:
         """
         with torch.enable_grad(), pyro.validation_enabled(False), particles(len(u), self.layout):
             u = u.detach().requires_grad_()
-            parts = u.split([place.shape.numel() for place in self.places], -1)
-            placed = _PlacedLatents(self.layout, u.shape[:2], dict(zip(self.places, parts, strict=True)))
-            model = with_all_states(self.model, self.layout, [place.name for place in self.places])
-            trace = poutine.trace(placed(model)).get_trace(*data)
+            placed, trace = self._placed(u, data)
             guide_sites = {}
             if self.start == "guide":
                 guide_sites = sample_sites(poutine.trace(poutine.replay(self.guide, trace=trace)).get_trace(*data))

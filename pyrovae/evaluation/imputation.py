@@ -13,7 +13,7 @@ from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.data_given_latents import DataGivenLatents
 from pyrovae.evaluation.expectation import Site, verdict_on_answers, why_unknown
 from pyrovae.evaluation.posterior_expectations import posterior
-from pyrovae.evaluation.remedy_words import DRAWS, FOR_ANSWERS
+from pyrovae.evaluation.remedy_words import DRAWS, FOR_CELLS
 from pyrovae.evaluation.weighted_draws import of_resampled
 from pyrovae.evaluation.weights_verdict import largest_k
 from pyrovae.models import VAE
@@ -66,7 +66,7 @@ class Imputation:
     @property
     def verdict(self) -> str:
         """A conclusion about how far to believe the filled cells, and what to do if they are not to be believed."""
-        return self.verdict_in(FOR_ANSWERS)
+        return self.verdict_in(FOR_CELLS)
 
     def verdict_in(self, words: Mapping[str, str]) -> str:
         """Returns the verdict; `words` has what is to be done, as it is called where the verdict is read."""

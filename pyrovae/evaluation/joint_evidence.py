@@ -29,13 +29,28 @@ from pyrovae.common import (
     warn,
 )
 from pyrovae.compilation import Replay
-from pyrovae.evaluation.arguments import changeable, home_of
+from pyrovae.evaluation.arguments import changeable
 from pyrovae.evaluation.chunks import Opened, check_in_parts
 from pyrovae.evaluation.cuts import cut
-from pyrovae.evaluation.sampled_weights import joined, on_tensors, pays, sampled_log_weights
+from pyrovae.evaluation.sampled_weights import Tensors, joined, on_tensors, pays, sampled_log_weights
 from pyrovae.programs import Given, Pair, Reading, gate, run_pair
 
 BLOCKS = 64  # of draws with one seed, for processes to share
+
+
+class Keep:
+    """Says what is kept of the draws of a run of a pair beside their weights: nothing."""
+
+    def shared(self, pair: Pair) -> Tensors:
+        """Returns what is kept of the shared latents, tensors of any shape."""
+        return ()
+
+    def local(self, pair: Pair) -> Tensors:
+        """Returns what is kept of the latents of each datum, tensors `(K, data, ...)`, of which one of K stays."""
+        return ()
+
+
+KEEP_NOTHING = Keep()
 
 
 def joint_log_weights(
@@ -57,19 +72,39 @@ def joint_log_weights(
     if at_once is not None:
         drawn = sampled_log_weights(model, guide, at_once, num_draws, compile, progress, needs)
         return joined([(log_w,) for log_w in drawn], found.data.whole)[0]
-    draws = _Draws(model, guide, found, num_draws, num_particles, compile)
+    return nested_draws(model, guide, found, num_draws, num_particles, compile, progress, needs)[0].unsqueeze(1)
+
+
+def nested_draws(
+    model: Callable,
+    guide: Callable,
+    found: Opened,
+    num_draws: int,
+    num_particles: int,
+    compile: bool | str,
+    progress: bool | None,
+    needs: gate.Weights,
+    keep: Keep = KEEP_NOTHING,
+) -> list[Tensor]:
+    """Returns the log-weights of draws of the shared latents, `(num_draws,)`, and what `keep` keeps of each.
+
+    See `joint_log_weights`. What is kept of shared latents comes first, `(num_draws, ...)`, and then one draw of those
+    of each datum, `(num_draws, data, ...)`.
+    """
+    draws = _Draws(model, guide, found, num_draws, num_particles, compile, keep)
     for chunk in draws.chunks:
         check_in_parts(model, guide, chunk, replace(needs, reading=found.reading))
     blocks = torch.arange(num_draws).tensor_split(min(BLOCKS, num_draws))
     seeds = torch.randint(2**62, (len(blocks),)).tolist()  # the draws are the same whichever process takes them
-    parts = []
+    parts: list[tuple[Tensor, ...]] = []
     with progress_bar(progress, num_draws, "log p(x)", "draw") as bar, torch.no_grad():
         for index, (block, seed) in enumerate(zip(blocks, seeds, strict=True)):
             if Workers().owns(index):
                 with local_seed(seed):
-                    parts.append(torch.stack([draws.next().cpu() for _ in block]))
+                    columns = zip(*(draws.next() for _ in block), strict=True)
+                    parts.append(tuple(torch.stack([one.cpu() for one in column]) for column in columns))
             bar.update(len(block))
-    return torch.cat(Workers().in_turn(parts)).unsqueeze(1).to(home_of(found.data.whole))
+    return joined(parts, found.data.whole, dim=0)
 
 
 def _at_once(model: Callable, guide: Callable, found: Opened, needs: gate.Weights) -> Opened | None:
@@ -98,7 +133,7 @@ def takes_all_at_once(model: Callable, guide: Callable, found: Opened) -> bool:
 
 
 class _Draws:
-    """Draws theta again and again, and returns its log-weight each time.
+    """Draws theta again and again, and returns its log-weight each time, with what `keep` keeps of the draw.
 
     A draw runs the pair once, or in chunks of particles and of data if memory does not suffice. Pyro validates the
     first draw only. If one run is enough, later draws are replayed as a compiled graph where that pays.
@@ -112,8 +147,9 @@ class _Draws:
         num_draws: int,
         num_particles: int,
         compile: bool | str,
+        keep: Keep,
     ) -> None:
-        self.model, self.guide, self.found, self.num_particles = model, guide, found, num_particles
+        self.model, self.guide, self.found, self.num_particles, self.keep = model, guide, found, num_particles, keep
         self._split(found.pairs_at_a_time)
         self.compile = pays(compile, found.data.size * num_particles * num_draws)
         self.replay: Replay | None = None
@@ -127,15 +163,15 @@ class _Draws:
         at_a_time = max(1, min(self.num_particles, pairs // size))
         self.parts = [len(part) for part in torch.arange(self.num_particles).split(at_a_time)]
 
-    def next(self) -> Tensor:
-        """Returns the log-weight of a new draw, 0-dim."""
+    def next(self) -> Tensors:
+        """Returns the log-weight of a new draw, 0-dim, and what is kept of it."""
         start = generator_states()
         while True:
             try:
                 with nullcontext() if self.is_first else pyro.validation_enabled(False):
-                    log_weight = self._replayed() if self._compiles() else self._of_chunks()
+                    drawn = self._replayed() if self._compiles() else self._of_chunks()
                 self.is_first = False
-                return log_weight
+                return drawn
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.pairs == 1:
                     raise
@@ -147,11 +183,11 @@ class _Draws:
         in_one_run = len(self.chunks) * len(self.parts) == 1 and self.found.pair.layout.is_vectorized
         return self.compile and in_one_run and not self.is_first
 
-    def _replayed(self) -> Tensor:
+    def _replayed(self) -> Tensors:
         args = self.chunks[0].args
         inputs = changeable(args)
         if self.replay is not None:
-            return cast(Tensor, self.replay(*inputs)[0])
+            return cast(Tensors, self.replay(*inputs))
         function = on_tensors(self._in_one_run, args, self.num_particles)
         replay = Replay(function, inputs, lambda: function(*inputs), (self.model, self.guide))
         if replay.graph is None:
@@ -159,26 +195,29 @@ class _Draws:
             self.compile = False
         else:
             self.replay = replay
-        return cast(Tensor, replay.outcome[0])
+        return cast(Tensors, replay.outcome)
 
-    def _in_one_run(self, *args: object, num_particles: int) -> tuple[Tensor]:
+    def _in_one_run(self, *args: object, num_particles: int) -> Tensors:
         pair = self._run(args, num_particles)
-        return (_log_ratio(pair) + _total([pair.terms().log_weights]),)
+        log_w = pair.terms().log_weights.double()
+        return _log_ratio(pair) + _total(log_w), *self.keep.shared(pair), *one_of_each(log_w, self.keep.local(pair))
 
-    def _of_chunks(self) -> Tensor:
+    def _of_chunks(self) -> Tensors:
         theta: dict[str, Tensor] | None = None
-        parts = []
+        totals, shared, kept = [], (), []  # type: list[Tensor], Tensors, list[Tensors]
         for chunk in self.chunks:
-            log_w = []
+            parts = []
             for num_particles in self.parts:
                 with Given(theta or {}):
                     pair = self._run(chunk.args, num_particles)
                 if theta is None:
-                    theta = _shared(pair)
-                    parts.append(_log_ratio(pair))
-                log_w.append(pair.terms().log_weights)
-            parts.append(_total(log_w))
-        return cast(Tensor, sum(parts))
+                    theta, shared = _shared(pair), self.keep.shared(pair)
+                    totals.append(_log_ratio(pair))
+                parts.append((pair.terms().log_weights, *self.keep.local(pair)))
+            log_w, *local = (torch.cat(part) for part in zip(*parts, strict=True))
+            totals.append(_total(log_w.double()))
+            kept.append(one_of_each(log_w.double(), tuple(local)))
+        return cast(Tensor, sum(totals)), *shared, *(torch.cat(part) for part in zip(*kept, strict=True))
 
     def _run(self, args: tuple, num_particles: int) -> Pair:
         reading = self.found.reading
@@ -195,7 +234,19 @@ def _log_ratio(pair: Pair) -> Tensor:
     return (log_p - log_q).double()
 
 
-def _total(log_weights: list[Tensor]) -> Tensor:
-    """Returns sum_n log 1/K sum_k w_nk, from parts of the K particles."""
-    log_w = torch.cat(log_weights).double()
+def _total(log_w: Tensor) -> Tensor:
+    """Returns sum_n log 1/K sum_k w_nk, from log-weights `(K, data)`."""
     return (log_w.logsumexp(0) - math.log(len(log_w))).sum()
+
+
+def one_of_each(log_w: Tensor, draws: Tensors) -> Tensors:
+    """Returns one of the K draws of each datum, `(data, ...)`, chosen in proportion to its weight.
+
+    `log_w` are `(K, data)`, and `draws` are tensors `(K, data, ...)`. With theta's weight these are then a draw of
+    everything: the mean over the choice is the sum over all K^N combinations of draws.
+    """
+    if not draws:
+        return ()
+    noise = -torch.log(-torch.log(torch.rand_like(log_w)))  # the largest sum is at k with the probability of k
+    index, data = (log_w + noise).argmax(0), torch.arange(log_w.shape[1], device=log_w.device)
+    return tuple(values[index, data] for values in draws)

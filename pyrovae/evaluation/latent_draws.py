@@ -33,7 +33,7 @@ class LatentDraws:
         sites = {name: site for name, site in pair.guide_sites.items() if name in pair.model_sites}
         require(len(sites) > 0, f"{name} needs a latent site, and the guide draws none")
         for site in sites.values():
-            alone = bool(pair.plates) and data_dim_of(site, pair.layout) is None
+            alone = bool(pair.plates) and pair.is_local(site) and data_dim_of(site, pair.layout) is None
             require(not alone, f'{rule}, and site "{site["name"]}" is of one datum alone')
         shapes = {name: draws_as_rows(pair, site, site["value"]).shape[2:] for name, site in sites.items()}
         masked = tuple(name for name, site in sites.items() if is_masked(site) and not is_autoencoder(site))
@@ -46,6 +46,10 @@ class LatentDraws:
 
     def take(self, pair: Pair) -> tuple[Tensor, ...]:
         """Returns the log-weights of a run, its draws of each latent, and where the masked ones are there."""
+        return pair.terms().log_weights, *self.draws(pair)
+
+    def draws(self, pair: Pair) -> tuple[Tensor, ...]:
+        """Returns what `take` does but for the log-weights."""
         values, there = ([], [])  # type: tuple[list[Tensor], list[Tensor]]
         for name in self.shapes:
             runs = [run.guide_sites[name] for run in pair.runs]
@@ -53,14 +57,14 @@ class LatentDraws:
             if name in self.masked:
                 masks = [seen(site).to(site["value"].device).expand_as(site["value"]) for site in runs]
                 there.append(torch.cat([draws_as_rows(pair, run, mask) for run, mask in zip(runs, masks, strict=True)]))
-        return pair.terms().log_weights, *values, *there
+        return *values, *there
 
-    def by_name(self, taken: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def by_name(self, draws: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Returns the draws of each latent by its name, with NaN in place of those that are masked."""
-        draws = dict(zip(self.shapes, taken[1:], strict=False))
-        for name, there in zip(self.masked, taken[1 + len(self.shapes) :], strict=True):
-            draws[name] = torch.where(there, draws[name], torch.nan)
-        return draws
+        found = dict(zip(self.shapes, draws, strict=False))
+        for name, there in zip(self.masked, draws[len(self.shapes) :], strict=True):
+            found[name] = torch.where(there, found[name], torch.nan)
+        return found
 
 
 def draws_as_rows(pair: Pair, site: dict, value: Tensor) -> Tensor:

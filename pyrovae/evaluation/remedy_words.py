@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 
 DRAWS, WIDENED, NARROWED, RESCALED, DEFENSIVE = "draws", "widened", "narrowed", "rescaled", "defensive"
 ANNEALED, DISTRIBUTIONS = "annealed", "distributions"
+PARTICLES, CHAINS, LONGER = "particles", "chains", "longer"
 
 # How each remedy is called in one place, which advises none without a name. "{more}" is a number worth trying.
 IN_PYTHON = {
@@ -12,10 +13,14 @@ IN_PYTHON = {
     NARROWED: "a narrower proposal (pv.proposals.widened(guide, 0.8))",
     RESCALED: "another proposal (wider, narrower or moved: pv.proposals.widened)",
     DEFENSIVE: "a proposal mixed with the prior (pv.proposals.defensive(model, guide))",
+    LONGER: "more distributions",
+    CHAINS: "more chains",
     ANNEALED: "annealed_log_marginal",
     DISTRIBUTIONS: "",
 }
-FOR_ANSWERS = {name: IN_PYTHON[name] for name in IN_PYTHON if name not in (ANNEALED, DISTRIBUTIONS)}  # of log p(x)
+FOR_CELLS = {name: IN_PYTHON[name] for name in IN_PYTHON if name not in (ANNEALED, DISTRIBUTIONS)}  # of log p(x)
+FOR_ANSWERS = FOR_CELLS | {PARTICLES: "more draws of the latents of each datum (num_particles)"}
+FOR_ANSWERS |= {ANNEALED: "annealed_posterior"}
 IN_SHELL = {
     DRAWS: "more draws (pyrovae evaluate --num-samples {more})",
     ANNEALED: "annealed importance sampling (pyrovae evaluate --methods ais_1000)",

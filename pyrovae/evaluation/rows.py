@@ -3,10 +3,11 @@
 What is measured for each datum alone needs such rows, and is not defined for latents that the data share.
 """
 
+from pyro.distributions import Unit
 from torch import Tensor
 
 from pyrovae.common import require
-from pyrovae.programs import Layout, frames_of
+from pyrovae.programs import Layout, Pair, base_of, frames_of
 
 
 def require_rows(name: str, layout: Layout, instead: str, vectorized: bool = True) -> None:
@@ -39,3 +40,22 @@ def as_rows(value: Tensor, batch_dim: int, data_dim: int | None, layout: Layout)
 def from_rows(rows: Tensor, data_dim: int | None, layout: Layout) -> Tensor:
     """Returns what `as_rows` made rows `(particles, data, ...)` of."""
     return rows.squeeze(1) if data_dim is None else rows.movedim(1, 1 + layout.nesting + data_dim)
+
+
+def shares_more_than_factors(pair: Pair) -> bool:
+    """Returns True if the data share a latent or an observed site.
+
+    A factor outside the data plate depends on no latent of a datum, and is the same for all of their draws.
+    """
+    sites = (*pair.model_sites.values(), *pair.guide_sites.values())
+    return any(not pair.is_local(site) and not is_factor(site) for site in sites)
+
+
+def factor_of(pair: Pair) -> str | None:
+    """Returns the name of a factor of the model, or None without one."""
+    return next((name for name, site in pair.model_sites.items() if is_factor(site)), None)
+
+
+def is_factor(site: dict) -> bool:
+    """Returns True for a site of `pyro.factor`."""
+    return isinstance(base_of(site["fn"]), Unit)

@@ -1,6 +1,6 @@
-"""Draws of the guide with importance weights, which answer questions about the latents given the data."""
+"""Draws with importance weights, which answer questions about the latents given the data."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import (
-    InputError,
-    counted,
     derived_seed,
     device_of,
     evaluation_mode,
@@ -24,23 +22,18 @@ from pyrovae.common import (
 )
 from pyrovae.evaluation.arguments import tensors_in
 from pyrovae.evaluation.arviz_export import as_arviz
-from pyrovae.evaluation.chunks import Data, Opened
+from pyrovae.evaluation.chunks import Data
+from pyrovae.evaluation.draw_runs import DrawRuns
 from pyrovae.evaluation.estimate import MarginalLikelihood
 from pyrovae.evaluation.expectation import Expectation, Site, expectation_of, quantiles_of, verdict_on_answers
-from pyrovae.evaluation.importance_sampling import result_of, statistics_of
-from pyrovae.evaluation.importance_weights import rounding_unit, smoothed_log_weights
-from pyrovae.evaluation.latent_draws import LatentDraws
+from pyrovae.evaluation.importance_weights import smoothed_log_weights
 from pyrovae.evaluation.resampling import in_blocks, resampled_in_groups
-from pyrovae.evaluation.sampled_weights import Sampler, joined
+from pyrovae.evaluation.sampled_weights import joined
 from pyrovae.evaluation.weights_verdict import RELIABLE_PARETO_K, largest_k
-from pyrovae.programs import gate
-
-NUMBERS_KEPT = 2**25  # of draws and log-weights: 256 MB in float64
-ROUNDING = 64  # units in the last place, within which log p(x) is the same if it is computed again
 
 
 class WeightedDraws:
-    """Holds draws of the posterior of each datum with their importance weights, as `posterior` returns them.
+    """Holds weighted draws of the posterior of each datum, as `posterior` and `annealed_posterior` return them.
 
     All questions are answered from the same draws. Results are for each datum, the batch in front; for data that share
     latents it is 1. A latent that a mask leaves out of a datum is NaN there, and so is every answer about it.
@@ -59,41 +52,27 @@ class WeightedDraws:
 
     def __init__(
         self,
-        model: Callable,
-        guide: Callable,
+        programs: tuple[Callable, Callable],
         args: tuple,
-        found: Opened,
-        num_samples: int,
-        compile: bool | str,
-        progress: bool | None,
-        joint: str | None,
+        runs: DrawRuns,
+        shapes: Mapping[str, tuple[int, ...]],
+        log_px: MarginalLikelihood,
+        described: str,
         remedies: Callable[[Tensor], tuple[str, ...]],
         smoothed: bool,
+        factor: str | None,
     ) -> None:
-        self.num_samples = num_samples
-        self._programs, self._args, self._progress, self._joint = (model, guide), args, progress, joint
-        self._smoothed = smoothed
-        self._latents = LatentDraws.of(found.pair, "posterior")
-        latents = self._latents
-        self._sampler = Sampler(
-            model, guide, found, num_samples, compile, gate.Weights(), latents.take, latents.numbers
-        )
-        keep = num_samples * found.data.size * latents.numbers <= NUMBERS_KEPT
-        self._kept: list[tuple[Tensor, Site]] | None = [] if keep else None
-        self._log_sums: list[Tensor] = []
-        columns = []
-        for log_w, *others in self._sampler.drawn(progress, "posterior"):
-            columns.append(statistics_of(log_w))
-            self._log_sums.append(log_w.logsumexp(0))
-            if self._kept is not None:
-                self._kept.append((log_w, latents.by_name((log_w, *others))))
-        log_px = result_of(joined(columns, args), num_samples, joint and f"joint evidence, by {joint}")
+        self.num_samples = log_px.num_samples
+        self._programs, self._args, self._runs = programs, args, runs
+        self._shapes, self._described, self._smoothed, self._factor = shapes, described, smoothed, factor
         self._all_remedies = cache(lambda: remedies(log_px.is_unreliable))
         self._log_marginal = replace(log_px, remedies=self._remedies_of(log_px))
 
     @property
     def log_marginal(self) -> MarginalLikelihood:
         """log p(x) from the same draws, as `pv.log_marginal` returns it."""
+        why = f'site "{self._factor}" is a factor, and the joint is then not normalised'
+        require(self._factor is None, f"log p(x) does not exist or cannot be had: {why}")
         return self._log_marginal
 
     @property
@@ -109,7 +88,7 @@ class WeightedDraws:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The latents that can be asked for, each with the shape that it has for one datum."""
-        return {name: tuple(shape) for name, shape in self._latents.shapes.items()}
+        return {name: tuple(shape) for name, shape in self._shapes.items()}
 
     @property
     def verdict(self) -> str:
@@ -117,9 +96,7 @@ class WeightedDraws:
         return verdict_on_answers(self.pareto_k, self.ess, self.num_samples, self._log_marginal.remedies, "data")
 
     def __repr__(self) -> str:
-        names, each = ", ".join(self.shapes), f" for each of {len(self.ess):,} data"
-        draws = f"{counted(self.num_samples, 'weighted draw')} of {names}{each}" if self._joint is None else self._joint
-        return f"{draws}\n{self.verdict}"
+        return f"{self._described}\n{self.verdict}"
 
     def expectation(self, f: Callable[..., Tensor], *data: Tensor) -> Expectation:
         """Estimates E[f(z) | x] for each datum.
@@ -155,7 +132,7 @@ class WeightedDraws:
             require(fits, f"data must have shape ({len(self.ess)}, ...), as there are so many data, got {found}")
         parts = []
         with evaluation_mode(*self._programs, f), torch.no_grad():
-            for chunk, seed, log_w, draws in self._chunks():
+            for chunk, seed, log_w, draws in self._runs:
                 rows = [tensor[chunk.start : chunk.stop].to(log_w.device) for tensor in data]
                 with local_seed(derived_seed(seed, "f")):
                     parts.append(expectation_of(f, log_w, draws, rows, self._used(log_w)))
@@ -218,7 +195,7 @@ class WeightedDraws:
         at = torch.tensor(wanted, dtype=torch.float64)
         parts = []
         with evaluation_mode(*self._programs), torch.no_grad():
-            for _, _, log_w, draws in self._chunks():
+            for _, _, log_w, draws in self._runs:
                 parts.append(quantiles_of(at.to(log_w.device), self._used(log_w), draws[name]))
         value, error, ess = joined(parts, self._args, dim=1)
         if not isinstance(levels, list | tuple):
@@ -278,23 +255,6 @@ class WeightedDraws:
 
     # The draws --------------------------------------------------------------------------------------------------------
 
-    def _chunks(self) -> Iterator[tuple[Data, int, Tensor, Site]]:
-        """Yields one run of data of this process after another: its seed, raw log-weights `(S, data)` and draws."""
-        runs = self._sampler.own
-        if self._kept is not None:
-            for (chunk, seed), (log_w, draws) in zip(runs, self._kept, strict=True):
-                yield chunk, seed, log_w, draws
-            return
-        drawn = self._sampler.drawn(self._progress, "posterior", again=True)
-        for (chunk, seed), before, taken in zip(runs, self._log_sums, drawn, strict=True):
-            off = (taken[0].logsumexp(0) - before).abs()
-            if not bool((off <= ROUNDING * rounding_unit(taken[0])).all()):
-                raise InputError(
-                    "the draws of posterior are not kept, and the pair or the data have changed since it drew them, "
-                    f"by up to {off.max().item():.2g} nats: call posterior again"
-                )
-            yield chunk, seed, taken[0], self._latents.by_name(taken)
-
     def _used(self, log_w: Tensor) -> Tensor:
         """Returns the log-weights that questions are answered with, from those of the draws as they are."""
         return smoothed_log_weights(log_w) if self._smoothed else log_w
@@ -306,7 +266,7 @@ class WeightedDraws:
         no gradient is recorded.
         """
         stream = int(torch.randint(2**62, ()))
-        for chunk, seed, log_w, draws in self._chunks():
+        for chunk, seed, log_w, draws in self._runs:
             own = derived_seed(seed, f"sample {stream}")
             with local_seed(own):
                 index = resampled_in_groups(self._used(log_w), num_samples, groups)

@@ -66,12 +66,14 @@ class Weights:
     - `zeros`: a weight may be 0, as it may be in a mean of weights and not in a mean of their logarithms.
     - `alone`: each datum has weights of its own, as it needs for a mean of weights, and not for a mean of their
       logarithms.
+    - `normalised`: the model has no factors, with which weights are known up to a constant.
     """
 
     densities: bool = True
     everywhere: bool = True
     zeros: bool = True
     alone: bool = True
+    normalised: bool = True
     reading: Reading = AS_IT_COMES
 
     def check(self, pair: Pair) -> None:
@@ -86,7 +88,7 @@ class Weights:
             "latents of other data",
         )
         if self.densities:
-            pair.check_densities(auxiliary=True)
+            pair.check_densities(auxiliary=True, normalised=self.normalised)
         if not self.zeros:
             check_no_zero_weights(pair)
         if self.everywhere:

@@ -294,18 +294,18 @@ class Pair:
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
-    def check_densities(self, auxiliary: bool = False) -> None:
+    def check_densities(self, auxiliary: bool = False, normalised: bool = True) -> None:
         """Raises `InputError` if the weights are not those of a density: log p(x) and its bounds then do not exist.
 
         With `auxiliary`, sites that only the guide has may carry the density of latents that are points, as in Pyro's
-        autoguides.
+        autoguides. Without `normalised` the model may have factors, which weights known up to a constant allow.
         """
 
         def refuse(name: str, why: str) -> None:
             raise InputError(f'log p(x) does not exist or cannot be had: site "{name}" {why}')
 
         for name, site in (*self.model_sites.items(), *self.guide_sites.items()):
-            if isinstance(base_of(site["fn"]), Unit):
+            if normalised and isinstance(base_of(site["fn"]), Unit):
                 refuse(name, "is a factor, and the joint is then not normalised")
         for name, site in self.observed.items():
             found = outside_support(site)

@@ -82,6 +82,7 @@ OF_PAIRS = {
     **{name: getattr(pv, name) for name in ("log_marginal", "posterior", "impute", "evaluate", "compare")},
     **{name: getattr(pv, name) for name in ("annealed_log_marginal", "bidirectional_gap", "elbo_surgery")},
     "annealed_rate_distortion": pv.annealed_rate_distortion,
+    "annealed_posterior": pv.annealed_posterior,
     "conditional_log_marginal": partial(pv.conditional_log_marginal, given=torch.tensor([True, False, False])),
     "predictive_check": partial(pv.predictive_check, statistic=lambda x: x.sum(-1)),
     **{name: getattr(pv, name) for name in ("inference_gaps", "simulation_based_calibration")},

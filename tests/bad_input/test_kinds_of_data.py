@@ -181,6 +181,7 @@ DOORS = {
     "impute": lambda x: pv.impute(of_parts(), x, missing=~FIRST.expand(20, 2), num_samples=3).value.sum().item(),
     "predictive_check": lambda x: pv.predictive_check(vae(), x, statistic=sums, num_samples=3).p_value,
     "annealed_rate_distortion": lambda x: pv.annealed_rate_distortion(vae(), x, **AIS).mean_rate.sum().item(),
+    "annealed_posterior": lambda x: pv.annealed_posterior(vae(), x, **AIS).ess.sum().item(),
     "log_weights": lambda x: pv.log_weights(vae(), x, num_particles=2).mean().item(),
     "quadrature_log_marginal": lambda x: pv.quadrature_log_marginal(vae(), x, num_points=5)[0].mean().item(),
     "factor_information": lambda x: pv.factor_information(vae(), x, factors=[torch.arange(20) % 2]).mig,

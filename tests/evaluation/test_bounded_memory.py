@@ -7,7 +7,7 @@ from helpers import draw, linear_gaussian
 from test_conditional import guide_at
 
 import pyrovae as pv
-from pyrovae.evaluation import chunks, expectation, resampling, sampled_weights, weighted_draws
+from pyrovae.evaluation import chunks, draw_runs, expectation, resampling, sampled_weights
 
 DATA, SAMPLES, MOST = 200, 100, 1_000
 QUESTIONS = {
@@ -31,7 +31,7 @@ def test_no_more_pairs_are_run_at_a_time_than_memory_is_said_to_hold(question, m
         (chunks, "PAIRS_PER_CHUNK", MOST),
         (resampling, "PAIRS_PER_CHUNK", MOST),
         (sampled_weights, "WEIGHTS_IN_MEMORY", 10 * MOST),
-        (weighted_draws, "NUMBERS_KEPT", 0),
+        (draw_runs, "NUMBERS_KEPT", 0),
         (expectation, "VALUES_AT_A_TIME", MOST),
     ):
         monkeypatch.setattr(module, name, value)

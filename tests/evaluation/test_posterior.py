@@ -11,7 +11,7 @@ from evaluation_pairs import guide_of
 from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, refusal, suite_seed
 
 import pyrovae as pv
-from pyrovae.evaluation import expectation, sampled_weights, weighted_draws
+from pyrovae.evaluation import draw_runs, expectation, sampled_weights
 from pyrovae.evaluation.expectation import expectation_of, quantiles_of
 from pyrovae.evaluation.importance_weights import pareto_smoothed, smoothed_log_weights
 
@@ -53,7 +53,7 @@ def test_errors_are_calibrated_for_guides_too_narrow_and_too_wide(vae, factor):
 def test_draws_of_the_posterior_itself_have_equal_weights(vae):
     post = pv.posterior(vae.model, vae.exact_guide, draw(vae, 5), num_samples=400)
     assert (post.pareto_k == -math.inf).all()
-    kept = torch.cat([draws["z"] for *_, draws in post._chunks()], 1)
+    kept = torch.cat([draws["z"] for *_, draws in post._runs], 1)
     mean = post.mean("z")
     torch.testing.assert_close(mean.value, kept.mean(0), rtol=0, atol=1e-10)
     torch.testing.assert_close(mean.standard_error, kept.std(0) / 20, rtol=1e-9, atol=0)
@@ -99,10 +99,10 @@ def test_draws_that_are_not_kept_give_the_same_answers(vae, monkeypatch):
     x = draw(vae, 150)
 
     def answers(kept):
-        monkeypatch.setattr(weighted_draws, "NUMBERS_KEPT", kept)
+        monkeypatch.setattr(draw_runs, "NUMBERS_KEPT", kept)
         torch.manual_seed(0)
         post = pv.posterior(vae, x, num_samples=100, chunk_size=2_000)
-        assert (post._kept is None) == (kept == 0)
+        assert (post._runs.kept is None) == (kept == 0)
         noisy = post.expectation(lambda site: site["z"] + torch.randn_like(site["z"]))
         torch.manual_seed(1)
         return post, (post.mean("z").value, noisy.value, post.quantile("z", LEVELS).value, post.sample(7)["z"])
@@ -149,7 +149,8 @@ def test_replayed_draws_are_the_same(vae, monkeypatch):
     for compile in (False, True):
         torch.manual_seed(suite_seed(11))
         post = pv.posterior(vae, draw(vae, 4), num_samples=100, chunk_size=40, compile=compile)
-        assert (post._sampler._runs.replay is not None) == compile
+        (sampler, *_) = post._runs._draw.args
+        assert (sampler._runs.replay is not None) == compile
         found.append(post.mean("z").value)
     torch.testing.assert_close(*found)
 
@@ -159,7 +160,7 @@ def test_resampled_draws_are_those_of_the_posterior(vae):
     torch.manual_seed(suite_seed(9))
     x = draw(vae, 3)
     post = pv.posterior(vae.model, guide_of(vae, 1.5), x, num_samples=2_000)
-    (_, _, log_w, draws), num = next(post._chunks()), 1_000
+    (_, _, log_w, draws), num = next(iter(post._runs)), 1_000
     found = post.sample(num)["z"]
     wanted = num * log_w.softmax(0)
     for datum in range(3):
@@ -266,8 +267,8 @@ def test_where_one_weight_outweighs_the_others_no_answer_has_more_draws_than_the
     torch.manual_seed(suite_seed(8))
     post = pv.posterior(model, guide, torch.full((40,), 2.5, dtype=torch.float64), num_samples=1_000)
     mean, quantile = post.mean("z"), post.quantile("z", 0.5)
-    log_w, _ = post._kept[0]
-    assert expectation_of(lambda site: site["z"], *post._kept[0])[2].max() > 50
+    *_, log_w, draws = post._runs.kept[0]
+    assert expectation_of(lambda site: site["z"], log_w, draws)[2].max() > 50
     assert (1 / log_w.softmax(0).square().sum(0)).median() < 2
     for found in (mean, quantile):
         bad = ~(found.pareto_k <= 0.7)
@@ -299,14 +300,14 @@ def test_smoothed_weights_have_the_mean_of_log_p_x_and_answers_that_vary_less(va
     assert torch.equal(*log_px)
     assert torch.equal(found[True].weights_pareto_k, found[False].weights_pareto_k)
     same = pv.posterior(vae.model, vae.exact_guide, x[:2], num_samples=400, smoothed=True)
-    kept = torch.cat([draws["z"] for *_, draws in same._chunks()], 1)
+    kept = torch.cat([draws["z"] for *_, draws in same._runs], 1)
     torch.testing.assert_close(same.mean("z").value, kept.mean(0), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("kept", [2**25, 0])
 def test_pareto_k_is_of_the_weights_as_they_are_where_answers_are_smoothed(vae, monkeypatch, kept):
     """Of f = 1 it is that of the weights; of any f it is the same whether or not the answer is smoothed."""
-    monkeypatch.setattr(weighted_draws, "NUMBERS_KEPT", kept)
+    monkeypatch.setattr(draw_runs, "NUMBERS_KEPT", kept)
     x, found = draw(vae, 20), []
     for smoothed in (False, True):
         torch.manual_seed(suite_seed(9))
@@ -321,7 +322,7 @@ def test_pareto_k_is_of_the_weights_as_they_are_where_answers_are_smoothed(vae, 
 def test_smoothed_answers_do_not_depend_on_what_is_kept(vae, monkeypatch):
     x, found = draw(vae, 5), []
     for kept in (2**25, 0):
-        monkeypatch.setattr(weighted_draws, "NUMBERS_KEPT", kept)
+        monkeypatch.setattr(draw_runs, "NUMBERS_KEPT", kept)
         torch.manual_seed(0)
         found.append(pv.posterior(vae.model, guide_of(vae, 0.7), x, num_samples=200, smoothed=True).mean("z").value)
     assert torch.equal(*found)

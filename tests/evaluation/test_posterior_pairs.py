@@ -65,7 +65,7 @@ def test_shared_latents_beside_those_of_each_datum_are_drawn_together():
             pyro.sample("z", dist.Normal((x + theta) / 2, 0.8))
 
     torch.manual_seed(suite_seed(6))
-    post = pv.posterior(model, guide, x, num_samples=5_000)
+    post = pv.posterior(model, guide, x, num_samples=5_000, num_particles=1)
     assert post.shapes == {"theta": (), "z": (num,)}
     theta, z = post.mean("theta"), post.mean("z")
     exact = x.sum() / 2 / (1 + num / 2)

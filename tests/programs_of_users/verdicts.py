@@ -44,7 +44,7 @@ INNER = Reason(
 FACTOR = Reason(
     "factor",
     "With a factor the joint density is not normalised: there is no log p(x).",
-    "Train with it under any bound; measure the model without it.",
+    "Train with it under any bound, and ask `posterior`, whose answers need no constant; measure the model without it.",
 )
 CROSSING = Reason(
     'plate must say .*"users".*"items"',

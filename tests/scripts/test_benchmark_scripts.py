@@ -110,3 +110,13 @@ def test_compilations_are_timed_without_those_of_earlier_runs(monkeypatch, tmp_p
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     with first_compilations():
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("question", ["posterior", "impute", "conditional", "check"])
+def test_the_memory_of_a_question_in_small(question, tmp_path):
+    flags = ("--question", question, "--num-samples", 30, "--num-data", 20)
+    result = run_here("benchmarks/answers.py", *flags, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(
+        rf"{question}: 30 draws of 20 data: peak [\d,]+ MB \(before [\d,]+ MB\), \d+ CPU seconds\n", result.stdout
+    )

@@ -9,7 +9,9 @@ def test_every_script_is_run_by_a_test():
     papers += " interpolation lagging_encoders missing_cells miwae2019 mixture_guides powerful_decoder rainforth2018"
     papers += " semi_supervised sharpness tutorial_gallery tutorials vqvae"
     tested |= {f"papers/{name}.py" for name in papers.split()}
-    tested |= {f"benchmarks/{name}.py" for name in ("gate", "gpu", "kill_test", "programs", "scaling", "speed")}
+    tested |= {
+        f"benchmarks/{name}.py" for name in ("answers", "gate", "gpu", "kill_test", "programs", "scaling", "speed")
+    }
     assert set(SCRIPTS) == tested
 
 
