@@ -4,7 +4,7 @@ Which cell of x an element of an observed site is, is found out by a run of the 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyro
 import torch
@@ -22,7 +22,7 @@ from pyrovae.common import (
 )
 from pyrovae.evaluation.chunks import Opened
 from pyrovae.evaluation.expectation import Site
-from pyrovae.evaluation.rows import require_rows
+from pyrovae.evaluation.rows import require_rows, shares_more_than_factors
 from pyrovae.programs import (
     Given,
     Layout,
@@ -64,7 +64,8 @@ class DataGivenLatents:
 
         With `independent` cells must not depend on each other but through the latents.
         """
-        layout, pair = found.pair.layout, found.pair
+        pair = found.pair
+        layout = replace(pair.layout, has_globals=shares_more_than_factors(pair))
         require_rows(name, layout, "fix them, or draw data by the model itself")
         rule = f"{name} needs all latents and observed sites of the model in one plate, that of the data"
         require(layout.is_simple, f"{rule}, and {_elsewhere(pair)}")
@@ -206,7 +207,7 @@ def _places(site: dict, num: int, size: int) -> Tensor | None:
     """
     found = site["infer"].get("observes", site["infer"]["obs"])
     event_dim = site["fn"].event_dim
-    if found.dim() <= event_dim or found.shape[-1 - event_dim] != num:
+    if found.dim() <= event_dim or found.shape[-1 - event_dim] != num or not found.numel():  # a factor has no value
         return None
     rows = found.reshape(-1, *found.shape[found.dim() - event_dim :])
     if len(rows) != num:

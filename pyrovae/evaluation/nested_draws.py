@@ -83,5 +83,6 @@ def nested_run(
     """Returns `num_draws` weighted draws of everything, from `num_particles` draws of the latents of each datum."""
     latents, seed = NestedLatents.of(found.pair), int(torch.randint(2**62, ()))
     needs = replace(needs, reading=found.reading)
-    log_w, *draws = nested_draws(model, guide, found, num_draws, num_particles, compile, progress, needs, latents)
+    drawn = nested_draws(model, guide, found, num_draws, num_particles, compile, progress, needs, latents)
+    log_w, *draws = (values.to(found.data.device) for values in drawn)
     return Run(found.as_one, seed, log_w.unsqueeze(1), latents.by_name(draws))
