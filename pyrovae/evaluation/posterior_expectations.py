@@ -72,8 +72,8 @@ def posterior(
         guide: The proposal q(z|x): the trained guide, or another one made by `pv.proposals`.
         *args: What model and guide take, of any number and type, as in `log_marginal`.
         num_samples: The number of draws S for each datum.
-        num_particles: K, of latents of a datum beside shared ones. None takes 16; 1 draws everything S times at once,
-            which is quicker. Should be larger the more data there are, and the worse the guide of theirs is.
+        num_particles: K, of latents of a datum beside shared ones. None takes 16, of which a draw takes milliseconds; 1
+            runs all S at once and does for few data. The more data, and the worse their guide, the larger K should be.
         smoothed: True replaces the largest weights by quantiles of a fitted Pareto distribution, as `smoothed` of
             `log_marginal` does: answers vary less, and lie nearer to the guide's where k is above 0.5. k and
             `log_marginal` are those of the weights as they are.

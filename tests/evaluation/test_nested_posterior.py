@@ -1,5 +1,7 @@
 """Answers about latents that the data share beside others: nested weights, one of K draws of each datum."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -10,6 +12,7 @@ from helpers import assert_within_standard_errors, mean_and_error, refusal, suit
 from test_nested_evidence import near
 
 import pyrovae as pv
+from pyrovae.evaluation import joint_evidence
 from pyrovae.evaluation.joint_evidence import one_of_each
 
 SHARE = LATENT_SD**2 / (LATENT_SD**2 + NOISE_SD**2)
@@ -113,6 +116,46 @@ def test_plates_and_masks_are_where_they_are_without_nesting():
     left_out = [post.mean("u").value[0].isnan() for post in (one, several)]
     assert torch.equal(*left_out)
     assert left_out[0].nonzero().tolist() == [[1, 2, 0], [1, 2, 1]]
+    ends = pv.annealed_posterior(
+        in_plates(True), in_plates(False), x, num_distributions=2, num_chains=5, num_leapfrog=1, plate="data"
+    )
+    assert (ends.shapes["w"], ends.shapes["z"], ends.shapes["u"]) == ((2,), (4,), (3, 4, 2))
+    assert torch.equal(ends.mean("u").value[0].isnan(), left_out[0])
+
+
+def test_compiled_draws_are_the_eager_ones(monkeypatch):
+    monkeypatch.setattr(joint_evidence, "Replay", partial(joint_evidence.Replay, inductor=False))
+    x, found = hierarchical.data(5), []
+    for compile in (False, True):
+        torch.manual_seed(suite_seed(7))
+        post = pv.posterior(near(x), x, num_samples=30, num_particles=3, compile=compile)
+        found.append((post.mean("theta").value, post.mean("z").value))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:particles run one after another")
+def test_programs_that_take_one_particle_at_a_time():
+    x = hierarchical.data(3)
+
+    def model(x):
+        theta = pyro.sample("theta", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(theta, 1.0))
+            pyro.sample("x", dist.Normal(z.reshape(len(x)), 1.0), obs=x)
+
+    mean = x.sum() / 2 / (1 + len(x) / 2)
+
+    def guide(x):
+        theta = pyro.sample("theta", dist.Normal(mean, 1.2 * (1 + len(x) / 2) ** -0.5))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x + theta) / 2, 0.9))
+
+    torch.manual_seed(suite_seed(8))
+    post = pv.posterior(model, guide, x, num_samples=60, num_particles=3)
+    theta, z = post.mean("theta"), post.mean("z")
+    assert_within_standard_errors(theta.value, mean, theta.standard_error)
+    assert_within_standard_errors(z.value[0], (x + mean) / 2, z.standard_error[0])
 
 
 def test_one_of_the_draws_is_chosen_in_proportion_to_its_weight():
