@@ -55,7 +55,7 @@ ROOMS = {
 WORDS_OF_ROOMS = {
     "data": "Toy densities, image sets, and data of your own.",
     "models": "The VAE and the parts that it is made of.",
-    "programs": "A model and a guide as a pair: log-weights, and other proposals than the guide.",
+    "programs": "A model and a guide as a pair: log-weights, other proposals than the guide, differentiable AIS.",
     "objectives": "Estimators of log p(x) and of its gradient, each a Pyro ELBO.",
     "training": "Stochastic variational inference, with checkpoints and schedules, at compiled speed.",
     "evaluation": "log p(x) per datum with its errors, and diagnoses of a trained pair.",

@@ -70,7 +70,11 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
         posteriors as posteriors,
         priors as priors,
     )
-    from pyrovae.programs import log_weights as log_weights, proposals as proposals
+    from pyrovae.programs import (
+        DifferentiableAIS as DifferentiableAIS,
+        log_weights as log_weights,
+        proposals as proposals,
+    )
     from pyrovae.runs import Run as Run, RunConfig as RunConfig, load_run as load_run
     from pyrovae.training import (
         Checkpoints as Checkpoints,
@@ -114,7 +118,7 @@ else:  # in the order in which data flow; a room is imported when one of its nam
                 "VQVAE",
                 "LinearGaussianVAE",
             ),
-            "programs": ("log_weights", "proposals"),
+            "programs": ("log_weights", "proposals", "DifferentiableAIS"),
             "objectives": (),
             "training": ("beta_schedules as schedules", "CompiledSVI", "Checkpoints", "History", "fit"),
             "evaluation": (

@@ -150,6 +150,7 @@ DOORS["factor_information"] = Door(
 )
 door("proposals.defensive", pv.proposals.defensive, model=never, guide=never)
 door("proposals.widened", pv.proposals.widened, guide=never, factor=2.0)
+door("DifferentiableAIS", pv.DifferentiableAIS, pair=Never(), num_transitions=2)
 door("race", pv.race, "data", "held_out", make_vae=never, data=X, objectives=["elbo"], epochs=1, held_out=X)
 door("RunConfig", pv.RunConfig)
 door("load_run", pv.load_run, "data_root", "dataset", folder="folder")

@@ -69,6 +69,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
     from pyrovae.common.lines import progress_in_lines
     from pyrovae.common.locks import FolderInUse, exclusive_lock
     from pyrovae.common.modes import evaluates, evaluation_mode
+    from pyrovae.common.param_store import RegisteredModule, register, unique_name
     from pyrovae.common.parts import OtherSettings, Parts, check_for_parts, kept_parts
     from pyrovae.common.progress import progress_bar
     from pyrovae.common.rng import (
@@ -167,6 +168,7 @@ else:  # most of these modules import torch, for which a command line does not w
             "lines": ("progress_in_lines",),
             "locks": ("FolderInUse", "exclusive_lock"),
             "modes": ("evaluates", "evaluation_mode"),
+            "param_store": ("RegisteredModule", "register", "unique_name"),
             "parts": ("OtherSettings", "Parts", "check_for_parts", "kept_parts"),
             "progress": ("progress_bar",),
             "rng": (

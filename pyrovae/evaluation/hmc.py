@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import Transform
 
 from pyrovae.common import InputError, local_seed, require, require_choice, require_compile, require_size, warn
 from pyrovae.compilation import Replay
@@ -21,6 +21,7 @@ from pyrovae.programs import (
     Layout,
     Pair,
     Reading,
+    bijection_of,
     gate,
     pair_of_sites,
     particles,
@@ -213,16 +214,7 @@ def _gradient(value: Tensor, u: Tensor) -> Tensor:
 
 def bijection(site: dict) -> Transform:
     """Returns the bijection from real vectors to the support of a latent site."""
-    support = site["fn"].support
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        support = support.base_constraint
-    why = "is discrete" if support.is_discrete else None
-    try:
-        if why is None:
-            return biject_to(support)
-    except NotImplementedError:
-        why = f"lies in {support}"
-    raise InputError(f'HMC needs latents with a density on real numbers, and the latent site "{site["name"]}" {why}')
+    return bijection_of(site, "HMC needs latents with a density on real numbers")
 
 
 class Place(NamedTuple):

@@ -5,6 +5,7 @@ from pyrovae.programs.calling import is_pair, takes_model, takes_pair
 from pyrovae.programs.contract import check_observed
 from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
 from pyrovae.programs.data_values import check_finite_data, refuse_dtypes
+from pyrovae.programs.differentiable_ais import DifferentiableAIS
 from pyrovae.programs.enumerated_guide import EnumeratedPair, mark_of
 from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
@@ -59,7 +60,7 @@ from pyrovae.programs.stratified_guide import (
     num_components,
 )
 from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn, warn_of_never_drawn
-from pyrovae.programs.supports import base_support, interior
+from pyrovae.programs.supports import base_support, bijection_of, interior
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "SIDES",
     "sides_of",
     "DataPlate",
+    "DifferentiableAIS",
     "inner_scale",
     "Layout",
     "Reading",
@@ -96,6 +98,7 @@ __all__ = [
     "check_model_sees_parts",
     "base_of",
     "base_support",
+    "bijection_of",
     "check_finite_data",
     "check_no_zero_weights",
     "check_observed",

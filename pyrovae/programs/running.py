@@ -4,7 +4,7 @@ Particles at once are a plate to the left of all others, around both programs, t
 drawn for all data together is drawn once. Particles one after another share those draws and the subsample's indices.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -334,11 +334,11 @@ def shared_draws(traces: Traces, pair: Pair) -> dict[str, Tensor]:
     return {**of_globals, **subsample_indices(traces)}
 
 
-def subsample_indices(traces: Traces) -> dict[str, Tensor]:
+def subsample_indices(traces: Sequence[poutine.Trace]) -> dict[str, Tensor]:
     """Returns the indices of the plates that drew a part of their data."""
     sites = {name: site for name, site in _nodes(traces) if site_is_subsample(site)}
     return {n: s["value"] for n, s in sites.items() if s["fn"].subsample_size not in (None, s["fn"].size)}
 
 
-def _nodes(traces: Traces) -> list[tuple[str, Any]]:
+def _nodes(traces: Sequence[poutine.Trace]) -> list[tuple[str, Any]]:
     return [item for trace in traces for item in trace.nodes.items()]

@@ -13,7 +13,9 @@ from pyro.distributions import (
 )
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
-from torch.distributions import constraints, transform_to
+from torch.distributions import Transform, biject_to, constraints, transform_to
+
+from pyrovae.common import InputError
 
 _INTERVALS = (
     constraints._Real,
@@ -38,6 +40,23 @@ def base_support(support: constraints.Constraint) -> constraints.Constraint:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
+
+
+def bijection_of(site: dict, said: str) -> Transform:
+    """Returns the bijection from real vectors to the support of a latent site.
+
+    Raises `InputError`, which begins with `said`, if there is none.
+    """
+    support = site["fn"].support
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        support = support.base_constraint
+    why = "is discrete" if support.is_discrete else None
+    try:
+        if why is None:
+            return biject_to(support)
+    except NotImplementedError:
+        why = f"lies in {support}"
+    raise InputError(f'{said}, and the latent site "{site["name"]}" {why}')
 
 
 def bounds(support: constraints.Constraint) -> list[Tensor]:

@@ -1,0 +1,380 @@
+"""Differentiable AIS: the papers' weight and its gradient, what it estimates, every door, and what is refused."""
+
+import copy
+import math
+import pickle
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from helpers import assert_within_standard_errors, correlated, draw, linear_gaussian, small_vae, suite_seed
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO
+from scalar_pairs import Pair, double, quadrature
+
+import pyrovae as pv
+from pyrovae.objectives import ELBO, IWAE
+from pyrovae.programs import pair_at, run_pair
+
+STANDARD = dist.Normal(double(0.0), 1.0)
+
+
+def linear(
+    num_transitions: int, step_size: float = 0.3
+) -> tuple[pv.LinearGaussianVAE, torch.Tensor, pv.DifferentiableAIS]:
+    """A linear Gaussian VAE whose guide is off, three data, and annealing whose parameters are all different."""
+    vae = linear_gaussian(1)
+    with torch.no_grad():
+        vae.guide_log_scale.add_(0.4)
+        vae.guide_bias.add_(0.2)
+    x = draw(vae, 3)
+    return vae, x, moved(pv.DifferentiableAIS(vae, x, num_transitions=num_transitions, step_size=step_size))
+
+
+def moved(annealed: pv.DifferentiableAIS, seed: int = 5) -> pv.DifferentiableAIS:
+    generator = torch.Generator().manual_seed(suite_seed(seed))
+    with torch.no_grad():
+        for parameter in (*annealed.log_step_sizes, annealed.increments, annealed.angles):
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return annealed
+
+
+def normal_density(v: torch.Tensor) -> torch.Tensor:
+    return STANDARD.log_prob(v).sum(-1)
+
+
+@pytest.mark.parametrize("num_transitions", [1, 2, 3])
+def test_the_weight_is_the_papers_on_the_same_noise(num_transitions):
+    vae, x, annealed = linear(num_transitions)
+    with torch.no_grad():
+        pair = run_pair(annealed.model, annealed.guide, x, num_particles=4)
+        z, noise = pair.draws()["z_start"], pair.draws()["z_noise"]
+        q, weight = vae.encode(x), vae.weight
+        expected = -q.log_prob(z)
+        v = noise[..., 0, :]
+        for t in range(num_transitions):
+            size, beta = annealed.step_sizes["z"][t], annealed.inverse_temperatures[t]
+            half = z + 0.5 * size * v
+            of_p = (x - half @ weight.T - vae.bias) @ weight / vae.scale**2 - (half - vae.prior_mean)
+            new = v + size * (beta * of_p - (1 - beta) * (half - q.mean) / q.variance)
+            expected = expected + normal_density(new) - normal_density(v)
+            z = half + 0.5 * size * new
+            if t < num_transitions - 1:
+                v = annealed.damping[t] * new + (1 - annealed.damping[t] ** 2).sqrt() * noise[..., t + 1, :]
+        expected = expected + vae.prior.log_prob(z) + vae.decode(z).log_prob(x)
+    torch.testing.assert_close(pair.draws()["z"], z, rtol=0, atol=1e-9)
+    torch.testing.assert_close(pair.terms().log_weights, expected, rtol=0, atol=1e-9)
+
+
+def test_without_a_step_the_weight_is_that_of_the_pair():
+    vae, x, annealed = linear(3, step_size=1e-12)
+    pair = run_pair(annealed.model, annealed.guide, x, num_particles=4)
+    plain = pair_at(vae.model, vae.guide, {"z": pair.draws()["z_start"]}, x)
+    torch.testing.assert_close(pair.terms().log_weights, plain.terms().log_weights, rtol=0, atol=1e-9)
+
+
+def assert_unbiased(log_weights: torch.Tensor, log_px: torch.Tensor) -> None:
+    ratios = (log_weights - log_px).exp()
+    assert_within_standard_errors(ratios.mean(0), torch.ones_like(log_px), ratios.std(0) / math.sqrt(len(ratios)))
+
+
+def assert_moved(annealed: pv.DifferentiableAIS, x: torch.Tensor, latents: tuple[str, ...]) -> None:
+    draws = run_pair(annealed.model, annealed.guide, x, num_particles=50).draws()
+    for name in latents:
+        assert (draws[name] - draws[f"{name}_start"]).abs().mean() > 0.03
+
+
+@torch.no_grad()
+def test_the_mean_weight_is_the_evidence_at_any_parameters():
+    vae, x, annealed = linear(3)
+    assert_unbiased(pv.log_weights(annealed.model, annealed.guide, x, num_particles=20_000), vae.log_px(x))
+
+
+def test_the_trained_gap_falls_with_the_transitions():
+    """Of independent Gaussians as the guide the ELBO is exact, and short of log p(x) where latents are correlated."""
+    vae = correlated()
+    for parameter in vae.parameters():
+        parameter.requires_grad_(False)
+    x = draw(vae, 10)
+    exact = vae.log_px(x).mean()
+    gaps = [(exact - vae.elbo(x).mean()).item()]
+    for num_transitions in (3, 6):
+        annealed = pv.DifferentiableAIS(vae, x, num_transitions=num_transitions, step_size=0.4)
+        pv.fit(annealed, x, epochs=80, batch_size=10, lr=0.05, compile=False, seed=suite_seed(1), progress=False)
+        with torch.no_grad():
+            bounds = pv.log_weights(annealed.model, annealed.guide, x, num_particles=1_000).mean(1)
+        gaps.append((exact - bounds.mean()).item())
+        assert gaps[-1] < gaps[-2] - 5 * bounds.std().item() / math.sqrt(1_000)
+    assert gaps[-1] > 0
+
+
+@pytest.mark.parametrize("objective", [ELBO(2), IWAE(3)], ids=str)
+def test_the_gradient_is_that_of_finite_differences_on_the_same_noise(objective):
+    _, x, annealed = linear(2)
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(suite_seed(3))
+        return objective.differentiable_loss(annealed.model, annealed.guide, x)
+
+    parameters = list(annealed.parameters())
+    found = torch.autograd.grad(loss(), parameters)
+    generator, h = torch.Generator().manual_seed(suite_seed(4)), 1e-5
+    for parameter, gradient in zip(parameters, found, strict=True):
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(sign * h * direction)
+                ends.append(loss().item())
+                parameter.sub_(sign * h * direction)
+        assert (ends[0] - ends[1]) / (2 * h) == pytest.approx((gradient * direction).sum().item(), rel=1e-6, abs=1e-6)
+
+
+def test_parameters_stay_in_their_ranges():
+    _, _, annealed = linear(4)
+    betas = annealed.inverse_temperatures
+    assert bool((betas.diff() > 0).all())
+    assert betas[0] > 0
+    assert betas[-1].item() == pytest.approx(1.0)
+    assert bool(((annealed.damping > 0) & (annealed.damping < 1)).all())
+    assert bool((annealed.step_sizes["z"] > 0).all())
+    fresh = pv.DifferentiableAIS(small_vae(), torch.zeros(2, 2), num_transitions=2, step_size=0.2)
+    torch.testing.assert_close(fresh.damping, torch.tensor([0.9]))
+    torch.testing.assert_close(fresh.step_sizes["z"], torch.full((2, 2), 0.2))
+    torch.testing.assert_close(fresh.inverse_temperatures, torch.tensor([0.5, 1.0]))
+
+
+# Other latents --------------------------------------------------------------------------------------------------------
+
+
+def positive(x):
+    with pyro.plate("data", len(x), dim=-1):
+        rate = pyro.sample("rate", dist.Gamma(double(2.0), 1.0))
+        pyro.sample("x", dist.Normal(rate.unsqueeze(-1), 0.5).to_event(1), obs=x)
+
+
+def positive_guide(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("rate", dist.LogNormal(x[:, 0].abs().log(), 0.6))
+
+
+@torch.no_grad()
+def test_latents_with_bounds_move_through_their_bijection():
+    x = double([1.0, 2.5]).unsqueeze(-1)
+    annealed = moved(pv.DifferentiableAIS(Pair(positive, positive_guide), x, num_transitions=2, step_size=0.1))
+    prior = dist.Gamma(double(2.0), 1.0)
+    joints = [lambda z, one=one: prior.log_prob(z) + dist.Normal(z, 0.5).log_prob(one) for one in x[:, 0]]
+    log_px = torch.stack([quadrature(joint, 1e-6, 30.0) for joint in joints])
+    assert_moved(annealed, x, ("rate",))
+    assert_unbiased(pv.log_weights(annealed.model, annealed.guide, x, num_particles=20_000), log_px)
+
+
+def chain(x):
+    """z1 -> z2 -> x, with z2 in a plate of a datum's own parts."""
+    with pyro.plate("data", len(x), dim=-2):
+        z1 = pyro.sample("z1", dist.Normal(double(0.3), 1.0))
+        with pyro.plate("parts", 2, dim=-1):
+            z2 = pyro.sample("z2", dist.Normal(z1, 0.5))
+            pyro.sample("x", dist.Normal(z2, 0.7), obs=x)
+
+
+def chain_guide(x):
+    with pyro.plate("data", len(x), dim=-2):
+        z1 = pyro.sample("z1", dist.Normal(0.7 * x.mean(-1, keepdim=True), 0.7))
+        with pyro.plate("parts", 2, dim=-1):
+            pyro.sample("z2", dist.Normal(0.5 * (z1 + x), 0.5))
+
+
+@torch.no_grad()
+def test_several_latents_in_nested_plates_move_together():
+    x = double([[0.5, 1.5], [-1.0, 0.2]])
+    covariance = double([[1.25 + 0.49, 1.0], [1.0, 1.25 + 0.49]])
+    log_px = dist.MultivariateNormal(double([0.3, 0.3]), covariance).log_prob(x)
+    annealed = moved(pv.DifferentiableAIS(Pair(chain, chain_guide), x, num_transitions=3, step_size=0.1))
+    assert {name: tuple(size.shape) for name, size in annealed.step_sizes.items()} == {"z1": (3,), "z2": (3,)}
+    assert_moved(annealed, x, ("z1", "z2"))
+    assert_unbiased(pv.log_weights(annealed.model, annealed.guide, x, num_particles=20_000), log_px)
+
+
+@torch.no_grad()
+def test_a_minibatch_that_the_plate_draws_is_one_for_all_steps():
+    data = double([[0.5], [1.0], [2.0], [-1.0]])
+
+    def program(draws: bool):
+        def run(x):
+            with pyro.plate("data", len(x), subsample_size=2, dim=-1) as rows:
+                q = dist.Normal(0.4 * x[rows, 0], 0.9) if draws else STANDARD
+                z = pyro.sample("z", q)
+                if not draws:
+                    pyro.sample("x", dist.Normal(z, 0.8), obs=x[rows, 0])
+
+        return run
+
+    pair = Pair(program(False), program(True))
+    annealed = pv.DifferentiableAIS(pair, data, num_transitions=20, step_size=0.4)
+    run = run_pair(annealed.model, annealed.guide, data, num_particles=300)
+    rows = run.indices["data"]
+    posterior = data[rows, 0] / 1.64
+    # So many steps end near the posterior of those rows, wherever other rows would have led.
+    assert (run.draws()["z"].mean(0) - posterior).abs().max() < 0.3
+    assert len({tuple(run_pair(annealed.model, annealed.guide, data).indices["data"].tolist()) for _ in range(20)}) > 1
+
+
+# Doors ----------------------------------------------------------------------------------------------------------------
+
+
+def test_compiled_steps_are_those_of_svi_to_the_bit():
+    losses, found = [], []
+    start = linear(2)[2]
+    x = draw(start.pair, 6)
+    for kind in (SVI, pv.CompiledSVI):
+        annealed = copy.deepcopy(start)
+        svi = kind(
+            annealed.model,
+            annealed.guide,
+            pyro.optim.Adam({"lr": 0.01}),
+            loss=IWAE(4),
+            **({} if kind is SVI else {"inductor": False}),
+        )
+        torch.manual_seed(suite_seed(2))
+        losses.append([svi.step(x) for _ in range(5)])
+        found.append(torch.nn.utils.parameters_to_vector(annealed.parameters()))
+    assert svi.reason is None
+    assert losses[0] == losses[1]
+    assert torch.equal(*found)
+    assert not any(torch.equal(p, q) for p, q in zip(start.parameters(), annealed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (ELBO(1), Trace_ELBO()),
+        (IWAE(3), RenyiELBO(alpha=0, num_particles=3, max_plate_nesting=1, vectorize_particles=True)),
+    ],
+    ids=("elbo", "iwae"),
+)
+def test_it_goes_through_pyros_own_losses_on_the_same_noise(ours, theirs):
+    _, x, annealed = linear(2)
+    values = []
+    for loss in (ours, theirs):
+        torch.manual_seed(suite_seed(6))
+        values.append(loss.loss(annealed.model, annealed.guide, x))
+    assert values[0] == pytest.approx(values[1], rel=1e-10)
+
+
+def test_fit_trains_a_vae_with_conditions_beta_and_its_checks():
+    vae = small_vae(condition=pv.OneHot(2), beta=0.5)
+    x, y = torch.randn(20, 2), torch.arange(20) % 2
+    annealed = pv.DifferentiableAIS(vae, x, y, num_transitions=2)
+    before = torch.nn.utils.parameters_to_vector(annealed.parameters()).detach().clone()
+    history = pv.fit(annealed, (x.numpy(), y), epochs=2, beta_schedule="linear", validation=(x, y), compile=False)
+    assert all(map(math.isfinite, (*history.loss, *history.elbo)))
+    assert vae.beta.item() == 0.5
+    after = torch.nn.utils.parameters_to_vector(annealed.parameters())
+    assert not torch.equal(before, after)
+    with pytest.raises(pv.InputError, match="x must have"):
+        pv.fit(annealed, torch.randn(20, 3), epochs=1)
+
+
+def test_compare_takes_it():
+    _, x, annealed = linear(2)
+    found = pv.compare(
+        annealed.model, annealed.guide, x, objectives=("elbo", "iwae"), num_particles=(4,), repeats=4, compile=False
+    )
+    assert all(row.gap is not None for row in found.rows)
+
+
+def test_a_race_puts_it_beside_the_pair():
+    vae, x, _ = linear(1)
+    makers = {
+        "plain": lambda: copy.deepcopy(vae),
+        "annealed": lambda: pv.DifferentiableAIS(copy.deepcopy(vae), x, num_transitions=2),
+    }
+    race = pv.race(makers, x, ["elbo"], seeds=(0,), epochs=1, held_out=x, num_samples=50, progress=False, compile=False)
+    assert race.objectives == ["plain", "annealed"]
+
+
+def test_a_copy_is_a_pair_of_its_own():
+    _, x, annealed = linear(2)
+    ELBO().loss_and_grads(annealed.model, annealed.guide, x)
+    for other in (copy.deepcopy(annealed), pickle.loads(pickle.dumps(annealed))):
+        svi = SVI(other.model, other.guide, pyro.optim.Adam({"lr": 0.1}), ELBO())
+        svi.step(x)
+        assert not torch.equal(other.increments, annealed.increments)
+        assert not torch.equal(other.pair.weight, annealed.pair.weight)
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(set(pv.objectives.OBJECTIVES) - {"elbo", "iwae", "renyi", "miwae", "ciwae"}))
+def test_objectives_that_hold_draws_are_refused_in_one_line(name):
+    _, x, annealed = linear(2)
+    objective = pv.objectives.from_name(name, **({} if name == "elbo_enumerated" else {"num_particles": 2}))
+    with pytest.raises(pv.InputError) as caught:
+        objective.loss(annealed.model, annealed.guide, x)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def with_latent(prior, q) -> Pair:
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(double(0.0), 1.0), obs=x[:, 0])
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", q)
+
+    return Pair(model, guide)
+
+
+def shared(x):
+    theta = pyro.sample("theta", STANDARD)
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", STANDARD)
+        pyro.sample("x", dist.Normal(theta + z, 1.0), obs=x[:, 0])
+
+
+def shared_guide(x):
+    pyro.sample("theta", STANDARD)
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", STANDARD)
+
+
+def summed(x):
+    with pyro.plate("data", len(x), dim=-1):
+        k = pyro.sample("k", dist.Bernoulli(double(0.5)), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", STANDARD)
+        pyro.sample("x", dist.Normal(k + z, 1.0), obs=x[:, 0])
+
+
+def autoguided() -> Pair:
+    model = with_latent(STANDARD, STANDARD).model
+    return Pair(
+        model, pyro.infer.autoguide.AutoNormal(model, create_plates=lambda x: pyro.plate("data", len(x), dim=-1))
+    )
+
+
+BITS = dist.Bernoulli(double(0.5))
+SIMPLEX = dist.Dirichlet(torch.ones(3, dtype=torch.float64))
+REFUSED = {
+    "discrete": (with_latent(BITS, BITS), 'the latent site "z" is discrete'),
+    "point": (with_latent(STANDARD, dist.Delta(double(0.0))), 'the guide gives a point at site "z"'),
+    "simplex": (with_latent(SIMPLEX, SIMPLEX), "other dimensions on the real line"),
+    "supports": (
+        with_latent(dist.Beta(double(2.0), 2.0), dist.LogNormal(double(-3.0), 0.1)),
+        "one support in model and guide",
+    ),
+    "global": (Pair(shared, shared_guide), 'the site "theta" lies outside the data plate'),
+    "summed out": (Pair(summed, with_latent(STANDARD, STANDARD).guide), "sums out discrete sites"),
+    "autoguide": (autoguided(), 'the auxiliary site "z_unconstrained"'),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_latents_that_do_not_move_are_refused_in_one_line(kind):
+    pair, message = REFUSED[kind]
+    with pytest.raises(pv.InputError, match=message) as caught:
+        pv.DifferentiableAIS(pair, torch.ones(4, 1, dtype=torch.float64), num_transitions=2)
+    assert len(str(caught.value).splitlines()) == 1
