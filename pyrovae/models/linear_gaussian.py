@@ -17,8 +17,8 @@ from pyrovae.common import (
     require_finite_input,
     require_number,
     require_plain,
-    unique_name,
 )
+from pyrovae.models.param_store import unique_name
 from pyrovae.models.saving import SavedModel
 
 

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pyrovae.common import RegisteredModule
+from pyrovae.common import RegisteredModule, register as register, unique_name as unique_name
 from pyrovae.models.construction import Recipe, recipe_of
 
 

@@ -16,7 +16,6 @@ from pyrovae.common import (
     as_dtype,
     evaluates,
     local_seed,
-    register,
     require,
     require_batch,
     require_codes,
@@ -28,7 +27,6 @@ from pyrovae.common import (
     require_number,
     require_shape,
     require_size,
-    unique_name,
 )
 from pyrovae.models.choosing import posterior_of, prior_of
 from pyrovae.models.conditions import Condition, Features, SizeFactor, check_size_factors, conditions_of
@@ -36,6 +34,7 @@ from pyrovae.models.latent_codes import codes_between, mean_of
 from pyrovae.models.likelihoods import Likelihood, check_likelihood, distribution_of
 from pyrovae.models.missing import check_cells, filled, with_mask, without_missing
 from pyrovae.models.networks import Maker, encoder_and_decoder, run_network, set_output_bias
+from pyrovae.models.param_store import register, unique_name
 from pyrovae.models.posteriors import Posterior
 from pyrovae.models.priors import Prior, Vamp
 from pyrovae.models.saving import SavedModel

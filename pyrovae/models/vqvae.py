@@ -14,7 +14,6 @@ from pyrovae.common import (
     Workers,
     as_dtype,
     evaluates,
-    register,
     require,
     require_batch,
     require_choice,
@@ -26,11 +25,11 @@ from pyrovae.common import (
     require_shape,
     require_size,
     require_sizes,
-    unique_name,
 )
 from pyrovae.models.code_distributions import NearestCode
 from pyrovae.models.likelihoods import Likelihood, check_likelihood, distribution_of
 from pyrovae.models.networks import NETWORKS
+from pyrovae.models.param_store import register, unique_name
 from pyrovae.models.saving import SavedModel
 
 

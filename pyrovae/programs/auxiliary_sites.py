@@ -22,6 +22,7 @@ from pyrovae.programs.running import Given
 from pyrovae.programs.sites import base_of, sample_sites
 
 MAX_JACOBIAN_SIZE = 256  # the Jacobian of more latents than that is not checked
+ALLOWED_NATS, MOST_ROUNDING = 1e-3, 0.1
 
 
 def check_auxiliary(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> None:
@@ -74,9 +75,11 @@ def check_auxiliary(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> N
     if size > MAX_JACOBIAN_SIZE:
         return
     with torch.enable_grad():
-        jacobian = torch.autograd.functional.jacobian(lambda flat: run(flat)[0], start)
-    expected = -torch.linalg.slogdet(jacobian.double())[1]
-    fits = torch.allclose(log_density.double(), expected, rtol=1e-3, atol=1e-3)
+        jacobian = torch.autograd.functional.jacobian(lambda flat: run(flat)[0], start).double()
+    expected = -torch.linalg.slogdet(jacobian)[1]
+    rounding = size * torch.finfo(start.dtype).eps * torch.linalg.cond(jacobian).item()
+    allowed = ALLOWED_NATS + min(rounding, MOST_ROUNDING)  # of which a singular Jacobian has no end
+    fits = torch.allclose(log_density.double(), expected, rtol=ALLOWED_NATS, atol=allowed)
     require(
         fits,
         f"{why} with log_density = -log |det J|, {expected.item():.4g} at a draw, got {log_density.item():.4g}",

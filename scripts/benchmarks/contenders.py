@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyrovae as pv
-from pyrovae.common import unique_name
+from pyrovae.models.param_store import unique_name
 from pyrovae.objectives import DifferentiableELBO
 
 

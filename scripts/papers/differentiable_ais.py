@@ -38,6 +38,7 @@ def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     num_data: int = 100,
     num_distributions: int = 100,
+    compile: bool = True,
     out: str = "runs/differentiable_ais",
 ) -> None:
     """Train under IWAE and under differentiable AIS, and compare what the models are worth.
@@ -50,6 +51,7 @@ def main(
         seeds: of initial parameters and training; a training for each
         num_data: test images that log p(x) is measured on
         num_distributions: of annealed importance sampling
+        compile: compile steps, which takes a part of the seconds
         out: folder for results.json, report.md and the parts; finished ones are not run again
     """
     require_seeds(seeds)
@@ -71,7 +73,7 @@ def main(
         for seed in seeds:
             for steps in (0, *num_transitions):
                 name = name_of(steps)
-                run = partial(measure, data, steps, epochs, num_data, num_distributions, seed)
+                run = partial(measure, data, steps, epochs, num_data, num_distributions, compile, seed)
                 found.setdefault(name, []).append(parts.get(f"{name}, seed {seed}", run))
                 last = found[name][-1]
                 print(
@@ -90,7 +92,7 @@ def name_of(num_transitions: int) -> str:
 
 
 def measure(
-    data: pv.Dataset, num_transitions: int, epochs: int, num_data: int, num_distributions: int, seed: int
+    data: pv.Dataset, num_transitions: int, epochs: int, num_data: int, num_distributions: int, compile: bool, seed: int
 ) -> dict[str, float]:
     """Trains one model, and returns its log p(x), the bound that it was trained under, and the seconds of training."""
     with local_seed(derived_seed(seed, "initial parameters")):
@@ -103,7 +105,7 @@ def measure(
     start = time.process_time()
     pv.fit(
         pair, data.train_x, epochs=epochs, objective=pv.objectives.IWAE(num_particles), batch_size=100, seed=seed,
-        compile=True, progress=False,
+        compile=compile, progress=False,
     )  # fmt: skip
     seconds = time.process_time() - start
     with local_seed(derived_seed(seed, "evaluation")):

@@ -14,7 +14,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
 import pyrovae as pv
-from pyrovae.common import unique_name
+from pyrovae.models.param_store import unique_name
 
 small_vae = partial(helpers.small_vae, (3,), seed=None, likelihood=pv.Gaussian(0.5))
 

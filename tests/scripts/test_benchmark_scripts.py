@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from helpers import suite_seed
 from running_scripts import FOLDER, names_of, run_here, run_in_fork
 
 import pyrovae as pv
@@ -48,6 +51,21 @@ def test_processes_beside_threads_in_small(tmp_path):
         scaling["launch"](refuses, (1, 1), "nowhere")
     text = scaling["table"]({"epoch": {"one": [9.0], "threads": [6.0, 5.0, 90.0], "several": [3.0, 1.0, 4.0]}})
     assert [cell.strip() for cell in text.splitlines()[-1].split("|")] == ["", "epoch", "9", "6", "3", "2.00", ""]
+
+
+def test_differentiable_ais_has_numpyros_bound_and_gradient_on_the_same_noise():
+    pytest.importorskip("numpyro")
+    ours, theirs = names_of("benchmarks/dais_in_numpyro.py")["compared"](num_transitions=3, seed=suite_seed())
+    assert ours.bound == pytest.approx(theirs.bound, abs=1e-10)
+    for name, gradient in ours.gradient.items():
+        torch.testing.assert_close(gradient, theirs.gradient[name], rtol=1e-9, atol=1e-9)
+
+
+def test_without_numpyro_the_comparison_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numpyro", None)
+    result = run_here("benchmarks/dais_in_numpyro.py", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: this script needs NumPyro: pip install 'pyrovae[benchmark]'\n"
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from running_scripts import SCRIPTS, run
 
 def test_every_script_is_run_by_a_test():
     tested = {"train.py", "evaluate.py", "demo.py", "compare.py", "race.py", "vae.py"}
-    papers = "beyond_gaussian bit_codes burda2016 concepts disentanglement draws front_picture half_images"
-    papers += " interpolation lagging_encoders missing_cells miwae2019 mixture_guides powerful_decoder rainforth2018"
-    papers += " semi_supervised sharpness tutorial_gallery tutorials vqvae"
+    papers = "beyond_gaussian bit_codes burda2016 concepts differentiable_ais disentanglement draws front_picture"
+    papers += " half_images interpolation lagging_encoders missing_cells miwae2019 mixture_guides powerful_decoder"
+    papers += " rainforth2018 semi_supervised sharpness tutorial_gallery tutorials vqvae"
     tested |= {f"papers/{name}.py" for name in papers.split()}
-    tested |= {
-        f"benchmarks/{name}.py" for name in ("answers", "gate", "gpu", "kill_test", "programs", "scaling", "speed")
-    }
+    benchmarks = "answers dais_in_numpyro gate gpu kill_test programs scaling speed"
+    tested |= {f"benchmarks/{name}.py" for name in benchmarks.split()}
     assert set(SCRIPTS) == tested
 
 

@@ -239,6 +239,21 @@ def test_lower_halves_of_images_in_small(tmp_path, sharp_figures):
         assert ((top == above) & (bottom == below)).double().mean().item() == pytest.approx(0.25, abs=0.04)
 
 
+def test_differentiable_ais_beside_iwae_in_small(tmp_path):
+    write_images(tmp_path / "data", nums=(5_060, 30))
+    flags = ["--data-root", "data", "--num-train", 30, "--epochs", 1, "--num-data", 3, "--num-distributions", 3]
+    flags += ["--num-transitions", 1, "--seeds", 0, "--no-compile", "--out", "out"]
+    result = run_here("papers/differentiable_ais.py", *flags, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads((tmp_path / "out/results.json").read_text())["found"]
+    assert list(found) == ["IWAE, K = 16", "DAIS, T = 1, K = 8"]
+    (iwae,), (dais,) = found.values()
+    assert result.stdout.splitlines()[-3].split("|")[-2].strip() == f"{dais['log_px'] - iwae['log_px']:.2f}"
+    refused = run_here("papers/differentiable_ais.py", "--num-transitions", 2, cwd=tmp_path)
+    said = "error: num_transitions must be one less than a divisor of 16, got 2\n"
+    assert (refused.returncode, refused.stderr) == (2, said)
+
+
 @pytest.mark.parametrize("script", ["missing_cells", "miwae2019"])
 def test_missing_cells_without_scikit_learn_say_what_to_install(script, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)

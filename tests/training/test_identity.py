@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
-from pyrovae.common import unique_name
+from pyrovae.models.param_store import unique_name
 from pyrovae.training.checkpoints import CURRENT, Checkpoints
 
 X = ring(num_train=50).train_x
