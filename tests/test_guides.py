@@ -25,6 +25,7 @@ PAGES = {
     "beta": {},
     "masks": {"1_000": "100", "IWAE(20), epochs=150": "IWAE(2), epochs=1"},
     "globals": {},
+    "objectives": {},
 }
 
 

@@ -68,21 +68,18 @@ def test_the_mean_weight_is_the_evidence_at_any_parameters():
     assert_unbiased(pv.log_weights(annealed.model, annealed.guide, x, num_particles=20_000), vae.log_px(x))
 
 
-def test_the_trained_gap_falls_with_the_transitions():
+@torch.no_grad()
+def test_the_gap_falls_with_the_transitions():
     """Of independent Gaussians as the guide the ELBO is exact, and short of log p(x) where latents are correlated."""
     vae = correlated()
-    for parameter in vae.parameters():
-        parameter.requires_grad_(False)
     x = draw(vae, 10)
     exact = vae.log_px(x).mean()
     gaps = [(exact - vae.elbo(x).mean()).item()]
-    for num_transitions in (2, 5):
-        annealed = pv.DifferentiableAIS(vae, x, num_transitions=num_transitions, step_size=0.4)
-        pv.fit(annealed, x, epochs=80, batch_size=10, lr=0.05, compile=False, seed=suite_seed(1), progress=False)
-        with torch.no_grad():
-            bounds = pv.log_weights(annealed.model, annealed.guide, x, num_particles=300).mean(1)
+    for num_transitions in (4, 16):
+        annealed = pv.DifferentiableAIS(vae, x, num_transitions=num_transitions, step_size=0.25)
+        bounds = pv.log_weights(annealed.model, annealed.guide, x, num_particles=1_000).mean(1)
         gaps.append((exact - bounds.mean()).item())
-        assert gaps[-1] < gaps[-2] - 5 * bounds.std().item() / math.sqrt(300)
+        assert gaps[-1] < 0.9 * gaps[-2] - 5 * bounds.std().item() / math.sqrt(1_000)
     assert gaps[-1] > 0
 
 
@@ -120,6 +117,15 @@ def test_parameters_stay_in_their_ranges():
     torch.testing.assert_close(fresh.damping, torch.tensor([0.9]))
     torch.testing.assert_close(fresh.step_sizes["z"], torch.full((2, 2), 0.2))
     torch.testing.assert_close(fresh.inverse_temperatures, torch.tensor([0.5, 1.0]))
+
+
+def test_long_steps_in_float32_are_not_taken_for_a_wrong_jacobian():
+    """Leapfrog steps near the end of their stability stretch some directions ten thousandfold, and round as much."""
+    weight = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    vae = pv.LinearGaussianVAE(weight, torch.zeros(6), 0.7)
+    x = torch.ones(2, 6)
+    annealed = pv.DifferentiableAIS(vae, x, num_transitions=12, step_size=0.46)
+    assert pv.log_weights(annealed.model, annealed.guide, x, num_particles=2).isfinite().all()
 
 
 # Other latents --------------------------------------------------------------------------------------------------------
