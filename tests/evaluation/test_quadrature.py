@@ -49,11 +49,16 @@ def posteriors_at(width, num_points, dim):
 # A Gaussian posterior -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dim", "num_points"), [(1, 401), (1, 41), (2, 101), (2, 41)])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_error_bounds_that_of_posteriors_of_every_width_and_offset(width, dim, num_points):
+@pytest.mark.parametrize(
+    ("dim", "num_points", "width"),
+    [(1, num_points, width) for num_points in (401, 41) for width in WIDTHS]
+    + [(2, 101, width) for width in WIDTHS[::2]]
+    + [(2, 41, width) for width in WIDTHS[1::2]],
+)
+def test_the_error_bounds_that_of_posteriors_of_every_width_and_offset(dim, num_points, width):
     """x ~ N(z, 0.008) was off by 1.14 nats with an error of 0.003: both rules agree half-way between points."""
     scale, x = posteriors_at(width, num_points, dim)
+    x = x if dim == 1 else x[::2]  # a square takes as many times longer as it has points
     model = normal_pair(lambda z: dist.Normal(z, scale).to_event(1), dim)
     truth = dist.Normal(double(0.0), (1 + scale**2).sqrt()).log_prob(x).sum(-1)
     error = assert_bounded(pv.quadrature_log_marginal(model, x, num_points=num_points), truth)
@@ -75,7 +80,7 @@ def test_posteriors_that_are_narrow_in_one_direction_alone(scale):
     """x is a random linear map of two latents to one number: it determines z in one direction and not in the other."""
     for seed in range(3):
         vae = linear_gaussian(seed, data_dim=1, scale=scale)
-        x = draw(vae, 5)
+        x = draw(vae, 2)
         error = assert_bounded(pv.quadrature_log_marginal(vae.model, x, num_points=101), vae.log_px(x).detach())
         assert scale < 0.02 or error.max() < 0.02
 
@@ -109,9 +114,11 @@ def test_a_datum_is_refined_by_itself_whatever_the_others_are():
 # Several modes, kinks, heavy tails -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_points", [401, 41])
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("ratio", [1.0, 4.0])
+@pytest.mark.parametrize(
+    ("ratio", "width", "num_points"),
+    [(1.0, width, num) for width, num in zip(WIDTHS, [401, 41] * 4, strict=True)]
+    + [(4.0, width, num) for width, num in zip(WIDTHS, [41, 401] * 4, strict=True)],
+)
 def test_every_one_of_several_modes_is_found(width, ratio, num_points):
     """x is z or z + d, with noise of two sizes: two posterior modes of similar mass, at any offset from the grid."""
     scale, x = posteriors_at(width, num_points, 1)
@@ -128,8 +135,7 @@ def test_every_one_of_several_modes_is_found(width, ratio, num_points):
         assert assert_bounded(found, each.logsumexp(-1) - math.log(2)).max() < 0.05
 
 
-@pytest.mark.parametrize("num_points", [101, 41])
-@pytest.mark.parametrize("width", [3.0, 1.0, 0.3, 0.05, 0.01])
+@pytest.mark.parametrize(("num_points", "width"), [(41, 3.0), (101, 1.0), (41, 0.3), (101, 0.05), (41, 0.01)])
 def test_every_one_of_several_modes_is_found_in_the_plane(width, num_points):
     generator = torch.Generator().manual_seed(0)
     centres = torch.rand(6, 3, 2, generator=generator, dtype=torch.float64) * 6 - 3
@@ -284,7 +290,7 @@ def test_a_latent_that_is_a_number_is_integrated_as_a_vector_of_one(scale):
 def test_quadrature_is_exact_log_px_in_one_and_two_dimensions():
     for latent_dim in (1, 2):
         vae = linear_gaussian(7, latent_dim=latent_dim)
-        x = draw(vae, 40)
+        x = draw(vae, 10)
         log_px, error = pv.quadrature_log_marginal(vae.model, x, limit=8.0)
         torch.testing.assert_close(log_px, vae.log_px(x).detach(), atol=1e-9, rtol=0)
         assert error.max() < 1e-9
