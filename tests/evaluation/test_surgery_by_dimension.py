@@ -10,6 +10,7 @@ from evaluation_pairs import KnownNoise, off_its_posterior, with_guide
 from helpers import draw, linear_gaussian, mean_and_error, refusal, small_vae, suite_seed
 
 import pyrovae as pv
+from pyrovae.evaluation import latent_marginals
 from pyrovae.evaluation.elbo_decomposition import elbo_surgery
 
 refused = partial(refusal, elbo_surgery)
@@ -51,8 +52,9 @@ def test_dimensions_are_split_as_by_hand_at_the_same_draws(chunk_size, monkeypat
     torch.testing.assert_close(result.marginal_kl.value, total, rtol=0, atol=1e-10)
 
 
-def test_of_a_gaussian_aggregate_the_split_is_the_closed_form():
+def test_of_a_gaussian_aggregate_the_split_is_the_closed_form(monkeypatch):
     """z = A x + c + noise is Gaussian: TC = -1/2 log det R, I_j = -1/2 log(1 - R_j^2), KL_j that of two normals."""
+    monkeypatch.setattr(latent_marginals, "DEALS", 2)  # what is found by chance is not looked at here
     vae = off_its_posterior(latent_dim=3)
     with torch.no_grad():
         vae.guide_log_scale.add_(0.5)  # wide posteriors, which fewer data fill
@@ -100,7 +102,7 @@ def independent(num_data, noise=0.15, seed=4):
 
 @pytest.mark.parametrize("chunk_size", [None, 2])
 def test_the_total_correlation_of_independent_dimensions_is_what_it_is_by_chance(chunk_size):
-    pair, x = independent(200)
+    pair, x = independent(100)
     torch.manual_seed(suite_seed())
     found = elbo_surgery(*pair, x, num_draws=2, per_dimension=True, chunk_size=chunk_size)
     assert found.total_correlation.mean > 3  # of which nothing is true
@@ -117,7 +119,7 @@ def test_of_independent_dimensions_the_difference_to_what_is_by_chance_is_within
     z, shared = [], []
     for repetition in range(40):
         pair, x = independent(40, 0.3, seed=100 + repetition)
-        found = elbo_surgery(*pair, x, num_draws=20, per_dimension=True, progress=False)
+        found = elbo_surgery(*pair, x, num_draws=6, per_dimension=True, progress=False)
         for ours, chance, kept in (
             (found.total_correlation, found.total_correlation_by_chance, z),
             (found.dimension_shared[2], found.dimension_shared_by_chance[2], shared),

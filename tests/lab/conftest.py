@@ -1,7 +1,17 @@
 """Fixtures of the lab's tests."""
 
+from functools import partial
+
 import pytest
 from small_races import run
+
+from pyrovae.lab import costs
+
+
+@pytest.fixture
+def without_machine_code(monkeypatch):
+    """The steps that `compare` times are replayed one operation after another."""
+    monkeypatch.setattr(costs, "CompiledLoss", partial(costs.CompiledLoss, inductor=False))
 
 
 @pytest.fixture(scope="session")
