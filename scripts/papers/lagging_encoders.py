@@ -124,14 +124,16 @@ def main(
 
 
 def table(results: dict[str, list[dict[str, float]]], tablefmt: str) -> str:
-    """Returns the measures, and below them the paired differences to the first way, means over seeds with errors."""
-    first = results[WAYS[0]]
+    """Returns the measures, and below them those of an encoder ahead, less the others': means over seeds with errors.
+
+    The differences are paired by seed.
+    """
     lines = [[way, *(with_error([one[name] for one in found], 2, True) for name in MEASURES)]
              for way, found in results.items()]  # fmt: skip
-    for way in WAYS[1:]:
-        pairs = list(zip(results[way], first, strict=True))
+    for other in ("step by step", "step by step, as long"):
+        pairs = list(zip(results["guide ahead"], results[other], strict=True))
         differences = {name: [ours[name] - theirs[name] for ours, theirs in pairs] for name in MEASURES}
-        lines.append([f"{way}, less {WAYS[0]}", *(_difference(differences[name]) for name in MEASURES)])
+        lines.append([f"guide ahead, less {other}", *(_difference(differences[name]) for name in MEASURES)])
     return tabulate(lines, ["training", *MEASURES.values()], tablefmt, disable_numparse=True)
 
 
