@@ -49,6 +49,7 @@ def train() -> dict[str, object]:
         with torch.no_grad():
             vae.bias.add_(1.0)
     settings = {"epochs": 4, "batch_size": 8, "lr": 0.05, "max_grad_norm": 2.0, "seed": 3, "patience": 3}
+    settings["guide_steps"] = 2
     history = pv.fit(vae, x, validation=held_out, **settings)
     terms = [history.train_reconstruction, history.train_kl]
     return {"state": vae.state_dict(), "loss": history.loss, "elbo": history.elbo, "terms": terms}
