@@ -6,6 +6,7 @@
 Here q(z|x) = sum_k a_k q_k(z|x) has S components, z_kt ~ q_k(z|x), and w_kt = p(x, z_kt) / q(z_kt|x).
 """
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -68,7 +69,7 @@ class SIWAE(IWAE):
 
     def stratified_bound(self, log_weights: Tensor, log_shares: Tensor) -> Tensor:
         """Returns the bound of each datum, `(batch,)`, from log w_kt and log S a_k, each `(T, S, batch)`."""
-        return log_mean_exp((log_weights + log_shares).flatten(0, 1))
+        return log_mean_exp(_that_count((log_weights + log_shares).flatten(0, 1)))
 
     def _differentiable_loss(self, call: PairCall) -> Tensor:
         call = _StratifiedCall(call.model, call.guide, call.args, call.kwargs, call.needs)
@@ -142,7 +143,7 @@ class MISELBO(SIWAE):
     """
 
     def stratified_bound(self, log_weights: Tensor, log_shares: Tensor) -> Tensor:
-        return (log_shares[0].exp() * log_mean_exp(log_weights)).mean(0)
+        return (log_shares[0].exp() * log_mean_exp(_that_count(log_weights))).mean(0)
 
     def check(self, pair: Pair) -> None:
         super().check(pair)
@@ -156,6 +157,15 @@ class MISELBO(SIWAE):
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def _that_count(log_weights: Tensor) -> Tensor:
+    """Returns log-weights with -inf for those that rounding hides beside the largest, along the first dimension.
+
+    Components lie far apart, and such weights would be subnormal numbers, which take a CPU several times as long.
+    """
+    hidden = log_weights < log_weights.amax(0) + 2 * math.log(torch.finfo(log_weights.dtype).eps)
+    return log_weights.masked_fill(hidden, -math.inf)
 
 
 class _StratifiedCall(PairCall):
