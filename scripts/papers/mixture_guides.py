@@ -116,7 +116,7 @@ def vae_of(is_mixture: bool, num_components: int, seed: int) -> pv.VAE:
 def measure(vae: pv.VAE, x: Tensor, num_particles: int, seed: int) -> dict[str, float]:
     """Returns the exact log p(x), and how far below IWAE's bound of ordinary draws lies, for data whole and in part."""
     log_px, _ = pv.quadrature_log_marginal(vae.model, x, num_points=101)
-    sizes = {"num_particles": num_particles, "num_repeats": DRAWS_OF_BOUND}
+    sizes: dict[str, Any] = {"num_particles": num_particles, "num_repeats": DRAWS_OF_BOUND}
     with local_seed(derived_seed(seed, "draws")):
         gap = log_px - pv.importance_bound(vae.model, vae.guide, x, **sizes).value
     lacks = x.isnan().any(-1)

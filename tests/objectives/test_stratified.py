@@ -237,3 +237,12 @@ def test_the_mean_gradient_is_that_of_the_exact_bound_in_the_weights_too(kind):
         mean, error = mean_and_error(-ours)
         assert_within_standard_errors(mean, theirs, error, note=name)
         assert (theirs.abs() > 5 * error).any(), name
+
+
+@pytest.mark.parametrize("kind", [SIWAE, MISELBO])
+def test_a_weight_that_rounding_hides_has_no_part_and_makes_no_subnormal_number(kind):
+    log_w = torch.tensor([0.0, -95.0]).reshape(2, 1, 1).requires_grad_()  # exp(-95) is subnormal in float32
+    bound = kind(2).stratified_bound(log_w, torch.zeros(2, 1, 1))
+    (slope,) = torch.autograd.grad(bound.sum(), log_w)
+    assert slope.flatten().tolist() == [1.0, 0.0]
+    assert bound.item() == pytest.approx(-math.log(2))

@@ -299,4 +299,4 @@ def test_mixture_guides_in_small(tmp_path):
         mean = sum(differences) / 2
         line = next(line for line in (tmp_path / "out/report.md").read_text().splitlines() if name in line)
         assert f"{mean:.3f} (" in line or name == "Gaussian, iwae"
-    assert {row["num_draws"] for row in found["compared"]["rows"]} == {4}
+    assert {row["num_draws"] for row in found["compared"]} == {4}
