@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from compiled_steps import CompiledExactly
 from helpers import refusal, small_vae
 from pyro.infer import SVI, Trace_ELBO
 
@@ -31,7 +32,7 @@ def pair_of(likelihood):
 
 
 def compiled(loss):
-    return lambda m, g, x: pv.CompiledSVI(m, g, pyro.optim.Adam({"lr": 0.1}), loss).step(x)
+    return lambda m, g, x: CompiledExactly(m, g, pyro.optim.Adam({"lr": 0.1}), loss).step(x)
 
 
 ITERATIVE = {"compile": False, "progress": False}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from helpers import tree
 from running_scripts import FOLDER, run_here
 
 import pyrovae as pv
-from pyrovae.lab import draw_comparison
+from pyrovae.lab import costs, draw_comparison
 
 
 def test_a_race_in_small(tmp_path):
@@ -65,7 +66,8 @@ def test_seeds_of_a_race_start_apart_and_objectives_together(tmp_path):
     assert not torch.allclose(weights["elbo", 0], weights["elbo", 1], atol=0.01)
 
 
-def test_estimators_compared_on_a_run(tmp_path):
+def test_estimators_compared_on_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "CompiledLoss", partial(costs.CompiledLoss, inductor=False))  # of which there are two
     flags = ["--dataset", "four_clusters", "--hidden", 4, "--epochs", 1, "--out", "out"]
     assert run_here("train.py", *flags, cwd=tmp_path).returncode == 0
     flags = ["out", "--objectives", "dreg", "--num-particles", 2, "--num-data", 20]
