@@ -233,12 +233,12 @@ class Objective(DifferentiableELBO):
             require_no_autoencoder(pair, said)
         terms_of_gradient = coefficients_at_equal_weights(self)
         check_guide(self, pair)
+        require(
+            terms_of_gradient.is_total or pair.moved is None,
+            f'{name} differentiates densities at held draws, and site "{pair.moved}" is a map with parameters of other '
+            "draws: use elbo, iwae, renyi, miwae or ciwae",
+        )
         for site_name, site in pair.guide_sites.items():
-            require(
-                terms_of_gradient.is_total or not site["infer"].get("is_moved"),
-                f'{name} differentiates densities at held draws, and site "{site_name}" is moved by parameters of its '
-                "own: use elbo, iwae, renyi, miwae or ciwae",
-            )
             if isinstance(base_of(site["fn"]), Delta) and not pair.guide_only:
                 require(
                     self.takes_points,

@@ -86,6 +86,26 @@ def check_auxiliary(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> N
     )
 
 
+def moved_point(pair: Pair, guide: Callable, args: tuple, kwargs: dict) -> str | None:
+    """Returns the name of a latent that the guide makes from auxiliary sites by a map with parameters, or None.
+
+    Its log_density, the log-Jacobian of that map, depends on them where all draws are held. A gradient of densities at
+    held draws takes that for a score, which it is not: its mean is not 0.
+    """
+    if not pair.guide_only:
+        return None
+    points = [name for name, site in pair.guide_sites.items() if isinstance(base_of(site["fn"]), Delta)]
+    held = {name: first_particle(pair, s).detach() for name, s in pair.guide_sites.items() if name not in points}
+    with torch.enable_grad(), Given(held):
+        sites = sample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+    moves = (n for n in points if n in sites and (sites[n]["value"].requires_grad or _density(sites[n]).requires_grad))
+    return next(moves, None)
+
+
+def _density(site: dict) -> Tensor:
+    return site["fn"].log_prob(site["value"])
+
+
 def _data_dim(pair: Pair, site: dict) -> int | None:
     """Returns the dimension of the data at a site, or None if it has none."""
     return next((frame.dim for frame in frames_of(site) if frame.name in pair.layout.plates), None)

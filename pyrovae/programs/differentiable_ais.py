@@ -36,7 +36,6 @@ from pyrovae.programs.sites import base_of, is_masked, sample_sites
 from pyrovae.programs.supports import bijection_of
 
 START, NOISE, MOMENTUM = "_start", "_noise", "_momentum"
-MOVED: Any = {"is_moved": True}  # by parameters of its own, which objectives that hold draws would miss
 SAID = "differentiable AIS moves latents by gradients"
 DAMPING = 0.9
 # What `fit` and its kin ask of a VAE.
@@ -163,7 +162,7 @@ class DifferentiableAIS(RegisteredModule):
                 end[name], z
             )
             with _Within(latents.places[name]):
-                pyro.sample(name, _Point(z, log_density, event_dim), infer=MOVED)
+                pyro.sample(name, _Point(z, log_density, event_dim))
                 at = momentum[name]
                 pyro.sample(name + MOMENTUM, _Point(at, torch.zeros_like(log_density), event_dim + 1))
 

@@ -9,7 +9,7 @@ known.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pyro
 from torch import Tensor
@@ -23,10 +23,10 @@ from pyrovae.common import (
     kept_generators,
     require,
 )
-from pyrovae.programs.auxiliary_sites import check_auxiliary
+from pyrovae.programs.auxiliary_sites import check_auxiliary, moved_point
 from pyrovae.programs.data_values import check_finite_data
 from pyrovae.programs.enumerated_guide import mark_of
-from pyrovae.programs.independence_checks import Coupled, coupled
+from pyrovae.programs.independence_checks import coupled
 from pyrovae.programs.layout import Reading, frames_of
 from pyrovae.programs.mask_checks import check_masks, exposed
 from pyrovae.programs.pair import Pair
@@ -43,6 +43,7 @@ from pyrovae.programs.support_checks import (
     never_drawn,
 )
 
+T = TypeVar("T")
 RUNS_TO_GET_OUTSIDE = 20  # of the pair, where the guide may draw what the prior cannot give, as one draw may not show
 
 
@@ -119,8 +120,9 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
             check_sums(pair, model, guide, args, kwargs)
             _remember(model, guide, None, pair)
         if needs is not None:
-            found = _coupled(pair, model, guide, args, kwargs)
-            needs.check(replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside))
+            found = _found_once(coupled, pair, model, guide, lambda: coupled(pair, model, guide, args, kwargs))
+            moved = _found_once(moved_point, pair, model, guide, lambda: moved_point(pair, guide, args, kwargs))
+            needs.check(replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside, moved=moved))
             _remember(model, guide, needs, pair)
     return pair
 
@@ -179,15 +181,15 @@ def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair
     return is_known or checked.layout.is_vectorized or not pair.layout.is_vectorized
 
 
-def _coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Coupled:
-    """Returns what `coupled` does, which it finds out once for each structure."""
-    key = ("coupled", *_names(model, guide), _structure(pair))
+def _found_once(what: Callable, pair: Pair, model: Callable, guide: Callable, find: Callable[[], T]) -> T:
+    """Returns what `find` does, which is called once for each structure."""
+    key = (what.__name__, *_names(model, guide), _structure(pair))
     try:
         known = _known_of(model, guide)
     except TypeError:  # a program that cannot be hashed, or not be referred to weakly
         known = {}
     if key not in known:
-        known[key] = coupled(pair, model, guide, args, kwargs)
+        known[key] = find()
     return known[key]
 
 

@@ -10,7 +10,7 @@ from pyro.infer.autoguide import AutoNormal
 from scalar_pairs import Pair, X, at, double, pair, plain, quadrature
 
 import pyrovae as pv
-from pyrovae.objectives import ELBO, IWAE, DReG, StickingTheLanding
+from pyrovae.objectives import ELBO, IWAE, VIMCO, DReG, ReweightedWakeSleep, ScoreFunction, StickingTheLanding
 
 
 def autoguided() -> Pair:
@@ -72,6 +72,46 @@ def test_a_point_whose_density_is_not_its_jacobians_is_refused():
 
     with pytest.raises(pv.InputError, match=r"log_density = -log \|det J\|, -0.6931 at a draw, got"):
         ELBO().loss(plain().model, guide, X)
+
+
+def location_and_scale(made: bool):
+    """Returns a guide z ~ N(loc, scale), or the same made by a map with parameters of a draw without any."""
+
+    def guide(x):
+        loc = pyro.param("loc", double(0.2))
+        scale = pyro.param("scale", double(0.5), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x), dim=-1):
+            if made:
+                normal = dist.Normal(double(0.0), 1.0).expand([1]).to_event(1)
+                a = pyro.sample("a", normal, infer={"is_auxiliary": True})
+                pyro.sample("z", dist.Delta(loc + scale * a, log_density=-scale.log(), event_dim=1))
+            else:
+                pyro.sample("z", dist.Normal(loc, scale).expand([1]).to_event(1))
+
+    return guide
+
+
+@pytest.mark.parametrize("objective", [ELBO(2), IWAE(3)], ids=str)
+def test_a_map_with_parameters_learns_as_the_same_density_of_its_own_does(objective):
+    losses, gradients = [], []
+    for made in (True, False):
+        torch.manual_seed(suite_seed(1))
+        pyro.clear_param_store()
+        losses.append(objective.loss_and_grads(plain().model, location_and_scale(made), X))
+        gradients.append([pyro.get_param_store()[name].unconstrained().grad for name in ("loc", "scale")])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-10)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "objective", [DReG(3), StickingTheLanding(2), VIMCO(3), ReweightedWakeSleep(3), ScoreFunction(2)], ids=str
+)
+def test_objectives_that_hold_draws_refuse_a_map_with_parameters(objective):
+    """The log-Jacobian in its density is no score: at held draws these would take its slope, of mean 1 / scale."""
+    for loss in (objective.loss, objective.loss_and_grads):
+        with pytest.raises(pv.InputError, match='site "z" is a map with parameters of other draws: use elbo'):
+            loss(plain().model, location_and_scale(True), X)
+    objective.loss_and_grads(plain().model, location_and_scale(False), X)
 
 
 @pytest.mark.parametrize("objective", [ELBO(2), IWAE(3), DReG(3), StickingTheLanding(2)], ids=str)
