@@ -261,9 +261,11 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("size", [300.0, 1e5, 1e30])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("size", "source", "compile"),
+    [(size, source, False) for size in (300.0, 1e5, 1e30) for source in SOURCES]
+    + [(size, source, True) for size, source in zip((300.0, 1e5, 1e30), SOURCES, strict=True)],
+)
 @pytest.mark.parametrize("likelihood", [pv.Gaussian(0.5, learn_scale=True), pv.HeteroscedasticGaussian(0.1)], ids=str)
 def test_data_that_are_not_scaled_are_named_first(likelihood, source, size, compile, without_machine_code):
     vae = small_vae((3,), hidden=(32,), likelihood=likelihood)
