@@ -17,7 +17,7 @@ from pyrovae.lab.comparing import compare
 from pyrovae.lab.comparison_report import draw_comparison
 from pyrovae.programs import sides_of
 
-SETTINGS = {"num_particles": [1, 8], "repeats": 12, "compile": False, "progress": False}
+SETTINGS = {"num_particles": [1, 8], "repeats": 4, "compile": False, "progress": False}
 
 
 class Pair(nn.Module):

@@ -112,7 +112,10 @@ def test_every_part_goes_with_every_objective_and_condition_or_is_refused_by_nam
         )
         for num_conditions in ((0,) if "vamp" in name else (0, 1))
     }
-    for (vae, args), (objective_name, objective) in itertools.product(pairs.values(), every_objective().items()):
+    turn = list(combinations()).index(name)
+    for place, (objective_name, objective) in enumerate(every_objective().items()):
+        # Part, objective and condition are covered in pairs.
+        vae, args = pairs[(place + turn) % len(pairs)]
         vae.zero_grad()
         refused = "objective elbo_analytic_kl needs" if name != "diagonal, standard" else None
         no_mixture = None if name.startswith("mixture") else "needs a guide with one site that is a MixtureSameFamily"

@@ -168,7 +168,7 @@ def test_a_batch_that_the_program_subsamples_is_a_part_of_the_whole():
 
 # What comes out -------------------------------------------------------------------------------------------------------
 
-MANY = 0.7 + torch.randn(1_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+MANY = 0.7 + torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def mean_model(x):
@@ -185,7 +185,7 @@ def mean_guide(x):
 @pytest.mark.parametrize("guide", ["by hand", "AutoNormal"])
 @pytest.mark.parametrize("objective", ["elbo", Trace_ELBO()])
 def test_the_posterior_of_a_mean_is_that_of_all_data(guide, objective):
-    """sd 0.0316 for 1,000 data in batches of 10: with theta's densities counted once a batch it would be 0.30."""
+    """sd 0.045 for 500 data in batches of 10: with theta's densities counted once a batch it would be 0.30."""
     auto = AutoNormal(mean_model)
     pair = SimpleNamespace(model=mean_model, guide=mean_guide if guide == "by hand" else auto)
     settings = {"batch_size": 10, "lr": 0.05, "schedule": "cosine", "seed": suite_seed(), "progress": False}
@@ -194,8 +194,8 @@ def test_the_posterior_of_a_mean_is_that_of_all_data(guide, objective):
         loc, scale = (pyro.param(name).item() for name in ("loc", "scale"))
     else:
         loc, scale = auto.locs.theta.item(), auto.scales.theta.item()
-    assert loc == pytest.approx(MANY.sum().item() / 1_000.01, abs=0.04)
-    assert math.log(scale) == pytest.approx(-math.log(1_000.01) / 2, abs=0.5)
+    assert loc == pytest.approx(MANY.sum().item() / 500.01, abs=0.055)
+    assert math.log(scale) == pytest.approx(-math.log(500.01) / 2, abs=0.5)
 
 
 def test_the_posterior_of_a_regression_in_minibatches_is_the_exact_one():
