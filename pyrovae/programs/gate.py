@@ -206,7 +206,14 @@ def _structure(pair: Pair) -> tuple:
     )
     frames = [f for s in (*pair.model_sites.values(), *pair.guide_sites.values()) for f in frames_of(s)]
     subsampled = frozenset(frame.name for frame in frames if frame.full_size not in (None, -1, frame.size))
-    return (pair.layout, subsampled, *of_sites)
+    return (pair.layout, subsampled, _trained(pair), *of_sites)
+
+
+def _trained(pair: Pair) -> frozenset[str]:
+    """Returns the names of trained parameters where it counts: a map of auxiliary sites may be frozen at first."""
+    if not pair.guide_only:
+        return frozenset()
+    return frozenset(p["name"] for p in pair.parameters if p["value"].unconstrained().requires_grad)
 
 
 def _marks(site: dict) -> tuple:

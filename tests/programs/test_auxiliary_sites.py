@@ -114,6 +114,22 @@ def test_objectives_that_hold_draws_refuse_a_map_with_parameters(objective):
     objective.loss_and_grads(plain().model, location_and_scale(False), X)
 
 
+def test_a_map_whose_parameters_were_frozen_at_first_is_refused_once_they_learn():
+    objective, model, own = DReG(3), plain().model, torch.nn.Module().eval()
+    own.scale = torch.nn.Parameter(double(0.5), requires_grad=False)
+
+    def guide(x):
+        scale = pyro.module("own", own).scale
+        with pyro.plate("data", len(x), dim=-1):
+            a = pyro.sample("a", dist.Normal(double(0.0), 1.0).expand([1]).to_event(1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(scale * a, log_density=-scale.log(), event_dim=1))
+
+    objective.loss(model, guide, X)
+    own.requires_grad_(True)
+    with pytest.raises(pv.InputError, match='site "z" is a map with parameters of other draws: use elbo'):
+        objective.loss_and_grads(model, guide, X)
+
+
 @pytest.mark.parametrize("objective", [ELBO(2), IWAE(3), DReG(3), StickingTheLanding(2)], ids=str)
 def test_latents_that_are_drawn_may_stand_beside_those_that_are_made_of_auxiliary_sites(objective):
     """The same guide twice: its first latent as a point with the density of its Jacobian, or drawn itself."""
