@@ -17,6 +17,7 @@ from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.distributions import Transform
 
 from pyrovae.common import (
@@ -32,6 +33,7 @@ from pyrovae.programs import gate
 from pyrovae.programs.calling import is_pair
 from pyrovae.programs.pair import Pair, ProgramPair
 from pyrovae.programs.running import Given, subsample_indices
+from pyrovae.programs.running_statistics import kept_statistics
 from pyrovae.programs.sites import base_of, is_masked, sample_sites
 from pyrovae.programs.supports import bijection_of
 
@@ -56,7 +58,7 @@ class DifferentiableAIS(RegisteredModule):
 
     Beside the pair's own parameters, step sizes e_t (one for each dimension), inverse temperatures
     0 < b_1 < ... < b_T = 1 and dampings 0 < g_t < 1 are trained. A step costs T + 1 runs of the model in place of one,
-    and T of them are differentiated twice.
+    and T of them are differentiated twice. `chunk_size` keeps its gradient, and saves little of their memory.
 
     `model` and `guide` are the programs to train and to measure: with this in place of the pair, `fit`, `SVI`,
     `CompiledSVI`, `compare`, `race` and `log_marginal` do the rest, and the pair itself is trained in place. Their
@@ -216,7 +218,8 @@ class _Path:
     def slopes(self, u: dict[str, Tensor], beta: Tensor) -> dict[str, Tensor]:
         """Returns d/du [(1 - beta) log q(z|x) + beta log p(x, z) + log |det dz/du|], through which gradients go on."""
         keeps = torch.is_grad_enabled()
-        with torch.enable_grad():
+        # The checkpoint around a chunk of particles would run all of it again, inside itself, for these slopes.
+        with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
             at = {n: v if keeps and v.requires_grad else v.detach().requires_grad_() for n, v in u.items()}
             z = {name: self.onto[name](value) for name, value in at.items()}
             log_p = self._log_density(self.pair.model, z)
@@ -231,13 +234,19 @@ class _Path:
 
     def _log_density(self, program: Callable, z: dict[str, Tensor]) -> Tensor:
         """Returns the log-densities of all sites of a program at latents, without scales, summed over everything."""
-        with poutine.block(), pyro.validation_enabled(False), Given({**self.indices, **z}):
+        given = Given({**self.indices, **z})
+        # Running statistics are to move at the latents where a draw ends, and not on its way there.
+        with poutine.block(), pyro.validation_enabled(False), kept_statistics(self.pair.model, self.pair.guide), given:
             trace = poutine.trace(program).get_trace(*self.args, **self.kwargs)
         each = (
             scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), mask=site["mask"])
             for site in sample_sites(trace).values()
         )
         return torch.stack([log_prob.sum() for log_prob in each]).sum()
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class _Latents(Messenger):
@@ -285,6 +294,9 @@ def _latents(pair: Pair) -> dict[str, dict]:
         require(pair.is_local(site), f'{SAID} for each datum, and the site "{name}" lies outside the data plate')
         require(not is_masked(site), f'{SAID}, and the site "{name}" is masked')
         require(not isinstance(base_of(start["fn"]), Delta), f'{SAID}, and the guide gives a point at site "{name}"')
+        of_others = pair.has_moving_support(start)
+        rule = f'{SAID} within supports that stay, and that of site "{name}" depends on other draws'
+        require(not of_others, rule)
         u = bijection_of(start, SAID).inv(start["value"])
         same = torch.allclose(bijection_of(site, SAID)(u), start["value"], rtol=1e-3, atol=1e-5)
         supports = f"{site['fn'].support} in the model and {start['fn'].support} in the guide"

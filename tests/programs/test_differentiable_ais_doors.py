@@ -100,6 +100,49 @@ def test_a_copy_is_a_pair_of_its_own():
         assert not torch.equal(other.pair.weight, annealed.pair.weight)
 
 
+def test_chunks_of_particles_have_the_gradient_of_finite_differences_on_the_same_noise():
+    """The checkpoint of a chunk meets gradients that are taken inside of it."""
+    _, x, annealed = linear(2)
+    objective = IWAE(4, chunk_size=2)
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(suite_seed(7))
+        return objective.differentiable_loss(annealed.model, annealed.guide, x)
+
+    loss()
+    loss().backward()
+    for parameter in (annealed.increments, annealed.pair.weight, annealed.pair.guide_bias):
+        values = []
+        for move in (1e-5, -2e-5, 1e-5):
+            with torch.no_grad():
+                parameter[(0,) * parameter.dim()] += move
+                values.append(loss().item())
+        expected = (values[0] - values[1]) / 2e-5
+        assert parameter.grad[(0,) * parameter.dim()].item() == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("objective", [ELBO(1), IWAE(2)], ids=str)
+def test_running_statistics_move_once_a_step(objective):
+    norm = torch.nn.BatchNorm1d(2, dtype=torch.float64)
+
+    def model(x):
+        pyro.module("norm", norm)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", STANDARD.expand([2]).to_event(1))
+            h = norm(z.reshape(-1, 2)).reshape(z.shape)
+            pyro.sample("x", dist.Normal(h, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", STANDARD.expand([2]).to_event(1))
+
+    x = torch.ones(4, 2, dtype=torch.float64)
+    annealed = pv.DifferentiableAIS(Pair(model, guide), x, num_transitions=3)
+    for step in range(1, 3):
+        objective.loss_and_grads(annealed.model, annealed.guide, x)
+        assert norm.num_batches_tracked == step
+
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +188,17 @@ def summed(x):
         pyro.sample("x", dist.Normal(k + z, 1.0), obs=x[:, 0])
 
 
+def below_another(observes: bool):
+    def program(x):
+        with pyro.plate("data", len(x), dim=-1):
+            u = pyro.sample("u", dist.LogNormal(double(0.0), 0.5))
+            pyro.sample("z", dist.Uniform(torch.zeros_like(u), u))
+            if observes:
+                pyro.sample("x", STANDARD, obs=x[:, 0])
+
+    return program
+
+
 def autoguided() -> Pair:
     model = with_latent(STANDARD, STANDARD).model
     return Pair(
@@ -162,6 +216,7 @@ REFUSED = {
         with_latent(dist.Beta(double(2.0), 2.0), dist.LogNormal(double(-3.0), 0.1)),
         "one support in model and guide",
     ),
+    "moving support": (Pair(below_another(True), below_another(False)), 'that of site "z" depends on other draws'),
     "global": (Pair(shared, shared_guide), 'the site "theta" lies outside the data plate'),
     "summed out": (Pair(summed, with_latent(STANDARD, STANDARD).guide), "sums out discrete sites"),
     "autoguide": (autoguided(), 'the auxiliary site "z_unconstrained"'),
