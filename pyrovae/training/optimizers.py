@@ -70,6 +70,7 @@ def make_optimizer(
     """
     check_optimizer(optimizer, lr)
     groups: list[Tensor] | list[dict[str, Any]] = parameters
+    by_side = isinstance(lr, Mapping)
     if isinstance(lr, Mapping):
         assert sides is not None  # who gives rates by side has found them
         groups, lr = _groups_by_side(sides, parameters, lr), lr[MODEL]
@@ -94,6 +95,8 @@ def make_optimizer(
         all("lr" in group for group in made.param_groups),
         f"optimizer must have a learning rate lr, and {kind} has none",
     )
+    rule = f"optimizer must keep the groups of lr by side, {len(groups)}, and {kind} has {len(made.param_groups)}"
+    require(not by_side or len(made.param_groups) == len(groups), rule)
     state = _call_given("optimizer", "parameters and lr", made.state_dict)
     require(isinstance(state, dict), f"optimizer must have a dict as its state_dict(), got {shown(state)}")
     held = {id(parameter) for group in made.param_groups for parameter in group["params"]}
@@ -163,12 +166,16 @@ def check_groups(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor],
     """
     rates = [group.get("lr") for group in optimizer.param_groups]
     for rate in rates:
-        number = rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate
-        fits = isinstance(number, int | float) and math.isfinite(number) and number >= 0
-        require(fits, f"schedule must give a finite learning rate >= 0, and lr is {shown(rate)} after epoch {epoch}")
+        rule = f"schedule must give a finite learning rate >= 0, and lr is {shown(rate)} after epoch {epoch}"
+        require(_is_rate(rate), rule)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     kept = any(id(parameter) in held for parameter in parameters)
     require(kept, f"optimizer must keep its parameters, and has none of them after epoch {epoch}")
+
+
+def _is_rate(rate: object) -> bool:
+    number = rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate
+    return isinstance(number, int | float) and math.isfinite(number) and number >= 0
 
 
 def check_schedule(schedule: object) -> None:
@@ -194,6 +201,8 @@ def _groups_by_name(optimizer: PyroOptim, parameters: list[Tensor], lr: float | 
     for parameter in parameters:
         arguments = _call_given(f"the arguments of optimizer {name}", "names", optimizer._get_optim_args, parameter)
         _check_said_once(name, arguments, lr)
+        rate = arguments.get("lr", 0.0)  # torch checks only one that holds for all groups
+        require(_is_rate(rate), f"optimizer {name} must have finite learning rates >= 0, got lr {shown(rate)}")
         same = [some for known, some in groups if known == arguments]
         if same:
             same[0].append(parameter)

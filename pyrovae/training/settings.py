@@ -27,7 +27,7 @@ from pyrovae.programs import is_pair
 from pyrovae.training import beta_schedules
 from pyrovae.training.checkpoints import Checkpoints
 from pyrovae.training.optimizers import check_optimizer, check_schedule
-from pyrovae.training.sides import TRAIN, check_by_side, described
+from pyrovae.training.sides import TRAIN, check_by_side, described, plain_by_side
 
 NONFINITE = ("stop", "skip")
 _OF_THE_ELBO = {"ELBO", "AnalyticKLELBO", "EnumeratedELBO", "StickingTheLanding", "ScoreFunction"}
@@ -58,6 +58,7 @@ class FitSettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             setattr(self, field.name, plain_number(getattr(self, field.name)))
+        self.lr, self.max_grad_norm = plain_by_side(self.lr), plain_by_side(self.max_grad_norm)
 
     @property
     def by_side(self) -> str | None:
@@ -112,6 +113,9 @@ class FitSettings:
         if_given(check_by_side, "max_grad_norm", self.max_grad_norm, False)
         require_choice("train", self.train, TRAIN)
         require_count("guide_steps", self.guide_steps)
+        clipped = self.max_grad_norm if isinstance(self.max_grad_norm, Mapping) else (self.train,)
+        rule = f"max_grad_norm must have the {self.train}, which alone is trained, got {shown(list(clipped))}"
+        require(self.train == "both" or self.train in clipped, rule)
         alone = self.train != "both" and self.guide_steps > 1
         require(not alone, f"guide_steps must be 1 where the {self.train} alone is trained, got {self.guide_steps}")
         if_given(require_count, "patience", self.patience)

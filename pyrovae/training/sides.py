@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyrovae.common import require, require_number, shown
+from pyrovae.common import plain_number, require, require_number, shown
 from pyrovae.data import Batch
 from pyrovae.programs import ProgramPair, Reading, sides_of
 from pyrovae.training.pair_modules import in_mode, modules_of
@@ -87,6 +87,11 @@ def check_by_side(name: str, value: object, needs_both: bool) -> None:
                         f"{shown(list(value))}")  # fmt: skip
     for side, number in value.items():
         require_number(f"{name} of the {side}", number, above=0)
+
+
+def plain_by_side(value: Any) -> Any:
+    """Returns a setting by side with numbers of Python, whatever the caller does with the dict later; else as it is."""
+    return {side: plain_number(number) for side, number in value.items()} if isinstance(value, Mapping) else value
 
 
 def described(value: object) -> object:

@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -63,6 +64,26 @@ def test_each_side_has_its_rate_and_the_history_shows_both():
     assert decayed.lr == pytest.approx([0.01, 0.005])
 
 
+def test_rates_may_be_numbers_of_numpy():
+    ends = []
+    for kind in (float, np.float64):
+        vae = small_vae()
+        lr = {"model": kind(0.01), "guide": kind(0.03)}
+        history = pv.fit(vae, ring(), epochs=1, lr=lr, max_grad_norm={"guide": kind(2.0)}, seed=1, **EAGER)
+        ends.append((parameters_of(vae), history.guide_lr))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert type(ends[1][1][0]) is float
+    pv.fit(small_vae(), ring(), epochs=1, lr={"model": np.float32(0.01), "guide": np.float32(0.03)}, **EAGER)
+
+
+def test_an_optimiser_that_makes_one_group_of_both_sides_is_refused():
+    def merged(groups, lr):
+        return SGD([parameter for group in groups for parameter in group["params"]], lr=lr)
+
+    said = refusal(pv.fit, small_vae(), ring(), epochs=1, lr=RATES, optimizer=merged)
+    assert said == "optimizer must keep the groups of lr by side, 2, and SGD has 1"
+
+
 def test_a_function_of_names_gives_each_parameter_its_settings_as_it_does_in_svi():
     """Pyro has an optimiser for each parameter, and `fit` groups of one."""
 
@@ -90,6 +111,9 @@ def test_a_function_of_names_gives_each_parameter_its_settings_as_it_does_in_svi
     assert (parameters_of(untouched) - parameters_of(fitted)).abs().max() > 1e-3
     said = "lr must not be given by side beside optimizer Adam, whose arguments are a function of names"
     assert refusal(pv.fit, vae, [x], epochs=1, optimizer=pyro.optim.Adam(settings), lr=RATES) == said
+    for rate in ("0.1", -0.1, float("nan")):
+        said = refusal(pv.fit, vae, [x], epochs=1, optimizer=pyro.optim.Adam(lambda name: {"lr": rate}))  # noqa: B023
+        assert said == f"optimizer Adam must have finite learning rates >= 0, got lr {rate!r}"
     said = "lr must be said once, got 0.03 in optimizer Adam and 0.5 beside it"
     assert refusal(pv.fit, vae, [x], epochs=1, optimizer=pyro.optim.Adam(settings), lr=0.5) == said
 
@@ -233,6 +257,8 @@ def test_sides_that_share_a_parameter_are_refused():
     ({"max_grad_norm": {}}, 'max_grad_norm must have one or both of "model" and "guide", got []'),
     ({"max_grad_norm": {"z": 1.0}}, "max_grad_norm must have one or both of \"model\" and \"guide\", got ['z']"),
     ({"max_grad_norm": {"guide": -1}}, "max_grad_norm of the guide must be a finite number > 0, got -1"),
+    ({"max_grad_norm": {"model": 5.0}, "train": "guide"},
+     "max_grad_norm must have the guide, which alone is trained, got ['model']"),
     ({"guide_steps": 0}, "guide_steps must be a whole number >= 1, got 0"),
     ({"train": "encoder"}, "train must be one of both, model, guide; got 'encoder'"),
     ({"train": "model", "guide_steps": 3}, "guide_steps must be 1 where the model alone is trained, got 3"),
