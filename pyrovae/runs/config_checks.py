@@ -166,6 +166,9 @@ def _check_combinations(config: ConfigFields) -> None:
     asked = [name for name, usual in by_side.items() if getattr(config, name) != usual]
     apart = prior != "vamp" or not asked
     require(apart, f"{''.join(asked[:1])} needs a prior that shares nothing with the guide, and vamp has its encoder")
+    for name in ("guide_lr", "guide_max_grad_norm"):
+        idle = config.train == "model" and getattr(config, name) is not None
+        require(not idle, f"{name} is for a guide that is trained, and the model alone is")
     alone = config.train != "both" and config.guide_steps > 1
     require(not alone, f"guide_steps must be 1 where the {config.train} alone is trained, got {config.guide_steps}")
     if objective == "elbo_enumerated":

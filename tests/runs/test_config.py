@@ -316,3 +316,6 @@ def test_what_is_the_guide_s_own_reaches_fit_by_side():
     assert said == "guide_lr needs a prior that shares nothing with the guide, and vamp has its encoder"
     said = refusal(RunConfig, train="guide", guide_steps=2)
     assert said == "guide_steps must be 1 where the guide alone is trained, got 2"
+    for name in ("guide_lr", "guide_max_grad_norm"):
+        said = refusal(RunConfig, train="model", **{name: 1.0})
+        assert said == f"{name} is for a guide that is trained, and the model alone is"
