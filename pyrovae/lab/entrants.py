@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import pyro
@@ -173,13 +173,13 @@ def prepared(pair: ProgramPair, plan: TrainingPlan, objective: ObjectiveOfFit) -
         "objective": objective,
         "objective_settings": {name: plan.setting(name) for name in SHORTHANDS},
         "seed": 0,
-        "compile": plan.compiles,
     }
     given = [field.name for field in fields(FitSettings) if field.name not in own]
     settings = FitSettings(**own, **{name: plan.setting(name) for name in given})
     settings.check(pair, None)
     device = choose_device(plan.setting("device"))
     data = TrainingData(pair, plan.data, plan.setting("validation"), settings, device)
+    settings = replace(settings, compile=plan.compiles)  # which counts the data, after their check
     with local_seed(settings.seed):
         return prepare(pair, data, settings, None, device)
 

@@ -23,7 +23,7 @@ OF_OTHERS = "one of num_particles, chunk_size, joint, plate, vectorize_particles
 # Fields, what each must be, and wrong values of it in the config of a run on points.
 OWN_ONLY = "is for data of your own, and ring is built in"
 BAD_FIELDS = (
-    ("dataset activation posterior prior objective beta_schedule schedule nonfinite", A_CHOICE, (*CHOICE, None)),
+    ("dataset activation posterior prior objective beta_schedule schedule nonfinite train", A_CHOICE, (*CHOICE, None)),
     ("network", A_CHOICE, CHOICE),
     ("columns exclude kinds", OWN_ONLY, ("age", 3, True, ["age"], {})),
     ("label_column split_column missing", OWN_ONLY, ("age", 3, True, [])),
@@ -31,10 +31,10 @@ BAD_FIELDS = (
     ("standardise", OWN_ONLY, (False, None, 2, "yes")),
     ("image_size", OWN_ONLY, (32, 0, "32")),
     ("likelihood", "one of .+ for points data", (*CHOICE, "normal", "bernoulli", "bernoulli_grey")),
-    ("epochs batch_size", A_COUNT, (*COUNT, None)),
+    ("epochs batch_size guide_steps", A_COUNT, (*COUNT, None)),
     ("num_particles latent_dim patience", A_COUNT, COUNT),
     ("scale beta lr", A_POSITIVE, (*POSITIVE, None)),
-    ("max_grad_norm temperature", A_POSITIVE, POSITIVE),
+    ("max_grad_norm temperature guide_lr guide_max_grad_norm", A_POSITIVE, POSITIVE),
     ("num_components posterior_components", A_COUNT, COUNT),
     ("layers", "whole numbers >= 1", ("128", "a\nb", 128, 1.5, True, {}, None)),
     ("seed", "a whole number >= 0", (-1, 0.5, 1.0, True, "0", "a\nb", None, math.nan, [0])),

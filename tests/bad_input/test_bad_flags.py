@@ -160,6 +160,8 @@ A_FLAG = {
     "benchmarks/gate.py": "--steps",
     "benchmarks/gpu.py": "--total",
     "benchmarks/programs.py": "--turns",
+    "benchmarks/answers.py": "--num-samples",
+    "benchmarks/dais_in_numpyro.py": "--num-transitions",
 }
 OF_A_RUN = ("evaluate.py", "compare.py", "papers/front_picture.py")
 for name in SCRIPTS:

@@ -18,6 +18,7 @@ OF_A_PAIR = {
     "importance_bound": (pv.importance_bound, {"num_particles": 3, "num_repeats": 4}),
     "log_weights": (pv.log_weights, {"num_particles": 3}),
     "annealed_log_marginal": (pv.annealed_log_marginal, FEW_CHAINS),
+    "annealed_posterior": (lambda *args, **settings: pv.annealed_posterior(*args, **settings).mean("z"), FEW_CHAINS),
     "bidirectional_gap": (pv.bidirectional_gap, FEW_CHAINS),
     "evaluate": (pv.evaluate, {"methods": ("elbo", "is_50")}),
     "compare": (pv.compare, {"objectives": ["elbo"], "num_particles": [2], "repeats": 4, "compile": False}),
