@@ -21,7 +21,7 @@ from torch import Tensor
 from pyrovae.evaluation.chunks import Opened
 from pyrovae.evaluation.draw_runs import Run
 from pyrovae.evaluation.joint_evidence import Keep, nested_draws
-from pyrovae.evaluation.latent_draws import LatentDraws, draws_as_rows
+from pyrovae.evaluation.latent_draws import LatentDraws
 from pyrovae.evaluation.rows import data_dim_of
 from pyrovae.programs import Pair, frames_of, gate
 
@@ -56,15 +56,15 @@ class NestedLatents(Keep):
         return cls(LatentDraws(every, masked[0]), LatentDraws(each, masked[1]), places)
 
     def shared(self, pair: Pair) -> tuple[Tensor, ...]:
-        sites = [pair.guide_sites[name] for name in self.of_all.shapes]
-        return tuple(draws_as_rows(pair, site, site["value"])[0, 0] for site in sites)
+        return tuple(values[0, 0] for values in self.of_all.draws(pair))
 
     def local(self, pair: Pair) -> tuple[Tensor, ...]:
         return self.of_each.draws(pair)
 
     def by_name(self, draws: list[Tensor]) -> dict[str, Tensor]:
         """Returns draws of all latents, `(draws, 1, *shape)`, the data being a plate like any other."""
-        found, num = dict(zip(self.of_all.shapes, draws, strict=False)), len(self.of_all.shapes)
+        num = len(self.of_all.shapes) + len(self.of_all.masked)
+        found = self.of_all.by_name(tuple(draws[:num]))
         for name, values in self.of_each.by_name(tuple(draws[num:])).items():
             found[name] = values.movedim(1, 1 + self.places[name])
         return {name: values.unsqueeze(1) for name, values in found.items()}

@@ -30,7 +30,7 @@ def decoder_calls(entrant: Entrant, plan: TrainingPlan, seed: int) -> float:
 
     A call is one datum at one z: the ELBO with K particles makes K of them, and an objective that runs the pair again
     makes more. The backward pass belongs to the call. The calls of a step are those at the observed sites, divided by
-    those of one run of the pair.
+    those of one run of the pair, and times the `model_runs` of one where the guide runs the model, too.
     """
     with entrant.start(seed) as pair, local_seed(COUNT_SEED):
         training = prepared(pair, plan, entrant.objective)
@@ -45,7 +45,7 @@ def decoder_calls(entrant: Entrant, plan: TrainingPlan, seed: int) -> float:
         of_step = _counted(layout.plates, step)
         of_run = _counted(layout.plates, lambda: run_pair(pair.model, pair.guide, *batch, reading=reading))
     require(of_run > 0, "budget decoder_calls needs an observed site in the data plate, found none")
-    return of_step / of_run
+    return getattr(pair, "model_runs", 1) * of_step / of_run
 
 
 def _counted(plates: tuple[str, ...], run: Callable[[], object]) -> int:

@@ -133,6 +133,11 @@ class DifferentiableAIS(RegisteredModule):
         """The angles by which momentum and noise are turned into each other, whose cosine is the damping."""
         return 0.5 * math.pi * self.angles.sigmoid()
 
+    @property
+    def model_runs(self) -> int:
+        """How often the pair's model runs for each run of this one, the guide's steps included."""
+        return (1 + self.num_transitions) * getattr(self.pair, "model_runs", 1)
+
     def model(self, *args: Any, **kwargs: Any) -> None:
         """Runs the pair's model, with a momentum of the standard normal distribution beside each latent."""
         with _Latents(self.latents) as latents:

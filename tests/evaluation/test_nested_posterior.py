@@ -123,6 +123,26 @@ def test_plates_and_masks_are_where_they_are_without_nesting():
     assert torch.equal(ends.mean("u").value[0].isnan(), left_out[0])
 
 
+def test_a_masked_latent_that_all_data_share_has_no_mean():
+    """As without nesting, though each of its draws is a number."""
+
+    def program(x, observes):
+        with pyro.poutine.mask(mask=False):
+            pyro.sample("gone", dist.Normal(torch.zeros(()).double(), 1.0))
+        theta = pyro.sample("theta", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(theta, 1.0))
+            if observes:
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    model, guide = partial(program, observes=True), partial(program, observes=False)
+    for particles in (1, 3):
+        post = pv.posterior(model, guide, hierarchical.data(4), num_samples=20, num_particles=particles)
+        assert post.shapes == {"gone": (), "theta": (), "z": (4,)}
+        assert post.mean("gone").value.isnan().all()
+        assert not post.mean("theta").value.isnan().any()
+
+
 def test_compiled_draws_are_the_eager_ones(monkeypatch):
     monkeypatch.setattr(joint_evidence, "Replay", partial(joint_evidence.Replay, inductor=False))
     x, found = hierarchical.data(5), []

@@ -13,6 +13,7 @@ import pyrovae as pv
 from pyrovae.lab.decoder_calls import decoder_calls
 from pyrovae.lab.entrants import Entrant, TrainingPlan
 
+FOUR = {"epochs": 4, "seeds": (0,), "num_samples": 5, "batch_size": 25}
 PLAN = TrainingPlan(ring(), 3, {"batch_size": 25})
 
 
@@ -49,6 +50,26 @@ def test_decoder_rows_that_a_step_sees_are_its_calls():
         objective.loss_and_grads(vae.model, vae.guide, ring().train_x[:25])
         assert found == sum(rows) / 25, objective
     assert found > 8
+
+
+def test_calls_of_a_guide_that_runs_the_model_count():
+    """Differentiable AIS hides its T runs of the model from whoever traces the guide; the decoder counts them all."""
+    rows = []
+
+    def make_annealed():
+        vae = make()
+        vae.decoder.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[:-1].numel()))
+        return pv.DifferentiableAIS(vae, ring().train_x[:5], num_transitions=3)
+
+    for objective, expected in ((pv.objectives.ELBO(), 4), (pv.objectives.IWAE(2), 8)):
+        assert calls(objective, make_annealed) == expected
+        annealed, x = make_annealed(), ring().train_x[:25]
+        objective.differentiable_loss(annealed.model, annealed.guide, x)  # its checks run the pair, too
+        rows.clear()
+        objective.loss_and_grads(annealed.model, annealed.guide, x)
+        assert sum(rows) == 25 * expected
+    raced = pv.race({"plain": make, "annealed": make_annealed}, ring(), ["elbo"], budget="decoder_calls", **FOUR)
+    assert [run.epochs for run in raced.runs] == [4, 1]
 
 
 def test_calls_are_counted_in_the_data_plate_and_by_state():
