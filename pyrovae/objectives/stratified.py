@@ -143,7 +143,10 @@ class MISELBO(SIWAE):
     """
 
     def stratified_bound(self, log_weights: Tensor, log_shares: Tensor) -> Tensor:
-        return (log_shares[0].exp() * log_mean_exp(_that_count(log_weights))).mean(0)
+        bound = (log_shares[0].exp() * log_mean_exp(_that_count(log_weights))).mean(0)
+        # Weights that did not depend on another draw when the pair was checked may do so later on.
+        same = torch.isclose(log_shares, log_shares[:1], rtol=0, atol=SAME_WEIGHTS).all(0).all(0)
+        return torch.where(same, bound, math.nan)
 
     def check(self, pair: Pair) -> None:
         super().check(pair)

@@ -115,3 +115,27 @@ def test_weights_that_depend_on_another_draw_are_for_siwae_or_one_draw_of_each_c
     assert -MISELBO(2).loss(model, guide, x) / len(x) == pytest.approx(elbo, abs=0.05)
     log_px = dist.Normal(0.0, math.sqrt(3.0)).log_prob(x).mean().item()
     assert elbo < -SIWAE(2).loss(model, guide, x) / len(x) < -SIWAE(32).loss(model, guide, x) / len(x) < log_px
+
+
+def test_weights_that_come_to_depend_on_another_draw_give_no_number():
+    """At its first look the head of the weights is 0, as some networks begin."""
+    head = torch.zeros(())
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(0.0, 1.0))
+            observe(u + pyro.sample("z", dist.Normal(0.0, 1.0)), x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(0.2 * x, 1.0))
+            components = dist.Normal(LOC.expand(*u.shape, 2), 1.0)
+            logits = head * torch.stack((u, -u), -1)
+            pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=logits), components))
+
+    x = torch.tensor([0.3, -0.2])
+    assert math.isfinite(MISELBO(4).loss(model, guide, x))
+    head.fill_(1.0)
+    assert math.isnan(MISELBO(4).loss(model, guide, x))
+    assert math.isfinite(MISELBO(2).loss(model, guide, x))
+    assert math.isfinite(SIWAE(4).loss(model, guide, x))
