@@ -17,6 +17,7 @@ from pyrovae.common import (
     check_folder,
     derived_seed,
     if_given,
+    kept_generators,
     local_seed,
     progress_bar,
     require,
@@ -27,7 +28,7 @@ from pyrovae.common import (
     require_seeds,
     require_size,
 )
-from pyrovae.data import Dataset, is_spread
+from pyrovae.data import Dataset, generators_of, is_spread
 from pyrovae.evaluation import Estimate, HeldOut, active_units, at_most, held_out_log_px, held_out_of
 from pyrovae.lab.decoder_calls import epochs_of_equal_calls
 from pyrovae.lab.entrants import (
@@ -127,6 +128,7 @@ def race(
     check_settings(settings)
     require_seeds(seeds)
     with ExitStack() as stack:
+        stack.enter_context(kept_generators(generators_of(data)))
         if folder is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
         folder = Path(folder)
@@ -181,6 +183,8 @@ class _Training:
         """
         folder = self.folder
         with folder.lock(), self.entrant.start(self.seed) as pair:
+            for generator in generators_of(self.plan.data):  # a loader's own, which no other seed reaches
+                generator.manual_seed(derived_seed(self.seed, "order of the data"))
             checkpoints = folder.checkpoints(self.held_out.args)
             curve = LearningCurve(checkpoints, pair, self.held_out_along, self.epochs, self.seed, self.plate)
             history = fit(

@@ -70,6 +70,20 @@ def test_a_race_leaves_the_param_store_and_the_generators_as_they_were():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("budget", ["epochs", "decoder_calls"])
+def test_a_loader_s_own_generator_follows_the_seed(budget):
+    """`fit` goes on with it as it is, which would give each run another order of the data, and move the caller's."""
+    generator = torch.Generator().manual_seed(5)
+    state, rows = generator.get_state(), torch.utils.data.TensorDataset(ring().train_x)
+    loader = torch.utils.data.DataLoader(rows, batch_size=25, shuffle=True, generator=generator)
+    settings = {"held_out": ring().test_x, "epochs": 1, "num_samples": 5, "progress": False}
+    raced = pv.race(make, loader, {"one": "elbo", "other": "elbo"}, (0, 1), budget=budget, **settings)
+    values = [r.log_px.value for r in raced.runs]
+    assert torch.equal(values[0], values[2])
+    assert torch.equal(values[1], values[3])
+    assert torch.equal(generator.get_state(), state)
+
+
 def test_pairs_that_share_a_parameter_are_refused():
     one = make()
     assert "must create new parameters at each call" in refusal(pv.race, lambda: one, ring(), OBJECTIVES, **SETTINGS)
