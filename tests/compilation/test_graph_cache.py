@@ -1,22 +1,46 @@
 """Graphs in Inductor's cache: when one is taken from there, and what a process that was killed leaves there."""
 
 import logging
+import os
+from pathlib import Path
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 from torch._inductor import config, cpu_vec_isa
 from torch._inductor.codecache import CppPythonBindingsCodeCache
+from torch._inductor.cpp_builder import CppBuilder
 from torch._inductor.utils import clear_caches
 
 from pyrovae.compilation.graph import Graph
 from pyrovae.compilation.machine_code import _damaged_files, _key_of
 
 
+@pytest.fixture(scope="module")
+def compiled():
+    """The libraries of these tests by their paths within a cache, which name the code and the command."""
+    return {}
+
+
 @pytest.fixture
-def new_cache(tmp_path, monkeypatch):
-    """Returns a function that makes a folder of this name Inductor's cache, without what is in memory."""
+def new_cache(tmp_path, monkeypatch, compiled):
+    """Returns a function that makes a folder of this name Inductor's cache, without what is in memory.
+
+    What one test has compiled is a copy in the next, as each run of the compiler takes seconds.
+    """
     cpu_vec_isa.pick_vec_isa()  # in the usual cache, as it compiles
+    build = CppBuilder.build
+
+    def build_once(builder):
+        target = Path(builder.get_target_file_path())
+        name = target.relative_to(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        if name in compiled:
+            target.write_bytes(compiled[name])
+        else:
+            build(builder)
+            compiled[name] = target.read_bytes()
+
+    monkeypatch.setattr(CppBuilder, "build", build_once)
 
     def clear():
         clear_caches()
