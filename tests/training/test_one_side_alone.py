@@ -121,7 +121,7 @@ def test_the_amortisation_gap_falls_under_a_guide_trained_alone_and_log_px_stays
     def measured():
         torch.manual_seed(suite_seed(6))
         log_px = pv.annealed_log_marginal(
-            vae.model, vae.guide, x, num_distributions=20, num_chains=8, compile=False, progress=False
+            vae.model, vae.guide, x, num_distributions=20, num_chains=8, num_leapfrog=2, compile=False, progress=False
         )
         settings = {"num_draws": 8, "num_final_draws": 500, "progress": False}
         return pv.inference_gaps(vae.model, vae.guide, x, log_px=log_px, **settings)
