@@ -96,7 +96,7 @@ def test_calls_are_counted_in_the_data_plate_and_by_state():
 
 
 def test_a_race_of_equal_calls_gives_each_the_epochs_that_make_them(tmp_path):
-    objectives = {"ELBO": "elbo", "IWAE": pv.objectives.IWAE(2), "ELBO 4": pv.objectives.ELBO(4)}
+    objectives = {"ELBO": "elbo", "IWAE": pv.objectives.IWAE(2)}
     settings = {
         "epochs": 4,
         "seeds": (0,),
@@ -105,7 +105,7 @@ def test_a_race_of_equal_calls_gives_each_the_epochs_that_make_them(tmp_path):
         "lr": {"model": 0.01, "guide": 0.02},
     }
     raced = run(tmp_path, objectives, **settings)
-    assert [one.epochs for one in raced.runs] == [4, 2, 1]
+    assert [one.epochs for one in raced.runs] == [4, 2]
     assert raced.budget == "decoder_calls"
     assert numbers(run(tmp_path, objectives, **settings)) == numbers(raced)  # kept
     again = run(tmp_path, {"ELBO": "elbo"}, **{**settings, "budget": "epochs"})

@@ -206,7 +206,7 @@ def test_beside_such_a_site_a_prior_without_that_form_keeps_its_plain_gradient()
     found = []
     for objective in (GDReG(3), DReG(3)):
         torch.manual_seed(suite_seed(3))
-        found.append(gradients(objective, (pair.model, pair.guide), x, num=20))
+        found.append(gradients(objective, (pair.model, pair.guide), x, num=14))
     mean, error = mean_and_error(found[0] - found[1])
     assert_within_standard_errors(mean, torch.zeros_like(mean), error)
     assert (error > 0).any()
@@ -246,7 +246,7 @@ def test_the_layers_of_a_vae_have_one_mean_gradient():
     vae = small_vae(prior=pv.priors.Layered(*layers), posterior=pv.posteriors.Layered(*layers)).double()
     x, priors = torch.randn(1, 2, dtype=torch.float64).expand(100, 2), [*vae.prior_family.parameters()]
     draws = []
-    for seed in range(30):
+    for seed in range(20):
         both = []
         for objective in (GDReG(2), DReG(2)):
             torch.manual_seed(suite_seed(seed))
@@ -264,7 +264,7 @@ def test_ragged_sequences_have_the_mean_of_iwae_in_the_transitions():
     found = []
     for objective in (GDReG(3), IWAE(3)):
         torch.manual_seed(suite_seed(6))
-        found.append(gradients(objective, chain(), x, lengths, num=20))
+        found.append(gradients(objective, chain(), x, lengths, num=14))
     mean, error = mean_and_error(found[0] - found[1])
     assert_within_standard_errors(mean, torch.zeros_like(mean), error)
     assert error[0] > 1e-3
