@@ -98,8 +98,8 @@ def test_every_field_is_tried_that_decides_a_number():
         "standardise",
         "image_size",
     }
-    one_objective = {"alpha", "num_batches", "free_bits", "num_components"}  # those of others go with their name
-    tried = OTHERS["ring"].keys() | OTHERS["mnist"].keys() | own | one_objective | {"data_root", "device"}
+    of_one_part = {"alpha", "num_batches", "free_bits", "num_components", "posterior_components"}  # go with its name
+    tried = OTHERS["ring"].keys() | OTHERS["mnist"].keys() | own | of_one_part | {"data_root", "device"}
     assert tried == {field.name for field in fields(pv.RunConfig)}
 
 
