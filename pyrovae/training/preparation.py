@@ -117,9 +117,10 @@ def prepare(
     trained = all_of_pair if sides is None or settings.train == "both" else sides.of(settings.train)
     whole = WholeData(vae, data.source, data.train, epoch.num_batches, first, data.generators)
     counts = list(map(whole.count, checks.runs, readings))
-    compiled = bool(settings.compile)
-    if settings.compile == "auto":
-        compiled = compiles(settings.epochs * (settings.steps_per_epoch or epoch.num_batches or 0))
+    num_steps = settings.epochs * (settings.steps_per_epoch or epoch.num_batches or 0)  # 0 if it is not known
+    rule = f"guide_steps must be at most the {num_steps} steps of this training, or the model never moves"
+    require(num_steps == 0 or settings.guide_steps <= num_steps, f"{rule}; got {settings.guide_steps}")
+    compiled = compiles(num_steps) if settings.compile == "auto" else bool(settings.compile)
 
     def gradients_for(some: list[Tensor]) -> dict[int, BatchGradients]:
         wanted = None if len(some) == len(all_of_pair) else some

@@ -250,6 +250,13 @@ def test_sides_that_share_a_parameter_are_refused():
     pv.fit(fixed, draw(fixed, 4), epochs=1, train="guide", **EAGER)
 
 
+def test_more_steps_of_the_guide_than_there_are_steps_are_refused():
+    vae = linear_gaussian(1)
+    said = "guide_steps must be at most the 4 steps of this training, or the model never moves; got 5"
+    assert refusal(pv.fit, vae, draw(vae, 20), batch_size=10, epochs=2, guide_steps=5, **EAGER) == said
+    pv.fit(vae, draw(vae, 20), batch_size=10, epochs=2, guide_steps=4, **EAGER)
+
+
 @pytest.mark.parametrize(("settings", "said"), [
     ({"lr": {"guide": 1e-3}}, "lr must have both of \"model\" and \"guide\", got ['guide']"),
     ({"lr": {"model": 1e-3, "guide": 0.0}}, "lr of the guide must be a finite number > 0, got 0.0"),
