@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 import pyrovae as pv
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-NEED_MNIST = {"02_conditional", "04_likelihoods_on_images"}
+NEED_MNIST = {"02_conditional", "04_likelihoods_on_images", "13_which_estimator"}
 (IN_A_KERNEL,) = (path for path in NOTEBOOKS if path.stem == "06_tighter_is_not_always_better")
 
 
