@@ -102,6 +102,7 @@ def test_codes_with_a_temperature_go_with_every_objective_or_are_refused(kind):
         refused = {
             "elbo_analytic_kl": "objective elbo_analytic_kl needs" if kind != "classes" else None,
             "elbo_enumerated": "enumeration needs discrete latents" if "relaxed" in kind else None,
+            "gdreg": "GDReG needs a latent of each datum that the guide draws with rsample and whose prior is",
             **dict.fromkeys(OF_MIXTURES, "needs a guide with one site that is a MixtureSameFamily, got none"),
         }.get(name)
         if refused:
