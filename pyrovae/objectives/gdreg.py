@@ -44,7 +44,7 @@ class GDReG(DReG):
         >>> svi.step(torch.zeros(8, 2)) > 0
         True
 
-    Source: Bauer and Mnih 2021, arXiv:2101.11046; derived here anew, from what the paper says that it does.
+    Source: Bauer and Mnih 2021, arXiv:2101.11046; the derivation is our own.
     """
 
     def coefficients(self, log_weights: Tensor, beta: Tensor) -> Coefficients:

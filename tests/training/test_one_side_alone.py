@@ -132,7 +132,7 @@ def test_the_amortisation_gap_falls_under_a_guide_trained_alone_and_log_px_stays
     settings = {"objective": "sticking_the_landing", "lr": 0.05, "schedule": "cosine", "train": "guide"}
     pv.fit(vae, [x] * 15, epochs=10, compile=True, progress=False, **settings)
     after = measured()
-    assert before.amortisation.mean > 0.1
+    assert before.amortisation.mean > 1.0
     assert abs(after.amortisation.mean) < 5 * after.amortisation.monte_carlo_error + 2e-3
     assert_within_standard_errors(
         after.approximation.mean - before.approximation.mean,
