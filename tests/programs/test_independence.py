@@ -107,6 +107,20 @@ def test_bounds_for_each_datum_are_refused_where_data_are_coupled(name, objectiv
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("one_by_one", [False, True], ids=["at once", "one after another"])
+@pytest.mark.parametrize(("reader", "read"), [(0, 1), (1, 0)])
+def test_a_single_datum_that_reads_another_is_found_whichever_half_it_is_in(reader, read, one_by_one):
+    """One run moves one of the halves; the terms of that half are told by what the other particle has there."""
+
+    def mean_of(z):
+        at = torch.arange(len(X)) == reader
+        return torch.where(at, z + 2 * z[..., read : read + 1], z)
+
+    objective = IWAE(3, vectorize_particles=False) if one_by_one else IWAE(3)
+    with pytest.raises(pv.InputError, match="depends on the latents of other data"):
+        objective.loss(*coded(mean_of), X)
+
+
 @pytest.mark.parametrize("family", [
     lambda logits: dist.Bernoulli(logits=logits),
     lambda logits: dist.Categorical(logits=torch.stack((-logits, logits), -1)),
