@@ -44,12 +44,13 @@ def together(tmp_path_factory):
 def run_together(folder: Path) -> None:
     """Runs the program under torchrun, all in forks, which have everything imported.
 
-    test_processes_beside_threads_in_small is torchrun as a user starts it.
+    test_processes_beside_threads_in_small is torchrun as a user starts it. Of the process that dies and the one that
+    loses it, torchrun names whichever it looks at first; the steps that were taken tell where the run stopped.
     """
     how = ["--standalone", "--nproc-per-node=2", "--max-restarts=1", "--start-method=fork", "--run-path"]
     status, _, said = called(torchrun, ["torchrun", *how, HERE / "several_processes.py", folder], folder)
     assert status == 0, said
-    assert "exitcode: -9" in said
+    assert " failed (exitcode: " in said
 
 
 @pytest.fixture(scope="module")
