@@ -8,12 +8,13 @@ drawn and no buffer is moved. PyTorch's own `make_fx` makes the same graph in tw
 import functools
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._functorch import config
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -28,44 +29,68 @@ class CannotTrace(Exception):
     """Says why a program is not a straight line of tensor operations."""
 
 
-def record(function: Callable, args: Sequence[Tensor]) -> tuple[fx.Graph, list[Tensor]]:
-    """Returns what the function does on `args` and on the tensors outside that it reads, and those tensors.
+class Recording:
+    """Holds what a function does on `args` and on the tensors outside that it reads, as a graph, and those tensors.
 
     The graph's inputs are the `args` and then the tensors outside. A 0-dim tensor that the function makes of a number
     is that number.
     """
-    from torch.fx.experimental.proxy_tensor import disable_autocast_cache
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # half a second of imports
 
-    with config.patch(fake_tensor_allow_unsafe_data_ptr_access=False):
-        fake = FakeTensorMode(
-            allow_fallback_kernels=True, allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True
-        )
-    recorder = _Recorder()
-    inputs = [recorder.add_input(f"input_{place}", fake.from_tensor(arg)) for place, arg in enumerate(args)]
-    with fake, recorder, disable_autocast_cache():
-        outputs = function(*inputs)
-    return recorder.finished(outputs), recorder.outside
+    def __init__(self, function: Callable, args: Sequence[Tensor]) -> None:
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv  # half a second of imports
+
+        with config.patch(fake_tensor_allow_unsafe_data_ptr_access=False):
+            fake = FakeTensorMode(
+                allow_fallback_kernels=True, allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True
+            )
+        inputs = [fake.from_tensor(arg) for arg in args]
+        self._inputs = [_copy(tensor).requires_grad_(tensor.requires_grad) for tensor in inputs]  # as they are now
+        self._recorder = _Recorder(fake)
+        self.graph, self.outside = self._recorder.graph, self._recorder.outside
+        outputs = self._recorder.run(function, inputs)
+        for node, number in self._recorder.numbers.items():
+            node.args = ([], number)
+        self._outputs = outputs
+        self.graph.output(outputs)
+        self.graph.lint()
+
+    def is_of(self, function: Callable) -> bool:
+        """Runs the function once more and returns whether it does the same again, with tensors of the same values."""
+        again = _Checker(self._recorder)
+        try:
+            outputs = again.run(function, self._inputs)
+        except _OtherOperation:
+            return False
+        return again.ends_the_same and _are_same(outputs, self._outputs)
 
 
 class _Recorder(TorchDispatchMode):
     """Writes each operation within it down as a node of a graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, fake: FakeTensorMode) -> None:
         super().__init__()
+        self.fake = fake
         self.graph = fx.Graph()
         self.outside: list[Tensor] = []
-        self._last_input: fx.Node
+        self.numbers: dict[fx.Node, Any] = {}  # which are at hand when the run is over
+        self.nodes: list[tuple[fx.Node, list]] = []  # with what each operation is called with
+        self.outcomes: list[tuple[Any, Any]] = []  # of each operation, with None where it must be computed each time
+        self._last_input: fx.Node | None = None
         # The tensors are kept, as an address may be used again.
         self._known: dict[int, tuple[fx.Node, Tensor]] = {}
         self._sizes: dict[Any, fx.Node] = {}
-        self._numbers: list[tuple[fx.Node, Tensor]] = []
 
-    def add_input(self, name: str, tensor: Tensor) -> Tensor:
-        node = self.graph.placeholder(name)
-        self._last_input = node
-        self._know(tensor, node)
-        return tensor
+    def run(self, function: Callable, inputs: Sequence[Tensor]) -> Any:
+        """Returns what the function returns, as nodes."""
+        from torch.fx.experimental.proxy_tensor import disable_autocast_cache
+
+        for place, tensor in enumerate(inputs):
+            self._know(tensor, self._placeholder(f"input_{place}"))
+        with self.fake, self, disable_autocast_cache():
+            outputs = function(*inputs)
+        with torch._C.DisableTorchFunction():  # these values are the function's own
+            self.numbers = {node: tensor.item() for node, tensor in self.numbers.items()}
+        return self._argument(outputs)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch.ops.prim.device.default:  # the most frequent of all
@@ -76,10 +101,11 @@ class _Recorder(TorchDispatchMode):
         if torch.Tag.inplace_view in func.tags:
             # The operation changes the shape of this name of the memory, and in a replay not of the others', which may
             # be a parameter's.
-            node = self.graph.call_function(aten.alias.default, (self._node_of(args[0]),))
+            node = self._call(aten.alias.default, (self._node_of(args[0]),))
             node.meta["val"] = args[0].detach()  # as it was
             self._known[id(args[0])] = node, args[0]
-        outcome = func(*args, **kwargs)
+            self._forget_layout(args[0])
+        outcome = self._outcome(func, args, kwargs)
         if func in _ALIASES:
             # Other names for the same memory. Inductor then sees that the two runs of a pair, which path derivatives
             # need, share their work.
@@ -87,46 +113,63 @@ class _Recorder(TorchDispatchMode):
         elif func is aten.lift_fresh.default and not isinstance(args[0], FakeTensor):
             self._know(outcome, self._made_by_the_function(args[0]))
         elif func._schema.is_mutable or _has_tensors(outcome):
-            node = self.graph.call_function(func, self._argument(args), self._argument(kwargs))
+            node = self._call(func, self._argument(args), self._argument(kwargs))
             if isinstance(outcome, list | tuple):
                 for place, part in enumerate(outcome):
                     if isinstance(part, Tensor):
-                        self._know(part, self.graph.call_function(operator.getitem, (node, place)))
+                        self._know(part, self._call(operator.getitem, (node, place)))
             elif isinstance(outcome, Tensor):
                 self._know(outcome, node)
         return outcome
 
-    def finished(self, outputs: Any) -> fx.Graph:
-        with torch._C.DisableTorchFunction():  # these values are the function's own
-            for node, tensor in self._numbers:
-                node.args = ([], tensor.item())
-        self.graph.output(self._argument(outputs))
-        self.graph.lint()
-        return self.graph
+    def _outcome(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        if func is not aten.lift_fresh.default:  # whose outcome knows the number that it is made of
+            args = tuple(map(self._faked, args))
+        outcome = func(*args, **kwargs)
+        self.outcomes.append((func, outcome if _is_known_by_its_layout(func, outcome) else None))
+        return outcome
+
+    def _forget_layout(self, tensor: Tensor) -> None:
+        for place, (func, outcome) in enumerate(self.outcomes):
+            if outcome is tensor or (isinstance(outcome, list | tuple) and any(part is tensor for part in outcome)):
+                self.outcomes[place] = func, None
+
+    def _faked(self, value: Any) -> Any:
+        """Returns the fake of a tensor outside, as torch keeps what it finds out about operations on fakes alone."""
+        return self.fake.from_tensor(value) if type(value) in (Tensor, nn.Parameter) else value
+
+    def _placeholder(self, name: str) -> fx.Node:
+        with self.graph.inserting_after(self._last_input) if self._last_input else nullcontext():
+            self._last_input = self.graph.placeholder(name)
+        return self._last_input
+
+    def _call(self, func: Any, args: tuple, kwargs: dict | None = None) -> fx.Node:
+        node = self.graph.call_function(func, args, kwargs)
+        self.nodes.append((node, [func, args, kwargs]))
+        return node
 
     def _know(self, tensor: Tensor, node: fx.Node) -> None:
         self._known[id(tensor)] = node, tensor
         node.meta.setdefault("val", tensor)
         for dim, size in enumerate(tensor.shape):
             if isinstance(size, torch.SymInt) and size.node.expr not in self._sizes:
-                self._sizes[size.node.expr] = self.graph.call_function(aten.sym_size.int, (node, dim))
+                self._sizes[size.node.expr] = self._call(aten.sym_size.int, (node, dim))
 
     def _node_of(self, tensor: Tensor) -> fx.Node:
         if id(tensor) not in self._known:
             if isinstance(tensor, FakeTensor):
                 raise CannotTrace("it keeps a tensor of one run for the next")
-            with self.graph.inserting_after(self._last_input):
-                self._last_input = self.graph.placeholder(f"outside_{len(self.outside)}")
+            node = self._placeholder(f"outside_{len(self.outside)}")
             self.outside.append(tensor)
-            self._know(tensor, self._last_input)
+            self._know(tensor, node)
         return self._known[id(tensor)][0]
 
     def _made_by_the_function(self, tensor: Tensor) -> fx.Node:
         if tensor.dim() > 0:
-            return self.graph.call_function(aten.lift_fresh_copy.default, (self._node_of(tensor),))
+            return self._call(aten.lift_fresh_copy.default, (self._node_of(tensor),))
         settings: dict[str, Any] = {"dtype": tensor.dtype, "device": tensor.device}
-        node = self.graph.call_function(aten.full.default, ([], 0), settings)
-        self._numbers.append((node, tensor))  # whose value is at hand when the trace is over
+        node = self._call(aten.full.default, ([], 0), settings)
+        self.numbers[node] = tensor
         return node
 
     def _argument(self, value: Any) -> Any:
@@ -152,8 +195,82 @@ class _Recorder(TorchDispatchMode):
             raise CannotTrace(f"it computes the size {expression}, which depends on values")
         combine = operator.mul if expression.is_Mul else operator.add
         parts = map(self._size, expression.args)
-        self._sizes[expression] = functools.reduce(lambda a, b: self.graph.call_function(combine, (a, b)), parts)
+        self._sizes[expression] = functools.reduce(lambda a, b: self._call(combine, (a, b)), parts)
         return self._sizes[expression]
+
+
+class _OtherOperation(BaseException):
+    """Says that a second run does something else than the first; a user's `except Exception` does not catch it."""
+
+
+class _Checker(_Recorder):
+    """Compares each operation within it with that of a first run, whose fake tensors need not be computed again."""
+
+    def __init__(self, first: _Recorder) -> None:
+        super().__init__(first.fake)
+        self._first = first
+        self._inputs = iter(first.graph.find_nodes(op="placeholder"))
+        self._next_node, self._next_outcome = iter(first.nodes), iter(first.outcomes)
+
+    @property
+    def ends_the_same(self) -> bool:
+        """True if the first run did no more, and held the same values besides its operations."""
+        more = (next(rest, None) for rest in (self._inputs, self._next_node, self._next_outcome))
+        if any(found is not None for found in more) or not _are_same(self.numbers, self._first.numbers):
+            return False
+        with torch._C.DisableTorchFunction():
+            return all(a is b or _are_equal(a, b) for a, b in zip(self._first.outside, self.outside, strict=True))
+
+    def _outcome(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        first, outcome = next(self._next_outcome, (None, None))
+        if func is not first:
+            raise _OtherOperation
+        if outcome is None:
+            return super()._outcome(func, args, kwargs)
+        return _copy(outcome) if isinstance(outcome, Tensor) else type(outcome)(map(_copy, outcome))
+
+    def _placeholder(self, name: str) -> fx.Node:
+        node = next(self._inputs, None)
+        if node is None:
+            raise _OtherOperation
+        return node
+
+    def _call(self, func: Any, args: tuple, kwargs: dict | None = None) -> fx.Node:
+        node, called = next(self._next_node, (None, None))
+        if node is None or not _are_same(called, [func, args, kwargs]):
+            raise _OtherOperation
+        return node
+
+
+def _copy(tensor: Any) -> FakeTensor:
+    """Returns another fake tensor of the same layout, for a second run."""
+    with in_kernel_invocation_manager(tensor.fake_mode):
+        layout = tensor.detach()
+    return FakeTensor(tensor.fake_mode, layout, tensor.fake_device)
+
+
+def _is_known_by_its_layout(func: Any, outcome: Any) -> bool:
+    """Returns whether an operation makes tensors of which no more than the layout is known.
+
+    It may write into its arguments, or make a constant, whose value a fake tensor knows.
+    """
+    parts = outcome if type(outcome) in (list, tuple) else (outcome,)
+    are_fake = len(parts) > 0 and all(type(part) is FakeTensor and part.constant is None for part in parts)
+    return are_fake and not func._schema.is_mutable
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_are_same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_are_same(value, other[name]) for name, value in one.items())
+    return str(one) == str(other) if isinstance(one, float | complex) else one == other  # nan is, and -0 is not 0
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _has_tensors(value: Any) -> bool:

@@ -23,7 +23,7 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
 from pyrovae.common import first_line
-from pyrovae.compilation.recording import CannotTrace, record
+from pyrovae.compilation.recording import CannotTrace, Recording
 
 LOOKS = "it looks at the value of a tensor"
 
@@ -31,36 +31,25 @@ LOOKS = "it looks at the value of a tensor"
 def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, list[Tensor]]:
     """Returns the function as operations on `args` and on the tensors outside that it reads, and those tensors.
 
-    The function is traced twice. What differs between the traces (Python's or NumPy's random numbers, a counter) would
-    stand still in a replay, and is refused.
+    The function runs twice. What differs between the runs (Python's or NumPy's random numbers, a counter) would stand
+    still in a replay, and is refused.
 
     Raises `CannotTrace` if the function is not a straight line of tensor operations.
     """
-    traces = []
-    for _ in range(2):
-        try:
-            with _without_values(), torch.random.fork_rng(_cuda_devices(args)):
-                traces.append(record(function, args))
-        except CannotTrace:
-            raise
-        except Exception as error:
-            what = first_line(error)
-            if any(sign in f"{type(error).__name__} {what}" for sign in ("DataDependent", "data-dependent", "u0")):
-                what = LOOKS
-            raise CannotTrace(f"{what}{_line_of(error)}") from error
-    (graph, outside), (again, outside_again) = traces
-    same = _operations(graph) == _operations(again) and len(outside) == len(outside_again)
-    if not same or not all(a is b or _are_equal(a, b) for a, b in zip(outside, outside_again, strict=True)):
+    try:
+        with _without_values(), torch.random.fork_rng(_cuda_devices(args)):
+            found = Recording(function, args)
+            is_same = found.is_of(function)
+    except CannotTrace:
+        raise
+    except Exception as error:
+        what = first_line(error)
+        if any(sign in f"{type(error).__name__} {what}" for sign in ("DataDependent", "data-dependent", "u0")):
+            what = LOOKS
+        raise CannotTrace(f"{what}{_line_of(error)}") from error
+    if not is_same:
         raise CannotTrace("it does other operations, or holds other constants, each time that it runs")
-    return fx.GraphModule({}, graph), outside
-
-
-def _operations(graph: fx.Graph) -> list[str]:
-    return [f"{node.name} {node.target} {node.args} {node.kwargs}" for node in graph.nodes]
-
-
-def _are_equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
+    return fx.GraphModule({}, found.graph), found.outside
 
 
 @contextmanager
