@@ -35,7 +35,7 @@ def take(name: str, door: str) -> None:
 @pytest.mark.filterwarnings("ignore:particles run one after another")
 @pytest.mark.parametrize(("name", "door"), CELLS)
 def test_a_program_goes_through_a_door_or_is_told_why_not(name, door, monkeypatch):
-    monkeypatch.setattr("pyrovae.lab.comparing.LOG_PX_SAMPLES", 20)  # a program run one particle at a time takes long
+    monkeypatch.setattr("pyrovae.lab.comparing.LOG_PX_SAMPLES", 5)  # a program run one particle at a time takes long
     reason = reason_at(name, door)
     if reason is None:
         take(name, door)
