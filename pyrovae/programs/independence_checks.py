@@ -45,38 +45,68 @@ class _Terms(NamedTuple):
     outside: dict[str, Tensor]
 
 
+class Woven(NamedTuple):
+    """Holds latents of which half of the data have the first particle's, and the others the last one's.
+
+    A pair whose terms are what its plates declare has in a run at these the terms that it has in the two particles.
+
+    - `terms`: the terms of the two particles.
+    - `half`: the data with the last particle's latents, a mask `(batch,)`.
+    - `latents`: the latents of two particles by name; those of the first are woven.
+    """
+
+    terms: _Terms
+    half: Tensor
+    latents: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, pair: Pair) -> "Woven | None":
+        """Returns what is woven of the two particles of a pair, or None if there is nothing to weave."""
+        halves = _usable_halves(pair)
+        if not halves:
+            return None
+        draws = pair.draws()
+        return cls(_terms(pair), halves[0], _with_others_latents(pair, draws, _last_latents(pair, draws), halves[0]))
+
+    def agrees(self, run: Pair) -> bool:
+        """Returns whether a run at these latents, which may have the first particle alone, has these terms."""
+        found, count = _terms(run), run.num_particles
+        inside = {
+            name: torch.where(self.half.to(term.device), term[-1:], term[:count])
+            for name, term in self.terms.inside.items()
+        }
+        outside = {name: term[: len(found.outside[name])] for name, term in self.terms.outside.items()}
+        return (_moved(inside, found.inside), _moved(outside, found.outside)) == (None, None)
+
+
 def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Coupled:
     """Returns which sites of the pair depend on what their plates say that they do not.
 
-    Half of the data get the latents of the other particle: no term of the rest may move, and the terms of that half
-    must be those that the other particle has. What moves may have another reason, such as what a program draws for
-    itself, and is told by more runs, in which each half is moved alone. With discrete latents that is done again at
-    other states. `pair` is a run of the two programs with two particles.
+    Half of the data get the latents of the other particle: the terms must be those of the two particles. What differs
+    may have another reason, such as what a program draws for itself, and is told by more runs, in which each half is
+    moved alone. With discrete latents that is done again at other states. `pair` is a run of the two programs with two
+    particles.
     """
-    halves = [half for half in _halves(pair) if bool(half.any())]
-    if not pair.layout.has_globals:
-        halves = [half for half in halves if not bool(half.all())]
-    if not halves or state_dims(pair.guide_sites):
+    halves = _usable_halves(pair)
+    if not halves:
         return Coupled()
     draws = pair.draws()
     others = _others_latents(pair, draws)
     start = saved_generators()
 
-    def run(latents: dict[str, Tensor]) -> _Terms:
+    def run(latents: dict[str, Tensor]) -> Pair:
         restore_generators(start)  # whatever the programs draw besides latents is the same each time
-        return _terms(pair_at(model, guide, latents, *args, like=pair, **kwargs))
+        return pair_at(model, guide, latents, *args, like=pair, **kwargs)
 
     with torch.no_grad(), pyro.validation_enabled(False):
-        before, half = _terms(pair), halves[0]
-        after = run(_with_others_latents(pair, draws, others[0], half))
-        expected = {name: torch.where(half.to(term.device), term[-1:], term) for name, term in before.inside.items()}
-        if (_moved(expected, after.inside), _moved(before.outside, after.outside)) == (None, None):
+        woven = None if pair.is_independent else Woven.of(pair)
+        if woven is None or woven.agrees(run(woven.latents)):
             del others[0]
         if not others:
             return Coupled()
-        before, rounded = run(draws), None
+        before, rounded = _terms(run(draws)), None
         for half, other in itertools.product(halves, others):
-            after = run(_with_others_latents(pair, draws, other, half))
+            after = _terms(run(_with_others_latents(pair, draws, other, half)))
             inside = {
                 name: torch.where(half.to(term.device), term, after.inside[name])
                 for name, term in before.inside.items()
@@ -85,8 +115,8 @@ def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: d
             if moved == (None, None):
                 continue
             if rounded is None:
-                rounded = run({name: _rounded(z) for name, z in draws.items()})
-                again = run(draws)
+                rounded = _terms(run({name: _rounded(z) for name, z in draws.items()}))
+                again = _terms(run(draws))
                 if _moved(before.inside, again.inside, 0.0) or _moved(before.outside, again.outside, 0.0):
                     return Coupled()  # no two runs have one density
             found = Coupled(
@@ -142,6 +172,14 @@ def _halves(pair: Pair) -> list[Tensor]:
     return [first, ~first]
 
 
+def _usable_halves(pair: Pair) -> list[Tensor]:
+    """Returns the halves that may be given other latents, which says nothing where all data are."""
+    if state_dims(pair.guide_sites):
+        return []
+    halves = [half for half in _halves(pair) if bool(half.any())]
+    return halves if pair.layout.has_globals else [half for half in halves if not bool(half.all())]
+
+
 def _is_odd(number: int) -> bool:
     return number.bit_count() % 2 == 1
 
@@ -151,10 +189,14 @@ def _others_latents(pair: Pair, draws: dict[str, Tensor]) -> list[dict[str, Tens
 
     Draws of few values may repeat each other, and would hide what depends on them.
     """
-    last = {name: z[-1:] for name, z in draws.items() if pair.is_local(pair.guide_sites[name])}
+    last = _last_latents(pair, draws)
     discrete = [name for name in last if is_discrete(pair.guide_sites[name]["fn"])]
     extremes = [{name: _extreme(pair, name, draws[name], end) for name in discrete} for end in (0, -1)]
     return [last, *({**last, **new} for new in extremes)] if discrete else [last]
+
+
+def _last_latents(pair: Pair, draws: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: z[-1:] for name, z in draws.items() if pair.is_local(pair.guide_sites[name])}
 
 
 def _extreme(pair: Pair, name: str, z: Tensor, end: int) -> Tensor:

@@ -56,10 +56,11 @@ class Pair:
     `plates` are its data plates: the data of one after the other are the columns of every result. `parameters` are the
     messages of the parameters that the two programs registered. `is_repeatable` is False if a program draws from a
     generator of its own, which cannot be set back. `coupled` names a global site that depends on local draws, and
-    `coupled_data` says which site of a datum depends on the latents of other data. `moved` names a latent that the
-    guide makes from auxiliary sites by a map with parameters. `indices` are those of the subsamples that plates drew.
-    `others` are the runs of the other particles, if particles are run one after another; the sites are then those of
-    the first. `outline` is the object that `last_run` keeps, if there is one.
+    `coupled_data` says which site of a datum depends on the latents of other data; `is_independent` is True if a run
+    has shown that none does at its draws. `moved` names a latent that the guide makes from auxiliary sites by a map
+    with parameters. `indices` are those of the subsamples that plates drew. `others` are the runs of the other
+    particles, if particles are run one after another; the sites are then those of the first. `outline` is the object
+    that `last_run` keeps, if there is one.
     """
 
     model_sites: dict[str, dict]
@@ -71,6 +72,7 @@ class Pair:
     is_repeatable: bool = True
     coupled: str | None = None
     coupled_data: str | None = None
+    is_independent: bool = False
     moved: str | None = None
     indices: Mapping[str, Tensor] = field(default_factory=dict)
     others: tuple["Pair", ...] = ()

@@ -7,10 +7,12 @@ particles, and gives other numbers.
 from collections.abc import Callable
 from dataclasses import replace
 
+import pyro
 import torch
 from torch import Tensor
 
 from pyrovae.common import InputError, warn
+from pyrovae.programs.independence_checks import Woven
 from pyrovae.programs.known_layouts import run_one_by_one
 from pyrovae.programs.layout import Reading, frames_of
 from pyrovae.programs.pair import Pair
@@ -49,8 +51,14 @@ def _checked(model: Callable, guide: Callable, reading: Reading, args: tuple, kw
             )
     if not pair.layout.is_vectorized:
         return replace(pair, coupled=_coupled(*pair.runs[:2]))
+    before, woven = random_mark(), Woven.of(pair)
+    if woven is not None:  # one run then tells what the one below does, and what `coupled` does, if all is well
+        latents = {name: first_particle(pair, pair.guide_sites[name], z) for name, z in woven.latents.items()}
+        with torch.no_grad(), pyro.validation_enabled(False):
+            alone = _without_particles(model, guide, latents, pair, args, kwargs)
+            if random_mark() == before and woven.agrees(alone):
+                return replace(pair, is_independent=True)
     latents = {name: first_particle(pair, site) for name, site in pair.guide_sites.items()}
-    before = random_mark()
     alone = _without_particles(model, guide, latents, pair, args, kwargs)
     if random_mark() != before:  # a program that draws more than its latents: no two runs have one density
         return pair
@@ -87,9 +95,9 @@ def _without_particles(
     return pair_at(model, guide, stacked, *args, like=replace(like, num_particles=1, layout=layout), **kwargs)
 
 
-def first_particle(pair: Pair, site: dict) -> Tensor:
-    """Returns the value of a site for the first particle, as it would be without a dimension of particles."""
-    value = site["value"]
+def first_particle(pair: Pair, site: dict, value: Tensor | None = None) -> Tensor:
+    """Returns a site's value, or another one, for the first particle, as it would be without their dimension."""
+    value = site["value"] if value is None else value
     if not (pair.layout.is_vectorized and pair.is_local(site)):
         return value
     dims = [-frame.dim for frame in frames_of(site) if frame.dim is not None]

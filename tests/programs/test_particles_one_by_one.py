@@ -138,6 +138,13 @@ def with_fixed_batch(batch: int):
     return model, guide
 
 
+def counts_rows(x):
+    """Takes the number of rows of its latents for that of the data: alone it is, and together that of particles."""
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2).double(), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum(-1) / len(z), 0.5), obs=x)
+
+
 PACKED = pack_sequence([torch.randn(n, 1, generator=torch.Generator().manual_seed(n)).double() for n in (4, 2, 1)])
 
 
@@ -147,11 +154,12 @@ def impossible():
     return {
         "BatchNorm": (normalised.model, normalised.guide, torch.randn(6, 3).double()),
         "fixed batch": (*with_fixed_batch(5), torch.randn(5).double()),
+        "counted rows": (counts_rows, with_fixed_batch(5)[1], torch.randn(5).double()),
         "PackedSequence": (of_sequences.model, of_sequences.guide, PACKED),
     }
 
 
-@pytest.mark.parametrize("case", ["BatchNorm", "fixed batch"])
+@pytest.mark.parametrize("case", ["BatchNorm", "fixed batch", "counted rows"])
 def test_a_program_that_cannot_run_them_at_once_is_found_out_and_told(case):
     model, guide, x = impossible()[case]
     with pytest.warns(UserWarning, match=SAYS_SO):
@@ -163,7 +171,7 @@ def test_a_program_that_cannot_run_them_at_once_is_found_out_and_told(case):
         IWAE(3, vectorize_particles=True).loss(*impossible()[case])
 
 
-@pytest.mark.parametrize("case", ["BatchNorm", "fixed batch", "PackedSequence"])
+@pytest.mark.parametrize("case", ["BatchNorm", "fixed batch", "counted rows", "PackedSequence"])
 def test_its_bound_is_that_of_separate_runs(case):
     """The log of the mean of weights that were each taken with a single particle."""
     model, guide, x = impossible()[case]
