@@ -14,6 +14,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pyrovae.common import files, progress
 from pyrovae.common.rng import seed_torch
@@ -22,7 +23,9 @@ from pyrovae.evaluation import annealed_chains
 mpl.use("Agg")
 
 MEMORY = Path("/dev/shm")
-SHARP, COARSE = files.DOTS_PER_INCH, 20  # half of a figure's time goes into its pixels
+# Half of a figure's time goes into its pixels, and half of the rest into finding room for its labels.
+SHARP, COARSE = files.DOTS_PER_INCH, 20
+LAY_OUT = ConstrainedLayoutEngine.execute
 # The weights are right whatever the step sizes, whose tuning is most of what an estimate of a few distributions takes.
 FULL_PILOT, SHORT_PILOT = (annealed_chains.PILOT_WARMUP, annealed_chains.PILOT_TRANSITIONS), (10, 30)
 # What takes longest begins first, so that no worker waits for another's last test.
@@ -41,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     helpers.BASE_SEED = config.getoption("--base-seed")
     os.environ["PYROVAE_BASE_SEED"] = str(helpers.BASE_SEED)
     files.DOTS_PER_INCH = COARSE
+    ConstrainedLayoutEngine.execute = lambda engine, figure: None
     annealed_chains.PILOT_WARMUP, annealed_chains.PILOT_TRANSITIONS = SHORT_PILOT
     # A checkpoint is forced to the disk, which takes tens of milliseconds there, and none in memory.
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2e9:
@@ -127,7 +131,13 @@ def full_pilots(monkeypatch):
 
 
 @pytest.fixture
-def sharp_figures(monkeypatch):
+def laid_out_figures(monkeypatch):
+    """The parts of a figure make room for each other, as in users' figures."""
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", LAY_OUT)
+
+
+@pytest.fixture
+def sharp_figures(monkeypatch, laid_out_figures):
     """Figures have the pixels that users get."""
     monkeypatch.setattr(files, "DOTS_PER_INCH", SHARP)
 

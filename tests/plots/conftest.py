@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 
 @pytest.fixture(autouse=True)
-def _no_figure_is_left():
+def _no_figure_is_left(laid_out_figures):
     yield
     plt.close("all")
 
