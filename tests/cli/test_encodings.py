@@ -14,8 +14,10 @@ PROGRAM = """if True:
     import os, sys, warnings
     warnings.simplefilter("error", UserWarning)
     from pyrovae.cli import run_command
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from pyrovae.common import files
     files.DOTS_PER_INCH = 20
+    ConstrainedLayoutEngine.execute = lambda engine, figure: None
     data, out = (os.fsdecode(bytes.fromhex(argument)) for argument in sys.argv[1:])
     small = ["--hidden", "4", "--epochs", "1"]
     draws = ["--num-samples", "4", "--num-data", "4"]
