@@ -37,7 +37,7 @@ def numbers(folder: Path) -> list[dict]:
 
 
 def test_of_two_that_begin_one_trains_and_the_other_is_refused(found, folder):
-    assert len(found["trained"]) == 20
+    assert len(found["trained"]) == started_at_once.NUM_STARTS
     said = set()
     for number, both in enumerate(found["trained"]):
         assert sorted(one["status"] for one in both) == [0, 2], both
@@ -68,7 +68,7 @@ def test_a_run_is_measured_while_it_trains(found):
 
 
 def test_they_leave_runs_of_the_settings_that_they_say(found, folder):
-    for number in range(20):
+    for number in range(started_at_once.NUM_STARTS):
         state = torch.load(folder / f"{number}/checkpoint.pt", weights_only=True)
         assert pv.RunConfig.load(folder / f"{number}" / CONFIG).to_dict() == state["config"]
         assert not list((folder / f"{number}").glob(".*"))
