@@ -59,6 +59,7 @@ def main(kills: int = 20, epochs: int = 40, compile_too: bool = False, seed: int
     draws, rows = random.Random(seed), []
     settings: dict[str, Any] = {
         "hidden": (16,),
+        "latent_dim": 1,  # of which quadrature takes little time
         "schedule": "cosine",
         "beta_schedule": "linear",
         "patience": epochs,

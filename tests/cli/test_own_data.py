@@ -20,7 +20,7 @@ from pyrovae.runs import columns_table, train_run
 from pyrovae.runs.own_data import check_same_layout, check_same_values, data_told
 from pyrovae.training import told_of_dataset
 
-SMALL = ("--latent-dim", 2, "--hidden", 8, "--epochs", 2, "--batch-size", 50)
+SMALL = ("--latent-dim", 1, "--hidden", 8, "--epochs", 2, "--batch-size", 50)
 FEW = ("--num-samples", 20)
 MEASURED = shutil.ignore_patterns("evaluation*", "report*", "figures")
 

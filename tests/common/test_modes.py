@@ -63,7 +63,7 @@ OF_PAIRS = {
     ),
     "bidirectional_gap": partial(pv.bidirectional_gap, num_distributions=3, num_chains=2, num_leapfrog=2),
     "elbo_surgery": pv.elbo_surgery,
-    "inference_gaps": partial(pv.inference_gaps, num_samples=30, num_steps=200, num_draws=4, num_final_draws=10),
+    "inference_gaps": partial(pv.inference_gaps, num_samples=30, num_steps=25, num_draws=4, num_final_draws=10),
     "elbo_terms": diagnostics.elbo_terms,
     "active_units": diagnostics.active_units,
 }

@@ -18,7 +18,7 @@ import pyrovae as pv
 def test_runs_that_are_killed_go_on_to_the_bit(tmp_path, monkeypatch):
     """Short; `python scripts/benchmarks/kill_test.py --kills 20 --compile-too` is long."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    result = run_in_fork("benchmarks/kill_test.py", "--kills", 3, "--epochs", 8, cwd=tmp_path)
+    result = run_in_fork("benchmarks/kill_test.py", "--kills", 3, "--epochs", 4, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert [line.split()[-1] for line in result.stdout.splitlines()[2:]] == ["yes"] * 4
     assert result.stderr.count("File too large") == 1
@@ -27,14 +27,15 @@ def test_runs_that_are_killed_go_on_to_the_bit(tmp_path, monkeypatch):
 def test_processes_beside_threads_in_small(tmp_path):
     """The whole benchmark takes a minute; its launches and its arithmetic do not. One launch runs both scripts."""
     scaling = names_of("benchmarks/scaling.py")
-    train = ("train.py", "--dataset", "ring", "--hidden", 4, "--epochs", 2, "--batch-size", 500, "--out", "run")
+    train = ("train.py", "--latent-dim", 1, "--hidden", 4, "--epochs", 2, "--batch-size", 500, "--out", "run")
     evaluate = ("evaluate.py", "run", "--num-samples", 30, "--num-data", 300)
     commands = [[str(FOLDER / script), *map(str, flags)] for script, *flags in (train, evaluate)]
     both, refuses = tmp_path / "both.py", tmp_path / "refuses.py"
     start = (
         f"os.chdir({str(tmp_path)!r})\nfor sys.argv in {commands}:\n    runpy.run_path(sys.argv[0], None, '__main__')\n"
     )
-    both.write_text(f"import os, runpy, sys\n{start}")
+    coarse = "from pyrovae.common import files\nfiles.DOTS_PER_INCH = 20\n"
+    both.write_text(f"import os, runpy, sys\n{coarse}{start}")
     scaling["launch"](both, (2, 1))
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
     evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())

@@ -14,8 +14,9 @@ from pyrovae.lab import costs, draw_comparison
 
 
 def test_a_race_in_small(tmp_path):
-    flags = ["--dataset", "pinwheel", "--hidden", 4, "--epochs", 4, "--objectives", "elbo", "miwae(num_batches=3)"]
-    flags += ["--num-particles", 2, "--seeds", 0, 1, "--num-samples", 30, "--num-data", 20, "--out", "out"]
+    flags = ["--dataset", "pinwheel", "--hidden", 4, "--epochs", 4, "--batch-size", 500]
+    flags += ["--objectives", "elbo", "miwae(num_batches=3)", "--num-particles", 2, "--seeds", 0, 1]
+    flags += ["--num-samples", 30, "--num-data", 20, "--out", "out"]
     # Its second process is one of its own, started from the shell by the same path.
     result = run_here(FOLDER / "race.py", *flags, "--processes", 2, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")

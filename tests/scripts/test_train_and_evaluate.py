@@ -13,7 +13,7 @@ from pyrovae.runs import NOTE_ON_OTHER_OBJECTIVES
 
 
 def test_train_then_evaluate_points(tmp_path):
-    flags = ["--dataset", "four_clusters", "--hidden", 8, "--epochs", 3, "--out", "out"]
+    flags = ["--dataset", "four_clusters", "--latent-dim", 1, "--hidden", 8, "--epochs", 3, "--out", "out"]
     trained = run_here("train.py", *flags, "--objective", "iwae", "--num-particles", 3, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr == ""
@@ -73,7 +73,7 @@ def test_train_then_evaluate_mnist(tmp_path, mnist_root, binarize):
 
 
 def test_the_demo_in_small(tmp_path):
-    result = run_here("demo.py", "--epochs", 2, "--num-samples", 30, "--num-data", 50, "--out", "demo", cwd=tmp_path)
+    result = run_here("demo.py", "--epochs", 1, "--num-samples", 30, "--num-data", 10, "--out", "demo", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "demo/results.json").read_text())
     assert results["ELBO"]["data_log_density"] == results["IWAE-50"]["data_log_density"]
