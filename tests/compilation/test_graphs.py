@@ -1,7 +1,6 @@
 """A traced function against the function itself: what is read again, drawn and refused."""
 
 import random
-from contextlib import suppress
 
 import pytest
 import torch
@@ -124,6 +123,12 @@ def test_every_straight_line_is_replayed_to_the_bit(name):
             assert torch.equal(ours, theirs)
 
 
+def test_gradients_of_an_argument_are_traced_through():
+    x = torch.randn(3, requires_grad=True)
+    graph = Graph(lambda x: (x.detach().sum(), *torch.autograd.grad(x.exp().sum(), [x])), [x], **NO_INDUCTOR)
+    assert torch.equal(graph(x + 1)[1], (x + 1).exp())
+
+
 def test_random_numbers_are_fresh_and_those_of_the_function_in_its_order():
     def function(x):
         return ((x + torch.randn(4) * torch.rand(4) + F.dropout(x, 0.5)).sum(),)
@@ -171,17 +176,6 @@ def python_random(x):
     return ((x * random.random()).sum(),)
 
 
-def moving(function):
-    """Returns a function of x and of the number of calls so far."""
-    calls = []
-
-    def moved(x):
-        calls.append(1)
-        return (function(x, len(calls)).sum(),)
-
-    return moved
-
-
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -197,99 +191,6 @@ def test_what_is_no_straight_line_is_refused_and_not_frozen(function, message):
     assert replay.graph is None
     assert replay.why
     assert replay.outcome == (torch.tensor(7.0),)
-
-
-TWO = [torch.arange(2.0), torch.arange(2.0) + 5]
-TWINS = [torch.tensor([1.0, float("nan")]) for _ in range(2)]
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        pytest.param(lambda x, n: x.sin() if n == 1 else x.cos(), id="another operation"),
-        pytest.param(lambda x, n: x.sin() if n == 1 else x.sin().sin(), id="one more"),
-        pytest.param(lambda x, n: x.sin() if n == 2 else x.sin().sin(), id="one less"),
-        pytest.param(lambda x, n: (x.sin(), x.cos())[n == 1], id="another result"),
-        pytest.param(lambda x, n: x.sin() - x.cos() if n == 1 else x.cos() - x.sin(), id="another order"),
-        pytest.param(lambda x, n: (x.sin(), x.cos(), x.exp())[n % 2 :][0].exp(), id="another operand"),
-        pytest.param(lambda x, n: x.sum(0 if n == 1 else -1), id="another dim that is the same"),
-        pytest.param(lambda x, n: x * float(n), id="another number"),
-        pytest.param(lambda x, n: x * (1 if n == 1 else 1.0), id="a number of another type"),
-        pytest.param(lambda x, n: x * (0.0 if n == 1 else -0.0), id="a number of another sign"),
-        pytest.param(lambda x, n: x * torch.tensor(float(n)), id="another tensor of a number"),
-        pytest.param(lambda x, n: x * torch.tensor([n, 1.0]), id="another constant"),
-        pytest.param(lambda x, n: x * TWO[n - 1], id="another tensor outside"),
-        pytest.param(lambda x, n: x + TWO[0] if n == 1 else x + TWO[0] + TWO[1], id="one more tensor outside"),
-        pytest.param(lambda x, n: x.clone().mul_(n), id="another number written in place"),
-        pytest.param(lambda x, n: x.expand(3, 2)[: n + 1].sum(0), id="another slice"),
-        pytest.param(lambda x, n: x.clone().unsqueeze_(0).expand(n, 2), id="another shape of what changes its shape"),
-        pytest.param(lambda x, n: x.split([1, 1])[n - 1], id="another part"),
-        pytest.param(lambda x, n: x[torch.tensor(n - 1)], id="another place"),
-    ],
-)
-def test_a_function_that_does_something_else_when_it_runs_again_is_refused(function):
-    with pytest.raises(CannotTrace, match="it does other operations, or holds other constants, each time"):
-        Graph(moving(function), [torch.randn(2)], **NO_INDUCTOR)
-
-
-def in_any_case(x, n):
-    with suppress(Exception):
-        x.mul(n)
-
-
-@pytest.mark.parametrize("last", [lambda x, n: n == 1 and x.exp(), lambda x, n: n == 2 and x.exp(), in_any_case])
-def test_one_that_does_something_else_after_its_results_is_refused(last):
-    calls = []
-
-    def function(x):
-        calls.append(1)
-        outcome = (x.sum(),)
-        last(x, len(calls))
-        return outcome
-
-    with pytest.raises(CannotTrace, match="it does other operations"):
-        Graph(function, [torch.randn(2)], **NO_INDUCTOR)
-
-
-def test_one_that_gives_the_same_results_in_another_order_is_refused():
-    calls = []
-
-    def function(x):
-        calls.append(1)
-        return (x.sin(), x.cos())[:: 1 if len(calls) == 1 else -1]
-
-    with pytest.raises(CannotTrace, match="it does other operations"):
-        Graph(function, [torch.randn(2)], **NO_INDUCTOR)
-
-
-def test_gradients_of_an_argument_are_traced_through():
-    x = torch.randn(3, requires_grad=True)
-    graph = Graph(lambda x: (x.detach().sum(), *torch.autograd.grad(x.exp().sum(), [x])), [x], **NO_INDUCTOR)
-    assert torch.equal(graph(x + 1)[1], (x + 1).exp())
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        pytest.param(lambda x, n: x[torch.tensor(0) + 1], id="a place that is computed"),
-        pytest.param(lambda x, n: x[torch.tensor(0).add_(1)], id="a place that is computed in place"),
-        pytest.param(lambda x, n: x * torch.tensor([2.0, float("nan")]) + float("nan"), id="nan"),
-        pytest.param(lambda x, n: x * TWINS[n - 1], id="another tensor outside, which is equal"),
-    ],
-)
-def test_equal_constants_are_the_same(function):
-    Graph(moving(function), [torch.randn(2)], **NO_INDUCTOR)
-
-
-def test_a_tensor_that_one_run_keeps_for_the_next_is_refused():
-    kept = []
-
-    def function(x):
-        kept.append(x.exp())
-        return ((x * kept[0]).sum(),)
-
-    with pytest.raises(CannotTrace, match="it keeps a tensor of one run for the next"):
-        Graph(function, [torch.randn(2)], **NO_INDUCTOR)
 
 
 @pytest.mark.parametrize("of", ["an argument", "a tensor outside"])
