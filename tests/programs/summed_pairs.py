@@ -1,4 +1,4 @@
-"""Runs models with discrete sites summed out, and sums the same sites by hand, one joint state after another."""
+"""Runs models with discrete sites summed out, and sums the same sites by hand, over each of their joint states."""
 
 import itertools
 import math
@@ -68,20 +68,24 @@ States = dict[str, tuple[tuple[int, ...], int]]  # the shape of each site, and t
 def by_hand(model: Callable, *args, states: States, given: dict | None = None) -> Tensor:
     """Returns log of the sum of p(x, z, c) over every joint state of the sites named.
 
-    It takes one run for each of them, so that the data are few. Two states are those of a Bernoulli.
+    The joint states lie along a dimension to the left of all plates. Two states are those of a Bernoulli.
     """
     sizes = [math.prod(shape) for shape, _ in states.values()]
     ranges = [range(num) for (_, num), size in zip(states.values(), sizes, strict=True) for _ in range(size)]
-    terms = []
-    for combination in itertools.product(*ranges):
-        left, values = list(combination), {}
-        for (name, (shape, num)), size in zip(states.items(), sizes, strict=True):
-            value = torch.tensor(left[:size]).reshape(shape)
-            values[name] = value.double() if num == 2 else value
-            left = left[size:]
-        trace = poutine.trace(poutine.condition(model, data={**values, **(given or {})})).get_trace(*args)
-        terms.append(trace.log_prob_sum())
-    return torch.stack(terms).logsumexp(0)
+    combinations = torch.tensor(list(itertools.product(*ranges)))
+    sites = sample_sites(poutine.trace(model).get_trace(*args))
+    nesting = max(-frame.dim for site in sites.values() for frame in site["cond_indep_stack"] if frame.vectorized)
+    values = {}
+    for (name, (shape, num)), part in zip(states.items(), combinations.split(sizes, 1), strict=True):
+        value = part.reshape(-1, *(1,) * (nesting + sites[name]["fn"].event_dim - len(shape)), *shape)
+        values[name] = value.double() if num == 2 else value
+    trace = poutine.trace(poutine.condition(model, data={**values, **(given or {})})).get_trace(*args)
+    trace.compute_log_prob()
+    total = torch.zeros(len(combinations), dtype=torch.float64)
+    for site in sample_sites(trace).values():
+        log_prob = site["log_prob"]
+        total = total + (log_prob.flatten(1).sum(1) if log_prob.dim() > nesting else log_prob.sum())
+    return total.logsumexp(0)
 
 
 def gradients(value: Tensor, *parameters: Tensor) -> Tensor:
