@@ -109,7 +109,7 @@ def run(make, data, look=None, **settings):
             look(vae)
 
     before = [module.training for module in net_of(vae).modules()]
-    usual = {"epochs": 3, "batch_size": 16, "progress": False}
+    usual = {"epochs": 2, "batch_size": 16, "progress": False}
     history = pv.fit(vae, data(), on_epoch=watch, on_start=watch, **{**usual, **settings})
     if isinstance(vae, Plain):
         assert [module.training for module in net_of(vae).modules()] == before
@@ -150,7 +150,7 @@ def test_a_callback_that_draws_leaves_a_training_that_resumes_as_it_is_without(t
     whole = run(Net, loader, **settings)
     kept = Checkpoints(tmp_path, minutes=1e-9)
     with pytest.raises(Killed):
-        run(Net, loader, draws, **{**settings, "optimizer": dies_after(6)}, checkpoints=kept)  # of 12 steps, in epoch 2
+        run(Net, loader, draws, **{**settings, "optimizer": dies_after(6)}, checkpoints=kept)  # of 8 steps, in epoch 2
     resumed = run(Net, loader, draws, **settings, checkpoints=kept)
     assert resumed[1] == whole[1]
     assert all(torch.equal(resumed[0][name], whole[0][name]) for name in Net().state_dict())

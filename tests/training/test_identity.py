@@ -19,11 +19,11 @@ from pyrovae.models.param_store import unique_name
 from pyrovae.training.checkpoints import CURRENT, Checkpoints
 
 X = ring(num_train=50).train_x
-STEPS = 5  # of 12
+STEPS = 5  # of 8
 
 
 def train(vae, data, folder, minutes=100.0, **settings):
-    usual = {"epochs": 3, "batch_size": 16, "seed": 1, "progress": False, "optimizer": torch.optim.Adam}
+    usual = {"epochs": 2, "batch_size": 16, "seed": 1, "progress": False, "optimizer": torch.optim.Adam}
     return pv.fit(vae, data, checkpoints=Checkpoints(folder, minutes=minutes), **{**usual, **settings})
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_training_is_refused_and_nothing_is_changed(chan
 def whole_training(make, schedule):
     """Returns the parameters at the end of a training without checkpoints."""
     vae = make()
-    pv.fit(vae, DATA, epochs=3, batch_size=16, seed=1, optimizer=torch.optim.Adam, beta_schedule=schedule)
+    pv.fit(vae, DATA, epochs=2, batch_size=16, seed=1, optimizer=torch.optim.Adam, beta_schedule=schedule)
     return parameters_of(vae)
 
 
@@ -159,7 +159,7 @@ def test_that_a_training_had_ended_is_said_and_that_it_goes_on_is_not(tmp_path):
     train(small_vae(), DATA, tmp_path)
     with pytest.warns(UserWarning, match=rf"the training in {tmp_path} is finished, so nothing was tr"):
         history = train(small_vae(), DATA, tmp_path)
-    assert history.epoch == [1, 2, 3]
+    assert history.epoch == [1, 2]
 
 
 class Stream:

@@ -1,6 +1,7 @@
 """Trainings that are killed and resume, to the bit. Killed processes: test_scripts.py, which runs kill_test.py."""
 
 import random
+from functools import partial
 
 import numpy as np
 import pyro
@@ -15,16 +16,20 @@ from pyrovae.training.checkpoints import CURRENT, PREVIOUS, Checkpoints
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(case, tmp_path, without_machine_code):
-    whole = train(case, tmp_path / "whole", minutes=100.0)
-    left = [3, 1, 2, 1]  # of 8 steps or more, for four lives; what is left is for the fifth
+    batch_size = 16 if case == "images that change" else 30  # two batches in an epoch
+    train_case = partial(train, case, batch_size=batch_size)
+    whole = train_case(tmp_path / "whole", minutes=100.0)
+    left = [3, 1, 2]  # of 8 steps, for three lives; what is left is for the fourth
     if case == "compiled":  # each life traces anew
         left = [3]
+    elif case == "a loader":  # whose own batches make 16 steps
+        left = [3, 5, 2]
     for num_steps in left:
         with pytest.raises(Killed):
-            train(case, tmp_path / "killed", dies_after(num_steps))
-    assert_same(train(case, tmp_path / "killed"), whole)
+            train_case(tmp_path / "killed", dies_after(num_steps))
+    assert_same(train_case(tmp_path / "killed"), whole)
     with pytest.warns(UserWarning, match=ENDED):  # nothing is left to do
-        again = train(case, tmp_path / "killed")
+        again = train_case(tmp_path / "killed")
     assert_same(again, whole)
 
 
