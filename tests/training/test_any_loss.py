@@ -114,9 +114,16 @@ def test_what_runs_eagerly_says_so_once_and_names_the_line(name, reason):
     assert all(torch.equal(value, stocks[1][name]) for name, value in ours[1].items())
 
 
-@pytest.mark.parametrize("name", ["Renyi", "TraceEnum, in the guide"])
-def test_in_machine_code_they_agree_to_float64(name, float64):
-    make, loss = LOSSES[name]
+def renyi_at_once():
+    return infer.RenyiELBO(alpha=0.5, num_particles=3, vectorize_particles=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "loss"),
+    [(reals, renyi_at_once), LOSSES["TraceEnum, in the guide"]],
+    ids=["Renyi, particles at once", "TraceEnum, in the guide"],
+)
+def test_in_machine_code_they_agree_to_float64(make, loss, float64):
     stocks, parameters, _ = trained(SVI, make, loss(), evaluations=0, args=(X.double(),))
     ours, others, svi = trained(CompiledSVI, make, loss(), evaluations=0, args=(X.double(),))
     assert svi.reason is None
