@@ -63,8 +63,10 @@ def evaluate() -> dict[str, object]:
         x = draw(vae, 300)
     torch.manual_seed(4)
     found = pv.evaluate(vae.model, vae.guide, x, methods=("elbo", "iwae_5", "is_70"))
-    chains = {"num_distributions": 5, "num_chains": 8, "num_leapfrog": 2, "chunk_size": 80}
-    with patch.object(annealed_chains, "PILOT_TRANSITIONS", 20):  # most of the time, and all the same to processes
+    chains = {"num_distributions": 3, "num_chains": 8, "num_leapfrog": 1, "chunk_size": 80}
+    with patch.multiple(
+        annealed_chains, PILOT_WARMUP=2, PILOT_TRANSITIONS=5
+    ):  # most of the time, and all the same to processes
         annealed = pv.annealed_log_marginal(vae.model, vae.guide, x[:35], **chains)
         gap = pv.bidirectional_gap(vae.model, vae.guide, x[:35], **chains)
     values = {one.method: one.estimate.value for one in found.measured}
@@ -80,7 +82,7 @@ def evaluate() -> dict[str, object]:
     given = pv.conditional_log_marginal(parts, x.float(), given=torch.arange(5) < 2, num_samples=60)
     check = pv.predictive_check(vae, x, statistic=lambda x: x.sum(-1), num_samples=60, num_replicates=3)
     values |= {"conditional": given.value, "replicated": check.replicated, "p": check.p_values.value}
-    with patch.object(annealed_chains, "PILOT_TRANSITIONS", 20):
+    with patch.multiple(annealed_chains, PILOT_WARMUP=2, PILOT_TRANSITIONS=5):
         values |= {"rate": pv.annealed_rate_distortion(vae.model, vae.guide, x[:35], **chains).rate}
         values |= {"ends": pv.annealed_posterior(vae.model, vae.guide, x[:35], **chains).mean("z").value}
     shared = pv.posterior(hierarchical.Hierarchy(), hierarchical.data(6), num_samples=90, num_particles=2)
