@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pyro
 import pytest
 import torch
 from exact import hierarchical
@@ -19,13 +20,15 @@ X = hierarchical.data(NUM)
 
 def bounds(objective, pair: Hierarchy, *args, repeats: int, **kwargs) -> torch.Tensor:
     """Draws minus the loss `repeats` times."""
-    found = [-objective.loss(pair.model, pair.guide, *args, **kwargs) for _ in range(repeats)]
+    objective.loss(pair.model, pair.guide, *args, **kwargs)  # checks the pair
+    with pyro.validation_enabled(False):
+        found = [-objective.loss(pair.model, pair.guide, *args, **kwargs) for _ in range(repeats)]
     return torch.tensor(found, dtype=torch.float64)
 
 
 def narrow(pair: Hierarchy) -> Hierarchy:
-    """Lets theta hardly vary and z vary less, for little noise; all that a bound of the local part does stays."""
-    return Hierarchy({**pair.parameters, "log_sd": -2.5, "log_scale": -0.8})
+    """Lets theta hardly vary, for little noise, and q(z | x, theta) be wide, so that K moves the bound by much."""
+    return Hierarchy({**pair.parameters, "log_sd": -4.0, "log_scale": -0.4})
 
 
 def test_the_exact_values_are_in_order():
@@ -55,7 +58,7 @@ def test_the_exact_values_are_in_order():
 def test_a_bound_is_that_by_quadrature_and_lies_between_elbo_and_evidence(objective, count):
     """Its logsumexp is over each datum's particles, at one theta for all of them."""
     pair = narrow(Hierarchy())
-    mean, error = mean_and_error(bounds(objective, pair, X, repeats=60 if objective.chunk_size else 300))
+    mean, error = mean_and_error(bounds(objective, pair, X, repeats=40 if objective.chunk_size else 100))
     truth = pair.bound(X, count).item()
     assert_within_standard_errors(mean, truth, error)
     assert pair.elbo(X) <= truth + 1e-10 < pair.log_evidence(X)
@@ -88,9 +91,9 @@ def test_a_bound_is_unbiased_under_subsampling(objective, count, way):
     pair, size = narrow(Hierarchy()), 2
     truth = pair.bound(X, count).item()
     if way == "the plate draws":
-        found = bounds(objective, pair, X, repeats=400, subsample_size=size)
+        found = bounds(objective, pair, X, repeats=150, subsample_size=size)
     else:
-        parts = [X[torch.randperm(NUM)[:size]] for _ in range(400)]
+        parts = [X[torch.randperm(NUM)[:size]] for _ in range(150)]
         found = torch.cat([bounds(objective, pair, x, NUM, repeats=1) for x in parts])
     assert_within_standard_errors(*mean_and_error(found)[:1], truth, mean_and_error(found)[1])
     assert found.std() > 0.5  # the data differ, and so do subsamples
@@ -112,12 +115,12 @@ def test_both_programs_and_second_runs_see_one_subsample():
 def test_joint_puts_theta_and_z_under_one_logsumexp(count):
     """For one datum the exact value is a quadrature in two dimensions."""
     pair, x = Hierarchy(), X[:1]
-    found = bounds(IWAE(count, joint=True), pair, x, repeats=600)
+    found = bounds(IWAE(count, joint=True), pair, x, repeats=300)
     truth = pair.joint_bound(x, count)
     assert_within_standard_errors(mean_and_error(found)[0], truth, mean_and_error(found)[1])
     assert truth < pair.log_evidence(x)
     if count == 16:
-        assert truth - pair.bound(x, count) > 10 * mean_and_error(found)[1]
+        assert truth - pair.bound(x, count) > 7 * mean_and_error(found)[1]
 
 
 def test_joint_tends_to_the_evidence_of_few_data():
