@@ -65,7 +65,7 @@ def test_fit_takes_such_a_pair(m2, way):
     m2.load_state_dict(start)
     with torch.no_grad():
         assert history.loss[0] == pytest.approx(m2.iwae_loss(draws, X, LABELS).item() / len(X), abs=1e-8)
-    history = pv.fit(pair, [(X, LABELS)], epochs=60, objective=IWAE(COUNT), lr=0.02, seed=0, progress=False)
+    history = pv.fit(pair, [(X, LABELS)], epochs=30, objective=IWAE(COUNT), lr=0.05, seed=0, progress=False)
     assert sum(history.loss[-10:]) < sum(history.loss[:10]) - 1
 
 
@@ -79,7 +79,7 @@ def test_compare_takes_such_a_pair(m2, way):
         LABELS,
         objectives=["elbo", "iwae", "dreg"],
         num_particles=[COUNT],
-        repeats=60,
+        repeats=24,
         compile=False,
         progress=False,
     )
