@@ -29,15 +29,18 @@ def turned(factor):
 
 @pytest.mark.parametrize("amd", [True, False])
 def test_products_rewritten_for_the_cpu_are_right_to_float32(monkeypatch, amd):
-    """One compilation has products of all shapes, with and without a bias, and of factors in every layout."""
+    """One compilation has products of all shapes, with and without a bias, and of factors in every layout.
+
+    Away from AMD only products of column-major factors are others.
+    """
     monkeypatch.setattr(matmul, "_is_amd", lambda: amd)
     factors = [(torch.randn(r, i), torch.randn(i, c), torch.randn(c)) for r, i, c in PRODUCTS.values()]
     pairs = [(left, right) for left, right, _ in factors]
-    pairs += [(turned(left), right) for left, right in pairs]
+    of_turned = [(turned(left), right) for left, right in pairs]
 
     def function(x):
-        with_bias = [F.linear(left * x, right.t(), bias) for left, right, bias in factors]
-        return (*with_bias, *((left * x) @ right for left, right in pairs))
+        with_bias = [F.linear(left * x, right.t(), bias) for left, right, bias in factors if amd]
+        return (*with_bias, *((left * x) @ right for left, right in ((*pairs, *of_turned) if amd else of_turned)))
 
     one = torch.ones(())
     graph = Graph(function, [one])
@@ -45,7 +48,7 @@ def test_products_rewritten_for_the_cpu_are_right_to_float32(monkeypatch, amd):
     for number, (ours, torchs) in enumerate(zip(graph(one), function(one), strict=True)):
         assert ours.stride() == torchs.stride()  # a fused optimiser goes through gradients in the order of their memory
         left, right, bias = (factor.double() for factor in factors[number % len(factors)])
-        truth = left @ right + (bias if number < len(factors) else 0)
+        truth = left @ right + (bias if amd and number < len(factors) else 0)
         size = (left.abs() @ right.abs()).norm()
         error, expected = ((result - truth).norm() / size for result in (ours, torchs))
         name = list(PRODUCTS)[number % len(factors)]
