@@ -13,11 +13,18 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.lab import comparing
 from pyrovae.lab.comparing import compare
 from pyrovae.lab.comparison_report import draw_comparison
 from pyrovae.programs import sides_of
 
 SETTINGS = {"num_particles": [1, 8], "repeats": 4, "compile": False, "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def _rough_log_px(monkeypatch):
+    """These tests are of gradients alone."""
+    monkeypatch.setattr(comparing, "LOG_PX_SAMPLES", 50)
 
 
 class Pair(nn.Module):
