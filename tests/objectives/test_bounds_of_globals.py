@@ -127,7 +127,9 @@ def test_joint_tends_to_the_evidence_of_few_data():
     x = X[:3]
     pair = Hierarchy().with_exact_global_guide(x)
     truth = pair.log_evidence(x)
-    gaps = [truth - bounds(IWAE(count, joint=True), pair, x, repeats=40).mean() for count in (1, 100, 10_000)]
+    # With more particles than a few the gap is soon below its error.
+    runs = {1: 250, 3: 300, 10_000: 20}
+    gaps = [truth - bounds(IWAE(count, joint=True), pair, x, repeats=num).mean() for count, num in runs.items()]
     assert gaps[0] > gaps[1] > gaps[2]
     found = bounds(IWAE(100_000, joint=True), pair, x, repeats=10)
     assert_within_standard_errors(mean_and_error(found)[0], truth, mean_and_error(found)[1] + 1e-3)
