@@ -202,7 +202,7 @@ def test_the_posterior_of_a_regression_in_minibatches_is_the_exact_one():
     x, y = conjugate.measurements(200)
     mean, covariance = conjugate.regression_posterior(x, y)
     guide = AutoNormal(conjugate.regression, init_loc_fn=pyro.infer.autoguide.init_to_mean)
-    loader = DataLoader(TensorDataset(x, y), batch_size=40, shuffle=True)
+    loader = DataLoader(TensorDataset(x, y), batch_size=20, shuffle=True)
     pv.fit(Pair(conjugate.regression, guide), loader, epochs=80, lr=0.03, schedule="cosine", seed=suite_seed())
     sd = 1 / torch.linalg.inv(covariance).diagonal().sqrt()  # of the best guide with independent weights
     assert (guide.locs.w - mean).abs().max() < 1.5 * sd.max()
