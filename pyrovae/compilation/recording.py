@@ -44,7 +44,8 @@ class Recording:
                 allow_fallback_kernels=True, allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True
             )
         inputs = [fake.from_tensor(arg) for arg in args]
-        self._inputs = [_copy(tensor).requires_grad_(tensor.requires_grad) for tensor in inputs]  # as they are now
+        copies = {id(fake): _copy(fake).requires_grad_(fake.requires_grad) for fake in inputs}  # as they are now
+        self._inputs = [copies[id(fake)] for fake in inputs]  # one tensor may stand for two arguments
         self._recorder = _Recorder(fake)
         self.graph, self.outside = self._recorder.graph, self._recorder.outside
         outputs = self._recorder.run(function, inputs)

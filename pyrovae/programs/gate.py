@@ -132,11 +132,15 @@ def _two_particles(model: Callable, guide: Callable, reading: Reading, args: tup
 
     The caller's random numbers come first, as parameters may be drawn from them at their first use.
     """
+
+    def once(pair: Pair, find: Callable[[], T]) -> T:
+        return _found_once(check_pair, pair, model, guide, find)
+
     try:
-        return check_pair(model, guide, reading, args, kwargs)
+        return check_pair(model, guide, reading, args, kwargs, once)
     except InputError:
         with fixed_generators(0):
-            return check_pair(model, guide, reading, args, kwargs)
+            return check_pair(model, guide, reading, args, kwargs, once)
 
 
 def _check_draws_outside(

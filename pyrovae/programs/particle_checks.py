@@ -6,6 +6,7 @@ particles, and gives other numbers.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pyro
 import torch
@@ -25,21 +26,47 @@ ALLOWED_NATS = 1e-3
 ALLOWED_ROUNDINGS = 100  # two runs may differ by this many times the effect of a few roundings of the latents
 
 
-def check_pair(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:
+Once = Callable[[Pair, Callable[[], dict[str, Any]]], dict[str, Any]]
+
+
+def check_pair(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict, once: Once) -> Pair:
     """Returns two particles of the pair, after a check that each is what the pair gives without a particle dimension.
 
     If they are not, particles are run one after another from now on, or `InputError` is raised if `reading` says that
-    they must not be. It is also raised if the model observes nothing or the guide draws straight through.
+    they must not be. It is also raised if the model observes nothing, the guide draws straight through, or a density
+    does not take its values. `once` returns what a function finds out about a pair, or has found out about another run
+    of the same structure.
     """
     try:
-        return _checked(model, guide, reading, args, kwargs)
+        pair = _two_particles(model, guide, reading, args, kwargs)
+        pair.terms()  # which looks at the values of these data
+        if not pair.layout.is_vectorized:
+            return replace(pair, coupled=_coupled(*pair.runs[:2]))
+        try:
+            return replace(pair, **once(pair, lambda: _alone(pair, model, guide, args, kwargs)))
+        except _Differs as found:
+            if reading.vectorize_particles not in (False, "auto"):
+                raise InputError(
+                    f"the {found.program} must give each particle the density that it has alone, and {found}"
+                ) from None
+            warn(f"particles run one after another: with several at once the density of the {found.program} {found}")
+            run_one_by_one(model, guide, reading, pair.layout, in_any_mode=True)
+            return run_pair(model, guide, *args, num_particles=2, reading=reading, **kwargs)
     except InputError:
         raise
     except ValueError as error:  # Pyro's validation, in many lines, for example on a value outside a support
         raise InputError(does_not_run(error)) from error
 
 
-def _checked(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:
+class _Differs(Exception):
+    """Says by how much a program gives a particle another density among others than alone."""
+
+    def __init__(self, program: str, off: float) -> None:
+        super().__init__(f"differs by up to {off:.3g} nats: something in it works across leading dimensions")
+        self.program = program
+
+
+def _two_particles(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:
     pair = run_pair(model, guide, *args, num_particles=2, reading=reading, **kwargs)
     if not pair.observed:
         raise InputError("model must observe the data at a site, and observes none")
@@ -49,20 +76,22 @@ def _checked(model: Callable, guide: Callable, reading: Reading, args: tuple, kw
                 f'site "{name}" draws straight through: its density is taken at another value than the one it draws, '
                 "so that the weights are of no model"
             )
-    if not pair.layout.is_vectorized:
-        return replace(pair, coupled=_coupled(*pair.runs[:2]))
+    return pair
+
+
+def _alone(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """Returns fields of `Pair` that a run without a dimension of particles tells, or raises `_Differs`."""
     before, woven = random_mark(), Woven.of(pair)
     if woven is not None:  # one run then tells what the one below does, and what `coupled` does, if all is well
         latents = {name: first_particle(pair, pair.guide_sites[name], z) for name, z in woven.latents.items()}
         with torch.no_grad(), pyro.validation_enabled(False):
             alone = _without_particles(model, guide, latents, pair, args, kwargs)
             if random_mark() == before and woven.agrees(alone):
-                return replace(pair, is_independent=True)
+                return {"is_independent": True}
     latents = {name: first_particle(pair, site) for name, site in pair.guide_sites.items()}
     alone = _without_particles(model, guide, latents, pair, args, kwargs)
     if random_mark() != before:  # a program that draws more than its latents: no two runs have one density
-        return pair
-    pair = replace(pair, coupled=_coupled(pair, alone))
+        return {}
     rounding = None
     for program, ours, theirs in (
         ("model", _log_p(pair)[0], _log_p(alone)),
@@ -73,17 +102,12 @@ def _checked(model: Callable, guide: Callable, reading: Reading, args: tuple, kw
         if rounding is None:
             again = _without_particles(model, guide, latents, pair, args, kwargs)
             if not torch.equal(again.terms().log_weights, alone.terms().log_weights):
-                return replace(pair, is_repeatable=False)
+                return {"coupled": _coupled(pair, alone), "is_repeatable": False}
             rounding = _rounding(model, guide, latents, alone, args, kwargs)
         off = (ours - theirs).abs().max().item()
         if not off <= ALLOWED_NATS + ALLOWED_ROUNDINGS * rounding[program]:
-            found = f"differs by up to {off:.3g} nats: something in it works across leading dimensions"
-            if reading.vectorize_particles not in (False, "auto"):
-                raise InputError(f"the {program} must give each particle the density that it has alone, and {found}")
-            warn(f"particles run one after another: with several at once the density of the {program} {found}")
-            run_one_by_one(model, guide, reading, pair.layout, in_any_mode=True)
-            return run_pair(model, guide, *args, num_particles=2, reading=reading, **kwargs)
-    return pair
+            raise _Differs(program, off)
+    return {"coupled": _coupled(pair, alone)}
 
 
 def _without_particles(

@@ -98,6 +98,12 @@ def test_equal_constants_are_the_same(function):
     Graph(moving(function), [torch.randn(2)], **NO_INDUCTOR)
 
 
+def test_one_tensor_may_be_two_arguments():
+    x = torch.randn(2)
+    graph = Graph(lambda x, y: ((x * y.exp()).sum(),), [x, x], **NO_INDUCTOR)
+    assert torch.equal(graph(x, x)[0], (x * x.exp()).sum())
+
+
 def test_a_tensor_that_one_run_keeps_for_the_next_is_refused():
     kept = []
 
