@@ -49,8 +49,13 @@ def assert_close_to(found, expected, slack=SLACK, note=""):
 # Closed form ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("seed", "latent_dim"), [(0, 1), (1, 2), (3, 4)])
-@pytest.mark.parametrize("change", [{"shift": 0.05, "slope": 0.02, "narrower": -0.2}, {}, {"shift": 4.0}])
+NEAR_AND_WIDE = {"shift": 0.05, "slope": 0.02, "narrower": -0.2}
+
+
+@pytest.mark.parametrize(  # every number of latents as it comes, and each other change with one of them
+    ("seed", "latent_dim", "change"),
+    [(0, 1, {}), (1, 2, {}), (3, 4, {}), (1, 2, NEAR_AND_WIDE), (3, 4, {"shift": 4.0})],
+)
 def test_the_gaps_of_a_perturbed_guide_are_those_of_the_closed_form(seed, latent_dim, change):
     torch.manual_seed(0)  # at every base seed: how near the optimiser comes is for these models and data
     vae = perturbed(linear_gaussian(seed, latent_dim=latent_dim, pinned=True), **change)
@@ -110,9 +115,10 @@ def test_a_posterior_that_is_no_gaussian_against_a_search_by_quadrature():
             pyro.sample("z", dist.Normal(0.2 * x + 0.1, 0.6 * torch.ones_like(x)).to_event(1))
 
     x = torch.tensor([[0.2], [0.8], [2.0]], dtype=torch.float64)
-    axis = torch.linspace(-7, 7, 401, dtype=torch.float64)
-    spacing, standard = axis[1] - axis[0], dist.Normal(0.0, 1.0)
-    weights = standard.log_prob(axis).exp() * spacing
+    fine = torch.linspace(-7, 7, 401, dtype=torch.float64)
+    axis = fine[::8]  # the ELBO's integrand is a polynomial under a Gaussian, for which this is near to exact
+    spacing, standard = fine[1] - fine[0], dist.Normal(0.0, 1.0)
+    weights = standard.log_prob(axis).exp() * 8 * spacing
     m = torch.linspace(-0.5, 1.5, 101, dtype=torch.float64).view(-1, 1, 1)
     s = torch.linspace(0.1, 0.8, 71, dtype=torch.float64).view(-1, 1)
 
@@ -127,7 +133,7 @@ def test_a_posterior_that_is_no_gaussian_against_a_search_by_quadrature():
 
     best = torch.stack([elbo(m, s, datum).max() for datum in x])
     own = torch.stack([elbo(0.2 * d + 0.1, torch.tensor([0.6]).double(), d).squeeze() for d in x])
-    log_px = torch.stack([(log_p(axis, datum).exp() * spacing).sum().log() for datum in x])
+    log_px = torch.stack([(log_p(fine, datum).exp() * spacing).sum().log() for datum in x])
     gaps = inference_gaps(model, guide, x, num_final_draws=20_000, num_samples=40_000)
     assert (log_px - best).min() > 0.001
     assert_close_to(gaps.total, log_px - own, slack=0)
@@ -191,7 +197,7 @@ def test_a_small_gap_is_not_taken_for_none():
     vae = linear_gaussian(0)
     with torch.no_grad():
         vae.guide_bias[0] += 0.2 * vae.guide_log_scale[0].exp()
-    x = draw(vae, 200)
+    x = draw(vae, 60)
     log_px, best, own = truth(vae, x)
     assert 0.015 < (best - own).min() < (best - own).max() < 0.025
     gaps = inference_gaps(vae.model, vae.guide, x, log_px=log_px)
@@ -227,7 +233,7 @@ def test_an_elbo_that_is_not_a_number_is_refused():
 # Any pair -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunk_size", [30, 100, 8_192])
+@pytest.mark.parametrize("chunk_size", [30, 100])
 def test_each_datum_has_its_own_gap_also_where_chunks_do_not_divide(chunk_size, monkeypatch):
     monkeypatch.setattr("pyrovae.evaluation.inference_gap.DATA_PER_CHUNK", 2)
     vae = perturbed(linear_gaussian(0), shift=0.5)
