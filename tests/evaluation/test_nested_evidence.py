@@ -58,7 +58,8 @@ def test_the_verdict_says_when_the_draws_are_too_few_or_the_weights_too_uneven()
     assert not enough.pareto_k.isnan().any()
     torch.manual_seed(suite_seed(13))
     narrow = {**near(data(100)).parameters, "log_scale": -2.0}
-    bad = pv.log_marginal(Hierarchy(narrow), data(100), num_samples=2_500, num_particles=5)
+    pyro.clear_param_store()  # it holds the parameters of the other hierarchy, by the same names
+    bad = pv.log_marginal(Hierarchy(narrow), data(100), num_samples=500, num_particles=5)
     assert ": a lower bound only: Pareto k > 0.7, low by an unknown amount; take " in bad.verdict
     assert f"effective sample size is {bad.ess.item():.3g} of" in bad.diagnosis
 
@@ -82,9 +83,9 @@ def test_draws_of_everything_have_an_effective_sample_size_of_a_few_and_nested_o
 def test_the_standard_error_is_calibrated_over_repetitions():
     x, pair = data(10), near(data(10))
     torch.manual_seed(suite_seed(3))
-    results = [pv.log_marginal(pair, x, num_samples=120, num_particles=6) for _ in range(40)]
+    results = [pv.log_marginal(pair, x, num_samples=120, num_particles=6) for _ in range(25)]
     scores = torch.cat([(one.log_px - pair.log_evidence(x)) / one.standard_error for one in results])
-    low, high = stats.chi2.ppf([1e-6, 1 - 1e-6], 40)
+    low, high = stats.chi2.ppf([1e-6, 1 - 1e-6], 25)
     assert low < scores.square().sum().item() < high
 
 
@@ -249,12 +250,14 @@ def test_a_guide_that_draws_all_latents_at_once_gives_the_joint_evidence():
     x, pair = data(3), Hierarchy()
     guide = AutoMultivariateNormal(pair.model)
     guide(x)
+    mean, covariance = pair.posterior(x)
+    root = torch.linalg.cholesky(covariance)
+    guide.loc = torch.nn.Parameter(mean)
+    guide.scale, guide.scale_tril = 1.3 * root.diagonal(), root / root.diagonal()[:, None]
     torch.manual_seed(suite_seed(10))
-    svi = pyro.infer.SVI(pair.model, guide, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO(4))
-    for _ in range(200):
-        svi.step(x)
-    result = pv.log_marginal(pair.model, guide, x, num_samples=2_000)
+    result = pv.log_marginal(pair.model, guide, x, num_samples=1_000)
     assert result.log_px.shape == (1,)
+    assert result.standard_error.item() < 0.05
     assert_within_standard_errors(result.log_px, pair.log_evidence(x), result.standard_error, dtype=torch.float32)
 
 
@@ -265,7 +268,7 @@ def test_a_guide_that_draws_all_latents_at_once_gives_the_joint_evidence():
 def test_the_bound_is_the_mean_over_theta_of_the_sum_of_local_bounds(num_particles):
     x, pair = data(4), Hierarchy()
     torch.manual_seed(suite_seed(11))
-    found = pv.importance_bound(pair, x, num_particles=num_particles, num_repeats=600)
+    found = pv.importance_bound(pair, x, num_particles=num_particles, num_repeats=250)
     assert found.value.shape == (1,)
     assert_within_standard_errors(found.value, pair.bound(x, num_particles), found.standard_error)
     assert found.standard_error < 0.2 * (pair.log_evidence(x) - pair.bound(x, 1))

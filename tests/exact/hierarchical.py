@@ -69,6 +69,16 @@ class Hierarchy:
         mean = PRIOR_MEAN + self.tensors()["shift"]
         return dist.MultivariateNormal(mean.expand(num), covariance).log_prob(x)
 
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns mean and covariance of (theta, z_1, ..., z_N) given x."""
+        num, shift, of_z = len(x), self.tensors()["shift"], LATENT_SD**-2
+        precision = (of_z + NOISE_SD**-2) * torch.eye(num + 1, dtype=torch.float64)
+        precision[0], precision[:, 0] = -of_z, -of_z
+        precision[0, 0] = PRIOR_SD**-2 + num * of_z
+        pull = torch.cat(((PRIOR_MEAN / PRIOR_SD**2 - num * shift * of_z).reshape(1), x / NOISE_SD**2 + shift * of_z))
+        covariance = torch.linalg.inv(precision)
+        return covariance @ pull, covariance
+
     def densities(self, noise: Tensor, theta: Tensor, x: Tensor, held: bool = False) -> tuple[Tensor, Tensor]:
         """Returns log p(x, z | theta) and log q(z | x, theta) at the draw z that the noise gives, broadcast.
 
