@@ -21,16 +21,24 @@ from pyrovae.models import posteriors, priors
 from pyrovae.objectives import check_objective
 from pyrovae.programs import gate
 
+OF_VECTORS = ("diagonal", "full_covariance", "flow", "autoregressive")
+
 
 def combinations():
     dims, hidden = (2, 2), ((4,),)
-    found = {
-        f"{q}, {p}": (q, p)
-        for q, p in itertools.product(("diagonal", "full_covariance", "flow", "autoregressive"), priors.PRIORS)
-    }
+    found = {f"{q}, {p}": (q, p) for q, p in itertools.product(OF_VECTORS, priors.PRIORS)}
     found["mixture, standard"] = ("mixture", "standard")
     bits = {"relaxed bits": (posteriors.RelaxedBernoulli(2, 0.7), priors.RelaxedBernoulli(2, 0.9))}
     return {**found, **bits, "layers": (posteriors.Layered(dims, hidden), priors.Layered(dims, hidden))}
+
+
+def takes(name, place):
+    """Says whether a combination has the `place`th of other parts: half of them, and each posterior and each prior all.
+
+    A combination of one of a kind has all.
+    """
+    q, _, p = name.partition(", ")
+    return q not in OF_VECTORS or (OF_VECTORS.index(q) + list(priors.PRIORS).index(p) + place) % 2 == 0
 
 
 def vae_of(name, likelihood=None, event_shape=(3,), num_conditions=0, seed=0):
@@ -94,7 +102,7 @@ def test_annealing_agrees_with_quadrature(name, start):
     else:
         limit, num_points = GRIDS.get(name, (9.0, 151))
         truth, error = pv.quadrature_log_marginal(vae.model, x, limit=limit, num_points=num_points)
-    settings = {"num_distributions": 12, "num_chains": 20, "num_leapfrog": 3, "start": start}
+    settings = {"num_distributions": 5, "num_chains": 200, "num_leapfrog": 2, "start": start}
     annealed = pv.annealed_log_marginal(vae.model, vae.guide, x, **settings)
     spread = (error**2 + annealed.standard_error**2).sqrt()
     assert_within_standard_errors(annealed.value, truth, spread + 0.01)
@@ -115,7 +123,9 @@ def test_every_part_goes_with_every_objective_and_condition_or_is_refused_by_nam
     turn = list(combinations()).index(name)
     for place, (objective_name, objective) in enumerate(every_objective().items()):
         # Part, objective and condition are covered in pairs.
-        vae, args = pairs[(place + turn) % len(pairs)]
+        if not takes(name, place):
+            continue
+        vae, args = pairs[(place // 2 + turn) % len(pairs)]
         vae.zero_grad()
         refused = "objective elbo_analytic_kl needs" if name != "diagonal, standard" else None
         no_mixture = None if name.startswith("mixture") else "needs a guide with one site that is a MixtureSameFamily"
@@ -152,7 +162,8 @@ LIKELIHOODS = {
 def test_every_part_goes_with_every_likelihood(likelihood):
     make, data_of = LIKELIHOODS[likelihood]
     x = data_of(torch.rand(4, 3))
-    for name in combinations():
+    place = list(LIKELIHOODS).index(likelihood)
+    for name in (name for name in combinations() if takes(name, place)):
         vae = vae_of(name, make())
         vae.check_data(x)
         pair = gate.check(vae.model, vae.guide, None, x)
