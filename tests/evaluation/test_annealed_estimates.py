@@ -27,6 +27,13 @@ from pyrovae.evaluation.annealed_importance_sampling import annealed_log_margina
 from pyrovae.evaluation.hmc import STARTS, AnnealedHMC
 
 
+@pytest.fixture
+def brief_pilots(monkeypatch):
+    """For what is so whatever the step sizes."""
+    monkeypatch.setattr(annealed, "PILOT_TRANSITIONS", 4)
+    monkeypatch.setattr(annealed, "PILOT_WARMUP", 2)
+
+
 @pytest.mark.parametrize("start", STARTS)
 def test_the_estimate_is_exact_within_errors_and_the_pilot_accepts_65_percent(start, full_pilots):
     vae = linear_gaussian(5, data_dim=8, latent_dim=4, scale=1.0)
@@ -97,6 +104,7 @@ def test_chunks_of_data_that_do_not_divide_their_number_are_put_together_in_orde
     torch.testing.assert_close(fewer_than_chains.log_px, vae.log_px(x[:2]).detach(), atol=1e-8, rtol=0)
 
 
+@pytest.mark.usefixtures("brief_pilots")
 @pytest.mark.parametrize(("kind", "start"), [("VAE", "prior"), ("two sites", "guide")])
 def test_replayed_chains_are_the_eager_ones(kind, start, monkeypatch):
     replays = []
@@ -107,8 +115,6 @@ def test_replayed_chains_are_the_eager_ones(kind, start, monkeypatch):
             replays.append(self)
 
     monkeypatch.setattr(hmc, "Replay", Counted)
-    monkeypatch.setattr(annealed, "PILOT_TRANSITIONS", 1)
-    monkeypatch.setattr(annealed, "PILOT_WARMUP", 2)
     vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli())
     pairs = {"VAE": (vae.model, vae.guide, torch.ones(5, 4)), "two sites": (two_site_model, two_site_guide, X5)}
     model, guide, x = pairs[kind]
@@ -126,6 +132,7 @@ def test_replayed_chains_are_the_eager_ones(kind, start, monkeypatch):
     assert torch.equal(*states)
 
 
+@pytest.mark.usefixtures("brief_pilots")
 def test_a_program_that_cannot_be_replayed_runs_eagerly_and_says_why():
     vae = linear_gaussian(9)
 
@@ -140,6 +147,7 @@ def test_a_program_that_cannot_be_replayed_runs_eagerly_and_says_why():
     assert result.ess.min() > 7.99
 
 
+@pytest.mark.usefixtures("brief_pilots")
 def test_a_seed_fixes_the_result_and_only_draws_advance_the_generator():
     vae = linear_gaussian(10)
     x = draw(vae, 3)
@@ -155,6 +163,7 @@ def test_a_seed_fixes_the_result_and_only_draws_advance_the_generator():
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
+@pytest.mark.usefixtures("brief_pilots")
 def test_no_step_keeps_an_autograd_graph_for_the_next(monkeypatch):
     vae, states = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli()), []
     transition = AnnealedHMC.transition
@@ -166,6 +175,7 @@ def test_no_step_keeps_an_autograd_graph_for_the_next(monkeypatch):
     assert not any(tensor.requires_grad for state in states for tensor in vars(state).values())
 
 
+@pytest.mark.usefixtures("brief_pilots")
 @pytest.mark.parametrize("start", STARTS)
 def test_estimates_are_at_beta_one_whatever_training_used(start):
     vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(), beta=4.0)
@@ -177,6 +187,7 @@ def test_estimates_are_at_beta_one_whatever_training_used(start):
     assert torch.equal(*values)
 
 
+@pytest.mark.usefixtures("brief_pilots")
 def test_a_common_scale_does_not_enter():
     vae = linear_gaussian(9)
     x = draw(vae, 3)
@@ -185,6 +196,7 @@ def test_a_common_scale_does_not_enter():
     torch.testing.assert_close(result.log_px, vae.log_px(x).detach(), atol=1e-9, rtol=0)
 
 
+@pytest.mark.usefixtures("brief_pilots")
 def test_a_likelihood_that_looks_at_no_latent_has_no_gradient_and_is_log_px():
     model, guide = one_site(dist.Normal(number(0.0), 1.0), dist.Normal(number(1.0), 1.0), lambda z: number(0.5), 1.0)
     x = number([0.3, 1.0])

@@ -14,7 +14,7 @@ import pyrovae as pv
 
 REPETITIONS, LEVELS = 60, (0.25, 0.5, 0.75)
 SHORT = {"num_distributions": 45, "num_chains": 100, "num_leapfrog": 3}
-SHORTER = {**SHORT, "num_distributions": 20}  # where the guide is a fair proposal
+SHORTER = {"num_distributions": 10, "num_chains": 200, "num_leapfrog": 2}  # where the guide is a fair proposal
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_latents_that_all_data_share_have_one_answer():
     mean = post.mean("f")
     assert mean.value.shape == (1,)
     assert_within_standard_errors(mean.value, a / (a + b), mean.standard_error)
-    said = "100 weighted draws of f, of all data together, ends of chains through 20 distributions"
+    said = "200 weighted draws of f, of all data together, ends of chains through 10 distributions"
     assert repr(post).splitlines()[0] == said
 
 

@@ -123,13 +123,14 @@ def test_the_bounds_of_log_marginal_rise_to_log_px():
     assert_within_standard_errors(one, alone.mean, error + alone.monte_carlo_error)
 
 
-@pytest.mark.parametrize("name", ["log_px", "jackknife", "smoothed"])
-def test_every_estimate_is_within_five_standard_errors_for_50_random_models(name):
-    for seed in range(50):
-        vae = linear_gaussian(seed, data_dim=2 + seed % 5, latent_dim=1 + seed % 3, scale=0.3 + 0.02 * seed)
-        x = draw(vae, 3)
+def test_every_estimate_is_within_five_standard_errors_for_20_random_models():
+    for seed in range(20):
+        vae = linear_gaussian(seed, data_dim=2 + seed % 5, latent_dim=1 + seed % 3, scale=0.3 + 0.05 * seed)
+        x = draw(vae, 8)
         result = pv.log_marginal(vae.model, scaled_guide(vae, [1.3] * vae.latent_dim), x, num_samples=2_000)
-        assert_within_standard_errors(getattr(result, name), vae.log_px(x), result.standard_error, note=f"model {seed}")
+        for name in ("log_px", "jackknife", "smoothed"):
+            note = f"{name} of model {seed}"
+            assert_within_standard_errors(getattr(result, name), vae.log_px(x), result.standard_error, note=note)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
