@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from tutorials_clusters import clusters_report
+from tutorials_plain import plain_loss
 from tutorials_published import BETAS, POINTS, Row, image_rows
 from writing import write_report, write_results
 
@@ -55,6 +56,8 @@ def make(row: Row, seed: int) -> tuple[pv.VAE, pv.Dataset]:
         settings["likelihood"] = pv.Gaussian(math.sqrt(row.variance))
     with local_seed(derived_seed(seed, "initial parameters")):
         mean = None if settings.get("network") == "conv" else data.train_mean
+        if row.condition is not None:
+            settings["condition"] = row.condition()
         return pv.VAE(data.event_shape, **settings, data_mean=mean), data
 
 
@@ -82,6 +85,8 @@ def train(row: Row, seed: int, parts: Parts, log_px: bool = False) -> dict[str, 
         history = pv.fit(vae, source, **training, seed=seed, checkpoints=checkpoints, on_epoch=on_epoch)
         found: dict[str, Any] = measure(row, vae, data, seed)
         found["curves"] = curves(row, history, data) | {"diversity": diversity}
+        if row.is_plain:
+            found["plain_loss"] = plain_loss(row, data, seed)
         if log_px:
             with local_seed(derived_seed(seed, "log p(x)")):
                 found["log_px"] = test_log_px(vae, data)
@@ -170,20 +175,22 @@ def table(rows: list[Row], results: dict[str, list[dict]], tablefmt: str) -> str
     lines = []
     for row in rows:
         runs = results[row.name]
-        cells = []
-        for name in COLUMNS:
-            values = [run[name] for run in runs]
-            spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-            cells.append(f"{median(values):.3f}{spread}")
+        cells = [with_range([run[name] for run in runs]) for name in COLUMNS]
         lines.append([row.name, *cells, "/".join(str(run["active_units"]) for run in runs)])
         if row.published:
             lines.append(
                 ["  published", *(f"{row.published[c]:.3f}" if c in row.published else "" for c in COLUMNS), ""]
             )
-        if row.plain:
-            lines.append([f"  plain PyTorch: {row.plain}", *[""] * (len(COLUMNS) + 1)])
+        if row.is_plain:
+            plain = with_range([run["plain_loss"] for run in runs])
+            lines.append(["  plain PyTorch", plain, *[""] * len(COLUMNS)])
     header = ["run", "loss", "reconstruction", "KL", "diversity", "ELBO", "active"]
     return tabulate(lines, header, tablefmt=tablefmt, disable_numparse=True)
+
+
+def with_range(values: list[float]) -> str:
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{median(values):.3f}{spread}"
 
 
 def main(
@@ -246,7 +253,7 @@ def main(
 
 def sweep_variance(row: Row, seed: int, parts: Parts) -> dict[str, list[float]]:
     """Trains the ring with other variances of the decoder, to see where the latents collapse."""
-    swept = [replace(row, name=f"variance {variance:g}", variance=variance) for variance in VARIANCES]
+    swept = [replace(row, name=f"variance {variance:g}", variance=variance, is_plain=False) for variance in VARIANCES]
     measures: list[dict[str, Any]] = [train(one, seed, parts, log_px=True)["found"] for one in swept]
     lines = [
         [f"{v:g}", *(f"{m[c]:.3f}" for c in (*COLUMNS, "log_px")), m["active_units"]]

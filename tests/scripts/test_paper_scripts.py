@@ -31,6 +31,7 @@ def test_the_tutorials_in_small(tmp_path, monkeypatch):
     for text in (result.stdout, (tmp_path / "out/report.md").read_text()):
         assert f"{ring['loss']:.3f}" in text
         assert "3.758" in text
+        assert f"{ring['plain_loss']:.3f}" in text
     assert {"out/points.png", "out/variance.png"} <= tree(tmp_path).keys()
 
 

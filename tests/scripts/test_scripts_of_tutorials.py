@@ -165,6 +165,35 @@ def test_medians_over_seeds_are_of_the_epochs_that_they_name():
     ]
 
 
+def test_a_seed_fixes_the_initial_parameters_of_a_condition_as_well():
+    names = names_of("papers/tutorials.py")
+    (row,) = [row for row in names["POINTS"] if row.name == "ring, radius"]
+    features = []
+    for elsewhere, seed in ((1, 3), (2, 3), (2, 4)):
+        torch.manual_seed(elsewhere)
+        features.append(names["make"](row, seed)[0].encoder_features([torch.tensor([[1.0], [2.0]])]))
+    assert torch.equal(features[0], features[1])
+    assert not torch.equal(features[1], features[2])
+
+
+def test_the_plain_loss_is_a_scaled_squared_error_and_beta_kl():
+    """At weights of 0 the biases alone are q(z|x) and the decoded mean, whose loss is known."""
+    names = names_of("papers/tutorials.py")
+    plain = names["plain_loss"].__globals__["PlainVAE"]
+    (row,) = [row for row in names["POINTS"] if row.name == "ring"]
+    vae = plain(row, 2, None, False)
+    x, y = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 1])
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.zero_()
+        vae.encoder[-1].bias.copy_(torch.tensor([0.5, -1.0, 0.3, -0.2]))
+        vae.decoder[-1].bias.fill_(1.0)
+    posterior = torch.distributions.Normal(torch.tensor([0.5, -1.0]), torch.tensor([0.3, -0.2]).exp())
+    kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum()
+    expected = (1 + 5) / 2 / (2 * 0.1) + 0.25 * kl.item()
+    assert vae.loss(x, y, 0.1, 0.25).item() == pytest.approx(expected)
+
+
 def test_draws_in_small_agree_with_theory_and_no_datum_is_its_own_neighbour(tmp_path):
     write_images(tmp_path / "data", nums=(5_040, 30))  # 5,000 validate
     small = ["--epochs", 3, "--repeats", 400, "--num-samples", 20, "--image-epochs", 1, "--num-images", 40]
