@@ -40,6 +40,7 @@ from pyrovae.objectives import (
     StickingTheLanding,
     ThermodynamicVO,
 )
+from pyrovae.programs import gate
 
 
 def discrete() -> Pair:
@@ -297,3 +298,21 @@ def test_the_gate_leaves_random_numbers_modes_and_running_statistics_alone():
     assert ELBO(2).loss(model, guide, X) == first
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in net.modules())
+
+
+def test_of_a_known_pair_another_question_takes_a_run_of_its_data_alone():
+    (model, guide), runs = (plain().model, plain().guide), []
+
+    def counted(x):
+        runs.append(len(x))
+        guide(x)
+
+    gate.check(model, counted, None, X)
+    first = len(runs)
+    assert first == 2  # with two particles, and with one
+    gate.check(model, counted, gate.Weights(), X)
+    assert len(runs) == first + 1
+    bad = X.clone()
+    bad[1] = float("nan")
+    with pytest.raises(pv.InputError, match="nan"):
+        gate.check(model, counted, gate.Weights(), bad)
