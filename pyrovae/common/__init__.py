@@ -99,6 +99,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
         takes_missing,
     )
     from pyrovae.common.tensor_files import disk_errors, load_tensors, save_tensors
+    from pyrovae.common.threads import on_one_thread
     from pyrovae.common.weak_by_identity import WeakByIdentity
     from pyrovae.common.workers import Workers, alone, current_job, process_group
 else:  # most of these modules import torch, for which a command line does not wait before it is read
@@ -199,6 +200,7 @@ else:  # most of these modules import torch, for which a command line does not w
                 "takes_missing",
             ),
             "tensor_files": ("disk_errors", "load_tensors", "save_tensors"),
+            "threads": ("on_one_thread",),
             "weak_by_identity": ("WeakByIdentity",),
             "workers": ("Workers", "alone", "current_job", "process_group"),
         },

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pyrovae.common import generator_states, set_generator_states
+from pyrovae.common import generator_states, on_one_thread, set_generator_states
 from pyrovae.compilation.matmul import rewrite_products
 from pyrovae.compilation.norms import rewrite_norms
 
@@ -84,6 +84,8 @@ def _compiled(module: fx.GraphModule, args: list[Tensor]) -> Callable:
     ):
         warnings.simplefilter("ignore")
         compiled = inductor(module, _fakes_of(args), options=options)
+    if options.get("cpp.threads") == 1:  # torch's libraries would give a product all threads
+        return lambda *args: on_one_thread(compiled, *args)
     return lambda *args: compiled(*args)
 
 

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from pyrovae.common import on_one_thread
+
+MAX_ELEMENTS_OF_ONE_THREAD = 32_768  # of a parameter; torch gives so many to one thread in all its other loops
+
 _KERNELS = getattr(torch, "_fused_adam_", None), getattr(torch, "_fused_adamw_", None)
 
 
@@ -25,7 +29,7 @@ class FusedAdam:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
         self._is_known = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and None not in _KERNELS
-        self._counts: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._counts: dict[int, tuple[Tensor, list[Tensor], bool]] = {}
 
     def step(self) -> None:
         """Takes a step."""
@@ -44,20 +48,25 @@ class FusedAdam:
                 group = optimizer.param_groups[place]
                 is_decoupled = group.get("decoupled_weight_decay", type(optimizer) is torch.optim.AdamW)
                 kernel = cast(Callable, _KERNELS[is_decoupled])
-                kernel(*tensors, [], self._count_up(place, states), **settings)
+                counts, is_small = self._count_up(place, states)
+                if is_small:
+                    on_one_thread(kernel, *tensors, [], counts, **settings)
+                else:
+                    kernel(*tensors, [], counts, **settings)
 
-    def _count_up(self, place: int, states: list[dict]) -> list[Tensor]:
-        """Adds 1 to the number of steps of each parameter of a group, and returns these numbers."""
+    def _count_up(self, place: int, states: list[dict]) -> tuple[list[Tensor], bool]:
+        """Adds 1 to the number of steps of each parameter of a group, and returns them and whether all are small."""
         steps = [state["step"] for state in states]
-        whole, parts = self._counts.get(place, (None, []))
+        whole, parts, is_small = self._counts.get(place, (None, [], False))
         if whole is None or len(parts) != len(steps) or not all(map(is_, parts, steps)):
             whole = torch.stack(steps)
             parts = list(whole.unbind())
-            self._counts[place] = whole, parts
+            is_small = all(state["exp_avg"].numel() <= MAX_ELEMENTS_OF_ONE_THREAD for state in states)
+            self._counts[place] = whole, parts, is_small
             for state, part in zip(states, parts, strict=True):
                 state["step"] = part
         whole.add_(1)
-        return parts
+        return parts, is_small
 
 
 def _is_plain(optimizer: torch.optim.Optimizer) -> bool:

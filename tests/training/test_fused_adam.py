@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
 
+from pyrovae.training import fused_adam
 from pyrovae.training.fused_adam import FusedAdam
 
 MAKERS = {
@@ -160,3 +161,35 @@ def test_an_optimiser_of_the_users_own_sees_gradients_switched_on():
 
     FusedAdam(Own(parameters_of(), lr=0.1)).step()
     assert seen == [True]
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("shape", "threads"), [((181, 181), 1), ((182, 182), 2)])
+def test_small_parameters_are_stepped_on_one_thread_to_the_bit(shape, threads, two_threads, monkeypatch):
+    """Threads that wait for each other on a busy machine take a hundred times as long as the step."""
+    kernel, seen, found = fused_adam._KERNELS[0], [], []
+
+    def watched(*args, **kwargs):
+        seen.append(torch.get_num_threads())
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(fused_adam, "_KERNELS", (watched, watched))
+    gradient = torch.randn(shape)
+    for alone in (True, False):
+        parameter = nn.Parameter(torch.ones(shape))
+        optimizer = MAKERS["Adam"]([parameter])
+        stepper = FusedAdam(optimizer)
+        for _ in range(3):
+            parameter.grad = gradient
+            stepper.step() if alone else optimizer.step()
+        found.append(parameter.detach())
+    assert torch.equal(*found)
+    assert seen == [threads] * 2  # the first step, which has no state yet, is the optimiser's own
+    assert torch.get_num_threads() == 2
