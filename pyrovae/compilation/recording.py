@@ -44,8 +44,9 @@ class Recording:
                 allow_fallback_kernels=True, allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True
             )
         inputs = [fake.from_tensor(arg) for arg in args]
-        copies = {id(fake): _copy(fake).requires_grad_(fake.requires_grad) for fake in inputs}  # as they are now
-        self._inputs = [copies[id(fake)] for fake in inputs]  # one tensor may stand for two arguments
+        self._fakes = inputs
+        # As they are now; one tensor may stand for two arguments.
+        self._copies = {id(fake): _copy(fake).requires_grad_(fake.requires_grad) for fake in inputs}
         self._recorder = _Recorder(fake)
         self.graph, self.outside = self._recorder.graph, self._recorder.outside
         outputs = self._recorder.run(function, inputs)
@@ -57,9 +58,9 @@ class Recording:
 
     def is_of(self, function: Callable) -> bool:
         """Runs the function once more and returns whether it does the same again, with tensors of the same values."""
-        again = _Checker(self._recorder)
+        again = _Checker(self._recorder, self._copies)
         try:
-            outputs = again.run(function, self._inputs)
+            outputs = again.run(function, [self._copies[id(fake)] for fake in self._fakes])
         except _OtherOperation:
             return False
         return again.ends_the_same and _are_same(outputs, self._outputs)
@@ -105,7 +106,6 @@ class _Recorder(TorchDispatchMode):
             node = self._call(aten.alias.default, (self._node_of(args[0]),))
             node.meta["val"] = args[0].detach()  # as it was
             self._known[id(args[0])] = node, args[0]
-            self._forget_layout(args[0])
         outcome = self._outcome(func, args, kwargs)
         if func in _ALIASES:
             # Other names for the same memory. Inductor then sees that the two runs of a pair, which path derivatives
@@ -126,11 +126,16 @@ class _Recorder(TorchDispatchMode):
     def _outcome(self, func: Any, args: tuple, kwargs: dict) -> Any:
         if func is not aten.lift_fresh.default:  # whose outcome knows the number that it is made of
             args = tuple(map(self._faked, args))
+        if func._schema.is_mutable:  # which may lay its arguments out anew
+            for tensor in (*args, *kwargs.values()):
+                self._forget_layout(tensor)
+        self.outcomes.append((func, None))  # also of one that fails, as the function may know what to do then
         outcome = func(*args, **kwargs)
-        self.outcomes.append((func, outcome if _is_known_by_its_layout(func, outcome) else None))
+        if _is_known_by_its_layout(func, outcome):
+            self.outcomes[-1] = func, outcome
         return outcome
 
-    def _forget_layout(self, tensor: Tensor) -> None:
+    def _forget_layout(self, tensor: object) -> None:
         for place, (func, outcome) in enumerate(self.outcomes):
             if outcome is tensor or (isinstance(outcome, list | tuple) and any(part is tensor for part in outcome)):
                 self.outcomes[place] = func, None
@@ -200,16 +205,17 @@ class _Recorder(TorchDispatchMode):
         return self._sizes[expression]
 
 
-class _OtherOperation(BaseException):
-    """Says that a second run does something else than the first; a user's `except Exception` does not catch it."""
+class _OtherOperation(Exception):
+    """Says that a second run does something else than the first."""
 
 
 class _Checker(_Recorder):
     """Compares each operation within it with that of a first run, whose fake tensors need not be computed again."""
 
-    def __init__(self, first: _Recorder) -> None:
+    def __init__(self, first: _Recorder, copies: dict[int, Tensor]) -> None:
         super().__init__(first.fake)
-        self._first = first
+        self._first, self._copies = first, copies  # the inputs' by the id of the first run's
+        self._differs = False
         self._inputs = iter(first.graph.find_nodes(op="placeholder"))
         self._next_node, self._next_outcome = iter(first.nodes), iter(first.outcomes)
 
@@ -217,7 +223,11 @@ class _Checker(_Recorder):
     def ends_the_same(self) -> bool:
         """True if the first run did no more, and held the same values besides its operations."""
         more = (next(rest, None) for rest in (self._inputs, self._next_node, self._next_outcome))
-        if any(found is not None for found in more) or not _are_same(self.numbers, self._first.numbers):
+        if (
+            self._differs
+            or any(found is not None for found in more)
+            or not _are_same(self.numbers, self._first.numbers)
+        ):
             return False
         with torch._C.DisableTorchFunction():
             return all(a is b or _are_equal(a, b) for a, b in zip(self._first.outside, self.outside, strict=True))
@@ -225,21 +235,32 @@ class _Checker(_Recorder):
     def _outcome(self, func: Any, args: tuple, kwargs: dict) -> Any:
         first, outcome = next(self._next_outcome, (None, None))
         if func is not first:
-            raise _OtherOperation
+            raise self._other_operation()
         if outcome is None:
             return super()._outcome(func, args, kwargs)
-        return _copy(outcome) if isinstance(outcome, Tensor) else type(outcome)(map(_copy, outcome))
+        if isinstance(outcome, Tensor):
+            return _copy(outcome)
+        copies = {id(part): _copy(part) for part in outcome}  # one tensor may be two parts
+        return type(outcome)(copies[id(part)] for part in outcome)
+
+    def _faked(self, value: Any) -> Any:
+        fake = super()._faked(value)
+        return self._copies.get(id(fake), fake)
+
+    def _other_operation(self) -> _OtherOperation:
+        self._differs = True  # even if the function catches it
+        return _OtherOperation()
 
     def _placeholder(self, name: str) -> fx.Node:
         node = next(self._inputs, None)
         if node is None:
-            raise _OtherOperation
+            raise self._other_operation()
         return node
 
     def _call(self, func: Any, args: tuple, kwargs: dict | None = None) -> fx.Node:
         node, called = next(self._next_node, (None, None))
         if node is None or not _are_same(called, [func, args, kwargs]):
-            raise _OtherOperation
+            raise self._other_operation()
         return node
 
 

@@ -132,15 +132,11 @@ def _two_particles(model: Callable, guide: Callable, reading: Reading, args: tup
 
     The caller's random numbers come first, as parameters may be drawn from them at their first use.
     """
-
-    def once(pair: Pair, find: Callable[[], T]) -> T:
-        return _found_once(check_pair, pair, model, guide, find)
-
     try:
-        return check_pair(model, guide, reading, args, kwargs, once)
+        return check_pair(model, guide, reading, args, kwargs)
     except InputError:
         with fixed_generators(0):
-            return check_pair(model, guide, reading, args, kwargs, once)
+            return check_pair(model, guide, reading, args, kwargs)
 
 
 def _check_draws_outside(

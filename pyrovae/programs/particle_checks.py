@@ -5,6 +5,7 @@ particles, and gives other numbers.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -26,16 +27,13 @@ ALLOWED_NATS = 1e-3
 ALLOWED_ROUNDINGS = 100  # two runs may differ by this many times the effect of a few roundings of the latents
 
 
-Once = Callable[[Pair, Callable[[], dict[str, Any]]], dict[str, Any]]
-
-
-def check_pair(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict, once: Once) -> Pair:
+def check_pair(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:
     """Returns two particles of the pair, after a check that each is what the pair gives without a particle dimension.
 
     If they are not, particles are run one after another from now on, or `InputError` is raised if `reading` says that
     they must not be. It is also raised if the model observes nothing, the guide draws straight through, or a density
-    does not take its values. `once` returns what a function finds out about a pair, or has found out about another run
-    of the same structure.
+    does not take its values. It is done for all data that are asked about: others of the same structure may show what
+    these do not, for example at a weight that was 0.
     """
     try:
         pair = _two_particles(model, guide, reading, args, kwargs)
@@ -43,7 +41,7 @@ def check_pair(model: Callable, guide: Callable, reading: Reading, args: tuple, 
         if not pair.layout.is_vectorized:
             return replace(pair, coupled=_coupled(*pair.runs[:2]))
         try:
-            return replace(pair, **once(pair, lambda: _alone(pair, model, guide, args, kwargs)))
+            return replace(pair, **_alone(pair, model, guide, args, kwargs))
         except _Differs as found:
             if reading.vectorize_particles not in (False, "auto"):
                 raise InputError(
@@ -82,12 +80,16 @@ def _two_particles(model: Callable, guide: Callable, reading: Reading, args: tup
 def _alone(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
     """Returns fields of `Pair` that a run without a dimension of particles tells, or raises `_Differs`."""
     before, woven = random_mark(), Woven.of(pair)
-    if woven is not None:  # one run then tells what the one below does, and what `coupled` does, if all is well
+    # One run then tells what the one below does, and what `coupled` does, if all is well. Two data of two particles may
+    # be transposed, and the terms that are compared are the same.
+    if woven is not None and pair.batch > 2:
         latents = {name: first_particle(pair, pair.guide_sites[name], z) for name, z in woven.latents.items()}
-        with torch.no_grad(), pyro.validation_enabled(False):
+        # A program may need gradients, or not run at the latents of another particle: then the run below tells.
+        with suppress(Exception), torch.no_grad(), pyro.validation_enabled(False):
             alone = _without_particles(model, guide, latents, pair, args, kwargs)
             if random_mark() == before and woven.agrees(alone):
                 return {"is_independent": True}
+    before = random_mark()
     latents = {name: first_particle(pair, site) for name, site in pair.guide_sites.items()}
     alone = _without_particles(model, guide, latents, pair, args, kwargs)
     if random_mark() != before:  # a program that draws more than its latents: no two runs have one density

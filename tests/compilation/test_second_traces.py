@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from pyrovae.compilation.graph import Graph
+from pyrovae.compilation.replay import Replay
 from pyrovae.compilation.tracing import CannotTrace
 
 NO_INDUCTOR = {"inductor": False}
+SCHEMA = "(Tensor x) -> Tensor[]"
 
 
 def moving(function):
@@ -56,7 +58,7 @@ def test_a_function_that_does_something_else_when_it_runs_again_is_refused(funct
 
 
 def in_any_case(x, n):
-    with suppress(Exception):
+    with suppress(BaseException):
         x.mul(n)
 
 
@@ -96,6 +98,39 @@ def test_one_that_gives_the_same_results_in_another_order_is_refused():
 )
 def test_equal_constants_are_the_same(function):
     Graph(moving(function), [torch.randn(2)], **NO_INDUCTOR)
+
+
+def fails_first(x):
+    try:
+        return torch.cat([x, x[:1, None]])
+    except RuntimeError:
+        return torch.cat([x, x[:1]])
+
+
+def writes_by_another_name(x):
+    MEAN.mul_(0.5)
+    return x * NORM.running_mean
+
+
+NORM = torch.nn.BatchNorm1d(2)
+MEAN = NORM.running_mean
+
+
+@pytest.mark.parametrize("function", [fails_first, writes_by_another_name])
+def test_what_is_the_same_in_both_runs_is_replayed(function):
+    def summed(x):
+        return (function(x).sum(),)
+
+    x = torch.randn(2)
+    replay = Replay(summed, [x], lambda: summed(x), [NORM], inductor=False)
+    assert replay.why is None
+
+
+def test_a_tensor_that_is_two_results_of_an_operation_is_one_in_both_runs():
+    twice = torch.library.custom_op("pyrovae_tests::twice", lambda x: [x * 2, x * 2], mutates_args=(), schema=SCHEMA)
+    twice.register_fake(lambda x: [torch.empty_like(x)] * 2)
+    graph = Graph(lambda x: (sum(twice(x)),), [torch.randn(2)], **NO_INDUCTOR)
+    assert torch.equal(graph(torch.ones(2))[0], torch.full((2,), 4.0))
 
 
 def test_one_tensor_may_be_two_arguments():

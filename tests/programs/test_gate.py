@@ -300,18 +300,17 @@ def test_the_gate_leaves_random_numbers_modes_and_running_statistics_alone():
     assert all(module.training for module in net.modules())
 
 
-def test_of_a_known_pair_another_question_takes_a_run_of_its_data_alone():
+def test_a_pair_is_checked_by_two_runs_of_its_data_also_if_it_is_known():
     (model, guide), runs = (plain().model, plain().guide), []
 
     def counted(x):
         runs.append(len(x))
         guide(x)
 
-    gate.check(model, counted, None, X)
-    first = len(runs)
-    assert first == 2  # with two particles, and with one
-    gate.check(model, counted, gate.Weights(), X)
-    assert len(runs) == first + 1
+    for needs in (None, gate.Weights()):
+        runs.clear()
+        gate.check(model, counted, needs, X)
+        assert runs == [len(X)] * 2  # with two particles, and with one
     bad = X.clone()
     bad[1] = float("nan")
     with pytest.raises(pv.InputError, match="nan"):

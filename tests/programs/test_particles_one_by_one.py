@@ -145,6 +145,40 @@ def counts_rows(x):
         pyro.sample("x", dist.Normal(z.sum(-1) / len(z), 0.5), obs=x)
 
 
+class Mixing(nn.Module):
+    """Mixes latents across their leading dimension, by as much as a weight that starts at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()).double())
+
+    def model(self, x):
+        pyro.module("mixing", self)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            mixed = z + self.weight * z.softmax(1 if z.dim() == 3 else -1)
+            pyro.sample("x", dist.Normal(mixed.sum(-1), 0.5), obs=x)
+
+
+def test_what_a_weight_of_0_hid_is_found_when_other_data_are_asked_about():
+    mixing, guide, x = Mixing(), with_fixed_batch(5)[1], torch.randn(5).double()
+    pv.log_marginal(mixing.model, guide, x, num_samples=10)
+    mixing.weight.data.fill_(3.0)
+    with pytest.warns(UserWarning, match=SAYS_SO):
+        pv.log_marginal(mixing.model, guide, x, num_samples=10)
+
+
+def test_latents_that_are_transposed_are_found_among_two_data_too():
+    def transposed(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            z = z.transpose(0, 1).reshape(z.shape) if z.dim() == 3 else z
+            pyro.sample("x", dist.Normal(z.sum(-1), 0.5), obs=x)
+
+    with pytest.warns(UserWarning, match=SAYS_SO):
+        pv.log_marginal(transposed, with_fixed_batch(2)[1], torch.randn(2).double(), num_samples=10)
+
+
 PACKED = pack_sequence([torch.randn(n, 1, generator=torch.Generator().manual_seed(n)).double() for n in (4, 2, 1)])
 
 
