@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import CapturedState, generator_states, set_generator_states
+from pyrovae.common import CapturedState, first_line, generator_states, set_generator_states
 from pyrovae.compilation.graph import Graph
 from pyrovae.compilation.tracing import CannotTrace
 
@@ -65,7 +65,10 @@ class Replay:
             after += _values([t for t in graph.outside if not (t.requires_grad or any(t is a for a, _ in after))])
             _write(before)
             set_generator_states(start)
-            replayed = graph(*args, *self._current_buffers())
+            try:
+                replayed = graph(*args, *self._current_buffers())
+            except Exception as error:  # the program itself has just run
+                raise CannotTrace(f"its graph fails: {first_line(error)}") from error
             self.why = self._difference(replayed, end, after)
             if self.why is None:
                 self.graph = self._accepted = graph

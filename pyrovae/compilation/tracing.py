@@ -37,7 +37,7 @@ def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, l
     Raises `CannotTrace` if the function is not a straight line of tensor operations.
     """
     try:
-        with _without_values(), torch.random.fork_rng(_cuda_devices(args)):
+        with _without_values(), _without_whole_layers(), torch.random.fork_rng(_cuda_devices(args)):
             found = Recording(function, args)
             is_same = found.is_of(function)
     except CannotTrace:
@@ -71,6 +71,20 @@ def _without_values() -> Iterator[None]:
     loops = patch.object(_Subsample, "sample", marked), patch.object(IndepMessenger, "indices", property(counted))
     with pyro.validation_enabled(False), patch.multiple(pyro.util, **asked), loops[0], loops[1], _NoValues():
         yield
+
+
+@contextmanager
+def _without_whole_layers() -> Iterator[None]:
+    """Within the block an LSTM is the operations that it consists of.
+
+    That of oneDNN is a single one, which keeps for its gradient what it needs only where autograd runs it.
+    """
+    is_enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(is_enabled)
 
 
 class _NoValues(TorchFunctionMode):
