@@ -115,6 +115,15 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture
+def two_threads():
+    """Torch has two threads during the test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
     root = Path(os.environ.get("PYROVAE_DATA", "data"))

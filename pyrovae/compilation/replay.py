@@ -108,12 +108,14 @@ class Replay:
         before, start = _values(tensors), generator_states()
         self.outcome = eager()
         end, after = generator_states(), _values(tensors)
-        why: str | None = "its graph failed"
+        why: str | None = "it was interrupted"
         try:
             _write(before)
             set_generator_states(start)
             replayed = self._accepted(*args, *self._current_buffers())
             why = self._difference(replayed, end, after)
+        except Exception as error:  # the program itself has just run
+            why = f"its graph fails: {first_line(error)}"
         finally:
             if why is not None:
                 _write(after)

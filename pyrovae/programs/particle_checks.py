@@ -79,10 +79,10 @@ def _two_particles(model: Callable, guide: Callable, reading: Reading, args: tup
 
 def _alone(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
     """Returns fields of `Pair` that a run without a dimension of particles tells, or raises `_Differs`."""
-    before, woven = random_mark(), Woven.of(pair)
-    # One run then tells what the one below does, and what `coupled` does, if all is well. Two data of two particles may
-    # be transposed, and the terms that are compared are the same.
-    if woven is not None and pair.batch > 2:
+    # One run tells what the one below does, and what `coupled` does, if all is well. Two data of two particles may be
+    # transposed, and the terms that are compared are the same.
+    before, woven = random_mark(), Woven.of(pair) if pair.batch > 2 else None
+    if woven is not None:
         latents = {name: first_particle(pair, pair.guide_sites[name], z) for name, z in woven.latents.items()}
         # A program may need gradients, or not run at the latents of another particle: then the run below tells.
         with suppress(Exception), torch.no_grad(), pyro.validation_enabled(False):

@@ -8,14 +8,6 @@ from pyrovae.compilation import machine_code
 from pyrovae.compilation.graph import Graph
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("is_small", [True, False])
 def test_the_threads_of_a_graph_are_those_that_suit_its_size(is_small, two_threads, monkeypatch):
     if not is_small:

@@ -163,14 +163,6 @@ def test_an_optimiser_of_the_users_own_sees_gradients_switched_on():
     assert seen == [True]
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("shape", "threads"), [((181, 181), 1), ((182, 182), 2)])
 def test_small_parameters_are_stepped_on_one_thread_to_the_bit(shape, threads, two_threads, monkeypatch):
     """Threads that wait for each other on a busy machine take a hundred times as long as the step."""

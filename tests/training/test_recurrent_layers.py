@@ -10,6 +10,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.compilation.replay import Replay
 
 
 class OfSeries(nn.Module):
@@ -75,3 +76,25 @@ def test_a_program_whose_graph_fails_runs_eagerly_with_a_line_that_says_so():
         with nullcontext() if make is SVI else says:
             losses.append([svi.step(x) for _ in range(3)])
     assert losses[1] == losses[0]
+
+
+def test_a_graph_that_fails_when_it_is_compared_again_gives_way_to_the_program(monkeypatch):
+    buffer = nn.BatchNorm1d(2)
+
+    def program(x):
+        return (buffer(x).sum(), x.sin())
+
+    x = torch.randn(4, 2)
+    replay = Replay(program, [x], lambda: program(x), [buffer], inductor=False, num_values=1)
+    assert replay.why is None
+
+    def fails(*args):
+        buffer.running_mean.fill_(7.0)
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(replay, "_accepted", fails)
+    mean = 0.9 * buffer.running_mean + 0.1 * x.mean(0)
+    outcome, why = replay.compare(lambda: program(x), [x])
+    assert why == "its graph fails: no more"
+    assert torch.equal(outcome[1], x.sin())
+    torch.testing.assert_close(buffer.running_mean, mean)  # as the program leaves it
