@@ -40,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What is frozen below is thawed after pytest's own two collections, and before extension modules would report all
+    # that they made as leaked.
+    config.add_cleanup(gc.unfreeze)
     progress.SECONDS_BETWEEN_LINES = math.inf  # on a busy machine a test may take longer, and wants no line of it
     helpers.BASE_SEED = config.getoption("--base-seed")
     os.environ["PYROVAE_BASE_SEED"] = str(helpers.BASE_SEED)
@@ -67,10 +70,6 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # else extension modules report all that they made as leaked, below the results
 
 
 def pytest_report_header(config: pytest.Config) -> str:
