@@ -31,7 +31,27 @@ def dies_after(num_steps, kind=torch.optim.Adam, **settings):
             return super().step(*args)
 
     Mortal.__name__ = kind.__name__  # a checkpoint tells kinds of optimisers apart by their names
-    return lambda parameters, lr: Mortal(parameters, lr=lr, **settings)
+
+    def make(parameters, lr):
+        make.made = Mortal(parameters, lr=lr, **settings)
+        return make.made
+
+    make.lives_no_longer = lambda: make.made.taken == num_steps
+    return make
+
+
+class BeforeDeath(Checkpoints):
+    """Checkpoints at the start, after the last step that the optimiser takes before it kills, and at the end.
+
+    One after every step takes as long as the step.
+    """
+
+    def __init__(self, folder, optimizer):
+        super().__init__(folder, minutes=100.0)
+        self.optimizer = optimizer
+
+    def is_due(self):
+        return getattr(self.optimizer, "lives_no_longer", lambda: False)()
 
 
 ring_data = partial(ring, num_train=50, num_validation=20, num_test=5)
@@ -79,7 +99,7 @@ CASES = {
     "a tensor": (small_vae, lambda: ring_data().train_x, {"objective": "dreg", "num_particles": 3}),
     "a loader": (
         small_vae,
-        lambda: torch.utils.data.DataLoader(ring_data().train_x, batch_size=16, shuffle=True),
+        lambda: torch.utils.data.DataLoader(ring_data().train_x, batch_size=30, shuffle=True),
         {},
     ),
     "parameters of pyro": (WithParamsOfItsOwn, ring_data, {}),
@@ -94,8 +114,8 @@ CASES = {
 }
 
 
-def train(case, folder, optimizer=torch.optim.Adam, minutes=1e-9, **more):
-    """Trains with a checkpoint after every step.
+def train(case, folder, optimizer=torch.optim.Adam, minutes=None, **more):
+    """Trains with a checkpoint before the optimiser kills the training, or so many minutes after another.
 
     Returns the parameters, the optimiser's state and the history without its times.
     """
@@ -103,7 +123,8 @@ def train(case, folder, optimizer=torch.optim.Adam, minutes=1e-9, **more):
     vae = make()
     torch.manual_seed(7)
     settings = {"epochs": 4, "batch_size": 16, "seed": 1, "progress": False, **settings, **more}
-    history = pv.fit(vae, data(), optimizer=optimizer, checkpoints=Checkpoints(folder, minutes=minutes), **settings)
+    kept = BeforeDeath(folder, optimizer) if minutes is None else Checkpoints(folder, minutes=minutes)
+    history = pv.fit(vae, data(), optimizer=optimizer, checkpoints=kept, **settings)
     state = torch.load(folder / CURRENT, weights_only=True)
     return state["parameters"], state["optimizer"]["state"], without_times(history)
 
