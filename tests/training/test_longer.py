@@ -1,4 +1,4 @@
-"""Trainings that go on for more epochs than they were begun with: 5 and then 5 are 10, to the bit."""
+"""Trainings that go on for more epochs than they were begun with: 2 and then 1 are 3, to the bit."""
 
 import re
 import warnings
@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from broken_off import ENDED, Killed, assert_same, dies_after, ring_data, train as train_with_many_checkpoints
+from broken_off import ENDED, BeforeDeath, Killed, assert_same, dies_after, ring_data, train as train_with_defaults
 from helpers import parameters_of, refusal, small_vae
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -36,7 +36,7 @@ def warm_up(optimizer):
     return SequentialLR(optimizer, steps, milestones=[2])
 
 
-train = partial(train_with_many_checkpoints, minutes=100.0)
+train = partial(train_with_defaults, batch_size=25)  # two steps an epoch
 PLATEAU = partial(ReduceLROnPlateau, factor=0.5, patience=0, threshold=1.0, threshold_mode="abs")
 CASES = {
     "a data set with validation": (ring_data, {}),
@@ -44,7 +44,7 @@ CASES = {
     "an iterable": (batches, {}),
     "a loader": (loader, {"validation": ring_data().validation_x}),
     "compiled": (ring_data, {"compile": True}),
-    "several objectives": (ring_data, {"objective": {1: "elbo", 3: "iwae(num_particles=3)"}}),
+    "several objectives": (ring_data, {"objective": {1: "elbo", 2: "iwae(num_particles=3)"}}),
     "patience": (ring_data, {"patience": 3, "lr": 0.05}),
     "a schedule of the caller's": (ring_data, {"schedule": warm_up}),
     "a plateau": (ring_data, {"schedule": PLATEAU, "lr": 0.1}),
@@ -52,20 +52,20 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_three_epochs_and_two_more_are_five_to_the_bit(case, tmp_path, without_machine_code):
-    train_case = partial(train, (small_vae, *CASES[case]), batch_size=25)
-    whole = train_case(tmp_path / "whole", epochs=5)
-    train_case(tmp_path / "run", epochs=3)
-    assert_same(train_case(tmp_path / "run", epochs=5), whole)
+def test_two_epochs_and_one_more_are_three_to_the_bit(case, tmp_path, without_machine_code):
+    train_case = partial(train, (small_vae, *CASES[case]))
+    whole = train_case(tmp_path / "whole", epochs=3)
+    train_case(tmp_path / "run", epochs=2)
+    assert_same(train_case(tmp_path / "run", epochs=3), whole)
 
 
-@pytest.mark.parametrize("num_steps", [6, 10])
+@pytest.mark.parametrize("num_steps", [3, 5])
 def test_an_interrupted_training_is_lengthened_and_interrupted_again_to_the_bit(num_steps, tmp_path):
     case = (small_vae, ring_data, {"patience": 3, "lr": 0.05})
     whole = train(case, tmp_path / "whole", epochs=4)
-    for epochs, steps in ((3, num_steps), (4, 3)):  # of 4 steps an epoch
+    for epochs, steps in ((3, num_steps), (4, 2)):
         with pytest.raises(Killed):
-            train_with_many_checkpoints(case, tmp_path / "run", dies_after(steps), epochs=epochs)
+            train(case, tmp_path / "run", dies_after(steps), epochs=epochs)
     assert_same(train(case, tmp_path / "run", epochs=4), whole)
 
 
@@ -73,7 +73,7 @@ def test_an_interrupted_training_is_cut_short_to_the_bit(tmp_path):
     case = (small_vae, ring_data, {})
     whole = train(case, tmp_path / "whole", epochs=4)
     with pytest.raises(Killed):
-        train_with_many_checkpoints(case, tmp_path / "run", dies_after(10), epochs=9)
+        train(case, tmp_path / "run", dies_after(5), epochs=9)
     said = "has done 2 epochs and a part of epoch 3: epochs must be >= 3, got 2"
     assert said in refusal(train, case, tmp_path / "run", epochs=2)
     assert_same(train(case, tmp_path / "run", epochs=4), whole)
@@ -85,7 +85,7 @@ def test_a_training_cut_short_at_the_epochs_that_are_done_ends_with_its_best_par
     case = (small_vae, ring_data, {"patience": 5})
     whole = train(case, tmp_path / "whole", epochs=3)
     with pytest.raises(ZeroDivisionError):
-        train_with_many_checkpoints(case, tmp_path / "run", epochs=9, on_epoch=lambda record: 1 / (3 - record["epoch"]))
+        train(case, tmp_path / "run", minutes=1e-9, epochs=9, on_epoch=lambda record: 1 / (3 - record["epoch"]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_same(train(case, tmp_path / "run", epochs=3), whole)
@@ -94,12 +94,12 @@ def test_a_training_cut_short_at_the_epochs_that_are_done_ends_with_its_best_par
 
 def test_an_objective_may_come_later_and_none_may_change(tmp_path):
     case, first = (small_vae, ring_data, {}), {1: "elbo", 2: "iwae(num_particles=3)"}
-    then = {**first, 4: "dreg(num_particles=3)"}
-    whole = train(case, tmp_path / "whole", epochs=5, objective=then)
-    train(case, tmp_path / "run", epochs=3, objective=first)
-    other = {**first, 3: "dreg(num_particles=3)"}
-    assert "was written with objective 'ELBO" in refusal(train, case, tmp_path / "run", epochs=5, objective=other)
-    assert_same(train(case, tmp_path / "run", epochs=5, objective=then), whole)
+    then = {**first, 3: "dreg(num_particles=3)"}
+    whole = train(case, tmp_path / "whole", epochs=3, objective=then)
+    train(case, tmp_path / "run", epochs=2, objective=first)
+    other = {**first, 2: "dreg(num_particles=3)"}
+    assert "was written with objective 'ELBO" in refusal(train, case, tmp_path / "run", epochs=3, objective=other)
+    assert_same(train(case, tmp_path / "run", epochs=3, objective=then), whole)
 
 
 # Early stopping -------------------------------------------------------------------------------------------------------
@@ -126,27 +126,27 @@ def better(monkeypatch):
 
 
 def test_the_last_parameters_and_not_the_best_go_on(better, tmp_path):
-    better(1, 3, 7)
+    better(1, 2, 4)
     case = (small_vae, ring_data, {"patience": 5})
-    whole = train(case, tmp_path / "whole", epochs=8)
-    five = train(case, tmp_path / "run", epochs=5)
-    three = train((small_vae, ring_data, {}), tmp_path / "three", epochs=3)
-    assert all(torch.equal(value, three[0][name]) for name, value in five[0].items())  # the best
-    assert_same(train(case, tmp_path / "run", epochs=8), whole)
+    whole = train(case, tmp_path / "whole", epochs=5)
+    three = train(case, tmp_path / "run", epochs=3)
+    two = train((small_vae, ring_data, {}), tmp_path / "two", epochs=2)
+    assert all(torch.equal(value, two[0][name]) for name, value in three[0].items())  # the best
+    assert_same(train(case, tmp_path / "run", epochs=5), whole)
 
 
 def test_a_training_that_stopped_early_goes_on_with_more_patience_alone(better, tmp_path):
-    better(1, 2, 6)
+    better(1, 4)
     case = (small_vae, ring_data, {})
-    whole = train(case, tmp_path / "whole", epochs=8, patience=4)
-    early = train(case, tmp_path / "run", epochs=7, patience=2)
-    assert len(early[2]) == 4
-    with pytest.warns(UserWarning, match=f"{ENDED}; patience 2 ended it after epoch 4, and a larger one trains it"):
-        assert_same(train(case, tmp_path / "run", epochs=8, patience=2), early)
+    whole = train(case, tmp_path / "whole", epochs=5, patience=3)
+    early = train(case, tmp_path / "run", epochs=4, patience=2)
+    assert len(early[2]) == 3
+    with pytest.warns(UserWarning, match=f"{ENDED}; patience 2 ended it after epoch 3, and a larger one trains it"):
+        assert_same(train(case, tmp_path / "run", epochs=5, patience=2), early)
     assert "was written with patience 2, and patience is now 1" in refusal(
-        train, case, tmp_path / "run", epochs=8, patience=1
+        train, case, tmp_path / "run", epochs=5, patience=1
     )
-    assert_same(train(case, tmp_path / "run", epochs=8, patience=4), whole)
+    assert_same(train(case, tmp_path / "run", epochs=5, patience=3), whole)
 
 
 def test_best_parameters_alone_are_not_taken_for_the_last(better, tmp_path):
@@ -204,16 +204,16 @@ def test_a_schedule_of_the_callers_must_give_the_rates_that_it_gave(name, tmp_pa
 
 
 def test_auto_may_choose_to_compile_the_longer_training(monkeypatch, tmp_path, without_machine_code):
-    monkeypatch.setattr(pv.training.gradients, "COMPILE_STEPS", 20)
+    monkeypatch.setattr(pv.training.gradients, "COMPILE_STEPS", 5)
     case = (small_vae, ring_data, {"compile": "auto"})
-    whole = train(case, tmp_path / "whole", epochs=6)
-    train(case, tmp_path / "run", epochs=3)
+    whole = train(case, tmp_path / "whole", epochs=3)
+    train(case, tmp_path / "run", epochs=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = train(case, tmp_path / "run", epochs=6)
+        found = train(case, tmp_path / "run", epochs=3)
     assert torch.load(tmp_path / "run" / CURRENT)["settings"]["compile"]
     assert found[2] == whole[2]  # to the bit, without machine code
-    assert "was written with compile True" in refusal(train, case, tmp_path / "run", epochs=9, compile=False)
+    assert "was written with compile True" in refusal(train, case, tmp_path / "run", epochs=4, compile=False)
 
 
 def test_a_run_goes_on_and_fit_returns_all_epochs(tmp_path):
@@ -246,9 +246,9 @@ def test_a_schedule_that_reads_something_outside_goes_on_with_the_rates_that_it_
     def lower(record):
         outside["factor"] *= 0.7
 
-    def fit(folder, optimizer=torch.optim.Adam, epochs=5):
-        vae, settings = small_vae(), {"lr": 0.05, "batch_size": 16, "seed": 0, "on_epoch": lower}
-        kept = Checkpoints(tmp_path / folder, minutes=1e-6)
+    def fit(folder, optimizer=torch.optim.Adam, epochs=4):
+        vae, settings = small_vae(), {"lr": 0.05, "batch_size": 25, "seed": 0, "on_epoch": lower}
+        kept = BeforeDeath(tmp_path / folder, optimizer)
         schedule = partial(kind, lr_lambda=lambda epoch: outside["factor"])
         history = pv.fit(
             vae, ring_data(), epochs=epochs, optimizer=optimizer, schedule=schedule, checkpoints=kept, **settings
@@ -258,7 +258,7 @@ def test_a_schedule_that_reads_something_outside_goes_on_with_the_rates_that_it_
     whole, rates = fit("whole")
     outside["factor"] = 1.0
     with pytest.raises(Killed):
-        fit("killed", dies_after(10))
+        fit("killed", dies_after(5))
     assert outside["factor"] == pytest.approx(0.49)
     with pytest.raises(
         pv.InputError, match=r"had lr 0.05 in epoch [12], and its schedule now gives 0.0245: where the num"
