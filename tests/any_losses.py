@@ -90,7 +90,7 @@ def adam():
     return pyro.optim.Adam({"lr": 0.01})
 
 
-def trained(kind, make, loss, num_steps=4, evaluations=2, change=lambda step, pair: None, args=(X,), optim=adam):
+def trained(kind, make, loss, num_steps=3, evaluations=0, change=lambda step, pair: None, args=(X,), optim=adam):
     """Returns losses of steps and of evaluations, the parameters, and the SVI."""
     pyro.clear_param_store()
     pyro.set_rng_seed(5)

@@ -152,21 +152,21 @@ PAIRS = {
     ),
     "images": (
         vae_pair(event_shape=(1, 6, 5), **IMAGES),
-        [((data(n, 1, 6, 5) > 0).double(),) for n in (4, 2)],
-        DReG(2),
+        [((data(4, 1, 6, 5) > 0).double(),)],
+        ELBO(),
     ),
     "autoencoder": (vae_pair(posterior="delta"), [(data(6, 3),)], ELBO()),
 }
 
 
-IN_TWO_SHAPES = {"constrained parameters", "mixed, path derivative", "labels", "images"}  # a trace takes long
+IN_TWO_SHAPES = {"constrained parameters", "labels"}  # a trace takes long
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_compiled_steps_of_every_kind_of_pair_are_svi_s(name):
     make, batches, objective = PAIRS[name]
     shapes = batches if name in IN_TWO_SHAPES else batches[:1]
-    *results, svi = run_both(make, alternating(shapes, 6), objective)
+    *results, svi = run_both(make, alternating(shapes, 2 * len(shapes) + 1), objective)
     assert_same(*results, svi)
     assert num_graphs(svi) == len(shapes)
 
@@ -180,7 +180,7 @@ def test_compiled_steps_are_those_of_pyro_s_own_objective(make):
         model, guide, _ = make()
         svi = kind(model, guide, pyro.optim.Adam({"lr": 0.01}), objective)
         torch.manual_seed(5)
-        losses.append([svi.step(*POINTS[0]) for _ in range(6)])
+        losses.append([svi.step(*POINTS[0]) for _ in range(3)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-10)
     assert svi.reason is None
 
@@ -224,8 +224,8 @@ def optional(x, y=None):
 
 (FIRST,) = POINTS[0]
 CALLS = {
-    "parameters by argument": (branches, [(FIRST, which) for which in "ababab"]),
-    "parameters of an optional argument": (optional, [(FIRST,), (FIRST, FIRST + 1)] * 3),
+    "parameters by argument": (branches, [(FIRST, which) for which in "abab"]),
+    "parameters of an optional argument": (optional, [(FIRST,), (FIRST, FIRST + 1)] * 2),
     "the same tensor twice": (lambda x, y: plain_model(x + y.mean()), [(FIRST, FIRST), (FIRST, FIRST + 1)]),
     "true and 1": (lambda x, f: plain_model(x if f is True else 3 * x), [(FIRST, True), (FIRST, 1)]),
 }
@@ -253,10 +253,10 @@ def test_within_a_handler_steps_are_those_of_svi():
 
 def test_another_dtype_is_traced_again():
     def change(step, vae):
-        if step == 3:
+        if step == 2:
             vae.float()
 
-    batches = [(data(6, 3),)] * 3 + [(data(6, 3).float(),)] * 3
+    batches = [(data(6, 3),)] * 2 + [(data(6, 3).float(),)] * 2
     losses = []
     for kind in (EagerSVI, CompiledExactly):
         vae = small_vae()

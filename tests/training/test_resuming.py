@@ -13,7 +13,6 @@ from helpers import small_vae
 import pyrovae as pv
 from pyrovae.training.checkpoints import CURRENT, PREVIOUS, Checkpoints
 
-
 EVERY_STEP = 1e-9  # minutes between two checkpoints
 
 
