@@ -110,9 +110,9 @@ def test_a_program_of_a_user_trains_with_its_own_loss(name):
     ],
 )
 def test_what_runs_eagerly_says_so_once_and_names_the_line(name, reason):
-    stocks = trained(SVI, PROGRAMS[name], None)
+    stocks = trained(SVI, PROGRAMS[name], None, evaluations=1)
     with pytest.warns(match="steps run eagerly") as caught:
-        ours = trained(CompiledExactly, PROGRAMS[name], None)
+        ours = trained(CompiledExactly, PROGRAMS[name], None, evaluations=1)
     assert len(caught) == 1
     assert ours[2].reason.startswith(reason)
     assert ours[0] == stocks[0]

@@ -95,7 +95,7 @@ def test_training_is_that_of_svi_with_the_gradient_per_datum(model, guide):
 def test_a_guide_that_has_not_run_gets_its_parameters_at_the_first_batch(model):
     pair = pair_of(model, AutoNormal)
     batches = list(zip(X.split(10), Y.split(10), strict=True))
-    history = pv.fit(pair, batches, epochs=30, lr=0.1, schedule="cosine", seed=suite_seed(), validation=[(X, Y)])
+    history = pv.fit(pair, batches, epochs=15, lr=0.15, schedule="cosine", seed=suite_seed(), validation=[(X, Y)])
     assert history.loss[-1] < history.loss[0] - 1
     mean, covariance = conjugate.regression_posterior(X, Y)
     median = next(iter(pair.guide.median().values())).flatten()
@@ -103,20 +103,20 @@ def test_a_guide_that_has_not_run_gets_its_parameters_at_the_first_batch(model):
 
 
 def test_a_training_is_resumed_to_the_bit(tmp_path):
-    """Eight epochs at once, and in two parts with new objects in between."""
+    """Four epochs at once, and in two parts with new objects in between."""
 
     class Interrupted(Exception):
         pass
 
     def stop(record):
-        if record["epoch"] == 5:
+        if record["epoch"] == 3:
             raise Interrupted
 
     def train(folder, on_epoch=None):
         kept = pv.Checkpoints(tmp_path / folder, epochs=1)
         batches = list(zip(X.split(10), Y.split(10), strict=True))
         settings = {"checkpoints": kept, "seed": suite_seed(), "on_epoch": on_epoch, "progress": False}
-        return pv.fit(pair_of("module", AutoDiagonalNormal), batches, epochs=8, **settings)
+        return pv.fit(pair_of("module", AutoDiagonalNormal), batches, epochs=4, **settings)
 
     whole, parameters = train("whole"), dict(pyro.get_param_store().items())
     with pytest.raises(Interrupted):
@@ -128,7 +128,7 @@ def test_a_training_is_resumed_to_the_bit(tmp_path):
 def test_a_compiled_training_under_an_autoguide_is_the_eager_one(without_machine_code):
     def train(compile):
         pyro.clear_param_store()
-        history = pv.fit(pair_of("function", AutoNormal), [(X, Y)], epochs=20, compile=compile, seed=suite_seed())
+        history = pv.fit(pair_of("function", AutoNormal), [(X, Y)], epochs=8, compile=compile, seed=suite_seed())
         return history.loss, [value.detach().clone() for value in pyro.get_param_store().values()]
 
     (eager, parameters), (compiled, others) = train(False), train(True)

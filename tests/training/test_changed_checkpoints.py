@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LinearLR, MultiStepLR, ReduceLROnPlateau, S
 import pyrovae as pv
 from pyrovae.common import all_generator_states
 
-NUM_CHANGES = 40  # of each training
+NUM_CHANGES = 25  # of each training
 
 
 class Endless:

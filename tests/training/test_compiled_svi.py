@@ -33,15 +33,15 @@ def test_two_models_in_one_process_do_not_meet():
     alone = []
     for settings in ({}, {"hidden": (5,)}):
         vae = small_vae(**settings)
-        svi = CompiledExactly(vae.model, vae.guide, adam(vae.parameters()))
+        svi = EagerSVI(vae.model, vae.guide, adam(vae.parameters()), ELBO())
         torch.manual_seed(5)
-        alone.append([svi.step(x) for _ in range(4)])
+        alone.append([svi.step(x) for _ in range(3)])
     vaes = [small_vae(), small_vae(hidden=(5,))]
     svis = [CompiledExactly(vae.model, vae.guide, adam(vae.parameters())) for vae in vaes]
     together, states = [[], []], []
     torch.manual_seed(5)
     states = [torch.get_rng_state()] * 2
-    for _ in range(4):
+    for _ in range(3):
         for number, svi in enumerate(svis):
             torch.set_rng_state(states[number])
             together[number].append(svi.step(x))
@@ -94,8 +94,8 @@ def test_steps_draw_afresh_and_a_seed_fixes_them():
     svi = CompiledExactly(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=0.0))
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
-        runs.append([svi.step(x) for _ in range(6)])
-    assert len(set(runs[0])) == 6
+        runs.append([svi.step(x) for _ in range(3)])
+    assert len(set(runs[0])) == 3
     assert runs[1] == runs[0]
     assert not set(runs[2]) & set(runs[0])
 

@@ -189,7 +189,7 @@ def test_the_posterior_of_a_mean_is_that_of_all_data(guide, objective):
     auto = AutoNormal(mean_model)
     pair = SimpleNamespace(model=mean_model, guide=mean_guide if guide == "by hand" else auto)
     settings = {"batch_size": 25, "lr": 0.1, "schedule": "cosine", "seed": suite_seed(), "progress": False}
-    pv.fit(pair, MANY, epochs=12, objective=objective, **settings)
+    pv.fit(pair, MANY, epochs=6, objective=objective, **settings)
     if guide == "by hand":
         loc, scale = (pyro.param(name).item() for name in ("loc", "scale"))
     else:
@@ -203,7 +203,7 @@ def test_the_posterior_of_a_regression_in_minibatches_is_the_exact_one():
     mean, covariance = conjugate.regression_posterior(x, y)
     guide = AutoNormal(conjugate.regression, init_loc_fn=pyro.infer.autoguide.init_to_mean)
     loader = DataLoader(TensorDataset(x, y), batch_size=20, shuffle=True)
-    pv.fit(Pair(conjugate.regression, guide), loader, epochs=80, lr=0.03, schedule="cosine", seed=suite_seed())
+    pv.fit(Pair(conjugate.regression, guide), loader, epochs=24, lr=0.05, schedule="cosine", seed=suite_seed())
     sd = 1 / torch.linalg.inv(covariance).diagonal().sqrt()  # of the best guide with independent weights
     assert (guide.locs.w - mean).abs().max() < 1.5 * sd.max()
     assert (guide.scales.w / sd).log().abs().max() < 0.4

@@ -65,19 +65,19 @@ def test_fit_takes_such_a_pair(m2, way):
     m2.load_state_dict(start)
     with torch.no_grad():
         assert history.loss[0] == pytest.approx(m2.iwae_loss(draws, X, LABELS).item() / len(X), abs=1e-8)
-    history = pv.fit(pair, [(X, LABELS)], epochs=30, objective=IWAE(COUNT), lr=0.05, seed=0, progress=False)
-    assert sum(history.loss[-10:]) < sum(history.loss[:10]) - 1
+    history = pv.fit(pair, [(X, LABELS)], epochs=12, objective=IWAE(COUNT), lr=0.1, seed=0, progress=False)
+    assert sum(history.loss[-4:]) < sum(history.loss[:4]) - 0.4
 
 
-@pytest.mark.parametrize("way", ["obs_mask", "label site"])
-def test_compare_takes_such_a_pair(m2, way):
+@pytest.mark.parametrize(("way", "names"), [("obs_mask", ["elbo", "iwae", "dreg"]), ("label site", ["iwae"])])
+def test_compare_takes_such_a_pair(m2, way, names):
     model, guide = m2.programs[way]
     found = pv.compare(
         model,
         guide,
         X,
         LABELS,
-        objectives=["elbo", "iwae", "dreg"],
+        objectives=names,
         num_particles=[COUNT],
         repeats=24,
         compile=False,
@@ -86,8 +86,8 @@ def test_compare_takes_such_a_pair(m2, way):
     with torch.no_grad():
         exact = {"elbo": m2.bound(X, LABELS, 1).mean(), "iwae": m2.bound(X, LABELS, COUNT).mean()}
         log_px = m2.log_px(X, LABELS)
-    for name, of in (("elbo", "elbo"), ("iwae", "iwae"), ("dreg", "iwae")):
-        row = found[name, COUNT]
+    for name in names:
+        row, of = found[name, COUNT], "elbo" if name == "elbo" else "iwae"
         assert_within_standard_errors(row.bound, exact[of], row.bound_error)
         assert row.gap == pytest.approx((log_px.mean() - row.bound).item(), abs=0.02)
     assert_within_standard_errors(found.log_px.value, log_px, found.log_px.standard_error)

@@ -94,12 +94,12 @@ def test_a_function_of_names_gives_each_parameter_its_settings_as_it_does_in_svi
     vae = linear_gaussian(1)
     (x,) = batches_of(vae, 1)
     fitted, stepped = copy.deepcopy(vae), copy.deepcopy(vae)
-    pv.fit(fitted, [x], epochs=5, optimizer=pyro.optim.Adam(settings), seed=suite_seed(3), **EAGER)
+    pv.fit(fitted, [x], epochs=3, optimizer=pyro.optim.Adam(settings), seed=suite_seed(3), **EAGER)
     with pyro.get_param_store().scope():
         elbo, parameters = pv.objectives.ELBO(), dict(stepped.named_parameters())
         by_hand = [torch.optim.Adam([p], **settings(name)) for name, p in parameters.items()]
         torch.manual_seed(suite_seed(3))
-        for _ in range(5):
+        for _ in range(3):
             stepped.zero_grad()
             (elbo.differentiable_loss(stepped.model, stepped.guide, x) / len(x)).backward()
             for one in by_hand:
@@ -107,7 +107,7 @@ def test_a_function_of_names_gives_each_parameter_its_settings_as_it_does_in_svi
     for name, parameter in fitted.named_parameters():
         torch.testing.assert_close(parameter, parameters[name], rtol=1e-9, atol=1e-12)
     untouched = copy.deepcopy(vae)
-    pv.fit(untouched, [x], epochs=5, optimizer=pyro.optim.Adam({"lr": 0.01}), seed=suite_seed(3), **EAGER)
+    pv.fit(untouched, [x], epochs=3, optimizer=pyro.optim.Adam({"lr": 0.01}), seed=suite_seed(3), **EAGER)
     assert (parameters_of(untouched) - parameters_of(fitted)).abs().max() > 1e-3
     said = "lr must not be given by side beside optimizer Adam, whose arguments are a function of names"
     assert refusal(pv.fit, vae, [x], epochs=1, optimizer=pyro.optim.Adam(settings), lr=RATES) == said
@@ -145,9 +145,9 @@ def by_hand(vae, batches, epochs, guide_steps, lr, max_norm, seed, optimizer=tor
 def test_steps_and_clipping_of_the_guide_are_those_of_a_loop_by_hand(
     guide_steps, max_norm, compiled, without_machine_code
 ):
-    """Five batches an epoch, so that the count goes on from one epoch to the next."""
+    """Four batches an epoch, so that the count goes on from one epoch to the next."""
     vae = linear_gaussian(1)
-    batches, seed = batches_of(vae, 5), suite_seed(5)
+    batches, seed = batches_of(vae, 4), suite_seed(5)
     ours, hand = copy.deepcopy(vae), copy.deepcopy(vae)
     settings = {"lr": RATES, "guide_steps": guide_steps, "max_grad_norm": max_norm or None, "seed": seed}
     pv.fit(ours, batches, epochs=2, num_particles=2, **settings, **{**EAGER, "compile": compiled})
@@ -180,7 +180,7 @@ def test_a_skipped_step_does_not_count_as_one_of_the_guide():
 def test_a_checkpoint_is_of_one_way_to_train_the_sides(tmp_path):
     def train(vae=None, **settings):
         kept = pv.Checkpoints(tmp_path, minutes=100.0)
-        return pv.fit(vae or small_vae(), ring_data(), batch_size=16, seed=1, checkpoints=kept, **settings, **EAGER)
+        return pv.fit(vae or small_vae(), ring_data(), batch_size=50, seed=1, checkpoints=kept, **settings, **EAGER)
 
     train(epochs=1)
     for name, value, was in (

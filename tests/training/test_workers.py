@@ -83,14 +83,14 @@ def test_processes_start_again_from_the_checkpoint_when_one_dies(together):
     for one, other in zip((found["whole"] for found in before), after, strict=True):
         assert not one["again"]
         assert other["again"]
-        assert (one["steps"], other["steps"]) == (20, 11)  # of five epochs; it died in the second step of the third
+        assert (one["steps"], other["steps"]) == (12, 7)  # of three epochs; it died in the second step of the second
         assert one["loss"] == other["loss"]
         assert one["elbo"] == other["elbo"]
         assert all(torch.equal(value, other["state"][name]) for name, value in one["state"].items())
     run = pv.load_run(folder / "killed")
     assert run.history.loss == before[0]["whole"]["loss"]
     lines = (folder / "killed/metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 3
 
 
 def test_one_process_alone_is_all_workers():
