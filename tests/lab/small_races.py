@@ -4,7 +4,7 @@ from helpers import ring, small_vae
 
 import pyrovae as pv
 
-SETTINGS = {"epochs": 3, "batch_size": 25, "lr": 0.01, "num_samples": 20, "progress": False}
+SETTINGS = {"epochs": 2, "batch_size": 25, "lr": 0.01, "num_samples": 20, "progress": False}
 OBJECTIVES = {"ELBO": "elbo", "IWAE": pv.objectives.IWAE(4)}
 
 

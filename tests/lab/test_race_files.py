@@ -16,11 +16,10 @@ from small_races import OBJECTIVES, numbers, run
 
 import pyrovae as pv
 from pyrovae.common import sealed
-from pyrovae.lab import racing
 from pyrovae.lab.learning_curve import FIELD
 from pyrovae.lab.race_folder import RunFolder, kept_step_seconds
 
-NUM_CASES = 200
+NUM_CASES = 120
 
 
 def cut(path: Path, rng: random.Random) -> None:
@@ -255,11 +254,11 @@ FOLDERS = {
     "no curve": change_curve(lambda state: state.pop(FIELD)),
     "no seal": change_curve(lambda state: state.update({FIELD: [(1, -2.0, 0.1)]})),
     "the result of another run": lambda folder: shutil.copyfile(
-        next(folder.with_name("IWAE-seed1-3epochs").glob("log_px*")), next(folder.glob("log_px*"))
+        next(folder.with_name("IWAE-seed1-2epochs").glob("log_px*")), next(folder.glob("log_px*"))
     ),
     "the checkpoints of another run": lambda folder: [
         shutil.copyfile(path, folder / path.name)
-        for path in folder.with_name("IWAE-seed1-3epochs").glob("checkpoint*.pt")
+        for path in folder.with_name("IWAE-seed1-2epochs").glob("checkpoint*.pt")
     ],
     "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_text("mine")),
     "a link in its place": lambda folder: (shutil.rmtree(folder), folder.symlink_to("nowhere")),
@@ -274,6 +273,7 @@ FOLDERS = {
 }
 
 
+@pytest.mark.usefixtures("entrants_unchecked")
 @pytest.mark.parametrize("case", FOLDERS)
 def test_a_run_folder_that_was_changed_is_done_again_or_refused(finished_race, tmp_path, monkeypatch, case):
     race, folder = finished_race
@@ -284,7 +284,6 @@ def test_a_run_folder_that_was_changed_is_done_again_or_refused(finished_race, t
     if "link" in case:
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # it is another user's
     before = tree(tmp_path)
-    monkeypatch.setattr(racing, "check_entrant", lambda *args: None)  # which looks at no folder
     found, said = refused(run, tmp_path, {"IWAE": OBJECTIVES["IWAE"]}, (0,))
     if case in ("no result", "no run"):
         assert numbers(found) == numbers(pv.Race((one,), "epochs"))
@@ -294,14 +293,14 @@ def test_a_run_folder_that_was_changed_is_done_again_or_refused(finished_race, t
         assert tree(tmp_path) == before
 
 
-def test_a_link_of_ones_own_to_the_folder_of_a_run_is_followed(finished_race, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("entrants_unchecked")
+def test_a_link_of_ones_own_to_the_folder_of_a_run_is_followed(finished_race, tmp_path):
     """A race whose runs lie on another disk was refused."""
     race, folder = finished_race
     one = race["IWAE"][0]
     shutil.copytree(folder / one.folder.name, tmp_path / "elsewhere")
     next((tmp_path / "elsewhere").glob("log_px*")).unlink()
     (tmp_path / one.folder.name).symlink_to("elsewhere")
-    monkeypatch.setattr(racing, "check_entrant", lambda *args: None)
     found, said = refused(run, tmp_path, {"IWAE": OBJECTIVES["IWAE"]}, (0,))
     assert said is None
     assert numbers(found) == numbers(pv.Race((one,), "epochs"))
@@ -309,17 +308,15 @@ def test_a_link_of_ones_own_to_the_folder_of_a_run_is_followed(finished_race, tm
     assert tree(tmp_path / "elsewhere").keys() == tree(folder / one.folder.name).keys()
 
 
+@pytest.mark.usefixtures("entrants_unchecked")
 @pytest.mark.parametrize("damage", dict.fromkeys(DAMAGES[:9]), ids=lambda damage: damage.__name__)
 @pytest.mark.filterwarnings("ignore:.*the one before it is used")
-def test_a_race_with_a_damaged_checkpoint_ends_with_the_same_numbers_or_is_refused(
-    finished_race, tmp_path, monkeypatch, damage
-):
+def test_a_race_with_a_damaged_checkpoint_ends_with_the_same_numbers_or_is_refused(finished_race, tmp_path, damage):
     race, folder = finished_race
     one = race["IWAE"][0]
     path = tmp_path / one.folder.name
     shutil.copytree(folder / path.name, path)
     damage(path / "checkpoint.pt", random.Random(suite_seed()))
-    monkeypatch.setattr(racing, "check_entrant", lambda *args: None)
     found, said = refused(run, tmp_path, {"IWAE": OBJECTIVES["IWAE"]}, (0,))
     assert (said is not None) == (damage is make_a_folder)
     assert said is not None or numbers(found) == numbers(pv.Race((one,), "epochs"))

@@ -9,7 +9,7 @@ from torch import nn
 import pyrovae as pv
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)) + 1.0
-SETTINGS = {"epochs": 2, "lr": 0.05, "num_samples": 30, "progress": False}
+SETTINGS = {"epochs": 1, "lr": 0.05, "num_samples": 30, "progress": False}
 
 
 class Hierarchy(nn.Module):
@@ -45,7 +45,7 @@ def test_models_whose_data_share_latents_are_raced_by_their_predictive_densities
         assert run.log_px.value.shape == (5,)
         assert run.log_px.value.isfinite().all()
         assert run.active_units is None
-        assert len(run.curve) == 2
+        assert len(run.curve) == 1
     assert race.difference(race.objectives[1])["seed_error"] is not None
     assert "log p(x)" in str(race)
 
@@ -63,7 +63,7 @@ def test_arguments_may_be_of_any_kind(name, tmp_path):
 
     def run():
         return pv.race(
-            lambda: Hierarchy(unpack), data, ["elbo", "sticking_the_landing"], (0,),
+            lambda: Hierarchy(unpack), data, ["elbo"], (0,),
             held_out=held_out, folder=tmp_path, **SETTINGS,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from small_races import OBJECTIVES, SETTINGS, make, run
 import pyrovae as pv
 from pyrovae.common.rng import derived_seed, local_seed
 from pyrovae.evaluation.diagnostics import latent_use
-from pyrovae.lab import entrants, racing
+from pyrovae.lab import racing
 
 
 def test_a_run_is_trained_by_fit_from_its_seed_and_measured_by_log_marginal(finished_race):
@@ -33,7 +33,7 @@ def test_a_run_is_trained_by_fit_from_its_seed_and_measured_by_log_marginal(fini
     assert one.active_units == latent_use(vae, data.test_x).num_active
     with local_seed(derived_seed(1, "curve")):
         last = pv.log_marginal(vae.model, vae.guide, data.test_x, num_samples=100)
-    assert [point[0] for point in one.curve] == [1, 2, 3]
+    assert [point[0] for point in one.curve] == [1, 2]
     assert one.curve[-1][2] == last.mean
     assert one.curve[-1][1] == pytest.approx(one.seconds)
 
@@ -46,6 +46,7 @@ def test_a_run_is_not_restored_to_another_model(finished_race):
     assert torch.equal(parameters_of(other), before)
 
 
+@pytest.mark.usefixtures("entrants_unchecked")
 def test_objectives_start_from_the_same_parameters_and_seeds_from_different_ones(finished_race, monkeypatch):
     starts = {}
     real = racing.fit
@@ -56,8 +57,7 @@ def test_objectives_start_from_the_same_parameters_and_seeds_from_different_ones
         return real(vae, *args, **kwargs)
 
     monkeypatch.setattr(racing, "fit", fit)
-    monkeypatch.setattr(entrants, "prepared", lambda *args: None)
-    run()
+    run(epochs=1, num_samples=2)
     assert all(torch.equal(one, two) for one, two in starts.values())
     assert not torch.equal(starts[0][0], starts[1][0])
 
@@ -74,9 +74,9 @@ def test_a_race_leaves_the_param_store_and_the_generators_as_they_were():
 def test_a_loader_s_own_generator_follows_the_seed(budget):
     """`fit` goes on with it as it is, which would give each run another order of the data, and move the caller's."""
     generator = torch.Generator().manual_seed(5)
-    state, rows = generator.get_state(), torch.utils.data.TensorDataset(ring().train_x)
-    loader = torch.utils.data.DataLoader(rows, batch_size=25, shuffle=True, generator=generator)
-    settings = {"held_out": ring().test_x, "epochs": 1, "num_samples": 5, "progress": False}
+    state, rows = generator.get_state(), torch.utils.data.TensorDataset(ring().train_x[:50])
+    loader = torch.utils.data.DataLoader(rows, batch_size=10, shuffle=True, generator=generator)
+    settings = {"held_out": ring().test_x[:5], "epochs": 1, "num_samples": 5, "progress": False}
     raced = pv.race(make, loader, {"one": "elbo", "other": "elbo"}, (0, 1), budget=budget, **settings)
     values = [r.log_px.value for r in raced.runs]
     assert torch.equal(values[0], values[2])
@@ -100,9 +100,9 @@ def test_pairs_that_share_a_parameter_are_refused():
 def test_models_can_be_raced_like_objectives(finished_race):
     race, _ = finished_race
     makers = {"same": make, "wider": lambda: small_vae(hidden=(16,), seed=None)}
-    models = pv.race(makers, ring(), ["elbo"], (0, 1), **SETTINGS)
+    models = pv.race(makers, ring(), ["elbo"], (0,), **SETTINGS)
     assert models.objectives == ["same", "wider"]
-    for ours, theirs in zip(models["same"], race["ELBO"], strict=True):
+    for ours, theirs in zip(models["same"], race["ELBO"][:1], strict=True):
         assert torch.equal(ours.log_px.value, theirs.log_px.value)
     assert models.difference("wider")["value"] != 0
     both = refusal(pv.race, makers, ring(), ["elbo", "iwae"], **SETTINGS)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 
+import pytest
 import torch
 from helpers import refusal, ring, small_vae
 from small_races import OBJECTIVES, make, numbers, run
@@ -17,6 +18,7 @@ from pyrovae.training import preparation
 
 def test_steps_are_timed_as_they_are_trained(monkeypatch):
     monkeypatch.setattr(pv.training.gradients, "COMPILE_STEPS", 12)  # 3 epochs of 4 batches
+    monkeypatch.setattr(step_timing, "TIMED_ROUNDS", 4)
     compiled = []
     real = preparation.gradients_of
     monkeypatch.setattr(preparation, "gradients_of", lambda *args: real(*args[:3], compiled.append(args[3]), *args[4:]))
@@ -35,21 +37,25 @@ def seconds_of(*of_each):
     )
 
 
+STEP_SECONDS = step_timing.step_seconds
+
+
+@pytest.mark.usefixtures("entrants_unchecked")
 def test_equal_seconds_are_those_of_the_first_objective_by_the_times_of_steps(tmp_path, monkeypatch):
-    settings = {"budget": "seconds", "epochs": 5, "seeds": (0,)}
-    monkeypatch.setattr(step_timing, "step_seconds", seconds_of(0.01, 0.0205))
+    settings = {"budget": "seconds", "epochs": 3, "seeds": (0,), "num_samples": 5}
+    monkeypatch.setattr(step_timing, "step_seconds", seconds_of(0.01, 0.0155))
     race = run(tmp_path, **settings)
-    assert [r.epochs for r in race.runs] == [5, 2]
-    assert [len(r.curve) for r in race.runs] == [5, 2]
+    assert [r.epochs for r in race.runs] == [3, 2]
+    assert [len(r.curve) for r in race.runs] == [3, 2]
     monkeypatch.setattr(step_timing, "step_seconds", None)  # the times are kept, and must not be taken again
     assert numbers(run(tmp_path, **settings)) == numbers(race)
-    both = run(tmp_path, **{**settings, "budget": "epochs"})
-    assert numbers(both)[0] == numbers(race)[0]
-    assert both.runs[1].epochs == 5
-    monkeypatch.undo()
+    alone = run(tmp_path, {"ELBO": "elbo"}, **{**settings, "budget": "epochs"})
+    assert numbers(alone) == numbers(race)[:1]
+    monkeypatch.setattr(step_timing, "step_seconds", STEP_SECONDS)
+    monkeypatch.setattr(step_timing, "TIMED_ROUNDS", 8)
     first = read_checked(tmp_path / "step_seconds.json")["seconds"]
     more = run(tmp_path, {**OBJECTIVES, "DReG": pv.objectives.DReG(4)}, **settings)
-    assert [r.epochs for r in more.runs][:2] == [5, 2]
+    assert [r.epochs for r in more.runs][:2] == [3, 2]
     then = read_checked(tmp_path / "step_seconds.json")["seconds"]
     assert len(then) == 3
     assert first.items() <= then.items()
@@ -75,7 +81,9 @@ def test_the_time_of_a_step_is_known_by_all_that_decides_it():
     assert names(lr=0.3) == names()
 
 
-def test_the_times_of_steps_grow_with_the_particles():
+def test_the_times_of_steps_grow_with_the_particles(monkeypatch):
+    monkeypatch.setattr(step_timing, "TIMED_ROUNDS", 12)
+
     def timed(objectives, **more):
         make_vae = functools.partial(pv.VAE, (2,), latent_dim=2, hidden=(64,), likelihood=pv.Gaussian(0.5))
         plan = TrainingPlan(ring(num_train=2_000), 2, {"batch_size": 500, **more})
