@@ -9,9 +9,9 @@ FEW = {"repeats": 6, "compile": False, "progress": False}
 GUIDE = ("guide_weight", "guide_bias", "guide_log_scale")
 
 
-def poorly_guided(seed=0):
+def poorly_guided(seed=0, pinned=False):
     """Returns a closed-form pair whose guide is not the posterior."""
-    vae = linear_gaussian(seed, data_dim=3)
+    vae = linear_gaussian(seed, data_dim=3, pinned=pinned)
     with torch.no_grad():
         vae.guide_log_scale.add_(0.4)
         vae.guide_bias.add_(0.3)

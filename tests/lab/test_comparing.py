@@ -7,10 +7,10 @@ import pyro
 import pytest
 import torch
 from compared_pairs import GUIDE, poorly_guided
-from helpers import assert_within_standard_errors, draw, linear_gaussian, suite_seed
+from helpers import assert_within_standard_errors, draw, linear_gaussian, mean_and_error, suite_seed
 
 import pyrovae as pv
-from pyrovae.common.rng import derived_seed
+from pyrovae.common.rng import derived_seed, local_seed
 from pyrovae.lab.comparing import compare
 from pyrovae.objectives import IWAE
 
@@ -54,17 +54,17 @@ def test_bounds_are_exact_within_their_errors_and_gaps_are_measured_from_log_px(
     x = draw(vae, 20)
     exact = pv.Estimate(vae.log_px(x).detach(), torch.zeros(20))
     found = compare(
-        vae.model, vae.guide, x, objectives=["elbo", "iwae"], num_particles=[1, 50], repeats=60, log_px=exact,
+        vae.model, vae.guide, x, objectives=["elbo", "iwae"], num_particles=[1, 100], repeats=30, log_px=exact,
         compile=False,
     )  # fmt: skip
-    for number in (1, 50):
+    for number in (1, 100):
         row = found["elbo", number]
         assert_within_standard_errors(row.bound, vae.elbo(x).mean(), row.bound_error)
         assert row.gap == pytest.approx(exact.mean - row.bound)
-    assert found["elbo", 50].bound_error < 0.3 * found["elbo", 1].bound_error
-    assert 0 < found["iwae", 50].gap < 0.3 * found["elbo", 50].gap
+    assert found["elbo", 100].bound_error < 0.3 * found["elbo", 1].bound_error
+    assert 0 < found["iwae", 100].gap < 0.3 * found["elbo", 100].gap
     assert all(row.compiled_seconds is None and row.saved_bytes > 0 for row in found.rows)
-    assert found["iwae", 50].saved_bytes > 5 * found["iwae", 1].saved_bytes
+    assert found["iwae", 100].saved_bytes > 5 * found["iwae", 1].saved_bytes
     assert found.complete
 
 
@@ -87,39 +87,55 @@ def exact_variance(vae, x, sticking):
     return (total / len(x) ** 2).detach()
 
 
+def simulated_variances(vae, x, sticking, num_draws, repeats):
+    """Returns 200 variances of `repeats` gradients each, by the formula for their coordinates."""
+    q, p = vae.encode(x), vae.posterior(x)
+    scales, precision = vae.guide_log_scale.exp(), p.precision_matrix[0]
+    matrix = -precision + (torch.diag(scales**-2) if sticking else 0.0)
+    noise = torch.randn(200, repeats, num_draws, len(x), len(scales), dtype=x.dtype)
+    of_bias = (p.mean - q.mean) @ precision + (noise * scales) @ matrix
+    of_log_scale = (of_bias * scales * noise).mean((2, 3))
+    of_bias = of_bias.mean(2)
+    of_weight = torch.einsum("srbl,bd->srld", of_bias, x).flatten(2) / len(x)
+    return sum(one.var(1).sum(-1) for one in (of_weight, of_bias.mean(2), of_log_scale)).detach()
+
+
 def test_variances_agree_with_their_closed_form():
-    vae, names, numbers = poorly_guided(), ("elbo", "sticking_the_landing"), (1, 4)
+    vae, names, number, repeats = poorly_guided(), ("elbo", "sticking_the_landing"), 4, 100
     x, known = draw(vae, 5), pv.Estimate(torch.zeros(5), torch.zeros(5))
-    settings = {"objectives": names, "num_particles": numbers, "repeats": 24, "log_px": known, "compile": False}
-    tables = [compare(vae.model, vae.guide, x, **settings, seed=suite_seed(seed)) for seed in range(10)]
-    found = torch.tensor([[[table[n, k].guide.variance for k in numbers] for n in names] for table in tables])
-    exact = torch.stack([exact_variance(vae, x, name != "elbo") / torch.tensor(numbers) for name in names])
-    error = found.std(0) / math.sqrt(len(found))
-    assert_within_standard_errors(found.mean(0), exact, error)
-    assert (error < 0.1 * exact).all()
-    assert exact[1, 0] < 0.5 * exact[0, 0]
+    settings = {"objectives": names, "num_particles": [number], "repeats": repeats, "log_px": known, "compile": False}
+    table = compare(vae.model, vae.guide, x, **settings, seed=suite_seed())
+    exact = {name: exact_variance(vae, x, name != "elbo") / number for name in names}
+    for name in names:
+        simulated = simulated_variances(vae, x, name != "elbo", number, repeats)
+        mean, error = mean_and_error(simulated)
+        assert_within_standard_errors(mean, exact[name], error)
+        assert_within_standard_errors(table[name, number].guide.variance, exact[name], simulated.std())
+        assert simulated.std() < 0.15 * exact[name]
+    assert exact["sticking_the_landing"] < 0.5 * exact["elbo"]
 
 
 def test_the_mean_gradient_of_the_model_is_the_gradient_of_the_exact_bound():
     vae = poorly_guided()
-    x = draw(vae, 20)
-    settings = {"objectives": ["elbo"], "num_particles": [1], "repeats": 400, "compile": False}
+    x, repeats = draw(vae, 20).repeat(10, 1), 40  # ten times the data have a tenth of the variance
+    settings = {"objectives": ["elbo"], "num_particles": [1], "repeats": repeats, "compile": False}
     found = compare(vae.model, vae.guide, x, **settings, seed=suite_seed())["elbo", 1].model
     parameters = [vae.weight, vae.bias, vae.prior_mean, vae.log_scale]
     exact = torch.autograd.grad(-vae.elbo(x).mean(), parameters)
-    error = math.sqrt(found.variance / 400)
+    error = math.sqrt(found.variance / repeats)
     assert (found.mean - torch.cat([g.flatten() for g in exact])).norm() < 2 * error
     assert error < 0.1 * found.norm
 
 
 def test_more_particles_reduce_the_signal_of_iwae_for_the_guide_but_not_that_of_dreg():
-    vae = poorly_guided()
-    x = draw(vae, 1).repeat(50, 1)  # the gradient is a mean over the repeated datum
-    settings = {"num_particles": [2, 200], "repeats": 80, "compile": False}
+    vae = poorly_guided(pinned=True)  # of others the signal is so large at K = 2 already that DReG's falls, too
+    with local_seed(0):
+        x = draw(vae, 1).repeat(100, 1)  # the gradient is a mean over the repeated datum
+    settings = {"num_particles": [2, 100], "repeats": 20, "compile": False, "seed": suite_seed()}
     found = compare(vae.model, vae.guide, x, objectives=["iwae", "dreg"], **settings)
-    assert found["iwae", 200].guide.dsnr < 0.4 * found["iwae", 2].guide.dsnr
-    assert found["dreg", 200].guide.dsnr > 0.8 * found["dreg", 2].guide.dsnr
-    assert found["iwae", 200].model.dsnr > 2 * found["iwae", 2].model.dsnr
+    assert found["iwae", 100].guide.dsnr < 0.4 * found["iwae", 2].guide.dsnr
+    assert found["dreg", 100].guide.dsnr > 0.8 * found["dreg", 2].guide.dsnr
+    assert found["iwae", 100].model.dsnr > 2 * found["iwae", 2].model.dsnr
 
 
 def test_sticking_the_landing_has_no_variance_at_the_exact_posterior():

@@ -19,7 +19,7 @@ ORDER = ("mu", "log_sd", "on_x", "on_theta", "bias", "log_scale")  # as the guid
 
 @pytest.fixture(scope="module")
 def found():
-    settings = {"objectives": ["elbo", "iwae", "dreg", "vimco"], "num_particles": [2], "repeats": 80}
+    settings = {"objectives": ["elbo", "iwae", "dreg", "vimco"], "num_particles": [2], "repeats": 40}
     pyro.clear_param_store()
     return pv.compare(PAIR.model, PAIR.guide, X, **settings, compile=False, progress=False)
 

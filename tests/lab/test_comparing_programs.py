@@ -18,7 +18,7 @@ import pyrovae as pv
 
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ELBO, IWAE = pv.objectives.ELBO, pv.objectives.IWAE
-SETTINGS = {**FEW, "repeats": 60}
+SETTINGS = {**FEW, "repeats": 24}
 
 # Eight schools --------------------------------------------------------------------------------------------------------
 

@@ -124,21 +124,19 @@ def elbo_of_pyro(num_particles):
     return Trace_ELBO(num_particles)
 
 
-@pytest.mark.parametrize("beta", [0.1, 4.0])
-def test_under_a_beta_no_objective_has_a_gap_and_the_figure_has_no_log_px(beta):
+@pytest.mark.parametrize(("beta", "log_px"), [(0.1, None), (4.0, pv.Estimate(torch.full((6,), -3.0), torch.zeros(6)))])
+def test_under_a_beta_no_objective_has_a_gap_and_the_figure_has_no_log_px(beta, log_px):
     vae = small_vae(beta=beta)
     objectives = ["elbo", "iwae", "elbo_analytic_kl", elbo_of_pyro]
-    exact = pv.Estimate(torch.full((6,), -3.0), torch.zeros(6))
-    for log_px in (None, exact):
-        found = compare(
-            vae.model, vae.guide, torch.randn(6, 2), objectives=objectives, num_particles=[4], log_px=log_px, **SETTINGS
-        )
-        assert set(gaps_of(found).values()) == {None}
-        assert f'no gap: under the scale (beta) {beta:g} at site "z" an objective is no bound on log p(x)' in str(found)
-        (axes,) = draw_comparison(found)["bounds"].axes
-        assert "log p(x)" not in [text.get_text() for text in axes.get_legend().get_texts()]
-        assert len(axes.containers) == 4
-    assert f"log p(x) {exact.mean:.3f} nats" in str(found)
+    found = compare(
+        vae.model, vae.guide, torch.randn(6, 2), objectives=objectives, num_particles=[4], log_px=log_px, **SETTINGS
+    )
+    assert set(gaps_of(found).values()) == {None}
+    assert f'no gap: under the scale (beta) {beta:g} at site "z" an objective is no bound on log p(x)' in str(found)
+    (axes,) = draw_comparison(found)["bounds"].axes
+    assert "log p(x)" not in [text.get_text() for text in axes.get_legend().get_texts()]
+    assert len(axes.containers) == 4
+    assert log_px is None or "log p(x) -3.000 nats" in str(found)
 
 
 def plain(scale=None, family=None):

@@ -45,8 +45,8 @@ def test_the_bias_is_above_its_floor_only_for_a_biased_estimator():
             return Coefficients(weights, path=weights)
 
     vae = poorly_guided()
-    x = draw(vae, 2).repeat(160, 1)  # more data for fewer repeats, each of which costs more
-    found = compare(vae.model, vae.guide, x, objectives=["dreg", Naive], num_particles=[4], repeats=60, compile=False)
+    x = draw(vae, 2).repeat(600, 1)  # many data for few repeats, each of which costs more
+    found = compare(vae.model, vae.guide, x, objectives=["dreg", Naive], num_particles=[4], repeats=8, compile=False)
     dreg, naive = found["dreg", 4], found["Naive", 4]
     assert dreg.reference == naive.reference == "IWAE"
     assert dreg.guide.bias < 2 * dreg.guide.bias_floor
@@ -108,8 +108,8 @@ def test_the_reference_has_as_many_draws_as_the_objective():
     vae = poorly_guided()
     with torch.no_grad():
         vae.guide_log_scale.add_(1.0)  # the weights now vary, so that the gradient depends on K
-    x = draw(vae, 2).repeat(160, 1)
-    settings = {"num_particles": [2], "repeats": 40, "compile": False}
+    x = draw(vae, 2).repeat(400, 1)
+    settings = {"num_particles": [2], "repeats": 8, "compile": False}
     found = compare(vae.model, vae.guide, x, objectives=[twice_dreg, "dreg", "iwae"], **settings)
     row = found["twice_dreg", 2]
     assert row.num_particles == 2
@@ -136,8 +136,8 @@ def test_a_users_objective_need_not_be_hashable():
 
 
 def test_a_discrete_pair_has_references_too_and_no_row_where_an_objective_or_its_baseline_needs_more_particles():
-    x = torch.randn(6, 3).repeat(50, 1)
-    settings = {"num_particles": [1, 3], "repeats": 40, "compile": False}
+    x = torch.randn(6, 3).repeat(250, 1)
+    settings = {"num_particles": [1, 3], "repeats": 8, "compile": False}
     found = compare(plain_model, plain_guide, x, objectives=["score_function", "vimco", LEAVE_ONE_OUT], **settings)
     keys = [(row.objective, row.num_particles, row.reference) for row in found.rows]
     assert keys == [
@@ -166,8 +166,8 @@ def mixture_model(x):
 
 
 def test_in_a_mixed_guide_a_path_has_a_better_signal_than_a_score_function():
-    x = torch.full((30, 8), 0.4)
-    settings = {"num_particles": [8], "repeats": 80, "compile": False}
+    x = torch.full((120, 8), 0.4)
+    settings = {"num_particles": [8], "repeats": 32, "compile": False}
     names = ["elbo", "score_function(baseline=leave_one_out)", "iwae", "dreg", "vimco"]
     found = compare(mixture_model, mixture, x, objectives=names, **settings)
     elbo, score_function, iwae, dreg, vimco = (found[name, 8].guide for name in names)
