@@ -13,7 +13,7 @@ from test_posterior import assert_calibrated
 import pyrovae as pv
 
 REPETITIONS, LEVELS = 60, (0.25, 0.5, 0.75)
-SHORT = {"num_distributions": 45, "num_chains": 100, "num_leapfrog": 3}
+SHORT = {"num_distributions": 30, "num_chains": 100, "num_leapfrog": 3}
 SHORTER = {"num_distributions": 10, "num_chains": 200, "num_leapfrog": 2}  # where the guide is a fair proposal
 
 
@@ -130,7 +130,7 @@ def test_few_chains_of_few_data_run_at_a_time(vae):
             pyro.sample("x", vae.decode(z), obs=x)
 
     torch.manual_seed(suite_seed(6))
-    settings = {"num_distributions": 4, "num_chains": 20, "num_leapfrog": 2, "chunk_size": 8, "start": "guide"}
+    settings = {"num_distributions": 2, "num_chains": 20, "num_leapfrog": 2, "chunk_size": 8, "start": "guide"}
     x = draw(vae, 3)
     post = pv.annealed_posterior(model, guide_of(vae, 1.2), x, **settings)
     assert max(pairs) <= 8

@@ -1,5 +1,7 @@
 """Annealed chains for pairs with other supports, several latent sites, and labels."""
 
+import itertools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -31,13 +33,15 @@ SUPPORTS = {
 }
 
 
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("name", SUPPORTS)
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [*itertools.product(("positive", "interval"), STARTS), ("bounded", "prior"), ("mixture", "guide")],
+)
 def test_latents_on_other_supports_give_log_px_by_quadrature(name, start):
     prior, q, decode, (low, high) = SUPPORTS[name]
     model, guide = one_site(prior, q, decode, 0.4)
     x = number([0.3, 1.0, 2.0])
-    z = torch.linspace(low, high, 200_001, dtype=torch.float64).unsqueeze(-1)[1:-1]
+    z = torch.linspace(low, high, 40_001, dtype=torch.float64).unsqueeze(-1)[1:-1]
     truth = integral(prior.log_prob(z) + dist.Normal(decode(z), 0.4).log_prob(x), z)
     result = annealed_log_marginal(model, guide, x, start=start, **MANY)
     assert_within_standard_errors(result.log_px, truth, result.standard_error)
@@ -53,23 +57,23 @@ def test_a_simplex_of_two_is_a_beta():
     truth = integral(dist.Beta(*concentration).log_prob(z) + dist.Normal(3 * z, 0.4).log_prob(x), z)
     result = annealed_log_marginal(model, guide, x, **MANY)
     assert_within_standard_errors(result.log_px, truth, result.standard_error)
-    bounds = bidirectional_gap(model, guide, torch.zeros(50, dtype=torch.float64), **{**FEW, "num_distributions": 30})
+    bounds = bidirectional_gap(model, guide, torch.zeros(50, dtype=torch.float64), **{**FEW, "num_distributions": 15})
     assert abs(bounds.gap.mean) < 0.2
 
 
 @pytest.mark.parametrize("start", STARTS)
 def test_a_pair_with_two_latent_sites_of_other_supports(start):
     x = number([-0.5, 1.5, 3.0])
-    z1 = torch.linspace(-6, 7, 801, dtype=torch.float64)[:, None, None]
-    log_z2 = torch.linspace(-6, 6, 801, dtype=torch.float64)[None, :, None]
+    z1 = torch.linspace(-6, 7, 401, dtype=torch.float64)[:, None, None]
+    log_z2 = torch.linspace(-6, 6, 401, dtype=torch.float64)[None, :, None]
     log_joint = dist.Normal(number(0.5), 1.0).log_prob(z1) + dist.Normal(0.5 * z1, 0.6).log_prob(log_z2)
     joint = log_joint + dist.Normal(z1 + log_z2.exp(), 0.6).log_prob(x)
     truth = integral(integral(joint, z1), log_z2.squeeze(0))
     result = annealed_log_marginal(two_site_model, two_site_guide, x, start=start, **MANY)
     assert_within_standard_errors(result.log_px, truth, result.standard_error)
     assert result.standard_error.max() < 0.1
-    settings = {"num_distributions": 40, "num_chains": 16, "num_leapfrog": 3}
-    bounds = bidirectional_gap(two_site_model, two_site_guide, x.expand(60, 3).flatten(), start=start, **settings)
+    settings = {"num_distributions": 20, "num_chains": 16, "num_leapfrog": 3}
+    bounds = bidirectional_gap(two_site_model, two_site_guide, x.expand(30, 3).flatten(), start=start, **settings)
     assert -5 * bounds.gap.data_error < bounds.gap.mean
     assert bounds.gap.value.median() < 0.3  # of a short pilot's chains a few stick where they start
 
@@ -99,7 +103,7 @@ def test_a_support_may_depend_on_another_latent():
             sample(0.2)
 
     x = number([0.3, 1.0])
-    truth = pv.log_marginal(model, guide, x, num_samples=100_000)
+    truth = pv.log_marginal(model, guide, x, num_samples=20_000)
     result = annealed_log_marginal(model, guide, x, **MANY)
     error = (result.standard_error.square() + truth.standard_error.square()).sqrt()
     assert_within_standard_errors(result.log_px, truth.log_px, error)
@@ -134,9 +138,9 @@ def test_a_conditional_pair_keeps_its_labels():
 
 def test_a_conditional_vae_runs_and_its_bounds_are_in_order():
     vae = pv.VAE((4,), latent_dim=2, hidden=(8,), likelihood=pv.Bernoulli(), condition=pv.OneHot(3))
-    y = torch.arange(20) % 3
-    settings = {"num_distributions": 10, "num_leapfrog": 3, "num_chains": 256}  # enough chains for a reliable error
-    result = bidirectional_gap(vae.model, vae.guide, torch.zeros(20, 4), y, **settings)
+    y = torch.arange(8) % 3
+    settings = {"num_distributions": 6, "num_leapfrog": 3, "num_chains": 256}  # enough chains for a reliable error
+    result = bidirectional_gap(vae.model, vae.guide, torch.zeros(8, 4), y, **settings)
     assert set(result.args[0].unique().tolist()) == {0.0, 1.0}
     assert -5 * result.gap.data_error < result.gap.mean < 0.5
     by_quadrature, _ = pv.quadrature_log_marginal(vae.model, *result.args)

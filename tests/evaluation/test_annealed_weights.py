@@ -81,14 +81,13 @@ def assert_unbiased(ratios):
 
 
 def random_models(scale):
-    for seed in range(16):
-        vae = linear_gaussian(seed, data_dim=2, latent_dim=1 + seed % 2, scale=scale + 0.06 * seed)
+    for seed in range(8):
+        vae = linear_gaussian(seed, data_dim=2, latent_dim=1 + seed % 2, scale=scale + 0.12 * seed)
         yield vae, draw(vae, 6)
 
 
-@pytest.mark.parametrize("schedule", TEMPERATURE_SCHEDULES)
-@pytest.mark.parametrize("start", STARTS)
-def test_weights_have_mean_px_for_16_random_models_whatever_the_step_sizes(start, schedule):
+@pytest.mark.parametrize(("start", "schedule"), list(zip(STARTS, TEMPERATURE_SCHEDULES, strict=True)))
+def test_weights_have_mean_px_for_8_random_models_whatever_the_step_sizes(start, schedule):
     ratios = []
     for vae, x in random_models(scale=1.2):
         steps = 10 ** (1.5 * torch.rand(3, 6, dtype=torch.float64) - 1.2)  # 0.06 to 2
@@ -98,9 +97,8 @@ def test_weights_have_mean_px_for_16_random_models_whatever_the_step_sizes(start
     assert_unbiased(torch.cat(ratios, -1))
 
 
-@pytest.mark.parametrize("schedule", ["sigmoid", "uneven"])
-@pytest.mark.parametrize("start", STARTS)
-def test_reverse_weights_have_mean_one_over_px_for_16_random_models_whatever_the_step_sizes(start, schedule):
+@pytest.mark.parametrize(("start", "schedule"), list(zip(STARTS, ["uneven", "sigmoid"], strict=True)))
+def test_reverse_weights_have_mean_one_over_px_for_8_random_models_whatever_the_step_sizes(start, schedule):
     # Their variance is infinite if the guide is wider than the posterior, or the posterior far narrower than the prior.
     ratios = []
     for vae, x in random_models(scale=4.0):

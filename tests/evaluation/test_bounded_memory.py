@@ -9,7 +9,7 @@ from test_conditional import guide_at
 import pyrovae as pv
 from pyrovae.evaluation import chunks, draw_runs, expectation, resampling, sampled_weights
 
-DATA, SAMPLES, MOST = 200, 100, 1_000
+DATA, SAMPLES, MOST = 100, 50, 500
 QUESTIONS = {
     "posterior": lambda model, guide, x: pv.posterior(model, guide, x, num_samples=SAMPLES).mean("z"),
     "impute": lambda model, guide, x: pv.impute(
@@ -26,7 +26,7 @@ QUESTIONS = {
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_no_more_pairs_are_run_at_a_time_than_memory_is_said_to_hold(question, monkeypatch):
-    """Of limits that are small here: 20,000 pairs of a draw and a datum are asked for, in all."""
+    """Of limits that are small here: 5,000 pairs of a draw and a datum are asked for, in all."""
     for module, name, value in (
         (chunks, "PAIRS_PER_CHUNK", MOST),
         (resampling, "PAIRS_PER_CHUNK", MOST),
@@ -48,4 +48,4 @@ def test_no_more_pairs_are_run_at_a_time_than_memory_is_said_to_hold(question, m
     guide = (lambda x: masked(x, torch.ones_like(x).bool())) if takes_all else masked
     QUESTIONS[question](model, guide, draw(vae, DATA))
     assert sum(pairs) >= DATA * SAMPLES
-    assert max(pairs) <= 2 * MOST  # two particles of 1,024 data are compared before they are cut
+    assert max(pairs) <= 2 * MOST  # two particles of the data are compared before they are cut

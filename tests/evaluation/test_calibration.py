@@ -33,9 +33,9 @@ def zeros(num_data=500):
 
 
 def test_the_p_values_of_the_exact_posterior_are_uniform_and_it_is_not_rejected():
-    """Runs 40 seeds with 2 dimensions each: at a level of 0.01, 0.4 of the runs are rejected in expectation."""
+    """Runs 20 seeds with 2 dimensions each: at a level of 0.01, 0.2 of the runs are rejected in expectation."""
     p_values, rejected = [], 0
-    for seed in range(40):
+    for seed in range(20):
         vae = linear_gaussian(seed)
         torch.manual_seed(suite_seed(seed))
         result = simulation_based_calibration(vae.model, vae.exact_guide, zeros(400), num_draws=19)
@@ -57,8 +57,10 @@ def test_the_ranks_of_the_exact_posterior_have_the_moments_of_a_uniform_distribu
         assert scipy.stats.chisquare(counts).pvalue > CHANCE
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("concentration", [0.02, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize(  # the fewer the digits and the lower the concentration, the more ties
+    ("concentration", "dtype"),
+    [(c, torch.float32) for c in (0.02, 0.1, 2.0)] + [(c, torch.float64) for c in (0.02, 0.5)],
+)
 def test_values_that_rounding_makes_equal_are_ranked_at_random(concentration, dtype):
     """z ~ Beta(0.1, 0.1) with the exact posterior: p was 1e-20, as many float32 draws equal z = 1 and none counted."""
     alpha = torch.full((1,), concentration, dtype=dtype)
@@ -72,7 +74,7 @@ def test_values_that_rounding_makes_equal_are_ranked_at_random(concentration, dt
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Beta(alpha + x, alpha + 1 - x).to_event(1))
 
-    result = simulation_based_calibration(model, guide, torch.zeros(3_000, 1, dtype=dtype))
+    result = simulation_based_calibration(model, guide, torch.zeros(1_500, 1, dtype=dtype))
     assert result.p_values.item() > CHANCE
     assert result.ranks.min() == 0
     assert result.ranks.max() == 99
@@ -233,10 +235,12 @@ def test_of_the_data_only_number_shape_and_dtype_count():
     assert ranks[0].max() <= 99
 
 
-@pytest.mark.parametrize("chunk_size", [1, 700, 10**6])
+@pytest.mark.parametrize("chunk_size", [1, 150, 10**6])
 def test_chunks_that_do_not_divide_lose_no_data(chunk_size):
     vae = wrong(1, log_scale=1.5)
-    result = simulation_based_calibration(vae.model, vae.guide, zeros(110), chunk_size=chunk_size)
+    result = simulation_based_calibration(
+        vae.model, vae.guide, zeros(110), num_draws=19, num_bins=10, chunk_size=chunk_size
+    )
     assert result.ranks.shape == (110, 3)
     assert result.misfits["2"] == "too wide (dome)"
     assert result.p_values[[0, 2]].min() > CHANCE

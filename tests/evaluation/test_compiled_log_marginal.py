@@ -31,7 +31,7 @@ def assert_same_estimate(ours, theirs, **tolerance):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), **tolerance, msg=lambda m, n=name: n + m)
 
 
-@pytest.mark.parametrize(("num_data", "num_samples", "chunk_size"), [(6, 60, 60), (7, 61, 21), (5, 50, 8), (9, 30, 4)])
+@pytest.mark.parametrize(("num_data", "num_samples", "chunk_size"), [(6, 60, 60), (5, 26, 8), (7, 25, 6)])
 def test_log_marginal_is_the_same_where_chunks_do_not_divide(num_data, num_samples, chunk_size, replays):
     vae, x = small_vae(), data(num_data, 3)
     results = []

@@ -54,8 +54,8 @@ def test_errors_are_calibrated_for_guides_too_narrow_and_too_wide(vae, widen):
     """Each of 200 data is the same x: z-scores have mean 0 and mean square 1."""
     x = draw(vae, 1).expand(REPETITIONS, -1)
     torch.manual_seed(suite_seed(1))
-    found = pv.conditional_log_marginal(vae.model, guide_at(vae, widen), x, given=GIVEN, num_samples=1_000)
-    assert (found.ess > 200).all()
+    found = pv.conditional_log_marginal(vae.model, guide_at(vae, widen), x, given=GIVEN, num_samples=400)
+    assert (found.ess > 80).all()
     z = (found.value - conditional(vae, x)) / found.standard_error
     for power, expected in ((z, 0.0), (z.square(), 1.0)):
         mean, error = mean_and_error(power)

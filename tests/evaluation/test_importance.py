@@ -112,20 +112,20 @@ def test_blocks_have_a_smaller_variance_than_a_prefix():
 
 def test_the_bounds_of_log_marginal_rise_to_log_px():
     vae = linear_gaussian(2)
-    x = draw(vae, 400)
+    x = draw(vae, 150)
     result = pv.log_marginal(vae.model, scaled_guide(vae, [1.5, 1.3]), x, num_samples=1_000)
     curve = result.bounds.mean(1)
     assert result.bound_sizes == [1, 5, 10, 50, 100, 500, 1_000]
     assert (curve.diff() > 0).all()
     assert curve[-1] == pytest.approx(result.mean, abs=1e-12)
-    one, error = curve[0], result.bounds_error[0].square().sum().sqrt() / 400
+    one, error = curve[0], result.bounds_error[0].square().sum().sqrt() / 150
     alone = pv.importance_bound(vae.model, scaled_guide(vae, [1.5, 1.3]), x, num_particles=1, num_repeats=1_000)
     assert_within_standard_errors(one, alone.mean, error + alone.monte_carlo_error)
 
 
-def test_every_estimate_is_within_five_standard_errors_for_20_random_models():
-    for seed in range(20):
-        vae = linear_gaussian(seed, data_dim=2 + seed % 5, latent_dim=1 + seed % 3, scale=0.3 + 0.05 * seed)
+def test_every_estimate_is_within_five_standard_errors_for_10_random_models():
+    for seed in range(10):
+        vae = linear_gaussian(seed, data_dim=2 + seed % 5, latent_dim=1 + seed % 3, scale=0.3 + 0.1 * seed)
         x = draw(vae, 8)
         result = pv.log_marginal(vae.model, scaled_guide(vae, [1.3] * vae.latent_dim), x, num_samples=2_000)
         for name in ("log_px", "jackknife", "smoothed"):

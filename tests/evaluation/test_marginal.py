@@ -27,11 +27,11 @@ def test_under_the_exact_posterior_every_log_weight_is_log_px():
     assert result.share_unreliable == 0
 
 
-def test_a_wider_guide_is_within_five_standard_errors_for_40_random_models():
+def test_a_wider_guide_is_within_five_standard_errors_for_20_random_models():
     scores = []
-    for seed in range(40):
-        vae = linear_gaussian(seed, data_dim=2 + seed % 5, latent_dim=1 + seed % 3, scale=0.3 + 0.025 * seed)
-        x = draw(vae, 5)
+    for seed in range(20):
+        vae = linear_gaussian(seed, data_dim=2 + seed % 5, latent_dim=1 + seed % 3, scale=0.3 + 0.05 * seed)
+        x = draw(vae, 10)
         result = pv.log_marginal(vae.model, scaled_guide(vae, [1.4] * vae.latent_dim), x, num_samples=2_000)
         assert_within_standard_errors(result.log_px, vae.log_px(x), result.standard_error, note=f"model {seed}")
         scores.append((result.log_px - vae.log_px(x).detach()) / result.standard_error)
@@ -59,9 +59,9 @@ def test_the_standard_error_is_calibrated_over_200_repetitions():
 
 @pytest.mark.parametrize("factor", [0.3, 0.7, 0.85])
 def test_pareto_k_of_a_guide_that_is_too_narrow_in_one_dimension_is_one_minus_its_ratio_squared(factor):
-    # w ~ exp(-z^2 (1 - r^2) / 2 r^2...) under q has a tail of index k = 1 - r^2; the fit is averaged over 24 data.
-    vae = linear_gaussian(2)
-    x = draw(vae, 1).expand(24, -1)
+    # w ~ exp(-z^2 (1 - r^2) / 2 r^2...) under q has a tail of index k = 1 - r^2; the fit is averaged over 12 data.
+    vae = linear_gaussian(2, data_dim=2)  # the weights depend on the posterior and the guide alone
+    x = draw(vae, 1).expand(12, -1)
     result = pv.log_marginal(vae.model, scaled_guide(vae, [factor, 1.0]), x, num_samples=50_000)
     k, error = mean_and_error(result.pareto_k)
     # The tail is Pareto only up to a slowly varying factor sqrt(log w), which a finite sample sees as a bias.
@@ -97,7 +97,7 @@ def test_the_bound_rises_with_the_number_of_particles_and_stays_below_log_px():
     x = draw(vae, 20)
     guide = scaled_guide(vae, [1.6, 0.6])
     truth = vae.log_px(x).mean().item()
-    bounds = [pv.importance_bound(vae.model, guide, x, num_particles=k, num_repeats=400) for k in (1, 2, 4, 8, 32, 128)]
+    bounds = [pv.importance_bound(vae.model, guide, x, num_particles=k, num_repeats=400) for k in (1, 2, 8, 32)]
     for lower, higher in itertools.pairwise(bounds):
         step = math.hypot(lower.monte_carlo_error, higher.monte_carlo_error)
         assert higher.mean > lower.mean + 5 * step

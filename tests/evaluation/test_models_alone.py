@@ -122,7 +122,7 @@ def test_states_that_the_model_sums_out_are_summed_in_every_estimate():
     sampled = pv.log_marginal(with_component, guide, x, num_samples=1_000)
     assert_within_standard_errors(sampled.log_px, truth, sampled.standard_error)
     for start in ("prior", "guide"):
-        chains = {"num_distributions": 40, "num_chains": 30, "num_leapfrog": 4, "start": start}
+        chains = {"num_distributions": 10, "num_chains": 60, "num_leapfrog": 3, "start": start}
         annealed = pv.annealed_log_marginal(with_component, guide, x, **chains)
         assert_within_standard_errors(annealed.log_px, truth, annealed.standard_error)
     assert pv.diagnostics.active_units(with_component, guide, x) == 1

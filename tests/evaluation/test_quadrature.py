@@ -58,11 +58,13 @@ def posteriors_at(width, num_points, dim):
 def test_the_error_bounds_that_of_posteriors_of_every_width_and_offset(dim, num_points, width):
     """x ~ N(z, 0.008) was off by 1.14 nats with an error of 0.003: both rules agree half-way between points."""
     scale, x = posteriors_at(width, num_points, dim)
-    x = x if dim == 1 else x[1::3]  # a square takes as many times longer as it has points
+    x = x if dim == 1 else x[1::5]  # a square takes as many times longer as it has points
     model = normal_pair(lambda z: dist.Normal(z, scale).to_event(1), dim)
     truth = dist.Normal(double(0.0), (1 + scale**2).sqrt()).log_prob(x).sum(-1)
     error = assert_bounded(pv.quadrature_log_marginal(model, x, num_points=num_points), truth)
     assert error.max() < 0.02
+    if dim == 2 and num_points == 41:
+        return  # float32 is looked at on the other grid
     single = pv.quadrature_log_marginal(model, x.float(), num_points=num_points)
     rounding = 1e-6 + 1e-7 * dim * (x.abs().max() / scale).item() + 1e-6 / width**2  # of x, of its distance to z
     assert_bounded(single, truth, rounding)
@@ -78,7 +80,7 @@ def test_the_line_that_was_reported():
 @pytest.mark.parametrize("scale", [0.5, 0.1, 0.02, 0.004])
 def test_posteriors_that_are_narrow_in_one_direction_alone(scale):
     """x is a random linear map of two latents to one number: it determines z in one direction and not in the other."""
-    for seed in range(3):
+    for seed in range(2):
         vae = linear_gaussian(seed, data_dim=1, scale=scale)
         x = draw(vae, 2)
         error = assert_bounded(pv.quadrature_log_marginal(vae.model, x, num_points=101), vae.log_px(x).detach())

@@ -51,9 +51,9 @@ def exact_means():
 def test_means_from_a_fitted_autoguide_are_those_of_nuts_and_the_exact_ones():
     torch.manual_seed(suite_seed(0))
     guide = AutoMultivariateNormal(schools, init_scale=0.5)
-    settings = {"lr": 0.1, "lrd": 0.99}
+    settings = {"lr": 0.1, "lrd": 0.98}
     svi = SVI(schools, guide, pyro.optim.ClippedAdam(settings), pv.objectives.IWAE(64, joint=True))
-    for _ in range(250):
+    for _ in range(120):
         svi.step(EFFECTS, ERRORS)
     proposal = pv.proposals.widened(guide, 1.3)
     found = pv.posterior(schools, proposal, EFFECTS, ERRORS, num_samples=40_000).expectation(asked)
@@ -64,7 +64,7 @@ def test_means_from_a_fitted_autoguide_are_those_of_nuts_and_the_exact_ones():
     assert_within_standard_errors(value, NUTS_MEANS, (error.square() + NUTS_ERRORS.square()).sqrt())
     assert_within_standard_errors(value, exact_means(), error)
     assert_within_standard_errors(NUTS_MEANS, exact_means(), NUTS_ERRORS)
-    narrow = pv.posterior(schools, pv.proposals.widened(guide, 0.5), EFFECTS, ERRORS, num_samples=40_000).mean("tau")
+    narrow = pv.posterior(schools, pv.proposals.widened(guide, 0.5), EFFECTS, ERRORS, num_samples=4_000).mean("tau")
     assert narrow.is_unreliable.all()
 
 
