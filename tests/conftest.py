@@ -14,6 +14,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pyrovae.common import files, progress
@@ -25,7 +26,7 @@ mpl.use("Agg")
 MEMORY = Path("/dev/shm")
 # Half of a figure's time goes into its pixels, and half of the rest into finding room for its labels.
 SHARP, COARSE = files.DOTS_PER_INCH, 20
-LAY_OUT = ConstrainedLayoutEngine.execute
+LAY_OUT, SAVE = ConstrainedLayoutEngine.execute, Figure.savefig
 # The weights are right whatever the step sizes, whose tuning is most of what an estimate of a few distributions takes.
 FULL_PILOT, SHORT_PILOT = (annealed_chains.PILOT_WARMUP, annealed_chains.PILOT_TRANSITIONS), (10, 30)
 # What takes longest begins first, so that no worker waits for another's last test.
@@ -47,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     helpers.BASE_SEED = config.getoption("--base-seed")
     os.environ["PYROVAE_BASE_SEED"] = str(helpers.BASE_SEED)
     files.DOTS_PER_INCH = COARSE
-    ConstrainedLayoutEngine.execute = lambda engine, figure: None
+    ConstrainedLayoutEngine.execute, Figure.savefig = lambda engine, figure: None, save_without_layout
     annealed_chains.PILOT_WARMUP, annealed_chains.PILOT_TRANSITIONS = SHORT_PILOT
     # A checkpoint is forced to the disk, which takes tens of milliseconds there, and none in memory.
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2e9:
@@ -55,6 +56,13 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell's background job ignores Ctrl-C, which some tests send.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def save_without_layout(figure: Figure, *args: object, **settings: object) -> None:
+    """Draws once: to lay a figure out, matplotlib draws all of it a first time, without pixels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figure, "_layout_engine", None)
+        SAVE(figure, *args, **settings)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -142,6 +150,7 @@ def full_pilots(monkeypatch):
 def laid_out_figures(monkeypatch):
     """The parts of a figure make room for each other, as in users' figures."""
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", LAY_OUT)
+    monkeypatch.setattr(Figure, "savefig", SAVE)
 
 
 @pytest.fixture
