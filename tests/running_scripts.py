@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 from forked import called
+from matplotlib.figure import Figure
 
 import pyrovae as pv
 from pyrovae.cli import run_command
+from pyrovae.runs import measures
 
 FOLDER = Path(__file__).parent.parent / "scripts"
 # The files that are programs, by their path in scripts/; the others are imported by those beside them.
@@ -48,6 +51,11 @@ def run_in_fork(*arguments, cwd) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(arguments, *done)
 
 
+def module_here(*arguments, cwd) -> subprocess.CompletedProcess:
+    """Runs `python -m pyrovae` in this process."""
+    return _called(lambda: runpy.run_module("pyrovae", run_name="__main__", alter_sys=True), "", *arguments, cwd=cwd)
+
+
 def command_here(*arguments, cwd) -> subprocess.CompletedProcess:
     """Runs the command `pyrovae` in this process, as its entry point does."""
     return _called(run_command, "/usr/bin/pyrovae", *arguments, cwd=cwd)
@@ -57,12 +65,23 @@ def _called(program: Callable[[], object], *arguments, cwd) -> subprocess.Comple
     out, error, status = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         patch.setattr(sys, "argv", list(map(str, arguments)))
+        # Most of what an evaluation takes; what the grid misses is found by its refinement.
+        patch.setattr(measures, "quadrature_log_marginal", partial(pv.quadrature_log_marginal, num_points=81))
         patch.chdir(cwd)
         try:
             program()
         except SystemExit as stopped:
             status = stopped.code
     return subprocess.CompletedProcess(arguments, status or 0, out.getvalue(), error.getvalue())
+
+
+def without_drawing(patch: pytest.MonkeyPatch) -> None:
+    """Leaves the files of figures empty: to draw them takes most of the time, and other tests look at them."""
+
+    def savefig(figure, target, **settings):
+        target.write(b"") if hasattr(target, "write") else Path(target).write_bytes(b"")
+
+    patch.setattr(Figure, "savefig", savefig)
 
 
 def refused_script(*arguments: str) -> None:

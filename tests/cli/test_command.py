@@ -4,12 +4,11 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import warnings
 
 import pytest
-from running_scripts import FOLDER, command_here
+from running_scripts import FOLDER, command_here, module_here, without_drawing
 
 import pyrovae as pv
 from pyrovae.cli import app, command_line, helper_processes
@@ -21,17 +20,17 @@ from pyrovae.training.steps import Steps
 GROUPS = ["data", "model", "objective", "training", "run"]
 
 
-def test_it_does_what_the_scripts_do(tmp_path):
-    """A process of its own: `python -m pyrovae`, as torchrun starts it, too."""
+def test_it_does_what_the_scripts_do(tmp_path, monkeypatch):
+    """By `python -m pyrovae`, as torchrun starts it, too; test_streams.py starts a process of its own by it."""
     flags = ["--dataset", "four_clusters", "--hidden", "4", "--epochs", "1", "--out", "a run"]
-    started = [sys.executable, "-m", "pyrovae", "train", *flags]
-    done = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    without_drawing(monkeypatch)
+    done = module_here("train", *flags, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("next: python -m pyrovae evaluate 'a run'\n")
     evaluated = command_here("evaluate", "a run", "--num-samples", 20, "--num-data", 10, cwd=tmp_path)
     assert (evaluated.returncode, evaluated.stderr) == (0, "")
     assert "report: a run/report.md" in evaluated.stdout
-    few = ("--num-particles", 1, 2, "--num-data", 10, "--repeats", 4, "--no-compile")
+    few = ("--num-particles", 1, "--num-data", 10, "--repeats", 4, "--no-compile")
     compared = command_here("compare", "a run", "--objectives", "elbo", *few, cwd=tmp_path)
     assert compared.returncode == 0, compared.stderr
     again = command_here("train", "--config", "a run/config.json", "--out", "again", cwd=tmp_path)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import suite_seed
 from own_files import MIXED, write_photos, write_table
-from running_scripts import command_here
+from running_scripts import command_here, without_drawing
 
 import pyrovae as pv
 from pyrovae.runs import columns_table, train_run
@@ -23,6 +23,12 @@ from pyrovae.training import told_of_dataset
 SMALL = ("--latent-dim", 1, "--hidden", 8, "--epochs", 2, "--batch-size", 50)
 FEW = ("--num-samples", 20)
 MEASURED = shutil.ignore_patterns("evaluation*", "report*", "figures")
+
+
+@pytest.fixture(autouse=True)
+def _two_tests_draw_their_figures(request, monkeypatch):
+    if not {"mixed", "photos"} & set(request.function.__name__.split("_")):
+        without_drawing(monkeypatch)
 
 
 def done(*arguments, cwd):
