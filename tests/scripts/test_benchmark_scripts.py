@@ -9,15 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # which torch's optimisers import: once, and not in each fork
+from forked import called
 from helpers import suite_seed
+from matplotlib.figure import Figure
 from running_scripts import FOLDER, names_of, run_here, run_in_fork
+from torch.distributed.run import main as torchrun
 
 import pyrovae as pv
+from pyrovae.runs import report
 
 
 def test_runs_that_are_killed_go_on_to_the_bit(tmp_path, monkeypatch):
-    """Short; `python scripts/benchmarks/kill_test.py --kills 20 --compile-too` is long."""
+    """Short; `python scripts/benchmarks/kill_test.py --kills 20 --compile-too` is long, and has all figures."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(report, "draw_figures", lambda run: {"training": Figure(figsize=(1, 1))})
     result = run_in_fork("benchmarks/kill_test.py", "--kills", 3, "--epochs", 4, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert [line.split()[-1] for line in result.stdout.splitlines()[2:]] == ["yes"] * 4
@@ -25,18 +31,40 @@ def test_runs_that_are_killed_go_on_to_the_bit(tmp_path, monkeypatch):
 
 
 def test_processes_beside_threads_in_small(tmp_path):
-    """The whole benchmark takes a minute; its launches and its arithmetic do not. One launch runs both scripts."""
+    """The whole benchmark takes a minute; its launches and its arithmetic do not."""
     scaling = names_of("benchmarks/scaling.py")
+    tells, refuses = tmp_path / "tells.py", tmp_path / "refuses.py"
+    tells.write_text(
+        "import os, pathlib, sys\n"
+        "number, *of = (os.environ.get(name, '-') for name in ('RANK', 'WORLD_SIZE', 'OMP_NUM_THREADS'))\n"
+        "pathlib.Path(sys.argv[1], number).write_text(' '.join(of))\n"
+    )
+    found = {}
+    for layout in ((2, 1), (1, 3)):
+        folder = tmp_path / str(layout)
+        folder.mkdir()
+        scaling["launch"](tells, layout, folder)
+        found[layout] = {path.name: path.read_text() for path in folder.iterdir()}
+    assert found == {(2, 1): {"0": "2 1", "1": "2 1"}, (1, 3): {"-": "- 3"}}
+    refuses.write_text("import sys\nprint('error: run folder nowhere does not exist', file=sys.stderr)\nsys.exit(2)\n")
+    with pytest.raises(pv.InputError, match=r"refuses.py failed: error: run folder nowhere does not exist"):
+        scaling["launch"](refuses, (1, 1), "nowhere")
+    text = scaling["table"]({"epoch": {"one": [9.0], "threads": [6.0, 5.0, 90.0], "several": [3.0, 1.0, 4.0]}})
+    assert [cell.strip() for cell in text.splitlines()[-1].split("|")] == ["", "epoch", "9", "6", "3", "2.00", ""]
+
+
+def test_scripts_under_torchrun_train_and_measure_once(tmp_path):
+    """In forks, which have everything imported. One call runs both scripts."""
     train = ("train.py", "--latent-dim", 1, "--hidden", 4, "--epochs", 2, "--batch-size", 500, "--out", "run")
     evaluate = ("evaluate.py", "run", "--num-samples", 30, "--num-data", 300)
     commands = [[str(FOLDER / script), *map(str, flags)] for script, *flags in (train, evaluate)]
-    both, refuses = tmp_path / "both.py", tmp_path / "refuses.py"
-    start = (
-        f"os.chdir({str(tmp_path)!r})\nfor sys.argv in {commands}:\n    runpy.run_path(sys.argv[0], None, '__main__')\n"
+    both = tmp_path / "both.py"
+    both.write_text(
+        f"import runpy, sys\nfor sys.argv in {commands}:\n    runpy.run_path(sys.argv[0], None, '__main__')\n"
     )
-    coarse = "from pyrovae.common import files\nfiles.DOTS_PER_INCH = 20\n"
-    both.write_text(f"import os, runpy, sys\n{coarse}{start}")
-    scaling["launch"](both, (2, 1))
+    how = ("--standalone", "--nproc-per-node=2", "--start-method=fork", "--run-path")
+    status, _, said = called(torchrun, ("torchrun", *how, both), tmp_path)
+    assert status == 0, said
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
     evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
     one = run_here("evaluate.py", "run", "--num-samples", 30, "--num-data", 300, "--overwrite", cwd=tmp_path)
@@ -47,11 +75,6 @@ def test_processes_beside_threads_in_small(tmp_path):
     assert {k: v for k, v in evaluation.items() if k != "seconds"} == pytest.approx(
         {k: v for k, v in alone.items() if k != "seconds"}, abs=1e-5
     )
-    refuses.write_text("import sys\nprint('error: run folder nowhere does not exist', file=sys.stderr)\nsys.exit(2)\n")
-    with pytest.raises(pv.InputError, match=r"refuses.py failed: error: run folder nowhere does not exist"):
-        scaling["launch"](refuses, (1, 1), "nowhere")
-    text = scaling["table"]({"epoch": {"one": [9.0], "threads": [6.0, 5.0, 90.0], "several": [3.0, 1.0, 4.0]}})
-    assert [cell.strip() for cell in text.splitlines()[-1].split("|")] == ["", "epoch", "9", "6", "3", "2.00", ""]
 
 
 def test_differentiable_ais_has_numpyros_bound_and_gradient_on_the_same_noise():
