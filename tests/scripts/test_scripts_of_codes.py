@@ -13,7 +13,7 @@ import pyrovae as pv
 
 
 def test_a_vq_vae_in_small(tmp_path):
-    write_images(tmp_path / "data", nums=(5_060, 30))
+    write_images(tmp_path / "data", nums=(100, 30))
     sizes = ["--num-tokens", 3, "--num-codes", 4, "--hidden", 8, "--epochs", 2, "--batch-size", 20]
     flags = ["--data-root", "data", "--num-train", 60, *sizes, "--out", "out"]
     result = run_here("papers/vqvae.py", *flags, cwd=tmp_path)
@@ -30,7 +30,7 @@ def test_a_vq_vae_in_small(tmp_path):
 
 
 def test_bits_in_small(tmp_path):
-    write_images(tmp_path / "data", nums=(5_060, 30))
+    write_images(tmp_path / "data", nums=(100, 30))
     flags = ["--data-root", "data", "--num-train", 60, "--num-bits", 3, "--hidden", 8, "--epochs", 1]
     flags += ["--num-samples", 40, "--num-data", 20, "--seeds", 0, 1, "--out", "out"]
     result = run_here("papers/bit_codes.py", *flags, cwd=tmp_path)
@@ -49,7 +49,7 @@ def test_bits_in_small(tmp_path):
 
 
 def test_relaxed_bits_are_measured_as_the_model_of_bits_that_their_networks_are(tmp_path):
-    write_images(tmp_path / "data", nums=(5_060, 30))
+    write_images(tmp_path / "data", nums=(100, 30))
     flags = ["--data-root", "data", "--num-train", 60, "--num-bits", 3, "--hidden", 8, "--epochs", 20, "--lr", 0.01]
     flags += ["--batch-size", 20, "--num-samples", 2_000, "--num-data", 20, "--seeds", 4, "--temperature", 2.0]
     assert run_here("papers/bit_codes.py", *flags, "--out", "out", cwd=tmp_path).returncode == 0
