@@ -125,9 +125,13 @@ def labels_of(axes):
     return [label.get_text() for label in shown], all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
-@pytest.mark.parametrize("width", [2.5, 4.0, 9.0])
-@pytest.mark.parametrize("sizes", [(1, 2, 3, 4, 5, 6, 7, 8, 1_000), (1, 5, 10, 50, 500, 1_000, 4_000, 5_000), (1, 2)])
-@pytest.mark.parametrize("font", [7, 10, 12])
+# Each value of one meets each of another once, and the largest letters meet the most numbers in the least width.
+WIDTHS, FONTS = (2.5, 4.0, 9.0), (12, 7, 10)
+SIZES = ((1, 2, 3, 4, 5, 6, 7, 8, 1_000), (1, 5, 10, 50, 500, 1_000, 4_000, 5_000), (1, 2))
+LABELLED = [(SIZES[i], WIDTHS[j], FONTS[(i - j) % 3]) for i in range(3) for j in range(3)]
+
+
+@pytest.mark.parametrize(("sizes", "width", "font"), LABELLED)
 def test_labels_of_sizes_do_not_lie_over_each_other_and_the_largest_is_shown(sizes, width, font):
     values = random(len(sizes))
     with mpl.rc_context({"font.size": font}):
