@@ -19,10 +19,10 @@ PAGES = {
     "saving": {},
     "vae": {"epochs=200": "epochs=1", "num_particles=50": "num_particles=2"},
     "trusting_log_px": {},
-    "posterior": {"num_distributions=100, num_chains=50": "num_distributions=5, num_chains=10"},
+    "posterior": {"num_distributions=100, num_chains=50": "num_distributions=3, num_chains=4"},
     "your_own_data": {},
     "pair": {},
-    "beta": {"num_distributions=100": "num_distributions=5"},
+    "beta": {"num_distributions=100": "num_distributions=3"},
     "masks": {"1_000": "100", "IWAE(20), epochs=150": "IWAE(2), epochs=1"},
     "globals": {},
     "objectives": {},
@@ -61,7 +61,9 @@ def test_a_model_of_why_cells_are_missing_mends_what_is_filled_in(capsys):
     assert "IWAE(20), epochs=150" in code
     scope = {"torch": torch, "pyro": pyro, "dist": pyro.distributions, "pv": pv}
     torch.manual_seed(suite_seed())
-    exec(code.replace("IWAE(20), epochs=150", "IWAE(5), epochs=100"), scope)
+    exec(
+        code.replace("IWAE(20), epochs=150", "IWAE(5), epochs=100").replace("num_samples=500", "num_samples=50"), scope
+    )
     at_random, with_why = scope["off"][False], scope["off"][True]
     assert at_random.mean() < -0.5
     assert with_why.mean().abs() < 0.25

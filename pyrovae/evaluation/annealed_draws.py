@@ -79,7 +79,7 @@ def annealed_posterior(
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
         >>> x = torch.randn(4, 3)
-        >>> post = pv.annealed_posterior(vae, x, num_distributions=50, num_leapfrog=5)
+        >>> post = pv.annealed_posterior(vae, x, num_distributions=20, num_leapfrog=2)
         >>> mean = post.mean("z")
         >>> bool(((mean.value - vae.posterior(x).mean).abs() < 5 * mean.standard_error).all())
         True

@@ -37,7 +37,7 @@ class RateDistortion:
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
-        >>> curve = pv.annealed_rate_distortion(vae, torch.zeros(4, 3), num_distributions=5)
+        >>> curve = pv.annealed_rate_distortion(vae, torch.zeros(4, 3), num_distributions=5, num_leapfrog=1)
         >>> curve.betas.shape, curve.rate.shape, curve.betas[-1].item()
         (torch.Size([5]), torch.Size([5, 4]), 1.0)
     """
@@ -145,7 +145,7 @@ def annealed_rate_distortion(
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
-        >>> curve = pv.annealed_rate_distortion(vae, torch.zeros(4, 3), num_distributions=10)
+        >>> curve = pv.annealed_rate_distortion(vae, torch.zeros(4, 3), num_distributions=5, num_leapfrog=1)
         >>> bool(curve.mean_distortion[0] > curve.mean_distortion[-1])  # more nats of rate buy less distortion
         True
 
