@@ -62,7 +62,7 @@ def test_estimates_beside_each_other(tmp_path):
 def test_train_then_evaluate_mnist(tmp_path, mnist_root, binarize):
     root = Path(mnist_root).resolve()
     flags = ["--dataset", "mnist", "--data-root", root, "--binarize", binarize, "--hidden", 16, "--latent-dim", 4]
-    trained = run_here("train.py", *flags, "--epochs", 1, "--batch-size", 1000, "--out", "out", cwd=tmp_path)
+    trained = run_here("train.py", *flags, "--epochs", 1, "--batch-size", 5_000, "--out", "out", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     evaluated = run_here("evaluate.py", "out", "--num-samples", 20, "--num-data", 50, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
