@@ -123,8 +123,8 @@ def reason_at(name: str, door: str) -> Reason | None:
 
 
 def compared(name: str) -> list[str]:
-    """Returns the bounds that are compared: those of `compare` itself, or the joint one where they are closed."""
-    doors = [door for door in ("elbo", "iwae", "dreg") if reason_at(name, door) is None]
+    """Returns the bounds that are compared: with the ELBO another of each datum, or the joint one if it is closed."""
+    doors = [door for door in ("elbo", "iwae") if reason_at(name, door) is None]
     return doors + ["joint"] * (reason_at(name, "iwae") is not None and reason_at(name, "joint") is None)
 
 
