@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
-from helpers import assert_within_standard_errors, mean_and_error
+from helpers import assert_within_standard_errors, mean_and_error, suite_seed
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import nn
 
@@ -119,6 +119,30 @@ def gradients(objective, pair, *args, num: int = 1) -> torch.Tensor:
             objective.loss_and_grads(*pair, *args)
             found.append(torch.stack([torch.zeros(()) if p.grad is None else p.grad.sum() for p in parameters]))
     return torch.stack(found).double()
+
+
+def gradients_of_each(objective, pair, *args) -> torch.Tensor:
+    """Returns the gradients of the loss of each datum, in the order of the parameters' names, `(data, parameters)`.
+
+    The pair has a copy of each parameter for each datum, so that one run gives as many independent gradients.
+    """
+    objective.loss(*pair, *args)
+    parameters = [value.unconstrained() for _, value in sorted(pyro.get_param_store().items())]
+    with pyro.validation_enabled(False):
+        objective.loss_and_grads(*pair, *args)
+    return torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters], -1)
+
+
+def assert_one_bound(one, other, *programs_and_args) -> None:
+    """Checks that two objectives have one value on the same draws, for two seeds."""
+    for objective in (one, other):
+        objective.loss(*programs_and_args)  # checks the pair
+    for seed in range(2):
+        losses = []
+        for objective in (one, other):
+            torch.manual_seed(suite_seed(seed))
+            losses.append(objective.loss(*programs_and_args))
+        assert math.isclose(*losses, rel_tol=1e-10, abs_tol=1e-10), losses
 
 
 def assert_one_mean(one: torch.Tensor, other: torch.Tensor, note: str = "") -> None:

@@ -22,7 +22,7 @@ import pyrovae as pv
 from pyrovae.cli import evaluate_run, reporting
 from pyrovae.runs import train_run
 
-LENGTHS, NUM_STARTS, AT_ONCE = (2, 3), 8, 4  # lengths in epochs: `fit` alone would go on from 2 to 3
+LENGTHS, NUM_STARTS, AT_ONCE = (2, 3), 4, 4  # lengths in epochs: `fit` alone would go on from 2 to 3
 # Seconds until a process starts, and those that its data take: so long that the other one may be done meanwhile.
 WAITS, LOADS = (0.0, 0.05, 0.2), (0.0, 0.0, 0.1, 1.5)
 seconds_to_load = 0.0

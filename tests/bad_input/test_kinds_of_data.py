@@ -229,9 +229,9 @@ def conditional():
 def test_the_same_numbers_in_another_form_give_the_same_result(name):
     door = DOORS[name]
     truth = seeded(lambda: door(X.clone()))
-    # All forms at two doors, and at each of the others two, for the time it takes: other ones at the next door.
-    first, every = (0, 1) if name in ("fit, batches", "log_marginal") else (list(DOORS).index(name) % 10, 10)
-    for make in list(SAME.values())[first::every]:
+    # All forms at two doors, and at each of the others one, for the time it takes: another one at the next door.
+    forms, place = list(SAME.values()), list(DOORS).index(name) % len(SAME)
+    for make in forms if name in ("fit, batches", "log_marginal") else [forms[place]]:
         assert seeded(lambda make=make: door(make())) == (pytest.approx(truth) if isinstance(truth, float) else truth)
 
 
@@ -257,7 +257,9 @@ def test_data_without_numbers_at_all_places_are_refused_in_one_line(name):
         "conditional_log_marginal": HOLES,
         "impute": HOLES,
     }.get(name, set())
-    for kind, make in list(REFUSED.items())[:: 4 if name.startswith("race") else 1]:
+    # All kinds at the first doors of each way in, and at each of the others every third, by turns.
+    first, every = (0, 1) if name in ("fit", "log_marginal", "encode", "load") else (list(doors).index(name) % 3, 3)
+    for kind, make in list(REFUSED.items())[first::every]:
         if kind not in unlike:
             with pytest.raises(pv.InputError) as caught:
                 doors[name](make())

@@ -67,7 +67,7 @@ OF_PAIRS = {
     "elbo_terms": diagnostics.elbo_terms,
     "active_units": diagnostics.active_units,
 }
-OF_MODELS = {"quadrature_log_marginal": partial(pv.quadrature_log_marginal, num_points=41)}
+OF_MODELS = {"quadrature_log_marginal": partial(pv.quadrature_log_marginal, num_points=21)}
 OF_VAES = {
     "kl_per_dimension": lambda vae, x: diagnostics.kl_per_dimension(vae, x),
     "latent_use": lambda vae, x: diagnostics.latent_use(vae, x),
@@ -132,7 +132,7 @@ def short_pilot(monkeypatch):
 def test_an_evaluator_gives_what_eval_mode_gives_and_restores_every_mode(name):
     vae = noisy_vae()
     expected = run(lambda: EVALUATORS[name](vae, X), vae, "evaluation")
-    for mode in MODES:
+    for mode in ("training", "mixed"):
         assert_the_same(run(lambda: EVALUATORS[name](vae, X), vae, mode), expected)
 
 

@@ -151,6 +151,40 @@ class Hierarchy:
         return Hierarchy({**self.parameters, **exact}, self.theta_family)
 
 
+@dataclass(frozen=True, eq=False)
+class Copies(Hierarchy):
+    """Is the hierarchy `num` times side by side, with its own theta, parameters and data for each.
+
+    The loss is the sum of `num` independent ones, and the gradient of each parameter has one for each copy. The data
+    are those of one copy after another.
+    """
+
+    num: int = 1
+
+    def param(self, name: str) -> Tensor:
+        return pyro.param(name, torch.as_tensor(self.parameters[name], dtype=torch.float64).repeat(self.num))
+
+    def draw_theta(self) -> Tensor:
+        return pyro.sample("theta", self.theta_family(self.param("mu"), self.param("log_sd").exp()).to_event(1))
+
+    def model(self, x: Tensor) -> None:
+        prior = dist.Normal(torch.tensor(PRIOR_MEAN, dtype=torch.float64), PRIOR_SD).expand([self.num])
+        mean = pyro.sample("theta", prior.to_event(1)) + self.param("shift")
+        with Plate(x, None, None):
+            z = pyro.sample("z", dist.Normal(self.of_each(mean, x), LATENT_SD))
+            pyro.sample("x", dist.Normal(z, NOISE_SD), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        at, scale = self.param("on_theta") * self.draw_theta() + self.param("bias"), self.param("log_scale").exp()
+        with Plate(x, None, None):
+            mean = self.of_each(self.param("on_x"), x) * x + self.of_each(at, x)
+            pyro.sample("z", dist.Normal(mean, self.of_each(scale, x)))
+
+    def of_each(self, value: Tensor, x: Tensor) -> Tensor:
+        """Returns for each datum the value of its copy."""
+        return value.repeat_interleave(len(x) // self.num)
+
+
 class Plate:
     """Opens the data plate, whole or subsampled, and gives the data in it."""
 

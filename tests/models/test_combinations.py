@@ -33,12 +33,12 @@ def combinations():
 
 
 def takes(name, place):
-    """Says whether a combination has the `place`th of other parts: half of them, and each posterior and each prior all.
+    """Says whether a combination has the `place`th of other parts, which each posterior and each prior has once.
 
     A combination of one of a kind has all.
     """
     q, _, p = name.partition(", ")
-    return q not in OF_VECTORS or (OF_VECTORS.index(q) + list(priors.PRIORS).index(p) + place) % 2 == 0
+    return q not in OF_VECTORS or (OF_VECTORS.index(q) + list(priors.PRIORS).index(p) + place) % len(OF_VECTORS) == 0
 
 
 def vae_of(name, likelihood=None, event_shape=(3,), num_conditions=0, seed=0):
@@ -65,9 +65,14 @@ def vae_of(name, likelihood=None, event_shape=(3,), num_conditions=0, seed=0):
 GRIDS = {"relaxed bits": (40.0, 401)}  # a logistic has long tails
 
 
-@pytest.mark.parametrize("name", [name for name in combinations() if name != "layers"])
+@pytest.mark.parametrize(
+    "name", [name for name in combinations() if name != "layers" and (takes(name, 0) or takes(name, 1))]
+)
 def test_importance_sampling_agrees_with_quadrature(name):
-    """Compares draws and densities of posterior and prior with the density of the prior on a grid."""
+    """Compares draws and densities of posterior and prior with the density of the prior on a grid.
+
+    Each posterior does with two priors, and each prior with two posteriors: they do not see each other.
+    """
     vae = vae_of(name)
     with torch.no_grad():
         x = vae.sample(2)
@@ -102,7 +107,7 @@ def test_annealing_agrees_with_quadrature(name, start):
     else:
         limit, num_points = GRIDS.get(name, (9.0, 151))
         truth, error = pv.quadrature_log_marginal(vae.model, x, limit=limit, num_points=num_points)
-    settings = {"num_distributions": 5, "num_chains": 200, "num_leapfrog": 2, "start": start}
+    settings = {"num_distributions": 4, "num_chains": 200, "num_leapfrog": 1, "start": start}
     annealed = pv.annealed_log_marginal(vae.model, vae.guide, x, **settings)
     spread = (error**2 + annealed.standard_error**2).sqrt()
     assert_within_standard_errors(annealed.value, truth, spread + 0.01)
@@ -125,7 +130,7 @@ def test_every_part_goes_with_every_objective_and_condition_or_is_refused_by_nam
         # Part, objective and condition are covered in pairs.
         if not takes(name, place):
             continue
-        vae, args = pairs[(place // 2 + turn) % len(pairs)]
+        vae, args = pairs[(place // len(OF_VECTORS) + turn) % len(pairs)]
         vae.zero_grad()
         refused = "objective elbo_analytic_kl needs" if name != "diagonal, standard" else None
         no_mixture = None if name.startswith("mixture") else "needs a guide with one site that is a MixtureSameFamily"

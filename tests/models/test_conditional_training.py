@@ -104,7 +104,7 @@ def test_training_moves_the_samples_of_a_label_to_its_mode():
         return (means - centres).norm(dim=-1)
 
     assert distance(vae).min() > 2
-    pv.fit(vae, data, epochs=30, batch_size=100, lr=0.02, seed=suite_seed(0))
+    pv.fit(vae, data, epochs=15, batch_size=100, lr=0.04, seed=suite_seed(0), compile=False)
     assert distance(vae).max() < 0.4
 
 

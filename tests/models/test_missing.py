@@ -55,15 +55,15 @@ def test_the_marginal_is_the_sum_over_all_values_of_the_missing_cells():
     """By quadrature over z on both sides, for discrete cells of three families."""
     families = {"sex": pv.Bernoulli(), "town": pv.Categorical(3), "visits": pv.Poisson()}
     vae = masked_vae(likelihood=pv.Columns(families), activation="tanh").double()
-    values = [range(2), range(3), range(100)]
-    given = (1.0, 2.0, 3.0)
-    for holes in itertools.product((False, True), repeat=3):
-        ranges = [values[j] if hole else [given[j]] for j, hole in enumerate(holes)]
-        completions = torch.tensor(list(itertools.product(*ranges)), dtype=torch.float64)
-        x = torch.tensor([[NAN if hole else value for hole, value in zip(holes, given, strict=True)]]).double()
-        every = pv.quadrature_log_marginal(vae.model, completions, num_points=41)[0]
-        one = pv.quadrature_log_marginal(vae.model, x, num_points=41)[0]
-        torch.testing.assert_close(one, every.logsumexp(0, keepdim=True), rtol=0, atol=1e-4)
+    completions = torch.cartesian_prod(*(torch.arange(num, dtype=torch.float64) for num in (2, 3, 60)))
+    given = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    holes = torch.tensor(list(itertools.product((False, True), repeat=3)))
+    every, found = (
+        pv.quadrature_log_marginal(vae.model, x, num_points=41)[0] for x in (completions, given.masked_fill(holes, NAN))
+    )
+    for one, missing in zip(found, holes, strict=True):
+        fits = (missing | (completions == given)).all(-1)
+        torch.testing.assert_close(one, every[fits].logsumexp(0), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
@@ -101,7 +101,7 @@ def test_loss_and_gradient_are_finite_with_every_family(name):
     x = with_holes(table_data(6) if name == "table" else data_of(name, 6, 3))
     vae = masked_vae(x.shape[1:], likelihood=table() if name == "table" else LIKELIHOODS[name]())
     vae.check_data(x)
-    for objective in (pv.objectives.ELBO(), pv.objectives.DReG(3)):
+    for objective in (pv.objectives.DReG(3), *[pv.objectives.ELBO()] * (name == "table")):
         found = gradients(vae, x, objective)
         assert found.keys() == {key for key, _ in vae.named_parameters()}
         assert all(gradient.isfinite().all() for gradient in found.values())

@@ -9,7 +9,7 @@ import torch
 from exact import hierarchical
 from exact.hierarchical import LATENT_SD, NOISE_SD, Hierarchy, Plate, normal
 from helpers import assert_within_standard_errors, mean_and_error
-from scalar_pairs import gradients
+from scalar_pairs import assert_one_bound, gradients
 from torch import Tensor
 
 import pyrovae as pv
@@ -56,18 +56,20 @@ class TwoPlates:
                 pyro.sample(f"z_{name}", dist.Normal(mean, PAIR.param("log_scale").exp()))
 
 
-@pytest.mark.parametrize(("objective", "count"), [(ELBO(2), 1), (IWAE(4), 4), (DReG(4), 4)], ids=str)
+@pytest.mark.parametrize(("objective", "count"), [(ELBO(2), 1), (IWAE(4), 4)], ids=str)
 @pytest.mark.parametrize("sizes", [(None, None), (1, None), (2, 1)], ids=str)
 def test_each_data_plate_counts_by_its_own_share(sizes, objective, count):
     programs = TwoPlates(*sizes)
     mean, error = mean_of(objective, programs.model, programs.guide, X)
     assert_within_standard_errors(mean, PAIR.bound(X, count), error)
+    if isinstance(objective, IWAE):
+        assert_one_bound(DReG(count), objective, programs.model, programs.guide, X)
 
 
 def test_gradients_of_two_plates_are_those_of_one():
-    whole = gradients(DReG(4), (PAIR.model, PAIR.guide), X, num=60)
+    whole = gradients(DReG(4), (PAIR.model, PAIR.guide), X, num=40)
     pyro.clear_param_store()
-    parts = gradients(DReG(4), (TwoPlates(2, None).model, TwoPlates(2, None).guide), X, num=60)
+    parts = gradients(DReG(4), (TwoPlates(2, None).model, TwoPlates(2, None).guide), X, num=40)
     (mean, error), (other, other_error) = mean_and_error(whole), mean_and_error(parts)
     assert_within_standard_errors(mean, other, (error**2 + other_error**2).sqrt())
 
@@ -99,11 +101,13 @@ def expected_earlier() -> Tensor:
     return normal(EARLIER, at["mu"], 0.5) - (2 * at["log_sd"]).exp() / (2 * 0.25)
 
 
-@pytest.mark.parametrize(("objective", "count"), [(ELBO(2), 1), (IWAE(8), 8), (DReG(8), 8)], ids=str)
+@pytest.mark.parametrize(("objective", "count"), [(ELBO(2), 1), (IWAE(8), 8)], ids=str)
 @pytest.mark.parametrize("model", [with_an_earlier_observation, with_a_factor])
 def test_what_stands_outside_the_plate_counts_once_and_in_no_logsumexp(model, objective, count):
     mean, error = mean_of(objective, model, PAIR.guide, X)
     assert_within_standard_errors(mean, PAIR.bound(X, count) + expected_earlier(), error)
+    if isinstance(objective, IWAE):
+        assert_one_bound(DReG(count), objective, model, PAIR.guide, X)
 
 
 def test_an_observation_outside_is_part_of_the_joint_evidence():

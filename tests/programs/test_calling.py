@@ -12,7 +12,7 @@ from torch import nn
 
 import pyrovae as pv
 
-FEW_CHAINS = {"num_distributions": 3, "num_chains": 8, "num_leapfrog": 2, "compile": False}
+FEW_CHAINS = {"num_distributions": 3, "num_chains": 4, "num_leapfrog": 1, "compile": False}
 OF_A_PAIR = {
     "log_marginal": (pv.log_marginal, {"num_samples": 20}),
     "importance_bound": (pv.importance_bound, {"num_particles": 3, "num_repeats": 4}),
@@ -61,12 +61,13 @@ def called(function, *args, **settings):
     return function(*args, **settings)
 
 
-@pytest.mark.parametrize("plain", [False, True], ids=["a VAE", "a plain pair"])
 @pytest.mark.parametrize("name", OF_A_PAIR)
 @pytest.mark.filterwarnings("ignore:the (best|pilot|step)")
-def test_a_pair_stands_for_its_two_programs(name, plain):
+def test_a_pair_stands_for_its_two_programs(name):
+    """A VAE and a plain pair by turns: one function tells a pair from a model, before any other looks at it."""
     (function, settings), vae = OF_A_PAIR[name], linear_gaussian(0)
-    x = draw(vae, 12)
+    plain = list(OF_A_PAIR).index(name) % 2 == 1
+    x = draw(vae, 8)
     pair = Pair(vae.model, vae.guide) if plain else vae
     same(called(function, pair, x, **settings), called(function, vae.model, vae.guide, x, **settings))
 

@@ -1,6 +1,7 @@
 """Masked latents: weights as of programs trimmed by hand, and a refusal where something reads what is masked."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -103,7 +104,16 @@ def compare(objective) -> float:
 
 
 MAIN = ["elbo", "iwae", "dreg", "vimco", "wake-sleep"]
-DOORS = [(svi, name) for name in OBJECTIVES] + [(door, name) for door in (compiled, fit, compare) for name in MAIN]
+# Every objective at one door, and every door with some: what a door does is the same for all of them.
+DOORS = [(svi, name) for name in OBJECTIVES]
+DOORS += [
+    (compiled, "elbo"),
+    (compiled, "dreg"),
+    (fit, "iwae"),
+    (fit, "vimco"),
+    (compare, "dreg"),
+    (compare, "wake-sleep"),
+]
 
 
 @pytest.mark.parametrize(("door", "name"), DOORS, ids=lambda one: getattr(one, "__name__", one))
@@ -114,7 +124,7 @@ def test_under_the_exact_posterior_every_loss_is_minus_log_px(name, door):
 @pytest.mark.parametrize("name", MAIN)
 def test_under_the_exact_posterior_the_mean_gradient_in_the_model_is_that_of_log_px(name):
     torch.manual_seed(suite_seed(2))
-    found = gradients(OBJECTIVES[name], chain(), X, L, num=50)[:, 0]
+    found = gradients(OBJECTIVES[name], chain(), X.repeat(2, 1), L.repeat(2), num=30)[:, 0] / 2
     a = double(0.8).requires_grad_()
     (expected,) = torch.autograd.grad(-log_px(X, L, a).sum(), a)
     assert_within_standard_errors(found.mean(), expected, found.std() / math.sqrt(len(found)))
@@ -132,11 +142,10 @@ READ = 'site "x_1" of the model must not read the latent "z_1" where only "z_1" 
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("objective", [ELBO(), IWAE(3), DReG(3)], ids=lambda one: type(one).__name__)
-def test_a_likelihood_that_reads_a_masked_state_is_refused_and_both_sites_are_named(objective, mask):
-    read = chain(MASKS[mask], masks_data=False)
+def test_a_likelihood_that_reads_a_masked_state_is_refused_and_both_sites_are_named(mask):
+    read, first = chain(MASKS[mask], masks_data=False), mask == next(iter(MASKS))
     for use in (
-        lambda: objective.loss(*read, X, L),
+        *(partial(one.loss, *read, X, L) for one in ((ELBO(), IWAE(3), DReG(3)) if first else (IWAE(3),))),
         lambda: pv.log_marginal(*read, X, L, num_samples=10, progress=False),
         lambda: pv.log_weights(*read, X, L, num_particles=2),
     ):

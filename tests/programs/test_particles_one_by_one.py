@@ -56,7 +56,7 @@ def test_both_ways_give_the_same_terms_at_the_same_draws(case):
 def test_both_ways_have_one_gradient_in_the_mean(objective):
     pair, x = Hierarchy({**hierarchical.OFF, "log_sd": -3.0}), hierarchical.data(10)
     programs = pair.model, pair.guide
-    found = [gradients(objective(3, vectorize_particles=way), programs, x, num=50) for way in (True, False)]
+    found = [gradients(objective(3, vectorize_particles=way), programs, x, num=30) for way in (True, False)]
     assert_one_mean(*found)
 
 

@@ -285,7 +285,7 @@ TABLES = st.tuples(
 ).map(lambda parts: {**parts[0], **parts[1]})
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(TABLES)
 def test_any_table_gives_a_config_that_its_file_gives_back_or_one_line(values):
     try:
