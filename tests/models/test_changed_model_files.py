@@ -11,7 +11,7 @@ from test_saving import log_weights
 import pyrovae as pv
 from pyrovae.models import saving
 
-NUM_CHANGES = 80
+NUM_CHANGES = 40
 X = torch.linspace(-2, 2, 8).view(4, 2)
 MODELS = {
     "labels": (lambda: small_vae(condition=pv.OneHot(3), prior="mixture"), (X, torch.tensor([0, 1, 2, 0]))),

@@ -54,7 +54,7 @@ def test_log_px_of_codes_is_the_sum_over_all_of_them(kind, temperature):
         q = vae.encode(x)
         assert q.log_prob(codes[:, None]).exp().sum(0).tolist() == pytest.approx([1] * 5, abs=1e-6)
         joint = vae.prior.log_prob(codes)[:, None] + vae.decode(codes[:, None]).log_prob(x)
-    found = pv.log_marginal(vae.model, vae.guide, x, num_samples=20_000)
+    found = pv.log_marginal(vae.model, vae.guide, x, num_samples=8_000)
     assert_within_standard_errors(found.log_px, joint.logsumexp(0), found.standard_error)
     torch.testing.assert_close(pv.enumerated_log_marginal(vae.model, x), joint.logsumexp(0).double())
     posterior = joint.softmax(0)
@@ -97,7 +97,10 @@ def test_straight_through_draws_are_hard_and_have_the_right_masses_and_the_soft_
 
 @pytest.mark.parametrize("kind", CODES)
 def test_codes_with_a_temperature_go_with_every_objective_or_are_refused(kind):
-    for name, objective in every_objective().items():
+    """Bits and classes have the objectives by turns, but for two, of which one tells them apart."""
+    for place, (name, objective) in enumerate(every_objective().items()):
+        if name not in ("elbo_analytic_kl", "elbo_enumerated") and (place + ("classes" in kind)) % 2:
+            continue
         vae, x = coded(kind, 0.7), torch.randn(5, 4)
         refused = {
             "elbo_analytic_kl": "objective elbo_analytic_kl needs" if kind != "classes" else None,
@@ -120,9 +123,9 @@ def test_relaxed_codes_at_a_low_temperature_agree_with_hard_codes_of_the_same_ne
     with torch.no_grad():
         x = codes.sample(6)
     torch.manual_seed(suite_seed(1))
-    found = pv.log_marginal(cold.model, cold.guide, x, num_samples=20_000)
+    found = pv.log_marginal(cold.model, cold.guide, x, num_samples=8_000)
     assert_within_standard_errors(found.log_px, pv.enumerated_log_marginal(codes.model, x), found.standard_error + 0.01)
-    warm = pv.log_marginal(*(getattr(coded(relaxed, 2.0), name) for name in ("model", "guide")), x, num_samples=20_000)
+    warm = pv.log_marginal(*(getattr(coded(relaxed, 2.0), name) for name in ("model", "guide")), x, num_samples=8_000)
     assert (warm.log_px - found.log_px).abs().max() > 0.05  # a different model
     with torch.no_grad():
         assert cold.reconstruct(x).shape == cold.sample(6).shape == x.shape
@@ -131,7 +134,7 @@ def test_relaxed_codes_at_a_low_temperature_agree_with_hard_codes_of_the_same_ne
         torch.testing.assert_close(cold.decode(z).mean, cold.likelihood(cold.decoder(code), event_dim=1).mean)
         assert code.shape == codes.encode(x).sample().shape
         assert ((code >= 0) & (code <= 1)).all()
-    wider = pv.log_marginal(cold.model, pv.proposals.widened(cold.guide, 1.0), x, num_samples=20_000)
+    wider = pv.log_marginal(cold.model, pv.proposals.widened(cold.guide, 1.0), x, num_samples=8_000)
     assert_within_standard_errors(
         wider.log_px, found.log_px, (wider.standard_error**2 + found.standard_error**2).sqrt()
     )

@@ -155,12 +155,12 @@ def test_every_kind_of_network_goes_through_every_door(name):
     vae, x = vae_of(encoder, decoder, event_shape), torch.randn(12, *event_shape)
     before = parameters_of(vae)
     settings = {"lr": 0.01, "progress": False, "compile": False}
-    assert len(pv.fit(vae, x, epochs=2, batch_size=6, objective=pv.objectives.IWAE(3), **settings).loss) == 2
+    assert len(pv.fit(vae, x, epochs=1, batch_size=6, objective=pv.objectives.IWAE(3), **settings).loss) == 1
     assert not torch.equal(parameters_of(vae), before)
     svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), pv.objectives.DReG(2))
     assert svi.step(x) > 0
     assert pv.log_marginal(vae, x, num_samples=20).log_px.isfinite().all()
-    pv.compare(vae, x, objectives=["elbo", "iwae"], num_particles=[2], repeats=4, compile=False)
+    pv.compare(vae, x, objectives=["iwae"], num_particles=[2], repeats=4, compile=False)
     assert vae.sample(3).shape == (3, *event_shape)
 
 

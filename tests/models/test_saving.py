@@ -75,8 +75,8 @@ def test_a_model_that_was_trained_comes_back_the_same_and_trains_on_its_own(name
     trained(vae, batch)
     state, weights = {key: value.clone() for key, value in vae.state_dict().items()}, log_weights(vae, batch)
     moved = {}
-    for way, through in WAYS.items():
-        found = through(vae)
+    for way in ("deepcopy", "pickle" if list(MODELS).index(name) % 2 else "torch.save"):  # which pickles, too
+        found = WAYS[way](vae)
         assert torch.equal(log_weights(found, batch), weights), way
         assert found.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[key]) for key, value in found.state_dict().items()), way

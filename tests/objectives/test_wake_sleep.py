@@ -66,9 +66,9 @@ def gradients_of_keywords(objective, model, guide, *args, **kwargs) -> torch.Ten
 
 
 def test_sleep_phi_is_the_guides_log_density_at_the_models_own_draws(vae):
-    x = draw(vae, 50)
+    x = draw(vae, 250)
     objective = ReweightedWakeSleep(2, sleep_weight=1.0)
-    num, draws = 200, []
+    num, draws = 40, []
     for seed in range(num):
         _, gradients = loss_and_gradients(objective, vae, x, seed)
         draws.append(torch.cat([gradients[name].flatten() for name in GUIDE]))
@@ -78,7 +78,7 @@ def test_sleep_phi_is_the_guides_log_density_at_the_models_own_draws(vae):
     with torch.no_grad():
         z = vae.prior.sample((200_000,))
         dream = vae.decode(z).sample()
-    loss = -vae.encode(dream).log_prob(z).mean() * 50
+    loss = -vae.encode(dream).log_prob(z).mean() * len(x)
     truth = torch.cat([g.flatten() for g in torch.autograd.grad(loss, [getattr(vae, n) for n in GUIDE])])
-    error = draws.std(0) * math.sqrt(1 / num + 50 / 200_000)
+    error = draws.std(0) * math.sqrt(1 / num + len(x) / 200_000)
     assert_within_standard_errors(draws.mean(0), truth, error)

@@ -12,7 +12,7 @@ import pyrovae as pv
 from pyrovae.cli import run_command
 from pyrovae.runs import measure, train_run
 
-NUM_CHANGES = 40
+NUM_CHANGES = 24
 SETTINGS = {
     "ring": {"hidden": (8,), "epochs": 2, "batch_size": 1_000, "patience": 1},
     "a table": {"dataset": "people.csv", "hidden": (4,), "epochs": 1, "label_column": "group", "conditional": True},

@@ -74,13 +74,17 @@ def log_densities(vae, args, z):
 
 
 def test_every_supported_combination_is_a_config_that_has_a_vae(data_root):
-    sets = {}
+    sets, built = {}, set()
     for fields in SUPPORTED.values():
         config = config_of(fields, data_root)
         key = config.dataset, config.binarize
         if key not in sets:
             sets[key] = load_data(config)
         config = with_usual_settings(config, sets[key])
+        parts = (*key, config.network, config.likelihood, config.posterior, config.conditional)
+        if parts in built:  # an objective is no part of a VAE
+            continue
+        built.add(parts)
         vae = build_vae(config, sets[key].event_shape, sets[key])
         made = pv.Columns if config.likelihood == "columns" else type(LIKELIHOOD_MAKERS[config.likelihood](config))
         assert type(vae.likelihood) is made

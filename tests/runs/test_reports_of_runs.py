@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from functools import cache
 
 import pytest
 from reading_pages import Page, markdown_rows
@@ -24,15 +25,16 @@ MEASURES = {
 }
 
 
+@cache
 def measured(folder, files):
-    """What the JSON says, and the report as Markdown and as a page."""
+    """What the JSON says, the report as Markdown and as a page, and what the command prints."""
     command = "compare" if files is COMPARISON_FILES else "evaluate"
     done = command_here(command, folder.name, *MEASURES[files], "--overwrite", cwd=folder.parent)
     assert (done.returncode, done.stderr) == (0, "")
     for name in files[1:3]:
         assert name in done.stdout.splitlines()[-1]
     content, *texts = ((folder / name).read_text() for name in files[:3])
-    return json.loads(content), *texts
+    return json.loads(content), *texts, done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def table(tmp_path_factory):
 
 @pytest.mark.parametrize("files", MEASURES, ids=lambda files: files[0])
 def test_both_forms_say_the_same_and_which_epoch_they_are_of(table, files):
-    content, markdown, html = measured(table, files)
+    content, markdown, html, _ = measured(table, files)
     page = Page(html)
     assert (content["epoch"], content["steps_beyond"], content["num_data"]) == (2, 0, 6)
     assert page.texts["h1"][0].startswith("rows<b>, elbo, epoch 2")
@@ -67,12 +69,11 @@ def test_both_forms_say_the_same_and_which_epoch_they_are_of(table, files):
 
 
 def test_the_report_of_a_table_has_its_columns_and_the_verdict_that_is_printed(table):
-    content, markdown, html = measured(table, EVALUATION_FILES)
+    content, markdown, html, printed = measured(table, EVALUATION_FILES)
     assert {row[0] for row in Page(html).rows} >= set(COLUMNS)
     assert content["verdict"][1:] in markdown
     assert content["bounds"][-1][0] == 10
     assert content["bounds"][0][1] < content["log_px"]
-    printed = command_here("evaluate", "run", *MEASURES[EVALUATION_FILES], "--overwrite", cwd=table.parent).stdout
     assert content["verdict"] in printed
 
 
