@@ -128,6 +128,8 @@ def gradients_of_each(objective, pair, *args) -> torch.Tensor:
     """
     objective.loss(*pair, *args)
     parameters = [value.unconstrained() for _, value in sorted(pyro.get_param_store().items())]
+    for parameter in parameters:
+        parameter.grad = None
     with pyro.validation_enabled(False):
         objective.loss_and_grads(*pair, *args)
     return torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters], -1)

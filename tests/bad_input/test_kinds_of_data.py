@@ -148,7 +148,7 @@ def seeded(call):
 
 def fit(data, **settings):
     torch.manual_seed(0)
-    return pv.fit(vae(), data, **{"epochs": 2, "seed": 0, "batch_size": 8, "device": "cpu", **settings})
+    return pv.fit(vae(), data, **{"epochs": 1, "seed": 0, "batch_size": 8, "device": "cpu", **settings})
 
 
 def race(x, held_out):
@@ -229,9 +229,9 @@ def conditional():
 def test_the_same_numbers_in_another_form_give_the_same_result(name):
     door = DOORS[name]
     truth = seeded(lambda: door(X.clone()))
-    # All forms at two doors, and at each of the others one, for the time it takes: another one at the next door.
+    # All forms at one door, and at each of the others one, for the time it takes: another one at the next door.
     forms, place = list(SAME.values()), list(DOORS).index(name) % len(SAME)
-    for make in forms if name in ("fit, batches", "log_marginal") else [forms[place]]:
+    for make in forms if name == "log_marginal" else [forms[place]]:
         assert seeded(lambda make=make: door(make())) == (pytest.approx(truth) if isinstance(truth, float) else truth)
 
 

@@ -67,7 +67,7 @@ def test_a_pair_stands_for_its_two_programs(name):
     """A VAE and a plain pair by turns: one function tells a pair from a model, before any other looks at it."""
     (function, settings), vae = OF_A_PAIR[name], linear_gaussian(0)
     plain = list(OF_A_PAIR).index(name) % 2 == 1
-    x = draw(vae, 8)
+    x = draw(vae, 12)
     pair = Pair(vae.model, vae.guide) if plain else vae
     same(called(function, pair, x, **settings), called(function, vae.model, vae.guide, x, **settings))
 

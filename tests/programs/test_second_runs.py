@@ -156,33 +156,34 @@ def test_chunks_of_particles_make_the_choices_of_one_run(name):
 
 
 def test_a_draw_of_each_particle_is_not_shared_by_chunks():
-    """Dropout after the latent: with one mask for every chunk the loss would be 28.7 where it is 21.0."""
+    """Dropout after the latent: with one mask for every chunk the loss would be 86 where it is 63."""
+    data = DATA[:10].repeat(3)
 
     def model():
-        with pyro.plate("data", 10, dim=-1):
+        with pyro.plate("data", 30, dim=-1):
             z = pyro.sample("z", dist.Normal(double(0.5), 1.0))
-            pyro.sample("x", dist.Normal(nn.functional.dropout(z + 1, 0.5), 0.7), obs=DATA[:10])
+            pyro.sample("x", dist.Normal(nn.functional.dropout(z + 1, 0.5), 0.7), obs=data)
 
     def guide():
         slope = pyro.param("slope", double(0.3))
-        with pyro.plate("data", 10, dim=-1):
-            pyro.sample("z", dist.Normal(slope * DATA[:10], 0.8))
+        with pyro.plate("data", 30, dim=-1):
+            pyro.sample("z", dist.Normal(slope * data, 0.8))
 
     whole, *chunked = IWAE(8), IWAE(8, chunk_size=3), IWAE(8, chunk_size=1)
-    expected = double([whole.loss(model, guide) for _ in range(50)]).unsqueeze(-1)
+    expected = double([whole.loss(model, guide) for _ in range(30)]).unsqueeze(-1)
     for one in chunked:
-        assert_one_mean(double([one.loss(model, guide) for _ in range(50)]).unsqueeze(-1), expected)
-    assert mean_and_error(expected)[1] < 0.5
+        assert_one_mean(double([one.loss(model, guide) for _ in range(30)]).unsqueeze(-1), expected)
+    assert mean_and_error(expected)[1] < 1.5
 
 
 def test_chunks_of_a_program_that_draws_elsewhere_are_one_run():
-    """With other noise in every chunk the loss would be 19.3 where it is 21.9."""
-    pair = PROGRAMS["NumPy"]()
+    """With other noise in every chunk the loss would be 176 where it is 194."""
+    pair = drawing(lambda: torch.from_numpy(5 * np.random.rand(80)), size=80)  # noqa: NPY002
     expected, found = (
-        double([one.loss(*pair) for _ in range(100)]).unsqueeze(-1) for one in (IWAE(8), IWAE(8, chunk_size=2))
+        double([one.loss(*pair) for _ in range(30)]).unsqueeze(-1) for one in (IWAE(8), IWAE(8, chunk_size=1))
     )
     assert_one_mean(found, expected)
-    assert mean_and_error(expected)[1] < 0.3
+    assert mean_and_error(expected)[1] < 3.5
 
 
 @pytest.mark.parametrize("objective", [StickingTheLanding(2), DReG(4), IWAE(4, chunk_size=2)], ids=str)
