@@ -121,7 +121,7 @@ def test_both_programs_and_second_runs_see_one_subsample():
 def test_joint_puts_theta_and_z_under_one_logsumexp(count):
     """For one datum the exact value is a quadrature in two dimensions."""
     pair, x = Hierarchy(), X[:1]
-    found = bounds(IWAE(count, joint=True), pair, x, repeats=200)
+    found = bounds(IWAE(count, joint=True), pair, x, repeats=300)
     truth = pair.joint_bound(x, count)
     assert_within_standard_errors(mean_and_error(found)[0], truth, mean_and_error(found)[1])
     assert truth < pair.log_evidence(x)
