@@ -195,7 +195,7 @@ def test_the_parts_of_rainforths_experiment(tmp_path):
 def test_missing_cells_in_small(tmp_path, monkeypatch):
     """In a table of one factor, what is observed tells a row's missing cells, which the column's mean does not."""
     with_scikit_learn(monkeypatch)
-    flags = ("--table", "iris", "--share", 0.3, "--seeds", 0, "--epochs", 250, "--latent-dim", 1, "--num-samples", 50)
+    flags = ("--table", "iris", "--share", 0.3, "--seeds", 0, "--epochs", 150, "--latent-dim", 1, "--num-samples", 50)
     result = run_here("papers/missing_cells.py", *flags, "--out", "out", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     (found,) = json.loads((tmp_path / "out/results.json").read_text())["found"]
