@@ -40,7 +40,7 @@ def run(*arguments, cwd, **environment) -> subprocess.CompletedProcess:
 def run_here(*arguments, cwd) -> subprocess.CompletedProcess:
     """Runs a script in this process, which has everything imported.
 
-    Scripts are seen to start by themselves in test_every_script.py, under torchrun and as a race's second process.
+    A script is seen to start by itself in test_every_script.py, and the command in test_streams.py.
     """
     return _called(lambda: names_of(arguments[0], run_name="__main__"), *arguments, cwd=cwd)
 
