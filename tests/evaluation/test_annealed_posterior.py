@@ -13,7 +13,7 @@ from test_posterior import assert_calibrated
 import pyrovae as pv
 
 REPETITIONS, LEVELS = 60, (0.25, 0.5, 0.75)
-SHORT = {"num_distributions": 30, "num_chains": 100, "num_leapfrog": 3}
+SHORT = {"num_distributions": 45, "num_chains": 100, "num_leapfrog": 3}
 SHORTER = {"num_distributions": 10, "num_chains": 200, "num_leapfrog": 2}  # where the guide is a fair proposal
 
 

@@ -43,3 +43,13 @@ def test_gaps_show_what_is_said_of_their_log_px():
     sampled = pv.log_marginal(vae.model, vae.guide, x, num_samples=30)
     for log_px in (sampled, pv.annealed_log_marginal(vae.model, vae.guide, x, **steps)):
         assert f"log p(x): {log_px.verdict}" in repr(gaps_of(log_px)).splitlines()
+
+
+def test_every_gap_is_printed_with_its_error():
+    known = pv.Estimate(torch.tensor([-0.5, -0.3, -0.1]).double(), torch.tensor([0.03, 0.02, 0.01]).double())
+    gaps = gaps_of(known)
+    lines = str(gaps).splitlines()
+    terms = (gaps.log_px, gaps.elbo, gaps.best_elbo, gaps.total, gaps.approximation, gaps.amortisation)
+    assert len({term.mean for term in terms[:5]}) == 5
+    for line, term in zip(lines[1:7], terms, strict=True):
+        assert line.split()[-3:] == [f"{term.mean:.4f}", "±", f"{term.monte_carlo_error:.2g}"]

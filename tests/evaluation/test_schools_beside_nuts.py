@@ -51,9 +51,9 @@ def exact_means():
 def test_means_from_a_fitted_autoguide_are_those_of_nuts_and_the_exact_ones():
     torch.manual_seed(suite_seed(0))
     guide = AutoMultivariateNormal(schools, init_scale=0.5)
-    settings = {"lr": 0.1, "lrd": 0.98}
+    settings = {"lr": 0.1, "lrd": 0.99}
     svi = SVI(schools, guide, pyro.optim.ClippedAdam(settings), pv.objectives.IWAE(64, joint=True))
-    for _ in range(120):
+    for _ in range(250):
         svi.step(EFFECTS, ERRORS)
     proposal = pv.proposals.widened(guide, 1.3)
     found = pv.posterior(schools, proposal, EFFECTS, ERRORS, num_samples=40_000).expectation(asked)

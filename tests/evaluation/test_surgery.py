@@ -135,7 +135,7 @@ def test_the_information_of_few_data_is_low_for_the_population_and_the_marginal_
         mean = vae.guide_weight @ (vae.weight @ vae.prior_mean + vae.bias) + vae.guide_bias - vae.prior_mean
         marginal = 0.5 * (spread.trace() + mean @ mean - 2 - torch.logdet(spread))
     found = {}
-    for num, repeats in ((4, 30), (40, 8), (600, 2)):
+    for num, repeats in ((4, 50), (40, 10), (1_000, 2)):
         results = [elbo_surgery(vae.model, vae.guide, draw(vae, num), num_draws=2) for _ in range(repeats)]
         terms = torch.tensor([[r.mutual_information.mean, r.marginal_kl.mean, r.kl.mean] for r in results])
         found[num] = mean_and_error(terms.double())
