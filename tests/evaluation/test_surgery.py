@@ -126,7 +126,7 @@ def test_a_guide_that_ignores_x_has_no_information_and_one_far_apart_has_log_n()
 @pytest.mark.usefixtures("particles_unchecked")
 def test_the_information_of_few_data_is_low_for_the_population_and_the_marginal_kl_high_by_as_much():
     """z ~ q(z|x), x ~ p(x) are Gaussian: I = 1/2 log det(Var z) - 1/2 log det(Var[z|x])."""
-    vae = off_its_posterior()
+    vae = off_its_posterior(pinned=True)  # of another the few data may say nearly as much
     with torch.no_grad():
         covariance = vae.weight @ vae.weight.T + vae.scale**2 * torch.eye(5, dtype=torch.float64)
         noise = (2 * vae.guide_log_scale).exp().diag()
@@ -140,8 +140,9 @@ def test_the_information_of_few_data_is_low_for_the_population_and_the_marginal_
         terms = torch.tensor([[r.mutual_information.mean, r.marginal_kl.mean, r.kl.mean] for r in results])
         found[num] = mean_and_error(terms.double())
     lows, highs = ([found[num][0][i].item() for num in found] for i in (0, 1))
-    assert lows == sorted(lows)
-    assert highs == sorted(highs, reverse=True)
+    noise = 5 * found[40][1]  # between 40 and 1,000 data little is left to gain
+    assert lows[0] < lows[1] < lows[2] + noise[0]
+    assert highs[0] > highs[1] > highs[2] - noise[1]
     assert lows[0] < information - 10 * found[4][1][0]
     assert highs[0] > marginal + 10 * found[4][1][1]
     for num in (4, 40):
