@@ -2,46 +2,14 @@
 
 import math
 
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from exact import hierarchical
 from exact.hierarchical import Hierarchy
 from helpers import Pair, suite_seed
-from torch import nn
 
 import pyrovae as pv
 from pyrovae.objectives import ELBO, IWAE
-
-NUM, BATCH = 1_000, 50
-X = 0.7 + torch.randn(NUM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def normal_mean(x):
-    mean = pyro.sample("mean", dist.Normal(torch.zeros(()).double(), 10.0))
-    with pyro.plate("data", len(x)):
-        pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
-
-
-class MeanGuide(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.loc = nn.Parameter(X.mean())
-        self.log_sd = nn.Parameter(torch.tensor(-4.5, dtype=torch.float64))  # from below, without much noise
-
-    def forward(self, x):
-        pyro.module("mean_guide", self)
-        pyro.sample("mean", dist.Normal(self.loc, self.log_sd.exp()))
-
-
-def test_the_posterior_of_a_mean_has_the_width_of_all_data():
-    """1/sqrt(1,000) = 0.032; were the batch all there is, it would be 1/sqrt(50) = 0.14."""
-    guide = MeanGuide()
-    settings = {"batch_size": BATCH, "lr": 0.03, "schedule": "cosine", "seed": suite_seed(), "progress": False}
-    pv.fit(Pair(normal_mean, guide), X, epochs=8, **settings)
-    assert guide.log_sd.item() == pytest.approx(-math.log(NUM + 0.01) / 2, abs=0.5)
-    assert guide.loc.item() == pytest.approx(X.mean().item(), abs=0.05)
 
 
 @pytest.mark.parametrize("objective", [ELBO(), IWAE(4)], ids=str)

@@ -178,18 +178,23 @@ def mean_model(x):
 
 
 def mean_guide(x):
-    loc, scale = pyro.param("loc", double(0.0)), pyro.param("scale", double(0.3), constraint=POSITIVE)
+    loc, scale = pyro.param("loc", double(0.0)), pyro.param("scale", double(0.02), constraint=POSITIVE)
     pyro.sample("theta", dist.Normal(loc, scale))
 
 
-@pytest.mark.parametrize("guide", ["by hand", "AutoNormal"])
-@pytest.mark.parametrize("objective", ["elbo", Trace_ELBO()])
-def test_the_posterior_of_a_mean_is_that_of_all_data(guide, objective):
-    """sd 0.045 for 500 data in batches of 25: with theta's densities counted once a batch it would be 0.20."""
-    auto = AutoNormal(mean_model)
+@pytest.mark.parametrize(
+    ("objective", "guide", "epochs"),  # of Pyro's ELBO theta is drawn a hundred times in a step, and has less noise
+    [("elbo", "AutoNormal", 48), (Trace_ELBO(100, 1, vectorize_particles=True), "by hand", 20)],
+)
+def test_the_posterior_of_a_mean_is_that_of_all_data(objective, guide, epochs):
+    """sd 0.045 for 500 data in batches of 100: with theta's densities counted once a batch it would be 0.10.
+
+    log sd has a standard error of 0.11 at its end under our ELBO (of 4,000 trainings).
+    """
+    auto = AutoNormal(mean_model, init_scale=0.02)  # from where the scale grows with little noise
     pair = SimpleNamespace(model=mean_model, guide=mean_guide if guide == "by hand" else auto)
-    settings = {"batch_size": 25, "lr": 0.1, "schedule": "cosine", "seed": suite_seed(), "progress": False}
-    pv.fit(pair, MANY, epochs=6, objective=objective, **settings)
+    settings = {"batch_size": 100, "lr": 0.07, "schedule": "cosine", "seed": suite_seed(), "progress": False}
+    pv.fit(pair, MANY, epochs=epochs, objective=objective, **settings)
     if guide == "by hand":
         loc, scale = (pyro.param(name).item() for name in ("loc", "scale"))
     else:
@@ -201,9 +206,11 @@ def test_the_posterior_of_a_mean_is_that_of_all_data(guide, objective):
 def test_the_posterior_of_a_regression_in_minibatches_is_the_exact_one():
     x, y = conjugate.measurements(200)
     mean, covariance = conjugate.regression_posterior(x, y)
-    guide = AutoNormal(conjugate.regression, init_loc_fn=pyro.infer.autoguide.init_to_mean)
-    loader = DataLoader(TensorDataset(x, y), batch_size=20, shuffle=True)
-    pv.fit(Pair(conjugate.regression, guide), loader, epochs=24, lr=0.05, schedule="cosine", seed=suite_seed())
+    # Scales grow from below with little noise.
+    guide = AutoNormal(conjugate.regression, init_loc_fn=pyro.infer.autoguide.init_to_mean, init_scale=0.02)
+    loader = DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True)
+    settings = {"lr": 0.07, "schedule": "cosine", "seed": suite_seed()}
+    pv.fit(Pair(conjugate.regression, guide), loader, epochs=80, **settings)
     sd = 1 / torch.linalg.inv(covariance).diagonal().sqrt()  # of the best guide with independent weights
     assert (guide.locs.w - mean).abs().max() < 1.5 * sd.max()
     assert (guide.scales.w / sd).log().abs().max() < 0.4
