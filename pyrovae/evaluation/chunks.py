@@ -58,6 +58,14 @@ class Data:
     def _rows(self) -> tuple:
         return with_tensors(self.whole, lambda t: t[self.start : self.stop] if self.is_data(t) else t)
 
+    def is_same(self, other: "Data") -> bool:
+        """Returns True if others are these data of the same arguments."""
+
+        def rows(data: Data) -> tuple[int, int] | None:
+            return None if data.size == data.num else (data.start, data.stop)
+
+        return self.whole is other.whole and self.device == other.device and rows(self) == rows(other)
+
     def is_data(self, tensor: Tensor) -> bool:
         """Returns True if a tensor has all data as its first dimension."""
         return tensor.dim() > 0 and len(tensor) == self.num
@@ -83,6 +91,7 @@ class Opened(NamedTuple):
     - `pairs_at_a_time`: the number of pairs of a particle and a datum that are decoded at a time, as the caller wants.
     - `reading`: how the pair is read.
     - `pairs_in_memory`: the number of pairs that memory allows.
+    - `checked`: the model, the guide and the data that `pair` is a checked run of, if they are known.
     """
 
     data: Data
@@ -90,6 +99,11 @@ class Opened(NamedTuple):
     pairs_at_a_time: int
     reading: Reading
     pairs_in_memory: int
+    checked: tuple[Callable, Callable, Data] | None = None
+
+    def is_run_of(self, model: Callable, guide: Callable, data: Data) -> bool:
+        """Returns True if `pair` is a checked run of these programs on these data."""
+        return self.checked is not None and self.checked[:2] == (model, guide) and self.checked[2].is_same(data)
 
     @property
     def as_one(self) -> Data:
@@ -117,14 +131,17 @@ def opened(
     _set_up(guide, moved(args, device))
     if length is not None:
         data = Data(args, length, 0, length, device)
-        pair = _pair_of_rows(model, guide, data.rows(0, DATA_PER_CHUNK), needs)
+        ran = data.rows(0, DATA_PER_CHUNK)
+        pair = _pair_of_rows(model, guide, ran, needs)
     if data is None or pair is None:
         found: list[Pair] = []
-        check_in_parts(model, guide, Data(args, 1, 0, 1, device, is_whole=True), needs, found.append)
+        ran = Data(args, 1, 0, 1, device, is_whole=True)
+        check_in_parts(model, guide, ran, needs, found.append)
         pair = found[0]
         data = Data(args, pair.batch, 0, pair.batch, device)
     most = pairs_in_memory(pair)
-    return Opened(data, pair, most if chunk_size is None else chunk_size, reading, most)
+    checked = (model, guide, ran) if ran.is_whole or pair.batch == ran.size else None  # else of a part of the rows
+    return Opened(data, pair, most if chunk_size is None else chunk_size, reading, most, checked)
 
 
 def pairs_in_memory(pair: Pair) -> int:
@@ -196,3 +213,19 @@ def check_in_parts(
     half = data.size // 2
     check_in_parts(model, guide, data.rows(0, half), needs, inspect)
     check_in_parts(model, guide, data.rows(half, data.size), needs, inspect)
+
+
+def check_chunk(
+    model: Callable,
+    guide: Callable,
+    found: Opened,
+    data: Data,
+    needs: gate.Weights,
+    inspect: Callable[[Pair], object] = lambda pair: None,
+) -> None:
+    """Does what `check_in_parts` does, without another run of the data that `found.pair` is a run of."""
+    needs = replace(needs, reading=found.reading)
+    if found.is_run_of(model, guide, data):
+        inspect(gate.check_again(found.pair, model, guide, needs, *data.args))
+    else:
+        check_in_parts(model, guide, data, needs, inspect)

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from pyrovae.common import evaluates, local_seed, progress_bar, require, require_flag, require_size
 from pyrovae.evaluation import latent_marginals
 from pyrovae.evaluation.arguments import home_of
-from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, Data, opened
+from pyrovae.evaluation.chunks import PAIRS_PER_CHUNK, Data, Opened, opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.evaluation.rows import as_rows, data_dim_of, from_rows, require_rows
@@ -175,7 +175,7 @@ def elbo_surgery(
     size = min(num_data, max(1, found.pairs_at_a_time // num_draws))
     data = cut(model, guide, found, size)
     with local_seed(0):
-        _check_pair(model, guide, list(data.in_chunks(size)))
+        _check_pair(model, guide, found, list(data.in_chunks(size)))
         if per_dimension:
             latent_marginals.gaussian_of(run_pair(model, guide, *next(data.in_chunks(size)).args))
     terms, draws, gaussians, log_priors = [], [], [], []
@@ -264,12 +264,12 @@ def _log_aggregated(
     return total.unflatten(0, (num_draws, num_data)) - math.log(num_data)
 
 
-def _check_pair(model: Callable, guide: Callable, chunks: list[Data]) -> None:
+def _check_pair(model: Callable, guide: Callable, found: Opened, chunks: list[Data]) -> None:
     """Checks that the pair has log-weights, the guide has densities, and p(z) is the same for all data."""
     log_prior: list[Tensor] = []
     first: dict[str, Tensor] = {}
     for data in chunks:
-        pair = gate.check(model, guide, None, *data.args)
+        pair = found.pair if found.is_run_of(model, guide, data) else gate.check(model, guide, None, *data.args)
         gate.check_no_zero_weights(pair)
         # Without the observed sites: the density of the likelihood does not matter here.
         replace(pair, model_sites=pair.latent).check_densities()
@@ -283,9 +283,9 @@ def _check_pair(model: Callable, guide: Callable, chunks: list[Data]) -> None:
         }
         at = pair_at(model, guide, here, *data.args, like=replace(pair, num_particles=1))
         log_prior.append(at.terms().log_prior[0])
-    found = torch.cat(log_prior)
-    spread = (found - found[0]).abs().max().item()
+    joined = torch.cat(log_prior)
+    spread = (joined - joined[0]).abs().max().item()
     require(
-        spread <= 1e-4 * max(1.0, found[0].abs().item()),
+        spread <= 1e-4 * max(1.0, joined[0].abs().item()),
         f"p(z) must be the same for every datum, and at one z its log-density differs by {spread:.3g} nats",
     )

@@ -23,7 +23,7 @@ from pyrovae.common import (
     shown,
 )
 from pyrovae.evaluation.annealed_importance_sampling import annealed_log_marginal
-from pyrovae.evaluation.chunks import check_in_parts, opened
+from pyrovae.evaluation.chunks import check_chunk, opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evaluation_table import Evaluation, Measured
@@ -113,7 +113,7 @@ def evaluate(
 
     # All data are checked: one grey image makes the "ELBO" under a Bernoulli a cross-entropy, which has no bits.
     for chunk in cut(model, guide, found, DATA_PER_CHECK).in_chunks(DATA_PER_CHECK):
-        check_in_parts(model, guide, chunk, needs, inspect)
+        check_chunk(model, guide, found, chunk, needs, inspect)
     dimensions = torch.cat(sizes).double()
     if found.pair.layout.has_globals:  # every estimate is one number for all data
         size = dimensions.sum().item() + _shared_dimensions(found.pair)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae.common import evaluates, progress_bar, require, require_size
 from pyrovae.evaluation.arguments import home_of
-from pyrovae.evaluation.chunks import Data, Opened, check_in_parts, opened
+from pyrovae.evaluation.chunks import Data, Opened, check_chunk, opened
 from pyrovae.evaluation.cuts import cut, why_not_cut
 from pyrovae.evaluation.estimate import MarginalLikelihood
 from pyrovae.evaluation.importance_sampling import log_marginal, particles_of, result_of, statistics_of
@@ -91,7 +91,7 @@ def held_out_log_px(
     parts = []
     with progress_bar(progress, len(chunks) * num_draws, "log p(x)", "draw") as bar:
         for chunk in chunks:
-            check_in_parts(model, guide, chunk, gate.Weights(reading=found.reading))
+            check_chunk(model, guide, found, chunk, gate.Weights())
             draws = []
             for index in range(num_draws):
                 draws.append(_draw(model, guide, chunk, num_particles, found.reading, validated=index == 0))

@@ -30,7 +30,7 @@ from pyrovae.common import (
 )
 from pyrovae.compilation import Replay
 from pyrovae.evaluation.arguments import changeable
-from pyrovae.evaluation.chunks import Opened, check_in_parts
+from pyrovae.evaluation.chunks import Opened, check_chunk, check_in_parts
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.sampled_weights import Tensors, joined, on_tensors, pays, sampled_log_weights
 from pyrovae.programs import Given, Pair, Reading, gate, run_pair
@@ -93,7 +93,7 @@ def nested_draws(
     """
     draws = _Draws(model, guide, found, num_draws, num_particles, compile, keep)
     for chunk in draws.chunks:
-        check_in_parts(model, guide, chunk, replace(needs, reading=found.reading))
+        check_chunk(model, guide, found, chunk, needs)
     blocks = torch.arange(num_draws).tensor_split(min(BLOCKS, num_draws))
     seeds = torch.randint(2**62, (len(blocks),)).tolist()  # the draws are the same whichever process takes them
     parts: list[tuple[Tensor, ...]] = []
@@ -123,7 +123,7 @@ def as_one_datum(
     pairs: list[Pair] = []
     check_in_parts(model, guide, found.as_one, replace(needs, reading=reading), pairs.append)
     at_a_time = max(1, found.pairs_at_a_time // found.data.size)
-    return Opened(found.as_one, pairs[0], at_a_time, reading, found.pairs_in_memory)
+    return Opened(found.as_one, pairs[0], at_a_time, reading, found.pairs_in_memory, (model, guide, found.as_one))
 
 
 def takes_all_at_once(model: Callable, guide: Callable, found: Opened) -> bool:

@@ -20,7 +20,7 @@ from pyrovae.common import (
 )
 from pyrovae.compilation import Replay
 from pyrovae.evaluation.arguments import changeable, home_of, with_tensors
-from pyrovae.evaluation.chunks import COMPILE_PAIRS, DATA_PER_CHUNK, Data, Opened, check_in_parts
+from pyrovae.evaluation.chunks import COMPILE_PAIRS, DATA_PER_CHUNK, Data, Opened, check_chunk
 from pyrovae.evaluation.cuts import cut, rows_of_draws
 from pyrovae.programs import Pair, gate, guide_draws, pair_at, run_pair
 
@@ -89,7 +89,7 @@ class Sampler:
         if found.pair.subsampled_plates:
             self.sample_size = 1  # the draws of one run share its subsample
         compiles = pays(compile, self.data.size * num_samples) and found.pair.layout.is_vectorized
-        self._check = partial(check_in_parts, model, guide, needs=replace(needs, reading=found.reading))
+        self._check = partial(check_chunk, model, guide, found, needs=needs)
         self._runs = _ChunkRuns(model, guide, found, (self.sample_size, self.data_size), compiles, take)
         self.chunks = list(self.data.in_chunks(self.data_size))
         self.seeds = [int(torch.randint(2**62, ())) for _ in self.chunks]

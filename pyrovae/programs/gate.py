@@ -120,11 +120,25 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
             check_sums(pair, model, guide, args, kwargs)
             _remember(model, guide, None, pair)
         if needs is not None:
-            found = _found_once(coupled, pair, model, guide, lambda: coupled(pair, model, guide, args, kwargs))
-            moved = _found_once(moved_point, pair, model, guide, lambda: moved_point(pair, guide, args, kwargs))
-            needs.check(replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside, moved=moved))
-            _remember(model, guide, needs, pair)
+            _ask(pair, model, guide, needs, args, kwargs)
     return pair
+
+
+def check_again(pair: Pair, model: Callable, guide: Callable, needs: Needs, *args, **kwargs) -> Pair:
+    """Checks that a pair gives what `needs` asks for, where `check` returned `pair` for the same arguments and reading.
+
+    Returns the pair, and raises `InputError` as `check` does, without another run of it.
+    """
+    with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
+        _ask(pair, model, guide, needs, args, kwargs)
+    return pair
+
+
+def _ask(pair: Pair, model: Callable, guide: Callable, needs: Needs, args: tuple, kwargs: dict) -> None:
+    found = _found_once(coupled, pair, model, guide, lambda: coupled(pair, model, guide, args, kwargs))
+    moved = _found_once(moved_point, pair, model, guide, lambda: moved_point(pair, guide, args, kwargs))
+    needs.check(replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside, moved=moved))
+    _remember(model, guide, needs, pair)
 
 
 def _two_particles(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:

@@ -10,6 +10,7 @@ from evaluation_pairs import scaled_guide
 from helpers import draw, linear_gaussian, suite_seed
 
 import pyrovae as pv
+from pyrovae.programs import gate
 
 
 class FixedNoise:
@@ -160,3 +161,32 @@ def test_importance_bound_on_given_draws_is_the_mean_over_repeats_of_the_log_mea
     bounds = w.reshape(3, 4, 6).mean(1).log()
     torch.testing.assert_close(result.value, bounds.mean(0), atol=1e-12, rtol=0)
     torch.testing.assert_close(result.standard_error, bounds.std(0) / math.sqrt(3), atol=1e-12, rtol=0)
+
+
+def test_data_that_were_run_to_open_them_are_not_run_again_to_be_checked(monkeypatch):
+    """At 128 data a chunk, the first of three is the one that was run."""
+    ran, check = [], gate.check
+    monkeypatch.setattr(gate, "check", lambda *args, **kwargs: ran.append(len(args[3])) or check(*args, **kwargs))
+    vae = linear_gaussian(2)
+    x = draw(vae, 300)
+    for rows, expected in ((x[:20], [20]), (x, [128, 128, 44])):
+        ran.clear()
+        pv.log_marginal(vae, rows, num_samples=2)
+        assert ran == expected
+    ran.clear()
+    pv.evaluate(vae, x[:20], methods=["elbo", "is_2"])
+    assert ran == [20] * 3  # once by itself, and once for each method
+
+
+def test_data_that_were_run_to_open_them_are_still_asked_whether_the_guide_reaches_all_of_the_prior():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Uniform(x - 1, x + 1))
+
+    pv.importance_bound(model, guide, torch.zeros(5), num_particles=2)  # a bound need not
+    with pytest.raises(pv.InputError, match=r"log p\(x\) would be too low; use proposals.defensive"):
+        pv.log_marginal(model, guide, torch.zeros(5), num_samples=2)
