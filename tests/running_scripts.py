@@ -53,6 +53,7 @@ def run_in_fork(*arguments, cwd) -> subprocess.CompletedProcess:
 
 def module_here(*arguments, cwd) -> subprocess.CompletedProcess:
     """Runs `python -m pyrovae` in this process."""
+    sys.modules.pop("pyrovae.__main__", None)  # which another test may have imported
     return _called(lambda: runpy.run_module("pyrovae", run_name="__main__", alter_sys=True), "", *arguments, cwd=cwd)
 
 
