@@ -227,6 +227,19 @@ def write_images(root: Path, name: str = "MNIST", seed: int = 0, nums: tuple[int
     return raw
 
 
+def write_first_images(source: Path, root: Path, nums: tuple[int, int]) -> None:
+    """A folder of the first `nums` images, to train on and to test, of the MNIST in `source`."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for num, image_file, label_file in zip(nums, IMAGE_FILES, LABEL_FILES, strict=True):
+        for name, shape in ((image_file, (28, 28)), (label_file, ())):
+            size = math.prod(shape)
+            with (source / "MNIST" / "raw" / name).open("rb") as file:
+                file.seek(8 + 4 * len(shape))
+                read = np.frombuffer(file.read(num * size), np.uint8)
+            (raw / name).write_bytes(idx(read.reshape(num, *shape)))
+
+
 def load_fake(root: Path, name: str = "mnist", **kwargs) -> pv.Dataset:
     return pv.load(name, data_root=root, **{"num_validation": 10, **kwargs})
 

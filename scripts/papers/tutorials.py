@@ -26,7 +26,7 @@ from tabulate import tabulate
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from tutorials_clusters import clusters_report
 from tutorials_plain import plain_loss
-from tutorials_published import BETAS, POINTS, Row, image_rows
+from tutorials_published import BETAS, POINTS, VARIANCES, Row, image_rows
 from writing import write_report, write_results
 
 import pyrovae as pv
@@ -47,7 +47,6 @@ from pyrovae.training import digest
 
 NUM_DRAWS = 20
 SOME_EPOCHS = (10, 40, 60, 100, 250)  # and the last, of which medians over seeds are printed
-VARIANCES = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0)
 
 
 def make(row: Row, seed: int) -> tuple[pv.VAE, pv.Dataset]:

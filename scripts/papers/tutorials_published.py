@@ -8,6 +8,7 @@ import torch
 import pyrovae as pv
 
 BETAS = (0.5, 1.0, 2.0, 4.0)
+VARIANCES = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0)  # of the decoder, on the ring
 CLUSTERS = ("four clusters", "four clusters, variance 1/2")
 
 
