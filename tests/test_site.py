@@ -11,9 +11,11 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
+import furo
 import pytest
 import sphinx.cmd.build
 from forked import called
+from sphinx.builders.html import StandaloneHTMLBuilder
 
 import pyrovae as pv
 
@@ -42,7 +44,19 @@ def _sphinx() -> None:
     with warnings.catch_warnings():
         for kind in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):  # as Python does
             warnings.simplefilter("ignore", kind)
+        _leave_out_what_no_test_reads()
         sys.exit(sphinx.cmd.build.main(sys.argv[1:]))
+
+
+def _leave_out_what_no_test_reads() -> None:
+    """Builds no index for the search, and the menu for the first page only: every page has the same."""
+    StandaloneHTMLBuilder.search = False
+    menu = furo._compute_navigation_tree
+
+    def of_the_first(context: dict) -> str:
+        return menu(context if context["pagename"] == "index" else {})
+
+    furo._compute_navigation_tree = of_the_first
 
 
 def _described(site: Path) -> set[str]:
