@@ -1,5 +1,6 @@
 """Every command that writes into a folder: through no link, all of its files or none, and one process at a time."""
 
+import functools
 import os
 import re
 import resource
@@ -64,6 +65,20 @@ def kept(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def written(kept, tmp_path_factory):
+    """Returns, for a door, a folder into which it has written, once for all tests."""
+
+    @functools.cache
+    def at(door):
+        folder = tmp_path_factory.mktemp("written") / "here"
+        shutil.copytree(kept, folder)
+        assert DOORS[door][0](folder).returncode == 0
+        return folder
+
+    return at
+
+
 @pytest.fixture
 def folder(kept, tmp_path):
     shutil.copytree(kept, tmp_path / "here")
@@ -94,13 +109,12 @@ def done_after_removing_links(call, folder, links):
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_no_link_is_followed(door, folder, kept, tmp_path, monkeypatch):
+def test_no_link_is_followed(door, written, kept, tmp_path, monkeypatch):
     """Here all links are another user's."""
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     call, name = DOORS[door]
-    before = tree(folder)
-    assert call(folder).returncode == 0
-    files = [path for path, content in tree(folder).items() if before.get(path) != content and "config" not in path]
+    before, after = tree(kept), tree(written(door))
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    files = [path for path, content in after.items() if before.get(path) != content and "config" not in path]
     assert len(files) >= 2
     places = {*files, *(f"{path}.tmp" for path in files), *(f"{name}{kind}" for kind in ("lock", ".lock", ".tmp"))}
     if door == "resume":
@@ -124,11 +138,11 @@ def test_no_link_is_followed(door, folder, kept, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("door", ["evaluate", "estimates", "impute", "compare", "race"])
-def test_a_full_disk_leaves_the_earlier_report_and_names_the_file(door, folder, small_disk):
+def test_a_full_disk_leaves_the_earlier_report_and_names_the_file(door, written, tmp_path, small_disk):
     call, name = DOORS[door]
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    assert call(folder).returncode == 0
+    folder = shutil.copytree(written(door), tmp_path / "here")
     earlier = tree(folder)
     files = {path for path in earlier if Path(path).parts[0] == Path(name).parts[0]}
     for limit in (0, 100, 300):
