@@ -45,7 +45,7 @@ class Tempered(Trace_ELBO):
 
 LOSSES = {
     "Trace": (reals, Trace_ELBO),
-    "Trace, 3 particles": (reals, lambda: Trace_ELBO(num_particles=3)),
+    "Trace, 2 particles": (reals, lambda: Trace_ELBO(num_particles=2)),
     "Trace, 3 particles at once": (reals, lambda: Trace_ELBO(num_particles=3, vectorize_particles=True)),
     "Trace, bits": (bits, Trace_ELBO),
     "Trace, bits, 3 particles at once": (bits, lambda: Trace_ELBO(num_particles=3, vectorize_particles=True)),
@@ -55,10 +55,10 @@ LOSSES = {
     "TraceEnum, in the guide": (states_in_guide, TraceEnum_ELBO),
     "TraceGraph": (reals, TraceGraph_ELBO),
     "TraceGraph, bits": (bits, TraceGraph_ELBO),
-    "Renyi": (reals, lambda: infer.RenyiELBO(alpha=0.5, num_particles=3)),
+    "Renyi": (reals, lambda: infer.RenyiELBO(alpha=0.5, num_particles=2)),
     "Renyi, particles at once": (bits, lambda: infer.RenyiELBO(alpha=0, num_particles=3, vectorize_particles=True)),
     "TraceTMC": (samples_at_once, lambda: infer.TraceTMC_ELBO(max_plate_nesting=1)),
-    "ReweightedWakeSleep": (reals, lambda: infer.ReweightedWakeSleep(num_particles=3, insomnia=0.5)),
+    "ReweightedWakeSleep": (reals, lambda: infer.ReweightedWakeSleep(num_particles=2, insomnia=0.5)),
     "Trace_MMD": (reals, mmd),
     "EnergyDistance": (reals, lambda: infer.EnergyDistance(num_particles=2)),
     "a subclass": (reals, Doubled),
