@@ -163,14 +163,15 @@ def _is_library(module: str | None) -> bool:
     return file.startswith((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
 
 
-def _global_names(code: types.CodeType) -> Iterator[str]:
-    """Yields the names of the global variables that a function reads, and those that functions within it read."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            yield instruction.argval
+@functools.lru_cache(maxsize=10_000)  # to take code apart takes longer than all else here
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    """Returns the names of the global variables that a function reads, and those that functions within it read."""
+    instructions = dis.get_instructions(code)
+    names = [one.argval for one in instructions if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _global_names(constant)
+            names += _global_names(constant)
+    return tuple(dict.fromkeys(names))
 
 
 def _all_names(code: types.CodeType) -> Iterator[str]:
