@@ -56,7 +56,10 @@ def train() -> dict[str, object]:
 
 
 def evaluate() -> dict[str, object]:
-    """300 data are three runs of 128: two for one process and one for the other."""
+    """300 data are three runs of 128: two for one process and one for the other.
+
+    Of 130 data, and of 15 with eight chains each, there is one run for each process.
+    """
     vae = linear_gaussian(1)
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -67,24 +70,25 @@ def evaluate() -> dict[str, object]:
     with patch.multiple(
         annealed_chains, PILOT_WARMUP=2, PILOT_TRANSITIONS=5
     ):  # most of the time, and all the same to processes
-        annealed = pv.annealed_log_marginal(vae.model, vae.guide, x[:35], **chains)
-        gap = pv.bidirectional_gap(vae.model, vae.guide, x[:35], **chains)
+        annealed = pv.annealed_log_marginal(vae.model, vae.guide, x[:15], **chains)
+        gap = pv.bidirectional_gap(vae.model, vae.guide, x[:15], **chains)
     values = {one.method: one.estimate.value for one in found.measured}
     values |= {"bounds": found["is_70"].estimate.bounds, "annealed": annealed.log_weights, "x": gap.args[0]}
     nested = pv.log_marginal(hierarchical.Hierarchy(), hierarchical.data(6), num_samples=90)
     coin = pv.log_marginal(conjugate.coin, conjugate.coin_guide, conjugate.tosses(3, 2), num_samples=90)
-    post = pv.posterior(vae.model, vae.guide, x, num_samples=70)
+    few = x[:130]
+    post = pv.posterior(vae.model, vae.guide, few, num_samples=70)
     values |= {"posterior": post.mean("z").value, "quantiles": post.quantile("z", (0.1, 0.9)).value}
     values |= {"resampled": post.sample(3)["z"]}
     parts = small_vae((5,), missing="mask")
-    cells = {"num_samples": 60, "num_draws": 2, "missing": torch.eye(300, 5).bool()}
-    values |= {"imputed": pv.impute(parts, x.float(), **cells).draws}
-    given = pv.conditional_log_marginal(parts, x.float(), given=torch.arange(5) < 2, num_samples=60)
-    check = pv.predictive_check(vae, x, statistic=lambda x: x.sum(-1), num_samples=60, num_replicates=3)
+    cells = {"num_samples": 60, "num_draws": 2, "missing": torch.eye(130, 5).bool()}
+    values |= {"imputed": pv.impute(parts, few.float(), **cells).draws}
+    given = pv.conditional_log_marginal(parts, few.float(), given=torch.arange(5) < 2, num_samples=60)
+    check = pv.predictive_check(vae, few, statistic=lambda x: x.sum(-1), num_samples=60, num_replicates=3)
     values |= {"conditional": given.value, "replicated": check.replicated, "p": check.p_values.value}
     with patch.multiple(annealed_chains, PILOT_WARMUP=2, PILOT_TRANSITIONS=5):
-        values |= {"rate": pv.annealed_rate_distortion(vae.model, vae.guide, x[:35], **chains).rate}
-        values |= {"ends": pv.annealed_posterior(vae.model, vae.guide, x[:35], **chains).mean("z").value}
+        values |= {"rate": pv.annealed_rate_distortion(vae.model, vae.guide, x[:15], **chains).rate}
+        values |= {"ends": pv.annealed_posterior(vae.model, vae.guide, x[:15], **chains).mean("z").value}
     shared = pv.posterior(hierarchical.Hierarchy(), hierarchical.data(6), num_samples=90, num_particles=2)
     values |= {"shared": shared.mean("z").value}
     return values | {"upper": gap.upper.log_weights, "nested": nested.bounds, "coin": coin.bounds}
