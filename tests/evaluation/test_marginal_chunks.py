@@ -190,3 +190,19 @@ def test_data_that_were_run_to_open_them_are_still_asked_whether_the_guide_reach
     pv.importance_bound(model, guide, torch.zeros(5), num_particles=2)  # a bound need not
     with pytest.raises(pv.InputError, match=r"log p\(x\) would be too low; use proposals.defensive"):
         pv.log_marginal(model, guide, torch.zeros(5), num_samples=2)
+
+
+def test_data_of_which_memory_held_a_half_when_they_were_opened_are_all_checked(monkeypatch):
+    """The run that opened them is then of the first half, and says nothing of the second."""
+    ran, check = [], gate.check
+
+    def with_little_memory(model, guide, needs, x):
+        ran.append(len(x))
+        if len(x) > 64:
+            raise MemoryError
+        return check(model, guide, needs, x)
+
+    monkeypatch.setattr(gate, "check", with_little_memory)
+    vae = linear_gaussian(2)
+    pv.log_marginal(vae, draw(vae, 128), num_samples=2)
+    assert ran == [128, 64, 64] * 2
