@@ -27,6 +27,9 @@ class Replay:
     rounding: the leading tensors in norm, all others (gradients, many of which may be 0 but for rounding) in norm
     together, and every buffer. If it does not, or if the program cannot be traced, `graph` is None and `why` says why.
 
+    A program may set itself up in its first run (an autoguide draws where to start), which does more than the next.
+    If `may_set_up` and the eager run has replaced something that the program holds, there is no graph yet and no `why`.
+
     `outcome` is the result of the graph. It therefore does not matter to the bit at which steps the two are compared (a
     resumed run compares them at other steps). Without a graph, `outcome` is the result of the eager run.
 
@@ -39,6 +42,7 @@ class Replay:
         names: Returns the names in Pyro's param store that the program uses, and is called after the eager run.
         inductor: Whether the graph is compiled to machine code.
         num_values: The number of leading tensors that are compared in norm each by itself; all others are so together.
+        may_set_up: Whether the eager run may be the program's first.
     """
 
     def __init__(
@@ -50,13 +54,17 @@ class Replay:
         names: Callable[[], Sequence[str]] = tuple,
         inductor: bool = True,
         num_values: int = 1,
+        may_set_up: bool = False,
     ) -> None:
         self.graph: Graph | None = None
         self._accepted: Graph  # the same, for those who have looked whether there is one
         self.why: str | None = None
         self._uses, self._num_values = 0, num_values
-        before, start = _values(CapturedState(programs).tensors()), generator_states()
+        found = CapturedState(programs)
+        before, start = _values(found.tensors()), generator_states()
         self.outcome = eager()
+        if may_set_up and found.change() is not None:
+            return
         self._state = CapturedState(programs, names())
         self._buffers = self._state.buffers
         end, after = generator_states(), _values(self._state.tensors())

@@ -39,6 +39,7 @@ class CompiledLoss:
 
     - The first batch of each shape runs eagerly and is validated, and so is every step whose number is a power of two,
       from 16 on. On the same random numbers the graph must give the same loss, gradients and buffers (see `Replay`).
+    - A pair that sets itself up in its first run, as one with a new autoguide does, is traced at the second batch.
     - When the pair changes (a parameter is replaced or frozen, `train()` is called, a number in an attribute, a closure
       or a global changes: see `CapturedState`), it is traced again.
     - Some programs and losses cannot be traced: those with control flow on values, with Python's random numbers, or
@@ -88,6 +89,7 @@ class CompiledLoss:
         self._names: list[str] = []
         self._changes = 0
         self._has_run: set[str] = set()
+        self._may_set_up = True
         self._input = torch.zeros((), device=device_of(model, ()))
         if isinstance(loss, Objective) and loss.chunk_size is not None:
             self._go_eager("an objective with a chunk_size runs its particles twice, on rewound random numbers")
@@ -177,13 +179,16 @@ class CompiledLoss:
         tensors = self._tensors(flat)
         programs = (self.model, self.guide, *([] if self._any_loss.is_own else self._any_loss.state))
         eager = partial(self._run_eagerly, kind, args, kwargs)
-        replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor, num_values=2)
+        may_set_up, self._may_set_up = self._may_set_up, False
+        replay = Replay(
+            function, tensors, eager, programs, lambda: self._names, self.inductor, num_values=2, may_set_up=may_set_up
+        )
         if replay.why is not None and kind == "evaluate":
             self._evaluates_eagerly = True
             warn(f"losses are evaluated eagerly, because the program cannot be replayed: {replay.why}")
         elif replay.why is not None:
             self._go_eager(replay.why)
-        else:
+        elif replay.graph is not None:
             self._traced[key] = _Traced(replay, self.parameters, self.counted)
         return replay.outcome
 
