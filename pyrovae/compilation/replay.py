@@ -14,6 +14,7 @@ from pyrovae.compilation.graph import Graph
 from pyrovae.compilation.tracing import CannotTrace
 
 Outcome = tuple[Tensor | None, ...]
+OTHER_DRAWS = "it draws other random numbers when it is replayed"
 RECHECK_FROM = 16  # the first use of a graph at which it is compared with the program again
 
 # The relative difference that is allowed between a replay and the program, since machine code rounds differently.
@@ -28,7 +29,8 @@ class Replay:
     together, and every buffer. If it does not, or if the program cannot be traced, `graph` is None and `why` says why.
 
     A program may set itself up in its first run (an autoguide draws where to start), which does more than the next.
-    If `may_set_up` and the eager run has replaced something that the program holds, there is no graph yet and no `why`.
+    If `may_set_up` and the eager run has replaced something that the program holds, or has drawn other numbers than its
+    replay (where a parameter starts), there is no graph yet and no `why`.
 
     `outcome` is the result of the graph. It therefore does not matter to the bit at which steps the two are compared (a
     resumed run compares them at other steps). Without a graph, `outcome` is the result of the eager run.
@@ -81,6 +83,8 @@ class Replay:
             if self.why is None:
                 self.graph = self._accepted = graph
                 self.outcome = replayed
+            elif may_set_up and self.why is OTHER_DRAWS:
+                self.why = None
         except CannotTrace as error:
             self.why = str(error)
         finally:
@@ -166,7 +170,7 @@ class Replay:
         """Returns what differs beyond rounding, in words, or None."""
         expected = self.outcome
         if not all(torch.equal(a, b) for a, b in zip(generator_states(), end, strict=True)):
-            return "it draws other random numbers when it is replayed"
+            return OTHER_DRAWS
         if [a is None for a in expected] != [b is None for b in replayed]:
             return "it gives gradients to other parameters when it is replayed"
         first = expected[0]

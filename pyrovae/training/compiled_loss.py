@@ -39,7 +39,7 @@ class CompiledLoss:
 
     - The first batch of each shape runs eagerly and is validated, and so is every step whose number is a power of two,
       from 16 on. On the same random numbers the graph must give the same loss, gradients and buffers (see `Replay`).
-    - A pair that sets itself up in its first run, as one with a new autoguide does, is traced at the second batch.
+    - A pair that sets itself up in its first run, as a new autoguide does, is traced at the second batch.
     - When the pair changes (a parameter is replaced or frozen, `train()` is called, a number in an attribute, a closure
       or a global changes: see `CapturedState`), it is traced again.
     - Some programs and losses cannot be traced: those with control flow on values, with Python's random numbers, or

@@ -73,6 +73,18 @@ def test_a_guide_of_the_user_may_set_itself_up():
     assert_same(eager, compiled, svi)
 
 
+def drawn_start(x):
+    weight = pyro.param("weight", lambda: 0.1 * torch.randn(x.shape[-1], dtype=x.dtype))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x @ weight, x.new_ones(())))
+
+
+@pytest.mark.parametrize("objective", [ELBO(), IWAE(2)])
+def test_a_parameter_may_start_from_what_is_drawn_in_the_first_run(objective):
+    eager, compiled, svi = run_both(lambda: (of_locals, drawn_start, None), 3 * [(data(5, 2),)], objective)
+    assert_same(eager, compiled, svi)
+
+
 class Counting(Lazy):
     def __call__(self, x):
         self.calls = getattr(self, "calls", 0) + 1
