@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence, Sized
 from operator import is_, itemgetter
 from typing import Any
 
+import numpy as np
 import pyro
 from torch import Tensor, nn
 from torch._C._dynamo.guards import dict_version
@@ -72,7 +73,8 @@ class CapturedState:
             (versions == self._versions or self._in_dicts.are_same())
             and self._elsewhere.are_same()
             and [tensor.requires_grad for tensor in self._tensors] == self._trained
-            and all(tuple(map(id, container)) == tuple(map(id, values)) for container, values in search.lists)
+            and all(_are_the_same(items, values) for items, values in search.lists)
+            and all(_are_equal(array, values) for array, values in search.arrays)
             and all(attribute(owner, name) is value for owner, name, value in search.attributes)
         )
         if not same:
@@ -89,8 +91,11 @@ class CapturedState:
             if len(sized) != size:
                 return f"the length of a {type(sized).__name__}"
         for items, values in search.lists:
-            if len(items) != len(values) or any(a is not b for a, b in zip(items, values, strict=True)):
-                return "a list"
+            if not _are_the_same(items, values):
+                return f"a {type(items).__name__}"
+        for array, numbers in search.arrays:
+            if not _are_equal(array, numbers):
+                return "an array"
         for owner, name, value in search.attributes:
             if attribute(owner, name) is not value:
                 return "a variable of a closure" if isinstance(owner, types.CellType) else name
@@ -114,7 +119,12 @@ class CapturedState:
             if isinstance(container, dict) and container.get(name, MISSING) is not value:
                 container[name] = value
         for items, values in search.lists:
-            items[:] = values
+            if not _are_the_same(items, values):
+                items.clear()
+                (items.update if isinstance(items, set) else items.extend)(values)
+        for array, numbers in search.arrays:
+            if not _are_equal(array, numbers):
+                array[...] = numbers
         for owner, name, value in search.attributes:
             if attribute(owner, name) is not value and value is not MISSING:
                 setattr(owner, name, value)
@@ -130,6 +140,14 @@ class CapturedState:
         """Returns the parameters of modules, frozen or not, and the other leaves that take a gradient."""
         flags = self._search.flags
         return [t for t, requires_grad in flags if isinstance(t, nn.Parameter) or (requires_grad and t.is_leaf)]
+
+
+def _are_the_same(items: Iterable, values: tuple) -> bool:
+    return tuple(map(id, items)) == tuple(map(id, values))
+
+
+def _are_equal(array: np.ndarray, values: np.ndarray) -> bool:
+    return array.shape == values.shape and array.tobytes() == values.tobytes()
 
 
 def _has_version(container: Sized) -> bool:

@@ -1,14 +1,19 @@
 """Finds what programs can see besides their arguments: parameters, attributes, closures and globals."""
 
+import argparse
 import dis
 import functools
 import sys
 import sysconfig
 import types
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import pyro
 from pyro.infer.autoguide import AutoGuide
+from pyro.params.param_store import ParamStoreDict
 from torch import Tensor, nn
 from torch.distributions import Transform
 
@@ -16,6 +21,7 @@ _LIBRARIES = ("torch", "pyro", "pyrovae", "numpy", "builtins")
 _PLAIN_MODULE = frozenset(vars(nn.Module())) - {
     "training", "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks",
 }  # fmt: skip
+_HOLDERS = (argparse.Namespace, types.SimpleNamespace, Mapping, ParamStoreDict)  # of libraries, with what users put in
 _MAX_LENGTH = 1_000  # a longer container is taken for data, and is not searched
 MISSING = object()  # the value of an attribute or a name that does not exist
 
@@ -24,21 +30,24 @@ class ProgramSearch:
     """Collects everything that is reached from the things given to `visit`, and where it was found.
 
     The search goes through bound methods, partials, modules, plain objects and the functions of their classes, lists,
-    tuples, sets and dicts, closures, defaults, and the globals that code names. From code of a library it looks only at
-    closures and at the attributes of callable objects.
+    tuples, sets and dicts, small arrays, closures, defaults and attributes of functions, the globals that code names,
+    and Pyro's param store where code asks for it. From code of a library it looks only at closures, at the attributes
+    of callable objects, and at what its namespaces and mappings hold.
     """
 
     def __init__(self) -> None:
         self.entries: list[tuple[Mapping[Any, object], object, object]] = []
         """`(dict, key, value)` of attributes, globals and items of dicts; a class has a read-only view of its dict."""
-        self.sizes: list[tuple[dict | set, int]] = []
-        """Dicts and sets, with their lengths."""
+        self.sizes: list[tuple[dict, int]] = []
+        """Dicts, with their lengths."""
         self.names: list[tuple[dict, frozenset]] = []
         """Dicts, with their keys."""
-        self.lists: list[tuple[list, tuple]] = []
-        """Lists, with their items."""
+        self.lists: list[tuple[list | deque | set, tuple]] = []
+        """Lists, deques and sets, with their items."""
+        self.arrays: list[tuple[np.ndarray, np.ndarray]] = []
+        """Arrays of NumPy, of which a program may read a number, with copies of them."""
         self.attributes: list[tuple[object, str, object]] = []
-        """`(owner, name, value)` of cells of closures and of defaults of functions."""
+        """`(owner, name, value)` of cells of closures, defaults of functions and slots of objects."""
         self.flags: list[tuple[Tensor, bool]] = []
         """Tensors, with their `requires_grad`."""
         self.buffers: list[tuple[dict, str]] = []
@@ -74,24 +83,25 @@ class ProgramSearch:
                 self._visit_class(type(thing))
             case dict():
                 self._add_entries(thing, thing)
-            case list():
+            case list() | deque() | set() | tuple() | frozenset():
                 if len(thing) <= _MAX_LENGTH:
-                    self.lists.append((thing, tuple(thing)))
+                    if not isinstance(thing, tuple | frozenset):
+                        self.lists.append((thing, tuple(thing)))
                     for value in thing:
                         self.visit(value)
-            case tuple() | set() | frozenset():
-                if isinstance(thing, set):
-                    self.sizes.append((thing, len(thing)))
-                if len(thing) <= _MAX_LENGTH:
-                    for value in thing:
-                        self.visit(value)
+            case np.ndarray():
+                if thing.size <= _MAX_LENGTH:
+                    self.arrays.append((thing, thing.copy()))
             case type():
                 self._visit_class(thing)
             case types.ModuleType():
                 pass  # `_visit_function` looks up the names that a function uses of it
-            case _ if not _is_library(type(thing).__module__):
+            case _ if isinstance(thing, _HOLDERS) or not _is_library(type(thing).__module__):
                 if hasattr(thing, "__dict__"):
                     self._add_entries(vars(thing), vars(thing))
+                for name in _slots(type(thing)):
+                    self.attributes.append((thing, name, attribute(thing, name)))
+                    self.visit(attribute(thing, name))
                 self._visit_class(type(thing))
             case _ if callable(thing) and hasattr(thing, "__dict__"):  # a handler around a program, say
                 for value in list(vars(thing).values()):
@@ -125,6 +135,10 @@ class ProgramSearch:
         for name in ("__defaults__", "__kwdefaults__"):
             self.attributes.append((function, name, getattr(function, name)))
             self.visit(getattr(function, name))
+        if vars(function):  # most functions have no attributes, and to look at all of them takes time in every step
+            self._add_entries(vars(function), vars(function))
+        if "get_param_store" in _all_names(function.__code__):
+            self.visit(pyro.get_param_store())
         for name in _global_names(function.__code__):
             if name not in function.__globals__:
                 continue
@@ -174,9 +188,15 @@ def _global_names(code: types.CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _all_names(code: types.CodeType) -> Iterator[str]:
-    """Yields the names of globals and attributes that a function and the functions within it use."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _all_names(constant)
+@functools.lru_cache(maxsize=10_000)
+def _all_names(code: types.CodeType) -> tuple[str, ...]:
+    """Returns the names of globals and attributes that a function and the functions within it use."""
+    within = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return tuple(dict.fromkeys((*code.co_names, *(name for part in within for name in _all_names(part)))))
+
+
+def _slots(cls: type) -> Iterator[str]:
+    """Yields the names of the attributes that the objects of a user's class keep in slots."""
+    for base in cls.__mro__:
+        if not _is_library(base.__module__):
+            yield from (name for name, value in vars(base).items() if isinstance(value, types.MemberDescriptorType))

@@ -1,8 +1,10 @@
 """What programs can see is watched, wherever it is kept, also once Python has given a dict a new version."""
 
-from collections import OrderedDict
+from argparse import Namespace
+from collections import OrderedDict, UserDict, deque
 from types import SimpleNamespace
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -13,6 +15,24 @@ from pyrovae.common import CapturedState, captured_state
 gain = [0.5]
 
 
+class Slotted:
+    __slots__ = ("offset",)
+
+    def __init__(self):
+        self.offset = 1.0
+
+
+def helper():
+    return helper.gain
+
+
+helper.gain = 1.0
+
+
+def reads_the_store(name):
+    return pyro.get_param_store()[name]
+
+
 class Scaled:
     factor = 2.0
 
@@ -21,8 +41,12 @@ class Scaled:
         self.table = {"a": object(), "b": object()}
         self.ordered = OrderedDict(a=object(), b=object())
         self.layer = nn.Linear(2, 1)
+        self.namespaces = Namespace(beta=1.0), SimpleNamespace(beta=1.0)
+        self.user, self.slotted = UserDict(a=1.0), Slotted()
+        self.queue, self.set, self.array = deque([1.0, 2.0]), {1.0, 2.0}, np.ones(3)
 
     def __call__(self, x):
+        helper(), reads_the_store("stored")
         return self.factor * gain[0] * self.layer(x) + self.offset
 
 
@@ -58,7 +82,36 @@ def replace_a_stored_parameter():
     return lambda: store._params.__setitem__("stored", kept)
 
 
+def set_to(container, method, *values):
+    """Changes what a container holds, and not how much."""
+
+    def change():
+        kept = list(container)
+        container.clear()
+        getattr(container, method)(values)
+        return lambda: (container.clear(), getattr(container, method)(kept))
+
+    return change
+
+
+def set_number(array):
+    def change():
+        array[1] = 3.0
+        return lambda: array.__setitem__(1, 1.0)
+
+    return change
+
+
 CHANGES = {
+    "a namespace of argparse": lambda program: set_attribute(program.namespaces[0], "beta", 3.0),
+    "another namespace": lambda program: set_attribute(program.namespaces[1], "beta", 3.0),
+    "a mapping": lambda program: set_item(program.user, "a"),
+    "a slot": lambda program: set_attribute(program.slotted, "offset", 3.0),
+    "an attribute of a function": lambda program: set_attribute(helper, "gain", 3.0),
+    "a deque": lambda program: set_to(program.queue, "extend", 1.0, 3.0),
+    "a set": lambda program: set_to(program.set, "update", 1.0, 3.0),
+    "a number of an array": lambda program: set_number(program.array),
+    "a name in a store that is read": lambda program: add(pyro.get_param_store()._params),
     "an attribute": lambda program: set_attribute(program, "offset", 3.0),
     "an attribute of the class": lambda program: set_attribute(Scaled, "factor", 3.0),
     "an item of a dict": lambda program: set_item(program.table, "a"),
@@ -93,6 +146,27 @@ def test_a_change_is_seen_each_time_and_forgotten_once_it_is_put_back(name, is_s
         undo()
         assert state.change() is None
         assert state.change() is None
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if name != "an attribute of the class"])
+def test_what_was_replaced_is_put_back(name):
+    pyro.param("stored", torch.ones(2))
+    program = Scaled()
+    state = CapturedState([program], ["stored"])
+    CHANGES[name](program)()
+    assert state.change() is not None
+    state.restore()
+    assert state.change() is None
+
+
+def test_a_parameter_of_a_program_that_does_not_read_the_store_by_itself_is_watched_by_its_name():
+    pyro.param("stored", torch.ones(2))
+    state = CapturedState([lambda x: pyro.param("stored") * x], ["stored"])
+    assert state.change() is None
+    undo = replace_a_stored_parameter()
+    assert state.change() == "stored"
+    undo()
+    assert state.change() is None
 
 
 def test_an_empty_dict_that_is_filled_is_seen_without_its_version(monkeypatch):

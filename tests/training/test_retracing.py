@@ -1,7 +1,9 @@
 """A compiled step reads values anew, and is traced again when the program around it changes."""
 
+from argparse import Namespace
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -219,13 +221,14 @@ def test_a_function_whose_surroundings_change_is_traced_again(traced, monkeypatc
             monkeypatch.setitem(globals(), name, 1.0)
         closure = inner_closure = 1.0
         settings, of_partial, of_guide, layer, numbers = Settings(), Settings(), Settings(), Layer(), {"gain": 1.0}
+        flags, array = Namespace(gain=1.0), np.ones(2)
 
         def scaled(x):
             return x * inner_closure
 
         def model(of_partial, x):
             x = scaled(globally(layer(x))) * closure * GAIN
-            small_model(x * settings.gain * of_partial.gain * numbers["gain"])
+            small_model(x * settings.gain * of_partial.gain * numbers["gain"] * flags.gain * float(array[0]))
 
         def change_closure():
             nonlocal closure
@@ -244,6 +247,8 @@ def test_a_function_whose_surroundings_change_is_traced_again(traced, monkeypatc
             "an argument of a partial": lambda: setattr(of_partial, "gain", 1.1),
             "an object of the guide": lambda: setattr(of_guide, "gain", 1.1),
             "a dict": lambda: numbers.update(gain=1.1),
+            "a flag of argparse": lambda: setattr(flags, "gain", 1.1),
+            "a number of an array": lambda: array.__setitem__(0, 1.1),
             "an object in a layer's attribute": lambda: setattr(layer.settings, "gain", 1.1),
             "a list in a layer's attribute": lambda: layer.gains.__setitem__(0, 1.1),
             "an attribute of a layer's class": lambda: setattr(Layer, "gain", 1.1),
