@@ -94,8 +94,9 @@ def require_number(name: str, value: object, above: float = -math.inf, below: fl
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raises `InputError` unless `value` is one of `choices`."""
     if not (isinstance(value, str) and value in choices):
+        one_of = "one of " if len(choices) > 1 else ""
         raise InputError(
-            f"{name} must be one of {', '.join(choices)}; got {shown(value)}{did_you_mean(value, choices)}"
+            f"{name} must be {one_of}{', '.join(choices)}; got {shown(value)}{did_you_mean(value, choices)}"
         )
 
 

@@ -198,7 +198,7 @@ class _Recorder(TorchDispatchMode):
         if expression.is_Integer:
             return int(expression)
         if not (expression.is_Mul or expression.is_Add):
-            raise CannotTrace("the size of a tensor depends on values")
+            raise CannotTrace("the value of a tensor is a size or an index")
         combine = operator.mul if expression.is_Mul else operator.add
         parts = map(self._size, expression.args)
         self._sizes[expression] = functools.reduce(lambda a, b: self._call(combine, (a, b)), parts)
