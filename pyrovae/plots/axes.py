@@ -84,7 +84,8 @@ class _LabelsWithRoom(Formatter):
         assert isinstance(self.axis, Axis)
         axes, labels, end = self.axis.axes, [f"{value:g}" for value in values], math.inf
         size = float(self.axis.get_major_ticks(1)[0].label1.get_fontsize()) / 72 * axes.figure.dpi  # in pixels
-        places = axes.get_xaxis_transform().transform([(value, 0.0) for value in values])[:, 0]
+        points = np.reshape([(value, 0.0) for value in values], (-1, 2))  # of a figure without sizes, too
+        places = axes.get_xaxis_transform().transform(points)[:, 0]
         for index, (place, label) in reversed(list(enumerate(zip(places, labels, strict=True)))):
             half = (DIGIT_WIDTH * len(label) + SPACE_BETWEEN) * size / 2
             if place + half > end:
@@ -92,6 +93,19 @@ class _LabelsWithRoom(Formatter):
             else:
                 end = place - half
         return labels
+
+
+def on_log_axis(values: Values) -> np.ndarray:
+    """Returns values with nan, which is drawn as a gap, for those without a place on a log axis."""
+    array = as_numpy(values).astype(float)
+    return np.where(np.isfinite(array) & (array > 0), array, np.nan)
+
+
+def limits_of_log_axis(axes: Axes) -> tuple[float, float]:
+    """Returns the limits of the y axis, which is logarithmic, after setting some if nothing stands on it."""
+    if axes.get_ylim()[0] <= 0:  # matplotlib's, of an axis that has only gaps
+        axes.set_ylim(1, 10)
+    return axes.get_ylim()
 
 
 def plain_numbers(axis: Axis) -> None:
@@ -110,5 +124,7 @@ def plain_numbers(axis: Axis) -> None:
 
 
 def legend_inside(axes: Axes, title: str | None = None) -> None:
-    """Adds a legend inside the axes, where it hides least of what is drawn."""
+    """Adds a legend inside the axes, where it hides least of what is drawn, if anything has a name."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.legend(loc="best", framealpha=0.8, edgecolor="none", fontsize="small", title=title, title_fontsize="small")

@@ -12,6 +12,8 @@ from pyrovae.plots.axes import (
     axes_or_new,
     colors_of,
     legend_inside,
+    limits_of_log_axis,
+    on_log_axis,
     plain_numbers,
     ticks_at_sizes,
 )
@@ -65,7 +67,7 @@ def against_size(
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     ticks_at_sizes(axes, [sizes for sizes, *_ in curves.values()])
     axes.autoscale(axis="y")  # as an earlier figure that shares this axis has set its limits
-    low, high = axes.get_ylim()
+    low, high = limits_of_log_axis(axes)
     axes.set_ylim(top=high * (high / low) ** (0.06 * (len(curves) + 1)))  # room for the legend
     plain_numbers(axes.yaxis)
     legend_inside(axes, title="slope of filled points (standard error)")
@@ -79,8 +81,8 @@ def against_seconds(
     """Draws the bias or the variance of a gradient against the seconds of a step on log axes, a line per estimator.
 
     The name of an estimator stands at the right, as close to the height of its slowest step as the other names allow.
-    Points of at most twice their floor are hollow, because no bias was seen there. A value of 0, such as the variance
-    of an exact gradient, has no place on a log axis and is left out.
+    Points of at most twice their floor are hollow, because no bias was seen there. Values without a place on a log axis,
+    such as the variance 0 of an exact gradient, are left out.
 
     Args:
         curves: For each estimator `(seconds, values, floors)`, each `(num_sizes,)`; floors are dotted, and may be
@@ -102,7 +104,7 @@ def against_seconds(
     chosen, axes = colors_of(curves, colors), axes_or_new(axes)
     ends = []
     for (name, (seconds, values, floors)), color in zip(curves.items(), chosen, strict=True):
-        shown = as_numpy(values) > 0
+        shown = np.isfinite(on_log_axis(values))
         if not shown.any():
             continue
         x, y = as_numpy(seconds)[shown], as_numpy(values)[shown]
@@ -134,8 +136,8 @@ def against_seconds(
 def _draw_above_floor(
     axes: Axes, x: Values, values: Values, floors: Values | None, filled: Iterable[bool], label: str, color: str
 ) -> None:
-    values, faces = as_numpy(values), [color if one else "white" for one in filled]
+    values, faces = on_log_axis(values), [color if one else "white" for one in filled]
     axes.plot(x, values, color=color, linewidth=1, label=label)
     axes.scatter(x, values, s=16, facecolors=faces, edgecolors=color, zorder=3)
     if floors is not None:
-        axes.plot(x, as_numpy(floors), color=color, linewidth=1, linestyle=":")
+        axes.plot(x, on_log_axis(floors), color=color, linewidth=1, linestyle=":")

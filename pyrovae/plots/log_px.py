@@ -1,5 +1,6 @@
 """Figures of estimates of log p(x)."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -109,14 +110,14 @@ def below_the_best(measured: Mapping[str, tuple[float, float, float]], axes: Axe
     _, top, top_error = measured[best]
     gaps = []
     for name, (seconds, nats, error) in measured.items():
-        if name == best:
+        if nats == top:  # as good as the best, which has no place on the log axis
+            axes.axvline(seconds, color="0.6", linestyle=":", label=f"{name}, the best")
             continue
         gap, spread = top - nats, 2 * np.hypot(_or_zero(error), _or_zero(top_error))
         low = min(spread, 0.999 * gap)  # a log axis has no place for a bar that reaches below 0
         axes.errorbar([seconds], [gap], [[low], [spread]], marker="o", markersize=4, capsize=2, color="black")
         gaps.append(gap)
         axes.annotate(name, (seconds, gap), xytext=(5, 5), textcoords="offset points", fontsize="small")
-    axes.axvline(measured[best][0], color="0.6", linestyle=":", label=f"{best}, the best")
     axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel=f"nats per datum below {best}")
     axes.margins(0.2)
     if gaps:
@@ -138,12 +139,13 @@ def _draw_bound(axes: Axes, sizes: Sequence[int], values: Values, errors: Values
 
 
 def _draw_across(axes: Axes, value: float, error: float, label: str, color: str) -> None:
-    axes.axhline(value, color=color, linewidth=1, label=label)
-    axes.axhspan(value - 2 * error, value + 2 * error, color=color, alpha=0.2, linewidth=0)
+    place, bar = value if math.isfinite(value) else math.nan, 2 * float(_or_zero(error))
+    axes.axhline(place, color=color, linewidth=1, label=label)
+    axes.axhspan(place - bar, place + bar, color=color, alpha=0.2, linewidth=0)
 
 
 def _label_bounds(axes: Axes, sizes: Sequence[Sequence[int]]) -> Axes:
-    axes.set(xscale="log", xlabel="K, samples per datum", ylabel="nats per datum")
+    axes.set(xscale="log", xlabel="K, samples per datum" if any(map(len, sizes)) else "", ylabel="nats per datum")
     ticks_at_sizes(axes, sizes)
     legend_inside(axes)
     return axes

@@ -50,7 +50,7 @@ def fitted_slope(sizes: Sequence[float], values: Sequence[float], floors: Sequen
         (-0.5, (True, True, True, False))
     """
     points = list(zip(sizes, values, floors, strict=True))
-    clear = [math.inf > value > CLEAR_OF_FLOOR * floor for _, value, floor in points]
+    clear = [math.inf > value > 0 and value > CLEAR_OF_FLOOR * floor for _, value, floor in points]
     largest = max((size for size, is_clear in zip(sizes, clear, strict=True) if is_clear), default=0)
     fitted = tuple(is_clear and LARGEST_RANGE * size >= largest for size, is_clear in zip(sizes, clear, strict=True))
     logs = [(math.log(size), math.log(value)) for (size, value, _), use in zip(points, fitted, strict=True) if use]
