@@ -75,7 +75,8 @@ def evaluate_run(
                 print(f"{estimates.verdict_in(IN_METHODS)}\n")
                 lower = nats_of_units(run.data, args[0])
                 if lower is not None:
-                    print(f"in the units of the file, each is {lower:.3f} nats lower\n")
+                    side = "lower" if lower > 0 else "higher"
+                    print(f"in the units of the file, each is {abs(lower):.3f} nats {side}\n")
                 write_estimates(beside, run, estimates, len(args[0]))
         else:
             evaluation = measure(run.vae, run.data, num_samples=num_samples, num_data=num_data, seed=seed)

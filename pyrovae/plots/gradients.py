@@ -81,8 +81,8 @@ def against_seconds(
     """Draws the bias or the variance of a gradient against the seconds of a step on log axes, a line per estimator.
 
     The name of an estimator stands at the right, as close to the height of its slowest step as the other names allow.
-    Points of at most twice their floor are hollow, because no bias was seen there. Values without a place on a log axis,
-    such as the variance 0 of an exact gradient, are left out.
+    Points of at most twice their floor are hollow, because no bias was seen there. Values without a place on a log
+    axis, such as the variance 0 of an exact gradient, are left out.
 
     Args:
         curves: For each estimator `(seconds, values, floors)`, each `(num_sizes,)`; floors are dotted, and may be

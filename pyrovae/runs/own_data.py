@@ -116,7 +116,9 @@ def _as_read(dataset: str, data: Dataset) -> dict[str, object]:
 
 
 def nats_of_units(data: Dataset, x: Tensor) -> float | None:
-    """Returns by how many nats per datum log p(x) is lower in the units of the file, None if nothing is standardised.
+    """Returns how many nats per datum lower log p(x) is in the units of the file; None if nothing is standardised.
+
+    The number is negative where log p(x) is higher, because standard deviations are below 1.
 
     Args:
         data: the data set

@@ -29,8 +29,8 @@ Everything is measured at beta = 1, whatever training used. ELBO and IWAE bound 
 expectation, and importance sampling is one too: it is low where many points have Pareto k > 0.7.
 """
 NOTE_ON_UNITS = """\
-Bounds and log p(x) are of the standardised columns. In the units of the file, log p(x) of a row is lower by the sum of
-the logs of the standard deviations of its observed cells in those columns.
+Bounds and log p(x) are of the standardised columns. To convert log p(x) of a row to the units of the file, subtract
+the logs of the standard deviations of its observed cells in those columns; standard deviations below 1 make it higher.
 """
 VERDICTS_WITHOUT_DENSITY = {
     "cross-entropy bound": """\

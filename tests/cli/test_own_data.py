@@ -48,6 +48,16 @@ def people(tmp_path_factory):
     return folder, shown
 
 
+@pytest.mark.parametrize(("scale", "side"), [(100.0, "lower"), (0.01, "higher")])
+def test_the_units_of_the_file_make_log_px_lower_or_higher(scale, side, tmp_path):
+    """It said "-4.605 nats lower" of a column whose numbers are small."""
+    np.savetxt(tmp_path / "one.csv", scale * np.random.default_rng(0).normal(size=(60, 1)))
+    done("train", "--dataset", "one.csv", *SMALL, "--out", "run", cwd=tmp_path)
+    said = done("evaluate", "run", "--methods", "is_5", cwd=tmp_path)
+    sd = pv.load_run(tmp_path / "run", dataset=tmp_path / "one.csv").data.columns[0].sd
+    assert f"in the units of the file, each is {abs(math.log(sd)):.3f} nats {side}\n" in said
+
+
 def test_a_mixed_table_with_missing_cells_is_shown_trained_and_measured(people):
     folder, shown = people
     assert "people: 96 data to train on, 12 to validate on, 12 to test on; likelihood columns, network mlp" in shown
