@@ -86,12 +86,12 @@ def without_drawing(patch: pytest.MonkeyPatch) -> None:
 
 
 def refused_script(*arguments: str) -> None:
-    """Runs a script that has to exit with 2, and raises what it says; tyro's box without its line breaks."""
+    """Runs a script that has to exit with 2, and raises what it says."""
     done = run_here(*arguments, cwd=Path())
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.count("\n") == 1 or not done.stderr.startswith("error: "), done.stderr
-    raise pv.InputError(" ".join(done.stderr.split()))
+    assert done.stderr.count("\n") == 1, done.stderr
+    raise pv.InputError(done.stderr.strip())
 
 
 def names_of(script: str, run_name: str = "names") -> dict[str, object]:

@@ -10,12 +10,12 @@ from pyrovae.cli.command_line import GROUPS_WITHOUT_PREFIX, reporting, with_valu
 from pyrovae.cli.compare import compare_objectives
 from pyrovae.cli.demo import ring_demo
 from pyrovae.cli.evaluate import evaluate_run
+from pyrovae.cli.given_flags import check_flags
 from pyrovae.cli.impute import impute_missing
-from pyrovae.cli.numbers import NUMBERS
 from pyrovae.cli.race import race_objectives
 from pyrovae.cli.shown_defaults import saying_defaults_once
 from pyrovae.cli.train import default_flags, train_vae
-from pyrovae.common import require_choice
+from pyrovae.common import require, require_choice
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_vae,
@@ -38,7 +38,10 @@ def run_command() -> None:
         if name == "--version":
             print(f"pyrovae {version('pyrovae')}")
             return
-        if name and not name.startswith("-") and name not in COMMANDS:
+        require(name != "", f"a command must be given: one of {', '.join(COMMANDS)}")
+        if name in COMMANDS:
+            check_flags(COMMANDS[name], with_values(flags), f"pyrovae {name}")
+        elif name not in ("-h", "--help") and not name.startswith("--tyro-"):
             require_choice("the command", name, COMMANDS)
         app = SubcommandApp()
         for known, main in COMMANDS.items():
@@ -49,5 +52,4 @@ def run_command() -> None:
             description=DESCRIPTION,
             args=with_values(args),
             config=GROUPS_WITHOUT_PREFIX,
-            registry=NUMBERS,
         )

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import tyro
 
-from pyrovae.cli.numbers import NUMBERS
+from pyrovae.cli.given_flags import check_flags
 from pyrovae.cli.shown_defaults import saying_defaults_once
 from pyrovae.cli.streams import output_error, protect_streams
 from pyrovae.common import InputError, progress_in_lines, require, settings_as_flags
@@ -31,8 +31,9 @@ def run_script(main: Callable[..., None], defaults: Callable[[list[str]], list[s
     """
     flags = sys.argv[1:]
     with reporting():
+        check_flags(main, with_values(flags), Path(sys.argv[0]).name)
         args = flags if defaults is None else defaults(flags) + flags
-        tyro.cli(saying_defaults_once(main), args=with_values(args), config=GROUPS_WITHOUT_PREFIX, registry=NUMBERS)
+        tyro.cli(saying_defaults_once(main), args=with_values(args), config=GROUPS_WITHOUT_PREFIX)
 
 
 @contextmanager

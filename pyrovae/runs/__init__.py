@@ -6,7 +6,7 @@ from pyrovae.common import lazy_names
 
 if TYPE_CHECKING:  # the same names once more, as type checkers and editors read them
     from pyrovae.runs.build import build_vae, fit_settings, load_data, unseeded_vae
-    from pyrovae.runs.choices import OBJECTIVE_NAMES, SHORTHANDS, TEXT_FILES
+    from pyrovae.runs.choices import DATASETS, OBJECTIVE_NAMES, SHORTHANDS, TEXT_FILES
     from pyrovae.runs.config import RunConfig
     from pyrovae.runs.config_fields import ConfigFields, DataFields, ModelFields, ObjectiveFields, TrainingFields
     from pyrovae.runs.folder import (
@@ -39,7 +39,7 @@ else:  # most of these modules import torch, for which a command line does not w
         __name__,
         {
             "build": ("build_vae", "fit_settings", "load_data", "unseeded_vae"),
-            "choices": ("OBJECTIVE_NAMES", "SHORTHANDS", "TEXT_FILES"),
+            "choices": ("DATASETS", "OBJECTIVE_NAMES", "SHORTHANDS", "TEXT_FILES"),
             "config": ("RunConfig",),
             "config_fields": ("ConfigFields", "DataFields", "ModelFields", "ObjectiveFields", "TrainingFields"),
             "folder": (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyrovae.common import CURRENT, LOCK, PREVIOUS, InputError, check_folder, require, setting, shown
+from pyrovae.common import CURRENT, LOCK, PREVIOUS, InputError, check_folder, is_there, require, setting, shown
 from pyrovae.runs.config import RunConfig
 from pyrovae.runs.own_sources import is_own, require_source
 
@@ -65,7 +65,8 @@ def check_may_begin(folder: Path, saved: Mapping[str, Any] | None, resume: bool)
 
 def require_run(folder: Path, dataset: str | None = None) -> None:
     """Raises `InputError` unless there is a folder with a checkpoint in it, and `dataset`, if its data have moved."""
-    require(folder.is_dir(), f"run folder {folder} does not exist")
+    require(is_there(folder), f"run folder {folder} does not exist")
+    require(folder.is_dir(), f"run folder must be a folder that training has made, and {folder} is a file")
     require(_has_checkpoint(folder), f"{folder} holds no checkpoint")
     if dataset is not None:
         require_source(dataset)

@@ -147,7 +147,6 @@ for command, said in {  # found once there are images
     flags = ["--data-root", str(files.IMAGES), "--num-train", "30"]
     given = partial(files.write_images, files.IMAGES, nums=(5_040, 12))
     add(f"script: {command}", f"error: {said}", refused_script, *command.split(), *flags, given=given)
-# tyro shows what it finds in a box of its own.
 A_FLAG = {
     "papers/burda2016.py": "--num-samples",
     "papers/rainforth2018.py": "--repeats",
@@ -166,10 +165,11 @@ A_FLAG = {
 OF_A_RUN = ("evaluate.py", "compare.py", "papers/front_picture.py")
 for number, name in enumerate(SCRIPTS):  # each script one of the three, which all have from one function
     flag, run = A_FLAG.get(name, "--epochs"), ["full"] if name in OF_A_RUN else []
+    field = flag[2:].replace("-", "_")
     case, flags, said = (
-        ("a wrong type", [flag, "many"], f".*Error parsing {flag}: .*many.*"),
-        ("an unknown flag", ["--magic", "3"], ".*Unrecognized options: --magic.*"),
-        ("no value", [flag], f".*Missing value for argument '{flag}.*"),
+        ("a wrong type", [flag, "many"], f"error: {field} must be a (whole )?number, got 'many'"),
+        ("an unknown flag", ["--magic", "3"], r"error: \w+.py has no flag --magic; --help lists those that it has"),
+        ("no value", [flag], f"error: {field} must have a value, got none"),
     )[number % 3]
     add(f"script: {name} {case}", said, refused_script, name, *run, *flags, given=files.mine)
 

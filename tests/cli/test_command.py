@@ -59,12 +59,11 @@ def test_a_mistyped_word_is_answered_with_the_nearest(tmp_path):
     assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", said)
     assert command_here("xyz", cwd=tmp_path).stderr == f"error: the command must be one of {known}; got 'xyz'\n"
     flag = command_here("train", "--hiden", 4, cwd=tmp_path)
-    assert flag.returncode == 2
-    assert "Perhaps you meant:" in flag.stderr
-    assert "--hidden" in flag.stderr
+    said = "error: pyrovae train has no flag --hiden: did you mean --hidden?\n"
+    assert (flag.returncode, flag.stdout, flag.stderr) == (2, "", said)
     nothing = command_here(cwd=tmp_path)
     assert (nothing.returncode, nothing.stdout) == (2, "")
-    assert ", ".join(app.COMMANDS) in nothing.stderr
+    assert nothing.stderr == f"error: a command must be given: one of {', '.join(app.COMMANDS)}\n"
 
 
 def test_bad_input_is_one_line(tmp_path):
@@ -241,12 +240,3 @@ def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
     assert ended.stderr.count("\n") == 1
     plain = command_here("train", *flags, "--out", "plain", "--epochs", 1, cwd=tmp_path)
     assert "yet" not in plain.stdout
-
-
-@pytest.mark.parametrize(("flag", "said"), [("latent-dim", "a whole number"), ("max-grad-norm", "a number")])
-def test_what_is_no_number_is_refused_in_words(flag, said, tmp_path):
-    """It said "<class 'NoneType'>: ['two'] does not match choices"."""
-    done = command_here("train", f"--{flag}", "two", cwd=tmp_path)
-    told = " ".join(done.stderr.replace("│", " ").split())
-    assert (done.returncode, "class" in told) == (2, False)
-    assert f"Error parsing --{flag}: must be {said}, got 'two'" in told
