@@ -76,10 +76,10 @@ def _decoded(path: Path) -> str:
     try:
         return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        cell = data[max(0, error.start - 10) : error.start + 10].splitlines()[0].decode("ascii", "backslashreplace")
-        rule = f"{path}, row {row}: must be in UTF-8, got the byte 0x{data[error.start]:02x} in {shown(cell)}"
-        raise InputError(f"{rule}; save the file as UTF-8") from error
+        row, begin = data.count(b"\n", 0, error.start) + 1, data.rfind(b"\n", 0, error.start) + 1
+        cell = data[max(begin, error.start - 10) : error.start + 10].splitlines()[0].decode("latin-1")
+        rule = f"{path}, row {row}: must be in UTF-8, got the byte 0x{data[error.start]:02x}"
+        raise InputError(f"{rule}, in Latin-1 {shown(cell)}; save the file as UTF-8") from error
 
 
 def _header(path: Path, rows: list[tuple[int, list[str]]], header: bool | None) -> tuple[list[str], list]:

@@ -24,7 +24,7 @@ from pyrovae.evaluation.predictive_checks import PredictiveCheck, predictive_che
 from pyrovae.evaluation.rate_distortion import RateDistortion, annealed_rate_distortion
 from pyrovae.evaluation.remedy_words import IN_IMPUTE, IN_METHODS, IN_SHELL
 from pyrovae.evaluation.weighted_draws import WeightedDraws
-from pyrovae.evaluation.weights_verdict import doubt_of
+from pyrovae.evaluation.weights_verdict import RELIABLE_PARETO_K, doubt_of
 
 __all__ = [
     "AnnealedEstimate",
@@ -41,6 +41,7 @@ __all__ = [
     "Imputation",
     "MarginalLikelihood",
     "PredictiveCheck",
+    "RELIABLE_PARETO_K",
     "RateDistortion",
     "WeightedDraws",
     "active_units",

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from pyrovae.common import progress_bar, require, right_aligned
 from pyrovae.data import Column, KnownTable, cell_text, number_text, read_known_table
-from pyrovae.evaluation import IN_IMPUTE, Imputation, impute
+from pyrovae.evaluation import IN_IMPUTE, RELIABLE_PARETO_K, Imputation, impute
 from pyrovae.runs.run import Run
 
 ROWS_AT_A_TIME = 1_000  # of which the draws are held at once
+MOST_ROWS = 10  # that are named
 DRAWS_FOR_NAMES = 500  # of a cell with names, of which the commonest is taken
 
 
@@ -37,8 +38,16 @@ class ImputedTable:
 
     @property
     def verdict(self) -> str:
-        """how far to believe the cells, in the words of the command"""
-        return self.filled.verdict_in(IN_IMPUTE)
+        """how far to believe the cells, in the words of the command, and where those are that are not to be believed"""
+        lines = [self.filled.verdict_in(IN_IMPUTE)]
+        for j, column in self._with_holes():
+            is_bad = self.filled.pareto_k[:, j] > RELIABLE_PARETO_K  # nan where a cell was there
+            rows = [self.known.table.row(index) for index in self.rows[is_bad.cpu()].tolist()]
+            if rows:
+                named = ", ".join([*rows[:MOST_ROWS], *(["..."] if len(rows) > MOST_ROWS else [])])
+                of = int(self.filled.missing[:, j].sum())
+                lines.append(f"Pareto k > {RELIABLE_PARETO_K} in {column.name}, {len(rows):,} of {of:,} cells: {named}")
+        return "\n".join(lines)
 
     def text(self, suffix: str) -> str:
         """Returns the completed table as the text of a .csv or .tsv file, with a column for each that had holes.

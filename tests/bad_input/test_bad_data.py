@@ -153,7 +153,7 @@ table("num_test", "num_test is for data sets that .+, and mine.csv is a table; g
 LATIN = f"a,b\n{BODY}1.5,caf\xe9\n"
 table(
     "mixed encodings",
-    "mine.csv, row 23: must be in UTF-8, got the byte 0xe9 in .+; save the file as UTF-8",
+    "mine.csv, row 23: must be in UTF-8, got the byte 0xe9, in Latin-1 '1.5,café'; save the file as UTF-8",
     "é,b\n".encode() + LATIN.encode("latin-1"),
 )
 wide = ",".join(f"c{i}" for i in range(10**6)) + "\n" + ",".join("1" * 10**6) + "\n"

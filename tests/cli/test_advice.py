@@ -17,10 +17,10 @@ WORDS = {
     "impute": remedy_words.IN_IMPUTE,
 }
 TYPED = {  # with fewer draws than a user takes
-    (command, re.sub(r"ais_\d+", "ais_2", typed.format(more=30)))
+    (named or command, re.sub(r"ais_\d+", "ais_2", typed.format(more=30)))
     for command, words in WORDS.items()
     for text in words.values()
-    for typed in re.findall(r"\((?:pyrovae evaluate )?(--.+?)\)", text)
+    for named, typed in re.findall(r"\((?:pyrovae (\w+) )?(--.+?)\)", text)
 }
 CALLS = {name for words in (remedy_words.IN_PYTHON, remedy_words.FOR_ANSWERS) for name in words.values()}
 
@@ -38,14 +38,19 @@ def folder(tmp_path_factory):
 def test_a_command_that_a_verdict_names_can_be_typed(command, typed, folder, monkeypatch):
     """`evaluate RUN --methods ais_1000` ended in a traceback after the work, and saved nothing."""
     monkeypatch.setattr(report, "draw_figures", lambda run: {})  # which are those of every evaluation
-    more = {"evaluate": ["--num-data", 3], "impute": ["--data", "mixed.csv", "--out", "filled.csv"]}[command]
-    done = command_here(command, "run", *typed.split(), *more, "--overwrite", cwd=folder)
+    more = {
+        "train": ["--dataset", "mixed.csv", "--missing", "mask", "--hidden", 4, "--epochs", 1, "--out", "better"],
+        "evaluate": ["run", "--num-data", 3, "--overwrite"],
+        "impute": ["run", "--data", "mixed.csv", "--out", "filled.csv", "--overwrite"],
+    }
+    done = command_here(command, *more[command], *typed.split(), cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_commands_are_found_in_the_words():
     flags = ("--methods ais_2", "--methods is_30", "--num-samples 30")
-    assert {*(("evaluate", flag) for flag in flags), ("impute", flags[-1])} == TYPED
+    trained = ("train", "--objective iwae --num-particles 10")
+    assert {*(("evaluate", flag) for flag in flags), ("impute", flags[-1]), trained} == TYPED
 
 
 @pytest.mark.parametrize("name", sorted(name for name in CALLS if "pv." in name or "annealed_" in name))

@@ -3,6 +3,7 @@
 import csv
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,29 @@ def test_whole_tables_are_drawn(folder):
         assert {row["town"] for row in table} == {"Basel", "Bern", "Chur"}
     hole = next(i for i, row in enumerate(before) if not row["income"])
     assert len({table[hole]["income"] for table in tables}) == 10
+
+
+def test_the_cells_that_are_not_to_be_relied_on_are_named(folder):
+    """The verdict counted them, and nothing said which they were."""
+    run = pv.load_run(folder / "run")
+    found = imputed_tables.impute_table(run, folder / "people.csv", num_samples=60, progress=False)
+    before = list(enumerate(rows_of(folder / "people.csv"), 2))  # below the header
+    missing = {name: [number for number, row in before if not row[name]] for name in MIXED}
+    k = torch.where(found.filled.missing, 0.1, torch.nan)
+    first = [
+        found.rows.tolist().index(missing["visits"][0] - 2),
+        *found.filled.missing[:, 3].nonzero()[:11, 0].tolist(),
+    ]
+    k[first, [2, *[3] * 11]] = 0.8
+    bad = replace(found, filled=replace(found.filled, pareto_k=k))
+    some = ", ".join(f"row {number}" for number in missing["town"][:10])
+    assert bad.verdict.splitlines()[1:] == [
+        f"Pareto k > 0.7 in visits, 1 of {len(missing['visits'])} cells: row {missing['visits'][0]}",
+        f"Pareto k > 0.7 in town, 11 of {len(missing['town'])} cells: {some}, ...",
+    ]
+    assert "or, if they do not help, a run trained for longer" in bad.verdict
+    good = replace(found, filled=replace(found.filled, pareto_k=torch.where(found.filled.missing, 0.1, torch.nan)))
+    assert "\n" not in good.verdict
 
 
 def test_two_imputations_go_into_one_folder_at_once(folder, monkeypatch):
