@@ -50,7 +50,7 @@ def takes_pair(
     def with_pair(*args: Any, **kwargs: Any) -> Result:
         if args and is_pair(args[0]) and not (_is_program(args[0]) and len(args) > 1 and _is_program(args[1])):
             args = (args[0].model, args[0].guide, *args[1:])
-        _check(args[:2], kwargs)
+        _check(args[:2], kwargs, function.__name__)
         return function(*args[:2], *as_arguments(owner_of(args[0]) if args else None, args[2:]), **kwargs)
 
     return with_pair
@@ -63,17 +63,18 @@ def takes_model(function: Callable[Concatenate[Program, Arguments], Result]) -> 
     def with_model(*args: Any, **kwargs: Any) -> Result:
         if args and is_pair(args[0]) and not _is_program(args[0]):
             args = (args[0].model, *args[1:])
-        _check(args[:1], kwargs)
+        _check(args[:1], kwargs, function.__name__)
         return function(*args[:1], *as_arguments(owner_of(args[0]) if args else None, args[1:]), **kwargs)
 
     return with_model
 
 
-def _check(programs: tuple, settings: Mapping[str, object]) -> None:
+def _check(programs: tuple, settings: Mapping[str, object], called: str) -> None:
     """Raises `InputError` on a program that cannot be called, and on a setting that means the same everywhere."""
-    for name, program in zip(("model", "guide"), programs, strict=False):
+    order = f": it comes before the data, as in {called}(model, guide, x)"
+    for name, program, hint in zip(("model", "guide"), programs, ("", order), strict=False):
         rule = f"{name} must be a function, or there must be a pair of a model and a guide"
-        require(callable(program) and not isinstance(program, type), f"{rule}, got {shown(program)}")
+        require(callable(program) and not isinstance(program, type), f"{rule}, got {shown(program)}{hint}")
     require_flag("progress", settings.get("progress"), None)
     if_given(require_text, "plate", settings.get("plate"), "the name of one")
     if_given(require_count, "chunk_size", settings.get("chunk_size"))

@@ -22,6 +22,7 @@ from pyrovae.common import (
     is_out_of_memory,
     is_validation_error,
     kept_generators,
+    require_callable,
     require_size,
     warn,
 )
@@ -61,6 +62,8 @@ def run_pair(
     differ between them, dimensions that no plate declares, observed values without that of the data; or if it can be
     read in more than one way.
     """
+    require_callable("model", model)
+    require_callable("guide", guide, "a function, and come before the data")
     require_size("num_particles", num_particles)
     run = _Run(model, guide, args, kwargs, num_particles, reading, sums_marked)
     try:

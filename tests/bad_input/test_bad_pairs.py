@@ -92,6 +92,20 @@ OF_PAIRS = {
 for name, function in OF_PAIRS.items():
     for kind, thing in KINDS.items():
         add(f"{kind} and no pair: {name}", NO_PAIR, function, thing, ROWS)
+for name, function in OF_PAIRS.items():
+    called = getattr(function, "func", function).__name__
+    said = rf"guide must be .+, got a Tensor of .+: it comes before the data, as in {called}\(model, guide, x\)"
+    add(f"a model and data, and no guide: {name}", said, function, VAE.model, ROWS)
+LOSS = pv.objectives.IWAE(2)
+for function in (
+    LOSS.loss,
+    LOSS.differentiable_loss,
+    LOSS.loss_and_grads,
+    partial(pv.objectives.check_objective, LOSS),
+):
+    name = getattr(function, "func", function).__name__
+    said = "guide must be a function, and come before the data, got a Tensor of .+"
+    add(f"a model and data, and no guide: {name}", said, function, VAE.model, ROWS)
 for kind, thing in KINDS.items():
     add(
         f"{kind} and no pair: fit",
