@@ -122,6 +122,12 @@ class Pair(NamedTuple):
     guide: Callable
 
 
+def for_others(x):
+    """Has latents for six data, as an autoguide that first ran on six."""
+    with pyro.plate("data", 6, dim=-1):
+        pyro.sample("z", normal(2))
+
+
 def nothing(x):
     """A program without a site."""
 
@@ -140,6 +146,7 @@ PAIRS = {
     "no latent in the guide": Pair(model, nothing),
     "scale of the model": Pair(poutine.scale(model, 4.0), guide),
     "scale of the guide": Pair(model, poutine.scale(guide, 4.0)),
+    "another size": Pair(model, for_others),
     "no parameter": Pair(model, guide),
     "delta guide": Pair(model, delta),
     "auxiliary": Pair(model, auxiliary),

@@ -78,7 +78,7 @@ class OnLatents(ScaleMessenger):
 
 # What refusals say ---------------------------------------------------------------------------------------------------
 
-TAKEN = "net.weight would never train"
+TAKEN = "net.weight is not in Pyro's param store, which holds another tensor"
 OUTSIDE = 'the guide must draw what the prior can give at site "z"'
 SHORT = 'the guide never draws a part of what the prior gives at site "z"'
 

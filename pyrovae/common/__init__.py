@@ -58,12 +58,15 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
     )
     from pyrovae.common.inputs import (
         as_arguments,
+        as_codes,
         as_data,
         as_dtype,
         as_tensor,
         has_numbers,
         is_array,
         parts_of,
+        remedy_for,
+        takes_data,
         unmasked,
     )
     from pyrovae.common.lines import progress_in_lines
@@ -87,10 +90,10 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
     from pyrovae.common.spelling import setting, settings_as_flags
     from pyrovae.common.tables import counted, data_frame, right_aligned, with_lines_below, without_markup
     from pyrovae.common.tensor_checks import (
+        is_asked,
         is_out_of_memory,
         is_validation_error,
         require_batch,
-        require_codes,
         require_finite,
         require_finite_data,
         require_finite_input,
@@ -158,12 +161,15 @@ else:  # most of these modules import torch, for which a command line does not w
             ),
             "inputs": (
                 "as_arguments",
+                "as_codes",
                 "as_data",
                 "as_dtype",
                 "as_tensor",
                 "has_numbers",
                 "is_array",
                 "parts_of",
+                "remedy_for",
+                "takes_data",
                 "unmasked",
             ),
             "lines": ("progress_in_lines",),
@@ -188,7 +194,7 @@ else:  # most of these modules import torch, for which a command line does not w
             "spelling": ("setting", "settings_as_flags"),
             "tables": ("counted", "data_frame", "right_aligned", "with_lines_below", "without_markup"),
             "tensor_checks": (
-                "require_codes",
+                "is_asked",
                 "is_out_of_memory",
                 "is_validation_error",
                 "require_batch",

@@ -5,17 +5,22 @@ except that an array or a frame becomes a tensor of its own dtype.
 """
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from pyrovae.common.errors import InputError, require
-from pyrovae.common.tensor_checks import require_plain
+from pyrovae.common.errors import InputError, require, shown
+from pyrovae.common.tensor_checks import is_asked, kind_of, require_finite, require_plain
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 MOST_ERROR = 1e-3  # of rounding, in standard deviations: a shift that no density would show
 FEWEST_ROWS = 10  # a few rows may be close to each other by chance
@@ -81,8 +86,20 @@ def _array_of_frame(name: str, frame: Any) -> np.ndarray:
             return array.astype(np.float64)
         except (TypeError, ValueError) as error:
             hint = "pv.load reads frames with texts or missing cells"
-            raise InputError(f"{name} must be a frame of numbers, got something else; {hint}") from error
+            raise InputError(f"{name} must be a frame of numbers, got {_no_number(frame, array)}; {hint}") from error
     return array
+
+
+def _no_number(frame: Any, cells: np.ndarray) -> str:
+    """Returns the first cell of a frame or a series that is no number, and the name of its column."""
+    names = getattr(frame, "columns", [getattr(frame, "name", None)])
+    for name, column in zip(names, cells.reshape(len(cells), -1).T, strict=True):
+        for cell in column:
+            try:
+                float(cell)
+            except (TypeError, ValueError):
+                return f"{shown(cell)} in column {shown(name)}"
+    return "other cells"
 
 
 def as_data(value: Any) -> Any:
@@ -137,12 +154,62 @@ def as_arguments(owner: object, args: tuple) -> tuple:
     """
     convert = getattr(owner, "convert_data", None)
     if convert is not None and len(args) == 1:
+        remedy = (
+            "" if isinstance(args[0], TensorDataset) else remedy_for(args[0], getattr(owner, "num_conditions", 0) > 0)
+        )
+        require(not remedy, f"x must be a tensor or an array, got a {type(args[0]).__name__}: {remedy}")
         args = parts_of(owner, args[0])
     if convert is None:
         return tuple(
             as_tensor("x", value) if has_numbers(value) or isinstance(value, Tensor) else value for value in args
         )
     return convert(*(as_tensor("x" if index == 0 else "y", value) for index, value in enumerate(args))) if args else ()
+
+
+def takes_data(method: Callable[Concatenate[Any, Arguments], Result]) -> Callable[Concatenate[Any, Arguments], Result]:
+    """Decorates a method of `(x, *y)` of a VAE, so that it takes data as every function of a pair does.
+
+    Within a program the method is given what the program was given.
+    """
+
+    @wraps(method)
+    def with_data(self: Any, *args: Any, **kwargs: Any) -> Result:
+        if not am_i_wrapped():
+            args = (kwargs.pop("x"), *args) if "x" in kwargs else args
+            args = as_arguments(self, args)
+        return method(self, *args, **kwargs)
+
+    return with_data
+
+
+def as_codes(z: Any, event_shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    """Returns values of a latent as a decoder takes them, `(..., *event_shape)`: in `dtype` if a user gives them.
+
+    Whole numbers may be codes that a decoder of the user's own takes, and autocast shortens what an encoder gives.
+
+    Raises:
+        InputError: If they are of another shape or no real numbers; where a user gives them also if they are not
+            finite, or `dtype` would lose something.
+    """
+    is_given = not am_i_wrapped()  # and not drawn in a program
+    if is_given:
+        z = as_tensor("z", z)
+    if not (isinstance(z, Tensor) and not z.is_nested and not z.is_meta and not z.is_complex()):
+        raise InputError(f"z must be a tensor of real numbers, got {kind_of(z)}")
+    fits = z.shape[max(0, z.dim() - len(event_shape)) :] == event_shape
+    require(fits, f"z must have shape ({', '.join(map(str, ('...', *event_shape)))}), got {tuple(z.shape)}")
+    if is_asked():
+        require_finite("z", z)
+    if is_given and z.is_floating_point() and not torch.is_autocast_enabled(z.device.type):
+        return as_dtype("z", z, dtype)
+    return z
+
+
+def remedy_for(value: object, with_y: bool = False) -> str:
+    """Returns how to give the data that `value` has, if it is a data set or a loader; else no text."""
+    if hasattr(value, "test_x"):
+        return "give its test_x" + " and test_y" * with_y
+    return "give a batch of it" if isinstance(value, DataLoader | Dataset) else ""
 
 
 def parts_of(owner: object, value: object) -> tuple:

@@ -16,6 +16,7 @@ from pyrovae.common.spelling import setting
 _DISTRIBUTIONS = tuple(str(Path(package.__path__[0])) for package in (torch.distributions, pyro.distributions))
 # Beyond about a hundred the usual initial weights overflow, and data that are scaled well do not reach fifty.
 MAX_SCALED_VALUE = 50.0
+MOST_SEEN = 100  # rows that are looked at as an encoder sees them, which may take far more memory than the data
 _WHOLE = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64)
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {torch.bool, *_WHOLE, *_REAL, torch.complex64, torch.complex128}  # those that torch computes with
@@ -37,27 +38,58 @@ def is_validation_error(error: BaseException) -> bool:
     This is how a diverged training shows itself. Any other error of a program, such as a wrong shape that it gave to a
     distribution, is the program's own.
     """
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = _root_of(error)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     within = bool(frames) and frames[-1].f_code.co_filename.startswith(_DISTRIBUTIONS)
     return within and isinstance(error, ValueError) and "invalid values" in str(error)
 
 
-def scale_hint(*args: object) -> str:
-    """Returns a hint to standardise data so large that networks overflow, for the start of an error; else no text."""
+def _root_of(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def scale_hint(pair: object, error: BaseException | None, *args: object) -> str:
+    """Returns a hint to standardise data so large that networks overflow, for the start of an error; else no text.
+
+    `pair` is the pair or one of its programs, and `error` what it raised, if it raised anything. There is no hint where
+    that was a value outside a support, as data may be at any scale.
+    """
+    if error is not None:
+        text = str(_root_of(error))
+        is_outside = "Expected value argument" in text and "Real()" not in text
+        if is_outside or not is_validation_error(error):
+            return ""
     for name, value in zip(("x", *"y" * len(args)), args, strict=False):
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() > 0:
-            largest = value.detach().abs().max().item()
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            largest = _largest(value.detach())
+            if largest > MAX_SCALED_VALUE and name == "x":
+                largest = _largest(_as_seen(pair, value.detach()))
             if largest > MAX_SCALED_VALUE:
                 return f"{name} reaches {largest:.3g}: standardise it; "
     return ""
 
 
+def _largest(value: torch.Tensor) -> float:
+    """Returns the largest magnitude of the elements that are not NaN, and 0 without any."""
+    there = value[~value.isnan()]
+    return there.abs().max().item() if there.numel() else 0.0
+
+
+def _as_seen(pair: object, x: torch.Tensor) -> torch.Tensor:
+    """Returns what the encoder of a VAE sees of the data, for example logarithms of counts: of the largest, a few."""
+    see = getattr(getattr(pair, "__self__", pair), "encoder_input", None)
+    if see is None or x.dim() == 0:
+        return x
+    sizes = x.nan_to_num(0.0).abs().reshape(len(x), -1).amax(1)
+    return see(x[sizes.topk(min(len(x), MOST_SEEN)).indices])
+
+
 def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype, name: str = "x") -> None:
     """Raises `InputError` unless `x` is a tensor `(batch, *event_shape)` of the parameters' dtype, and not empty."""
     if not (isinstance(x, torch.Tensor) and x.is_floating_point() and not x.is_nested and not x.is_meta):
-        raise InputError(f"{name} must be a floating-point tensor, got {_kind_of(x)}")
+        raise InputError(f"{name} must be a floating-point tensor, got {kind_of(x)}")
     require(x.dtype == dtype, f"{name} must be of {dtype}, as the parameters are, got {x.dtype}")
     expected = ", ".join(map(str, ("batch", *event_shape)))
     fits = x.dim() == len(event_shape) + 1 and x.shape[1:] == event_shape
@@ -66,34 +98,18 @@ def require_batch(x: object, event_shape: tuple[int, ...], dtype: torch.dtype, n
     require(x.layout == torch.strided, f"{name} must be a dense tensor of numbers, got {x.layout}")
 
 
-def require_codes(z: object, event_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raises `InputError` unless `z` is a tensor `(..., *event_shape)`.
-
-    If a user and not a program asks, it must also be finite and of this dtype.
-    Whole numbers may be codes that a decoder of the user's own takes, and autocast shortens what an encoder gives.
-    """
-    if not (isinstance(z, torch.Tensor) and not z.is_nested and not z.is_meta and not z.is_complex()):
-        raise InputError(f"z must be a tensor of real numbers, got {_kind_of(z)}")
-    fits = z.shape[max(0, z.dim() - len(event_shape)) :] == event_shape
-    require(fits, f"z must have shape ({', '.join(map(str, ('...', *event_shape)))}), got {tuple(z.shape)}")
-    if _is_asked():
-        require_finite("z", z)
-        is_other = z.is_floating_point() and z.dtype != dtype and not torch.is_autocast_enabled(z.device.type)
-        require(not is_other, f"z must be of {dtype}, as the parameters are, got {z.dtype}")
-
-
 def require_finite_input(x: torch.Tensor, program: object, name: str = "x") -> None:
     """Raises `InputError` as `require_finite_data` does where a method is asked by a user, and not by a program."""
-    if _is_asked():
+    if is_asked():
         require_finite_data(x, program, name)
 
 
-def _is_asked() -> bool:
+def is_asked() -> bool:
     """Returns False within a program: its data were checked before, and NaN draws mean that the training diverged."""
     return is_validation_enabled() and not am_i_wrapped()
 
 
-def _kind_of(x: object) -> str:
+def kind_of(x: object) -> str:
     """Returns what `x` is: of a tensor its dtype, and of an array that it is one."""
     if isinstance(x, torch.Tensor):
         return str(x.dtype)

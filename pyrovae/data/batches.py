@@ -22,6 +22,7 @@ from pyrovae.common import (
     require_plain,
     scale_hint,
     shown,
+    warn,
 )
 from pyrovae.data.arguments import Batch, is_spread, main_tensor, mapped, moved, positions
 from pyrovae.data.dataset import SPLITS, Dataset
@@ -97,10 +98,10 @@ def generators_of(source: object) -> list[torch.Generator]:
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
-def scale_hint_of(source: object, batch: Batch) -> str:
+def scale_hint_of(vae: object, source: object, batch: Batch, error: BaseException | None = None) -> str:
     """Returns the `scale_hint` of the data that a run on `source` failed on, or that of the batch."""
     whole = source.arguments("train") if isinstance(source, Dataset) else getattr(source, "parts", ())
-    return scale_hint(*whole) or scale_hint(*map(main_tensor, batch))
+    return scale_hint(vae, error, *whole) or scale_hint(vae, error, *map(main_tensor, batch))
 
 
 class Epoch:
@@ -196,8 +197,16 @@ def _whole_on(vae, name: str, data: Rows, device: torch.device) -> Batch:
 
 
 def _check_columns(vae, data: Dataset) -> None:
-    """Raises `InputError` if the families of a VAE's columns are those of the data set's in another order."""
-    families = getattr(getattr(vae, "likelihood", None), "names", ())
+    """Raises `InputError` if the families of a VAE's columns are those of the data set's in another order.
+
+    Warns if columns of several kinds have one family of ours: the codes of a category are no numbers. One of the user's
+    own may know its columns.
+    """
+    likelihood = getattr(vae, "likelihood", None)
+    families = getattr(likelihood, "names", ())
+    if data.kind == "mixed" and not families and type(likelihood).__module__.startswith("pyrovae."):
+        rule = "likelihood must be Columns for mixed data, to have a family for each kind of column"
+        warn(f"{rule}, got {type(likelihood).__name__} for all")
     columns = tuple(column.name for column in data.columns)
     rule = f"the likelihood must have its columns in the order of the data, {', '.join(columns)}"
     is_turned = families != columns and sorted(families) == sorted(columns)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from tabulate import tabulate
@@ -74,6 +74,21 @@ class ColumnTable(tuple[Column, ...]):
         shown = [(one.name[:30], one.kind, notes.get(one.name, _in_x(one))) for one in self[:MOST_SHOWN]]
         more = f"\n... and {len(self) - MOST_SHOWN:,} more" if len(self) > MOST_SHOWN else ""
         return tabulate(shown, ("column", "kind", "in x"), disable_numparse=True) + more if self else "()"
+
+
+def named_cells(column: Column, values: np.ndarray) -> Any:
+    """Returns values of a column by the file's names for them, None where a cell is missing; without names as they are.
+
+    Raises `InputError` if the column has names, and a value is the code of none.
+    """
+    if not column.categories:
+        return values
+    known, last = np.isfinite(values), len(column.categories) - 1
+    bad = ~np.isnan(values) & ~(known & (values == np.round(values)) & (values >= 0) & (values <= last))
+    if bad.any():
+        rule = f"column {shown(column.name)} must hold codes 0 ... {last} of its names"
+        raise InputError(f"{rule}, got {values[bad][0]:.4g}, as a mean of codes is")
+    return [column.categories[int(value)] if there else None for value, there in zip(values, known, strict=True)]
 
 
 def _in_x(column: Column) -> str:

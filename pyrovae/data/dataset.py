@@ -10,6 +10,7 @@ from torch import Tensor
 from pyrovae.common import (
     as_data,
     choose_device,
+    data_frame,
     if_given,
     require,
     require_callable,
@@ -19,7 +20,7 @@ from pyrovae.common import (
     require_text,
     shown,
 )
-from pyrovae.data.columns import Column, ColumnTable, numbers_the_rows
+from pyrovae.data.columns import Column, ColumnTable, named_cells, numbers_the_rows
 from pyrovae.data.pixels import binarize_grey, dequantize_grey
 
 SPLITS = ("train", "validation", "test")
@@ -174,6 +175,30 @@ class Dataset:
             return x
         mean = x.new_tensor([column.mean or 0.0 for column in self.columns])
         return x * x.new_tensor(self._sds) + mean
+
+    def to_pandas(self, x: Tensor) -> Any:
+        """Returns rows of x `(num, columns)` as a `pandas.DataFrame`, in the units and with the names of the file.
+
+        Raises:
+            InputError: If the data are of no table, x has other columns, or a column with names has a value that is no
+                code of one, as the mean of an imputed cell is none; `Imputation.draws` have codes.
+
+        Example:
+            >>> import pandas
+            >>> people = {"town": ["Bonn", "Oslo", "Bonn"], "age": [20.5, 31.0, 44.5]}
+            >>> data = pv.load(pandas.DataFrame(people), standardise=True, shares=(1, 0, 0))
+            >>> data.to_pandas(data.train_x)
+               town   age
+            0  Bonn  20.5
+            1  Oslo  31.0
+            2  Bonn  44.5
+        """
+        columns = self.columns
+        require(bool(columns), f"to_pandas needs the columns of a table, and {self.name} has none")
+        fits = isinstance(x, Tensor) and x.dim() == 2 and x.shape[1] == len(columns)
+        require(fits, f"x must be a tensor of shape (num, {len(columns)}), got {_described(x)}")
+        values = self.in_file_units(x.detach().double()).cpu().numpy()
+        return data_frame({column.name: named_cells(column, values[:, j]) for j, column in enumerate(columns)})
 
     def log_px_in_file_units(self, log_px: Tensor, x: Tensor) -> Tensor:
         """Returns log p of the data in the units of the file, given log p of the same data as they are in x.

@@ -18,6 +18,7 @@ from pyrovae.common import (
     is_out_of_memory,
     kept_generators,
     local_seed,
+    remedy_for,
     require_count,
 )
 from pyrovae.data import moved
@@ -206,7 +207,9 @@ def check_in_parts(
             inspect(gate.check(model, guide, needs, *data.args))
         return
     except (TypeError, AttributeError) as error:  # the first thing that a program does with a strange argument
-        raise InputError(f"the pair does not run with these arguments: {first_line(error)}") from error
+        remedy = next(filter(None, map(remedy_for, data.args)), "")
+        why = f"{first_line(error)}{remedy and '; '}{remedy}"
+        raise InputError(f"the pair does not run with these arguments: {why}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error) or data.size == 1 or data.is_whole:
             raise

@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.common import InputError, device_of, first_line, is_out_of_memory, local_seed, require
+from pyrovae.common import InputError, counted, device_of, first_line, is_out_of_memory, local_seed, require
 from pyrovae.data import moved
 from pyrovae.evaluation.arguments import check_args, home_of, tensors_in
 from pyrovae.evaluation.chunks import Data, Opened, pairs_in_memory
@@ -59,7 +59,9 @@ class ModelAlone:
         except TypeError as error:
             if "argument" not in str(error):
                 raise
-            raise InputError(f"model must take the {len(args)} arguments given: {first_line(error)}") from error
+            raise InputError(
+                f"model must take the {counted(len(args), 'argument')} given: {first_line(error)}"
+            ) from error
         latent = {name: site for name, site in sites.items() if not site["is_observed"]}
         require(len(latent) > 0, "model must have a latent site, and has none")
         layout = read_layout(sites, {}, AS_IT_COMES)

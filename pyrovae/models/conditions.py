@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from pyrovae.common import (
     InputError,
     as_dtype,
+    as_tensor,
+    counted,
     require,
     require_finite,
     require_plain,
@@ -42,7 +46,7 @@ class Condition(Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Returns the features of the values, `(..., num_features)`."""
-        raise NotImplementedError
+        raise InputError(f"condition {type(self).__name__} must define forward(y)")
 
     def convert(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns y as `check` and `forward` take it, if that loses nothing; by default real numbers in `dtype`.
@@ -53,7 +57,7 @@ class Condition(Module):
 
     def check(self, y: Tensor, num_data: int) -> None:
         """Raises `InputError` unless `y` has a value of the right kind and shape for each of `num_data` data."""
-        raise NotImplementedError
+        raise InputError(f"condition {type(self).__name__} must define check(y, num_data)")
 
 
 class OneHot(Condition):
@@ -198,6 +202,29 @@ class Features(Module):
         if not self.conditions:
             return None
         return torch.cat([condition(value) for condition, value in zip(self.conditions, y, strict=True)], -1)
+
+    def convert(self, y: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Returns the values as the conditions take them, and as they are those for which there is no condition."""
+        converted = (condition.convert(value, dtype) for condition, value in zip(self.conditions, y, strict=False))
+        return *converted, *y[len(self.conditions) :]
+
+    def given(self, y: Tensor | Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Returns one value or a sequence of several as the conditions take them; within a program as they are."""
+        values = tuple(y) if isinstance(y, list | tuple) else (cast(Tensor, y),)
+        return values if am_i_wrapped() else self.convert([as_tensor("y", value) for value in values], dtype)
+
+    def check_number(self, y: Sequence[Tensor]) -> None:
+        """Raises `InputError` unless there is a value for each condition."""
+        number = len(self.conditions)
+        hint = "" if y else f": give y, as in (x, {', '.join(['y'] * number)})"
+        require(len(y) == number, f"y must hold {counted(number, 'condition')}, got {len(y)}{hint}")
+
+    def check(self, y: Sequence[Tensor], num_data: int) -> None:
+        """Raises `InputError` unless there are values for each condition, which it takes for `num_data` data."""
+        self.check_number(y)
+        if is_validation_enabled():  # a traced step cannot read values, and was validated before it was traced
+            for condition, value in zip(self.conditions, y, strict=True):
+                condition.check(value, num_data)
 
 
 def conditions_of(condition: Condition | Sequence[Condition]) -> list[Condition]:

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.common import (
+    as_codes,
     as_dtype,
     require,
     require_batch,
-    require_codes,
     require_finite,
     require_finite_input,
     require_number,
     require_plain,
+    takes_data,
 )
 from pyrovae.models.param_store import unique_name
 from pyrovae.models.saving import SavedModel
@@ -114,6 +115,7 @@ class LinearGaussianVAE(SavedModel):
         """p(z), with event shape `(L,)`."""
         return dist.Normal(self.prior_mean, torch.ones_like(self.prior_mean)).to_event(1)
 
+    @takes_data
     def encode(self, x: Tensor) -> dist.TorchDistribution:
         """Returns q(z|x), with batch shape `(batch,)` and event shape `(L,)`."""
         self._check_batch(x)
@@ -121,15 +123,17 @@ class LinearGaussianVAE(SavedModel):
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
         """Returns p(x|z) for `z` `(..., L)`."""
-        require_codes(z, (self.latent_dim,), self.weight.dtype)
+        z = as_codes(z, (self.latent_dim,), self.weight.dtype)
         return dist.Normal(z @ self.weight.T + self.bias, self.scale).to_event(1)
 
+    @takes_data
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         """Returns p(z|x), with batch shape `(batch,)` and event shape `(L,)`."""
         self._check_batch(x)
         slope, mean_at_zero, precision = self._posterior_parts()
         return dist.MultivariateNormal(x @ slope.T + mean_at_zero, precision_matrix=precision)
 
+    @takes_data
     def log_px(self, x: Tensor) -> Tensor:
         """Returns log p(x) in nats, `(batch,)`."""
         self._check_batch(x)
@@ -138,6 +142,7 @@ class LinearGaussianVAE(SavedModel):
         mean = self.weight @ self.prior_mean + self.bias
         return dist.MultivariateNormal(mean, covariance_matrix=covariance).log_prob(x)
 
+    @takes_data
     def elbo(self, x: Tensor) -> Tensor:
         """Returns the ELBO of `guide` in nats, `(batch,)`: E_q[log p(x|z)] - KL(q(z|x) || p(z)), in closed form."""
         q = self.encode(x)

@@ -3,22 +3,22 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyrovae.common import (
+    as_codes,
     as_dtype,
+    as_tensor,
     evaluates,
     local_seed,
     require,
     require_batch,
-    require_codes,
     require_finite,
     require_finite_data,
     require_finite_input,
@@ -27,9 +27,11 @@ from pyrovae.common import (
     require_number,
     require_shape,
     require_size,
+    takes_data,
 )
 from pyrovae.models.choosing import posterior_of, prior_of
 from pyrovae.models.conditions import Condition, Features, SizeFactor, check_size_factors, conditions_of
+from pyrovae.models.encoder_failures import refuse_seen
 from pyrovae.models.latent_codes import codes_between, mean_of
 from pyrovae.models.likelihoods import Likelihood, check_likelihood, distribution_of
 from pyrovae.models.missing import check_cells, filled, with_mask, without_missing
@@ -149,7 +151,7 @@ class VAE(SavedModel):
         for module in self.decoder_features.modules():
             getattr(module, "reset_parameters", lambda: None)()
         decoded = likelihood.output_shape(self.event_shape)
-        seen_shape = tuple(self._encoder_input(torch.zeros(1, *self.event_shape)).shape[1:])
+        seen_shape = tuple(self.encoder_input(torch.zeros(1, *self.event_shape)).shape[1:])
         self.code_shape = tuple(prior.decoded(torch.zeros(posterior.latent_shape)).shape)
         self.encoder, self.decoder = encoder_and_decoder(
             encoder,
@@ -188,7 +190,7 @@ class VAE(SavedModel):
     def model(self, x: Tensor, *y: Tensor) -> None:
         """Runs p(x, z|y), with `x` `(batch, *event_shape)` observed."""
         self._check_shape(x)
-        self._check_conditions(y, len(x))
+        self.encoder_features.check(y, len(x))
         name = unique_name(self)
         for part in ("decoder", "decoder_features", "likelihood", "prior_family"):
             register(f"{name}.{part}", getattr(self, part))
@@ -212,6 +214,10 @@ class VAE(SavedModel):
         with pyro.plate("data", len(x), dim=-1), self._latent_handlers():
             self.posterior_family.sample(self.encode(x, *y))
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
     @contextmanager
     def _latent_handlers(self) -> Iterator[None]:
         """Scales the latent site of a program by beta; masks it in an autoencoder, which has no KL, and marks it."""
@@ -227,16 +233,21 @@ class VAE(SavedModel):
         """p(z), with event shape `(latent_dim,)`. Raises `InputError` for a prior of several layers, only a program."""
         return self.prior_family(self._encode_unconditionally)
 
+    @takes_data
     def encode(self, x: Tensor, *y: Tensor) -> dist.TorchDistribution:
         """Returns q(z|x, y), with batch shape `(batch,)` and event shape `(latent_dim,)`; with layers, q(z_1|x, y)."""
         self._check_shape(x)
         require_finite_input(x, self)
-        self._check_conditions(y, len(x))
-        seen = self._encoder_input(x)
+        self.encoder_features.check(y, len(x))
+        seen = self.encoder_input(x)
         shapes = seen.shape[1:], self.posterior_family.output_shape
-        return self.posterior_family(run_network(self.encoder, seen, self.encoder_features(y), *shapes))
+        try:
+            return self.posterior_family(run_network(self.encoder, seen, self.encoder_features(y), *shapes))
+        except ValueError as error:
+            refuse_seen(self, error, seen, x, *y)
+            raise
 
-    def _encoder_input(self, x: Tensor) -> Tensor:
+    def encoder_input(self, x: Tensor) -> Tensor:
         """Returns x as the encoder sees it, `(batch, ...)`."""
         seen = self.likelihood.encoder_input(x, len(self.event_shape))
         return seen if self.missing is None else with_mask(seen, x, len(self.event_shape))
@@ -251,8 +262,9 @@ class VAE(SavedModel):
         `z` is a value of the latent site, and the decoder takes `prior_family.decoded(z)`. Each y has as many values as
         there are z along the last leading dimension.
         """
-        self._check_number_of(y)
-        require_codes(z, self.posterior_family.latent_shape, next(self.parameters()).dtype)
+        y = self.decoder_features.given(y, self._dtype)
+        self.decoder_features.check_number(y)
+        z = as_codes(z, self.posterior_family.latent_shape, self._dtype)
         shapes = self.code_shape, self.likelihood.output_shape(self.event_shape)
         outputs = run_network(self.decoder, self.prior_family.decoded(z), self.decoder_features(y), *shapes)
         sizes = [v for one, v in zip(self.decoder_features.conditions, y, strict=True) if isinstance(one, SizeFactor)]
@@ -268,8 +280,8 @@ class VAE(SavedModel):
         """
         require_size("num_samples", num_samples)
         require_flag("mean", mean)
-        conditions = _conditions(y)
-        self._check_conditions(conditions, num_samples)
+        conditions = self.encoder_features.given(y, self._dtype)
+        self.encoder_features.check(conditions, num_samples)
         with pyro.plate("samples", num_samples, dim=-1):
             z = self.prior_family.sample(self._encode_unconditionally)
         x_given_z = self.decode(z, *conditions)
@@ -277,6 +289,7 @@ class VAE(SavedModel):
 
     @evaluates
     @torch.no_grad()
+    @takes_data
     def reconstruct(self, x: Tensor, *y: Tensor) -> Tensor:
         """Returns E[x|z, y] at the posterior mean z = E_q[z|x, y], `(batch, *event_shape)`.
 
@@ -300,7 +313,8 @@ class VAE(SavedModel):
         """
         require_size("steps", steps, 2)
         require_flag("spherical", spherical)
-        conditions = _conditions(y)
+        conditions = self.encoder_features.given(y, self._dtype)
+        x1, x2 = (as_dtype(name, as_tensor(name, x), self._dtype) for name, x in (("x1", x1), ("x2", x2)))
         for name, x in (("x1", x1), ("x2", x2)):
             self._check_shape(x, name)
             require_finite_input(x, self, name)
@@ -314,9 +328,7 @@ class VAE(SavedModel):
         `fit`, `log_marginal` and every other function that takes a VAE with its data calls it. Raises `InputError` if a
         dtype would lose something: a large whole number, or digits of float64 that tell the data apart.
         """
-        dtype, conditions = next(self.parameters()).dtype, self.encoder_features.conditions
-        converted = (condition.convert(value, dtype) for condition, value in zip(conditions, y, strict=False))
-        return as_dtype("x", x, dtype), *converted, *y[len(conditions) :]
+        return as_dtype("x", x, self._dtype), *self.encoder_features.convert(y, self._dtype)
 
     def check_data(self, x: Tensor, *y: Tensor) -> None:
         """Raises `InputError` if the VAE cannot be trained on this batch.
@@ -326,25 +338,12 @@ class VAE(SavedModel):
         self._check_shape(x)
         require_finite_data(x, self)
         self.likelihood.check(x if self.missing is None else filled(x, self.likelihood.filler))
-        self._check_conditions(y, len(x))
+        self.encoder_features.check(y, len(x))
 
     def _check_shape(self, x: Tensor, name: str = "x") -> None:
-        require_batch(x, self.event_shape, next(self.parameters()).dtype, name)
-
-    def _check_number_of(self, y: Sequence[Tensor]) -> None:
-        require(len(y) == self.num_conditions, f"y must hold {self.num_conditions} conditions, got {len(y)}")
-
-    def _check_conditions(self, y: Sequence[Tensor], num_data: int) -> None:
-        self._check_number_of(y)
-        if is_validation_enabled():  # a traced step cannot read values, and was validated before it was traced
-            for condition, value in zip(self.encoder_features.conditions, y, strict=True):
-                condition.check(value, num_data)
+        require_batch(x, self.event_shape, self._dtype, name)
 
 
 def _autoencoder_mark(site: object) -> Any:
     """Returns what says of a masked latent that the decoder reads it: `pyrovae.programs` would refuse it otherwise."""
     return {"is_autoencoder": True}
-
-
-def _conditions(y: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return cast(tuple[Tensor, ...], tuple(y) if isinstance(y, list | tuple) else (y,))

@@ -12,12 +12,12 @@ from torch.nn.functional import rms_norm
 
 from pyrovae.common import (
     Workers,
+    as_codes,
     as_dtype,
     evaluates,
     require,
     require_batch,
     require_choice,
-    require_codes,
     require_finite,
     require_finite_input,
     require_flag,
@@ -25,6 +25,7 @@ from pyrovae.common import (
     require_shape,
     require_size,
     require_sizes,
+    takes_data,
 )
 from pyrovae.models.code_distributions import NearestCode
 from pyrovae.models.likelihoods import Likelihood, check_likelihood, distribution_of
@@ -122,7 +123,7 @@ class VQVAE(SavedModel):
         self.likelihood = copy.deepcopy(likelihood)
         encoder, decoder = NETWORKS[network]
         shape, decoded = (num_tokens, code_dim), likelihood.output_shape(self.event_shape)
-        seen = self._encoder_input(torch.zeros(1, *self.event_shape))
+        seen = self.encoder_input(torch.zeros(1, *self.event_shape))
         self.encoder = encoder(tuple(seen.shape[1:]), shape, hidden, activation=activation)
         self.decoder = decoder(shape, decoded, hidden[::-1], activation=activation)
         self.codebook = nn.Parameter(rms_norm(torch.randn(num_codes, code_dim), (code_dim,)))
@@ -157,23 +158,26 @@ class VQVAE(SavedModel):
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", q)
 
+    @takes_data
     def encode(self, x: Tensor) -> NearestCode:
         """Returns q(z|x), with batch shape `(batch,)` and event shape `(num_tokens, num_codes)`."""
         return NearestCode(self.encoded(x), self.codebook)
 
+    @takes_data
     def encoded(self, x: Tensor) -> Tensor:
         """Returns z_e, `(batch, num_tokens, code_dim)`, where each token has a mean square of 1."""
         self._check_shape(x)
         require_finite_input(x, self)
         # With a free scale z_e runs away from the codes, which Adam moves by no more than its learning rate a step.
-        return rms_norm(self.encoder(self._encoder_input(x)), self.codebook.shape[1:])
+        return rms_norm(self.encoder(self.encoder_input(x)), self.codebook.shape[1:])
 
-    def _encoder_input(self, x: Tensor) -> Tensor:
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """Returns x as the encoder sees it, `(batch, ...)`."""
         return self.likelihood.encoder_input(x, len(self.event_shape))
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
         """Returns p(x|z) for one-hot `z` `(..., num_tokens, num_codes)`, with batch shape `(...)`."""
-        require_codes(z, (self.num_tokens, self.num_codes), self.codebook.dtype)
+        z = as_codes(z, (self.num_tokens, self.num_codes), self.codebook.dtype)
         return self._likelihood(z @ self.codebook)
 
     def _likelihood(self, codes: Tensor) -> dist.TorchDistribution:

@@ -51,7 +51,7 @@ from pyrovae.programs.sites import (
     without_mask,
     without_masks_of_latents,
 )
-from pyrovae.programs.stored_parameters import never_trains, own_and_stored
+from pyrovae.programs.stored_parameters import not_in_store, own_and_stored
 from pyrovae.programs.stratified_guide import (
     Stratified,
     component_logits,
@@ -127,7 +127,7 @@ __all__ = [
     "mark_of",
     "mixture_of",
     "never_drawn",
-    "never_trains",
+    "not_in_store",
     "observing_parts",
     "not_finite",
     "num_components",

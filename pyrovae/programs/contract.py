@@ -68,10 +68,23 @@ def check_scales(name: str, model_sites: dict[str, dict], guide_sites: dict[str,
         return
     ours, theirs = map(torch.as_tensor, scales)
     if not torch.equal(ours.to(theirs), theirs):
+        _check_sizes(model_sites[name], guide_sites[name])  # a plate of another size has another scale, too
         raise InputError(
             f'poutine.scale must be the same in model and guide at the latent site "{name}", '
             f"got {ours.tolist()} in the model and {theirs.tolist()} in the guide"
         )
+
+
+def _check_sizes(site: dict, proposal: dict) -> None:
+    """Raises `InputError` if a plate that a latent lies in has another size in the guide."""
+    ours, theirs = ({frame.name: frame.full_size for frame in frames_of(one)} for one in (site, proposal))
+    for plate, size in ours.items():
+        other = theirs.get(plate, size)
+        if size != other:
+            raise InputError(
+                f'the plate "{plate}" must have one size, got {size} in the model and {other} in the guide (an '
+                "autoguide is made for the data that it first ran on)"
+            )
 
 
 def _check_plates(name: str, site: dict, proposal: dict) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError, require
+from pyrovae.common import InputError, counted, require
 from pyrovae.programs.layout import Layout, frames_of
 
 
@@ -122,6 +122,11 @@ def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(max(sizes) for sizes in pairs)[::-1]
 
 
+def _where(event_dim: int) -> str:
+    """Returns where the dimensions of a batch lie in a value."""
+    return f", left of its {counted(event_dim, 'event dimension')}" if event_dim else ""
+
+
 def check_dimensions(
     sites: dict[str, dict], layout: Layout, plates: tuple[DataPlate, ...], states: Collection[int] = ()
 ) -> None:
@@ -150,6 +155,6 @@ def check_dimensions(
                 found = value_shape if site["is_observed"] else batch
                 if len(found) < -frame.dim or found[frame.dim] != size:
                     raise InputError(
-                        f'the value at site "{name}" must have the {size} data left of its {event_dim} event '
-                        f"dimensions, got shape {value} (is a to_event missing?)"
+                        f'the value at site "{name}" must have a dimension of the {size} data'
+                        f"{_where(event_dim)}, got shape {value} (is a to_event missing?)"
                     )

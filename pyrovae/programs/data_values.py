@@ -7,7 +7,15 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.common import InputError, is_out_of_memory, kept_generators, require_finite_data
+from pyrovae.common import (
+    InputError,
+    first_line,
+    is_out_of_memory,
+    is_validation_error,
+    kept_generators,
+    require_finite_data,
+    scale_hint,
+)
 from pyrovae.programs.sites import sample_sites
 
 _FLOATS = {torch.float32: "x.float()", torch.float64: "x.double()"}
@@ -21,6 +29,15 @@ def check_finite_data(model: Callable, args: tuple) -> None:
     """
     if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
         require_finite_data(args[0], model)
+
+
+def check_data_values(model: Callable, args: tuple, error: Exception) -> None:
+    """Raises `InputError` if values of the data are why a pair failed by `error`: not finite, or far from scaled."""
+    if is_validation_error(error) or " is outside " in str(error):
+        check_finite_data(model, args)  # only now, as a program may know what to do with NaN
+        large = scale_hint(model, error, *args)
+        if large:
+            raise InputError(f"{large}{first_line(error)}") from error
 
 
 def refuse_dtype(name: str, site: dict, error: Exception) -> None:

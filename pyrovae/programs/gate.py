@@ -19,12 +19,11 @@ from pyrovae.common import (
     WeakByIdentity,
     evaluation_mode,
     fixed_generators,
-    is_validation_error,
     kept_generators,
     require,
 )
 from pyrovae.programs.auxiliary_sites import check_auxiliary, moved_point
-from pyrovae.programs.data_values import check_finite_data
+from pyrovae.programs.data_values import check_data_values, check_finite_data
 from pyrovae.programs.enumerated_guide import mark_of
 from pyrovae.programs.independence_checks import coupled
 from pyrovae.programs.layout import Reading, frames_of
@@ -106,9 +105,10 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
         try:
             pair = _two_particles(model, guide, reading, args, kwargs)
-        except InputError as error:  # a program may know what to do with NaN, and if it does not it is said so
-            if is_validation_error(error) or " is outside " in str(error):
-                check_finite_data(model, args)
+        except DrawsOutside:
+            raise
+        except InputError as error:
+            check_data_values(model, args, error)
             raise
         if bool(pair.terms().log_weights.isnan().any()):
             check_finite_data(model, args)

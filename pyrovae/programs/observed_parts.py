@@ -26,6 +26,8 @@ from pyrovae.common import (
     kept_generators,
     local_seed,
     require,
+    scale_hint,
+    setting,
     takes_missing,
 )
 from pyrovae.programs.random_choices import is_traced
@@ -92,7 +94,10 @@ def check_guide_sees_parts(guide: Callable, part: tuple, whole: tuple | None = N
     that neither has an argument `mask` nor says `missing = "mask"` must then draw something else of the part: one that
     has its own numbers for each datum, as an autoguide, stays where it was fitted.
     """
-    rule = f'the guide "{name_of(guide)}" must take a part of the data: an argument "mask", or NaN in x'
+    if hasattr(getattr(guide, "__self__", None), "missing"):  # a VAE of ours
+        rule = f"the VAE must take a part of the data, as it does with {setting('missing', 'mask')}"
+    else:
+        rule = f'the guide "{name_of(guide)}" must take a part of the data: an argument "mask", or NaN in x'
     run = guide_of_parts(guide)
     try:
         if whole is not None:
@@ -102,7 +107,8 @@ def check_guide_sees_parts(guide: Callable, part: tuple, whole: tuple | None = N
         if isinstance(error, InputError) or is_out_of_memory(error):
             raise
         why = "it draws nan" if is_validation_error(error) else f"it fails ({first_line(error)})"
-        raise InputError(f"{rule}; where cells are left out, {why}") from error
+        large = scale_hint(guide, error, *part)
+        raise InputError(f"{large}{rule}; where cells are left out, {why}") from error
     numbers = any(value.isnan().any() for value in found.values())
     require(not numbers, f"{rule}; where cells are left out, it draws nan")
     if not (whole is None or takes_mask(guide, len(whole)) or takes_missing(guide)):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyrovae.common import (
     InputError,
+    counted,
     first_line,
     is_out_of_memory,
     is_validation_error,
@@ -75,7 +76,8 @@ def run_pair(
             raise
         if not args and not kwargs:
             raise InputError(f"model and guide must be given their data, and got none: {first_line(error)}") from error
-        raise InputError(f"model and guide must take the same {len(args)} arguments: {first_line(error)}") from error
+        given = counted(len(args), "argument")
+        raise InputError(f"model and guide must take the {given} given: {first_line(error)}") from error
 
 
 class _Run:

@@ -56,12 +56,12 @@ def _check_trained(model: Callable, guide: Callable, args: tuple, kwargs: dict) 
         owned = [own for _, own, _ in differing]
         gradients = torch.autograd.grad(total, owned, allow_unused=True) if total.requires_grad else [None] * len(owned)
     for (name, own, _), gradient in zip(differing, gradients, strict=True):
-        require(gradient is None, never_trains(name.replace("$$$", "."), own))
+        require(gradient is None, not_in_store(name.replace("$$$", "."), own))
 
 
-def never_trains(name: str, parameter: Tensor) -> str:
-    """Returns an error that says why a parameter would never train, whose name the param store gives to another."""
-    rule = f"parameter {name} would never train: Pyro's param store holds"
+def not_in_store(name: str, parameter: Tensor) -> str:
+    """Returns an error that says of a parameter that the param store gives its name to another tensor."""
+    rule = f"parameter {name} is not in Pyro's param store, which holds"
     if not parameter.is_contiguous():
         return f"{rule} a copy of it, because it is not contiguous: make it a parameter after .contiguous()"
     return (

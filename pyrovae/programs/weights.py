@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pyrovae.common import InputError, is_validation_error, require_finite_data
+from pyrovae.common import InputError
 from pyrovae.programs import gate
 from pyrovae.programs.calling import takes_pair
+from pyrovae.programs.data_values import check_data_values
 from pyrovae.programs.layout import Reading
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.running import AS_IT_COMES, run_pair
@@ -59,9 +60,8 @@ def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_pa
     def run() -> Pair:
         try:
             return run_pair(model, guide, *args, num_particles=num_particles, reading=reading, **kwargs)
-        except ValueError as error:  # a program may know what to do with NaN, and if it does not it is said so
-            if args and isinstance(args[0], Tensor) and is_validation_error(error):
-                require_finite_data(args[0], model)
+        except ValueError as error:
+            check_data_values(model, args, error)
             raise
 
     pair = run()

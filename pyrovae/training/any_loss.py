@@ -6,6 +6,7 @@ would have been read from, and what `backward` is called on is kept: its gradien
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import unwrap
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -75,12 +76,12 @@ class AnyLoss:
                 value = _tensor_of(self._run(kind, model, guide, args, kwargs))
             except (RuntimeError, TypeError, ValueError) as error:
                 if is_first and is_validation_error(error):
-                    check_finite_data(model, args)
+                    check_finite_data(unwrap(model), args)
                 if not isinstance(error, ValueError):
                     refuse_dtypes(model, guide, args, kwargs, error)
                 raise
             if is_first and not bool(value.isfinite().all()):
-                check_finite_data(model, args)
+                check_finite_data(unwrap(model), args)
             self._dtypes[kind] = value.dtype
             return value, []
 

@@ -108,9 +108,7 @@ class CompiledSVI:
             loss = _numbers(self.compiled.loss_and_grads(*args, **kwargs)[0])
         except ValueError as error:
             # In eager steps a distribution may refuse its parameters; other errors are the program's own.
-            large = scale_hint(*args) if is_validation_error(error) else ""
-            if large and isinstance(error, InputError):
-                raise InputError(f"{large}{error}") from error
+            large = "" if isinstance(error, InputError) else scale_hint(self.model, error, *args)
             finite = all(bool(parameter.isfinite().all()) for parameter in self.compiled.parameters)
             if not is_validation_error(error) or (finite and not large):
                 raise

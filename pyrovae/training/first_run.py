@@ -47,6 +47,7 @@ def checked_as_they_run(model: Program, guide: Program, loss: object) -> tuple[P
         _check(sample_sites(capture.trace), of_guide)
         return result
 
+    recorded_model.__wrapped__ = model  # type: ignore[attr-defined]  # which says whether NaN is a missing cell
     return recorded_model, recorded_guide
 
 

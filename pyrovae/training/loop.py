@@ -110,7 +110,7 @@ class Loop:
                 self._save()
         self.steps.add_up()
         if position.count == 0:
-            large = scale_hint_of(self.training.source, batch)
+            large = scale_hint_of(self.training.vae, self.training.source, batch)
             raise InputError(f"{large}every step of epoch {position.epoch} was skipped: none had a finite gradient")
         for buffer in state.buffers.values():  # the processes have seen different data, and take those of the first
             self.workers.agreed(buffer)

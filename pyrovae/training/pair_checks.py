@@ -10,10 +10,10 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pyrovae.common import InputError, is_validation_error, kept_generators, local_seed, require
-from pyrovae.data import Batch, scale_hint_of
+from pyrovae.common import InputError, kept_generators, local_seed, require
+from pyrovae.data import Batch
 from pyrovae.objectives import DifferentiableELBO, check_objective
-from pyrovae.programs import Pair, ProgramPair, never_trains, own_and_stored
+from pyrovae.programs import Pair, ProgramPair, not_in_store, own_and_stored
 from pyrovae.training.first_run import NO_PARAMETER
 from pyrovae.training.pair_modules import buffers_of, in_training_mode, kept_values, modules_of
 
@@ -23,16 +23,13 @@ class PairChecks:
 
     Args:
         vae: the pair.
-        source: the training data.
         batch: their first batch.
         generators: the generators that the data draw from.
         seed: fixes the random numbers of the checks.
     """
 
-    def __init__(
-        self, vae: ProgramPair, source: object, batch: Batch, generators: list[torch.Generator], seed: int
-    ) -> None:
-        self.vae, self.source, self.batch, self.generators, self.seed = vae, source, batch, generators, seed
+    def __init__(self, vae: ProgramPair, batch: Batch, generators: list[torch.Generator], seed: int) -> None:
+        self.vae, self.batch, self.generators, self.seed = vae, batch, generators, seed
         self.registered: set[str] = set()
         self.runs: list[Pair] = []
         """The run of the pair that was checked for each objective."""
@@ -44,15 +41,9 @@ class PairChecks:
         """
         elbos = list(elbos)
         with kept_generators(self.generators), local_seed(self.seed):
-            try:
-                for elbo in elbos:
-                    parameters, run = checked_pair(self.vae, elbo, self.batch)
-                    self.runs.append(run)
-            except InputError as error:
-                large = scale_hint_of(self.source, self.batch) if is_validation_error(error) else ""
-                if large:
-                    raise InputError(f"{large}{error}") from error
-                raise
+            for elbo in elbos:
+                parameters, run = checked_pair(self.vae, elbo, self.batch)
+                self.runs.append(run)
             if batch_size is not None:
                 check_batch_of_one(self.vae, elbos[0], self.batch, batch_size)
         self.registered = set(pyro.get_param_store().keys())
@@ -89,7 +80,7 @@ def checked_pair(vae: ProgramPair, elbo: ELBO, batch: Batch) -> tuple[dict[str, 
             if parameter.requires_grad and id(parameter) not in known:
                 is_hidden = any(own is parameter for _, own, _ in own_and_stored(tuple(sites.values())))
                 rule = f"parameter {name} would never train: neither model nor guide registers it (pyro.module)"
-                raise InputError(never_trains(name, parameter) if is_hidden else rule)
+                raise InputError(not_in_store(name, parameter) if is_hidden else rule)
     if not isinstance(elbo, DifferentiableELBO):
         _set_up(vae, elbo, batch)
     return parameters, run

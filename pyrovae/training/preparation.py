@@ -106,7 +106,7 @@ def prepare(
     elbos = settings.objectives
     check_seed = derived_seed(settings.seed, "check") if settings.seed is not None else int(torch.randint(2**62, ()))
     epoch, first = first_batch(data.train, data.generators)
-    checks = PairChecks(vae, data.source, first, data.generators, check_seed)
+    checks = PairChecks(vae, first, data.generators, check_seed)
     parameters = checks.parameters(elbos.values(), settings.batch_size if epoch.smallest_share == 1 else None)
     all_of_pair = list(parameters.values())
     readings = [getattr(elbo, "reading", AS_IT_COMES) for elbo in elbos.values()]

@@ -46,7 +46,7 @@ class Steps:
         except ValueError as error:
             if isinstance(error, InputError) or not is_validation_error(error):
                 raise
-            raise FloatingPointError(self._diverged(index, batch, first_line(error))) from error
+            raise FloatingPointError(self._diverged(index, batch, first_line(error), error)) from error
         # Reading a GPU's numbers means waiting for it. A CPU's are read at once, so that a bad step is never taken.
         on_cpu, outcome = norm.device.type == "cpu", (loss, norm, count, *terms, *requests)
         if on_cpu:
@@ -103,6 +103,7 @@ class Steps:
                 raise FloatingPointError(self._diverged(step, batch, detail))
         return finite
 
-    def _diverged(self, step: int, batch: Batch, detail: str) -> str:
+    def _diverged(self, step: int, batch: Batch, detail: str, error: ValueError | None = None) -> str:
         where = f"loss or gradient is not finite at epoch {self.state.position.epoch}, step {step} ({detail})"
-        return one_line(f"{scale_hint_of(self.training.source, batch)}training diverged: {where}")
+        large = scale_hint_of(self.training.vae, self.training.source, batch, error)
+        return one_line(f"{large}training diverged: {where}")

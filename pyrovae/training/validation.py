@@ -76,7 +76,7 @@ class Validation:
             if isinstance(error, InputError) or not is_validation_error(error):
                 raise
             message = f"training diverged in epoch {epoch} ({first_line(error)})"
-            raise FloatingPointError(f"{scale_hint_of(self.source, chunk)}{message}") from error
+            raise FloatingPointError(f"{scale_hint_of(self.vae, self.source, chunk, error)}{message}") from error
         kl = terms.log_posterior - terms.log_prior
         return torch.tensor([terms.log_likelihood.sum().item(), kl.sum().item(), pair.batch], dtype=torch.float64)
 

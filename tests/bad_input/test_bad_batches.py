@@ -80,8 +80,8 @@ for likelihood, value, rule in (
 X, Y = torch.zeros(5, 3), torch.zeros(5, dtype=torch.long)
 labels = {"condition": pv.OneHot(3)}
 # `fit` accepts more labels than conditions: loaders of unconditional models yield them, too.
-add_batch("label: too many", (X, Y, Y), "y must hold 1 conditions, got 2", ESTIMATES, **labels)
-add_batch("label: missing", (X,), "y must hold 1 conditions, got 0", **labels)
+add_batch("label: too many", (X, Y, Y), "y must hold 1 condition, got 2", ESTIMATES, **labels)
+add_batch("label: missing", (X,), r"y must hold 1 condition, got 0: give y, as in \(x, y\)", **labels)
 for name, y, said in (
     ("too large", torch.tensor([0, 1, 2, 0, 3]), "y must lie in 0 ... 2, got 3 at index 4"),
     ("negative", torch.tensor([0, -1, 2, 0, 7]), "y must lie in 0 ... 2, got -1 at index 1"),

@@ -32,7 +32,7 @@ WEIGHED = ("log_marginal", "importance_bound", "evaluate")
 for name, said, uses in (
     ("crossing", 'plate must say which is the data plate: observed sites lie in "rows" and "columns", .+', ON_PAIRS),
     ("undeclared", 'every dimension of a site must be declared: site "x" has 3 values along dim -1, .+', ON_PAIRS),
-    ("no size", r'the value at site "z" must have the 4 data left of its 1 event dimensions, got shape .+', ON_PAIRS),
+    ("no size", r'the value at site "z" must have a dimension of the 4 data, left of its 1 event .+', ON_PAIRS),
     ("guide outside", OUTSIDE, ON_PAIRS),
     ("one for two", ONE_FOR_TWO, ON_PAIRS),
     ("guide observes", OBSERVES.format("y"), ON_PAIRS),
@@ -42,6 +42,7 @@ for name, said, uses in (
     ("no latent in the guide", LATENTS.format(""), ON_PAIRS),
     ("scale of the model", SCALES.format(4.0, 1.0), ON_PAIRS),
     ("scale of the guide", SCALES.format(1.0, 4.0), ON_PAIRS),
+    ("another size", 'the plate "data" must have one size, got 4 in the model and 6 in the guide .+', ON_PAIRS),
     ("no parameter", r"model and guide must register a parameter \(.+\), found none", ["fit"]),
     ("delta guide", NO_DENSITY.format("z", "is a point .+"), WEIGHED),
     (

@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -260,6 +261,41 @@ def test_a_dict_without_the_fields_of_a_vae_is_refused():
         assert refusal(call) == message
     vae = conditional_vae((pv.OneHot(3), pv.OneHot(3)))
     assert pv.log_marginal(vae, {"x": X, "y_1": Y, "y_2": Y}, num_samples=2).value.shape == (20,)
+
+
+@pytest.mark.parametrize("condition", [(), pv.OneHot(3)], ids=["no condition", "labels"])
+def test_what_only_a_training_takes_is_told_what_to_give_instead(condition):
+    vae, whole = conditional_vae(condition), TensorDataset(X, Y)
+    test = "test_x" + " and test_y" * bool(condition)
+    given = {pv.load((X.numpy(), Y.numpy())): f"give its {test}", DataLoader(whole): "give a batch of it"}
+    for data, remedy in given.items():
+        rule = f"x must be a tensor or an array, got a {type(data).__name__}: {remedy}"
+        for call in (
+            lambda data: pv.log_marginal(vae, data),
+            lambda data: pv.evaluate(vae.model, vae.guide, data),
+            lambda data: pv.compare(vae, data),
+            lambda data: pv.impute(vae, data),
+            lambda data: pv.diagnostics.active_units(vae, data),
+            vae.encode,
+            vae.reconstruct,
+        ):
+            assert refusal(call, data) == rule
+    assert pv.log_marginal(vae, whole, num_samples=2).value.shape == (20,)
+
+
+def test_a_program_of_ones_own_that_fails_at_a_data_set_is_told_what_to_give_instead():
+    pair = recording([])
+    said = refusal(pv.log_marginal, pair.model, pair.guide, pv.load(X.numpy()))
+    assert said.startswith("the pair does not run with these arguments: ")
+    assert said.endswith("; give its test_x")
+
+
+def test_a_frame_with_a_text_is_refused_with_its_column():
+    frame = pd.DataFrame({"a": [0.5, 0.7], "town": ["3", "Oslo"]})
+    rule = "x must be a frame of numbers, got 'Oslo' in column {}; pv.load reads frames with texts or missing cells"
+    assert refusal(as_tensor, "x", frame) == rule.format("'town'")
+    assert refusal(as_tensor, "x", frame["town"]) == rule.format("'town'")
+    assert refusal(as_tensor, "x", Frame(frame.to_numpy())) == rule.format("'b'")
 
 
 def test_the_programs_of_a_vae_take_their_own_dtype_alone():

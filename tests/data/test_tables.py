@@ -123,6 +123,25 @@ def test_continuous_columns_alone_are_standardised_by_their_observed_training_ce
     torch.testing.assert_close(data.in_file_units(data.train_x), raw.train_x, equal_nan=True)
 
 
+def test_rows_of_x_are_shown_by_the_names_and_in_the_units_of_the_file(people):
+    data = pv.load(people, missing="mask", label_column="group", standardise=True, shares=(1, 0, 0))
+    frame = data.to_pandas(data.train_x)
+    assert list(frame.columns) == ["age", "height", "smoker", "city", "income"]
+    assert frame["city"].tolist() == ["Bonn, am Rhein", "Paris", "Oslo", "Paris", "Oslo"]
+    assert frame["smoker"].tolist() == ["no", "yes", "no", "no", "yes"]
+    assert frame["height"].tolist() == pytest.approx([1.75, 1.62, 1.8, math.nan, 1.71], nan_ok=True)
+    hole = data.train_x.clone()
+    hole[1, 3] = math.nan
+    assert data.to_pandas(hole)["city"].isna().tolist() == [False, True, False, False, False]
+    for value in (1.53, 3.0, -1.0, math.inf):
+        hole[1, 3] = value
+        said = f"column 'city' must hold codes 0 ... 2 of its names, got {value:.4g}, as a mean of codes is"
+        assert refusal(data.to_pandas, hole) == said
+    assert refusal(data.to_pandas, hole[0]) == "x must be a tensor of shape (num, 5), got torch.float32 (5,)"
+    ring = pv.load("ring", num_train=10)
+    assert refusal(ring.to_pandas, ring.train_x) == "to_pandas needs the columns of a table, and ring has none"
+
+
 @pytest.mark.usefixtures("float64")
 def test_log_px_in_file_units_is_that_of_the_same_model_on_raw_data():
     """cells = sd x + mean: W, b and the scale of p(x|z) are mapped by hand, and log p(cells) is a known Gaussian."""

@@ -131,8 +131,10 @@ def test_cells_that_are_there_are_imputed_where_they_are_said_to_be_missing():
 
 def test_what_cannot_be_imputed_is_refused():
     vae, x = linear_vae(), holes(3, 3)
-    rule = 'must take a part of the data: an argument "mask", or NaN in x; where cells are left out, it draws nan'
-    assert refusal(pv.impute, small_vae((CELLS,)), x.float()) == f'the guide "VAE.guide" {rule}'
+    rule = (
+        "the VAE must take a part of the data, as it does with missing='mask'; where cells are left out, it draws nan"
+    )
+    assert refusal(pv.impute, small_vae((CELLS,)), x.float()) == rule
     assert refusal(pv.impute, vae, x.nan_to_num()) == "x must have a missing cell (NaN), and has none"
     assert "num_draws must be" in refusal(pv.impute, vae, x, num_draws=0)
     no_mean = small_vae((CELLS,), likelihood=Cauchy(), missing="mask")

@@ -104,7 +104,8 @@ def test_too_few_and_too_many_conditions_are_refused_by_number():
     for num, condition in enumerate(((), pv.OneHot(3), (pv.OneHot(3), pv.OneHot(3)))):
         vae = conditional_vae(condition)
         for given in {0, 1, 2, 3} - {num}:
-            message = f"y must hold {num} conditions, got {given}"
+            message = f"y must hold {num} condition{'' if num == 1 else 's'}, got {given}"
+            message += "" if given else f": give y, as in (x, {', '.join(['y'] * num)})"
             for method in (vae.model, vae.guide, vae.encode, vae.reconstruct, vae.check_data):
                 assert refusal(method, x, *[y] * given) == message
             assert refusal(vae.sample, BATCH, [y] * given) == message

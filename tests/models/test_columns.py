@@ -146,3 +146,16 @@ def test_families_in_another_order_than_the_columns_of_the_data_are_refused(tmp_
     )
     vae = small_vae((2,), likelihood=pv.Columns({"a": families["a"], "b": families["b"]}))
     assert len(pv.fit(vae, data, epochs=1).loss) == 1
+
+
+def test_one_family_of_ours_for_columns_of_several_kinds_is_warned_of(tmp_path):
+    """The codes 0, 1, 2 of a category would train as numbers without a word; one's own may know them."""
+    path = tmp_path / "people.csv"
+    path.write_text("age,town\n" + "".join(f"{i}.5,{('Bonn', 'Oslo', 'Paris')[i % 3]}\n" for i in range(30)))
+    data = pv.load(path, standardise=True)
+    said = "likelihood must be Columns for mixed data, to have a family for each kind of column, got Gaussian for all"
+    with pytest.warns(UserWarning, match=said):
+        pv.fit(small_vae((2,)), data, epochs=1)
+    own = type("Own", (pv.Gaussian,), {"__module__": "mine"})
+    pv.fit(small_vae((2,), likelihood=own(1.0)), data, epochs=1)
+    pv.fit(small_vae((2,)), data.train_x, epochs=1)  # which says nothing of its columns

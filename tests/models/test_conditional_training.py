@@ -111,8 +111,8 @@ def test_training_moves_the_samples_of_a_label_to_its_mode():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (lambda: ring().train_x, "y must hold 1 conditions, got 0"),
-        (lambda: [ring().train_x], "y must hold 1 conditions, got 0"),
+        (lambda: ring().train_x, "y must hold 1 condition, got 0: give y, as in (x, y)"),
+        (lambda: [ring().train_x], "y must hold 1 condition, got 0: give y, as in (x, y)"),
         (lambda: [(ring().train_x, ring().train_y[:5])], "y must have shape (60,), a label per datum, got (5,)"),
         (lambda: [(ring().train_x, ring().train_y + 1)], "y must lie in 0 ... 7, got 8 at index"),
         (
@@ -120,7 +120,7 @@ def test_training_moves_the_samples_of_a_label_to_its_mode():
             "y must be a tensor of integer labels, got torch.float",
         ),
         (lambda: ring().with_conditions(lambda x, y: y - 1), "y must lie in 0 ... 7, got -1 at index"),
-        (lambda: ring().with_conditions(lambda x, y: ()), "y must hold 1 conditions, got 0"),
+        (lambda: ring().with_conditions(lambda x, y: ()), "y must hold 1 condition, got 0: give y, as in (x, y)"),
     ],
 )
 def test_data_without_the_condition_are_refused_before_anything_is_trained(data, message):

@@ -217,7 +217,7 @@ def test_weights_that_are_not_contiguous_are_refused_as_the_store_would_copy_the
     encoder[0] = nn.Conv2d(2, 3, 2, stride=2).to(memory_format=torch.channels_last)
     vae = vae_of(encoder, decoder, event_shape)
     message = helpers.refusal(pv.fit, vae, torch.randn(6, *event_shape), epochs=1, progress=False)
-    assert "would never train: Pyro's param store holds a copy of it, because it is not contiguous" in message
+    assert "is not in Pyro's param store, which holds a copy of it, because it is not contiguous" in message
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import math
 from functools import partial
 
 import helpers
-import numpy as np
 import pyro
 import pytest
 import torch
@@ -162,9 +161,8 @@ def test_bad_settings_are_refused_in_one_line(settings, message):
         (torch.zeros(5, 4), r"x must have shape \(batch, 3\), got \(5, 4\)"),
         (torch.zeros(3), r"x must have shape \(batch, 3\), got \(3,\)"),
         (torch.zeros(0, 3), "x must hold at least one datum, got 0"),
-        (torch.zeros(5, 3, dtype=torch.uint8), "x must be a floating-point tensor, got torch.uint8"),
-        ([1.0], "x must be a floating-point tensor, got list"),
-        (np.zeros((5, 3), np.float32), "x must be a floating-point tensor, got an array of float32"),
+        (torch.zeros(5, 3).cfloat(), "x must be a floating-point tensor, got torch.complex64"),
+        (1.0, "x must be a floating-point tensor, got float"),
     ],
 )
 def test_data_that_do_not_fit_are_refused_by_every_method(x, message):
@@ -179,7 +177,10 @@ def test_data_that_do_not_fit_are_refused_by_every_method(x, message):
     [
         (torch.zeros(4, 3), "z must have shape (..., 2), got (4, 3)"),
         (torch.tensor(0.0), "z must have shape (..., 2), got ()"),
-        (torch.zeros(4, 2).double(), "z must be of torch.float32, as the parameters are, got torch.float64"),
+        (
+            1e9 + torch.arange(22.0).double().reshape(11, 2),
+            "z must be of torch.float32, got torch.float64, whose 1000000001.0 at index (0, 1) would lose digits in it",
+        ),
         (torch.zeros(4, 2).cfloat(), "z must be a tensor of real numbers, got torch.complex64"),
         ([0.0, 0.0], "z must be a tensor of real numbers, got list"),
         (torch.tensor([[0.0, math.nan]]), "z must be finite, got nan at index (0, 1)"),
@@ -201,7 +202,8 @@ def test_a_decoder_takes_the_shorter_codes_of_autocast():
         assert vae.encode(x).sample().dtype == torch.bfloat16
         assert vae.decode(vae.encode(x).sample()).batch_shape == (4,)
         assert math.isfinite(SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), Trace_ELBO()).step(x))
-    assert "z must be of torch.float32" in helpers.refusal(vae.decode, torch.zeros(4, 2).bfloat16())
+    z = torch.randn(4, 2).bfloat16()
+    assert torch.equal(vae.decode(z).mean, vae.decode(z.float()).mean)
 
 
 def test_within_a_program_values_are_not_read_twice_so_that_a_training_that_diverges_is_told_as_one():
@@ -233,4 +235,4 @@ def test_an_error_from_inside_a_program_is_one_line_without_pyros_shapes():
     vae = small_vae(condition=pv.OneHot(3))
     with pytest.raises(pv.InputError) as caught:
         pv.log_marginal(vae.model, vae.guide, torch.zeros(4, 3), num_samples=5)
-    assert str(caught.value) == "y must hold 1 conditions, got 0"
+    assert str(caught.value) == "y must hold 1 condition, got 0: give y, as in (x, y)"

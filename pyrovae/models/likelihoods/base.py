@@ -7,7 +7,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyrovae.common import InputError, first_line, is_validation_error, require, shown
+from pyrovae.common import InputError, first_line, is_asked, is_validation_error, require, shown
 from pyrovae.models.param_store import Module
 
 LIMIT = 15.0  # of the logarithm of a positive parameter: from 3e-7 to 3e6
@@ -59,7 +59,7 @@ class Likelihood(Module):
 
     def forward(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
         """Returns p(x|z) for the decoder's output, with an event of the `event_dim` rightmost dimensions of x."""
-        raise NotImplementedError
+        raise InputError(f"likelihood {type(self).__name__} must define forward(outputs, event_dim)")
 
     def check(self, x: Tensor) -> None:
         """Raises `InputError` unless this family can be trained on every element of `x`; all of them are finite."""
@@ -96,6 +96,8 @@ def distribution_of(
         given = ", ".join(("outputs", "event_dim", *("size_factor" for _ in size_factor)))
         raise InputError(f"{name} must have a forward that takes {given}: {first_line(error)}") from error
     except (ValueError, IndexError) as error:
+        if is_validation_error(error) and is_asked():
+            raise InputError(f"p(x|z) does not exist: {first_line(error)}") from error
         if isinstance(error, InputError) or is_validation_error(error):
             raise
         rule = f"{name} must take the outputs that its output_shape says, here {tuple(outputs.shape)}"

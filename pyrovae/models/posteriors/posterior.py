@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyrovae.common import require_size
+from pyrovae.common import InputError, require_size
 from pyrovae.models import priors
 from pyrovae.models.param_store import Module
 
@@ -51,7 +51,7 @@ class Posterior(Module):
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Returns q(z|x), with event shape `latent_shape`, for the encoder's output, `(..., *output_shape)`."""
-        raise NotImplementedError
+        raise InputError(f"posterior {type(self).__name__} must define forward(outputs)")
 
     def usual_prior(self) -> priors.Prior:
         """Returns the prior of a VAE that is given none: by default N(0, I)."""

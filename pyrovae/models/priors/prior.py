@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
+from pyrovae.common import InputError
 from pyrovae.models.param_store import Module
 
 # The type of the function from x to q(z|x) that a prior is given, of use to priors like Vamp.
@@ -32,7 +33,7 @@ class Prior(Module):
 
     def forward(self, encode: Encode) -> dist.TorchDistribution:
         """Returns p(z), with an empty batch shape and the event shape of z; `encode` maps x to q(z|x)."""
-        raise NotImplementedError
+        raise InputError(f"prior {type(self).__name__} must define forward(encode)")
 
     def sample(self, encode: Encode) -> Tensor:
         """Samples the model's latent sites within its data plate, and returns the z that the decoder takes.
