@@ -1,8 +1,11 @@
 """Decides whether the data of a pair may be cut into chunks: a datum's terms must be those that it has among all data.
 
-They are not if a program reads the whole batch, takes rows of something that it holds besides its arguments (a mask, a
-parameter for each datum), or if a matrix of one row for each datum belongs to all data. Whether that is so is seen in
-the log-weights of one chunk, at the same draws.
+They are not if a program reads the whole batch (its mean, its largest value, its first row), other rows of it (the next
+one) or the place of a row, if it takes rows of something that it holds besides its arguments (a mask, a parameter for
+each datum), or if a matrix of one row for each datum belongs to all data. Whether that is so is seen in the log-weights
+of the chunks, at the same draws: of a few data of all chunks, of more of some. The first and the last are among them: a
+row that is read by all others lies in one chunk at most, and the last chunk may be so small that it lacks what any
+other has.
 """
 
 from collections.abc import Callable
@@ -12,12 +15,14 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import first_line, is_out_of_memory, local_seed, warn
+from pyrovae.data import moved
 from pyrovae.evaluation.arguments import tensors_in
 from pyrovae.evaluation.chunks import Data, Opened
 from pyrovae.evaluation.rows import data_dim_of
 from pyrovae.programs import Pair, pair_at, run_pair
 
-DATA_COMPARED = 1_024  # of more data, the last so many stand for all, or fewer if memory does not suffice for them
+DATA_COMPARED = 1_024  # of more data, so many stand for all, or fewer if memory does not suffice for them
+CHUNKS_COMPARED = 8
 ROUNDINGS = 64  # units in the last place, by which the terms of a datum may differ
 LATENT_ROUNDINGS = 100  # times the effect of a few roundings of the latents, by which they may differ, too
 
@@ -61,32 +66,61 @@ def why_not_cut(model: Callable, guide: Callable, found: Opened, size: int) -> s
         return "their plate is not vectorized"
     if not any(map(data.is_data, tensors_in(data.whole))):
         return "no tensor among the arguments has a row for each"
-    most = max(2, min(DATA_COMPARED, found.pairs_in_memory))
-    compared = data.rows(max(0, data.size - most), data.size)
-    size = size if size < compared.size else compared.size // 2
-    part = compared.rows(compared.size - size, compared.size)  # the last ones: a program may well take the first
-    rows = slice(compared.size - size, compared.size)
     try:
         with local_seed(0):
-            whole = run_pair(model, guide, *compared.args, num_particles=1, reading=found.reading)
-            draws = rows_of_draws(whole.draws(), whole, slice(None), rows)
-            own = pair_at(model, guide, draws, *part.args, like=whole)
-            if own.batch != size:
-                return f"a part of {size:,} has {own.batch:,}"
-            ours, theirs = _terms(whole, rows), _terms(own, slice(None))
-            off = torch.where(ours == theirs, 0.0, (ours - theirs).abs())  # both may be -inf
-            allowed = ROUNDINGS * torch.finfo(ours.dtype).eps * _sizes(whole, rows)
-            if bool((off <= allowed).all()):
-                return None
-            moved = {name: _rounded(value) for name, value in draws.items()}
-            rounding = (_terms(pair_at(model, guide, moved, *part.args, like=whole), slice(None)) - theirs).abs()
-            if bool((off <= allowed + LATENT_ROUNDINGS * rounding.max()).all()):
-                return None
+            return _why_not_equal(model, guide, found, size)
     except Exception as error:  # a program may fail in any way on a part of what it needs
         if is_out_of_memory(error):
             raise
         return f"a part of them cannot be taken alone ({first_line(error)})"
-    return f"alone, a part of them has other log-weights than among all, by up to {off.max().item():.3g} nats"
+
+
+def _why_not_equal(model: Callable, guide: Callable, found: Opened, size: int) -> str | None:
+    """Returns how the terms of chunks differ from those that their data have among all, or None if they do not."""
+    args, chunks = _compared(found, size)
+    whole, first = run_pair(model, guide, *args, num_particles=1, reading=found.reading), 0
+    draws = whole.draws()
+    for chunk, is_compared in chunks:
+        rows = slice(first, first + chunk.size)
+        first = rows.stop
+        if not is_compared:
+            continue
+        own_draws = rows_of_draws(draws, whole, slice(None), rows)
+        own = pair_at(model, guide, own_draws, *chunk.args, like=whole)
+        if own.batch != chunk.size:
+            return f"a part of {chunk.size:,} has {own.batch:,}"
+        ours, theirs = _terms(whole, rows), _terms(own, slice(None))
+        off = torch.where(ours == theirs, 0.0, (ours - theirs).abs())  # both may be -inf
+        allowed = ROUNDINGS * torch.finfo(ours.dtype).eps * _sizes(whole, rows)
+        if bool((off <= allowed).all()):
+            continue
+        moved_draws = {name: _rounded(value) for name, value in own_draws.items()}
+        rounding = (_terms(pair_at(model, guide, moved_draws, *chunk.args, like=whole), slice(None)) - theirs).abs()
+        if not bool((off <= allowed + LATENT_ROUNDINGS * rounding.max()).all()):
+            return f"alone, a part of them has other log-weights than among all, by up to {off.max().item():.3g} nats"
+    return None
+
+
+def _compared(found: Opened, size: int) -> tuple[tuple, list[tuple[Data, bool]]]:
+    """Returns the arguments that stand for all data, and their chunks, each with whether it is compared.
+
+    Where there are more data than are run at once, chunks that are spread over them stand for all.
+    """
+    data, most = found.data, max(2, min(DATA_COMPARED, found.pairs_in_memory))
+    size = size if data.size <= most else min(size, most // 2)
+    chunks = list(data.in_chunks(size))
+    args = data.args
+    if data.size > most:
+        chunks = [chunks[place] for place in _spread(len(chunks), most // size)]
+        index = torch.cat([torch.arange(chunk.start, chunk.stop) for chunk in chunks])
+        args = moved(data.at(index), data.device)
+    compared = _spread(len(chunks), CHUNKS_COMPARED)
+    return args, [(chunk, place in compared) for place, chunk in enumerate(chunks)]
+
+
+def _spread(num: int, most: int) -> list[int]:
+    """Returns the places among `num` of the first, the last and some between, `most` in all."""
+    return torch.linspace(0, num - 1, min(num, most)).round().int().tolist()
 
 
 def _local_sites(pair: Pair) -> list[dict]:

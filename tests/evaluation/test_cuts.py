@@ -54,12 +54,11 @@ def assert_exact(model, guide, x, *args, expect_chunks=True):
     seen = []
     result = pv.log_marginal(sizes_of(model, seen), guide, *args, num_samples=200)
     torch.testing.assert_close(result.log_px, VAE.log_px(x).detach(), rtol=0, atol=1e-10)
-    rest = NUM % CHUNK  # the size of the last chunk
     if expect_chunks:
-        assert max(seen[seen.index(rest) :]) == rest
+        assert max(seen[seen.index(NUM % CHUNK) :]) == CHUNK  # after the cuts have been compared with the whole
         assert seen.count(CHUNK) > 8
     else:
-        assert rest not in seen
+        assert seen[-8:] == [NUM] * 8
 
 
 # What is cut ----------------------------------------------------------------------------------------------------------
@@ -227,6 +226,44 @@ def test_parameters_of_each_datum_are_found(x):
         assert_exact(generative, guide, x, x, expect_chunks=False)
 
 
+BATCH_READERS = {
+    "largest": lambda x: x.abs().max().expand(len(x)),
+    "first row": lambda x: x[:1].expand(len(x)),
+    "last row": lambda x: x[-1:].expand(len(x)),
+    "row in the middle": lambda x: x[len(x) // 2].expand(len(x)),
+    "row before": lambda x: torch.cat([x[:1], x[:-1]]),
+    "next row": lambda x: torch.cat([x[1:], x[-1:]]),
+    "rows before": lambda x: x.cumsum(0),
+    "rows to come": lambda x: x.flip(0).cumsum(0).flip(0),
+    "its own place": lambda x: torch.arange(len(x)).double(),
+    "its place from the end": lambda x: torch.arange(len(x)).flip(0).double(),
+    "how many values there are": lambda x: x.round().unique().numel() * torch.ones_like(x),
+}
+
+
+@pytest.mark.parametrize(("num", "compared"), [(129, 1_024), (200, 1_024), (200, 64)])
+@pytest.mark.parametrize("name", BATCH_READERS)
+def test_whatever_a_program_reads_of_the_batch_is_found(name, num, compared, monkeypatch):
+    """With the exact posterior given what is read, every weight is p(x) of the datum among all data."""
+    read, x = BATCH_READERS[name], torch.randn(num, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[num // 2] = 5.0
+    monkeypatch.setattr(cuts, "DATA_COMPARED", compared)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z + read(x), 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x - read(x)) / 1.25, 0.2**0.5))
+
+    with pytest.warns(UserWarning, match=f"all {num} data are taken at once"):
+        result = pv.log_marginal(model, guide, x, num_samples=4, chunk_size=None if compared > num else 16)
+    truth = dist.Normal(read(x), torch.tensor(1.25).double().sqrt()).log_prob(x)
+    torch.testing.assert_close(result.log_px, truth, rtol=0, atol=1e-10)
+
+
 def test_packed_sequences_run_whole():
     lengths = [2 + index % 3 for index in range(CHUNK + 2)]
     torch.manual_seed(suite_seed(3))
@@ -262,13 +299,14 @@ def test_a_pair_may_take_no_arguments(x):
 # The check itself -----------------------------------------------------------------------------------------------------
 
 
-def test_of_many_data_the_last_stand_for_all_and_the_check_costs_little(monkeypatch):
+def test_of_many_data_some_chunks_stand_for_all_and_the_check_costs_little(monkeypatch):
     monkeypatch.setattr(cuts, "DATA_COMPARED", 300)
+    few = CHUNK + 2_000 % CHUNK  # the first chunk and the last
     torch.manual_seed(suite_seed(4))
     many, seen = draw(VAE, 2_000), []
     pv.log_marginal(sizes_of(generative, seen), recognition, many, num_samples=64)
-    assert max(seen) == 300
-    assert seen.count(300) == 1
+    assert max(seen) == few
+    assert seen.count(few) == 1
     assert seen.count(CHUNK) < 2 * 2_000 / CHUNK * 4
 
 
