@@ -17,7 +17,7 @@ from pyrovae.objectives.estimator import (
     loss_in_chunks,
     loss_in_one_run,
 )
-from pyrovae.objectives.guide_checks import check_guide
+from pyrovae.objectives.guide_checks import check_guide, require_held_densities
 from pyrovae.objectives.learning_signal import learning_signal
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.scales import weighted_terms
@@ -238,6 +238,7 @@ class Objective(DifferentiableELBO):
             f'{name} differentiates densities at held draws, and site "{pair.moved}" is a map with parameters of other '
             "draws: use elbo, iwae, renyi, miwae or ciwae",
         )
+        require_held_densities(self, pair)
         for site_name, site in pair.guide_sites.items():
             if isinstance(base_of(site["fn"]), Delta) and not pair.guide_only:
                 require(

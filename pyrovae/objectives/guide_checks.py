@@ -7,7 +7,7 @@ import torch
 from pyrovae.common import require
 from pyrovae.objectives.estimator import coefficients_at_equal_weights
 from pyrovae.objectives.surrogate import sites_without_rsample
-from pyrovae.programs import Pair, enumerated_states, frames_of, mark_of
+from pyrovae.programs import Pair, enumerated_states, frames_of, mark_of, one_way_site
 
 INSTEAD = "mark it in the model alone and leave it out of the guide"
 
@@ -32,6 +32,23 @@ def check_guide(objective: Any, pair: Pair) -> None:
             f'{name} needs a reparameterised guide, and site "{without[0]}" has no rsample: use elbo, iwae, dreg, '
             "score_function, vimco or reweighted_wake_sleep, or of few values elbo_enumerated",
         )
+
+
+def require_held_densities(objective: Any, pair: Pair) -> None:
+    """Raises `InputError` if an objective needs the gradient of a density at held draws where there is none.
+
+    A transform without an inverse does not say what a held draw is made from once its parameters have moved.
+    """
+    held = one_way_site(pair.guide_sites)
+    if held is None:
+        return
+    name = type(objective).__name__
+    require(
+        coefficients_at_equal_weights(objective).is_total,
+        f"{name} differentiates densities at held draws, and {held}: use elbo, iwae, renyi, miwae or ciwae",
+    )
+    without = one_way_site({n: site for n, site in pair.guide_sites.items() if not site["fn"].has_rsample})
+    require(without is None, f"a site without rsample learns from its density at held draws, and {without}")
 
 
 def _check_mark(name: str, site: dict, pair: Pair) -> None:

@@ -13,7 +13,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-from pyrovae.common import InputError
+from pyrovae.common import InputError, first_line
 from pyrovae.programs.data_plates import DataPlate, by_datum, in_columns, inner_scale
 from pyrovae.programs.data_values import refuse_dtype
 from pyrovae.programs.enumerated_runs import is_summed
@@ -244,6 +244,9 @@ class Pair:
             log_prob = self._log_density(name, site)
         except ValueError as error:  # Pyro's validation, which does not name the site
             raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
+        except (KeyError, NotImplementedError) as error:  # a transform without an inverse, or what has no density
+            said = f"{type(error).__name__} {first_line(error)}".strip()
+            raise InputError(f'site "{name}" has no log-density at its value: {said}') from error
         except (RuntimeError, TypeError) as error:
             refuse_dtype(name, site, error)
             raise

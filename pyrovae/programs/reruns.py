@@ -14,6 +14,7 @@ from pyrovae.common import InputError, first_line, is_out_of_memory, require
 from pyrovae.programs.data_plates import data_plates
 from pyrovae.programs.enumerated_runs import is_summed
 from pyrovae.programs.layout import Layout, read_layout
+from pyrovae.programs.one_way_transforms import Remembering
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import Redrawn
 from pyrovae.programs.running import (
@@ -46,17 +47,18 @@ def pair_at(
     and subsamples are drawn first, and the draws are discarded (see `Choices`). For `recycles` see `Enumerating`.
     """
     shared = {} if like is None or redraw else dict(like.indices)
+    known = () if like is None else tuple(run.guide_sites for run in like.runs)
     if like is None or like.layout.is_vectorized:
         num_particles = len(next(iter(latents.values()))) if like is None else like.num_particles
         layout = Layout() if like is None else like.layout
         with particles(num_particles, layout), Given(shared):
             given = None if like is None else layout
-            return _at(model, guide, latents, args, kwargs, num_particles, given, redraw, recycles)[0]
+            return _at(model, guide, latents, args, kwargs, num_particles, given, redraw, recycles, known)[0]
     runs: list[Pair] = []
     for index in range(len(like.runs)):
         own = {name: z[index] if like.is_local(like.guide_sites[name]) else z for name, z in latents.items()}
         with Given({name: own.get(name, value) for name, value in shared.items()}):  # only the first run drew them
-            pair, traces = _at(model, guide, own, args, kwargs, 1, like.layout, redraw, recycles)
+            pair, traces = _at(model, guide, own, args, kwargs, 1, like.layout, redraw, recycles, known)
         runs.append(pair)
         shared = shared_draws(traces, pair) if index == 0 else shared
     return replace(runs[0], others=tuple(runs[1:]))
@@ -72,8 +74,9 @@ def _at(
     layout: Layout | None,
     redraw: bool,
     recycles: bool,
+    known: tuple[dict[str, dict], ...],
 ) -> tuple[Pair, tuple[poutine.Trace, poutine.Trace]]:
-    with Redrawn(latents) if redraw else nullcontext():
+    with Remembering(known), Redrawn(latents) if redraw else nullcontext():
         trace = poutine.trace(guide if redraw else _AtGivenLatents(guide, latents)).get_trace(*args, **kwargs)
         states = model if layout is None else with_all_states(model, layout, trace.nodes, recycles)
         model_trace = poutine.trace(poutine.replay(states, trace=trace)).get_trace(*args, **kwargs)
@@ -81,7 +84,7 @@ def _at(
     if layout is None:
         layout = simple_layout(model_sites, guide_sites)
         if layout.sums:
-            return _at(model, guide, latents, args, kwargs, num_particles, layout, redraw, recycles)
+            return _at(model, guide, latents, args, kwargs, num_particles, layout, redraw, recycles, known)
     plates, traces = data_plates(layout, model_sites, guide_sites), (model_trace, trace)
     return Pair(model_sites, guide_sites, num_particles, layout, plates, indices=subsample_indices(traces)), traces
 

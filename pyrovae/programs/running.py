@@ -33,6 +33,7 @@ from pyrovae.programs.enumerated_guide import AllValues, state_dims, with_means
 from pyrovae.programs.enumerated_runs import Enumerating
 from pyrovae.programs.known_layouts import LastRun, last_run, outline_of, reason_unsaid, remember, run_one_by_one
 from pyrovae.programs.layout import PARTICLES, Layout, Reading, read_layout
+from pyrovae.programs.one_way_transforms import Remembering
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import is_traced, restore_generators, saved_generators
 from pyrovae.programs.running_statistics import kept_statistics, restore_statistics, saved_statistics
@@ -301,7 +302,7 @@ def trace_of(
     program: Callable, args: tuple, kwargs: dict, num_particles: int | None, layout: Layout = _GUESS
 ) -> poutine.Trace:
     """Returns the trace of a program, with particles, or for None without their plate."""
-    with nullcontext() if num_particles is None else particles(num_particles, layout):
+    with Remembering(), nullcontext() if num_particles is None else particles(num_particles, layout):
         return poutine.trace(program).get_trace(*args, **kwargs)
 
 

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 from pyrovae.programs.supports import base_support, described
 
-_WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
+WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
 
 
 def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
@@ -28,7 +28,7 @@ def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
 
 def base_of(fn: TorchDistribution) -> TorchDistribution:
     """Returns the family of a distribution, without its `to_event`, `mask` and `expand`."""
-    while isinstance(fn, _WRAPPERS):
+    while isinstance(fn, WRAPPERS):
         fn = fn.base_dist
     return fn
 
@@ -74,7 +74,7 @@ def masks_of(site: dict) -> list[tuple[Tensor | bool, int]]:
     The number is how many dimensions an element of the value has to the right of the mask's own.
     """
     fn, found, depth = site["fn"], [(site["mask"], 0)], 0
-    while isinstance(fn, _WRAPPERS):
+    while isinstance(fn, WRAPPERS):
         if isinstance(fn, MaskedDistribution):
             found.append((fn._mask, depth))
         if isinstance(fn, Independent):
@@ -88,7 +88,7 @@ def is_masked(site: dict) -> bool:
     if site["mask"] is not None and site["mask"] is not True:
         return True
     fn = site["fn"]
-    while isinstance(fn, _WRAPPERS):
+    while isinstance(fn, WRAPPERS):
         if isinstance(fn, MaskedDistribution) and fn._mask is not True:
             return True
         fn = fn.base_dist
