@@ -60,8 +60,13 @@ def train_vae(
 
     out = run.out or usual_out(config)
     is_new, reached = not is_begun(out), _epochs_in(Path(out))
+    was, done = None if is_new else begun_config(Path(out)), 0
 
     def start(begun: "Run") -> None:
+        nonlocal done
+        done = len(begun.history.epoch)
+        if was is not None and was.epochs > begun.config.epochs:
+            print(f"shortened from {was.epochs} to {begun.config.epochs} epochs", flush=True)
         if run.resume and is_new:
             print(f"no run in {out} yet: a new one on {begun.config.dataset} begins", flush=True)
         elif not is_new:
@@ -81,7 +86,8 @@ def train_vae(
         history = trained.history
         print(history.table())
         epochs, seconds = counted(history.epoch[-1], "epoch"), sum(history.seconds)
-        print(f"\n{epochs} in {seconds:.1f} s; next: {command_for('evaluate', out)}")
+        now = f", {len(history.epoch) - done:,} of them in this call" if done else ""
+        print(f"\n{epochs} in {seconds:.1f} s{now}; next: {command_for('evaluate', out)}")
 
 
 def _epochs_in(folder: Path) -> int:

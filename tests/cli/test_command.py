@@ -210,6 +210,7 @@ def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
     longer = command_here("train", "--out", "run", "--epochs", 3, "--resume", cwd=tmp_path).stdout.splitlines()
     assert longer[0] == "resumes after epoch 1 of 3"
     assert longer[1] == "written before this run went on: evaluation.json; --overwrite replaces them"
+    assert re.match(r"3 epochs in \d+\.\d s, 2 of them in this call; next: ", longer[-1])  # not as if all were new
     assert json.loads((tmp_path / "run/evaluation.json").read_text())["epoch"] == 1
     assert (tmp_path / "run/report.md").read_text().splitlines()[0] == "# pinwheel, elbo, epoch 1"
     assert said("--out", "wrong", *flags, "--epochs", 1) == "no run in wrong yet: a new one on pinwheel begins"
@@ -221,8 +222,10 @@ def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Steps, "take", take_and_stop)
-        command_here("train", *flags, "--out", "new", "--epochs", 2, cwd=tmp_path)
-    assert said("--out", "new") == "resumes in epoch 1 of 2"
+        command_here("train", *flags, "--out", "new", "--epochs", 9, cwd=tmp_path)
+    shorter = command_here("train", "--out", "new", "--resume", "--epochs", 2, cwd=tmp_path).stdout.splitlines()
+    assert shorter[:2] == ["shortened from 9 to 2 epochs", "resumes in epoch 1 of 2"]
+    assert re.match(r"2 epochs in \d+\.\d s; next: ", shorter[-1])
     with (tmp_path / "new/metrics.jsonl").open("a") as file:
         file.write("{}\n" * 3)  # of epochs after its last checkpoint
     longer = ("--out", "new", "--epochs", 5)
