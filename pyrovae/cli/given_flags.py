@@ -71,8 +71,8 @@ def check_flags(main: Callable[..., None], words: Sequence[str], program: str) -
     negated = {flag.negated: flag for flag in flags.values() if flag.kind is bool}
     given: list[_Flag] = []
     needs_word = takes_words = False
-    for word in (*words, "--"):  # which ends the values of the last flag
-        if not word.startswith("--"):
+    for index, word in enumerate((*words, "--")):  # the last of which ends the values before it
+        if not _is_flag(word):
             if not takes_words and places:
                 given.append(places.pop(0))
             elif not takes_words:
@@ -84,7 +84,7 @@ def check_flags(main: Callable[..., None], words: Sequence[str], program: str) -
             needs_word, takes_words = False, given[-1].is_many
             continue
         require(not needs_word, f"{given[-1].name if given else ''} must have a value, got none")
-        if word == "--":
+        if index == len(words):
             break
         name, equals, value = word.partition("=")
         name = name.replace("_", "-")
@@ -96,10 +96,19 @@ def check_flags(main: Callable[..., None], words: Sequence[str], program: str) -
         given.append(flag)
         if equals:
             flag.check(value)
-        takes_words = not (equals or flag.is_switch)
-        needs_word = takes_words and not flag.is_many
+        needs_word = not (equals or flag.is_switch or flag.is_many)
+        takes_words = needs_word or flag.is_many
     missing = [flag.name if flag.is_place else flag.text for flag in required if flag not in given]
     require(not missing, f"{' and '.join(missing)} must be given: {usage}")
+
+
+def _is_flag(word: str) -> bool:
+    """Returns whether a word is read as a flag: it begins with a dash, and is no negative number."""
+    try:
+        float(word)
+    except ValueError:
+        return word.startswith("-") and word != "-"
+    return False
 
 
 def _flag_for(word: str, flags: Mapping[str, _Flag]) -> str:

@@ -37,6 +37,9 @@ SAID = {
     "race --budget hours": "budget must be one of epochs, seconds, decoder_calls, both, all; got 'hours'",
     "train --epochs": "epochs must have a value, got none",
     "train --out --resume": "out must have a value, got none",
+    "train --out -x": "out must have a value, got none",
+    "train -x": "pyrovae train has no flag -x; --help lists those that it has",
+    "train --": "pyrovae train has no flag --; --help lists those that it has",
     "train --resume yes": "resume takes no value, got 'yes': --resume or --no-resume",
     "train --standardise=False": "standardise takes no value, got 'False': --standardise or --no-standardise",
 }
@@ -55,7 +58,7 @@ def test_a_command_that_is_mistyped_is_refused_in_one_line(command, tmp_path):
     "command",
     [
         "train --dataset mine --latent_dim=2 --hidden --no-standardise --kinds a=count b=unit --no-header --epochs 0",
-        "train --dataset mine --max-grad-norm None --seed -1 --epochs 0 --header --layers 3 2",
+        "train --dataset mine --max-grad-norm None --seed -1 --epochs 0 --header --layers=3 2",
         "race --seeds 0 1 --objectives elbo --budget seconds --processes 0",
     ],
 )
