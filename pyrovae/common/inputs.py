@@ -154,9 +154,7 @@ def as_arguments(owner: object, args: tuple) -> tuple:
     """
     convert = getattr(owner, "convert_data", None)
     if convert is not None and len(args) == 1:
-        remedy = (
-            "" if isinstance(args[0], TensorDataset) else remedy_for(args[0], getattr(owner, "num_conditions", 0) > 0)
-        )
+        remedy = remedy_for(args[0], with_y=getattr(owner, "num_conditions", 0) > 0)
         require(not remedy, f"x must be a tensor or an array, got a {type(args[0]).__name__}: {remedy}")
         args = parts_of(owner, args[0])
     if convert is None:
@@ -207,9 +205,12 @@ def as_codes(z: Any, event_shape: tuple[int, ...], dtype: torch.dtype) -> Any:
 
 def remedy_for(value: object, with_y: bool = False) -> str:
     """Returns how to give the data that `value` has, if it is a data set or a loader; else no text."""
+    if is_array(value):
+        return ""
     if hasattr(value, "test_x"):
         return "give its test_x" + " and test_y" * with_y
-    return "give a batch of it" if isinstance(value, DataLoader | Dataset) else ""
+    has_batches = isinstance(value, DataLoader | Dataset) and not isinstance(value, TensorDataset)
+    return "give a batch of it" if has_batches else ""
 
 
 def parts_of(owner: object, value: object) -> tuple:

@@ -17,6 +17,7 @@ _DISTRIBUTIONS = tuple(str(Path(package.__path__[0])) for package in (torch.dist
 # Beyond about a hundred the usual initial weights overflow, and data that are scaled well do not reach fifty.
 MAX_SCALED_VALUE = 50.0
 MOST_SEEN = 100  # rows that are looked at as an encoder sees them, which may take far more memory than the data
+_NEGATIVE = re.compile(r"invalid values:.*(?<!e)-\d", re.DOTALL)
 _WHOLE = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64)
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {torch.bool, *_WHOLE, *_REAL, torch.complex64, torch.complex128}  # those that torch computes with
@@ -53,14 +54,11 @@ def _root_of(error: BaseException) -> BaseException:
 def scale_hint(pair: object, error: BaseException | None, *args: object) -> str:
     """Returns a hint to standardise data so large that networks overflow, for the start of an error; else no text.
 
-    `pair` is the pair or one of its programs, and `error` what it raised, if it raised anything. There is no hint where
-    that was a value outside a support, as data may be at any scale.
+    `pair` is the pair or one of its programs, and `error` what it raised, if it raised anything. There is no hint if
+    that does not come of an overflow.
     """
-    if error is not None:
-        text = str(_root_of(error))
-        is_outside = "Expected value argument" in text and "Real()" not in text
-        if is_outside or not is_validation_error(error):
-            return ""
+    if error is not None and not _is_overflow(error):
+        return ""
     for name, value in zip(("x", *"y" * len(args)), args, strict=False):
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             largest = _largest(value.detach())
@@ -69,6 +67,13 @@ def scale_hint(pair: object, error: BaseException | None, *args: object) -> str:
             if largest > MAX_SCALED_VALUE:
                 return f"{name} reaches {largest:.3g}: standardise it; "
     return ""
+
+
+def _is_overflow(error: BaseException) -> bool:
+    """Returns whether a distribution refused numbers that may have overflowed: no data, and no scale below 0."""
+    text = str(_root_of(error))
+    is_outside = "Expected value argument" in text or _NEGATIVE.search(text) is not None
+    return is_validation_error(error) and ("Real()" in text or not is_outside)
 
 
 def _largest(value: torch.Tensor) -> float:

@@ -106,6 +106,7 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
         try:
             pair = _two_particles(model, guide, reading, args, kwargs)
         except DrawsOutside:
+            check_finite_data(model, args)
             raise
         except InputError as error:
             check_data_values(model, args, error)

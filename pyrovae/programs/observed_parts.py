@@ -94,7 +94,9 @@ def check_guide_sees_parts(guide: Callable, part: tuple, whole: tuple | None = N
     that neither has an argument `mask` nor says `missing = "mask"` must then draw something else of the part: one that
     has its own numbers for each datum, as an autoguide, stays where it was fitted.
     """
-    if hasattr(getattr(guide, "__self__", None), "missing"):  # a VAE of ours
+    if takes_missing(guide):
+        rule = f'the guide "{name_of(guide)}" must draw numbers for a part of the data'
+    elif hasattr(getattr(guide, "__self__", None), "missing"):  # a VAE of ours
         rule = f"the VAE must take a part of the data, as it does with {setting('missing', 'mask')}"
     else:
         rule = f'the guide "{name_of(guide)}" must take a part of the data: an argument "mask", or NaN in x'

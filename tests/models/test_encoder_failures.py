@@ -2,6 +2,7 @@
 
 import re
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -55,6 +56,19 @@ def test_data_far_from_scaled_are_named_under_a_loss_of_pyros():
     with pytest.raises(FloatingPointError) as caught:
         compiled_step(small_vae((3,), missing="mask"), LARGE, Trace_ELBO())
     assert str(caught.value).startswith(SCALE)
+
+
+def test_a_scale_below_zero_is_not_due_to_the_size_of_the_data():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, -1.5e-5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    assert refusal(pv.log_marginal, model, guide, 300 + X[:, 0]).startswith("the pair does not run: ")
 
 
 @pytest.mark.parametrize("door", ["fit", "CompiledSVI", "log_marginal"])
