@@ -18,7 +18,7 @@ from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.estimate import Estimate, estimate_lines
 from pyrovae.evaluation.rows import as_rows, data_dim_of, from_rows, require_rows
 from pyrovae.evaluation.subsamples import check_subsamples
-from pyrovae.programs import Pair, gate, log_joint, pair_at, require_no_masks, run_pair, takes_pair
+from pyrovae.programs import Pair, gate, log_joint, one_way_site, pair_at, require_no_masks, run_pair, takes_pair
 
 # A guide's density takes a few numbers for each latent, a decoding a few for each pixel.
 DENSITIES_PER_DECODING = 64
@@ -273,6 +273,8 @@ def _check_pair(model: Callable, guide: Callable, found: Opened, chunks: list[Da
         gate.check_no_zero_weights(pair)
         # Without the observed sites: the density of the likelihood does not matter here.
         replace(pair, model_sites=pair.latent).check_densities()
+        held = one_way_site(pair.guide_sites)
+        require(held is None, f"q(z) needs each datum's density at the draws of others, and {held}")
         require_no_masks(pair, "q(z) needs latents that every datum has")
         first = first or {name: _rows(site, pair)[:1, :1] for name, site in pair.guide_sites.items()}
         here = {

@@ -23,6 +23,7 @@ from pyrovae.programs import (
     Reading,
     bijection_of,
     gate,
+    one_way_site,
     pair_of_sites,
     particles,
     sample_sites,
@@ -102,6 +103,8 @@ class AnnealedHMC:
         require(len(pair.latent) > 0, "the model must have a latent site, and has none")
         for site in pair.latent.values():
             bijection(site)
+        held = one_way_site(pair.guide_sites) if self.start == "guide" else None
+        require(held is None, f"chains from the guide need its density at other values, and {held}: start at the prior")
         pair.check_densities(auxiliary=self.start == "prior", normalised=self.normalised)
         for name, site in pair.latent.items() if self.start == "guide" else ():
             u = bijection(site).inv(site["value"])

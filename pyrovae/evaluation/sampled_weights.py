@@ -22,7 +22,7 @@ from pyrovae.compilation import Replay
 from pyrovae.evaluation.arguments import changeable, home_of, with_tensors
 from pyrovae.evaluation.chunks import COMPILE_PAIRS, DATA_PER_CHUNK, Data, Opened, check_chunk
 from pyrovae.evaluation.cuts import cut, rows_of_draws
-from pyrovae.programs import Pair, gate, guide_draws, pair_at, run_pair
+from pyrovae.programs import Pair, gate, guide_draws, one_way_site, pair_at, run_pair
 
 WEIGHTS_IN_MEMORY = 2**24  # numbers that are kept of draws at a time: 128 MB of log-weights
 
@@ -191,7 +191,9 @@ class _ChunkRuns:
             size = data.size
         whole: Tensors = ()
         with pyro.validation_enabled(False):
-            pieces = self._looped if not self.found.pair.layout.is_vectorized else self._of_draws
+            pair = self.found.pair
+            in_order = not pair.layout.is_vectorized or one_way_site(pair.guide_sites) is not None
+            pieces = self._looped if in_order else self._of_draws
             for at, part in pieces(data, num_particles, particles, size):
                 whole = whole or _empty_like(part, num_particles, data.size)
                 _put(whole, at, part)

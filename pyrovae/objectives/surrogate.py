@@ -17,11 +17,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pyrovae.common import require
 from pyrovae.objectives.coefficients import Coefficients, weighted_sum
 from pyrovae.objectives.pair_call import PairCall
 from pyrovae.objectives.prior_paths import prior_path_sum
 from pyrovae.objectives.scales import WeightedTerms, weighted_terms
-from pyrovae.programs import EnumeratedPair, Pair
+from pyrovae.programs import EnumeratedPair, Pair, one_way_site
 
 
 class GivesCoefficients(Protocol):
@@ -57,6 +58,8 @@ def surrogate_sum(call: PairCall, pair: Pair, terms: WeightedTerms, coefficients
     if coefficients.is_total:
         # The total derivative: the graph of the one run has it all.
         return _with_rest(weighted_sum(model, terms.log_weights), pair, terms, coefficients)
+    held = one_way_site(pair.guide_sites)  # as a guide may take up another transform after the pair was checked
+    require(held is None, f"a density is differentiated at held draws, and {held}")
     draws = pair.draws()
     shared = {name for name, z in draws.items() if not pair.is_local(pair.guide_sites[name])}
     local = [name for name in draws if name not in shared and pair.guide_sites[name]["fn"].has_rsample]

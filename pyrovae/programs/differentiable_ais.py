@@ -31,6 +31,7 @@ from pyrovae.common import (
 )
 from pyrovae.programs import gate
 from pyrovae.programs.calling import is_pair
+from pyrovae.programs.one_way_transforms import one_way_site
 from pyrovae.programs.pair import Pair, ProgramPair
 from pyrovae.programs.running import Given, subsample_indices
 from pyrovae.programs.running_statistics import kept_statistics
@@ -294,6 +295,8 @@ def _latents(pair: Pair) -> dict[str, dict]:
     for name in pair.guide_only:
         require(False, f'{SAID} of its density under the guide, which makes it of the auxiliary site "{name}"')
     require(len(pair.latent) > 0, f"{SAID}, and the model has none")
+    held = one_way_site(pair.guide_sites)
+    require(held is None, f"{SAID} of the guide's density, and {held}")
     for name, site in pair.latent.items():
         start = pair.guide_sites[name]
         require(pair.is_local(site), f'{SAID} for each datum, and the site "{name}" lies outside the data plate')

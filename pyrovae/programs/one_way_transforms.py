@@ -11,15 +11,15 @@ import dis
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.transforms import BatchNorm
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import ComposeTransform, Transform, TransformedDistribution
-from torch.distributions.transforms import _InverseTransform
+from torch.distributions import CatTransform, ComposeTransform, StackTransform, Transform, TransformedDistribution
+from torch.distributions.transforms import IndependentTransform, _InverseTransform
 
 from pyrovae.common import InputError, require
 from pyrovae.programs.sites import WRAPPERS, base_of
@@ -35,14 +35,14 @@ def one_way_site(sites: Mapping[str, dict]) -> str | None:
     """Describes the first site that is drawn through a transform without an inverse, or returns None."""
     for name, site in sites.items():
         for transform in _transforms_of(site["fn"]):
-            if isinstance(transform, _Remembered) and is_one_way(transform.inner):
-                return f'site "{name}" is drawn through {_kind(transform.inner)}, which has no inverse'
+            if is_one_way(transform):
+                return f'site "{name}" is drawn through {_kind(transform)}, which has no inverse'
     return None
 
 
 def is_one_way(transform: Transform) -> bool:
     """Returns True if a transform, or a part of it, does not implement its inverse."""
-    return any(_has_no_inverse(type(part)) for part in _parts(transform))
+    return any(_has_no_inverse(cast(Any, type(part))) for part in _parts(transform))
 
 
 class Remembering(Messenger):
@@ -62,7 +62,8 @@ class Remembering(Messenger):
         if not msg["done"]:
             _check_drawn(msg["name"], transforms)
         if any(map(is_one_way, transforms)):
-            earlier = [_transforms_of(sites[msg["name"]]["fn"]) for sites in self.known if msg["name"] in sites]
+            runs = [_transforms_of(sites[msg["name"]]["fn"]) for sites in self.known if msg["name"] in sites]
+            earlier = [each for each in runs if len(each) == len(transforms)]
             msg["fn"] = _remembering(msg["fn"], msg["name"], msg["fn"].event_dim, earlier)
 
 
@@ -81,21 +82,30 @@ def _check_drawn(name: str, transforms: Iterable[Transform]) -> None:
 
 
 def _transforms_of(fn: TorchDistribution) -> list[Transform]:
+    """Returns the transforms of a distribution, those nearest to its values first where it is one of another."""
+    found: list[Transform] = []
     base: Any = base_of(fn)
-    return base.transforms if isinstance(base, TransformedDistribution) else []
+    while isinstance(base, TransformedDistribution):
+        found += base.transforms
+        base = base_of(base.base_dist)  # type: ignore[arg-type]
+    return found
 
 
-def _remembering(fn: Any, name: str, event_dim: int, earlier: list[list[Transform]]) -> Any:
-    """Returns a copy of a distribution, of which only the transforms are others."""
-    new = copy.copy(fn)
-    if isinstance(fn, WRAPPERS):
-        new.base_dist = _remembering(fn.base_dist, name, event_dim, earlier)
-        return new
-    same = [each for each in earlier if len(each) == len(fn.transforms)]
-    new.transforms = [
-        _Remembered(getattr(inner, "inner", inner), name, event_dim, [each[place] for each in same])
-        for place, inner in enumerate(fn.transforms)
-    ]
+def _remembering(fn: Any, name: str, event_dim: int, earlier: list[list[Transform]], first: int = 0) -> Any:
+    """Returns a copy of a distribution, of which only the transforms are others.
+
+    `earlier` are the transforms of the site's earlier runs, and `first` is the place among them of those of `fn`.
+    """
+    if not isinstance(fn, (*WRAPPERS, TransformedDistribution)):
+        return fn
+    new: Any = copy.copy(fn)
+    if isinstance(fn, TransformedDistribution):
+        new.transforms = [
+            _Remembered(getattr(inner, "inner", inner), name, event_dim, [each[place] for each in earlier])
+            for place, inner in enumerate(fn.transforms, first)
+        ]
+        first += len(fn.transforms)
+    new.base_dist = _remembering(fn.base_dist, name, event_dim, earlier, first)
     return new
 
 
@@ -199,9 +209,9 @@ def _parts(transform: Transform) -> Iterator[Transform]:
     elif isinstance(transform, ComposeTransform):
         for part in transform.parts:
             yield from _parts(part)
-    elif hasattr(transform, "base_transform"):
+    elif isinstance(transform, IndependentTransform):
         yield from _parts(transform.base_transform)
-    elif isinstance(getattr(transform, "transforms", None), list):  # those of CatTransform and StackTransform
+    elif isinstance(transform, CatTransform | StackTransform):
         for part in transform.transforms:
             yield from _parts(part)
     else:
@@ -209,7 +219,7 @@ def _parts(transform: Transform) -> Iterator[Transform]:
 
 
 @functools.lru_cache(maxsize=256)
-def _has_no_inverse(kind: type[Transform]) -> bool:
+def _has_no_inverse(kind: Any) -> bool:
     """Returns True if `_inverse` does nothing but raise: to call it may change what the transform remembers."""
     return kind is not _InverseTransform and _never_returns(kind._inverse)
 
@@ -220,5 +230,5 @@ def _never_returns(function: Callable) -> bool:
 
 
 def _kind(transform: Transform) -> str:
-    part = next((part for part in _parts(transform) if _has_no_inverse(type(part))), transform)
+    part = next((part for part in _parts(transform) if is_one_way(part)), transform)
     return type(part).__name__

@@ -242,6 +242,8 @@ class Pair:
         """Returns a site's log-densities under its mask, one for each of its elements."""
         try:
             log_prob = self._log_density(name, site)
+        except InputError:
+            raise
         except ValueError as error:  # Pyro's validation, which does not name the site
             raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
         except (KeyError, NotImplementedError) as error:  # a transform without an inverse, or what has no density

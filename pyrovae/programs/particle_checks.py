@@ -4,6 +4,7 @@ A network that does something across its leading dimensions (a softmax over dim 
 particles, and gives other numbers.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pyrovae.common import InputError, warn
 from pyrovae.programs.independence_checks import Woven
 from pyrovae.programs.known_layouts import run_one_by_one
 from pyrovae.programs.layout import Reading, frames_of
+from pyrovae.programs.one_way_transforms import NoInverse
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import random_mark
 from pyrovae.programs.reruns import pair_at
@@ -91,7 +93,12 @@ def _alone(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: di
                 return {"is_independent": True}
     before = random_mark()
     latents = {name: first_particle(pair, site) for name, site in pair.guide_sites.items()}
-    alone = _without_particles(model, guide, latents, pair, args, kwargs)
+    try:
+        alone = _without_particles(model, guide, latents, pair, args, kwargs)
+    except NoInverse:  # alone, the guide's transform makes other draws
+        if random_mark() == before:
+            raise _Differs("guide", math.inf) from None
+        return {}
     if random_mark() != before:  # a program that draws more than its latents: no two runs have one density
         return {}
     rounding = None

@@ -21,6 +21,7 @@ from torch.distributions.transforms import AffineTransform
 from torch.types import _size
 
 from pyrovae.common import InputError, require, require_callable, require_number
+from pyrovae.programs.one_way_transforms import one_way_site
 from pyrovae.programs.sites import base_of, has_real_support
 from pyrovae.programs.supports import EitherOf, contains, log_density
 
@@ -111,6 +112,8 @@ def defensive(model: Callable, guide: Callable, prior_weight: float = 0.1) -> Ca
                     if msg["name"] not in priors:
                         raise InputError(f'defensive needs the prior of site "{msg["name"]}", and the model has none')
                     fn = cast(TorchDistribution, msg["fn"])
+                    held = one_way_site({msg["name"]: cast(dict, msg)})
+                    require(held is None, f"defensive needs the guide's density at draws of the prior, and {held}")
                     msg["fn"] = _Defensive(fn, priors[msg["name"]], prior_weight)
 
         with Mix():
