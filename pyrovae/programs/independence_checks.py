@@ -7,6 +7,7 @@ each datum alone is no bound then. A site outside the plate that reads local dra
 
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from pyrovae.common import InputError
 from pyrovae.programs.enumerated_guide import state_dims
 from pyrovae.programs.enumeration import elements_of
 from pyrovae.programs.layout import frames_of
+from pyrovae.programs.one_way_transforms import NoInverse
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import restore_generators, saved_generators
 from pyrovae.programs.reruns import pair_at
@@ -103,13 +105,19 @@ def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: d
 
     with torch.no_grad(), pyro.validation_enabled(False):
         woven = None if pair.is_independent else Woven.of(pair)
-        if woven is None or woven.agrees(run(woven.latents)):
+        if woven is None or _agrees(woven, run):
             del others[0]
         if not others:
             return Coupled()
-        before, rounded = _terms(run(draws)), None
+        try:
+            before, rounded = _terms(run(draws)), None
+        except NoInverse:
+            return Coupled()  # no two runs have one density
         for half, other in itertools.product(halves, others):
-            after = _terms(run(_with_others_latents(pair, draws, other, half)))
+            try:
+                after = _terms(run(_with_others_latents(pair, draws, other, half)))
+            except NoInverse as error:  # beside these latents, the transform makes other draws of the same numbers
+                return Coupled(inside=f'site "{error.site}" of the guide')
             inside = {
                 name: torch.where(half.to(term.device), term, after.inside[name])
                 for name, term in before.inside.items()
@@ -129,6 +137,12 @@ def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: d
             if found != Coupled():
                 return found
     return Coupled()
+
+
+def _agrees(woven: Woven, run: Callable[[dict[str, Tensor]], Pair]) -> bool:
+    with suppress(NoInverse):
+        return woven.agrees(run(woven.latents))
+    return False
 
 
 def _moved(

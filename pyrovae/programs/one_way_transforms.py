@@ -28,7 +28,14 @@ ROUNDINGS = 8  # by which a value may differ from a draw, and still be that draw
 
 
 class NoInverse(InputError):
-    """A density was asked for at a value that a transform without an inverse has not made."""
+    """A density was asked for at a value that a transform without an inverse has not made; `site` is where."""
+
+    def __init__(self, site: str, transform: Transform) -> None:
+        super().__init__(
+            f'site "{site}" has a density at its own draws alone, as {_kind(transform)} has no inverse, and it was '
+            "asked for at another value"
+        )
+        self.site = site
 
 
 def one_way_site(sites: Mapping[str, dict]) -> str | None:
@@ -65,6 +72,20 @@ class Remembering(Messenger):
             runs = [_transforms_of(sites[msg["name"]]["fn"]) for sites in self.known if msg["name"] in sites]
             earlier = [each for each in runs if len(each) == len(transforms)]
             msg["fn"] = _remembering(msg["fn"], msg["name"], msg["fn"].event_dim, earlier)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        # To its own draw a transform with a memory gives back what it was made from, for which no gradient was kept.
+        if not msg["is_observed"] and _learns_from_memory(msg["fn"]):
+            msg["value"] = msg["value"].detach()
+
+
+def _learns_from_memory(fn: TorchDistribution) -> bool:
+    """Returns True if a site without rsample would not learn the parameters of its transforms."""
+    transforms = _transforms_of(fn)
+    if not transforms or fn.has_rsample or any(map(is_one_way, transforms)):
+        return False
+    parts = [part for transform in transforms for part in _parts(transform)]
+    return any(part._cache_size and vars(part).keys() - vars(Transform(part._cache_size)).keys() for part in parts)
 
 
 def _check_drawn(name: str, transforms: Iterable[Transform]) -> None:
@@ -157,10 +178,7 @@ class _Remembered(Transform):
             if not torch.allclose(again, y, rtol=allowed, atol=allowed, equal_nan=True):
                 x = None
         if x is None:
-            raise NoInverse(
-                f'site "{self.name}" has a density at its own draws alone, as {_kind(self.inner)} has no inverse, and '
-                "it was asked for at another value"
-            )
+            raise NoInverse(self.name, self.inner)
         self._log_det = self.inner.log_abs_det_jacobian(x, again)
         return x
 

@@ -247,8 +247,7 @@ class Pair:
         except ValueError as error:  # Pyro's validation, which does not name the site
             raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
         except (KeyError, NotImplementedError) as error:  # a transform without an inverse, or what has no density
-            said = f"{type(error).__name__} {first_line(error)}".strip()
-            raise InputError(f'site "{name}" has no log-density at its value: {said}') from error
+            raise InputError(f'site "{name}" has no log-density at its value: {first_line(error)}') from error
         except (RuntimeError, TypeError) as error:
             refuse_dtype(name, site, error)
             raise

@@ -93,14 +93,13 @@ def _alone(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: di
                 return {"is_independent": True}
     before = random_mark()
     latents = {name: first_particle(pair, site) for name, site in pair.guide_sites.items()}
-    try:
-        alone = _without_particles(model, guide, latents, pair, args, kwargs)
-    except NoInverse:  # alone, the guide's transform makes other draws
-        if random_mark() == before:
-            raise _Differs("guide", math.inf) from None
-        return {}
+    alone = _without_particles(model, guide, latents, pair, args, kwargs)
     if random_mark() != before:  # a program that draws more than its latents: no two runs have one density
         return {}
+    try:
+        alone.terms()
+    except NoInverse:  # alone, a transform makes other draws of the same numbers
+        raise _Differs("guide", math.inf) from None
     rounding = None
     for program, ours, theirs in (
         ("model", _log_p(pair)[0], _log_p(alone)),
