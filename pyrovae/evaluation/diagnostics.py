@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -52,8 +53,8 @@ def elbo_terms(model: Callable, guide: Callable, *args: object, num_particles: i
         True
     """
     check_args(model, args)
-    pair = run_pair(model, guide, *args, num_particles=num_particles)
-    gate.check_once(model, guide, None, pair, args, {})
+    run = partial(run_pair, model, guide, *args, num_particles=num_particles)
+    pair = gate.checked_run(run, model, guide, None, args, {})
     require_rows("elbo_terms", pair.layout, "use importance_bound, with one particle", vectorized=False)
     terms: PairTerms = pair.terms()
     reconstruction, kl = terms.log_likelihood.mean(0), (terms.log_posterior - terms.log_prior).mean(0)
@@ -211,8 +212,8 @@ def active_units(model: Callable, guide: Callable, *args: object) -> int:
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     num_draws = DRAWS_PER_DATUM if num_data >= MANY_DATA else 16 * DRAWS_PER_DATUM
     for chunk in cut(model, guide, found, DATA_PER_CHUNK).in_chunks(DATA_PER_CHUNK):
-        pair = run_pair(model, guide, *chunk.args, num_particles=num_draws)
-        gate.check_once(model, guide, None, pair, chunk.args, {})
+        run = partial(run_pair, model, guide, *chunk.args, num_particles=num_draws)
+        pair = gate.checked_run(run, model, guide, None, chunk.args, {})
         draws, has = (_coordinates(pair, part) for part in (_mean_or_draw, _has))
         parts.append(_moments(draws, has))
     means, variances, counts = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -44,6 +44,7 @@ class PairCall:
     choices: Choices = field(init=False)
     shared_draws: list | None = None
     other_generators: tuple | None = None
+    has_run: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.choices = Choices(self.model, self.guide)
@@ -58,7 +59,8 @@ class PairCall:
         if known is not None and not known.fits(pair.layout):
             restore_statistics(statistics)
             return self.run(num_particles, once)  # the plates have changed, and what was found out took random numbers
-        if gate.check_once(self.model, self.guide, self.needs, pair, self.args, self.kwargs):
+        is_new_step, self.has_run = not self.has_run, True
+        if gate.check_once(self.model, self.guide, self.needs, pair, self.args, self.kwargs, is_new_step):
             return pair
         restore_statistics(statistics)
         if start is not None:

@@ -1,17 +1,22 @@
 """One gate for every entrance: checks that a pair can give what is asked of it, in training or in measuring.
 
 An objective's loss, `fit`, `CompiledSVI`, `compare`, `race` and all estimates of log p(x) come through here. A check
-takes several runs of the pair, and is done once for each structure: the pair's programs, the kinds of its sites, which
-of them are unmasked where a latent is masked, and what is asked. A step of plain SVI only asks whether the structure is
-known.
+takes several runs of the pair. What it finds is so of its data and of the parameters as they are: a coupling of the
+data may begin at 0, or in later rows. An estimate therefore checks all data that it is of, whatever was found before. A
+step of plain SVI is checked if it is the first of its structure: the pair's programs, the kinds of its sites, which of
+them are unmasked where a latent is masked, and what is asked. It is again if its number is a power of two, or if it has
+twice the data that were checked.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import pyro
+import torch
 from torch import Tensor
 
 from pyrovae.common import (
@@ -36,13 +41,13 @@ from pyrovae.programs.sites import base_of, is_autoencoder, is_masked
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
 from pyrovae.programs.sum_checks import check_sums
 from pyrovae.programs.support_checks import (
+    NEVER_DRAWN,
     DrawsOutside,
     check_no_zero_weights,
     families_drawn_outside,
     never_drawn,
 )
 
-T = TypeVar("T")
 RUNS_TO_GET_OUTSIDE = 20  # of the pair, where the guide may draw what the prior cannot give, as one draw may not show
 
 
@@ -113,33 +118,30 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
             raise
         if bool(pair.terms().log_weights.isnan().any()):
             check_finite_data(model, args)
-        if not _is_known(model, guide, None, pair):
-            check_parameters(pair.parameters, model, guide, args, kwargs)
-            check_auxiliary(pair, guide, args, kwargs)
-            _check_draws_outside(pair, model, guide, reading, args, kwargs)
-            check_masks(pair, model, guide, args, kwargs)
-            check_sums(pair, model, guide, args, kwargs)
-            _remember(model, guide, None, pair)
+        check_parameters(pair.parameters, model, guide, args, kwargs)
+        check_auxiliary(pair, guide, args, kwargs)
+        _check_draws_outside(pair, model, guide, reading, args, kwargs)
+        check_masks(pair, model, guide, args, kwargs)
+        check_sums(pair, model, guide, args, kwargs)
+        _remember(model, guide, None, pair)
         if needs is not None:
-            _ask(pair, model, guide, needs, args, kwargs)
+            found = coupled(pair, model, guide, args, kwargs)
+            moved = moved_point(pair, guide, args, kwargs)
+            pair = replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside, moved=moved)
+            needs.check(pair)
+            _remember(model, guide, needs, pair)
     return pair
 
 
-def check_again(pair: Pair, model: Callable, guide: Callable, needs: Needs, *args, **kwargs) -> Pair:
-    """Checks that a pair gives what `needs` asks for, where `check` returned `pair` for the same arguments and reading.
+def check_again(pair: Pair, model: Callable, guide: Callable, needs: Needs) -> Pair:
+    """Checks that a pair gives what `needs` asks for, where `check` returned `pair` for other needs of that reading.
 
     Returns the pair, and raises `InputError` as `check` does, without another run of it.
     """
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
-        _ask(pair, model, guide, needs, args, kwargs)
-    return pair
-
-
-def _ask(pair: Pair, model: Callable, guide: Callable, needs: Needs, args: tuple, kwargs: dict) -> None:
-    found = _found_once(coupled, pair, model, guide, lambda: coupled(pair, model, guide, args, kwargs))
-    moved = _found_once(moved_point, pair, model, guide, lambda: moved_point(pair, guide, args, kwargs))
-    needs.check(replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside, moved=moved))
+        needs.check(pair)
     _remember(model, guide, needs, pair)
+    return pair
 
 
 def _two_particles(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:
@@ -174,38 +176,75 @@ def _check_draws_outside(
     known |= families
 
 
-def check_once(model: Callable, guide: Callable, needs: Needs | None, pair: Pair, args: tuple, kwargs: dict) -> bool:
-    """Calls `check` unless a pair of this structure has passed it; `pair` is a run of it as it is now.
+def check_once(
+    model: Callable,
+    guide: Callable,
+    needs: Needs | None,
+    pair: Pair,
+    args: tuple,
+    kwargs: dict,
+    is_new_step: bool = True,
+) -> bool:
+    """Calls `check` at the steps of a training that are to be checked; `pair` is a run of it as it is now.
 
-    Returns False if the check found that particles must be run one after another, which those of `pair` were not.
+    Returns False if the check found that particles must be run one after another, which those of `pair` were not. With
+    `is_new_step` False it is another run of the step before.
     """
-    if is_traced() or _is_last(model, guide, needs, pair):  # while a graph is traced, the eager step was checked
+    if is_traced():  # while a graph is traced, the eager step was checked
+        return True
+    is_estimate = isinstance(needs, Weights | None)
+    is_due = is_new_step and (_is_due(model, guide, needs) or (is_estimate and not torch.is_grad_enabled()))
+    if not is_due and _is_last(model, guide, needs, pair):
         return True
     is_known = _is_known(model, guide, needs, pair)
-    if not is_known:
+    if is_due or not is_known:
         try:
-            checked = check(model, guide, needs, *args, **kwargs)
+            with _without_what_was_said() if is_known else nullcontext():
+                checked = check(model, guide, needs, *args, **kwargs)
         except DrawsOutside:
             # A training that has passed goes on at another length, as it would if that had come before: a resumed one
             # meets again what the one before it has passed, at other parameters.
-            if isinstance(needs, Weights | None) or not families_drawn_outside(pair) <= _drawn_outside(model, guide):
+            if is_estimate or not families_drawn_outside(pair) <= _drawn_outside(model, guide):
                 raise
             return True
+        except InputError as error:
+            if is_known and is_validation_error(error):  # a training that diverges says so by itself
+                return True
+            raise
         _remember(model, guide, needs, pair)
+        if pair.layout.is_vectorized and not checked.layout.is_vectorized:
+            return False
     _remember_last(model, guide, needs, pair)
-    return is_known or checked.layout.is_vectorized or not pair.layout.is_vectorized
+    return True
 
 
-def _found_once(what: Callable, pair: Pair, model: Callable, guide: Callable, find: Callable[[], T]) -> T:
-    """Returns what `find` does, which is called once for each structure."""
-    key = (what.__name__, *_names(model, guide), _structure(pair))
+def checked_run(
+    run: Callable[[], Pair], model: Callable, guide: Callable, needs: Needs | None, args: tuple, kwargs: dict
+) -> Pair:
+    """Returns what `run` does, a run of the pair that `check_once` has taken, if need be one particle after another."""
+    pair = run()
+    return pair if check_once(model, guide, needs, pair, args, kwargs) else run()
+
+
+@contextmanager
+def _without_what_was_said() -> Iterator[None]:
+    """Drops the warning that a training gets when its structure is checked for the first time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", NEVER_DRAWN)
+        yield
+
+
+@contextmanager
+def checking_again() -> Iterator[None]:
+    """Lets every step within the block be checked, as those of a graph are not seen here and cannot be counted."""
+    token = _checks_again.set(True)
     try:
-        known = _known_of(model, guide)
-    except TypeError:  # a program that cannot be hashed, or not be referred to weakly
-        known = {}
-    if key not in known:
-        known[key] = find()
-    return known[key]
+        yield
+    finally:
+        _checks_again.reset(token)
+
+
+_checks_again: ContextVar[bool] = ContextVar("_checks_again", default=False)
 
 
 # Structures that were checked -----------------------------------------------------------------------------------------
@@ -247,10 +286,19 @@ def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> t
 
 def _is_known(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
     try:
-        known, key = _known_of(model, guide), _key(model, guide, needs, pair)
-        return key in known and _is_part(exposed(pair), known[key])
+        shown, most = _known_of(model, guide).get(_key(model, guide, needs, pair), (None, 0))
+        return pair.batch < 2 * most and _is_part(exposed(pair), shown)
     except TypeError:  # a program that cannot be referred to weakly, or an objective that cannot be hashed
         return False
+
+
+def _is_due(model: Callable, guide: Callable, needs: Needs | None) -> bool:
+    """Counts the steps of a pair, and returns whether the number of this one is a power of two, from the second on."""
+    with suppress(TypeError):
+        known, key = _known_of(model, guide), ("steps", *_names(model, guide), needs)
+        known[key] = number = known.get(key, 0) + 1
+        return _checks_again.get() or (number > 1 and number & (number - 1) == 0)
+    return True
 
 
 def _is_last(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
@@ -287,8 +335,8 @@ def _names(model: Callable, guide: Callable) -> tuple[str, str]:
 def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> None:
     with suppress(TypeError):
         known, key = _known_of(model, guide), _key(model, guide, needs, pair)
-        shown, before = exposed(pair), known.get(key)
-        known[key] = shown if shown is None or before is None else shown | before
+        shown, (before, most) = exposed(pair), known.get(key, (None, 0))
+        known[key] = shown if shown is None or before is None else shown | before, max(pair.batch, most)
 
 
 def _is_part(shown: Tensor | None, known: Tensor | None) -> bool:

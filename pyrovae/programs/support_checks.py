@@ -13,6 +13,7 @@ from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support
 from pyrovae.programs.supports import contains, described
 
+NEVER_DRAWN = "the guide never draws a part of what the prior gives"
 PRIOR_DRAWS = 100  # for each particle and datum, where constraints do not tell what the guide never draws
 
 
@@ -73,7 +74,7 @@ def never_drawn(pair: Pair) -> str | None:
             covered = _is_inside(pair.guide_sites[name], proposal, site["fn"].sample((PRIOR_DRAWS,)))
         if not covered:
             return (
-                f'the guide never draws a part of what the prior gives at site "{name}": the prior is on '
+                f'{NEVER_DRAWN} at site "{name}": the prior is on '
                 f"{described(prior)}, the guide on {described(proposal)}"
             )
     return None

@@ -54,7 +54,7 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
 
 
 def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int, reading: Reading) -> Pair:
-    """Runs the pair, again if the check finds that its particles must be run one after another."""
+    """Runs the pair, checked."""
     needs = gate.Weights(densities=False, everywhere=False, reading=reading)
 
     def run() -> Pair:
@@ -64,8 +64,7 @@ def _checked(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_pa
             check_data_values(model, args, error)
             raise
 
-    pair = run()
-    return pair if gate.check_once(model, guide, needs, pair, args, kwargs) else run()
+    return gate.checked_run(run, model, guide, needs, args, kwargs)
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:

@@ -200,7 +200,8 @@ class CompiledLoss:
     def _compare_with_eager(self, traced: _Traced, kind: str, args: tuple, kwargs: dict) -> Outcome:
         """Runs the step by Pyro and by the graph, and goes on eagerly if they differ."""
         tensors = self._tensors(leaves_of((args, kwargs)))
-        outcome, why = traced.replay.compare(partial(self._run_eagerly, kind, args, kwargs), tensors)
+        with gate.checking_again():
+            outcome, why = traced.replay.compare(partial(self._run_eagerly, kind, args, kwargs), tensors)
         if why is None and [id(p) for p in self.parameters] != [id(p) for p in traced.parameters]:
             why = "it trains other parameters than when it was traced"
             outcome = traced.replay.outcome  # the eager run's: the graph's gradients are those of the others
