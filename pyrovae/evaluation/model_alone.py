@@ -20,6 +20,7 @@ from pyrovae.programs import (
     Layout,
     Pair,
     at_every_datum,
+    counted_otherwise,
     frames_of,
     gate,
     is_marked,
@@ -78,6 +79,8 @@ class ModelAlone:
         self.pair = self._pair_of_two(with_all_states(model, layout, self.latent), args)
         self.pair.check_densities()
         require(not self.pair.subsampled_plates, f"{name} needs all terms of a datum, and a plate subsamples them")
+        counted = counted_otherwise(self.pair)
+        require(counted is None, f"{name} takes {counted}")
         if any(map(is_masked, self.latent.values())):
             with local_seed(0):
                 gate.check(model, self._prior_of(model), None, *args)

@@ -1,4 +1,4 @@
-"""Refuses data that a plate takes a part of, where an estimate needs all of them or the same ones in every run."""
+"""Refuses data that an estimate needs in every run, each once, and that a plate leaves out or a scale weighs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ from pyro.poutine.util import site_is_subsample
 
 from pyrovae.common import InputError, local_seed, require
 from pyrovae.evaluation.chunks import Opened
+from pyrovae.programs import counted_otherwise, subsampled_outside
 
 
 def check_subsamples(
@@ -16,14 +17,17 @@ def check_subsamples(
 ) -> None:
     """Raises `InputError`, on behalf of the function called `name`, if a plate leaves out terms that it needs.
 
-    These are terms of a datum, unless `takes_terms` says that a part of them will do; all data, where there are latents
-    that they share, unless the estimate is not `of_all`; and in any case data that stay the same from run to run. The
-    indices of a subsample may be given to a data plate.
+    These are terms of a datum, unless `takes_terms` says that a part of them will do; all data, each counted once,
+    where there are latents that they share, unless the estimate is not `of_all`; and in any case data that stay the
+    same from run to run. The indices of a subsample may be given to a data plate.
     """
     pair = found.pair
     for inner in () if takes_terms else pair.subsampled_plates:
         raise InputError(f'{name} needs all terms of a datum, and the plate "{inner}" subsamples them')
-    for plate in pair.plates:
+    counted = counted_otherwise(pair) if of_all else None
+    require(counted is None, f"{name} takes {counted}")
+    outside = subsampled_outside(pair) if of_all else []
+    for plate in (*pair.plates, *outside):
         if plate.size == plate.full_size:
             continue
         holds = f'and the plate "{plate.name}" holds a subsample of {plate.size} of the {plate.full_size}'

@@ -3,6 +3,7 @@
 from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
 from pyrovae.programs.contract import check_observed
+from pyrovae.programs.data_counts import counted_otherwise, subsampled_outside
 from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
 from pyrovae.programs.data_values import check_finite_data, refuse_dtypes
 from pyrovae.programs.differentiable_ais import DifferentiableAIS
@@ -105,6 +106,7 @@ __all__ = [
     "check_observed",
     "common_choices",
     "component_logits",
+    "counted_otherwise",
     "density_of",
     "differ",
     "drawn_anew",
@@ -149,6 +151,7 @@ __all__ = [
     "saved_generators",
     "seen",
     "simulated",
+    "subsampled_outside",
     "warn_of_never_drawn",
     "with_all_states",
     "without_mask",

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pyrovae.common import InputError
+from pyrovae.common import InputError, require
 from pyrovae.programs import gate
 from pyrovae.programs.calling import takes_pair
+from pyrovae.programs.data_counts import counted_otherwise
 from pyrovae.programs.data_values import check_data_values
 from pyrovae.programs.layout import Reading
 from pyrovae.programs.pair import Pair
@@ -50,6 +51,8 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
     subsampled = pair.subsampled_plates
     if subsampled:
         raise InputError(f'log-weights need all terms of a datum, and the plate "{subsampled[0]}" subsamples them')
+    counted = counted_otherwise(pair)
+    require(counted is None, f"log_weights takes {counted}")
     return pair.terms().log_weights
 
 
