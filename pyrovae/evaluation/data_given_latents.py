@@ -35,6 +35,7 @@ from pyrovae.programs import (
     particles,
     sample_sites,
     seen,
+    support_of,
 )
 
 FIRST = 1_000_003  # the number of the first cell: no label is so large by chance
@@ -194,7 +195,7 @@ def _point(site: dict, second: bool) -> Tensor:
     """Returns a value inside the support of a site, or another one, in the shape of its draw; the draw if unknown."""
     value = site["value"]
     try:
-        found = interior(site["fn"].support, value, second)
+        found = interior(support_of(site["fn"]), value, second)
     except NotImplementedError:
         found = None
     return value if found is None else found.to(value).expand_as(value)

@@ -12,7 +12,7 @@ from pyrovae.common import evaluates, require, require_count, require_number, re
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK, pairs_in_memory
 from pyrovae.evaluation.cubature import VANISHED, log_integral
 from pyrovae.evaluation.model_alone import ModelAlone
-from pyrovae.programs import enumerated_states, has_real_support, takes_model
+from pyrovae.programs import enumerated_states, has_real_support, support_of, takes_model
 
 GRID_TOLERANCE = 1e-2  # nats: a grid that is worse is refined
 
@@ -75,7 +75,9 @@ def quadrature_log_marginal(
         f"quadrature needs one latent site of one or two dimensions, got {_in_words(shapes)}",
     )
     prior, data = alone.latent[name]["fn"], alone.data
-    require(has_real_support(prior), f'quadrature needs a latent of real numbers, got {prior.support} at site "{name}"')
+    require(
+        has_real_support(prior), f'quadrature needs a latent of real numbers, got {support_of(prior)} at site "{name}"'
+    )
 
     def as_drawn(z: Tensor) -> Tensor:
         return z if shape else z.squeeze(-1)  # a site without to_event draws numbers

@@ -27,6 +27,7 @@ from pyrovae.programs import (
     pair_of_sites,
     particles,
     sample_sites,
+    support_of,
     with_all_states,
     without_mask,
 )
@@ -109,7 +110,7 @@ class AnnealedHMC:
         for name, site in pair.latent.items() if self.start == "guide" else ():
             u = bijection(site).inv(site["value"])
             if not torch.allclose(bijection(pair.guide_sites[name])(u), bijection(site)(u), rtol=1e-3, atol=1e-5):
-                ours, theirs = site["fn"].support, pair.guide_sites[name]["fn"].support
+                ours, theirs = support_of(site["fn"]), support_of(pair.guide_sites[name]["fn"])
                 raise InputError(
                     f'to start at the guide, the latent site "{name}" must have one support in model and guide, '
                     f"got {ours} in the model and {theirs} in the guide"

@@ -63,6 +63,8 @@ class ModelAlone:
             raise InputError(
                 f"model must take the {counted(len(args), 'argument')} given: {first_line(error)}"
             ) from error
+        except NotImplementedError as error:  # of an improper prior
+            raise InputError(f"model must draw its latents, and one has no draws: {first_line(error)}") from error
         latent = {name: site for name, site in sites.items() if not site["is_observed"]}
         require(len(latent) > 0, "model must have a latent site, and has none")
         layout = read_layout(sites, {}, AS_IT_COMES)
@@ -79,8 +81,8 @@ class ModelAlone:
         self.pair = self._pair_of_two(with_all_states(model, layout, self.latent), args)
         self.pair.check_densities()
         require(not self.pair.subsampled_plates, f"{name} needs all terms of a datum, and a plate subsamples them")
-        counted = counted_otherwise(self.pair)
-        require(counted is None, f"{name} takes {counted}")
+        found = counted_otherwise(self.pair)
+        require(found is None, f"{name} takes {found}")
         if any(map(is_masked, self.latent.values())):
             with local_seed(0):
                 gate.check(model, self._prior_of(model), None, *args)

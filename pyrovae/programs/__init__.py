@@ -7,6 +7,7 @@ from pyrovae.programs.data_counts import counted_otherwise, subsampled_outside
 from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
 from pyrovae.programs.data_values import check_finite_data, refuse_dtypes
 from pyrovae.programs.differentiable_ais import DifferentiableAIS
+from pyrovae.programs.distribution_supports import bijection_of, has_real_support, support_of
 from pyrovae.programs.enumerated_guide import EnumeratedPair, mark_of
 from pyrovae.programs.enumerated_runs import is_marked
 from pyrovae.programs.enumeration import MAX_STATES, enumerated_states
@@ -44,7 +45,6 @@ from pyrovae.programs.running_statistics import kept_statistics, restore_statist
 from pyrovae.programs.sides import SIDES, sides_of
 from pyrovae.programs.sites import (
     base_of,
-    has_real_support,
     is_autoencoder,
     is_masked,
     outside_support,
@@ -62,7 +62,7 @@ from pyrovae.programs.stratified_guide import (
     num_components,
 )
 from pyrovae.programs.support_checks import check_no_zero_weights, never_drawn, warn_of_never_drawn
-from pyrovae.programs.supports import base_support, bijection_of, interior
+from pyrovae.programs.supports import base_support, interior
 from pyrovae.programs.weights import log_mean_exp, log_weights
 
 __all__ = [
@@ -152,6 +152,7 @@ __all__ = [
     "seen",
     "simulated",
     "subsampled_outside",
+    "support_of",
     "warn_of_never_drawn",
     "with_all_states",
     "without_mask",

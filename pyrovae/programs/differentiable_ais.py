@@ -31,12 +31,12 @@ from pyrovae.common import (
 )
 from pyrovae.programs import gate
 from pyrovae.programs.calling import is_pair
+from pyrovae.programs.distribution_supports import bijection_of, support_of
 from pyrovae.programs.one_way_transforms import one_way_site
 from pyrovae.programs.pair import Pair, ProgramPair
 from pyrovae.programs.running import Given, subsample_indices
 from pyrovae.programs.running_statistics import kept_statistics
 from pyrovae.programs.sites import base_of, is_masked, sample_sites
-from pyrovae.programs.supports import bijection_of
 
 START, NOISE, MOMENTUM = "_start", "_noise", "_momentum"
 SAID = "differentiable AIS moves latents by gradients"
@@ -307,8 +307,8 @@ def _latents(pair: Pair) -> dict[str, dict]:
         require(not of_others, rule)
         u = bijection_of(start, SAID).inv(start["value"])
         same = torch.allclose(bijection_of(site, SAID)(u), start["value"], rtol=1e-3, atol=1e-5)
-        supports = f"{site['fn'].support} in the model and {start['fn'].support} in the guide"
+        supports = f"{support_of(site['fn'])} in the model and {support_of(start['fn'])} in the guide"
         require(same, f'the latent site "{name}" must have one support in model and guide, got {supports}')
-        rule = f'{SAID}, and the site "{name}" has other dimensions on the real line than in {start["fn"].support}'
+        rule = f'{SAID}, and the site "{name}" has other dimensions on the real line than in {support_of(start["fn"])}'
         require(u.shape == start["value"].shape, rule)
     return {name: pair.guide_sites[name] for name in pair.latent}

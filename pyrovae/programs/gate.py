@@ -24,6 +24,7 @@ from pyrovae.common import (
     WeakByIdentity,
     evaluation_mode,
     fixed_generators,
+    is_validation_error,
     kept_generators,
     require,
 )

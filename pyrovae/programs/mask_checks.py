@@ -18,11 +18,11 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyrovae.common import InputError, require
+from pyrovae.programs.distribution_supports import log_density
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.random_choices import restore_generators, saved_generators
 from pyrovae.programs.reruns import pair_at
 from pyrovae.programs.sites import is_autoencoder, is_masked, seen
-from pyrovae.programs.supports import log_density
 
 ROUNDS = 2  # of new values from guide and prior each: draws of few values may repeat the old ones
 ALLOWED_ROUNDINGS = 1_000  # an unmasked term may move by as many, relative to it or to 1 nat

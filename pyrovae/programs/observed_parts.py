@@ -30,6 +30,7 @@ from pyrovae.common import (
     setting,
     takes_missing,
 )
+from pyrovae.programs.distribution_supports import support_of
 from pyrovae.programs.random_choices import is_traced
 from pyrovae.programs.sites import sample_sites
 from pyrovae.programs.supports import interior
@@ -163,7 +164,7 @@ class LeavesOut(Messenger):
             whole = bool((events.any(-1) == events.all(-1)).all())
             require(whole, f"{rule}, and must be observed whole or not at all")
         try:
-            inside = interior(cells.support, torch.where(hidden, 0.0, value), self.other)
+            inside = interior(support_of(cells), torch.where(hidden, 0.0, value), self.other)
         except NotImplementedError:
             inside = None
         if inside is None:

@@ -3,6 +3,7 @@
 log w_kn = log p(x_n|z_kn) + log p(z_kn) - log q(z_kn|x_n),    shape (num_particles, batch)
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -16,11 +17,12 @@ from torch import Tensor
 from pyrovae.common import InputError, first_line
 from pyrovae.programs.data_plates import DataPlate, by_datum, in_columns, inner_scale
 from pyrovae.programs.data_values import refuse_dtype
+from pyrovae.programs.distribution_supports import log_density, support_of
 from pyrovae.programs.enumerated_runs import is_summed
 from pyrovae.programs.layout import PARTICLES, Layout, frames_of
-from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support, seen, without_mask
+from pyrovae.programs.sites import base_of, is_autoencoder, is_improper, is_masked, outside_support, seen, without_mask
 from pyrovae.programs.summed_sites import summed_groups, summed_log_prob
-from pyrovae.programs.supports import bounds, contains, log_density
+from pyrovae.programs.supports import bounds, contains
 
 
 class ProgramPair(Protocol):
@@ -269,13 +271,13 @@ class Pair:
     def _may_lie_outside(self, name: str, site: dict) -> bool:
         """Returns True unless the value of a site is known to lie in its support."""
         try:
-            support = site["fn"].support
+            support = support_of(site["fn"])
             if site["is_observed"]:
                 return is_masked(site) or len(bounds(support)) > 0
             proposal = self.guide_sites.get(name)
             if proposal is None or proposal is site or isinstance(base_of(proposal["fn"]), Delta):
                 return False
-            return not contains(support, proposal["fn"].support)
+            return not contains(support, support_of(proposal["fn"]))
         except NotImplementedError:  # a distribution without a support
             return False
 
@@ -284,13 +286,18 @@ class Pair:
         if self.layout.particle_dim is None:
             return False
         event_dim = site["fn"].event_dim
-        for bound in bounds(site["fn"].support):
+        for bound in bounds(support_of(site["fn"])):
             dim = bound.dim() - event_dim + self.layout.particle_dim
             if dim >= 0 and bound.shape[dim] > 1:
                 first, *others = bound.unbind(dim)
                 if any(not torch.equal(first, other) for other in others):
                     return True
         return False
+
+    def _is_part_of_point(self, name: str) -> bool:
+        """Returns True for a part of a site that Pyro's `SplitReparam` makes a point of, with the site's density."""
+        whole = self.model_sites.get(re.sub(r"_split_\d+$", "", name))
+        return whole is not None and isinstance(base_of(whole["fn"]), Delta)
 
     def _has_moving_mask(self, site: dict) -> bool:
         """Returns True if the mask of an observed site differs between particles."""
@@ -315,6 +322,8 @@ class Pair:
         for name, site in (*self.model_sites.items(), *self.guide_sites.items()):
             if normalised and isinstance(base_of(site["fn"]), Unit):
                 refuse(name, "is a factor, and the joint is then not normalised")
+            if normalised and is_improper(site["fn"]) and not self._is_part_of_point(name):
+                refuse(name, "is improper, and the joint is then not normalised")
         for name, site in self.observed.items():
             found = outside_support(site)
             if found and not self.has_moving_support(site):

@@ -21,9 +21,10 @@ from torch.distributions.transforms import AffineTransform
 from torch.types import _size
 
 from pyrovae.common import InputError, require, require_callable, require_number
+from pyrovae.programs.distribution_supports import has_real_support, log_density, support_of
 from pyrovae.programs.one_way_transforms import one_way_site
-from pyrovae.programs.sites import base_of, has_real_support
-from pyrovae.programs.supports import EitherOf, contains, log_density
+from pyrovae.programs.sites import base_of
+from pyrovae.programs.supports import EitherOf, contains
 
 
 def widened(guide: Callable, factor: float) -> Callable:
@@ -57,7 +58,7 @@ def widened(guide: Callable, factor: float) -> Callable:
         def _pyro_sample(self, msg: Message) -> None:
             fn = cast(TorchDistribution, msg["fn"])
             if _is_latent(msg) and not isinstance(base_of(fn), dist.Delta):
-                rule = f'widened needs latents of real numbers, got {fn.support} at site "{msg["name"]}"'
+                rule = f'widened needs latents of real numbers, got {support_of(fn)} at site "{msg["name"]}"'
                 require(has_real_support(fn), rule)
                 try:
                     msg["fn"] = _Widened(fn, factor)
@@ -172,7 +173,7 @@ class _Defensive(TorchDistribution):
     @property
     def support(self) -> constraints.Constraint:
         """The values of either: those of both are drawn."""
-        supports: tuple[constraints.Constraint, ...] = self.p.support, self.q.support  # type: ignore[assignment]
+        supports = support_of(self.p), support_of(self.q)
         for one, other in (supports, supports[::-1]):
             if contains(one, other):
                 return one

@@ -5,13 +5,21 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, ExpandedDistribution, Independent, MaskedDistribution, TorchDistribution
+from pyro.distributions import (
+    Delta,
+    ExpandedDistribution,
+    ImproperUniform,
+    Independent,
+    MaskedDistribution,
+    TorchDistribution,
+    TransformedDistribution,
+)
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import constraints
 
-from pyrovae.programs.supports import base_support, described
+from pyrovae.programs.distribution_supports import support_of
+from pyrovae.programs.supports import described
 
 WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
 
@@ -33,11 +41,6 @@ def base_of(fn: TorchDistribution) -> TorchDistribution:
     return fn
 
 
-def has_real_support(fn: TorchDistribution) -> bool:
-    """Returns True if the values of a distribution are tensors of unconstrained real numbers."""
-    return isinstance(base_support(fn.support), type(constraints.real))  # type: ignore[arg-type]
-
-
 def is_discrete(fn: TorchDistribution) -> bool | None:
     """Returns True for a mass and False for a density.
 
@@ -50,13 +53,21 @@ def is_discrete(fn: TorchDistribution) -> bool | None:
         return None
 
 
+def is_improper(fn: TorchDistribution) -> bool:
+    """Returns True for a density that does not integrate to 1, or a transformation of one."""
+    base = base_of(fn)
+    while isinstance(base, TransformedDistribution):
+        base = base_of(base.base_dist)
+    return isinstance(base, ImproperUniform)
+
+
 def outside_support(site: dict) -> str | None:
     """Describes the first element of a site's value that lies outside the support and that no mask excludes.
 
     Returns None if there is no such element.
     """
     fn = site["fn"]
-    support: constraints.Constraint = base_of(fn).support  # type: ignore[assignment]
+    support = support_of(base_of(fn))
     inside = support.check(site["value"])
     for mask, depth in masks_of(site):
         mask = torch.as_tensor(mask)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import MixtureSameFamily, constraints
 from torch.types import _size
 
+from pyrovae.programs.distribution_supports import support_of
 from pyrovae.programs.layout import PARTICLES
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import base_of
@@ -75,7 +76,7 @@ class OneComponent(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return self.fn.support  # type: ignore[return-value]
+        return support_of(self.fn)
 
     def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         """Returns draws of all components, of which only that of each particle's own component is kept."""

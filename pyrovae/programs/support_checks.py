@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.common import InputError, require, warn
+from pyrovae.programs.distribution_supports import support_of
+from pyrovae.programs.impossible_outcomes import impossible_alone
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support
 from pyrovae.programs.supports import contains, described
@@ -39,8 +41,8 @@ def refuse_draws_outside(model_sites: dict[str, dict], guide_sites: dict[str, di
     for name in model_sites.keys() & guide_sites.keys():
         site, proposal = model_sites[name], guide_sites[name]["fn"]
         with suppress(NotImplementedError):  # of a distribution that does not declare its support
-            if not (site["is_observed"] or _is_inside(site, site["fn"].support, site["value"])):
-                rule = _rule(name, site["fn"].support, proposal.support)
+            if not (site["is_observed"] or _is_inside(site, support_of(site["fn"]), site["value"])):
+                rule = _rule(name, support_of(site["fn"]), support_of(proposal))
                 raise DrawsOutside(f"{rule}: the model does not run at such draws") from error
 
 
@@ -66,17 +68,20 @@ def _rule(name: str, prior: constraints.Constraint, proposal: constraints.Constr
 def never_drawn(pair: Pair) -> str | None:
     """Describes the part of the prior that the guide never draws, or returns None if there is none.
 
+    The part may lie outside the guide's support, or be a state that the guide gives a probability of 0.
+
     However many draws are made, an estimate of log p(x) then converges too low.
     """
     for name, site, prior, proposal in _supports(pair):
-        covered = contains(proposal, prior, compare_tensors=not is_masked(site))
+        covered, guide_site = contains(proposal, prior, compare_tensors=not is_masked(site)), pair.guide_sites[name]
         if covered is None:
-            covered = _is_inside(pair.guide_sites[name], proposal, site["fn"].sample((PRIOR_DRAWS,)))
-        if not covered:
-            return (
-                f'{NEVER_DRAWN} at site "{name}": the prior is on '
-                f"{described(prior)}, the guide on {described(proposal)}"
-            )
+            with suppress(NotImplementedError):  # of an improper prior, which cannot be drawn from
+                covered = _is_inside(guide_site, proposal, site["fn"].sample((PRIOR_DRAWS,)))
+        why = impossible_alone(site, guide_site)
+        if covered is False:
+            why = f"the prior is on {described(prior)}, the guide on {described(proposal)}"
+        if why is not None:
+            return f'{NEVER_DRAWN} at site "{name}": {why}'
     return None
 
 
@@ -100,6 +105,6 @@ def _supports(pair: Pair) -> Iterator[tuple[str, dict, constraints.Constraint, c
         proposal = pair.guide_sites[name]["fn"]
         if not (isinstance(base_of(proposal), Delta) or is_autoencoder(site)):
             try:
-                yield name, site, site["fn"].support, proposal.support
+                yield name, site, support_of(site["fn"]), support_of(proposal)
             except NotImplementedError:  # a distribution that does not declare its support
                 continue

@@ -1,23 +1,54 @@
-"""Compares the supports of distributions, and takes log-densities of values that may lie outside."""
+"""Compares constraints, which are supports of distributions, and finds values inside them."""
 
 import math
 from typing import Any
 
 import torch
-from pyro.distributions import (
-    ExpandedDistribution,
-    Independent,
-    MaskedDistribution,
-    TorchDistribution,
-    constraints as pyro_constraints,
-)
-from pyro.distributions.util import scale_and_mask, sum_rightmost
+from pyro.distributions import constraints as pyro_constraints
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints, transform_to
+from torch.distributions import constraints, transform_to
 
-from pyrovae.common import InputError
 
+class Between(constraints.Constraint):
+    """Holds for numbers from a lower to an upper bound: tensors, whose elements may be infinite."""
+
+    def __init__(self, lower_bound: Tensor, upper_bound: Tensor) -> None:
+        self.lower_bound, self.upper_bound = lower_bound, upper_bound
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return (self.lower_bound <= value) & (value <= self.upper_bound)
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    def settled(self) -> constraints.Constraint:
+        """Returns the constraint of PyTorch's that this one is, if all elements have one; it waits for a GPU."""
+        kinds = {(bool(end.isfinite().all()), bool(end.isinf().all())) for end in (self.lower_bound, self.upper_bound)}
+        if (False, False) in kinds:  # some of the elements
+            return self
+        if self.lower_bound.isinf().all():
+            return constraints.real if self.upper_bound.isinf().all() else constraints.less_than(self.upper_bound)
+        if self.upper_bound.isinf().all():
+            return constraints.greater_than_eq(self.lower_bound)
+        return constraints.interval(self.lower_bound, self.upper_bound)
+
+    def within(self, value: Tensor) -> Tensor:
+        """Returns values that lie some roundings or more inside: a transform's inverse might round one of them out."""
+        low, high = (end.to(value) for end in (self.lower_bound, self.upper_bound))
+        away = ROUNDINGS * torch.finfo(value.dtype).eps * torch.maximum(*(_finite(end).abs() for end in (low, high)))
+        return torch.minimum(torch.maximum(value, low + away), high - away)
+
+    def point(self, share: float) -> Tensor:
+        """Returns the point of an interval at this share of its length, which is 2 if an end of it is infinite."""
+        low, high = self.lower_bound, self.upper_bound
+        low = torch.where(low.isfinite(), low, torch.where(high.isfinite(), high - 2, -1.0))
+        return low + share * (torch.where(high.isfinite(), high, low + 2) - low)
+
+
+ROUNDINGS = 4  # units in the last place, by which bounds that are meant to be equal may differ
 _INTERVALS = (
+    Between,
     constraints._Real,
     constraints._GreaterThan,
     constraints._GreaterThanEq,
@@ -42,23 +73,6 @@ def base_support(support: constraints.Constraint) -> constraints.Constraint:
     return support
 
 
-def bijection_of(site: dict, said: str) -> Transform:
-    """Returns the bijection from real vectors to the support of a latent site.
-
-    Raises `InputError`, which begins with `said`, if there is none.
-    """
-    support = site["fn"].support
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        support = support.base_constraint
-    why = "is discrete" if support.is_discrete else None
-    try:
-        if why is None:
-            return biject_to(support)
-    except NotImplementedError:
-        why = f"lies in {support}"
-    raise InputError(f'{said}, and the latent site "{site["name"]}" {why}')
-
-
 def bounds(support: constraints.Constraint) -> list[Tensor]:
     """Returns the bounds of a support that are tensors: only those may depend on a latent."""
     return [bound for bound in vars(base_support(support)).values() if isinstance(bound, Tensor)]
@@ -75,17 +89,16 @@ def contains(
         found = [contains(part, inner, compare_tensors) for part in outer.parts]
         return True if True in found else None
     outer, inner = base_support(outer), base_support(inner)
-    kinds = _kind(outer), _kind(inner)
+    kinds = kind_of(outer), kind_of(inner)
     if kinds == ("interval", "interval") or kinds == ("integers", "integers"):
-        (low, high), (inner_low, inner_high) = _range(outer), _range(inner)
+        (low, high), (inner_low, inner_high) = ends_of(outer), ends_of(inner)
         if _is_everything(outer):
             return True
         if not any(isinstance(end, Tensor) for end in (low, high, inner_low, inner_high)):
             return low <= inner_low and inner_high <= high
         if not compare_tensors:
             return None
-        low, high, inner_low, inner_high = (torch.as_tensor(end) for end in (low, high, inner_low, inner_high))
-        return bool((low <= inner_low).all() and (inner_high <= high).all())
+        return _at_most(low, inner_low) and _at_most(inner_high, high)
     if kinds[0] == "interval" and _is_everything(outer) and not _is_discrete(inner):
         return True
     return True if type(outer) is type(inner) and not vars(outer) and not vars(inner) else None
@@ -97,8 +110,8 @@ def interior(support: constraints.Constraint, value: Tensor, other: bool = False
     With `other` they are further ones, unless the support has a single value.
     """
     base = base_support(support)
-    if _kind(base) == "integers":
-        low, high = _given_range(base)
+    if kind_of(base) == "integers":
+        low, high = _given_ends_of(base)
         start = low if low is not None else high if high is not None else 0
         found = torch.zeros_like(value) + start
         if not other:
@@ -108,6 +121,8 @@ def interior(support: constraints.Constraint, value: Tensor, other: bool = False
         index = torch.full((1,), int(other and value.shape[-1] > 1), device=value.device)
         return torch.zeros_like(value).index_fill(-1, index, 1)
     try:
+        if isinstance(base, Between):
+            return torch.zeros_like(value) + base.point(0.75 if other else 0.5).to(value)
         found = transform_to(base)(torch.ones_like(value) if other else torch.zeros_like(value))
         fits = torch.broadcast_shapes(found.shape, value.shape) == found.shape
     except (NotImplementedError, RuntimeError, IndexError):  # for example a Cholesky factor, made of fewer numbers
@@ -116,37 +131,18 @@ def interior(support: constraints.Constraint, value: Tensor, other: bool = False
 
 
 def described(support: constraints.Constraint) -> str:
-    """Returns the support in a few words, without bounds that are tensors of several numbers."""
+    """Returns the support in a few words, without bounds that are tensors of several different numbers."""
     base = base_support(support)
-    numbers = {name: bound for name, bound in vars(base).items() if not isinstance(bound, Tensor) or bound.numel() == 1}
+    numbers = {
+        name: bound.flatten()[0] if isinstance(bound, Tensor) else bound
+        for name, bound in vars(base).items()
+        if not isinstance(bound, Tensor) or (bound.numel() and bool((bound == bound.flatten()[0]).all()))
+    }
     kind = type(base).__name__.strip("_")
     inner = ", ".join(
         f"{name}={float(bound):g}" for name, bound in numbers.items() if isinstance(bound, float | int | Tensor)
     )
     return f"{kind}({inner})"
-
-
-def log_density(fn: TorchDistribution, value: Tensor) -> Tensor:
-    """Returns log fn(value): -inf without a gradient outside the support, and 0 where a mask of fn excludes it.
-
-    PyTorch's own formulas may be finite outside (the Exponential's below 0), or nan.
-    """
-    if isinstance(fn, MaskedDistribution):
-        log_prob = log_density(fn.base_dist, value)
-        return scale_and_mask(log_prob, mask=fn._mask)
-    if isinstance(fn, Independent):
-        return sum_rightmost(log_density(fn.base_dist, value), fn.reinterpreted_batch_ndims)
-    if isinstance(fn, ExpandedDistribution):
-        log_prob = log_density(fn.base_dist, value)
-        return log_prob.expand(torch.broadcast_shapes(fn.batch_shape, log_prob.shape))
-    support: constraints.Constraint = fn.support  # type: ignore[assignment]
-    inside, point = support.check(value), interior(support, value)
-    if point is None:
-        return fn.log_prob(value)
-    elements = inside.reshape(inside.shape + (1,) * support.event_dim)
-    log_prob = fn.log_prob(torch.where(elements, value, point))
-    extra = fn.event_dim - support.event_dim  # above 0 if the constraint is on elements of an event
-    return torch.where(inside.flatten(-extra).all(-1) if extra > 0 else inside, log_prob, -math.inf)
 
 
 class EitherOf(constraints.Constraint):
@@ -168,7 +164,7 @@ class EitherOf(constraints.Constraint):
         return first | second
 
 
-def _kind(support: constraints.Constraint) -> str | None:
+def kind_of(support: constraints.Constraint) -> str | None:
     return "interval" if isinstance(support, _INTERVALS) else "integers" if isinstance(support, _INTEGERS) else None
 
 
@@ -179,7 +175,7 @@ def _is_discrete(support: constraints.Constraint) -> bool:
         return True
 
 
-def _given_range(support: constraints.Constraint) -> tuple[Any, Any]:
+def _given_ends_of(support: constraints.Constraint) -> tuple[Any, Any]:
     """Returns the lower and the upper bound, None for one that is missing."""
     if isinstance(support, constraints._Boolean):
         return 0, 1
@@ -187,11 +183,23 @@ def _given_range(support: constraints.Constraint) -> tuple[Any, Any]:
     return low, high
 
 
-def _range(support: constraints.Constraint) -> tuple[Any, Any]:
+def ends_of(support: constraints.Constraint) -> tuple[Any, Any]:
     """Returns the lower and the upper bound as numbers or tensors, infinite if missing."""
-    low, high = _given_range(support)
+    low, high = _given_ends_of(support)
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
+def _at_most(one: Any, other: Any) -> bool:
+    """Returns True if one bound is nowhere above another, but for rounding."""
+    ends = torch.as_tensor(one), torch.as_tensor(other)
+    away = max((ROUNDINGS * torch.finfo(end.dtype).eps for end in ends if end.is_floating_point()), default=0.0)
+    low, high = (end.double() for end in ends)
+    return bool(((low <= high) | torch.isclose(low, high, rtol=away, atol=0.0)).all())
+
+
+def _finite(end: Tensor) -> Tensor:
+    return torch.where(end.isfinite(), end, 0.0)
+
+
 def _is_everything(support: constraints.Constraint) -> bool:
-    return _given_range(support) == (None, None)
+    return _given_ends_of(support) == (None, None)
