@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.distributions.transforms import BatchNorm
+from pyro.distributions.transforms import BatchNorm, BlockAutoregressive, LeakyReLUTransform
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import CatTransform, ComposeTransform, StackTransform, Transform, TransformedDistribution
@@ -50,6 +50,16 @@ def one_way_site(sites: Mapping[str, dict]) -> str | None:
 def is_one_way(transform: Transform) -> bool:
     """Returns True if a transform, or a part of it, does not implement its inverse."""
     return any(_has_no_inverse(cast(Any, type(part))) for part in _parts(transform))
+
+
+def draws_a_part(fn: TorchDistribution) -> str | None:
+    """Says why a distribution draws but a part of the support that it declares, or returns None if it draws all."""
+    for part in (part for transform in _transforms_of(fn) for part in _parts(transform)):
+        if not isinstance(part, BlockAutoregressive) or isinstance(part.T, LeakyReLUTransform):
+            continue
+        if part.residual is None:
+            return 'the values of BlockAutoregressive have bounds, unless residual is "normal" or "gated"'
+    return None
 
 
 class Remembering(Messenger):

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from pyrovae.common import InputError, require, warn
 from pyrovae.programs.distribution_supports import support_of
 from pyrovae.programs.impossible_outcomes import impossible_alone
+from pyrovae.programs.one_way_transforms import draws_a_part
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked, outside_support
 from pyrovae.programs.supports import contains, described
@@ -77,7 +78,7 @@ def never_drawn(pair: Pair) -> str | None:
         if covered is None:
             with suppress(NotImplementedError):  # of an improper prior, which cannot be drawn from
                 covered = _is_inside(guide_site, proposal, site["fn"].sample((PRIOR_DRAWS,)))
-        why = impossible_alone(site, guide_site)
+        why = draws_a_part(guide_site["fn"]) or impossible_alone(site, guide_site)
         if covered is False:
             why = f"the prior is on {described(prior)}, the guide on {described(proposal)}"
         if why is not None:

@@ -24,6 +24,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "convolutional VAE": images.convolutional_vae,
     "VAE with batch normalisation": images.batch_norm_vae,
     "VAE with a flow in the guide": images.flow_vae,
+    "VAE with a planar flow in the guide": images.planar_flow_vae,
     "VAE that draws its own minibatch": images.subsampled_vae,
     "VAE with a Bayesian decoder": images.bayesian_decoder_vae,
     "conditional VAE, plate without a size": images.conditional_vae,

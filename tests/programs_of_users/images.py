@@ -3,7 +3,7 @@
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import affine_autoregressive
+from pyro.distributions.transforms import affine_autoregressive, planar
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -103,6 +103,13 @@ class FlowVAE(PlainVAE):
 
 def flow_vae() -> Program:
     pair = FlowVAE()
+    return Program(pair.model, pair.guide, (images(),), NUM)
+
+
+def planar_flow_vae() -> Program:
+    """Returns a pair whose guide has a density at its own draws alone."""
+    pair = FlowVAE()
+    pair.flow = planar(LATENT)
     return Program(pair.model, pair.guide, (images(),), NUM)
 
 

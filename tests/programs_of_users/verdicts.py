@@ -63,6 +63,12 @@ ENUMERATED = Reason(
     "S^K values of K draws.",
     "The ELBO; or leave the mark out, and the site is drawn; or let the model alone sum it out, as every bound can.",
 )
+ONE_WAY = Reason(
+    "no inverse",
+    "Planar, radial, Sylvester and neural autoregressive flows have no inverse: what a held draw is made from is not "
+    "known once the parameters move, and neither is the gradient of its density there.",
+    "`elbo`, `iwae`, `renyi`, `miwae` and `ciwae`, which go through the draws; or a flow with an inverse.",
+)
 REASONS = {
     "a": JOINT,
     "b": POINT,
@@ -72,6 +78,7 @@ REASONS = {
     "f": CROSSING,
     "g": IN_GUIDE,
     "h": ENUMERATED,
+    "i": ONE_WAY,
 }
 
 
@@ -85,6 +92,7 @@ _SUBSAMPLED = _at(("joint", "log_marginal"), SUBSAMPLED)
 
 # The doors that are closed to a program. All others are open.
 REFUSED: dict[str, dict[str, Reason]] = {
+    "VAE with a planar flow in the guide": _at(("dreg", "vimco", "rws"), ONE_WAY),
     "VAE that draws its own minibatch": _SUBSAMPLED,
     "VAE with a factor outside its plate": _at("log_marginal", FACTOR),
     "scANVI, labels given, a loss in the guide": _at(DOORS, IN_GUIDE),
