@@ -248,10 +248,10 @@ class Pair:
             raise
         except ValueError as error:  # Pyro's validation, which does not name the site
             raise ValueError(f'at site "{name}": {outside_support(site) or error}') from error
-        except (KeyError, NotImplementedError) as error:  # a transform without an inverse, or what has no density
-            raise InputError(f'site "{name}" has no log-density at its value: {first_line(error)}') from error
-        except (RuntimeError, TypeError) as error:
+        except (KeyError, RuntimeError, TypeError) as error:
             refuse_dtype(name, site, error)
+            if isinstance(error, KeyError | NotImplementedError):  # a distribution that cannot be scored here
+                raise InputError(f'site "{name}" has no log-density at its value: {first_line(error)}') from error
             raise
         return log_prob if site["mask"] is None else scale_and_mask(log_prob, mask=site["mask"])
 
