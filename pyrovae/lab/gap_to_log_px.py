@@ -8,7 +8,7 @@ from torch import nn
 
 from pyrovae.common import InputError, local_seed
 from pyrovae.objectives import AnalyticKLELBO, EnumeratedELBO, Objective
-from pyrovae.programs import Pair, inner_scale, log_mean_exp, pair_at
+from pyrovae.programs import NoInverse, Pair, inner_scale, log_mean_exp, pair_at
 
 MODE_TOLERANCE = 1e-3
 
@@ -80,6 +80,8 @@ def _mode_matters(model: Callable, guide: Callable, args: tuple, pair: Pair, mod
                 module.training = mode
             with local_seed(0):
                 found.append(pair_at(model, guide, pair.draws(), *args, like=pair).terms().log_weights)
+    except NoInverse:  # in the other mode, a transform makes other draws of the same numbers
+        return True
     finally:
         for module in training:
             module.training = True

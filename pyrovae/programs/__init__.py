@@ -16,7 +16,7 @@ from pyrovae.programs.known_layouts import known_layout
 from pyrovae.programs.layout import PARTICLES, Layout, Reading, frames_of, read_layout
 from pyrovae.programs.mask_checks import density_of, differ, require_no_autoencoder, require_no_masks
 from pyrovae.programs.observed_parts import check_guide_sees_parts, observing_parts, takes_mask
-from pyrovae.programs.one_way_transforms import one_way_site
+from pyrovae.programs.one_way_transforms import NoInverse, one_way_site
 from pyrovae.programs.pair import Pair, PairTerms, ProgramPair
 from pyrovae.programs.part_checks import check_model_sees_parts
 from pyrovae.programs.random_choices import (
@@ -136,6 +136,7 @@ __all__ = [
     "num_components",
     "own_and_stored",
     "outside_support",
+    "NoInverse",
     "one_way_site",
     "pair_at",
     "pair_of_sites",

@@ -76,17 +76,29 @@ class Remembering(Messenger):
         transforms = _transforms_of(msg["fn"])
         if not transforms:
             return
-        if not msg["done"]:
+        if msg["value"] is None:
             _check_drawn(msg["name"], transforms)
+        elif msg["is_observed"]:  # the same object in every step, of which a transform would remember old parameters
+            for transform in transforms:
+                _forget(transform)
         if any(map(is_one_way, transforms)):
             runs = [_transforms_of(sites[msg["name"]]["fn"]) for sites in self.known if msg["name"] in sites]
             earlier = [each for each in runs if len(each) == len(transforms)]
             msg["fn"] = _remembering(msg["fn"], msg["name"], msg["fn"].event_dim, earlier)
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        # To its own draw a transform with a memory gives back what it was made from, for which no gradient was kept.
-        if not msg["is_observed"] and _learns_from_memory(msg["fn"]):
+        # To the very object that it drew a transform with a memory gives back what it was made from, for which no
+        # gradient was kept.
+        if not (msg["is_observed"] or msg["value"].requires_grad) and _learns_from_memory(msg["fn"]):
             msg["value"] = msg["value"].detach()
+
+
+def _forget(transform: Transform) -> None:
+    for part in (transform, *_parts(transform)):
+        if isinstance(part, _InverseTransform):
+            _forget(part.inv)
+        elif part._cache_size:
+            part._cached_x_y = None, None
 
 
 def _learns_from_memory(fn: TorchDistribution) -> bool:
@@ -132,7 +144,12 @@ def _remembering(fn: Any, name: str, event_dim: int, earlier: list[list[Transfor
     new: Any = copy.copy(fn)
     if isinstance(fn, TransformedDistribution):
         new.transforms = [
-            _Remembered(getattr(inner, "inner", inner), name, event_dim, [each[place] for each in earlier])
+            _Remembered(
+                inner.inner if isinstance(inner, _Remembered) else inner,
+                name,
+                event_dim,
+                [each[place] for each in earlier],
+            )
             for place, inner in enumerate(fn.transforms, first)
         ]
         first += len(fn.transforms)
@@ -203,18 +220,20 @@ class _Remembered(Transform):
                 return x_old
         num = self.num_dims
         num_x = num - self.inner.codomain.event_dim + self.inner.domain.event_dim
-        own = [(_rows(x, num_x), _rows(z, num)) for x, z in self.pairs if _event(z, num) == _event(y, num)]
-        own = [(x, z) for x, z in own if len(x) == len(z)]
-        if not own:
+        like = [(x, z) for x, z in self.pairs if _event(z, num) == _event(y, num)]
+        if not like:
             return None
-        xs, ys = (torch.cat(each) for each in zip(*own, strict=True))
+        xs, ys = (
+            torch.cat([_rows(each, n) for each in column])
+            for column, n in zip(zip(*like, strict=True), (num_x, num), strict=True)
+        )
         _, number = torch.unique(torch.cat([ys, _rows(y, num)]), dim=0, return_inverse=True)
         place = number.new_full((len(number),), -1)
         place[number[: len(ys)]] = torch.arange(len(ys), device=place.device)
         found = place[number[len(ys) :]]
         if bool((found < 0).any()):
             return None
-        x = xs[found].reshape(y.shape[: y.dim() - num] + _event(self.pairs[0][0], num_x))
+        x = xs[found].reshape(y.shape[: y.dim() - num] + _event(like[0][0], num_x))
         self.pairs.append((x, y))
         return x
 

@@ -8,6 +8,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.programs.layout import Reading
+from pyrovae.programs.one_way_transforms import NoInverse
+from pyrovae.programs.random_choices import restore_generators, saved_generators
 from pyrovae.programs.reruns import pair_at
 from pyrovae.programs.running import AS_IT_COMES, run_pair
 
@@ -38,10 +40,18 @@ def sides_of(model: Callable, guide: Callable, args: tuple, reading: Reading = A
     A parameter whose gradient is always zero counts as found.
     """
     with torch.enable_grad(), poutine.trace(param_only=True) as capture:
+        start = saved_generators()
         drawn = run_pair(model, guide, *args, reading=reading)
         draws = drawn.draws()
-        held = pair_at(model, guide, {name: z.detach() for name, z in draws.items()}, *args, like=drawn)
-        log_p = [held.terms().log_likelihood + held.terms().log_prior, held.global_terms(scaled=False)[0]]
+        at = {name: z.detach() for name, z in draws.items()}
+        held = pair_at(model, guide, at, *args, like=drawn)
+        try:
+            terms = held.terms()
+        except NoInverse:  # under another dropout mask, a transform makes other draws of the same numbers
+            restore_generators(start)
+            held = pair_at(model, guide, at, *args, like=drawn, redraw=True)
+            terms = held.terms()
+        log_p = [terms.log_likelihood + terms.log_prior, held.global_terms(scaled=False)[0]]
         log_q = [drawn.terms().log_posterior, drawn.global_terms(scaled=False)[1]]
     found = {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}  # type: ignore[union-attr]
     named = {name: parameter for name, parameter in found.items() if parameter.requires_grad}
