@@ -30,6 +30,7 @@ from pyrovae.programs import (
     gate,
     guide_draws,
     is_masked,
+    require_new_draws,
     require_no_masks,
     sample_sites,
     takes_pair,
@@ -201,6 +202,9 @@ def simulation_based_calibration(
     for data in chunks:
         with local_seed(0):
             latents = _checked_latents(model, guide, data.args)
+    if len(chunks) > 1:
+        require_new_draws(poutine.uncondition(model), *chunks[0].args)
+        gate.check_new_draws(found.pair, model, guide, *chunks[0].args)
     ranks = []
     with progress_bar(progress, num_data, "calibration", "datum") as bar:
         for data in chunks:

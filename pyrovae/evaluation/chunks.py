@@ -229,6 +229,6 @@ def check_chunk(
     """Does what `check_in_parts` does, without another run of the data that `found.pair` is a run of."""
     needs = replace(needs, reading=found.reading)
     if found.is_run_of(model, guide, data):
-        inspect(gate.check_again(found.pair, model, guide, needs))
+        inspect(gate.check_again(found.pair, model, guide, needs, *data.args))
     else:
         check_in_parts(model, guide, data, needs, inspect)

@@ -214,6 +214,8 @@ def active_units(model: Callable, guide: Callable, *args: object) -> int:
     for chunk in cut(model, guide, found, DATA_PER_CHUNK).in_chunks(DATA_PER_CHUNK):
         run = partial(run_pair, model, guide, *chunk.args, num_particles=num_draws)
         pair = gate.checked_run(run, model, guide, None, chunk.args, {})
+        if not pair.layout.is_vectorized:
+            gate.check_new_draws(pair, model, guide, *chunk.args)
         draws, has = (_coordinates(pair, part) for part in (_mean_or_draw, _has))
         parts.append(_moments(draws, has))
     means, variances, counts = (torch.cat(part) for part in zip(*parts, strict=True))

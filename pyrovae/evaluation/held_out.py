@@ -91,7 +91,7 @@ def held_out_log_px(
     parts = []
     with progress_bar(progress, len(chunks) * num_draws, "log p(x)", "draw") as bar:
         for chunk in chunks:
-            check_chunk(model, guide, found, chunk, gate.Weights())
+            check_chunk(model, guide, found, chunk, gate.Weights(in_runs=True))
             draws = []
             for index in range(num_draws):
                 draws.append(_draw(model, guide, chunk, num_particles, found.reading, validated=index == 0))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import NamedTuple, cast
 
 import pyro
@@ -26,6 +27,8 @@ from pyrovae.programs import (
     one_way_site,
     pair_of_sites,
     particles,
+    require_no_seed,
+    run_pair,
     sample_sites,
     support_of,
     with_all_states,
@@ -115,6 +118,9 @@ class AnnealedHMC:
                     f'to start at the guide, the latent site "{name}" must have one support in model and guide, '
                     f"got {ours} in the model and {theirs} in the guide"
                 )
+        # HMC draws between runs of the programs.
+        run = self.model if self.start == "prior" else partial(run_pair, self.model, self.guide, reading=self.reading)
+        require_no_seed(lambda: run(*data))
         return pair
 
     def first(self, data: Sequence, num_chains: int) -> ChainState:

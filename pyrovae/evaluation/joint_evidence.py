@@ -93,7 +93,7 @@ def nested_draws(
     """
     draws = _Draws(model, guide, found, num_draws, num_particles, compile, keep)
     for chunk in draws.chunks:
-        check_chunk(model, guide, found, chunk, needs)
+        check_chunk(model, guide, found, chunk, replace(needs, in_runs=True))
     blocks = torch.arange(num_draws).tensor_split(min(BLOCKS, num_draws))
     seeds = torch.randint(2**62, (len(blocks),)).tolist()  # the draws are the same whichever process takes them
     parts: list[tuple[Tensor, ...]] = []

@@ -89,9 +89,10 @@ class Sampler:
         if found.pair.subsampled_plates:
             self.sample_size = 1  # the draws of one run share its subsample
         compiles = pays(compile, self.data.size * num_samples) and found.pair.layout.is_vectorized
-        self._check = partial(check_chunk, model, guide, found, needs=needs)
         self._runs = _ChunkRuns(model, guide, found, (self.sample_size, self.data_size), compiles, take)
         self.chunks = list(self.data.in_chunks(self.data_size))
+        in_runs = len(self.chunks) > 1 or num_samples > self.sample_size
+        self._check = partial(check_chunk, model, guide, found, needs=replace(needs, in_runs=in_runs))
         self.seeds = [int(torch.randint(2**62, ())) for _ in self.chunks]
 
     @property

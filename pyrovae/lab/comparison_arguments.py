@@ -115,6 +115,9 @@ class _AsRead:
 
     def check(self, pair: Pair) -> None: ...
 
+    def runs_again(self, pair: Pair) -> bool:
+        return True  # in each repeat
+
 
 def check_log_px(log_px: Estimate | None, num_data: int | None, one_value: bool) -> None:
     """Raises `InputError` if a given estimate is of another kind, or of another number of data where that is known."""

@@ -162,7 +162,7 @@ def check_entrant(entrant: Entrant, plan: TrainingPlan, seed: int, held_out: Hel
         with local_seed(0):
             few = at_most(pair.model, pair.guide, held_out, 2, plate)
             args = moved(few.args, device_of(pair.model, tensors_in(few.args)))
-            gate.check(pair.model, pair.guide, gate.Weights(reading=Reading(plate)), *args)
+            gate.check(pair.model, pair.guide, gate.Weights(in_runs=True, reading=Reading(plate)), *args)
 
 
 def prepared(pair: ProgramPair, plan: TrainingPlan, objective: ObjectiveOfFit) -> Training:

@@ -50,6 +50,10 @@ class DifferentiableELBO(PyroELBO):
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if training the pair through this would go to a wrong gradient or bound."""
 
+    def runs_again(self, pair: Pair) -> bool:
+        """Returns True if the draws of a step are those of several runs of the pair."""
+        return getattr(self, "num_particles", 1) > 1 and not pair.layout.is_vectorized
+
     def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
         """Returns the loss as a 0-dim tensor with this estimator's gradient, for every parameter of the pair.
 
@@ -221,6 +225,11 @@ class Objective(DifferentiableELBO):
         return loss_in_chunks(self, call)
 
     # Checks -----------------------------------------------------------------------------------------------------------
+
+    def runs_again(self, pair: Pair) -> bool:
+        """Returns True if the draws of a step are those of several runs of the pair."""
+        in_chunks = self.chunk_size is not None and self.chunk_size < self.num_draws
+        return self.num_draws > 1 and (in_chunks or not pair.layout.is_vectorized)
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if this objective would train the pair to a wrong gradient."""

@@ -28,6 +28,7 @@ from pyrovae.programs.random_choices import (
     restore_generators,
     saved_generators,
 )
+from pyrovae.programs.repeated_draws import require_new_draws, require_no_seed
 from pyrovae.programs.reruns import (
     at_every_datum,
     drawn_anew,
@@ -142,8 +143,10 @@ __all__ = [
     "pair_of_sites",
     "proposals",
     "random_mark",
+    "require_new_draws",
     "require_no_autoencoder",
     "require_no_masks",
+    "require_no_seed",
     "restore_generators",
     "restore_statistics",
     "saved_statistics",

@@ -37,6 +37,7 @@ from pyrovae.programs.mask_checks import check_masks, exposed
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.particle_checks import check_pair
 from pyrovae.programs.random_choices import is_traced, owner_of
+from pyrovae.programs.repeated_draws import REMEDY, repeated_site
 from pyrovae.programs.running import AS_IT_COMES, does_not_run, run_pair
 from pyrovae.programs.sites import base_of, is_autoencoder, is_masked
 from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
@@ -61,6 +62,9 @@ class Needs(Protocol):
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if the pair does not give it."""
 
+    def runs_again(self, pair: Pair) -> bool:
+        """Returns True if draws of several runs of the pair are taken for so many draws."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -73,6 +77,7 @@ class Weights:
     - `alone`: each datum has weights of its own, as it needs for a mean of weights, and not for a mean of their
       logarithms.
     - `normalised`: the model has no factors, with which weights are known up to a constant.
+    - `in_runs`: the draws are those of several runs, each of which must draw anew.
     """
 
     densities: bool = True
@@ -80,6 +85,7 @@ class Weights:
     zeros: bool = True
     alone: bool = True
     normalised: bool = True
+    in_runs: bool = False
     reading: Reading = AS_IT_COMES
 
     def check(self, pair: Pair) -> None:
@@ -100,6 +106,10 @@ class Weights:
         if self.everywhere:
             missing = never_drawn(pair)
             require(missing is None, f"{missing}: log p(x) would be too low; use proposals.defensive")
+
+    def runs_again(self, pair: Pair) -> bool:
+        """Returns True if draws are those of several runs, as they are where particles run one after another."""
+        return self.in_runs or not pair.layout.is_vectorized
 
 
 def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs) -> Pair:
@@ -129,20 +139,33 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
             found = coupled(pair, model, guide, args, kwargs)
             moved = moved_point(pair, guide, args, kwargs)
             pair = replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside, moved=moved)
-            needs.check(pair)
+            _ask(pair, model, guide, needs, args, kwargs)
             _remember(model, guide, needs, pair)
     return pair
 
 
-def check_again(pair: Pair, model: Callable, guide: Callable, needs: Needs) -> Pair:
+def check_again(pair: Pair, model: Callable, guide: Callable, needs: Needs, *args, **kwargs) -> Pair:
     """Checks that a pair gives what `needs` asks for, where `check` returned `pair` for other needs of that reading.
 
-    Returns the pair, and raises `InputError` as `check` does, without another run of it.
+    Returns the pair, and raises `InputError` as `check` does, without another run of it unless draws of several runs
+    are asked for. `args` are those of the run that `pair` is of.
     """
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
-        needs.check(pair)
+        _ask(pair, model, guide, needs, args, kwargs)
     _remember(model, guide, needs, pair)
     return pair
+
+
+def check_new_draws(pair: Pair, model: Callable, guide: Callable, *args, **kwargs) -> None:
+    """Raises `InputError` if the guide draws the same latents in every run; `pair` is a run of the two programs."""
+    found = repeated_site(pair, model, guide, args, kwargs)
+    require(found is None, f'the guide must draw anew in every run, and draws the same at site "{found}": {REMEDY}')
+
+
+def _ask(pair: Pair, model: Callable, guide: Callable, needs: Needs, args: tuple, kwargs: dict) -> None:
+    needs.check(pair)
+    if needs.runs_again(pair):
+        check_new_draws(pair, model, guide, *args, **kwargs)
 
 
 def _two_particles(model: Callable, guide: Callable, reading: Reading, args: tuple, kwargs: dict) -> Pair:

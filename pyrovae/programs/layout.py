@@ -100,7 +100,7 @@ def read_layout(model_sites: dict[str, dict], guide_sites: dict[str, dict], read
         return joint
     plates = _data_plates(model_sites, guide_sites, reading.plate)
     layout = replace(joint, plates=plates)
-    drawn = [site for site in guide_sites.values() if _is_random(site)]
+    drawn = [site for site in guide_sites.values() if is_random(site)]
     if not all(map(layout.is_local, summed)):  # a sum over states for all data couples them
         return joint
     if _is_drawn_at_once(layout, model_sites, guide_sites):
@@ -113,7 +113,8 @@ def read_layout(model_sites: dict[str, dict], guide_sites: dict[str, dict], read
     )
 
 
-def _is_random(site: dict) -> bool:
+def is_random(site: dict) -> bool:
+    """Returns True for a latent that is drawn, and is no point."""
     return not site["is_observed"] and not isinstance(base_of(site["fn"]), Delta | Unit)
 
 
@@ -121,7 +122,7 @@ def _is_drawn_at_once(layout: Layout, model_sites: dict[str, dict], guide_sites:
     """Returns True if one draw outside all plates gives the local latents, as in Pyro's `AutoMultivariateNormal`."""
     local = [site for name, site in guide_sites.items() if name in model_sites and layout.is_local(site)]
     points = [site for site in local if isinstance(base_of(site["fn"]), Delta)]
-    alone = [site for name, site in guide_sites.items() if name not in model_sites and _is_random(site)]
+    alone = [site for name, site in guide_sites.items() if name not in model_sites and is_random(site)]
     return bool(points and alone) and not any(map(layout.is_local, alone))
 
 
@@ -137,7 +138,7 @@ def _data_plates(model_sites: dict[str, dict], guide_sites: dict[str, dict], pla
         require(plate in known, f"{rule}, got {shown(plate)}")
         return (plate,)
     latents = [site for site in model_sites.values() if not site["is_observed"]]
-    latents += [site for site in guide_sites.values() if _is_random(site)]
+    latents += [site for site in guide_sites.values() if is_random(site)]
     with_latents = {name for site in latents for name in _names(site)}
     candidates = [[name for name in names if name in with_latents] for names in of_observed]
     if not any(candidates):  # all latents are global
