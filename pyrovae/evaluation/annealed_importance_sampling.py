@@ -240,9 +240,12 @@ def annealed_chunks(
     elif not found.pair.layout.plates:
         chains.evidence_of = "joint evidence of all data"
     data = found.as_one if has_globals else cut(hmc.model, hmc.guide, found, step)
-    total = len(list(data.in_chunks(step))) * (chains.num_pilot + num_runs * (len(chains.t) - 1))
+    chunks = list(data.in_chunks(step))
+    if len(chunks) > 1:
+        hmc.check_new_starts(found.pair, chunks[0].args)
+    total = len(chunks) * (chains.num_pilot + num_runs * (len(chains.t) - 1))
     with progress_bar(progress, total, "log p(x) by AIS", "step") as bar:
-        for index, chunk in enumerate(data.in_chunks(step)):
+        for index, chunk in enumerate(chunks):
             seed = int(torch.randint(2**62, ()))  # the draws are the same whichever process takes these data
             if Workers().owns(index):
                 with local_seed(seed):

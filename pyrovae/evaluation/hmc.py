@@ -27,6 +27,7 @@ from pyrovae.programs import (
     one_way_site,
     pair_of_sites,
     particles,
+    require_new_draws,
     require_no_seed,
     run_pair,
     sample_sites,
@@ -119,9 +120,17 @@ class AnnealedHMC:
                     f"got {ours} in the model and {theirs} in the guide"
                 )
         # HMC draws between runs of the programs.
-        run = self.model if self.start == "prior" else partial(run_pair, self.model, self.guide, reading=self.reading)
+        both = partial(run_pair, self.model, self.guide, num_particles=2, reading=self.reading)
+        run = self.model if self.start == "prior" else both
         require_no_seed(lambda: run(*data))
         return pair
+
+    def check_new_starts(self, pair: Pair, data: Sequence) -> None:
+        """Raises `InputError` if chains of other data would start at the same draws; `pair` is a run of the pair."""
+        if self.start == "prior":
+            require_new_draws(self.model, *data)
+        else:
+            gate.check_new_draws(pair, self.model, self.guide, *data)
 
     def first(self, data: Sequence, num_chains: int) -> ChainState:
         """Returns chains at draws from q_0."""

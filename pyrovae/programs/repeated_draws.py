@@ -25,10 +25,10 @@ REMEDY = "take out the seed of guide or model (poutine.seed, set_rng_seed)"
 
 def repeated_site(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> str | None:
     """Returns a latent that the guide draws as before when the pair is run again, or None. `pair` is a run of it."""
-    layout = pair.layout
+    num_particles = pair.num_particles if pair.layout.is_vectorized else None
 
     def run() -> Mapping[str, dict]:
-        return sample_sites(traces_of(model, guide, args, kwargs, 1 if layout.is_vectorized else None, layout)[1])
+        return sample_sites(traces_of(model, guide, args, kwargs, num_particles, pair.layout)[1])
 
     return _repeated(run)
 

@@ -154,7 +154,12 @@ def test_chains_refuse_what_repeats_their_momenta_and_take_a_seed_of_the_start()
         ):
             pv.annealed_log_marginal(*pair, X, start=start, **settings)
     pv.annealed_log_marginal(model, setting(guide), X, **settings)  # the guide is not run
-    pv.annealed_log_marginal(model, poutine.seed(guide, rng_seed=3), X, start="guide", **settings)
+    pair = Pair(model, poutine.seed(guide, rng_seed=3))
+    pv.annealed_log_marginal(*pair, X, start="guide", **settings)
+    with pytest.raises(pv.InputError, match=REFUSED.format("z")):  # in chunks of data
+        pv.annealed_log_marginal(*pair, X, start="guide", chunk_size=4, **settings)
+    with pytest.raises(pv.InputError, match=REFUSED.format("z")):
+        pv.annealed_log_marginal(poutine.seed(model, rng_seed=3), guide, X, chunk_size=4, **settings)
 
 
 @pytest.mark.parametrize(
