@@ -12,6 +12,11 @@ from pyro.distributions import (
     TorchDistribution,
     TransformedDistribution,
 )
+from pyro.distributions.transforms import (
+    LeakyReLUTransform,
+    PositivePowerTransform,
+    SoftplusTransform as PyroSoftplus,
+)
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 from torch.distributions import (
@@ -36,13 +41,17 @@ from torch.distributions.transforms import (
 )
 
 from pyrovae.common import InputError
-from pyrovae.programs.supports import Between, base_support, contains, ends_of, interior, kind_of
+from pyrovae.programs.between import Between
+from pyrovae.programs.supports import base_support, contains, ends_of, interior, kind_of
 
 _MONOTONE = (
     AffineTransform,
     CumulativeDistributionTransform,
     ExpTransform,
+    LeakyReLUTransform,
+    PositivePowerTransform,
     PowerTransform,
+    PyroSoftplus,
     SigmoidTransform,
     SoftplusTransform,
     TanhTransform,
@@ -128,14 +137,8 @@ def _call_of(transform: Transform) -> Callable[[Any], Tensor] | None:
 
 def has_real_support(fn: TorchDistribution) -> bool:
     """Returns True if the values of a distribution are tensors of unconstrained real numbers."""
-    return isinstance(base_support(_settled(support_of(fn))), type(constraints.real))
-
-
-def _settled(support: constraints.Constraint) -> constraints.Constraint:
-    base = base_support(support)
-    if not isinstance(base, Between):
-        return support
-    return constraints.independent(base.settled(), support.event_dim) if support.event_dim else base.settled()
+    base = base_support(support_of(fn))
+    return base.is_everything if isinstance(base, Between) else isinstance(base, type(constraints.real))
 
 
 def bijection_of(site: dict, said: str) -> Transform:
@@ -146,7 +149,6 @@ def bijection_of(site: dict, said: str) -> Transform:
     support = support_of(site["fn"])
     if isinstance(support, constraints.MixtureSameFamilyConstraint):
         support = support.base_constraint
-    support = _settled(support)
     why = "is discrete" if support.is_discrete else None
     try:
         if why is None:

@@ -43,7 +43,9 @@ def impossible_alone(prior: dict, proposal: dict) -> str | None:
     if not len(found):
         return None
     if isinstance(base, (*_OF_STATES, Multinomial, MixtureSameFamily)):
-        return f"the guide gives state {int(found[0, -1])} a probability of 0, and the prior does not"
+        made_of_probs = not isinstance(base, MixtureSameFamily) and bool(base.logits.isfinite().all())
+        hint = " (if it has underflowed, give the guide logits)" if made_of_probs else ""
+        return f"the guide gives state {int(found[0, -1])} a probability of 0, and the prior does not{hint}"
     return f"the guide, a {type(base).__name__}, gives one value alone, and the prior others"
 
 

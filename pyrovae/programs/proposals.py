@@ -24,7 +24,7 @@ from pyrovae.common import InputError, require, require_callable, require_number
 from pyrovae.programs.distribution_supports import has_real_support, log_density, support_of
 from pyrovae.programs.one_way_transforms import one_way_site
 from pyrovae.programs.sites import base_of
-from pyrovae.programs.supports import EitherOf, contains
+from pyrovae.programs.supports import EitherOf, contains, described
 
 
 def widened(guide: Callable, factor: float) -> Callable:
@@ -58,7 +58,7 @@ def widened(guide: Callable, factor: float) -> Callable:
         def _pyro_sample(self, msg: Message) -> None:
             fn = cast(TorchDistribution, msg["fn"])
             if _is_latent(msg) and not isinstance(base_of(fn), dist.Delta):
-                rule = f'widened needs latents of real numbers, got {support_of(fn)} at site "{msg["name"]}"'
+                rule = f'widened needs latents of real numbers, got {described(support_of(fn))} at site "{msg["name"]}"'
                 require(has_real_support(fn), rule)
                 try:
                     msg["fn"] = _Widened(fn, factor)

@@ -8,45 +8,8 @@ from pyro.distributions import constraints as pyro_constraints
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from pyrovae.programs.between import ROUNDINGS, Between
 
-class Between(constraints.Constraint):
-    """Holds for numbers from a lower to an upper bound: tensors, whose elements may be infinite."""
-
-    def __init__(self, lower_bound: Tensor, upper_bound: Tensor) -> None:
-        self.lower_bound, self.upper_bound = lower_bound, upper_bound
-        super().__init__()
-
-    def check(self, value: Tensor) -> Tensor:
-        return (self.lower_bound <= value) & (value <= self.upper_bound)
-
-    def __repr__(self) -> str:
-        return described(self)
-
-    def settled(self) -> constraints.Constraint:
-        """Returns the constraint of PyTorch's that this one is, if all elements have one; it waits for a GPU."""
-        kinds = {(bool(end.isfinite().all()), bool(end.isinf().all())) for end in (self.lower_bound, self.upper_bound)}
-        if (False, False) in kinds:  # some of the elements
-            return self
-        if self.lower_bound.isinf().all():
-            return constraints.real if self.upper_bound.isinf().all() else constraints.less_than(self.upper_bound)
-        if self.upper_bound.isinf().all():
-            return constraints.greater_than_eq(self.lower_bound)
-        return constraints.interval(self.lower_bound, self.upper_bound)
-
-    def within(self, value: Tensor) -> Tensor:
-        """Returns values that lie some roundings or more inside: a transform's inverse might round one of them out."""
-        low, high = (end.to(value) for end in (self.lower_bound, self.upper_bound))
-        away = ROUNDINGS * torch.finfo(value.dtype).eps * torch.maximum(*(_finite(end).abs() for end in (low, high)))
-        return torch.minimum(torch.maximum(value, low + away), high - away)
-
-    def point(self, share: float) -> Tensor:
-        """Returns the point of an interval at this share of its length, which is 2 if an end of it is infinite."""
-        low, high = self.lower_bound, self.upper_bound
-        low = torch.where(low.isfinite(), low, torch.where(high.isfinite(), high - 2, -1.0))
-        return low + share * (torch.where(high.isfinite(), high, low + 2) - low)
-
-
-ROUNDINGS = 4  # units in the last place, by which bounds that are meant to be equal may differ
 _INTERVALS = (
     Between,
     constraints._Real,
@@ -121,8 +84,6 @@ def interior(support: constraints.Constraint, value: Tensor, other: bool = False
         index = torch.full((1,), int(other and value.shape[-1] > 1), device=value.device)
         return torch.zeros_like(value).index_fill(-1, index, 1)
     try:
-        if isinstance(base, Between):
-            return torch.zeros_like(value) + base.point(0.75 if other else 0.5).to(value)
         found = transform_to(base)(torch.ones_like(value) if other else torch.zeros_like(value))
         fits = torch.broadcast_shapes(found.shape, value.shape) == found.shape
     except (NotImplementedError, RuntimeError, IndexError):  # for example a Cholesky factor, made of fewer numbers
@@ -195,10 +156,6 @@ def _at_most(one: Any, other: Any) -> bool:
     away = max((ROUNDINGS * torch.finfo(end.dtype).eps for end in ends if end.is_floating_point()), default=0.0)
     low, high = (end.double() for end in ends)
     return bool(((low <= high) | torch.isclose(low, high, rtol=away, atol=0.0)).all())
-
-
-def _finite(end: Tensor) -> Tensor:
-    return torch.where(end.isfinite(), end, 0.0)
 
 
 def _is_everything(support: constraints.Constraint) -> bool:
