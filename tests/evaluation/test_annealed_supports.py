@@ -24,18 +24,21 @@ def integral(log_density, points):
 # Chains side by side cost little, and distributions one after another much.
 MANY = {"num_distributions": 6, "num_chains": 2_000, "num_leapfrog": 2}
 MIXTURE = dist.MixtureSameFamily(dist.Categorical(number([0.3, 0.7])), dist.Normal(number([-1.0, 1.5]), number(0.5)))
+SHIFT = dist.transforms.AffineTransform(-0.5, 1.0)
+ABOVE = [dist.TransformedDistribution(dist.Gamma(number(shape), number(1.0)), [SHIFT]) for shape in (1.0, 1.5)]
 # Maps a name to (prior, guide, mean of x given z, ends of a grid over the support).
 SUPPORTS = {
     "positive": (dist.LogNormal(number(0.0), 1.0), dist.LogNormal(number(0.3), 0.8), lambda z: z, (1e-7, 80.0)),
     "interval": (dist.Beta(number(2.0), number(3.0)), dist.Beta(number(2.5), number(2.0)), lambda z: 3 * z, (0.0, 1.0)),
     "bounded": (dist.Uniform(number(-1.0), 2.0), dist.Uniform(number(-1.0), 2.0), lambda z: z, (-1.0, 2.0)),
+    "shifted": (*ABOVE, lambda z: z, (-0.5, 40.0)),
     "mixture": (MIXTURE, dist.Normal(number(0.5), 1.5), lambda z: z, (-9.0, 9.0)),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [*itertools.product(("positive", "interval"), STARTS), ("bounded", "prior"), ("mixture", "guide")],
+    [*itertools.product(("positive", "interval", "shifted"), STARTS), ("bounded", "prior"), ("mixture", "guide")],
 )
 def test_latents_on_other_supports_give_log_px_by_quadrature(name, start):
     prior, q, decode, (low, high) = SUPPORTS[name]

@@ -22,8 +22,8 @@ from summed_pairs import (
     summed_run,
 )
 
+from pyrovae.programs.distribution_supports import log_density
 from pyrovae.programs.summed_sites import summed_groups, summed_log_prob, summed_sites
-from pyrovae.programs.supports import log_density
 
 WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 
