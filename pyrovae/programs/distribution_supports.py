@@ -120,9 +120,10 @@ def _image(transform: Transform, support: constraints.Constraint) -> constraints
     images = []
     for end, of_domain, is_low in zip(ends_of(support), ends_of(domain), (True, False), strict=True):
         end = end if isinstance(end, Tensor) else torch.tensor(end, dtype=torch.float64)
-        low, high = ends_of(codomain)
-        last = torch.where(rises == is_low, low, high)  # formulas clip near the ends of a domain
-        images.append(torch.where(end <= of_domain if is_low else end >= of_domain, last, call(end)))
+        image, (low, high) = call(end), ends_of(codomain)
+        last = torch.where(rises == is_low, low, high).to(image)  # formulas clip near the ends of a domain
+        is_last = end <= of_domain if is_low else end >= of_domain
+        images.append(torch.where(is_last.to(image.device), last, image))
     return Between(torch.minimum(*images), torch.maximum(*images))
 
 

@@ -1,6 +1,7 @@
 """Compares constraints, which are supports of distributions, and finds values inside them."""
 
 import math
+from functools import reduce
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def contains(
             return low <= inner_low and inner_high <= high
         if not compare_tensors:
             return None
-        return _at_most(low, inner_low) and _at_most(inner_high, high)
+        return _within(*(torch.as_tensor(end) for end in (low, high, inner_low, inner_high)))
     if kinds[0] == "interval" and _is_everything(outer) and not _is_discrete(inner):
         return True
     return True if type(outer) is type(inner) and not vars(outer) and not vars(inner) else None
@@ -150,12 +151,14 @@ def ends_of(support: constraints.Constraint) -> tuple[Any, Any]:
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
-def _at_most(one: Any, other: Any) -> bool:
-    """Returns True if one bound is nowhere above another, but for rounding."""
-    ends = torch.as_tensor(one), torch.as_tensor(other)
-    away = max((ROUNDINGS * torch.finfo(end.dtype).eps for end in ends if end.is_floating_point()), default=0.0)
-    low, high = (end.double() for end in ends)
-    return bool(((low <= high) | torch.isclose(low, high, rtol=away, atol=0.0)).all())
+def _within(low: Tensor, high: Tensor, inner_low: Tensor, inner_high: Tensor) -> bool:
+    """Returns True if inner bounds lie nowhere outside the others, but for rounding."""
+    ends = low, high, inner_low, inner_high
+    unit = max((torch.finfo(end.dtype).eps for end in ends if end.is_floating_point()), default=0.0)
+    low, high, inner_low, inner_high = exact = [end.double() for end in ends]
+    sizes = (torch.where(end.isfinite(), end.abs(), 0.0) for end in exact)
+    away = ROUNDINGS * unit * reduce(torch.maximum, sizes)
+    return bool(((low <= inner_low + away) & (inner_high <= high + away)).all())
 
 
 def _is_everything(support: constraints.Constraint) -> bool:

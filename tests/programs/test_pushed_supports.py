@@ -88,6 +88,8 @@ def test_bounds_that_differ_by_rounding_are_equal_and_no_others():
     assert contains(once, pushed, compare_tensors=True)
     assert contains(pushed, once, compare_tensors=True)
     assert not contains(pushed, more, compare_tensors=True)
+    wide = constraints.interval(torch.tensor(-1_000.0), torch.tensor(0.001))
+    assert contains(wide, support_of(made(dist.Normal(0.0, 1.0), biject_to(wide))), compare_tensors=True)
 
 
 # Pairs ----------------------------------------------------------------------------------------------------------------
