@@ -75,8 +75,8 @@ class ConditionalLikelihood(Estimate):
                 signs.append(f"too {way} where {name} is bad ({bad:,})")
         remedies = dict.fromkeys((*self.whole.remedies, *self.part.remedies))
         take, good = advice(remedies, num, FOR_CELLS), smallest_ess_in_words(self.ess, num)
-        bad_words, settings = ("not to be relied on", "off by an unknown amount"), self.whole.enough_draws
-        found = verdict_of(self.pareto_k, num, take, good, bad_words, settings=settings)
+        bad_words, particles = ("not to be relied on", "off by an unknown amount"), self.whole.num_particles
+        found = verdict_of(self.pareto_k, num, take, good, bad_words, num_particles=particles)
         return f"{found}; values may be {', '.join(signs)}" if signs else found
 
     def __repr__(self) -> str:

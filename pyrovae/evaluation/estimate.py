@@ -219,13 +219,7 @@ class MarginalLikelihood(Estimate):
         take = advice(self.remedies, self.num_samples, words)
         bad = ("a lower bound only", "low by an unknown amount")
         good = self._shortfall_in_words
-        return start + verdict_of(self.pareto_k, self.num_samples, take, good, bad, settings=self.enough_draws)
-
-    @property
-    def enough_draws(self) -> str:
-        """The settings that give enough draws for a Pareto k, in brackets; nothing where it is simply their number."""
-        each, enough = self.num_particles, MOST_WITHOUT_PARETO_K + 1
-        return f" (num_samples={enough * each}, num_particles={each})" if each > 1 else ""
+        return start + verdict_of(self.pareto_k, self.num_samples, take, good, bad, num_particles=self.num_particles)
 
     @property
     def diagnosis(self) -> str:

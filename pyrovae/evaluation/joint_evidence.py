@@ -108,11 +108,15 @@ def nested_draws(
 
 
 def _at_once(model: Callable, guide: Callable, found: Opened, needs: gate.Weights) -> Opened | None:
-    """Returns the pair as one in which all data are one datum, or None if its programs cannot run draws at once."""
+    """Returns the pair as one in which all data are one datum, or None if its programs cannot run draws at once.
+
+    Where they cannot, a warning says why.
+    """
     try:
-        return as_one_datum(model, guide, found, needs, vectorize_particles=True)
+        one = as_one_datum(model, guide, found, needs)
     except InputError:
         return None
+    return one if one.pair.layout.is_vectorized else None
 
 
 def as_one_datum(
@@ -129,7 +133,11 @@ def as_one_datum(
 def takes_all_at_once(model: Callable, guide: Callable, found: Opened) -> bool:
     """Returns True if the programs run several draws of the latents of all data in a dimension of particles."""
     with local_seed(0):
-        return _at_once(model, guide, found, gate.Weights()) is not None
+        try:
+            as_one_datum(model, guide, found, gate.Weights(), vectorize_particles=True)
+        except InputError:
+            return False
+        return True
 
 
 class _Draws:

@@ -9,24 +9,27 @@ from pyrovae.evaluation.chunks import Opened
 from pyrovae.evaluation.hmc import bijection
 from pyrovae.evaluation.joint_evidence import takes_all_at_once
 from pyrovae.evaluation.proposal_misfit import misfit_of
-from pyrovae.evaluation.remedy_words import ANNEALED, DEFENSIVE, DRAWS
+from pyrovae.evaluation.remedy_words import ANNEALED, DEFENSIVE, DRAWS, RESCALED, UNTRIED
 from pyrovae.programs import Pair, is_marked, proposals
 
 
 def remedies_of(model: Callable, guide: Callable, found: Opened, is_bad: Tensor | None = None) -> tuple[str, ...]:
-    """Returns what helps a pair whose guide is a bad proposal: more draws, and other methods that take the pair.
+    """Returns what helps a pair whose guide is a bad proposal, with what is surest to help first.
 
-    `is_bad` is True for the data at which its weights are bad, `(batch,)`.
+    That is a proposal that has been tried, then methods that take the pair and leave the guide behind, and then more
+    draws, which help little where Pareto k is above 0.7. `is_bad` is True for the data at which the weights are bad,
+    `(batch,)`.
     """
     pair = found.pair
-    named = [DRAWS]
+    tried: list[str] = []
+    others: list[str] = []
     if all(proposals.can_widen(site["fn"]) for site in pair.guide_sites.values()):
-        named.append(misfit_of(model, guide, found, is_bad))
+        misfit = misfit_of(model, guide, found, is_bad)
+        (others if misfit in (RESCALED, UNTRIED) else tried).append(misfit)
     elif len(pair.guide_sites) == 1 and pair.guide_sites.keys() == pair.latent.keys() == _latents(pair):
-        named.append(DEFENSIVE)
-    if _can_anneal(model, guide, found):
-        named.append(ANNEALED)
-    return tuple(named)
+        others.append(DEFENSIVE)
+    annealed = [ANNEALED] if _can_anneal(model, guide, found) else []
+    return (*tried, *annealed, *others, DRAWS)
 
 
 def _latents(pair: Pair) -> set[str]:

@@ -2,21 +2,23 @@
 
 from collections.abc import Collection, Mapping
 
-DRAWS, WIDENED, NARROWED, RESCALED, DEFENSIVE = "draws", "widened", "narrowed", "rescaled", "defensive"
+DRAWS, WIDENED, NARROWED, DEFENSIVE = "draws", "widened", "narrowed", "defensive"  # the second and third by a factor
+RESCALED, UNTRIED = "rescaled", "untried"
 ANNEALED, DISTRIBUTIONS = "annealed", "distributions"
 PARTICLES, CHAINS, LONGER = "particles", "chains", "longer"
 
 # How each remedy is called in one place, which advises none without a name. "{more}" is a number worth trying.
 IN_PYTHON = {
-    DRAWS: "more draws",
-    WIDENED: "a wider proposal (pv.proposals.widened(guide, 1.2))",
-    NARROWED: "a narrower proposal (pv.proposals.widened(guide, 0.8))",
-    RESCALED: "another proposal (wider, narrower or moved: pv.proposals.widened)",
+    WIDENED: "a wider proposal (pv.proposals.widened(guide, {factor}))",
+    NARROWED: "a narrower proposal (pv.proposals.widened(guide, {factor}))",
+    RESCALED: "a better guide (no factor of pv.proposals.widened is enough)",
+    UNTRIED: "a wider or narrower proposal (pv.proposals.widened(guide, 2) is twice as wide)",
     DEFENSIVE: "a proposal mixed with the prior (pv.proposals.defensive(model, guide))",
     LONGER: "more distributions",
     CHAINS: "more chains",
     ANNEALED: "annealed_log_marginal",
     DISTRIBUTIONS: "",
+    DRAWS: "more draws",
 }
 FOR_CELLS = {name: IN_PYTHON[name] for name in IN_PYTHON if name not in (ANNEALED, DISTRIBUTIONS)}  # of log p(x)
 FOR_ANSWERS = FOR_CELLS | {PARTICLES: "more draws of the latents of each datum (num_particles)"}
@@ -32,14 +34,26 @@ IN_IMPUTE = {DRAWS: f"more draws (--num-samples {{more}}) or, if they do not hel
 IN_METHODS = IN_SHELL | {DRAWS: "more draws (--methods is_{more})"}
 
 
+def by_factor(name: str, factor: float) -> str:
+    """Returns the remedy of that name by a factor that has been tried."""
+    return f"{name} {factor:g}"
+
+
 def advice(remedies: Collection[str], num_samples: int, words: Mapping[str, str]) -> str:
-    """Returns "take ..." with those of the remedies that `words` has a name for."""
-    known = [words[name].format(more=10 * num_samples) for name in remedies if name in words]
+    """Returns "take ..." with those of the remedies that `words` has a name for; of two factors the first."""
+    named: dict[str, str] = {}
+    for name, _, factor in (remedy.partition(" ") for remedy in remedies):
+        if name in words:
+            named.setdefault(name, words[name].format(more=10 * num_samples, factor=factor))
+    known = list(named.values())
     return "take " + " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
 
 
 def misfit(remedies: Collection[str]) -> str:
     """Returns in which way the proposal is bad, if the remedies tell."""
-    if WIDENED in remedies:
-        return "too narrow, or beside the posterior"
-    return "too wide" if NARROWED in remedies else "too narrow, too wide, misplaced or of another shape"
+    for name, _, factor in (remedy.partition(" ") for remedy in remedies):
+        if name == WIDENED:
+            return f"too narrow, or beside the posterior (widened by {factor} it reaches it)"
+        if name == NARROWED:
+            return f"too wide (narrowed to {factor} it is not)"
+    return "too narrow, too wide, misplaced or of another shape"

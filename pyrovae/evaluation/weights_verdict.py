@@ -1,5 +1,7 @@
 """How far to believe what weighted draws say, as Pareto k tells: one rule for log p(x), answers and missing cells."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,17 @@ MOST_WITHOUT_PARETO_K = 20  # draws
 # than 0.001 nats, and at 40% by more than 0.01.
 FEW = 0.05  # of the data
 HIDDEN = "rounding hides how the log-weights differ, which are very large; use float64"
+
+
+def largest_reliable_k(num_samples: int) -> float:
+    """Returns the largest Pareto k at which so many draws are enough: min(0.7, 1 - 1 / log10 S).
+
+    Above 0.7 more draws hardly help, and the proposal is bad; below it, S >= 10^(1 / (1 - k)) are enough.
+
+    Source:
+        Vehtari, Simpson, Gelman, Yao and Gabry 2024, arXiv:1507.02646, sections 3.2.3 and 3.2.4.
+    """
+    return min(RELIABLE_PARETO_K, 1 - 1 / math.log10(max(num_samples, MOST_WITHOUT_PARETO_K)))
 
 
 def are_few(num_bad: int, num: int) -> bool:
@@ -35,7 +48,7 @@ def verdict_of(
     bad: tuple[str, str],
     things: str = "data",
     why: str = HIDDEN,
-    settings: str = "",
+    num_particles: int = 1,
 ) -> str:
     """Returns how far to believe things, each with a Pareto k.
 
@@ -50,44 +63,68 @@ def verdict_of(
         bad: The conclusion if more than a few are bad, and what that means.
         things: What they are called.
         why: Why k is unknown, if it is.
-        settings: What gives enough draws, in brackets, where it is not simply their number.
+        num_particles: By what the caller's setting was divided, which gave `num_samples`.
     """
-    count, num_bad, num_unknown = _counted(k)
-    if num_unknown == count:
+    found = _Counted(k, num_samples)
+    count, num_known = found.count, found.count - found.unknown
+    few = f"{counted(num_samples, 'draw')} {'is' if num_samples == 1 else 'are'} too few"
+    if not num_known:
         if num_samples > MOST_WITHOUT_PARETO_K:
             return f"it cannot be judged: {why}"
-        few = f"{counted(num_samples, 'draw')} {'is' if num_samples == 1 else 'are'} too few"
-        return f"{few} to tell whether it is reliable: more than {MOST_WITHOUT_PARETO_K} are needed{settings}"
-    rest = f" and unknown at {num_unknown:,} ({why})" if num_unknown else ""
-    if not are_few(num_bad, count - num_unknown):
+        more = f"more than {MOST_WITHOUT_PARETO_K} are needed{_settings(MOST_WITHOUT_PARETO_K + 1, num_particles)}"
+        return f"{few} to tell whether it is reliable: {more}"
+    rest = f" and unknown at {found.unknown:,} ({why})" if found.unknown else ""
+    if not are_few(found.bad, num_known):
         conclusion, meaning = bad
-        where = "" if count == 1 else f" at {num_bad:,} of {count:,} {things}{rest}"
+        where = "" if count == 1 else f" at {found.bad:,} of {count:,} {things}{rest}"
         return f"{conclusion}: Pareto k > {RELIABLE_PARETO_K}{where}, {meaning}; {take}"
-    belief = "not all can be judged" if num_unknown else "reliable as far as its own draws can tell"
-    num_good = count - num_bad - num_unknown
+    if not are_few(found.large, num_known):
+        where = "" if count == 1 else f" at {found.large:,} of {count:,} {things}{rest}"
+        settings = _settings(found.enough, num_particles)
+        return f"{few}{where}: Pareto k > {found.limit}; k = {found.most:.2f} needs {found.enough:,}{settings}"
+    belief = "not all can be judged" if found.unknown else "reliable as far as its own draws can tell"
+    num_good = num_known - found.large
     at = f" at {'all' if num_good == count else f'{num_good:,} of'} {count:,} {things}{rest}"
-    small = f"Pareto k <= {RELIABLE_PARETO_K}"
-    if not num_bad:
+    small = f"Pareto k <= {found.limit}"
+    if not found.large:
         return f"{belief}: {small}{'' if count == 1 else at}; {good}"
-    others, them = (f"the other {num_bad:,}", "them") if num_bad > 1 else ("the other one", "it")
-    large = f"{others} may be far off (Pareto k > {RELIABLE_PARETO_K}): for {them} {take}"
-    return f"{belief}: {small}{at}; {large}" if num_unknown else f"{belief}{at}; {large}"
+    others, them = (f"the other {found.large:,}", "them") if found.large > 1 else ("the other one", "it")
+    large = f"{others} may be far off (Pareto k > {found.limit}): for {them} {take}"
+    return f"{belief}: {small}{at}; {large}" if found.unknown else f"{belief}{at}; {large}"
 
 
-def doubt_of(k: Tensor) -> str:
+def doubt_of(k: Tensor, num_samples: int) -> str:
     """Returns what `verdict_of` doubts about log p(x) in a few words, for a line that says more; nothing if nothing."""
-    count, num_bad, num_unknown = _counted(k)
+    found = _Counted(k, num_samples)
+    num_known, of = found.count - found.unknown, "" if found.count == 1 else f" of {found.count:,} data"
     doubts = []
-    if num_bad:
-        where = "" if count == 1 else f" at {num_bad:,} of {count:,} data"
-        large, is_few = f"Pareto k > {RELIABLE_PARETO_K}{where}", are_few(num_bad, count - num_unknown)
-        doubts.append(f"{large}, which may be far off" if is_few else f"a lower bound: {large}")
-    if num_unknown:
-        where = "" if count == 1 else f" at {num_unknown:,} of {count:,} data"
-        doubts.append(f"Pareto k is unknown{where}")
+    if not are_few(found.bad, num_known):
+        doubts.append(f"a lower bound: Pareto k > {RELIABLE_PARETO_K}" + (of and f" at {found.bad:,}{of}"))
+    elif found.large:
+        large = f"Pareto k > {found.limit}" + (of and f" at {found.large:,}{of}")
+        is_few = are_few(found.large, num_known)
+        doubts.append(f"{large}, which may be far off" if is_few else f"too few draws: {large}")
+    if found.unknown:
+        doubts.append("Pareto k is unknown" + (of and f" at {found.unknown:,}{of}"))
     return "; ".join(doubts)
 
 
-def _counted(k: Tensor) -> tuple[int, int, int]:
-    """Returns how many things there are, how many of a k above 0.7, and of how many it is unknown."""
-    return k.numel(), int((k > RELIABLE_PARETO_K).sum()), int(k.isnan().sum())
+def _settings(num_draws: int, num_particles: int) -> str:
+    """Returns what gives so many draws, in brackets; nothing where it is simply their number."""
+    return f" (num_samples={num_draws * num_particles}, num_particles={num_particles})" if num_particles > 1 else ""
+
+
+class _Counted:
+    """Counts things by their Pareto k.
+
+    - `count`, `unknown`, `bad`: all, those of unknown k, those of a k above 0.7.
+    - `large`: those of a k above `limit`, at which so many draws are too few; the bad ones are among them.
+    - `most`, `enough`: the largest k that is not bad, and how many draws it needs.
+    """
+
+    def __init__(self, k: Tensor, num_samples: int) -> None:
+        limit, is_bad = largest_reliable_k(num_samples), k > RELIABLE_PARETO_K
+        self.count, self.unknown, self.bad = k.numel(), int(k.isnan().sum()), int(is_bad.sum())
+        self.large, self.limit = int((k > limit).sum()), f"{limit:.2g}"
+        self.most = torch.where(is_bad | k.isnan(), -torch.inf, k).max().item() if k.numel() else -math.inf
+        self.enough = math.ceil(10 ** (1 / (1 - self.most)))

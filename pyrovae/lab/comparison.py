@@ -178,7 +178,8 @@ class Comparison:
 
     @property
     def _doubt(self) -> str:
-        doubt = doubt_of(self.log_px.pareto_k) if isinstance(self.log_px, MarginalLikelihood) else ""
+        log_px = self.log_px
+        doubt = doubt_of(log_px.pareto_k, log_px.num_samples) if isinstance(log_px, MarginalLikelihood) else ""
         return f" ({doubt})" if doubt else ""
 
     def _repr_html_(self) -> str:

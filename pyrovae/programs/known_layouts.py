@@ -100,8 +100,14 @@ def run_one_by_one(
 
 
 def reason_unsaid(model: Callable, guide: Callable, reading: Reading) -> str | None:
-    """Returns why particles run one after another, or None if there is no reason or it was returned before."""
+    """Returns why particles run one after another, or None if there is no reason or one was returned before.
+
+    In training and in evaluation it may be found in other words.
+    """
     try:
-        return _known_of(model, guide).pop(("why", *_key(model, guide, reading)), None)
+        known = _known_of(model, guide)
+        why = known.pop(("why", *_key(model, guide, reading)), None)
     except TypeError:
         return None
+    said = ("said", *_key(model, guide, reading, ()))
+    return why if why is not None and known.setdefault(said, why) == why else None

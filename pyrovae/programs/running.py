@@ -41,6 +41,10 @@ from pyrovae.programs.sites import sample_sites
 from pyrovae.programs.support_checks import refuse_draws_outside
 
 AS_IT_COMES = Reading()
+FROM_THE_RIGHT = (
+    "latents are indexed and multiplied from the right, as in alpha[..., g], (X * beta).sum(-1) and "
+    "(z.unsqueeze(-2) @ W).squeeze(-2)"
+)
 _GUESS = Layout()  # particles at every site, to the left of one dimension of plates: what most pairs need
 
 Traces = tuple[poutine.Trace, poutine.Trace]
@@ -146,15 +150,15 @@ class _Run:
         if error is not None and self.reading.vectorize_particles not in (False, "auto"):
             instead = "vectorize_particles=False runs them one after another"
             if self.reading.vectorize_particles == "only":
-                instead = "chains run at once: for z @ W of a latent W write (z.unsqueeze(-2) @ W).squeeze(-2)"
+                instead = f"chains run at once: {FROM_THE_RIGHT}"
             raise InputError(
                 f"model and guide must take {self.num_particles} particles in a dimension left of the batch, and there "
                 f"was: {first_line(error)}; {instead}"
             ) from error
         why = None
         if error is not None:
-            why = "particles run one after another, because the programs take no dimension of particles: "
-            why += first_line(error)
+            failed = first_line(error).rstrip(".")
+            why = f"particles run one after another, which is slower, as at once they fail ({failed}): {FROM_THE_RIGHT}"
         return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, layout, why))
 
     # Runs -------------------------------------------------------------------------------------------------------------

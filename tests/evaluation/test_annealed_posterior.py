@@ -41,7 +41,7 @@ def test_errors_are_calibrated_where_the_guide_fails(vae):
     torch.manual_seed(suite_seed(1))
     plain = pv.posterior(vae.model, guide, x, num_samples=1_000)
     assert plain.verdict.startswith("not to be relied on: Pareto k > 0.7 at ")
-    assert plain.verdict.endswith(" or annealed_posterior")
+    assert plain.verdict.endswith("annealed_posterior or more draws")
     post = pv.annealed_posterior(vae.model, guide, x, **SHORT)
     assert (post.ess > 0.2 * 100).double().mean() > 0.9
     assert_calibrated(post.mean("z"), exact.mean, "mean")

@@ -45,7 +45,7 @@ def test_the_verdict_says_what_the_number_is():
     assert result.log_px.shape == result.pareto_k.shape == (1,)
     assert result.verdict.startswith(
         "joint evidence of all 10 data, by 100 draws of the latents that they share, nested: 64 draws of the others "
-        "for each: reliable as far as its own draws can tell: Pareto k <= 0.7; low by "
+        "for each: reliable as far as its own draws can tell: Pareto k <= 0.5; low by "
     )
 
 

@@ -59,7 +59,9 @@ def test_draws_of_the_posterior_itself_have_equal_weights(vae):
     torch.testing.assert_close(mean.standard_error, kept.std(0) / 20, rtol=1e-9, atol=0)
     torch.testing.assert_close(mean.ess, torch.full_like(mean.ess, 400.0))
     assert mean.bias.abs().max() < 1e-10
-    assert mean.verdict.startswith("reliable as far as its own draws can tell: Pareto k <= 0.7 at all 10 values; small")
+    assert mean.verdict.startswith(
+        "reliable as far as its own draws can tell: Pareto k <= 0.62 at all 10 values; small"
+    )
     again = post.sample(400)["z"]  # every draw once
     torch.testing.assert_close(again.sort(0).values, kept.sort(0).values)
     assert not torch.equal(again, kept)

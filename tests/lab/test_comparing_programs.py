@@ -87,7 +87,9 @@ def test_an_evidence_from_draws_that_are_too_narrow_is_doubted():
     assert "divided by their number (a lower bound: Pareto k > 0.7); " in found.notes
     k = torch.full((50,), 0.2)
     k[3] = 0.9  # one in 50, which its verdict calls no bound either
-    few = replace(found, log_px=replace(found.log_px, value=k, standard_error=k, pareto_k=k, influences=None))
+    few = replace(
+        found, log_px=replace(found.log_px, value=k, standard_error=k, pareto_k=k, influences=None, num_samples=5_000)
+    )
     assert "nats per datum (Pareto k > 0.7 at 1 of 50 data, which may be far off); " in few.notes
     assert "a lower bound" not in few.log_px.verdict
 
