@@ -41,10 +41,8 @@ from pyrovae.programs.sites import sample_sites
 from pyrovae.programs.support_checks import refuse_draws_outside
 
 AS_IT_COMES = Reading()
-FROM_THE_RIGHT = (
-    "latents are indexed and multiplied from the right, as in alpha[..., g], (X * beta).sum(-1) and "
-    "(z.unsqueeze(-2) @ W).squeeze(-2)"
-)
+FROM_THE_RIGHT = "latents are indexed and multiplied from the right, as in alpha[..., g], (X * beta).sum(-1) and "
+FROM_THE_RIGHT += "(z.unsqueeze(-2) @ W).squeeze(-2)"
 _GUESS = Layout()  # particles at every site, to the left of one dimension of plates: what most pairs need
 
 Traces = tuple[poutine.Trace, poutine.Trace]
@@ -148,17 +146,16 @@ class _Run:
 
     def _looped(self, layout: Layout, error: Exception | None) -> Pair:
         if error is not None and self.reading.vectorize_particles not in (False, "auto"):
-            instead = "vectorize_particles=False runs them one after another"
-            if self.reading.vectorize_particles == "only":
-                instead = f"chains run at once: {FROM_THE_RIGHT}"
+            only, at_once = self.reading.vectorize_particles == "only", f"chains run at once: {FROM_THE_RIGHT}"
+            instead = at_once if only else "vectorize_particles=False runs them one after another"
             raise InputError(
                 f"model and guide must take {self.num_particles} particles in a dimension left of the batch, and there "
                 f"was: {first_line(error)}; {instead}"
             ) from error
         why = None
         if error is not None:
-            failed = first_line(error).rstrip(".")
-            why = f"particles run one after another, which is slower, as at once they fail ({failed}): {FROM_THE_RIGHT}"
+            why = f"at once they fail ({first_line(error).rstrip('.')}): {FROM_THE_RIGHT}"
+            why = f"particles run one after another, which is slower, as {why}"
         return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, layout, why))
 
     # Runs -------------------------------------------------------------------------------------------------------------

@@ -93,6 +93,16 @@ def test_a_prior_or_posterior_of_your_own_is_one_method():
             f"posterior must be one of {', '.join(posteriors.POSTERIORS)}; got 'gaussian'",
         ),
         ({"posterior": posteriors.Diagonal(3)}, "posterior must be of latent_dim, 2, got one of 3"),
+        (
+            {"posterior": pv.Categorical(5)},  # the likelihood
+            "posterior must be made as pv.posteriors.Categorical(latent_dim, num_classes), got a Categorical",
+        ),
+        (
+            {"posterior": "relaxed_categorical"},
+            "posterior must be made as pv.posteriors.RelaxedCategorical(latent_dim, num_classes), got "
+            "'relaxed_categorical'",
+        ),
+        ({"prior": "bernoulli"}, "prior must be made as pv.priors.Bernoulli(latent_dim), got 'bernoulli'"),
         ({"prior": "normal"}, "prior must be one of standard, mixture, vamp, flow; got 'normal'"),
         ({"prior": 3}, "prior must be one of standard, mixture, vamp, flow; got 3"),
         ({"prior": priors.Mixture(3)}, "prior must have z of shape (2,), as the posterior has, got (3,)"),
