@@ -11,8 +11,10 @@ from types import ModuleType, SimpleNamespace
 
 import pyro
 import torch
+from reading_pages import markdown_rows
 
 import pyrovae as pv
+from pyrovae.objectives.registry import NEED_NUM_PARTICLES
 from pyrovae.runs import results_table
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +68,16 @@ def test_every_objective_is_in_the_table_by_name_and_class():
     for name, kind in pv.objectives.OBJECTIVES.items():
         assert f"`{name}`" in ESTIMATORS
         assert f"`{kind.__name__}`" in ESTIMATORS
+
+
+def test_the_table_of_objectives_has_the_number_of_draws_that_each_takes_by_itself():
+    shown = {}
+    for cells in markdown_rows(ESTIMATORS.partition("## All of them")[2]):
+        shown |= dict.fromkeys(re.findall(r"`(\w+)`", cells[0]), cells[3]) if len(cells) == 5 else {}
+    for name, kind in pv.objectives.OBJECTIVES.items():
+        settings = inspect.signature(kind).parameters
+        draws = str(settings["num_particles"].default) if "num_particles" in settings else "none"
+        assert shown[name] == ("yours" if name in NEED_NUM_PARTICLES else draws), name
 
 
 def test_every_file_and_link_that_the_documents_name_is_there():
