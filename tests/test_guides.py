@@ -17,6 +17,7 @@ PAGES = {
     "your_own_program": {},
     "your_own_networks": {"num_images, epochs = 4_000, 18": "num_images, epochs = 16, 1", "sprites(500": "sprites(8"},
     "saving": {},
+    "compiled_svi": {"Trace_ELBO())": "Trace_ELBO(), inductor=False)", "range(200)": "range(3)"},
     "vae": {"epochs=200": "epochs=1", "num_particles=50": "num_particles=2"},
     "trusting_log_px": {"num_distributions=1_000, num_chains=16": "num_distributions=2, num_chains=2"},
     "posterior": {"num_distributions=100, num_chains=50": "num_distributions=3, num_chains=4"},

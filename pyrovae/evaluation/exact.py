@@ -23,6 +23,14 @@ class Integrated(NamedTuple):
     log_px: Tensor
     error: Tensor
 
+    @property
+    def mean(self) -> float:
+        """The mean of log p(x) over the data, in nats."""
+        return self.log_px.mean().item()
+
+    def __repr__(self) -> str:
+        return f"log p(x) of {len(self.log_px):,} data: mean {self.mean:.3f} nats (errors up to {self.error.max():.2g})"
+
 
 @takes_model
 @evaluates

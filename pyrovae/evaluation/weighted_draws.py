@@ -45,7 +45,7 @@ class WeightedDraws:
         {'z': (2,)}
         >>> print(post)
         1,000 weighted draws of z for each of 4 data
-        reliable as far as its own draws can tell: Pareto k <= 0.7 at all 4 data; smallest effective sample size ...
+        reliable as far as its own draws can tell: Pareto k <= 0.67 at all 4 data; smallest effective sample size ...
         >>> post.log_marginal.log_px.shape
         torch.Size([4])
     """

@@ -195,7 +195,7 @@ def test_the_remedy_of_weights_too_uneven_is_more_particles():
     torch.manual_seed(suite_seed(6))
     narrow = Hierarchy({**near(x).parameters, "log_scale": -2.0})
     post = pv.posterior(narrow, x, num_samples=60, num_particles=2)
-    assert "take more draws of the latents of each datum (num_particles), more draws" in post.verdict
+    assert "take more draws of the latents of each datum (num_particles), annealed_posterior" in post.verdict
     said = refusal(
         pv.posterior, pv.LinearGaussianVAE(torch.eye(2), torch.zeros(2), 0.5), torch.zeros(3, 2), num_particles=4
     )

@@ -37,6 +37,13 @@ def evaluation(vae):
     return replace(found, measured=(*found.measured, Measured("ais_9", annealed(), 2.0)))
 
 
+def test_a_quadrature_is_one_line_and_two_tensors():
+    found = pv.evaluation.exact.Integrated(torch.tensor([-1.0, -2.0]), torch.tensor([1e-7, 2e-6]))
+    assert repr(found) == "log p(x) of 2 data: mean -1.500 nats (errors up to 2e-06)"
+    log_px, error = found
+    assert (found.mean, len(log_px), len(error)) == (-1.5, 2, 2)
+
+
 def test_an_estimate_is_one_line():
     estimate = pv.Estimate(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0.3, 0.0, 0.4]))
     assert repr(estimate) == "estimate of 3 data: mean 3.000 nats (standard error 0.17 Monte Carlo, 1.5 over data)"
