@@ -27,6 +27,7 @@ from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.programs import (
     Layout,
     drawn_anew,
+    drawn_sites,
     gate,
     guide_draws,
     is_masked,
@@ -248,7 +249,7 @@ def _drawn_data(model: Callable, args: tuple) -> tuple[str, Tensor]:
     x = args[0] if args else None
     if not isinstance(x, Tensor):
         raise InputError(f"x must be a tensor, whose place draws can take, got {type(x).__name__}")
-    drawn = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args))
+    drawn = drawn_sites(poutine.uncondition(model), *args)
     observed = [name for name, site in drawn.items() if site["infer"].get("was_observed")]
     require(len(observed) == 1, f"the model must have one observed site, that of the data, got {observed}")
     site, value = drawn[observed[0]], drawn[observed[0]]["value"]

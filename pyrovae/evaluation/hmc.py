@@ -23,6 +23,7 @@ from pyrovae.programs import (
     Pair,
     Reading,
     bijection_of,
+    drawn_sites,
     gate,
     one_way_site,
     pair_of_sites,
@@ -136,7 +137,7 @@ class AnnealedHMC:
         """Returns chains at draws from q_0."""
         program = self.model if self.start == "prior" else self.guide
         with pyro.validation_enabled(False), particles(num_chains, self.layout):
-            sites = sample_sites(poutine.trace(program).get_trace(*data))
+            sites = drawn_sites(program, *data)
         u, self.places = unconstrained(self.walked(sites), self.layout)
         return self.state(u, data)
 

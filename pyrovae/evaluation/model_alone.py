@@ -21,6 +21,7 @@ from pyrovae.programs import (
     Pair,
     at_every_datum,
     counted_otherwise,
+    drawn_sites,
     frames_of,
     gate,
     is_marked,
@@ -56,15 +57,13 @@ class ModelAlone:
         args = moved(args, device_of(model, tensors_in(args)))
         try:
             with local_seed(0):  # for names and shapes, and to validate the arguments once
-                sites = sample_sites(poutine.trace(model).get_trace(*args))
+                sites = drawn_sites(model, *args)
         except TypeError as error:
             if "argument" not in str(error):
                 raise
             raise InputError(
                 f"model must take the {counted(len(args), 'argument')} given: {first_line(error)}"
             ) from error
-        except NotImplementedError as error:  # of an improper prior
-            raise InputError(f"model must draw its latents, and one has no draws: {first_line(error)}") from error
         latent = {name: site for name, site in sites.items() if not site["is_observed"]}
         require(len(latent) > 0, "model must have a latent site, and has none")
         layout = read_layout(sites, {}, AS_IT_COMES)

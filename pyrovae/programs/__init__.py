@@ -46,6 +46,7 @@ from pyrovae.programs.running_statistics import kept_statistics, restore_statist
 from pyrovae.programs.sides import SIDES, sides_of
 from pyrovae.programs.sites import (
     base_of,
+    drawn_sites,
     is_autoencoder,
     is_masked,
     outside_support,
@@ -151,6 +152,7 @@ __all__ = [
     "restore_statistics",
     "saved_statistics",
     "run_pair",
+    "drawn_sites",
     "sample_sites",
     "saved_generators",
     "seen",

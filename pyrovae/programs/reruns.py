@@ -27,7 +27,7 @@ from pyrovae.programs.running import (
     trace_of,
     with_all_states,
 )
-from pyrovae.programs.sites import sample_sites
+from pyrovae.programs.sites import drawn_sites, sample_sites
 
 
 def pair_at(
@@ -206,7 +206,7 @@ def simulated(model: Callable, args: Sequence, kwargs: dict) -> tuple[list, dict
     Raises `InputError` if a site does not observe one of the arguments as it is. A site whose value is an argument with
     its missing cells filled in says so by `infer={"observes": argument}`.
     """
-    sites = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs))
+    sites = drawn_sites(poutine.uncondition(model), *args, **kwargs)
     places = {**dict(enumerate(args)), **kwargs}
     for name, site in sites.items():
         if site["infer"].get("was_observed"):

@@ -18,6 +18,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyrovae.common import InputError, first_line
 from pyrovae.programs.distribution_supports import support_of
 from pyrovae.programs.supports import described
 
@@ -32,6 +33,14 @@ def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
         for name, site in nodes.items()
         if site["type"] == "sample" and not site["infer"].get("_deterministic")
     }
+
+
+def drawn_sites(model: Callable, *args, **kwargs) -> dict[str, dict]:
+    """Returns the sample sites of a run of a model that draws its latents; `InputError` if a prior has no draws."""
+    try:
+        return sample_sites(poutine.trace(model).get_trace(*args, **kwargs))
+    except NotImplementedError as error:  # of an improper prior
+        raise InputError(f"model must draw its latents, and one has no draws: {first_line(error)}") from error
 
 
 def base_of(fn: TorchDistribution) -> TorchDistribution:

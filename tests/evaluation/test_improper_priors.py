@@ -59,9 +59,20 @@ def test_every_estimate_of_log_px_refuses_it(door, pair):
     assert said.endswith('site "m" is improper, and the joint is then not normalised')
 
 
-@pytest.mark.parametrize("function", [pv.quadrature_log_marginal, pv.enumerated_log_marginal])
-def test_where_the_model_is_run_alone_it_is_said_that_the_prior_has_no_draws(function):
-    assert "one has no draws: ImproperUniform" in refusal(function, model, X)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: pv.quadrature_log_marginal(model, X),
+        lambda: pv.enumerated_log_marginal(model, X),
+        lambda: pv.bidirectional_gap(model, guide, X, **CHAINS),
+        lambda: pv.simulation_based_calibration(model, guide, X),
+        lambda: pv.annealed_posterior(model, guide, X, **CHAINS),
+    ],
+    ids=["quadrature", "enumerated", "bidirectional_gap", "calibration", "annealed_posterior"],
+)
+def test_where_the_prior_is_drawn_from_it_is_said_that_it_has_no_draws(call):
+    """It was a traceback of Pyro's."""
+    assert refusal(call) == "model must draw its latents, and one has no draws: ImproperUniform does not support sampling"
 
 
 def test_answers_about_the_latents_are_right():
