@@ -23,7 +23,7 @@ from torch.types import _size
 from pyrovae.common import InputError, require, require_callable, require_number
 from pyrovae.programs.distribution_supports import has_real_support, log_density, support_of
 from pyrovae.programs.one_way_transforms import one_way_site
-from pyrovae.programs.sites import base_of
+from pyrovae.programs.sites import base_of, drawn_sites
 from pyrovae.programs.supports import EitherOf, contains, described
 
 
@@ -102,8 +102,8 @@ def defensive(model: Callable, guide: Callable, prior_weight: float = 0.1) -> Ca
 
     def proposal(*args, **kwargs) -> None:
         with poutine.block(), torch.no_grad():  # its prior, one for all particles
-            trace = poutine.trace(model).get_trace(*args, **kwargs)
-        latents = {name: site for name, site in trace.nodes.items() if _is_latent(site)}
+            sites = drawn_sites(model, *args, **kwargs)
+        latents = {name: site for name, site in sites.items() if not site["is_observed"]}
         priors = {name: cast(TorchDistribution, site["fn"]) for name, site in latents.items()}
         require(len(priors) == 1, f"defensive needs a pair with one latent site, got {sorted(priors)}")
 

@@ -67,12 +67,15 @@ def test_every_estimate_of_log_px_refuses_it(door, pair):
         lambda: pv.bidirectional_gap(model, guide, X, **CHAINS),
         lambda: pv.simulation_based_calibration(model, guide, X),
         lambda: pv.annealed_posterior(model, guide, X, **CHAINS),
+        lambda: pv.posterior(model, pv.proposals.defensive(model, guide), X, num_samples=10),
     ],
-    ids=["quadrature", "enumerated", "bidirectional_gap", "calibration", "annealed_posterior"],
+    ids=["quadrature", "enumerated", "bidirectional_gap", "calibration", "annealed_posterior", "defensive"],
 )
 def test_where_the_prior_is_drawn_from_it_is_said_that_it_has_no_draws(call):
     """It was a traceback of Pyro's."""
-    assert refusal(call) == "model must draw its latents, and one has no draws: ImproperUniform does not support sampling"
+    assert (
+        refusal(call) == "model must draw its latents, and one has no draws: ImproperUniform does not support sampling"
+    )
 
 
 def test_answers_about_the_latents_are_right():
