@@ -4,8 +4,8 @@ An objective's loss, `fit`, `CompiledSVI`, `compare`, `race` and all estimates o
 takes several runs of the pair. What it finds is so of its data and of the parameters as they are: a coupling of the
 data may begin at 0, or in later rows. An estimate therefore checks all data that it is of, whatever was found before. A
 step of plain SVI is checked if it is the first of its structure: the pair's programs, the kinds of its sites, which of
-them are unmasked where a latent is masked, and what is asked. It is again if its number is a power of two, or if it has
-twice the data that were checked.
+them are unmasked where a latent is masked, and what is asked. It is again if its number is a power of two, from 16 on,
+or if it has twice the data that were checked.
 """
 
 import warnings
@@ -50,6 +50,7 @@ from pyrovae.programs.support_checks import (
     never_drawn,
 )
 
+CHECKED_FROM = 16  # the number of the first step that is checked again
 RUNS_TO_GET_OUTSIDE = 20  # of the pair, where the guide may draw what the prior cannot give, as one draw may not show
 
 
@@ -236,7 +237,8 @@ def check_once(
                 return True
             raise
         _remember(model, guide, needs, pair)
-        if pair.layout.is_vectorized and not checked.layout.is_vectorized:
+        alone = is_known and pair.num_particles == 1  # is the same either way
+        if pair.layout.is_vectorized and not (checked.layout.is_vectorized or alone):
             return False
     _remember_last(model, guide, needs, pair)
     return True
@@ -317,11 +319,11 @@ def _is_known(model: Callable, guide: Callable, needs: Needs | None, pair: Pair)
 
 
 def _is_due(model: Callable, guide: Callable, needs: Needs | None) -> bool:
-    """Counts the steps of a pair, and returns whether the number of this one is a power of two, from the second on."""
+    """Counts the steps of a pair, and returns whether this one is to be checked, whatever was found before."""
     with suppress(TypeError):
         known, key = _known_of(model, guide), ("steps", *_names(model, guide), needs)
         known[key] = number = known.get(key, 0) + 1
-        return _checks_again.get() or (number > 1 and number & (number - 1) == 0)
+        return _checks_again.get() or (number >= CHECKED_FROM and number & (number - 1) == 0)
     return True
 
 

@@ -3,8 +3,6 @@
 The kind of fault: a check whose finding holds for its data and parameters alone is remembered for all later ones.
 """
 
-import re
-
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -102,20 +100,19 @@ def test_rows_after_those_that_are_run_first_are_checked():
 
 def refused_at(step, most: int, said: str = SAID) -> int:
     """Returns the number of the first step that is refused, of `most`."""
-    refused = None
-    for number in range(1, most + 1):
-        try:
-            step(X)
-        except pv.InputError as error:
-            refused = number, str(error)
-            break
-    assert refused is not None
-    assert re.search(said, refused[1])
-    return refused[0]
+    taken = []
+
+    def train() -> None:
+        for _ in range(most):
+            taken.append(step(X))
+
+    with pytest.raises(pv.InputError, match=said):
+        train()
+    return len(taken) + 1
 
 
 def test_a_coupling_that_was_0_ends_a_training_at_a_step_that_is_a_power_of_two():
-    assert refused_at(SVI(*trained_ring(), SGD({"lr": 0.01}), IWAE(4)).step, 2) == 2
+    assert refused_at(SVI(*trained_ring(), SGD({"lr": 0.01}), IWAE(4)).step, 20) == 16
 
 
 def test_it_ends_a_compiled_training_where_graph_and_program_are_compared():
@@ -125,21 +122,20 @@ def test_it_ends_a_compiled_training_where_graph_and_program_are_compared():
 
 def test_fit_raises_it():
     with pytest.raises(pv.InputError, match=SAID):
-        pv.fit(trained_ring(), X, epochs=3, objective=IWAE(4), compile=False, **FEW)
+        pv.fit(trained_ring(), X, epochs=16, objective=IWAE(4), compile=False, **FEW)
 
 
 def test_more_data_than_were_checked_are_checked():
     pair, objective = ring(), IWAE(4)
-    for _ in range(4):
-        objective.loss(*pair, X[:1])
-    with pytest.raises(pv.InputError, match=SAID):  # at a step whose number is no power of two
+    objective.loss(*pair, X[:1])
+    with pytest.raises(pv.InputError, match=SAID):
         objective.loss(*pair, X)
 
 
 def test_a_check_in_the_middle_of_a_training_takes_no_random_numbers_and_leaves_its_steps_as_they_are():
     pair = ring(lambda: 0.0)
     torch.manual_seed(1)
-    losses = [IWAE(4).loss(*pair, X) for _ in range(9)]
+    losses = [IWAE(4).loss(*pair, X) for _ in range(17)]
     state = torch.get_rng_state()
     torch.manual_seed(1)
     for loss in losses:
@@ -190,7 +186,7 @@ OTHERS = {"masked and read": (masked_and_read, "must not read"), "without Jacobi
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_checks_are_made_again_too(name):
     make, said = OTHERS[name]
-    assert refused_at(SVI(*make(), SGD({"lr": 0.01}), ELBO(2)).step, 2, said) == 2
+    assert refused_at(SVI(*make(), SGD({"lr": 0.01}), ELBO(2)).step, 20, said) == 16
     pyro.clear_param_store()
     pair = make()
     DOORS["log_marginal"](pair, X)
@@ -212,8 +208,24 @@ def test_particles_of_other_densities_than_alone_are_found_later_and_run_one_aft
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(0.5 * x, double(0.8)))
 
-    objective.loss(model, guide, X)
+    for _ in range(15):
+        objective.loss(model, guide, X)
     with torch.no_grad():
         pyro.param("weight").add_(0.9)
     with pytest.warns(UserWarning, match="particles run one after another"):
         objective.loss(model, guide, X)
+
+
+def test_elbo_terms_are_those_of_particles_one_after_another():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(double(0.0), 1.0))
+            pyro.sample("x", dist.Normal(z + (z.dim() - 1), double(0.5)), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.5 * x, double(1e-6)))
+
+    with pytest.warns(UserWarning, match="particles run one after another"):
+        found = pv.diagnostics.elbo_terms(model, guide, X, num_particles=4)["reconstruction"]
+    torch.testing.assert_close(found, dist.Normal(0.5 * X, double(0.5)).log_prob(X), rtol=0, atol=1e-3)
