@@ -2,6 +2,7 @@
 
 from pyrovae.programs import gate, proposals
 from pyrovae.programs.calling import is_pair, takes_model, takes_pair
+from pyrovae.programs.checked_structures import checking_again
 from pyrovae.programs.contract import check_observed
 from pyrovae.programs.data_counts import counted_otherwise, subsampled_outside
 from pyrovae.programs.data_plates import DataPlate, inner_scale, size_at
@@ -117,6 +118,7 @@ __all__ = [
     "Given",
     "read_layout",
     "refuse_dtypes",
+    "checking_again",
     "gate",
     "guide_draws",
     "has_real_support",

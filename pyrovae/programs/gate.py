@@ -10,37 +10,33 @@ or if it has twice the data that were checked.
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from contextvars import ContextVar
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pyro
 import torch
-from torch import Tensor
 
 from pyrovae.common import (
     InputError,
-    WeakByIdentity,
     evaluation_mode,
     fixed_generators,
     is_validation_error,
     kept_generators,
     require,
 )
+from pyrovae.programs import checked_structures
 from pyrovae.programs.auxiliary_sites import check_auxiliary, moved_point
 from pyrovae.programs.data_values import check_data_values, check_finite_data
-from pyrovae.programs.enumerated_guide import mark_of
 from pyrovae.programs.independence_checks import coupled
-from pyrovae.programs.layout import Reading, frames_of
-from pyrovae.programs.mask_checks import check_masks, exposed
+from pyrovae.programs.layout import Reading
+from pyrovae.programs.mask_checks import check_masks
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.particle_checks import check_pair
-from pyrovae.programs.random_choices import is_traced, owner_of
+from pyrovae.programs.random_choices import is_traced
 from pyrovae.programs.repeated_draws import REMEDY, repeated_site
 from pyrovae.programs.running import AS_IT_COMES, does_not_run, run_pair
-from pyrovae.programs.sites import base_of, is_autoencoder, is_masked
-from pyrovae.programs.stored_parameters import check_parameters, own_and_stored
+from pyrovae.programs.stored_parameters import check_parameters
 from pyrovae.programs.sum_checks import check_sums
 from pyrovae.programs.support_checks import (
     NEVER_DRAWN,
@@ -50,7 +46,6 @@ from pyrovae.programs.support_checks import (
     never_drawn,
 )
 
-CHECKED_FROM = 16  # the number of the first step that is checked again
 RUNS_TO_GET_OUTSIDE = 20  # of the pair, where the guide may draw what the prior cannot give, as one draw may not show
 
 
@@ -135,13 +130,13 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
         _check_draws_outside(pair, model, guide, reading, args, kwargs)
         check_masks(pair, model, guide, args, kwargs)
         check_sums(pair, model, guide, args, kwargs)
-        _remember(model, guide, None, pair)
+        checked_structures.remember(model, guide, None, pair)
         if needs is not None:
             found = coupled(pair, model, guide, args, kwargs)
             moved = moved_point(pair, guide, args, kwargs)
             pair = replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside, moved=moved)
             _ask(pair, model, guide, needs, args, kwargs)
-            _remember(model, guide, needs, pair)
+            checked_structures.remember(model, guide, needs, pair)
     return pair
 
 
@@ -153,7 +148,7 @@ def check_again(pair: Pair, model: Callable, guide: Callable, needs: Needs, *arg
     """
     with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
         _ask(pair, model, guide, needs, args, kwargs)
-    _remember(model, guide, needs, pair)
+    checked_structures.remember(model, guide, needs, pair)
     return pair
 
 
@@ -189,7 +184,7 @@ def _check_draws_outside(
     Later runs are not validated, and would give nan. Each family of sites is checked once: another length of a sequence
     is nothing new, and in the middle of a training its parameters may be others than where the training began.
     """
-    families, known = families_drawn_outside(pair), _drawn_outside(model, guide)
+    families, known = families_drawn_outside(pair), checked_structures.drawn_outside(model, guide)
     with fixed_generators(1):
         for _ in range(RUNS_TO_GET_OUTSIDE if families - known else 0):
             try:
@@ -218,10 +213,11 @@ def check_once(
     if is_traced():  # while a graph is traced, the eager step was checked
         return True
     is_estimate = isinstance(needs, Weights | None)
-    is_due = is_new_step and (_is_due(model, guide, needs) or (is_estimate and not torch.is_grad_enabled()))
-    if not is_due and _is_last(model, guide, needs, pair):
+    is_due = checked_structures.is_due(model, guide, needs) if is_new_step else False
+    is_due = is_due or (is_new_step and is_estimate and not torch.is_grad_enabled())
+    if not is_due and checked_structures.is_last(model, guide, needs, pair):
         return True
-    is_known = _is_known(model, guide, needs, pair)
+    is_known = checked_structures.is_known(model, guide, needs, pair)
     if is_due or not is_known:
         try:
             with _without_what_was_said() if is_known else nullcontext():
@@ -229,18 +225,18 @@ def check_once(
         except DrawsOutside:
             # A training that has passed goes on at another length, as it would if that had come before: a resumed one
             # meets again what the one before it has passed, at other parameters.
-            if is_estimate or not families_drawn_outside(pair) <= _drawn_outside(model, guide):
+            if is_estimate or not families_drawn_outside(pair) <= checked_structures.drawn_outside(model, guide):
                 raise
             return True
         except InputError as error:
             if is_known and is_validation_error(error):  # a training that diverges says so by itself
                 return True
             raise
-        _remember(model, guide, needs, pair)
+        checked_structures.remember(model, guide, needs, pair)
         alone = is_known and pair.num_particles == 1  # is the same either way
         if pair.layout.is_vectorized and not (checked.layout.is_vectorized or alone):
             return False
-    _remember_last(model, guide, needs, pair)
+    checked_structures.remember_last(model, guide, needs, pair)
     return True
 
 
@@ -258,113 +254,3 @@ def _without_what_was_said() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", NEVER_DRAWN)
         yield
-
-
-@contextmanager
-def checking_again() -> Iterator[None]:
-    """Lets every step within the block be checked, as those of a graph are not seen here and cannot be counted."""
-    token = _checks_again.set(True)
-    try:
-        yield
-    finally:
-        _checks_again.reset(token)
-
-
-_checks_again: ContextVar[bool] = ContextVar("_checks_again", default=False)
-
-
-# Structures that were checked -----------------------------------------------------------------------------------------
-
-_known: WeakByIdentity[WeakByIdentity[dict]] = WeakByIdentity()
-
-
-def _structure(pair: Pair) -> tuple:
-    of_sites = tuple(
-        (name, type(site["fn"]), type(base_of(site["fn"])), site["fn"].event_dim, *_marks(site))
-        for sites in (pair.model_sites, pair.guide_sites)
-        for name, site in sites.items()
-    )
-    frames = [f for s in (*pair.model_sites.values(), *pair.guide_sites.values()) for f in frames_of(s)]
-    subsampled = frozenset(frame.name for frame in frames if frame.full_size not in (None, -1, frame.size))
-    return (pair.layout, subsampled, _trained(pair), *of_sites)
-
-
-def _trained(pair: Pair) -> frozenset[str]:
-    """Returns the names of trained parameters where it counts: a map of auxiliary sites may be frozen at first."""
-    if not pair.guide_only:
-        return frozenset()
-    return frozenset(p["name"] for p in pair.parameters if p["value"].unconstrained().requires_grad)
-
-
-def _marks(site: dict) -> tuple:
-    return is_masked(site), is_autoencoder(site), mark_of(site)
-
-
-def _known_of(model: Callable, guide: Callable) -> dict:
-    """Returns what is known of a pair; it is forgotten with the objects that its programs belong to."""
-    return _known.setdefault(owner_of(model), WeakByIdentity).setdefault(owner_of(guide), dict)
-
-
-def _key(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> tuple:
-    differing = tuple((id(own), id(stored)) for _, own, stored in own_and_stored(pair.parameters))
-    return (*_names(model, guide), needs, _structure(pair), differing)
-
-
-def _is_known(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
-    try:
-        shown, most = _known_of(model, guide).get(_key(model, guide, needs, pair), (None, 0))
-        return pair.batch < 2 * most and _is_part(exposed(pair), shown)
-    except TypeError:  # a program that cannot be referred to weakly, or an objective that cannot be hashed
-        return False
-
-
-def _is_due(model: Callable, guide: Callable, needs: Needs | None) -> bool:
-    """Counts the steps of a pair, and returns whether this one is to be checked, whatever was found before."""
-    with suppress(TypeError):
-        known, key = _known_of(model, guide), ("steps", *_names(model, guide), needs)
-        known[key] = number = known.get(key, 0) + 1
-        return _checks_again.get() or (number >= CHECKED_FROM and number & (number - 1) == 0)
-    return True
-
-
-def _is_last(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> bool:
-    """Returns True if the pair's outline is the one that came here last: it says more than the structure does."""
-    try:
-        if pair.outline is None or own_and_stored(pair.parameters):
-            return False
-        return _known_of(model, guide).get(_key_of_last(model, guide, needs)) is pair.outline
-    except TypeError:
-        return False
-
-
-def _remember_last(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> None:
-    with suppress(TypeError):
-        _known_of(model, guide)[_key_of_last(model, guide, needs)] = pair.outline
-
-
-def _key_of_last(model: Callable, guide: Callable, needs: Needs | None) -> tuple:
-    return "last", *_names(model, guide), needs
-
-
-def _drawn_outside(model: Callable, guide: Callable) -> set[tuple]:
-    """Returns the families of sites, drawn outside the prior, at which a pair has passed; a check adds to it."""
-    try:
-        return _known_of(model, guide).setdefault(("outside", *_names(model, guide)), set())
-    except TypeError:  # a program that cannot be referred to weakly
-        return set()
-
-
-def _names(model: Callable, guide: Callable) -> tuple[str, str]:
-    return getattr(model, "__name__", ""), getattr(guide, "__name__", "")
-
-
-def _remember(model: Callable, guide: Callable, needs: Needs | None, pair: Pair) -> None:
-    with suppress(TypeError):
-        known, key = _known_of(model, guide), _key(model, guide, needs, pair)
-        shown, (before, most) = exposed(pair), known.get(key, (None, 0))
-        known[key] = shown if shown is None or before is None else shown | before, max(pair.batch, most)
-
-
-def _is_part(shown: Tensor | None, known: Tensor | None) -> bool:
-    """Returns True if a batch has no latent masked beside an unmasked site that no batch before had."""
-    return shown is None or (known is not None and not bool((shown & ~known.to(shown.device)).any()))

@@ -152,10 +152,8 @@ class _Run:
                 f"model and guide must take {self.num_particles} particles in a dimension left of the batch, and there "
                 f"was: {first_line(error)}; {instead}"
             ) from error
-        why = None
-        if error is not None:
-            why = f"at once they fail ({first_line(error).rstrip('.')}): {FROM_THE_RIGHT}"
-            why = f"particles run one after another, which is slower, as {why}"
+        failed = None if error is None else f"({first_line(error).rstrip('.')}): {FROM_THE_RIGHT}"
+        why = failed and f"particles run one after another, which is slower, as at once they fail {failed}"
         return self.one_by_one(run_one_by_one(self.model, self.guide, self.reading, layout, why))
 
     # Runs -------------------------------------------------------------------------------------------------------------

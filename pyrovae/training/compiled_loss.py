@@ -17,7 +17,7 @@ from pyrovae.common import device_of, require, warn
 from pyrovae.compilation import LOOKS, Outcome, Replay, cpp_compiler
 from pyrovae.data import leaves_of, mapped
 from pyrovae.objectives import KeptTerms, Objective, keeping_terms
-from pyrovae.programs import AS_IT_COMES, gate, not_finite
+from pyrovae.programs import AS_IT_COMES, checking_again, gate, not_finite
 from pyrovae.training.any_loss import AnyLoss
 from pyrovae.training.data_count import Counted, DataCount, Rows
 from pyrovae.training.first_run import NO_PARAMETER, checked_as_they_run, has_parameter
@@ -200,7 +200,7 @@ class CompiledLoss:
     def _compare_with_eager(self, traced: _Traced, kind: str, args: tuple, kwargs: dict) -> Outcome:
         """Runs the step by Pyro and by the graph, and goes on eagerly if they differ."""
         tensors = self._tensors(leaves_of((args, kwargs)))
-        with gate.checking_again():
+        with checking_again():
             outcome, why = traced.replay.compare(partial(self._run_eagerly, kind, args, kwargs), tensors)
         if why is None and [id(p) for p in self.parameters] != [id(p) for p in traced.parameters]:
             why = "it trains other parameters than when it was traced"

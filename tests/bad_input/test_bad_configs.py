@@ -73,7 +73,7 @@ for field, rule, values, others in (
     ("kinds", "a list of texts", ("count", 3, [True], None), TABLE),
     ("label_column", "a string", (3, True, ["age"]), TABLE),
     ("split_column", "a string", (3, True, ["age"]), TABLE),
-    ("missing", A_CHOICE, ("mean", "", 3, True), TABLE),
+    ("missing", "mask", ("mean", "", 3, True), TABLE),
     ("header", "true or false", (0, "no", []), TABLE),
     ("standardise", "true or false", (None, 0, "yes"), TABLE),
     ("image_size", A_COUNT, COUNT, TABLE),

@@ -24,7 +24,7 @@ content = "the checkpoint in run is not readable: "
 own_bias = r"decoder.layers.0.bias must have shape \(9,\), got \(8,\)"
 for name, said in {
     "no folder": "run folder run does not exist",
-    "a file": "run folder run does not exist",
+    "a file": "run folder must be a folder that training has made, and run is a file",
     "no checkpoint": "run holds no checkpoint",
     "no config": NO_CONFIG,
     "config cut off": NO_CONFIG,

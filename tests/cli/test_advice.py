@@ -57,7 +57,7 @@ def test_the_commands_are_found_in_the_words():
 def test_a_call_that_a_verdict_names_can_be_made(name):
     vae, x = small_vae(), torch.randn(3, 2)
     if call := re.search(r"pv\.[\w.]+\(.+\)(?=\))", name):
-        guide = eval(call[0], {"pv": pv, "model": vae.model, "guide": vae.guide})
+        guide = eval(call[0].format(factor=2), {"pv": pv, "model": vae.model, "guide": vae.guide})
         assert pv.log_marginal(vae.model, guide, x, num_samples=5).log_px.shape == (3,)
     elif "annealed" in name:
         assert getattr(pv, name)(vae.model, vae.guide, x, num_distributions=2, num_chains=2)

@@ -49,8 +49,8 @@ def test_an_f_of_the_wrong_shape_or_value_is_refused(post, f, said):
 
 
 def test_questions_that_have_no_answer_are_refused(post):
-    assert refusal(post.mean, "y") == "name must be one of z; got 'y'"
-    assert refusal(post.quantile, "y", 0.5) == "name must be one of z; got 'y'"
+    assert refusal(post.mean, "y") == "name must be z; got 'y'"
+    assert refusal(post.quantile, "y", 0.5) == "name must be z; got 'y'"
     assert "levels must be a finite number > 0 and < 1" in refusal(post.quantile, "z", 1.0)
     assert "levels must hold at least one number, got none" in refusal(post.quantile, "z", ())
     assert "num_samples must be" in refusal(post.sample, 0)

@@ -150,6 +150,7 @@ def test_dreg_has_iwaes_gradient_beside_a_sum():
 # With globals ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:particles run one after another")
 def test_global_means_leave_the_sum_of_each_datum():
     """The evidence of all data is the sum over their joint assignments, within the error of nested weights."""
     x = POINTS[:5]

@@ -71,6 +71,7 @@ def test_words_subsampled_are_refused_by_all_else(call, subsampled):
     assert "words" in refusal(call, *subsampled, WORDS)
 
 
+@pytest.mark.filterwarnings("ignore:particles run one after another")
 def test_points_for_shares_leave_the_elbo():
     mean, error = draws(ELBO(1), topics.model, topics.guide_with_points)
     assert_within_standard_errors(mean, topics.bound_at_points(WORDS), error)
