@@ -251,7 +251,7 @@ def test_an_answer_prints_its_values_and_a_wrong_name_the_names_that_there_are()
     value, error = mean.value.flatten().tolist(), mean.standard_error.flatten().tolist()
     assert repr(mean).splitlines()[1].startswith(f"{value[0]:.4g} ± {error[0]:.2g}, {value[1]:.4g} ± ")
     assert refusal(lambda: post.mean("b")) == "name must be z; got 'b'"
-    assert refusal(lambda: post.expectation(lambda site: site["b"])) == "the name of a latent must be one of z; got 'b'"
+    assert refusal(lambda: post.expectation(lambda site: site["b"])) == "the name of a latent must be z; got 'b'"
 
 
 def test_where_one_weight_outweighs_the_others_no_answer_has_more_draws_than_the_weights():
