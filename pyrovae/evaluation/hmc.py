@@ -122,7 +122,7 @@ class AnnealedHMC:
                 )
         # HMC draws between runs of the programs.
         both = partial(run_pair, self.model, self.guide, num_particles=2, reading=self.reading)
-        run = self.model if self.start == "prior" else both
+        run = partial(drawn_sites, self.model) if self.start == "prior" else both
         require_no_seed(lambda: run(*data))
         return pair
 
