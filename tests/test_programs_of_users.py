@@ -91,3 +91,8 @@ def test_every_program_starts_from_the_same_data_at_every_call():
 
 def test_the_page_shows_the_table():
     assert markdown() in PAGE.read_text()
+
+
+def test_readme_and_results_say_how_many_programs_there_are():
+    for page in (PAGE.parent.parent / "README.md", PAGE.parent / "results.md"):
+        assert f"{len(PROGRAMS)} programs" in page.read_text()

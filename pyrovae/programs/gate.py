@@ -213,8 +213,8 @@ def check_once(
     if is_traced():  # while a graph is traced, the eager step was checked
         return True
     is_estimate = isinstance(needs, Weights | None)
-    is_due = checked_structures.is_due(model, guide, needs) if is_new_step else False
-    is_due = is_due or (is_new_step and is_estimate and not torch.is_grad_enabled())
+    is_due = is_new_step and checked_structures.is_due(model, guide, needs)
+    is_due |= is_new_step and is_estimate and not torch.is_grad_enabled()
     if not is_due and checked_structures.is_last(model, guide, needs, pair):
         return True
     is_known = checked_structures.is_known(model, guide, needs, pair)
