@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import pyro
@@ -26,6 +27,7 @@ from pyrovae.programs.reruns import pair_at
 from pyrovae.programs.sites import is_discrete
 
 ALLOWED_NATS = 1e-3
+MOST_NUMBERS = 2**22  # of the largest parameter of a site, in a run of several particles that parts the data
 ALLOWED_ROUNDINGS = 100  # a term may move by this many times the effect of a few roundings of the latents
 
 
@@ -53,7 +55,7 @@ class Woven(NamedTuple):
     A pair whose terms are what its plates declare has in a run at these the terms that it has in the two particles.
 
     - `terms`: the terms of the two particles.
-    - `half`: the data with the last particle's latents, a mask `(batch,)`.
+    - `half`: the data with the last particle's latents, a mask `(batch,)`, or `(particles, batch)`.
     - `latents`: the latents of two particles by name; those of the first are woven.
     """
 
@@ -72,7 +74,7 @@ class Woven(NamedTuple):
 
     def agrees(self, run: Pair) -> bool:
         """Returns whether a run at these latents, which may have the first particle alone, has these terms."""
-        found, count = _terms(run), run.num_particles
+        found, count = _terms(run), run.num_particles if self.half.dim() == 1 else 1
         inside = {
             name: torch.where(self.half.to(term.device), term[-1:], term[:count])
             for name, term in self.terms.inside.items()
@@ -89,57 +91,87 @@ def coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: d
 
     Half of the data get the latents of the other particle: the terms must be those of the two particles. What differs
     may have another reason, such as what a program draws for itself, and is told by more runs, in which each half is
-    moved alone. With discrete latents that is done again at other states. `pair` is a run of the two programs with two
+    moved alone. With discrete latents that is done again at other states. Then the data are halved by each binary digit
+    of their numbers, as two data of one half may read each other. `pair` is a run of the two programs with two
     particles.
     """
     halves = _usable_halves(pair)
     if not halves:
         return Coupled()
     draws = pair.draws()
-    others = _others_latents(pair, draws)
+    extremes = _extremes(pair, draws)
+    others = [{**_last_latents(pair, draws), **end} for end in extremes]
     start = saved_generators()
 
-    def run(latents: dict[str, Tensor]) -> Pair:
+    def run(latents: dict[str, Tensor], like: Pair = pair) -> Pair:
         restore_generators(start)  # whatever the programs draw besides latents is the same each time
-        return pair_at(model, guide, latents, *args, like=pair, **kwargs)
+        return pair_at(model, guide, latents, *args, like=like, **kwargs)
 
     with torch.no_grad(), pyro.validation_enabled(False):
         woven = None if pair.is_independent else Woven.of(pair)
-        if woven is None or _agrees(woven, run):
-            del others[0]
-        if not others:
-            return Coupled()
+        if woven is not None and not _agrees(woven, run):
+            others = _drawn(pair, draws) + others
+        found = _moved_alone(pair, run, draws, halves, others)
+        return found if found != Coupled() else _coupled_in_a_half(pair, run, draws, extremes)
+
+
+Run = Callable[..., Pair]  # of latents, and of a pair like which it is to be
+
+
+def _moved_alone(
+    pair: Pair, run: Run, draws: dict[str, Tensor], halves: list[Tensor], others: list[dict[str, Tensor]]
+) -> Coupled:
+    """Returns what moves as each of the halves by itself gets the other latents, and not by rounding or by chance."""
+    if not others:
+        return Coupled()
+    try:
+        before, rounded = _terms(run(draws)), None
+    except NoInverse:
+        return Coupled()  # no two runs have one density
+    for half, other in itertools.product(halves, others):
         try:
-            before, rounded = _terms(run(draws)), None
-        except NoInverse:
-            return Coupled()  # no two runs have one density
-        for half, other in itertools.product(halves, others):
-            try:
-                after = _terms(run(_with_others_latents(pair, draws, other, half)))
-            except NoInverse as error:  # beside these latents, the transform makes other draws of the same numbers
-                return Coupled(inside=f'site "{error.site}" of the guide')
-            inside = {
-                name: torch.where(half.to(term.device), term, after.inside[name])
-                for name, term in before.inside.items()
-            }
-            moved = _moved(before.inside, inside), _moved(before.outside, after.outside)
-            if moved == (None, None):
-                continue
-            if rounded is None:
-                rounded = _terms(run({name: _rounded(z) for name, z in draws.items()}))
-                again = _terms(run(draws))
-                if _moved(before.inside, again.inside, 0.0) or _moved(before.outside, again.outside, 0.0):
-                    return Coupled()  # no two runs have one density
-            found = Coupled(
-                _moved(before.outside, after.outside, rounded=rounded.outside),
-                _moved(before.inside, inside, rounded=rounded.inside),
-            )
-            if found != Coupled():
-                return found
+            after = _terms(run(_with_others_latents(pair, draws, other, half)))
+        except NoInverse as error:  # beside these latents, the transform makes other draws of the same numbers
+            return Coupled(inside=f'site "{error.site}" of the guide')
+        inside = {
+            name: torch.where(half.to(term.device), term, after.inside[name]) for name, term in before.inside.items()
+        }
+        moved = _moved(before.inside, inside), _moved(before.outside, after.outside)
+        if moved == (None, None):
+            continue
+        if rounded is None:
+            rounded = _terms(run({name: _rounded(z) for name, z in draws.items()}))
+            again = _terms(run(draws))
+            if _moved(before.inside, again.inside, 0.0) or _moved(before.outside, again.outside, 0.0):
+                return Coupled()  # no two runs have one density
+        found = Coupled(
+            _moved(before.outside, after.outside, rounded=rounded.outside),
+            _moved(before.inside, inside, rounded=rounded.inside),
+        )
+        if found != Coupled():
+            return found
     return Coupled()
 
 
-def _agrees(woven: Woven, run: Callable[[dict[str, Tensor]], Pair]) -> bool:
+def _coupled_in_a_half(pair: Pair, run: Run, draws: dict[str, Tensor], extremes: list[dict[str, Tensor]]) -> Coupled:
+    """Returns what `coupled` does, of data that the first halves do not part: any two are parted by a digit."""
+    apart = {name: torch.cat([z[:1], extremes[-1][name][-1:]]) for name, z in (extremes[0] if extremes else {}).items()}
+    for latents in [draws, {**draws, **apart}] if apart else [draws]:
+        last = _last_latents(pair, latents)
+        first = {name: z[:1] if name in last else z for name, z in latents.items()}
+        terms: _Terms | None = None
+        for rows in _parted(pair):
+            terms = terms or _terms(pair if latents is draws else run(latents))
+            woven = Woven(terms, rows, _with_others_latents(pair, first, last, rows))
+            if not _agrees(woven, partial(run, like=replace(pair, num_particles=len(rows), others=()))):
+                halves = [half for row in rows for half in (row, ~row)]
+                found = _moved_alone(pair, run, latents, halves, _drawn(pair, latents))
+                if found != Coupled():
+                    return found
+    return Coupled()
+
+
+def _agrees(woven: Woven, run: Run) -> bool:
     with suppress(NoInverse):
         return woven.agrees(run(woven.latents))
     return False
@@ -189,6 +221,19 @@ def _halves(pair: Pair) -> list[Tensor]:
     return [first, ~first]
 
 
+def _parted(pair: Pair) -> list[Tensor]:
+    """Returns halves of the data by each binary digit of their numbers, as `(particles, batch)` for each of some runs.
+
+    Each particle of a run has a half of its own.
+    """
+    if pair.batch < 3:
+        return []
+    digits = torch.arange((pair.batch - 1).bit_length()).unsqueeze(-1)
+    halves = (torch.arange(pair.batch) >> digits) % 2 == 1
+    most = max(2, MOST_NUMBERS // (pair.batch * pair.outputs)) if pair.layout.is_vectorized else 1
+    return list(halves.split(most))
+
+
 def _usable_halves(pair: Pair) -> list[Tensor]:
     """Returns the halves that may be given other latents, which says nothing where all data are."""
     if state_dims(pair.guide_sites):
@@ -201,15 +246,23 @@ def _is_odd(number: int) -> bool:
     return number.bit_count() % 2 == 1
 
 
-def _others_latents(pair: Pair, draws: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Returns the latents of the last particle, and these with the discrete ones at an extreme state each.
+def _drawn(pair: Pair, draws: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Returns the last particle's latents for both, and the two particles' exchanged.
+
+    One of them may give two latents the same density, or two particles the same sum.
+    """
+    exchanged = {name: z.flip(0) for name, z in draws.items() if pair.is_local(pair.guide_sites[name])}
+    return [_last_latents(pair, draws), exchanged]
+
+
+def _extremes(pair: Pair, draws: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Returns the discrete latents at their first and at their last states, or nothing if there are none.
 
     Draws of few values may repeat each other, and would hide what depends on them.
     """
-    last = _last_latents(pair, draws)
-    discrete = [name for name in last if is_discrete(pair.guide_sites[name]["fn"])]
-    extremes = [{name: _extreme(pair, name, draws[name], end) for name in discrete} for end in (0, -1)]
-    return [last, *({**last, **new} for new in extremes)] if discrete else [last]
+    discrete = [name for name in _last_latents(pair, draws) if is_discrete(pair.guide_sites[name]["fn"])]
+    ends = (0, -1) if discrete else ()
+    return [{name: _extreme(pair, name, draws[name], end) for name in discrete} for end in ends]
 
 
 def _last_latents(pair: Pair, draws: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -229,8 +282,12 @@ def _extreme(pair: Pair, name: str, z: Tensor, end: int) -> Tensor:
 def _with_others_latents(
     pair: Pair, draws: dict[str, Tensor], other: dict[str, Tensor], half: Tensor
 ) -> dict[str, Tensor]:
-    """Returns the draws in which the data of one half have the other latents."""
-    of_plates = dict(zip((plate.name for plate in pair.plates), half.split([p.size for p in pair.plates]), strict=True))
+    """Returns the draws in which the data of one half have the other latents.
+
+    `half` is `(batch,)`, or `(particles, batch)` for draws of one particle that become as many.
+    """
+    parts = half.split([plate.size for plate in pair.plates], -1)
+    of_plates = dict(zip((plate.name for plate in pair.plates), parts, strict=True))
     moved = {}
     for name, z in draws.items():
         site = pair.guide_sites[name]
@@ -240,9 +297,10 @@ def _with_others_latents(
             continue
         own = of_plates[frame.name].to(z.device)
         if frame.dim is None:  # one step of a sequential plate
-            own = own[frame.counter - 1]
-        else:
-            own = own.reshape(-1, *(1,) * (site["fn"].event_dim - frame.dim - 1))
+            own = own[..., frame.counter - 1, None]
+        right = 0 if frame.dim is None else site["fn"].event_dim - frame.dim - 1
+        rows = half.numel() // half.shape[-1]
+        own = own.reshape(rows, *(1,) * (z.dim() - 2 - right), -1, *(1,) * right)
         moved[name] = torch.where(own, other[name], z)
     return moved
 

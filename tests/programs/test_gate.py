@@ -300,17 +300,17 @@ def test_the_gate_leaves_random_numbers_modes_and_running_statistics_alone():
     assert all(module.training for module in net.modules())
 
 
-def test_a_pair_is_checked_by_two_runs_of_its_data_also_if_it_is_known():
+def test_a_pair_is_checked_by_three_runs_of_its_data_also_if_it_is_known():
     (model, guide), runs = (plain().model, plain().guide), []
 
     def counted(x):
         runs.append(len(x))
         guide(x)
 
-    for needs in (None, gate.Weights()):
+    for needs, count in ((None, 2), (gate.Weights(), 3)):
         runs.clear()
         gate.check(model, counted, needs, X)
-        assert runs == [len(X)] * 2  # with two particles, and with one
+        assert runs == [len(X)] * count  # with two particles, with one, and with one for each digit of a datum's number
     bad = X.clone()
     bad[1] = float("nan")
     with pytest.raises(pv.InputError, match="nan"):

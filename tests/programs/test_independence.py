@@ -1,5 +1,7 @@
 """A datum whose terms read another datum's latents has no weights of its own: found, and refused where it matters."""
 
+import itertools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -108,17 +110,55 @@ def test_bounds_for_each_datum_are_refused_where_data_are_coupled(name, objectiv
 
 
 @pytest.mark.parametrize("one_by_one", [False, True], ids=["at once", "one after another"])
-@pytest.mark.parametrize(("reader", "read"), [(0, 1), (1, 0)])
-def test_a_single_datum_that_reads_another_is_found_whichever_half_it_is_in(reader, read, one_by_one):
-    """One run moves one of the halves; the terms of that half are told by what the other particle has there."""
+@pytest.mark.parametrize("num_data", [3, 4, 7])
+def test_a_single_datum_that_reads_another_is_found_whichever_two_they_are(num_data, one_by_one):
+    """The first run gives half of the data other latents: two data of one half are parted by a later run."""
+    objective = IWAE(3, vectorize_particles=False) if one_by_one else IWAE(3)
+    for reader, read in itertools.permutations(range(num_data), 2):
+
+        def mean_of(z, reader=reader, read=read):
+            at = torch.arange(num_data) == reader
+            return torch.where(at, z + 2 * z[..., read : read + 1], z)
+
+        with pytest.raises(pv.InputError, match="depends on the latents of other data"):
+            objective.loss(*coded(mean_of), torch.ones(num_data, 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["elements", "steps of a loop", "bits", "noise of its own"])
+@pytest.mark.parametrize("num_data", [4, 16, 64])
+def test_data_that_read_the_batch_from_its_end_are_found(num_data, name):
+    """At these sizes a datum and its mirror image are in the same half of the first run."""
+    x = torch.ones(num_data, 1, dtype=torch.float64)
+
+    def prior(z):
+        return dist.Bernoulli(logits=-6.0 + 0 * z) if name == "bits" else dist.Normal(0 * z, ONE)
 
     def mean_of(z):
-        at = torch.arange(len(X)) == reader
-        return torch.where(at, z + 2 * z[..., read : read + 1], z)
+        noise = torch.randn(z.shape, dtype=torch.float64) if name == "noise of its own" else 0.0
+        return z + z.flip(-1) + noise
 
-    objective = IWAE(3, vectorize_particles=False) if one_by_one else IWAE(3)
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", prior(x[:, 0]))
+            pyro.sample("x", dist.Normal(mean_of(z), ONE), obs=x[:, 0])
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", prior(x[:, 0]))
+
+    def model_in_steps(x):
+        z = []
+        for n in pyro.plate("data", len(x)):
+            z.append(pyro.sample(f"z_{n}", dist.Normal(ZERO, ONE)))
+            pyro.sample(f"x_{n}", dist.Normal(z[n] + z[min(n, len(x) - 1 - n)], ONE), obs=x[n, 0])
+
+    def guide_in_steps(x):
+        for n in pyro.plate("data", len(x)):
+            pyro.sample(f"z_{n}", dist.Normal(ZERO, ONE))
+
+    pair = (model_in_steps, guide_in_steps) if "steps" in name else (model, guide)
     with pytest.raises(pv.InputError, match="depends on the latents of other data"):
-        objective.loss(*coded(mean_of), X)
+        ScoreFunction(3).loss(*pair, x)
 
 
 @pytest.mark.parametrize("family", [
