@@ -34,6 +34,33 @@ def test_the_graph_is_the_function_for_other_values_of_the_same_shape():
         assert nothing is None
 
 
+@pytest.mark.parametrize(("offset", "factor", "is_taken"), [
+    (1e4, 1.0, True), (0.0, 1.0, True), (0.0, 1.003, False), (1e4, 1.03, False)
+])  # fmt: skip
+def test_a_gradient_may_differ_as_far_as_rounding_moves_it(offset, factor, is_taken):
+    """Of a weight near 1, times 1e4, the distance from 1e4 keeps three digits: a program and its graph differ by 0.4%."""
+    start = 1 + torch.tensor([93.0, 93.0]) * 2.0**-23
+    norm = nn.BatchNorm1d(2)  # a module with parameters and buffers
+    norm.weight.data.copy_(start)
+
+    def difference():
+        return norm.weight * offset - offset if offset else norm.weight
+
+    def rearranged():
+        return (norm.weight - 1) * offset if offset else norm.weight
+
+    def outcome(of, factor=1.0):
+        norm.num_batches_tracked.add_(1)
+        loss = of().square().sum() * factor
+        return 0 * loss.detach(), *torch.autograd.grad(loss, [norm.weight])
+
+    one = [torch.ones(1)]
+    replay = Replay(lambda x: outcome(rearranged, factor), one, lambda: outcome(difference), [norm], inductor=False)
+    assert (replay.why is None) == is_taken, replay.why
+    assert norm.num_batches_tracked == 1
+    assert torch.equal(norm.weight, start)
+
+
 def test_tensors_from_outside_are_read_afresh():
     parameter, buffer = nn.Parameter(torch.ones(3)), torch.tensor(2.0)
     x = torch.randn(3)
