@@ -38,7 +38,7 @@ def test_the_graph_is_the_function_for_other_values_of_the_same_shape():
     (1e4, 1.0, True), (0.0, 1.0, True), (0.0, 1.003, False), (1e4, 1.03, False)
 ])  # fmt: skip
 def test_a_gradient_may_differ_as_far_as_rounding_moves_it(offset, factor, is_taken):
-    """Of a weight near 1, times 1e4, the distance from 1e4 keeps three digits: a program and its graph differ by 0.4%."""
+    """Of a weight near 1, times 1e4, the distance from 1e4 keeps three digits: program and graph differ by 0.4%."""
     start = 1 + torch.tensor([93.0, 93.0]) * 2.0**-23
     norm = nn.BatchNorm1d(2)  # a module with parameters and buffers
     norm.weight.data.copy_(start)
