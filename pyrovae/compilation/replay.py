@@ -22,7 +22,7 @@ RECHECK_FROM = 16  # the first use of a graph at which it is compared with the p
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}
 # By this many times as much they may differ where as small a change of the parameters moves the program as far.
 MOST_TOLERANCES = 10
-NUM_ROUNDED_RUNS = 4
+NUM_ROUNDED_RUNS = 8  # an activation's kink may be crossed in some of them
 
 
 class Replay:
@@ -199,7 +199,7 @@ class Replay:
                 continue
             if off <= MOST_TOLERANCES * allowed:
                 others = rounded() if others is None else others
-                if off <= max(_norms(expected[part], other[part])[1] for other in others):
+                if off <= 2 * max(_norms(expected[part], other[part])[1] for other in others):
                     continue
             return f"its {what} is off by {off:.3g} of {norm:.3g} when it is replayed"
         for moved, value in after:
