@@ -12,7 +12,7 @@ from pyrovae.evaluation.arguments import home_of
 from pyrovae.evaluation.chunks import Data, Opened, check_chunk, opened
 from pyrovae.evaluation.cuts import cut, why_not_cut
 from pyrovae.evaluation.estimate import MarginalLikelihood
-from pyrovae.evaluation.importance_sampling import log_marginal, particles_of, result_of, statistics_of
+from pyrovae.evaluation.importance_sampling import of_own_weights, particles_of, result_of, statistics_of
 from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.programs import Reading, gate, log_mean_exp, run_pair
 
@@ -63,7 +63,8 @@ def held_out_log_px(
         log p(x_n | training data) ~ log 1/S sum_s 1/K sum_k w_nk(theta_s),    theta_s ~ q(theta)
 
     with w_nk(theta) = p(x_n, z_nk | theta) / q(z_nk | x_n, theta) at z_nk ~ q. The guide's q(theta) stands for the
-    posterior of the shared latents theta given the training data. Without shared latents this is `log_marginal`.
+    posterior of the shared latents theta given the training data. Without shared latents the estimates are those of
+    `log_marginal`, whose verdict also says what would help a bad proposal.
 
     Args:
         model: The model of any pair that keeps the contract.
@@ -83,7 +84,8 @@ def held_out_log_px(
     found = _opened(model, guide, args, plate)
     layout = found.pair.layout
     if not layout.has_globals:
-        return log_marginal(model, guide, *args, num_samples=num_samples, plate=plate, progress=progress)
+        check_subsamples("log_marginal", model, guide, found)
+        return of_own_weights(model, guide, found, args, num_samples, progress=progress)
     num_particles = particles_of(num_samples) if layout.draws_locally else 1
     num_draws = num_samples // num_particles
     size = max(1, found.pairs_at_a_time // num_particles)

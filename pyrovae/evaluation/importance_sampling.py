@@ -112,7 +112,6 @@ def log_marginal(
     require_size("num_samples", num_samples)
     require_compile(compile)
     if_given(require_size, "num_particles", num_particles)
-    needs = gate.Weights()
     found = opened(model, guide, args, chunk_size, Reading(plate))
     check_subsamples("log_marginal", model, guide, found)
     layout = found.pair.layout
@@ -120,17 +119,32 @@ def log_marginal(
     rule = "num_particles is for pairs with latents of each datum beside shared ones"
     require(num_particles is None or nested, f"{rule}, and this is no such pair; got {num_particles}")
     if not layout.has_globals:
-        drawn = sampled_log_weights(model, guide, found, num_samples, compile, progress, needs)
-        columns = joined([statistics_of(log_w) for log_w in drawn], args)
-        of = None if layout.plates else f"joint evidence of all data, by {counted(num_samples, 'draw')}"
-        return _with_remedies(result_of(columns, num_samples, of), model, guide, found)
+        result = of_own_weights(model, guide, found, args, num_samples, compile, progress)
+        return _with_remedies(result, model, guide, found)
     particles = particles_of(num_samples, num_particles) if nested else 1
     draws = num_samples // particles
-    log_w = joint_log_weights(model, guide, found, draws, particles, compile, progress, needs)
+    log_w = joint_log_weights(model, guide, found, draws, particles, compile, progress, gate.Weights())
     of = f"joint evidence of all {found.data.size:,} data, by {counted(draws, 'draw')} of the latents that they share"
     of += f", nested: {counted(particles, 'draw')} of the others for each" if nested else ""
     result = replace(result_of(list(statistics_of(log_w)), draws, of), num_particles=particles)
     return _with_remedies(result, model, guide, found)
+
+
+def of_own_weights(
+    model: Callable,
+    guide: Callable,
+    found: Opened,
+    args: tuple,
+    num_samples: int,
+    compile: bool | str = "auto",
+    progress: bool | None = None,
+) -> MarginalLikelihood:
+    """Returns log p(x) of data that share no latents, without a search for what would help a bad proposal."""
+    drawn = sampled_log_weights(model, guide, found, num_samples, compile, progress, gate.Weights())
+    columns = joined([statistics_of(log_w) for log_w in drawn], args)
+    is_joint = not found.pair.layout.plates
+    of = f"joint evidence of all data, by {counted(num_samples, 'draw')}" if is_joint else None
+    return result_of(columns, num_samples, of)
 
 
 def _with_remedies(result: MarginalLikelihood, model: Callable, guide: Callable, found: Opened) -> MarginalLikelihood:
