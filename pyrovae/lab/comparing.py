@@ -45,7 +45,7 @@ from pyrovae.lab.gap_to_log_px import no_log_px, not_its_bound
 from pyrovae.lab.kept_repeats import KeptRepeats
 from pyrovae.lab.repeats import Repeats, give_references
 from pyrovae.lab.untouched import untouched
-from pyrovae.objectives import check_objective
+from pyrovae.objectives import check_on_runs
 from pyrovae.programs import SIDES, sides_of, takes_pair
 from pyrovae.training import digest
 
@@ -137,8 +137,9 @@ def compare(
         pair, reading = read(model, guide, args, readings)
         num_data = sum(plate.full_size for plate in pair.plates) if pair.plates else 1
         check_log_px(log_px, num_data, one_value=pair.layout.has_globals)
+        runs = {reading: pair}
         for objective in (objective for _, by_size in named for _, objective in by_size):
-            check_objective(objective, model, guide, *args)
+            check_on_runs(objective, model, guide, args, runs)
         sides = sides_of(model, guide, args, reading)
         trained = {side: getattr(sides, side) for side in SIDES}
         rule = "model and guide must register a parameter that the loss depends on (pyro.param, pyro.module)"
@@ -148,7 +149,7 @@ def compare(
             for name, by_size in named
             for number, objective in by_size
         ]
-        references = give_references(estimators, model, guide, args, pair, trained)
+        references = give_references(estimators, model, guide, args, pair, trained, runs)
         settings = {} if folder is None else {
             "objectives": [f"{one.name} at {one.num_particles}: {text_of(one.objective)}" for one in estimators],
             "repeats": repeats, "compile": compile, "seed": seed, "data": digest(args), "device": str(device),

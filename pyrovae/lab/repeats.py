@@ -15,8 +15,8 @@ from pyrovae.lab.comparison_row import Row
 from pyrovae.lab.costs import clock, median
 from pyrovae.lab.gap_to_log_px import is_bound
 from pyrovae.lab.gradient_moments import Moments
-from pyrovae.objectives import check_objective
-from pyrovae.programs import SIDES, Pair, base_of
+from pyrovae.objectives import check_on_runs
+from pyrovae.programs import SIDES, Pair, Reading, base_of
 
 
 class Repeats:
@@ -111,11 +111,12 @@ def give_references(
     args: tuple,
     pair: Pair,
     sides: dict[str, list[Tensor]],
+    runs: dict[Reading, Pair],
 ) -> list[Repeats]:
     """Gives each estimator the repeats of its reference, and returns those that are not among the estimators already.
 
     A guide with a straight-through site gets no references: there the gradient of the plain estimator is itself biased.
-    An estimator gets none if the plain one is refused for this pair.
+    An estimator gets none if the plain one is refused for this pair, of which `runs` holds those that were checked.
     """
     if any(getattr(base_of(site["fn"]), "has_biased_rsample", False) for site in pair.guide_sites.values()):
         return []
@@ -128,7 +129,7 @@ def give_references(
         estimator.reference = next(known, None)
         if estimator.reference is None:
             try:
-                check_objective(reference, model, guide, *args)
+                check_on_runs(reference, model, guide, args, runs)
             except InputError:
                 continue
             number = getattr(reference, "num_particles", estimator.num_particles)

@@ -2,7 +2,7 @@
 
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
 from pyrovae.objectives.base import DifferentiableELBO, Objective
-from pyrovae.objectives.checks import check_objective
+from pyrovae.objectives.checks import check_objective, check_on_runs as check_on_runs
 from pyrovae.objectives.coefficients import Coefficients
 from pyrovae.objectives.elbo import ELBO, StickingTheLanding
 from pyrovae.objectives.enumerated_elbo import EnumeratedELBO

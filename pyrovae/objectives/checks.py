@@ -15,7 +15,7 @@ from pyro.infer import (
 from pyrovae.common import InputError, require
 from pyrovae.objectives.analytic_kl_elbo import AnalyticKLELBO
 from pyrovae.objectives.base import DifferentiableELBO
-from pyrovae.programs import Pair, gate, is_autoencoder
+from pyrovae.programs import AS_IT_COMES, Pair, Reading, gate, is_autoencoder
 
 JOINT_OVER_BATCH = (PyroReweightedWakeSleep, TraceTailAdaptive_ELBO)  # Pyro's whose weights are
 
@@ -41,12 +41,30 @@ def check_objective(objective: PyroELBO, model: Callable, guide: Callable, *args
         >>> pair.batch_shape
         torch.Size([2, 4])
     """
+    return check_on_runs(objective, model, guide, args, {})
+
+
+def check_on_runs(
+    objective: PyroELBO, model: Callable, guide: Callable, args: tuple, runs: dict[Reading, Pair]
+) -> Pair:
+    """Does what `check_objective` does, without another run of the pair where `runs` has one.
+
+    `runs` holds runs of the pair on these arguments, by the reading under which `gate.check` returned them for some
+    needs. A new run is added to it, so that a pair that is checked under many objectives runs once.
+    """
     name = type(objective).__name__
     require(
         not isinstance(objective, JOINT_OVER_BATCH),
         f"objective {name} is not for data in a plate: its weights are joint over the minibatch and not per datum",
     )
-    pair = gate.check(model, guide, _needs_of(objective), *args)
+    needs = _needs_of(objective)
+    reading = AS_IT_COMES if needs is None else needs.reading
+    if reading not in runs:
+        pair = gate.check(model, guide, needs, *args)
+        if needs is not None:
+            runs[reading] = pair
+    else:
+        pair = runs[reading] if needs is None else gate.check_again(runs[reading], model, guide, needs, *args)
     if isinstance(objective, RenyiELBO):
         _check_renyi(pair)
     elif isinstance(objective, TraceMeanField_ELBO):
