@@ -77,7 +77,9 @@ def here(tmp_path, monkeypatch):
 
     def show():
         for number in plt.get_fignums():
-            plt.figure(number).savefig(io.BytesIO(), format="png", dpi=20)
+            figure = plt.figure(number)
+            figure.set_size_inches(figure.get_size_inches() / 3)  # most of the time is that of the ticks: fewer fit
+            figure.savefig(io.BytesIO(), format="png", dpi=20)
             shown.append(number)
         plt.close("all")
 
