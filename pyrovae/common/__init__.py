@@ -7,7 +7,7 @@ from pyrovae.common.lazy_names import lazy_names
 if TYPE_CHECKING:  # the same names once more, as type checkers and editors read them
     from pyrovae.common import rules, workers
     from pyrovae.common.call_texts import parse_call
-    from pyrovae.common.captured_state import CapturedState
+    from pyrovae.common.captured_state import CapturedState, modules_within
     from pyrovae.common.checked_files import checksum, read_checked, sealed, unsealed, write_checked
     from pyrovae.common.checkpoint_files import CURRENT, FORMAT, LOCK, PREVIOUS
     from pyrovae.common.checks import (
@@ -110,7 +110,7 @@ else:  # most of these modules import torch, for which a command line does not w
         __name__,
         {
             "call_texts": ("parse_call",),
-            "captured_state": ("CapturedState",),
+            "captured_state": ("CapturedState", "modules_within"),
             "checked_files": ("checksum", "read_checked", "sealed", "unsealed", "write_checked"),
             "checkpoint_files": ("CURRENT", "FORMAT", "LOCK", "PREVIOUS"),
             "checks": (

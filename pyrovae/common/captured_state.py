@@ -14,6 +14,14 @@ from torch._C._dynamo.guards import dict_version
 from pyrovae.common.program_search import MISSING, ProgramSearch, attribute
 
 
+def modules_within(programs: Iterable[object]) -> list[nn.Module]:
+    """Returns every module that programs are made from; as a rule the parts of a module come before it."""
+    search = ProgramSearch()
+    for program in programs:
+        search.visit(program)
+    return search.modules
+
+
 class CapturedState:
     """Tracks the parameters, attributes, closures and globals that programs depend on, each by its identity.
 

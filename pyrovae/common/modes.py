@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from torch import Tensor
 
-from pyrovae.common.captured_state import CapturedState
+from pyrovae.common.captured_state import modules_within
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 def evaluates(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Makes `function` run with the modules that its arguments are made from in `eval()` mode.
 
-    A program need not be a module: `CapturedState` finds modules in bound methods, partials, closures, attributes and
+    A program need not be a module: `modules_within` finds modules in bound methods, partials, closures, attributes and
     globals. Each is in its own mode again when the function returns or raises.
     """
 
@@ -32,7 +32,7 @@ def evaluates(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
 @contextmanager
 def evaluation_mode(*programs: object) -> Iterator[None]:
     """Within the block every module that the programs are made from is in `eval()` mode."""
-    modes = [(module, module.training) for module in CapturedState(programs).modules]
+    modes = [(module, module.training) for module in modules_within(programs)]
     try:
         for module, training in modes:
             if training:

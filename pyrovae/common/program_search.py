@@ -6,7 +6,7 @@ import functools
 import sys
 import sysconfig
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +22,7 @@ _PLAIN_MODULE = frozenset(vars(nn.Module())) - {
     "training", "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks",
 }  # fmt: skip
 _HOLDERS = (argparse.Namespace, types.SimpleNamespace, Mapping, ParamStoreDict)  # of libraries, with what users put in
+_USUAL_DICTS = (dict, OrderedDict)
 _MAX_LENGTH = 1_000  # a longer container is taken for data, and is not searched
 MISSING = object()  # the value of an attribute or a name that does not exist
 
@@ -64,6 +65,9 @@ class ProgramSearch:
         if thing is None or isinstance(thing, int | float | str | bytes) or id(thing) in self.seen:
             return
         self.seen[id(thing)] = thing  # kept alive, so that no other object gets its id
+        if type(thing) in _USUAL_DICTS:  # two thirds of what modules hold
+            self._add_entries(thing, thing)  # type: ignore[arg-type]
+            return
         match thing:
             case Tensor():
                 self.flags.append((thing, thing.requires_grad))
@@ -76,7 +80,8 @@ class ProgramSearch:
             case nn.Module():
                 caches = [name for name in vars(thing) if _is_cache(thing, name)]
                 self.caches += [(vars(thing), name, vars(thing)[name]) for name in caches]
-                own = {name: value for name, value in vars(thing).items() if name not in _PLAIN_MODULE | set(caches)}
+                hidden = _PLAIN_MODULE.union(caches)
+                own = {name: value for name, value in vars(thing).items() if name not in hidden}
                 self._add_entries(vars(thing), own)
                 self.modules.append(thing)
                 self.buffers += [(thing._buffers, name) for name, value in thing._buffers.items() if value is not None]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from pyrovae.common import CapturedState, WeakByIdentity
+from pyrovae.common import WeakByIdentity, modules_within
 from pyrovae.programs.random_choices import owner_of
 
 _known: WeakByIdentity[WeakByIdentity[list]] = WeakByIdentity()
@@ -23,7 +23,7 @@ def running_statistics(model: Callable, guide: Callable) -> list[tuple[dict, str
 
 
 def _found(model: Callable, guide: Callable) -> list[tuple[dict, str]]:
-    modules = [module for module in CapturedState((model, guide)).modules if isinstance(module, _NormBase)]
+    modules = [module for module in modules_within((model, guide)) if isinstance(module, _NormBase)]
     names = ((module._buffers, name) for module in modules for name in module._buffers)
     return [(container, name) for container, name in names if container[name] is not None]
 

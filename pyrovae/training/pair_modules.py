@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from pyrovae.common import CapturedState
+from pyrovae.common import CapturedState, modules_within
 from pyrovae.programs import ProgramPair
 
 
@@ -22,7 +22,7 @@ def buffers_of(vae: ProgramPair) -> dict[str, Tensor]:
 
 def modules_of(vae: ProgramPair) -> list[nn.Module]:
     """Returns the modules that the pair is made from."""
-    return list(vae.modules()) if isinstance(vae, nn.Module) else CapturedState((vae.model, vae.guide)).modules
+    return list(vae.modules()) if isinstance(vae, nn.Module) else modules_within((vae.model, vae.guide))
 
 
 @contextmanager
