@@ -36,7 +36,15 @@ MODULES_OF_NAMES = [pv.objectives, pv.plots, pv.priors, pv.posteriors, pv.propos
 PUBLIC = {f"pv.{name}": getattr(pv, name) for name in pv.__all__}
 PUBLIC |= {f"{module.__name__}.{name}": getattr(module, name) for module in MODULES_OF_NAMES for name in vars(module)}
 WITHOUT_EXAMPLE = {  # for our own use
-    *("DifferentiableELBO", "KeptTerms", "Slope", "check_layers", "has_kl_per_dimension", "keeping_terms"),
+    *(
+        "DifferentiableELBO",
+        "KeptTerms",
+        "Slope",
+        "check_layers",
+        "check_on_runs",
+        "has_kl_per_dimension",
+        "keeping_terms",
+    ),
 }
 
 
