@@ -217,7 +217,7 @@ def _halves(pair: Pair) -> list[Tensor]:
     """
     if not pair.plates:
         return []
-    first = torch.tensor([_is_odd(n + shift) for shift, plate in enumerate(pair.plates) for n in range(plate.size)])
+    first = torch.cat([_are_odd(torch.arange(plate.size) + shift) for shift, plate in enumerate(pair.plates)])
     return [first, ~first]
 
 
@@ -242,8 +242,11 @@ def _usable_halves(pair: Pair) -> list[Tensor]:
     return halves if pair.layout.has_globals else [half for half in halves if not bool(half.all())]
 
 
-def _is_odd(number: int) -> bool:
-    return number.bit_count() % 2 == 1
+def _are_odd(numbers: Tensor) -> Tensor:
+    """Returns which numbers have an odd number of binary digits that are 1."""
+    for digits in (32, 16, 8, 4, 2, 1):
+        numbers = numbers ^ (numbers >> digits)
+    return numbers % 2 == 1
 
 
 def _drawn(pair: Pair, draws: dict[str, Tensor]) -> list[dict[str, Tensor]]:
