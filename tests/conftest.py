@@ -21,6 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from pyrovae.common import files, progress
 from pyrovae.common.rng import seed_torch
 from pyrovae.evaluation import annealed_chains
+from pyrovae.programs import gate
 
 mpl.use("Agg")
 
@@ -142,6 +143,15 @@ def mnist_root() -> Path:
     if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
         pytest.skip("MNIST is not at hand: set PYROVAE_DATA to the folder that holds it")
     return root
+
+
+@pytest.fixture
+def pairs_unchecked(monkeypatch):
+    """Objectives do not check a pair before its first loss: of thousands of data that is ten times as long as the loss.
+
+    It is for the means of estimators. That they take such a pair is then for another test, of few data.
+    """
+    monkeypatch.setattr(gate, "check_once", lambda *args: True)
 
 
 @pytest.fixture

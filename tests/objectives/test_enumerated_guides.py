@@ -125,6 +125,7 @@ def test_a_value_that_the_guide_never_gives_has_no_part_and_one_that_the_model_n
 # A site of each kind in one guide -------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("pairs_unchecked")
 @pytest.mark.parametrize("beta", [1.0, 0.5])
 @pytest.mark.parametrize("num_particles", [1, 2])
 @pytest.mark.parametrize("marked", ["b", "c"])

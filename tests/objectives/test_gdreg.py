@@ -116,6 +116,7 @@ def test_the_gradient_is_the_formula_on_the_captured_noise(count, beta):
     torch.testing.assert_close(pair.gradients(GDReG(count)), pair.by_hand(count), atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.usefixtures("pairs_unchecked")
 @pytest.mark.parametrize("beta", [1.0, 0.4])
 @pytest.mark.parametrize("count", [1, 4])
 def test_the_mean_gradient_is_iwaes_in_every_parameter(count, beta):
@@ -152,6 +153,7 @@ def test_a_layer_on_which_nothing_depends_has_a_priors_gradient_without_noise():
         assert pair.gradients(DReG(3))[:, free].abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("pairs_unchecked")
 @pytest.mark.parametrize(("log_u", "is_quieter"), [(1.5, True), (-1.5, False)], ids=["weak data", "strong data"])
 def test_the_priors_gradient_has_less_noise_where_the_data_say_less_than_the_prior(log_u, is_quieter):
     """At the posterior the slopes along b are (z1 - a z2 - b) / t^2 and (x - c z1) c / u^2, each over K draws."""

@@ -68,6 +68,7 @@ class BinaryPair(torch.nn.Module):
             pyro.sample("z", self.encode(x))
 
 
+@pytest.mark.usefixtures("pairs_unchecked")
 @pytest.mark.parametrize(("objective", "bound"), [
     (VIMCO(2), IWAE(2)),
     (VIMCO(3), IWAE(3)),
@@ -289,6 +290,7 @@ def test_enumeration_of_impossible_values_keywords_and_networks_that_want_the_wh
     assert refusal(EnumeratedELBO().check, pair) == "enumeration needs a latent site, and there is none"
 
 
+@pytest.mark.usefixtures("pairs_unchecked")
 @pytest.mark.parametrize("objective", [
     ScoreFunction(8), ScoreFunction(8, baseline="leave_one_out"), VIMCO(2), VIMCO(8), VIMCO(32), OVIS(8),
     ReweightedWakeSleep(2), ReweightedWakeSleep(8),

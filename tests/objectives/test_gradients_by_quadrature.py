@@ -87,6 +87,7 @@ def independent_gradients(objective, family: str, num: int = 40_000) -> Tensor:
     return a.grad
 
 
+@pytest.mark.usefixtures("pairs_unchecked")
 @pytest.mark.parametrize("family", GUIDES)
 @pytest.mark.parametrize("objective", [
     ELBO(1), ELBO(4), StickingTheLanding(1), ScoreFunction(1), ScoreFunction(4, baseline="leave_one_out"),

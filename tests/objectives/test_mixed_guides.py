@@ -1,5 +1,6 @@
 """Guides that mix sites with and without `rsample`: each estimator's mean gradient against enumeration x quadrature."""
 
+import math
 from dataclasses import dataclass, replace
 
 import pyro
@@ -64,6 +65,13 @@ def assert_exact(grid: Grid, objective, bound, most: float = 3e-8) -> None:
         torch.testing.assert_close(found, exact, atol=most, rtol=0)
 
 
+@pytest.mark.parametrize("objective", ESTIMATORS, ids=str)
+def test_every_estimator_takes_a_guide_of_both_kinds(objective):
+    """The pair is checked here, and not in the tests below, where thousands of data make that most of the time."""
+    assert math.isfinite(objective.loss(*programs("z to c", parameters(12, 1), parameters(8, 2)), X.expand(3)))
+
+
+@pytest.mark.usefixtures("pairs_unchecked")
 @pytest.mark.parametrize(("order", "beta"), [("c to z", 1.0), ("z to c", 1.0), ("z to c", 0.5)])
 @pytest.mark.parametrize("objective", ESTIMATORS, ids=str)
 def test_the_mean_gradient_is_the_exact_one(objective, order, beta):
@@ -73,6 +81,7 @@ def test_the_mean_gradient_is_the_exact_one(objective, order, beta):
     assert_exact(Grid(order, objective.num_draws, num_nodes, beta), objective, bound)
 
 
+@pytest.mark.usefixtures("pairs_unchecked")
 @pytest.mark.parametrize(("objective", "bound", "num_nodes", "most"), [
     (IWAE(2), IWAE(2), EXACT, 1e-10), (ELBO(2), ELBO(2), EXACT, 1e-10), (StickingTheLanding(1), ELBO(1), 24, 1e-8),
     (DReG(2), IWAE(2), 8, 3e-4),
