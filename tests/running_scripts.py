@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 import pyrovae as pv
 from pyrovae.cli import run_command
+from pyrovae.evaluation import proposal_misfit
 from pyrovae.runs import measures
 
 FOLDER = Path(__file__).parent.parent / "scripts"
@@ -68,6 +69,9 @@ def _called(program: Callable[[], object], *arguments, cwd) -> subprocess.Comple
         patch.setattr(sys, "argv", list(map(str, arguments)))
         # Most of what an evaluation takes; what the grid misses is found by its refinement.
         patch.setattr(measures, "quadrature_log_marginal", partial(pv.quadrature_log_marginal, num_points=81))
+        # Commands do not tell by which factor a bad proposal should be wider, and most factors are not tried.
+        for name, few in {"WIDER": (2.0,), "NARROWER": (0.5,), "MOST_DRAWS": 100}.items():
+            patch.setattr(proposal_misfit, name, few)
         patch.chdir(cwd)
         try:
             program()

@@ -32,25 +32,27 @@ def test_a_vq_vae_in_small(tmp_path):
 def test_bits_in_small(tmp_path):
     write_images(tmp_path / "data", nums=(100, 30))
     flags = ["--data-root", "data", "--num-train", 60, "--num-bits", 3, "--hidden", 8, "--epochs", 1]
-    flags += ["--num-samples", 40, "--num-data", 20, "--seeds", 0, 1, "--out", "out"]
+    flags += ["--num-samples", 10, "--num-data", 20, "--seeds", 0, 1, "--out", "out"]
     result = run_here("papers/bit_codes.py", *flags, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     found = json.loads((tmp_path / "out/results.json").read_text())["runs"]
     ways = ["VIMCO", "leave-one-out", "wake-sleep", "straight-through", "relaxed"]
     assert [(run["seed"], run["way"]) for run in found] == [(seed, way) for seed in (0, 1) for way in ways]
     assert all(run["elbo"] <= run["log_px"] < 0 for run in found)
+    assert {run["share_pareto_k_above_0.7"] for run in found} == {None}  # too few draws for k: JSON has no number for it
     by_way = {way: [run["log_px"] for run in found if run["way"] == way] for way in ways}
     assert len({tuple(values) for values in by_way.values()}) == 5
     gains = [one - other for one, other in zip(by_way["relaxed"], by_way["VIMCO"], strict=True)]
     expected = f"{sum(gains) / 2:.2f} ({abs(gains[0] - gains[1]) / 2:.2f})"
     rows = [line.split("  ") for line in result.stdout.splitlines() if line.startswith("relaxed ")]
     assert [cell.strip() for cell in rows[0] if cell.strip()][2] == expected
+    assert "unknown" in result.stdout
     assert expected in (tmp_path / "out/report.md").read_text()
 
 
 def test_relaxed_bits_are_measured_as_the_model_of_bits_that_their_networks_are(tmp_path):
     write_images(tmp_path / "data", nums=(100, 30))
-    flags = ["--data-root", "data", "--num-train", 60, "--num-bits", 3, "--hidden", 8, "--epochs", 20, "--lr", 0.01]
+    flags = ["--data-root", "data", "--num-train", 60, "--num-bits", 3, "--hidden", 8, "--epochs", 6, "--lr", 0.03]
     flags += ["--batch-size", 20, "--num-samples", 2_000, "--num-data", 20, "--seeds", 4, "--temperature", 2.0]
     assert run_here("papers/bit_codes.py", *flags, "--out", "out", cwd=tmp_path).returncode == 0
     found = {run["way"]: run for run in json.loads((tmp_path / "out/results.json").read_text())["runs"]}
@@ -62,7 +64,7 @@ def test_relaxed_bits_are_measured_as_the_model_of_bits_that_their_networks_are(
         parts = {"latent_dim": 3, "hidden": (8,), "likelihood": pv.Bernoulli(), "data_mean": data.train_mean}
         torch.manual_seed(4)
         vae = pv.VAE(data.event_shape, **parts, posterior=posterior)
-        settings = {"epochs": 20, "batch_size": 20, "lr": 0.01, "schedule": "cosine", "seed": 4}
+        settings = {"epochs": 6, "batch_size": 20, "lr": 0.03, "schedule": "cosine", "seed": 4}
         pv.fit(vae, data, objective=objective, **settings)
         bits = pv.VAE(data.event_shape, **parts, posterior="bernoulli")
         bits.load_state_dict(vae.state_dict())
@@ -71,10 +73,7 @@ def test_relaxed_bits_are_measured_as_the_model_of_bits_that_their_networks_are(
         elbo = -pv.objectives.EnumeratedELBO().loss(bits.model, bits.guide, x) / 20
         assert found[way]["log_px"] == pytest.approx(exact, abs=5 * found[way]["log_px_error"] + 1e-3)
         assert found[way]["elbo"] == pytest.approx(elbo, abs=0.1)
-    few = run_here("papers/bit_codes.py", *flags, "--num-samples", 10, "--epochs", 1, "--out", "few", cwd=tmp_path)
-    assert (few.returncode, few.stderr) == (0, "")  # too few for k, which JSON has no number for
-    assert "unknown" in few.stdout
-    assert json.loads((tmp_path / "few/results.json").read_text())["runs"][0]["share_pareto_k_above_0.7"] is None
+    assert all(0 <= run["share_pareto_k_above_0.7"] <= 1 for run in found.values())
 
 
 def test_semi_supervised_in_small(tmp_path):
