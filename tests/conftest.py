@@ -21,6 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from pyrovae.common import files, progress
 from pyrovae.common.rng import seed_torch
 from pyrovae.evaluation import annealed_chains
+from pyrovae.lab import racing
 from pyrovae.programs import gate
 
 mpl.use("Agg")
@@ -152,6 +153,12 @@ def pairs_unchecked(monkeypatch):
     It is for the means of estimators. That they take such a pair is then for another test, of few data.
     """
     monkeypatch.setattr(gate, "check_once", lambda *args: True)
+
+
+@pytest.fixture
+def entrants_unchecked(monkeypatch):
+    """A race does not look at its pairs before it begins, which takes as long as a training of 2 epochs."""
+    monkeypatch.setattr(racing, "check_entrant", lambda *args: None)
 
 
 @pytest.fixture

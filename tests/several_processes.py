@@ -14,7 +14,7 @@ from helpers import draw, linear_gaussian, small_vae
 
 import pyrovae as pv
 from pyrovae.common.workers import Workers, process_group
-from pyrovae.evaluation import annealed_chains
+from pyrovae.evaluation import annealed_chains, proposal_misfit, sampled_weights
 from pyrovae.runs.run import train_run
 from pyrovae.training.steps import Steps
 
@@ -55,33 +55,33 @@ def train() -> dict[str, object]:
     return {"state": vae.state_dict(), "loss": history.loss, "elbo": history.elbo, "terms": terms}
 
 
+@patch.object(sampled_weights, "DATA_PER_CHUNK", 12)
+@patch.multiple(proposal_misfit, WIDER=(2.0,), NARROWER=(0.5,), MOST_DRAWS=100)  # on which no number here depends
 def evaluate() -> dict[str, object]:
-    """300 data are three runs of 128: two for one process and one for the other.
+    """30 data are three runs of 12: two for one process and one for the other.
 
-    Of 130 data, and of 15 with eight chains each, there is one run for each process.
+    Of 14 data, and of 15 with eight chains each, there is one run for each process.
     """
     vae = linear_gaussian(1)
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        x = draw(vae, 300)
+        x = draw(vae, 30)
     torch.manual_seed(4)
     found = pv.evaluate(vae.model, vae.guide, x, methods=("elbo", "iwae_5", "is_70"))
     chains = {"num_distributions": 3, "num_chains": 8, "num_leapfrog": 1, "chunk_size": 80}
-    with patch.multiple(
-        annealed_chains, PILOT_WARMUP=2, PILOT_TRANSITIONS=5
-    ):  # most of the time, and all the same to processes
+    with patch.multiple(annealed_chains, PILOT_WARMUP=2, PILOT_TRANSITIONS=5):  # most of the time otherwise
         annealed = pv.annealed_log_marginal(vae.model, vae.guide, x[:15], **chains)
         gap = pv.bidirectional_gap(vae.model, vae.guide, x[:15], **chains)
     values = {one.method: one.estimate.value for one in found.measured}
     values |= {"bounds": found["is_70"].estimate.bounds, "annealed": annealed.log_weights, "x": gap.args[0]}
-    nested = pv.log_marginal(hierarchical.Hierarchy(), hierarchical.data(6), num_samples=90)
-    coin = pv.log_marginal(conjugate.coin, conjugate.coin_guide, conjugate.tosses(3, 2), num_samples=90)
-    few = x[:130]
+    nested = pv.log_marginal(hierarchical.Hierarchy(), hierarchical.data(6), num_samples=40)
+    coin = pv.log_marginal(conjugate.coin, conjugate.coin_guide, conjugate.tosses(3, 2), num_samples=40)
+    few = x[:14]
     post = pv.posterior(vae.model, vae.guide, few, num_samples=70)
     values |= {"posterior": post.mean("z").value, "quantiles": post.quantile("z", (0.1, 0.9)).value}
     values |= {"resampled": post.sample(3)["z"]}
     parts = small_vae((5,), missing="mask")
-    cells = {"num_samples": 60, "num_draws": 2, "missing": torch.eye(130, 5).bool()}
+    cells = {"num_samples": 60, "num_draws": 2, "missing": torch.eye(14, 5).bool()}
     values |= {"imputed": pv.impute(parts, few.float(), **cells).draws}
     given = pv.conditional_log_marginal(parts, few.float(), given=torch.arange(5) < 2, num_samples=60)
     check = pv.predictive_check(vae, few, statistic=lambda x: x.sum(-1), num_samples=60, num_replicates=3)
@@ -89,7 +89,7 @@ def evaluate() -> dict[str, object]:
     with patch.multiple(annealed_chains, PILOT_WARMUP=2, PILOT_TRANSITIONS=5):
         values |= {"rate": pv.annealed_rate_distortion(vae.model, vae.guide, x[:15], **chains).rate}
         values |= {"ends": pv.annealed_posterior(vae.model, vae.guide, x[:15], **chains).mean("z").value}
-    shared = pv.posterior(hierarchical.Hierarchy(), hierarchical.data(6), num_samples=90, num_particles=2)
+    shared = pv.posterior(hierarchical.Hierarchy(), hierarchical.data(6), num_samples=40, num_particles=2)
     values |= {"shared": shared.mean("z").value}
     return values | {"upper": gap.upper.log_weights, "nested": nested.bounds, "coin": coin.bounds}
 

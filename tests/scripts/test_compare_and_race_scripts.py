@@ -74,8 +74,7 @@ def test_a_race_in_small(tmp_path, monkeypatch):
     assert alone.stderr == "error: num_particles must be a whole number >= 1, got 0\n"
 
 
-def test_seeds_of_a_race_start_apart_and_objectives_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(racing, "check_entrant", lambda *args: None)
+def test_seeds_of_a_race_start_apart_and_objectives_together(tmp_path, entrants_unchecked):
     flags = ["--hidden", 4, "--epochs", 1, "--batch-size", 2000, "--lr", 1e-12, "--objectives", "elbo", "iwae"]
     flags += ["--num-particles", 2, "--seeds", 0, 1, "--num-samples", 2, "--num-data", 5, "--budget", "epochs"]
     assert run_here("race.py", *flags, "--out", "out", cwd=tmp_path).returncode == 0

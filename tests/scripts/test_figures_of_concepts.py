@@ -18,11 +18,11 @@ def concepts():
     return names_of(SCRIPT)
 
 
-def test_the_four_figures_are_drawn_and_what_they_show_is_printed(tmp_path, sharp_figures):
+def test_the_four_figures_are_drawn_and_what_they_show_is_printed(tmp_path):
     result = run_here(SCRIPT, "--repeats", 2, "--epochs", 1, "--seed", suite_seed(), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for name in ("pair", "beta", "masks", "globals"):
-        assert (tmp_path / f"{name}.png").stat().st_size > 20_000
+        assert (tmp_path / f"{name}.png").stat().st_size > 5_000  # of empty axes it is below 3,000
     assert float(re.search(r"largest difference (\S+) nats", result.stdout)[1]) < 1e-4
     assert 0.7 < float(re.search(r"root mean square (\S+)", result.stdout)[1]) < 1.4
     refused = run_here(SCRIPT, "--out", "nowhere", cwd=tmp_path)

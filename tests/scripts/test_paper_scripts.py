@@ -10,15 +10,17 @@ import pytest
 import torch
 from helpers import suite_seed, tree, write_images
 from own_files import write_photos
-from running_scripts import FOLDER, names_of, run_here, with_scikit_learn
+from running_scripts import FOLDER, names_of, run_here, with_scikit_learn, without_drawing
 
 import pyrovae as pv
 from pyrovae.common import kept_parts, read_checked as measured
+from pyrovae.evaluation import annealed_chains
 
 
 def test_the_tutorials_in_small(tmp_path, monkeypatch):
     log_marginal = pv.log_marginal
     few = {"num_samples": 50}
+    without_drawing(monkeypatch, most_axes=4)  # those of all runs; test_scripts_of_tutorials.py draws those of one
     monkeypatch.syspath_prepend(FOLDER / "papers")
     monkeypatch.setattr(importlib.import_module("tutorials_published"), "VARIANCES", (0.1, 2.0))
     monkeypatch.setattr(
@@ -38,7 +40,7 @@ def test_the_tutorials_in_small(tmp_path, monkeypatch):
     assert {"out/points.png", "out/variance.png"} <= tree(tmp_path).keys()
 
 
-def test_priors_layers_and_posteriors_in_small(tmp_path):
+def test_priors_layers_and_posteriors_in_small(tmp_path, entrants_unchecked):
     write_images(tmp_path / "data", nums=(80, 30))  # 40 validate
     small = ["--data-root", tmp_path / "data", "--hidden", 8, "--latent-dim", 2, "--num-components", 4]
     small += ["--epochs", 1, "--num-samples", 20, "--num-data", 10, "--out", "out"]
@@ -83,7 +85,7 @@ def test_priors_layers_and_posteriors_in_small(tmp_path):
         assert verdict(row).endswith(said)
 
 
-def test_burdas_table_in_small(tmp_path):
+def test_burdas_table_in_small(tmp_path, entrants_unchecked):
     write_images(tmp_path / "data", nums=(50, 30))
     small = ["--data-root", tmp_path / "data", "--schedule", "smoke", "--num-samples", 30, "--num-data", 10]
     small += ["--seeds", 0, "--k", 1, 50, "--swap", "--out", "out"]
@@ -251,7 +253,9 @@ def test_lower_halves_of_images_in_small(tmp_path, sharp_figures):
         assert ((top == above) & (bottom == below)).double().mean().item() == pytest.approx(0.25, abs=0.04)
 
 
-def test_differentiable_ais_beside_iwae_in_small(tmp_path):
+def test_differentiable_ais_beside_iwae_in_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(annealed_chains, "PILOT_WARMUP", 2)
+    monkeypatch.setattr(annealed_chains, "PILOT_TRANSITIONS", 5)  # most of the time otherwise
     write_images(tmp_path / "data", nums=(100, 30))
     flags = ["--data-root", "data", "--num-train", 30, "--epochs", 1, "--num-data", 3, "--num-distributions", 3]
     flags += ["--num-transitions", 1, "--seeds", 0, "--no-compile", "--out", "out"]

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from helpers import tree, write_images
-from running_scripts import names_of, run_here, with_scikit_learn
+from running_scripts import names_of, run_here, with_scikit_learn, without_drawing
 
 import pyrovae as pv
 
@@ -63,6 +63,7 @@ def without_training(patch):
 @pytest.mark.parametrize("script", ["draws", "interpolation"])
 def test_digits_are_added_to_a_plain_run_and_its_trainings_are_kept(script, tmp_path, monkeypatch):
     """`--images` after a plain run was refused: `begun with image_epochs None`, or `with other data`."""
+    without_drawing(monkeypatch)
     write_images(tmp_path / "data", nums=(80, 30))  # 40 validate
     small = {"draws": ["--repeats", 2, "--num-samples", 9], "interpolation": ["--seeds", 0, "--num-pairs", 5]}[script]
     flags = [f"papers/{script}.py", *small, "--epochs", 1, "--out", "out"]
@@ -110,7 +111,7 @@ def test_disentanglement_says_what_to_install_before_any_work(tmp_path, monkeypa
 
 def test_interpolation_in_small(tmp_path):
     write_images(tmp_path / "data", nums=(80, 30))  # 40 validate
-    small = ["--epochs", 3, "--seeds", 0, 1, "--num-pairs", 20, "--steps", 5, "--image-epochs", 1, "--num-images", 40]
+    small = ["--epochs", 1, "--seeds", 0, 1, "--num-pairs", 20, "--steps", 5, "--image-epochs", 1, "--num-images", 40]
     flags = (*small, "--images", "--data-root", tmp_path / "data", "--out", "out")
     result = run_here("papers/interpolation.py", *flags, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -196,7 +197,7 @@ def test_the_plain_loss_is_a_scaled_squared_error_and_beta_kl():
 
 def test_draws_in_small_agree_with_theory_and_no_datum_is_its_own_neighbour(tmp_path):
     write_images(tmp_path / "data", nums=(80, 30))  # 40 validate
-    small = ["--epochs", 3, "--repeats", 400, "--num-samples", 20, "--image-epochs", 1, "--num-images", 40]
+    small = ["--epochs", 1, "--repeats", 400, "--num-samples", 20, "--image-epochs", 1, "--num-images", 40]
     flags = (*small, "--images", "--data-root", tmp_path / "data", "--out", "out")
     result = run_here("papers/draws.py", *flags, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")

@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 from helpers import tree, write_first_images
-from running_scripts import FOLDER, run_here
+from running_scripts import FOLDER, run_here, without_drawing
 
 from pyrovae.runs import NOTE_ON_OTHER_OBJECTIVES
 
 
-def test_train_then_evaluate_points(tmp_path):
+def test_train_then_evaluate_points(tmp_path, monkeypatch):
     flags = ["--dataset", "four_clusters", "--latent-dim", 1, "--hidden", 8, "--epochs", 3, "--out", "out"]
     trained = run_here("train.py", *flags, "--objective", "iwae", "--num-particles", 3, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
@@ -29,6 +29,7 @@ def test_train_then_evaluate_points(tmp_path):
     figures = sorted(p.name for p in (tmp_path / "out/figures").iterdir())
     assert figures == ["latent.png", "log_px.png", "samples.png", "training.png"]
 
+    without_drawing(monkeypatch)
     before = (tmp_path / "out/evaluation.json").read_text()
     again = run_here("evaluate.py", "out", "--num-samples", 60, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (2, "")

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 from helpers import IMAGE_FILES, idx, tree, write_images
-from running_scripts import names_of, run_here
+from running_scripts import names_of, run_here, without_drawing
 
 import pyrovae as pv
+from pyrovae.evaluation import diagnostics
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def images(tmp_path):
     return ("--data-root", tmp_path / "data", "--num-train", 40, "--epochs", 1, "--out", "out")
 
 
-def test_the_gallery_in_small(tmp_path, images):
+def test_the_gallery_in_small(tmp_path, images, monkeypatch):
     result = run_here("papers/tutorial_gallery.py", *images, "--only", "784-400-2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "out/results.json").read_text())
@@ -30,6 +31,7 @@ def test_the_gallery_in_small(tmp_path, images):
             assert f"{-loss:.2f}" in text
             assert "106.66" in text
     assert {"out/784-400-20.png", "out/784-400-2.png"} <= tree(tmp_path).keys()
+    without_drawing(monkeypatch)
     again = run_here("papers/tutorial_gallery.py", *images, "--only", "784-400-2", cwd=tmp_path)
     assert again.stdout == result.stdout  # from the parts that were kept
     refused = run_here("papers/tutorial_gallery.py", *images[:-1], "new", "--only", "vit", cwd=tmp_path)
@@ -136,7 +138,8 @@ def test_particles_of_the_powerful_decoder_are_run_at_once():
     assert torch.allclose(terms["reconstruction"], by_hand.sum((-1, -2, -3)).mean(0), atol=1e-4)
 
 
-def test_an_encoder_ahead_of_its_decoder_in_small(tmp_path, images):
+def test_an_encoder_ahead_of_its_decoder_in_small(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(diagnostics, "DRAWS_PER_DATUM", 2)
     flags = ("--num-train", 12, "--num-test", 12, "--num-samples", 5, "--seeds", 0, 1, "--guide-steps", 2)
     result = run_here("papers/lagging_encoders.py", *images, *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
