@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from forked import called
+from helpers import FEW_FACTORS
 from matplotlib.figure import Figure
 
 import pyrovae as pv
@@ -67,17 +68,22 @@ def _called(program: Callable[[], object], *arguments, cwd) -> subprocess.Comple
     out, error, status = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         patch.setattr(sys, "argv", list(map(str, arguments)))
-        # Most of what an evaluation takes; what the grid misses is found by its refinement.
-        patch.setattr(measures, "quadrature_log_marginal", partial(pv.quadrature_log_marginal, num_points=81))
-        # Commands do not tell by which factor a bad proposal should be wider, and most factors are not tried.
-        for name, few in {"WIDER": (2.0,), "NARROWER": (0.5,), "MOST_DRAWS": 100}.items():
-            patch.setattr(proposal_misfit, name, few)
+        with_quick_measures(patch)
         patch.chdir(cwd)
         try:
             program()
         except SystemExit as stopped:
             status = stopped.code
     return subprocess.CompletedProcess(arguments, status or 0, out.getvalue(), error.getvalue())
+
+
+def with_quick_measures(patch: pytest.MonkeyPatch) -> None:
+    """Spares evaluations most of what they take."""
+    # What the coarse grid misses is found by its refinement.
+    patch.setattr(measures, "quadrature_log_marginal", partial(pv.quadrature_log_marginal, num_points=81))
+    # Commands do not tell by which factor a bad proposal should be wider.
+    for name, few in FEW_FACTORS.items():
+        patch.setattr(proposal_misfit, name, few)
 
 
 def without_drawing(patch: pytest.MonkeyPatch, most_axes: int = 0) -> None:

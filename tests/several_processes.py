@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from exact import conjugate, hierarchical
-from helpers import draw, linear_gaussian, small_vae
+from helpers import FEW_FACTORS, draw, linear_gaussian, small_vae
 
 import pyrovae as pv
 from pyrovae.common.workers import Workers, process_group
@@ -56,7 +56,7 @@ def train() -> dict[str, object]:
 
 
 @patch.object(sampled_weights, "DATA_PER_CHUNK", 12)
-@patch.multiple(proposal_misfit, WIDER=(2.0,), NARROWER=(0.5,), MOST_DRAWS=100)  # on which no number here depends
+@patch.multiple(proposal_misfit, **FEW_FACTORS)  # on which no number here depends
 def evaluate() -> dict[str, object]:
     """30 data are three runs of 12: two for one process and one for the other.
 

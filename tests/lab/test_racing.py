@@ -70,6 +70,7 @@ def test_a_race_leaves_the_param_store_and_the_generators_as_they_were():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.usefixtures("entrants_unchecked")
 @pytest.mark.parametrize("budget", ["epochs", "decoder_calls"])
 def test_a_loader_s_own_generator_follows_the_seed(budget):
     """`fit` goes on with it as it is, which would give each run another order of the data, and move the caller's."""

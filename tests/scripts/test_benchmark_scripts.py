@@ -13,18 +13,27 @@ import torch._dynamo  # which torch's optimisers import: once, and not in each f
 from forked import called
 from helpers import suite_seed
 from matplotlib.figure import Figure
-from running_scripts import FOLDER, names_of, run_here, run_in_fork
+from running_scripts import FOLDER, names_of, run_here, run_in_fork, with_quick_measures, without_drawing
 from torch.distributed.run import main as torchrun
 
 import pyrovae as pv
 from pyrovae.runs import report
 
 
+def write_numbers(figure, target, **settings):
+    """Stands in for a figure's pixels, which every fork would find fonts and symbols for: what it shows, as numbers."""
+    shown = [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
+    shown += [patch.get_verts().tolist() for axes in figure.axes for patch in axes.patches]
+    target.write(repr(shown).encode())
+
+
 def test_runs_that_are_killed_go_on_to_the_bit(tmp_path, monkeypatch):
     """Short; `python scripts/benchmarks/kill_test.py --kills 20 --compile-too` is long, and has all figures."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Figure, "savefig", write_numbers)
     monkeypatch.setattr(report, "draw_figures", lambda run: {"training": Figure(figsize=(1, 1))})
-    result = run_in_fork("benchmarks/kill_test.py", "--kills", 3, "--epochs", 4, cwd=tmp_path)
+    with_quick_measures(monkeypatch)
+    result = run_in_fork("benchmarks/kill_test.py", "--kills", 3, "--epochs", 2, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert [line.split()[-1] for line in result.stdout.splitlines()[2:]] == ["yes"] * 4
     assert result.stderr.count("File too large") == 1
@@ -53,8 +62,10 @@ def test_processes_beside_threads_in_small(tmp_path):
     assert [cell.strip() for cell in text.splitlines()[-1].split("|")] == ["", "epoch", "9", "6", "3", "2.00", ""]
 
 
-def test_scripts_under_torchrun_train_and_measure_once(tmp_path):
+def test_scripts_under_torchrun_train_and_measure_once(tmp_path, monkeypatch):
     """In forks, which have everything imported. One call runs both scripts."""
+    without_drawing(monkeypatch)
+    with_quick_measures(monkeypatch)
     train = ("train.py", "--latent-dim", 1, "--hidden", 4, "--epochs", 2, "--batch-size", 500, "--out", "run")
     evaluate = ("evaluate.py", "run", "--num-samples", 30, "--num-data", 300)
     commands = [[str(FOLDER / script), *map(str, flags)] for script, *flags in (train, evaluate)]

@@ -41,7 +41,7 @@ def test_bits_in_small(tmp_path):
     assert all(run["elbo"] <= run["log_px"] < 0 for run in found)
     assert {run["share_pareto_k_above_0.7"] for run in found} == {
         None
-    }  # too few draws for k: JSON has no number for it
+    }  # too few draws for k, which JSON has no number for
     by_way = {way: [run["log_px"] for run in found if run["way"] == way] for way in ways}
     assert len({tuple(values) for values in by_way.values()}) == 5
     gains = [one - other for one, other in zip(by_way["relaxed"], by_way["VIMCO"], strict=True)]
