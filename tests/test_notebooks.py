@@ -15,6 +15,7 @@ from IPython.core.formatters import DisplayFormatter
 from nbclient import NotebookClient
 
 import pyrovae as pv
+from pyrovae.lab import step_timing
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 NEED_MNIST = {"02_conditional", "04_likelihoods_on_images", "13_which_estimator"}
@@ -66,6 +67,7 @@ def test_the_contents_of_a_notebook_are_its_sections(path):
 def quick(monkeypatch, request):
     """Sets what a notebook reads from its environment, with the images of the one that is asked for if it has any."""
     monkeypatch.setenv("PYROVAE_QUICK", "1")
+    monkeypatch.setattr(step_timing, "TIMED_ROUNDS", 4)
     if getattr(request.node, "callspec", None) and request.node.callspec.params["path"].stem in NEED_MNIST:
         monkeypatch.setenv("PYROVAE_DATA", str(Path(request.getfixturevalue("mnist_root")).resolve()))
 

@@ -16,7 +16,7 @@ from running_scripts import command_here
 import pyrovae as pv
 from pyrovae.cli.compare import UNFINISHED
 from pyrovae.common import write_text, written_together
-from pyrovae.lab import comparison_report, race_report
+from pyrovae.lab import comparison_report, race_report, step_timing
 from pyrovae.runs import EVALUATION_FILES, report, train_run
 
 SMALL = ("--hidden", 4, "--epochs", 1, "--batch-size", 1_000)
@@ -86,7 +86,9 @@ def folder(kept, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def small_figures(monkeypatch):
+def quick_steps_and_small_figures(monkeypatch):
+    monkeypatch.setattr(step_timing, "TIMED_ROUNDS", 2)
+
     def figure(*_):
         return Figure(figsize=(1, 1))
 
@@ -145,7 +147,7 @@ def test_a_full_disk_leaves_the_earlier_report_and_names_the_file(door, written,
     folder = shutil.copytree(written(door), tmp_path / "here")
     earlier = tree(folder)
     files = {path for path in earlier if Path(path).parts[0] == Path(name).parts[0]}
-    for limit in (0, 100, 300):
+    for limit in (0, 300):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         done = call(folder)
         assert (done.returncode, "report: " in done.stdout) == (2, False)
