@@ -3,10 +3,10 @@
 import math
 
 import torch
-from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
 from pyrovae.common import InputError
+from pyrovae.evaluation.pareto_fits import pareto_fits
 
 MIN_TAIL = 5  # weights, of which fewer do not determine a Pareto distribution
 NUM_GROUPS = 50
@@ -135,30 +135,25 @@ def _fits(top: Tensor, least: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         hidden, spread <= (SEEN_EQUAL * unit).clamp(max=MOST_HIDDEN), top[0] - top[-1] <= ROUNDING * unit
     )
     within = hidden & (top[0] - top[-1] <= ROUNDING * unit)
-    shapes, tails = [], []
-    points = 1 - (torch.arange(num_tail, dtype=torch.float64) + 0.5) / num_tail
-    columns = zip(excess.T, relative[-1], relative[:-1].T, flat, hidden, within, strict=True)
-    for column, cut, tail, is_flat, is_hidden, is_within in columns:
-        # Ties, as codes have them, would make the fit divide 0 by 0.
-        ties = column[0] - column[MIN_TAIL - 1] <= 1e-12
-        if is_flat or (ties and not is_hidden):
-            shape, smooth = -math.inf, tail
-        elif is_within or ties:
-            shape, smooth = math.nan, tail
-        else:
-            # The fit needs this many exceedances that are distinct from 0; with fewer, one weight outweighs all others.
-            distinct = column[column > 1e-15]
-            if len(distinct) < MIN_TAIL:
-                shape, smooth = math.inf, tail
-            else:
-                shape, scale = fit_generalized_pareto(distinct)
-                quantiles = (
-                    -torch.log1p(-points) if abs(shape) < 1e-8 else torch.expm1(-shape * torch.log1p(-points)) / shape
-                )
-                smooth = (cut + scale * quantiles).clamp(max=1.0)
-        shapes.append(shape)
-        tails.append(smooth)
-    return torch.tensor(shapes, dtype=torch.float64), torch.stack(tails, 1)
+    # Ties, as codes have them, would make the fit divide 0 by 0.
+    ties = excess[0] - excess[MIN_TAIL - 1] <= 1e-12
+    # The fit needs this many exceedances that are distinct from 0; with fewer, one weight outweighs all others.
+    num_distinct = (excess > 1e-15).sum(0)
+    is_flat = flat | (ties & ~hidden)
+    shapes = torch.full_like(unit, math.inf, dtype=torch.float64)
+    shapes[within | ties] = math.nan
+    shapes[is_flat] = -math.inf
+    fitted = ~(is_flat | within | ties) & (num_distinct >= MIN_TAIL)
+    tails, falling = relative[:-1].clone(), excess.nan_to_num(nan=0.0).sort(0, descending=True).values
+    log_points = torch.log1p(-(1 - (torch.arange(num_tail, dtype=torch.float64) + 0.5) / num_tail))
+    for number in num_distinct[fitted].unique().tolist():
+        columns = (fitted & (num_distinct == number)).nonzero().flatten()
+        shape, scale = pareto_fits(falling[:number, columns])
+        quantiles = torch.expm1(-shape * log_points.unsqueeze(-1)) / shape
+        quantiles = torch.where(shape.abs() < 1e-8, -log_points.unsqueeze(-1), quantiles)
+        shapes[columns] = shape
+        tails[:, columns] = (relative[-1, columns] + scale * quantiles).clamp(max=1.0)
+    return shapes, tails
 
 
 def _eps(log_weights: Tensor) -> float:
