@@ -16,7 +16,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.common import InputError
+from pyrovae.common import InputError, is_out_of_memory
 from pyrovae.programs.enumerated_guide import state_dims
 from pyrovae.programs.enumeration import elements_of
 from pyrovae.programs.layout import frames_of
@@ -27,6 +27,7 @@ from pyrovae.programs.reruns import pair_at
 from pyrovae.programs.sites import is_discrete
 
 ALLOWED_NATS = 1e-3
+MOST_HALVES = 8  # by which data are parted: more would take longer than many an estimate
 MOST_NUMBERS = 2**22  # of the largest parameter of a site, in a run of several particles that parts the data
 ALLOWED_ROUNDINGS = 100  # a term may move by this many times the effect of a few roundings of the latents
 
@@ -160,10 +161,19 @@ def _coupled_in_a_half(pair: Pair, run: Run, draws: dict[str, Tensor], extremes:
         last = _last_latents(pair, latents)
         first = {name: z[:1] if name in last else z for name, z in latents.items()}
         terms: _Terms | None = None
-        for rows in _parted(pair):
+        parts = _parted(pair)
+        while parts:
+            rows = parts.pop(0)
             terms = terms or _terms(pair if latents is draws else run(latents))
             woven = Woven(terms, rows, _with_others_latents(pair, first, last, rows))
-            if not _agrees(woven, partial(run, like=replace(pair, num_particles=len(rows), others=()))):
+            try:
+                agrees = _agrees(woven, partial(run, like=replace(pair, num_particles=len(rows), others=())))
+            except Exception as error:
+                if len(rows) <= 2 or not is_out_of_memory(error):
+                    raise
+                parts = [*rows.split(2), *parts]  # as many particles as have been run
+                continue
+            if not agrees:
                 halves = [half for row in rows for half in (row, ~row)]
                 found = _moved_alone(pair, run, latents, halves, _drawn(pair, latents))
                 if found != Coupled():
@@ -224,12 +234,16 @@ def _halves(pair: Pair) -> list[Tensor]:
 def _parted(pair: Pair) -> list[Tensor]:
     """Returns halves of the data by each binary digit of their numbers, as `(particles, batch)` for each of some runs.
 
-    Each particle of a run has a half of its own.
+    Each particle of a run has a half of its own. Of more than 256 data, a pair in 256 is not parted. Of fewer, there
+    are complements, too, since by chance two latents may give a reader one density, with which other latents of its
+    own would differ.
     """
     if pair.batch < 3:
         return []
-    digits = torch.arange((pair.batch - 1).bit_length()).unsqueeze(-1)
-    halves = (torch.arange(pair.batch) >> digits) % 2 == 1
+    numbers = torch.randperm(pair.batch, generator=torch.Generator().manual_seed(0))
+    digits = torch.arange(min((pair.batch - 1).bit_length(), MOST_HALVES)).unsqueeze(-1)
+    halves = (numbers >> digits) % 2 == 1
+    halves = torch.cat([halves, ~halves])[:MOST_HALVES]
     most = max(2, MOST_NUMBERS // (pair.batch * pair.outputs)) if pair.layout.is_vectorized else 1
     return list(halves.split(most))
 

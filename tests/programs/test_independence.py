@@ -121,14 +121,14 @@ def test_a_single_datum_that_reads_another_is_found_whichever_two_they_are(num_d
             return torch.where(at, z + 2 * z[..., read : read + 1], z)
 
         with pytest.raises(pv.InputError, match="depends on the latents of other data"):
-            objective.loss(*coded(mean_of), torch.ones(num_data, 1, dtype=torch.float64))
+            objective.loss(*coded(mean_of), torch.full((num_data, 1), 5.0, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", ["elements", "steps of a loop", "bits", "noise of its own"])
 @pytest.mark.parametrize("num_data", [4, 16, 64])
 def test_data_that_read_the_batch_from_its_end_are_found(num_data, name):
     """At these sizes a datum and its mirror image are in the same half of the first run."""
-    x = torch.ones(num_data, 1, dtype=torch.float64)
+    x = torch.full((num_data, 1), 5.0, dtype=torch.float64)
 
     def prior(z):
         return dist.Bernoulli(logits=-6.0 + 0 * z) if name == "bits" else dist.Normal(0 * z, ONE)
