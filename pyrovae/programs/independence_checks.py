@@ -28,7 +28,7 @@ from pyrovae.programs.sites import is_discrete
 
 ALLOWED_NATS = 1e-3
 MOST_HALVES = 8  # by which data are parted: more would take longer than many an estimate
-MOST_NUMBERS = 2**22  # of the largest parameter of a site, in a run of several particles that parts the data
+MOST_NUMBERS = 2**16  # of the largest parameter of a site in a run by which data are parted, of more than two halves
 ALLOWED_ROUNDINGS = 100  # a term may move by this many times the effect of a few roundings of the latents
 
 
