@@ -64,14 +64,14 @@ def test_a_model_of_why_cells_are_missing_mends_what_is_filled_in(capsys):
     code = "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
     scope = {"torch": torch, "pyro": pyro, "dist": pyro.distributions, "pv": pv}
     torch.manual_seed(suite_seed())
-    for shown, smaller in {"IWAE(20), epochs=150": "IWAE(5), epochs=65", "lr=0.05": "lr=0.1", "=500": "=50"}.items():
+    for shown, smaller in {"IWAE(20), epochs=150": "IWAE(5), epochs=100", "num_samples=500": "num_samples=50"}.items():
         assert shown in code
         code = code.replace(shown, smaller)
     exec(code, scope)
     at_random, with_why = scope["off"][False], scope["off"][True]
     assert at_random.mean() < -0.5
     assert with_why.mean().abs() < 0.25
-    assert with_why.square().mean() < 0.6 * at_random.square().mean()  # without a model of why it is 1
+    assert with_why.square().mean() < 0.5 * at_random.square().mean()  # without a model of why it is 1
     assert f"{with_why.mean():.2f}" in capsys.readouterr().out
     for says_why in (False, True):
         check_incomes_at_the_true_parameters(scope["Survey"], says_why, scope["x"][:40], scope["seen"][:40])

@@ -161,6 +161,20 @@ def test_data_that_read_the_batch_from_its_end_are_found(num_data, name):
         ScoreFunction(3).loss(*pair, x)
 
 
+def test_data_that_read_each_other_are_found_where_memory_holds_two_particles():
+    failed = []
+
+    def mean_of(z):
+        if z.numel() > 2 * 16:
+            failed.append(z.numel())
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return z + z.flip(-1)
+
+    with pytest.raises(pv.InputError, match="depends on the latents of other data"):
+        IWAE(2).loss(*coded(mean_of), torch.full((16, 1), 5.0, dtype=torch.float64))
+    assert failed == [8 * 16]
+
+
 @pytest.mark.parametrize("family", [
     lambda logits: dist.Bernoulli(logits=logits),
     lambda logits: dist.Categorical(logits=torch.stack((-logits, logits), -1)),
