@@ -4,9 +4,11 @@ import io
 import sys
 import time
 from contextlib import suppress
-from typing import Any
+from threading import RLock
+from typing import Any, ClassVar
+from weakref import WeakSet
 
-from tqdm.auto import tqdm
+from tqdm.auto import notebook_tqdm, tqdm
 from tqdm.std import tqdm as plain_tqdm
 
 from pyrovae.common.lines import has_progress_in_lines
@@ -27,8 +29,11 @@ def progress_bar(progress: bool | None, total: int, desc: str, unit: str) -> tqd
         unit: The name of one unit of work.
     """
     disable, file = hides_progress(progress), StandardError()
-    if disable is None and has_progress_in_lines() and not file.isatty():
+    has_no_place = disable is None and not file.isatty()
+    if has_no_place and has_progress_in_lines():
         return _Lines(total=total, unit=unit, desc=desc)
+    if disable or (has_no_place and notebook_tqdm is plain_tqdm):
+        return _Alone(total=total, unit=unit, desc=desc, disable=True)
     return tqdm(total=total, unit=unit, desc=desc, disable=disable, leave=False, file=file, dynamic_ncols=True)
 
 
@@ -39,10 +44,20 @@ def hides_progress(progress: bool | None) -> bool | None:
     return None if progress is None else not progress
 
 
-class _Lines(plain_tqdm):
-    """A bar that prints itself as a line of standard error, at most every `SECONDS_BETWEEN_LINES`."""
+class _Alone(plain_tqdm):
+    """A bar that has nothing in common with others.
 
+    The lock of tqdm's bars is that of all forks: one that is killed while it has the lock would stop the others for
+    good.
+    """
+
+    _lock = RLock()
+    _instances: ClassVar[WeakSet[plain_tqdm]] = WeakSet()
     monitor_interval = 0  # no thread, which would be in the way of a fork
+
+
+class _Lines(_Alone):
+    """A bar that prints itself as a line of standard error, at most every `SECONDS_BETWEEN_LINES`."""
 
     def __init__(self, **settings: Any) -> None:
         self._shown = time.monotonic()

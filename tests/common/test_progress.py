@@ -3,9 +3,12 @@
 import errno
 import io
 import sys
+from contextlib import nullcontext
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
+from tqdm.auto import tqdm
 
 from pyrovae.common import progress, progress_bar, progress_in_lines, workers
 
@@ -36,6 +39,21 @@ def test_only_the_first_of_several_processes_shows_a_bar(monkeypatch):
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
     with progress_bar(True, 3, "training", "epoch") as bar:
         assert bar.disable
+
+
+@pytest.mark.parametrize(("progress", "command"), [(False, False), (None, False), (None, True)])
+def test_without_a_terminal_no_bar_waits_for_the_lock_that_forks_have_in_common(progress, command, capsys):
+    """A fork that was killed while it had the lock never gives it back."""
+
+    def count():
+        with progress_in_lines() if command else nullcontext(), progress_bar(progress, 3, "training", "epoch") as bar:
+            bar.update(3)
+
+    counts = Thread(target=count, daemon=True)
+    with tqdm.get_lock():
+        counts.start()
+        counts.join(10)
+        assert not counts.is_alive()
 
 
 class Full(io.StringIO):
