@@ -31,6 +31,7 @@ from pyrovae.programs.data_values import check_data_values, check_finite_data
 from pyrovae.programs.independence_checks import coupled
 from pyrovae.programs.layout import Reading
 from pyrovae.programs.mask_checks import check_masks
+from pyrovae.programs.one_way_transforms import one_way_site
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.particle_checks import check_pair
 from pyrovae.programs.random_choices import is_traced
@@ -101,11 +102,17 @@ class Weights:
             check_no_zero_weights(pair)
         if self.everywhere:
             missing = never_drawn(pair)
-            require(missing is None, f"{missing}: log p(x) would be too low; use proposals.defensive")
+            require(missing is None, f"{missing}: log p(x) would be too low; {_cure_of_never_drawn(pair)}")
 
     def runs_again(self, pair: Pair) -> bool:
         """Returns True if draws are those of several runs, as they are where particles run one after another."""
         return self.in_runs or not pair.layout.is_vectorized
+
+
+def _cure_of_never_drawn(pair: Pair) -> str:
+    if len(pair.latent) == 1 and one_way_site(pair.guide_sites) is None:  # what `defensive` takes
+        return "use proposals.defensive"
+    return "the guide must draw wherever the prior can"
 
 
 def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs) -> Pair:

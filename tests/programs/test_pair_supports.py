@@ -6,8 +6,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors, linear_gaussian
+from helpers import assert_within_standard_errors, linear_gaussian, refusal
 from pyro import poutine
+from pyro.distributions.transforms import block_autoregressive
+from pyro.distributions.util import sum_rightmost
 from scalar_pairs import OUTSIDE, SHORT, at, double, given, normal, pair, quadrature, short_of_the_prior
 
 import pyrovae as pv
@@ -38,6 +40,52 @@ def test_a_defensive_guide_reaches_all_of_the_prior():
     x, truth = at(0.5), dist.Normal(double(0.0), math.sqrt(1 + 0.49)).log_prob(double(0.5))
     found = pv.log_marginal(half.model, pv.proposals.defensive(*half), x, num_samples=50_000)
     assert_within_standard_errors(found.value[0], truth, found.standard_error[0])
+
+
+def drawn_from(**latents):
+    """Returns a pair of independent latents, each given by its prior and what the guide draws it from."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            sums = [sum_rightmost(pyro.sample(name, prior), prior.event_dim) for name, (prior, _) in latents.items()]
+            pyro.sample("x", dist.Normal(sum(sums), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            for name, (_, proposal) in latents.items():
+                pyro.sample(name, proposal)
+
+    return model, guide
+
+
+NORMAL, POSITIVE = dist.Normal(double(0.0), 1.0), dist.HalfNormal(double(1.0))
+ONE_STATE = dist.Bernoulli(double(0.5)), dist.Bernoulli(double(1.0))
+PAIR_OF_NORMALS = dist.Normal(torch.zeros(2).double(), 1.0).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("latents", "mixes"),
+    [
+        ({"z": (NORMAL, POSITIVE)}, True),
+        ({"z": ONE_STATE}, True),
+        ({"z": (NORMAL, POSITIVE), "b": (NORMAL, NORMAL)}, False),
+        (
+            {"z": (PAIR_OF_NORMALS, dist.TransformedDistribution(PAIR_OF_NORMALS, block_autoregressive(2).double()))},
+            False,
+        ),
+    ],
+    ids=["one latent", "a state", "two latents", "a flow without an inverse"],
+)
+def test_a_defensive_guide_is_advised_where_it_helps(latents, mixes):
+    model, guide = drawn_from(**latents)
+    x = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    said, mixed = refusal(pv.log_marginal, model, guide, x), pv.proposals.defensive(model, guide)
+    if mixes:
+        assert said.endswith(": log p(x) would be too low; use proposals.defensive")
+        assert pv.log_marginal(model, mixed, x, num_samples=500).value.isfinite().all()
+    else:
+        assert said.endswith(": log p(x) would be too low; the guide must draw wherever the prior can")
+        assert "defensive needs" in refusal(pv.log_marginal, model, mixed, x)
 
 
 @pytest.mark.parametrize(
