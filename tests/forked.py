@@ -1,15 +1,20 @@
 """Calls a program in a fork, with standard streams of the system's: closed, full, or of a reader that has gone."""
 
 import os
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from typing import TextIO
 
+LONGEST = 300.0  # seconds, after which a program is taken to hang
+
 
 def called(program: Callable[[], object], arguments, cwd, stdout: str = "kept", stderr: str = "kept"):
     """Returns the exit status and what was printed, "" where a stream is not "kept".
+
+    A program that hangs ends with a traceback.
 
     Args:
         program: what to call
@@ -30,6 +35,8 @@ def called(program: Callable[[], object], arguments, cwd, stdout: str = "kept", 
 def _run(program, arguments, cwd, streams) -> None:
     status = 99  # of an error here
     try:
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, LONGEST)
         os.chdir(cwd)
         sys.argv = arguments
         for descriptor, (kind, kept) in streams.items():
@@ -53,6 +60,10 @@ def _run(program, arguments, cwd, streams) -> None:
                 status = 120  # as Python exits then
     finally:
         os._exit(status)
+
+
+def _stop(*_: object) -> None:
+    raise TimeoutError(f"the program did not end in {LONGEST:g} seconds")
 
 
 def _redirect(descriptor: int, kind: str, kept: TextIO) -> None:

@@ -1,7 +1,9 @@
 """Tests of what the other tests rest on: an error in standard errors, with a floor for rounding and no more."""
 
 import math
+import os
 
+import forked
 import pytest
 import torch
 from helpers import ROUNDING, assert_within_standard_errors, rounding
@@ -42,3 +44,14 @@ def test_a_claim_fails_beyond_its_standard_errors_and_at_nan_and_names_the_worst
             assert_within_standard_errors(torch.tensor([1.0, bad, 3.0]), torch.ones(()), error)
     with pytest.raises(AssertionError):
         assert_within_standard_errors(1.0, 1.0, math.nan)
+
+
+def test_a_fork_that_hangs_ends_and_says_where(tmp_path, monkeypatch):
+    """It did wait for good, and the whole suite with it, for a lock that another fork had when it was killed."""
+    monkeypatch.setattr(forked, "LONGEST", 0.1)
+    reads, writes = os.pipe()  # to which nobody writes
+    status, _, said = forked.called(lambda: os.read(reads, 1), (), tmp_path)
+    os.close(reads), os.close(writes)
+    assert status == 1
+    assert "os.read(reads, 1)" in said
+    assert said.endswith("TimeoutError: the program did not end in 0.1 seconds\n")
