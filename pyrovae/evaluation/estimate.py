@@ -25,6 +25,8 @@ class Estimate:
         standard_error: Their Monte Carlo standard errors, `(batch,)`, in nats.
         influences: By how much each independent group of draws moves `value`, to first order, `(groups, batch)`. None
             where this is not known. It lets `minus` take account of draws that two estimates share.
+        error_of_mean: The standard error of `mean` where the data have draws in common, so that their errors do not
+            average out; None where those of each datum are its own.
 
     Raises:
         InputError: If `value` and `standard_error` are not tensors of one shape.
@@ -40,6 +42,7 @@ class Estimate:
     value: Tensor
     standard_error: Tensor
     influences: Tensor | None = field(default=None, kw_only=True, repr=False)
+    error_of_mean: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         require_plain("value", self.value)
@@ -58,6 +61,8 @@ class Estimate:
     @property
     def monte_carlo_error(self) -> float:
         """Standard error of `mean` for these very data: how far the draws of another run would move it."""
+        if self.error_of_mean is not None:
+            return self.error_of_mean
         return self.standard_error.square().sum().sqrt().item() / len(self.value)
 
     @property
@@ -96,11 +101,16 @@ class Estimate:
         is_same = isinstance(other, Estimate) and other.value.shape == self.value.shape
         require(is_same, f"other must be an Estimate of {len(self.value)} data, got {shown(other)}")
         value, ours, theirs = self.value - other.value, self.influences, other.influences
+        has_common = self.error_of_mean is not None or other.error_of_mean is not None
+        of_mean = math.hypot(self.monte_carlo_error, other.monte_carlo_error)
         if ours is None or theirs is None or ours.shape != theirs.shape:
-            return Estimate(value, (self.standard_error.square() + other.standard_error.square()).sqrt())
+            error = (self.standard_error.square() + other.standard_error.square()).sqrt()
+            return Estimate(value, error, error_of_mean=of_mean if has_common else None)
         paired, num = ours - theirs, len(ours)
-        variance = paired.square().sum(0) * (num / (num - 1) if num > 1 else math.nan)
-        return Estimate(value, variance.sqrt(), influences=paired)
+        by_group = torch.cat((paired, paired.mean(1, keepdim=True)), 1)
+        error = (by_group.square().sum(0) * (num / (num - 1) if num > 1 else math.nan)).sqrt()
+        of_mean = error[-1].item()
+        return Estimate(value, error[:-1], influences=paired, error_of_mean=of_mean if has_common else None)
 
 
 def estimate_lines(estimates: dict[str, Estimate]) -> list[str]:

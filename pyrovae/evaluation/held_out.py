@@ -1,6 +1,8 @@
 """log p(x) of each held-out datum under a trained pair, also where the data share latents."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import pyro
@@ -75,7 +77,8 @@ def held_out_log_px(
         progress: Shows a progress bar; by default on a terminal.
 
     Returns:
-        The estimates with their errors, `(batch,)`, in nats.
+        The estimates with their errors, `(batch,)`, in nats; `monte_carlo_error` takes account of the draws of theta
+        that data have in common.
 
     Raises:
         InputError: As `log_marginal` does.
@@ -100,7 +103,19 @@ def held_out_log_px(
                 bar.update()
             parts.append(torch.stack(draws))
     # Nothing but more draws helps: a wider q(theta) is another posterior of what the data share.
-    return result_of(list(statistics_of(torch.cat(parts, 1).to(home_of(args)))), num_draws, None)
+    result = result_of(list(statistics_of(torch.cat(parts, 1).to(home_of(args)))), num_draws, None)
+    return replace(result, error_of_mean=_error_of_mean(parts))
+
+
+def _error_of_mean(parts: list[Tensor]) -> float:
+    """Returns the standard error of the mean over the data, from log-weights `(draws, data)`.
+
+    The data of each part have the draws of their shared latents in common.
+    """
+    num_draws, num_data = len(parts[0]), sum(part.shape[1] for part in parts)
+    moved_by = torch.stack([(part.softmax(0) - 1 / num_draws).sum(1) for part in parts])
+    unbiased = num_draws / (num_draws - 1) if num_draws > 1 else math.nan
+    return (unbiased * moved_by.square().sum()).sqrt().item() / num_data
 
 
 def _opened(model: Callable, guide: Callable, args: tuple, plate: str | None) -> Opened:

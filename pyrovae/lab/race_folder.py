@@ -16,7 +16,7 @@ from pyrovae.data import Dataset, leaves_of
 from pyrovae.training import Checkpoints, digest
 
 SECONDS_BETWEEN_TRIES = 2.0  # while other processes hold what is needed
-MEASURES = {"value", "standard_error", "pareto_k", "share_unreliable", "active_units"}
+MEASURES = {"value", "standard_error", "error_of_mean", "pareto_k", "share_unreliable", "active_units"}
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class RunFolder:
             InputError: The file is damaged, or of other data, settings or parameters.
         """
         of = {name: value for name, value in vars(self).items() if name != "path"} | {"parameters": parameters}
-        kept = read_checked(self.result)
-        if kept is None:
-            found = measure()
-            write_checked(self.result, {"of": of, **found})
-            return found
-        where, was = f"{self.result}", kept.pop("of", {})
+        kept, where = read_checked(self.result), f"{self.result}"
+        was = of if kept is None else kept.pop("of", {})
         for name, value in of.items():
             others = f"other {name}" if name in ("data", "parameters") else f"{name} {was.get(name)} and not {value}"
             require(was.get(name) == value, f"{where} was measured with {others}: remove it, or take another folder")
+        if kept is None or "error_of_mean" not in kept:  # an older version did not know of draws in common
+            found = measure()
+            write_checked(self.result, {"of": of, **found})
+            return found
         require(_is_result(kept, self.num_data), f"{where} is not a result of {self.num_data} data: remove it")
         return kept
 
@@ -80,12 +80,13 @@ def _is_result(found: dict[str, Any], num_data: int) -> bool:
     if found.keys() != MEASURES:
         return False
     tensors = [found[name] for name in ("value", "standard_error", "pareto_k")]
-    units, share = found["active_units"], found["share_unreliable"]
+    units, share, of_mean = found["active_units"], found["share_unreliable"], found["error_of_mean"]
     return (
         all(isinstance(one, Tensor) and one.is_floating_point() and one.shape == (num_data,) for one in tensors)
         and not bool(found["value"].isnan().any() or (found["value"] == math.inf).any())
         and not bool((found["standard_error"] < 0).any())
         and (units is None or (type(units) is int and units >= 0))
+        and (of_mean is None or (type(of_mean) is float and not of_mean < 0))
         and type(share) is float
         and not (share < 0 or share > 1)  # nan: the draws are too few to tell
     )

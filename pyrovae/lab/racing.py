@@ -204,7 +204,7 @@ class _Training:
             self.entrant.name,
             self.seed,
             self.epochs,
-            Estimate(found["value"], found["standard_error"]),
+            Estimate(found["value"], found["standard_error"], error_of_mean=found["error_of_mean"]),
             found["share_unreliable"],
             found["active_units"],
             seconds=sum(history.seconds),
@@ -224,7 +224,7 @@ class _Training:
                 progress=self.progress,
             )
             units = _active_units(pair, self.held_out)
-        estimate = {name: getattr(found, name) for name in ("value", "standard_error", "pareto_k")}
+        estimate = {name: getattr(found, name) for name in ("value", "standard_error", "error_of_mean", "pareto_k")}
         return {**estimate, "active_units": units, "share_unreliable": found.share_unreliable}
 
 

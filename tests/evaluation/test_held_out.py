@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import assert_within_standard_errors
+from helpers import assert_within_standard_errors, suite_seed
 from scalar_pairs import Pair
 
 import pyrovae as pv
@@ -48,6 +48,33 @@ def test_data_in_chunks_have_the_same_densities(monkeypatch):
     found = held_out_log_px(*hierarchy(True), X, num_samples=2_000)
     truth = dist.Normal(0.7, math.sqrt(0.09 + 2)).log_prob(X)
     assert_within_standard_errors(found.value, truth, found.standard_error)
+
+
+@pytest.mark.parametrize(
+    ("local", "pairs"), [(False, 2**20), (True, 2**20), (False, 20)], ids=["theta", "z too", "chunks"]
+)
+def test_the_error_of_the_mean_knows_that_data_have_draws_in_common(local, pairs, monkeypatch):
+    """It was that of independent data, and up to nine times too small for 200 of them."""
+    monkeypatch.setattr("pyrovae.evaluation.chunks.PAIRS_PER_CHUNK", pairs)
+    x = torch.linspace(1, 4, 40, dtype=torch.float64)
+    truth = dist.Normal(0.7, math.sqrt(0.09 + 2)).log_prob(x).mean().item()
+    squares = []
+    for seed in range(12):
+        torch.manual_seed(suite_seed(seed))
+        found = held_out_log_px(*hierarchy(local), x, num_samples=2_000 if local else 100)
+        squares.append(((found.mean - truth) / found.monte_carlo_error) ** 2)
+    assert 0.15 < sum(squares) / len(squares) < 4  # chi-squared of 12 degrees: beyond with a chance of 1e-5
+
+
+def test_a_difference_has_the_error_of_what_both_have_in_common():
+    x = torch.linspace(1, 4, 40, dtype=torch.float64)
+    one, two = (held_out_log_px(*hierarchy(False), x, num_samples=100) for _ in range(2))
+    assert one.minus(two).monte_carlo_error == pytest.approx(math.hypot(one.error_of_mean, two.error_of_mean), rel=0.5)
+    assert one.minus(one).monte_carlo_error == 0
+    plain = pv.Estimate(two.value, two.standard_error)
+    expected = math.hypot(one.error_of_mean, plain.monte_carlo_error)
+    assert one.minus(plain).monte_carlo_error == plain.minus(one).monte_carlo_error == pytest.approx(expected)
+    assert plain.minus(plain).error_of_mean is None
 
 
 def test_without_shared_latents_it_is_log_marginal():

@@ -15,7 +15,7 @@ from helpers import refusal, suite_seed, tree
 from small_races import OBJECTIVES, numbers, run
 
 import pyrovae as pv
-from pyrovae.common import sealed
+from pyrovae.common import read_checked, sealed, write_checked
 from pyrovae.lab.learning_curve import FIELD
 from pyrovae.lab.race_folder import RunFolder, kept_step_seconds
 
@@ -154,6 +154,7 @@ def results(tmp_path_factory):
         measured = {
             "value": -value,
             "standard_error": error,
+            "error_of_mean": None if seed else 0.5,
             "pareto_k": k,
             "share_unreliable": 0.25,
             "active_units": 2,
@@ -184,6 +185,17 @@ def test_a_damaged_result_is_measured_again_or_refused(results, tmp_path):
     # A zip has bytes that mean nothing, and a change may be none (the same dtype again).
     assert all(all(seen[way]) for way in ("cut", "a file of another run", "make_a_fifo", "link_to_nothing"))
     assert sum(seen["change_a_value"]) > 0.9 * len(seen["change_a_value"])
+
+
+def test_a_result_that_does_not_know_of_draws_in_common_is_measured_again(results, tmp_path):
+    ours, parameters, measured = results[0]
+    here = RunFolder(tmp_path, *list(vars(ours).values())[1:])
+    older = {name: value for name, value in read_checked(ours.result).items() if name != "error_of_mean"}
+    write_checked(here.result, older)
+    said = refusal(here.kept_result, "other parameters", lambda: measured)
+    assert "was measured with other parameters" in said
+    assert same(here.kept_result(parameters, lambda: measured), measured)
+    assert same(here.kept_result(parameters, lambda: {}), measured)
 
 
 def test_a_result_of_other_settings_under_its_name_is_refused(results, tmp_path):
