@@ -20,6 +20,7 @@ from pyrovae.programs import Pair, PairTerms, gate, is_autoencoder, run_pair, se
 
 DIMENSIONS_SHOWN = 20
 ACTIVE_VARIANCE = 0.01
+ERRORS_OF_NOISE = 4  # by which a variance must exceed what draws add to it
 DRAWS_PER_DATUM = 32
 MANY_DATA = 200  # with fewer data, 16 times as many draws
 DATA_PER_CHUNK = 256
@@ -183,7 +184,9 @@ def active_units(model: Callable, guide: Callable, *args: object) -> int:
 
     The variance is over the data that have the coordinate: those that a mask leaves out do not count. If the
     distribution of a site has no mean, or depends on another draw, E_q is the average of 32 draws (of 512 with
-    fewer than 200 data), and the variance that the draws add is subtracted.
+    fewer than 200 data), and the variance that the draws add is subtracted. What is left must then also exceed four
+    standard errors of what was subtracted, each sqrt(2 / (N - 1)) times it, so that the noise of latents with a large
+    scale is not counted.
 
     Args:
         model: The generative program p(x, z) of any pair; docs/your_own_program.md says how it is read.
@@ -222,7 +225,9 @@ def active_units(model: Callable, guide: Callable, *args: object) -> int:
     has = counts > 0
     _, variance, count = _moments(means, has)
     noise = torch.where(has, variances / counts, 0.0).sum(0) / count
-    return int((variance - noise > ACTIVE_VARIANCE).sum())
+    return int(
+        (variance - noise > (ERRORS_OF_NOISE * noise * (2 / (count - 1)).sqrt()).clamp(min=ACTIVE_VARIANCE)).sum()
+    )
 
 
 def _moments(values: Tensor, has: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import pyro
 import pyro.distributions as dist
 import torch
-from helpers import draw, linear_gaussian
+from helpers import draw, linear_gaussian, suite_seed
 
 from pyrovae.evaluation.diagnostics import active_units
 
@@ -43,3 +43,25 @@ def test_active_units_of_any_guide_are_those_of_the_closed_form():
             pyro.sample("x", dist.Normal(z.unsqueeze(-1).expand(*z.shape, 4), 1.0).to_event(1), obs=x)
 
     assert active_units(model_of_one, one_number, x) == 1
+
+
+def test_the_noise_of_draws_from_wide_latents_is_no_active_unit():
+    """Units of a guide that is the prior were counted at scales above 1: one to three of ten at a scale of 5."""
+
+    def latents(x, signal):
+        u = pyro.sample("u", dist.Normal(0.0 * x + signal * x[:, :1], 1.0).to_event(1))
+        pyro.sample("z", dist.Normal(5 * u, 1.0).to_event(1))
+
+    def guide(x, signal=0.0):
+        with pyro.plate("data", len(x), dim=-1):
+            latents(x, signal)
+
+    def model(x, signal=0.0):
+        with pyro.plate("data", len(x), dim=-1):
+            latents(x, 0.0)
+            pyro.sample("x", dist.Normal(torch.zeros(5), 1.0).to_event(1), obs=x)
+
+    for seed in range(4):
+        torch.manual_seed(suite_seed(seed))
+        assert active_units(model, guide, torch.randn(200, 5)) == 0
+    assert active_units(model, guide, torch.randn(200, 5), 0.3) == 10
