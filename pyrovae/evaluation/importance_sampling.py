@@ -211,7 +211,8 @@ def importance_bound(
         *args: What model and guide take, of any number and type.
         num_particles: The number of particles K.
         num_repeats: The number of independent sets of K draws, at least 2, over which the mean and its standard error
-            are taken.
+            are taken. The error of a single datum is rough with ten, and too small where few sets hold the large
+            weights; that of the mean over many data is right.
         plate: As in `log_marginal`.
         chunk_size: As in `log_marginal`.
         compile: As in `log_marginal`.

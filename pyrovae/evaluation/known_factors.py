@@ -114,21 +114,19 @@ def factor_information(vae: VAE, *args: Tensor, factors: Sequence[Tensor], num_d
     z = loc + scale * torch.randn(num_draws, *loc.shape, dtype=loc.dtype, device=loc.device)
     # Each factor twice: as it is, and with its values dealt at random.
     dealt = [column[torch.randperm(len(column), device="cpu").to(column.device)] for column in columns]
-    found = torch.stack(
-        [_of_dimension(z[..., j], loc[:, j], scale[:, j], [*columns, *dealt]) for j in range(len(z[0, 0]))]
-    )
-    of_factors, by_chance = found[..., : len(columns)], found[..., len(columns) :]
+    found = [_of_dimension(z[..., j], loc[:, j], scale[:, j], [*columns, *dealt]) for j in range(len(z[0, 0]))]
+    mean, error = map(torch.stack, zip(*found, strict=True))
     shares = [column.bincount().double() / len(column) for column in columns]
     return FactorInformation(
-        information=of_factors.mean(1),
-        standard_error=of_factors.std(1) / num_draws**0.5,
-        by_chance=by_chance.mean(1),
+        information=mean[:, : len(columns)],
+        standard_error=error[:, : len(columns)],
+        by_chance=mean[:, len(columns) :],
         entropy=torch.stack([-torch.xlogy(share, share).sum() for share in shares]),
     )
 
 
-def _of_dimension(z: Tensor, loc: Tensor, scale: Tensor, columns: Sequence[Tensor]) -> Tensor:
-    """Returns the information of one latent and each factor, for each draw: `(num_draws, num_factors)`.
+def _of_dimension(z: Tensor, loc: Tensor, scale: Tensor, columns: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns the information of one latent and each factor, and its standard error: `(num_factors,)` each.
 
     z is `(num_draws, N)`; loc, scale and each column are `(N,)`.
     """
@@ -143,7 +141,8 @@ def _of_dimension(z: Tensor, loc: Tensor, scale: Tensor, columns: Sequence[Tenso
         parts.append((density @ means).log())
     whole, *given = torch.cat(parts).split([1, *widths], 1)
     own = [log_q.gather(1, column.repeat(len(z))[:, None]) for log_q, column in zip(given, columns, strict=True)]
-    return (torch.cat(own, 1) - whole).unflatten(0, z.shape).mean(1)
+    terms = (torch.cat(own, 1) - whole).unflatten(0, z.shape)  # each of a draw of its own
+    return terms.mean((0, 1)), (terms.var(0).sum(0) / len(z)).sqrt() / len(loc)
 
 
 def _column(factor: Tensor, k: int, num: int) -> Tensor:
