@@ -14,7 +14,7 @@ from pyrovae.evaluation.arguments import arguments_of, check_args, require_vae
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.rows import as_rows, data_dim_of, require_rows
-from pyrovae.evaluation.subsamples import check_subsamples
+from pyrovae.evaluation.subsamples import check_subsamples, check_subsamples_of
 from pyrovae.models import VAE, Diagonal, Standard
 from pyrovae.programs import Pair, PairTerms, gate, is_autoencoder, run_pair, seen, takes_pair
 
@@ -45,7 +45,7 @@ def elbo_terms(model: Callable, guide: Callable, *args: object, num_particles: i
         A dict of `elbo`, `reconstruction` and `kl`, each `(batch,)`, in nats.
 
     Raises:
-        InputError: If the pair is refused (see docs/your_own_program.md).
+        InputError: If the pair is refused (see docs/your_own_program.md), or its data plate draws a subsample.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -57,6 +57,7 @@ def elbo_terms(model: Callable, guide: Callable, *args: object, num_particles: i
     run = partial(run_pair, model, guide, *args, num_particles=num_particles)
     pair = gate.checked_run(run, model, guide, None, args, {})
     require_rows("elbo_terms", pair.layout, "use importance_bound, with one particle", vectorized=False)
+    check_subsamples_of("elbo_terms", (model, guide), pair, args, takes_terms=True)
     terms: PairTerms = pair.terms()
     reconstruction, kl = terms.log_likelihood.mean(0), (terms.log_posterior - terms.log_prior).mean(0)
     return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}

@@ -15,12 +15,12 @@ from pyrovae.evaluation.arguments import check_args, home_of, tensors_in
 from pyrovae.evaluation.chunks import Data, Opened, pairs_in_memory
 from pyrovae.evaluation.cuts import cut
 from pyrovae.evaluation.rows import as_rows, data_dim_of, from_rows
+from pyrovae.evaluation.subsamples import check_subsamples_of
 from pyrovae.programs import (
     AS_IT_COMES,
     Layout,
     Pair,
     at_every_datum,
-    counted_otherwise,
     drawn_sites,
     frames_of,
     gate,
@@ -79,9 +79,7 @@ class ModelAlone:
             require(not sequential, f'{rule}, and site "{site_name}" lies in a plate that is not vectorized')
         self.pair = self._pair_of_two(with_all_states(model, layout, self.latent), args)
         self.pair.check_densities()
-        require(not self.pair.subsampled_plates, f"{name} needs all terms of a datum, and a plate subsamples them")
-        found = counted_otherwise(self.pair)
-        require(found is None, f"{name} takes {found}")
+        check_subsamples_of(name, (model,), self.pair, args)
         if any(map(is_masked, self.latent.values())):
             with local_seed(0):
                 gate.check(model, self._prior_of(model), None, *args)

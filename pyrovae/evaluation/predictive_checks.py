@@ -25,6 +25,7 @@ from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.data_given_latents import DataGivenLatents
 from pyrovae.evaluation.expectation import Expectation, Site
 from pyrovae.evaluation.posterior_expectations import posterior
+from pyrovae.evaluation.subsamples import check_subsamples
 from pyrovae.evaluation.weighted_draws import of_resampled
 from pyrovae.plots import replicated_statistic
 from pyrovae.programs import check_model_sees_parts, observing_parts, takes_mask, takes_pair
@@ -201,7 +202,9 @@ def predictive_check(
     if takes_mask(guide, len(there)) or bool(x.isnan().any()):
         check_model_sees_parts(model, guide, there)
         model, guide = observing_parts(model, guide)
-    made = DataGivenLatents.of(model, opened(model, guide, (x, *y), chunk_size), "predictive_check")
+    ran = opened(model, guide, (x, *y), chunk_size)
+    check_subsamples("predictive_check", model, guide, ran)
+    made = DataGivenLatents.of(model, ran, "predictive_check")
     post = posterior(
         model, guide, x, *y, num_samples=num_samples, chunk_size=chunk_size, compile=compile, progress=progress
     )

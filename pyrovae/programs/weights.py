@@ -33,7 +33,8 @@ def log_weights(model: Callable, guide: Callable, *args, num_particles: int, **k
         **kwargs: Further arguments of both programs.
 
     Returns:
-        The log-weights, `(num_particles, batch)`, in nats; `(num_particles, 1)` for all data together.
+        The log-weights, `(num_particles, batch)`, in nats; `(num_particles, 1)` for all data together. Where the
+        data plate draws a subsample, the batch is that subsample, a new one in each call.
 
     Raises:
         InputError: The pair has no log-weights (docs/your_own_program.md says which have), or subsamples the terms of
