@@ -9,10 +9,9 @@ from torch import Tensor
 
 STEEP_RISE = 10.0  # nats between neighbouring points, beyond which a peak may be between them
 SPACINGS_PER_CELL = 10  # of the grid: the 15 points of a cell are then no further apart than those of the grid
-UNTRIED_ERROR = 1e-3  # share of its mass that a cell may be off before it has been cut and compared with its parts
-SAFETY = (
-    10  # times the error of the cells: at kinks, where two rules may agree by chance, it was up to 8 times too small
-)
+UNTRIED_ERROR = 0.05  # share of its mass that a cell may be off before it has been cut and compared with its parts
+UNSEEN = 0.0043  # share of a cell between its border and the next of its points: a jump or a kink there does not show
+SAFETY = 10  # times the error of the cells: at kinks, where rules may agree by chance, it was up to 8 times too small
 POINTS_PER_DATUM, PAIRS_IN_ALL = 2**18, 2**27  # budgets: points of one datum, and pairs of a point and a datum
 
 # Gauss's rule of 7 points and Kronrod's of 15 on [-1, 1], from the middle outwards.
@@ -25,6 +24,8 @@ _KRONROD = (
     0.140653259715525919, 0.104790010322250184, 0.063092092629978553, 0.022935322010529225,
 )  # fmt: skip
 _GAUSS = (0.417959183673469388, 0.0, 0.381830050505118945, 0.0, 0.279705391489276668, 0.0, 0.129484966168869693, 0.0)
+# The rule on the other eight of Kronrod's points, exact for polynomials up to degree 7.
+_OTHERS = (0.0, 0.408761012378475648, 0.0, 0.338314908133081117, 0.0, 0.209136164481977966, 0.0, 0.043787914992233268)
 
 LogDensity = Callable[[Tensor, Tensor | None], Tensor]
 """Returns log-densities `(points, data)`, in nats, at points `(points, 1, dim)`, the same for every datum, or
@@ -60,19 +61,19 @@ def _log_distance(one: Tensor, other: Tensor) -> Tensor:
     return torch.where(larger == -math.inf, larger, larger + torch.log(-torch.expm1(-(one - other).abs())))
 
 
-def _product_rules(dim: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the nodes on [-1, 1]^dim, `(nodes, dim)`, and the log-weights of Kronrod's and of Gauss's rule there."""
+def _product_rules(dim: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Returns the nodes on [-1, 1]^dim, `(nodes, dim)`, and the log-weights there of Kronrod's rule and its parts."""
 
     def mirrored(values: tuple[float, ...], sign: int) -> Tensor:
         column = torch.tensor(values, dtype=torch.float64, device=device)
         return torch.cat((sign * column[1:].flip(0), column))
 
     nodes = torch.cartesian_prod(*[mirrored(_NODES, -1)] * dim).reshape(-1, dim)
-    kronrod, gauss = (
+    weights = (
         torch.cartesian_prod(*[mirrored(values, 1)] * dim).reshape(-1, dim).prod(-1).log()
-        for values in (_KRONROD, _GAUSS)
+        for values in (_KRONROD, _GAUSS, _OTHERS)
     )
-    return nodes, kronrod, gauss
+    return nodes, *weights
 
 
 def _entries(column: Tensor, index: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class AdaptiveCells:
         self.limit, self.chunk_size = limit, chunk_size
         self.dim, device = like.shape[-1], like.device
 
-        self.nodes, self.log_kronrod, self.log_gauss = _product_rules(self.dim, device)
+        self.nodes, *self.log_rules = _product_rules(self.dim, device)
         self.corners = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5], device=device)] * self.dim)
         self.corners = self.corners.reshape(-1, self.dim).double()
         # The points of a cell must be distinct numbers of their dtype.
@@ -208,13 +209,12 @@ class AdaptiveCells:
             inner, outer = shaped.narrow(d, 1, shaped.shape[d] - 1), shaped.narrow(d, 0, shaped.shape[d] - 1)
             rises.append(rise_between(inner, outer).flatten(1, self.dim).amax(1))
         steep = torch.stack(rises).amax(0) + self.dim * (math.log(2) + log_half)
-        mass, rough = (
-            (values + rule[:, None]).logsumexp(1) + self.dim * log_half for rule in (self.log_kronrod, self.log_gauss)
-        )
+        mass, *rough = ((values + rule[:, None]).logsumexp(1) + self.dim * log_half for rule in self.log_rules)
+        off = torch.stack([_log_distance(mass, one) for one in rough]).amax(0)
         at_limit = (z.abs() > self.limit - 0.01 * half[:, None, :, None]).any(-1)
         return {
             "mass": mass,
-            "error": torch.maximum(_log_distance(mass, rough), steep),
+            "error": torch.stack((off, steep, mass + math.log(UNSEEN / SAFETY))).amax(0),
             "edge": torch.where(at_limit, values, -math.inf).amax(1),
             "peak": values.amax(1),
         }

@@ -106,8 +106,9 @@ class _SharedGrid:
 
     def integral(self) -> LogIntegral:
         """Returns the integrals of all data, with the errors that the coarser grids suggest."""
-        # A rule of order 2, the lowest to be expected without jumps, would be better by 16 on the whole grid.
-        error = torch.maximum(self._spread(2), self._spread(4) / 8)
+        # At kinks, where the rule is of order 2, the coarser grids would be off 4 and 16 times as much. But the errors
+        # of several kinks may cancel on one of these grids, and not on the whole.
+        error = torch.maximum(4 * self._spread(2), self._spread(4) / 2)
         return LogIntegral(self._on_all_points(), error, self.edge, self.peak)
 
     def _on_all_points(self) -> Tensor:
