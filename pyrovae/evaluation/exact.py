@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import evaluates, require, require_count, require_number, require_size
+from pyrovae.evaluation.adaptive_cells import LogIntegral
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK, pairs_in_memory
 from pyrovae.evaluation.cubature import VANISHED, log_integral
 from pyrovae.evaluation.model_alone import ModelAlone
 from pyrovae.programs import enumerated_states, has_real_support, support_of, takes_model
 
 GRID_TOLERANCE = 1e-2  # nats: a grid that is worse is refined
+WIDER = (2, 4, 8)  # times `limit`: ranges that are tried where a part of the prior that matters lies beyond it
+NEXT_TO_NOTHING = 1e-8  # of the prior
+MOST_POINTS = 2**20  # of the grid in a wider range
 
 
 class Integrated(NamedTuple):
@@ -43,21 +47,25 @@ def quadrature_log_marginal(
         log p(x) = log of the integral of p(x, z) dz over [-limit, limit]^dim
 
     The trapezoidal rule runs on a grid. If it has not converged for a datum, it is replaced by cells that are refined
-    where the posterior of that datum is, however narrow it is.
+    where the posterior of that datum is. If a part of the prior lies beyond the limits that may matter for a datum, the
+    range is made up to eight times as wide, with as many more points.
 
     Args:
         model: A model with one latent site: a real number, or a real vector of one or two dimensions.
         *args: What the model takes, of any number and type.
-        limit: The grid covers [-limit, limit] in each dimension.
+        limit: The grid covers [-limit, limit] in each dimension, or more if the prior does.
         num_points: The number of points of the grid in each dimension: odd, and at least 3.
         chunk_size: The number of pairs of a point and a datum that are taken at a time.
 
     Returns:
-        `log_px` and `error`, a named pair, each `(batch,)`, in nats. `error` bounds the error, but for rounding. It is
-        infinite where the error is not known, for one of these reasons: the integrand does not vanish at the limits (it
-        is more than exp(-10) of its largest value there); a hundredth or more of the prior lies beyond the limits, as
-        may happen with a learned one (a mode that is not on the grid leaves no other trace); the integral has not been
-        resolved.
+        `log_px` and `error`, a named pair, each `(batch,)`, in nats. `error` bounds the error, but for rounding, as far
+        as points can tell. A peak or dip that lies between all points leaves no trace: a component of the likelihood or
+        the prior that is narrower than a quarter of the spacing 2 limit / (num_points - 1), 0.009 by default, on a
+        broad one that is smooth. Take as many points as make the spacing twice the width of the narrowest component.
+        What the prior has beyond the limits counts in `error` with the largest likelihood seen. `error` is
+        infinite where it is not known, for one of these reasons: the integrand does not vanish at the limits (it is
+        more than exp(-10) of its largest value there), where a larger `limit` helps; a hundredth or more of the prior
+        is not found, beyond the limits or between the points; the integral has not been resolved.
 
     Raises:
         InputError: If the latent is something else, or no density exists.
@@ -99,8 +107,14 @@ def quadrature_log_marginal(
         )
         return data.at(rows)
 
+    likeliest = torch.full((data.size,), -math.inf, dtype=torch.float64, device=data.device)
+
     def log_joint_at(z: Tensor, rows: Tensor | None) -> Tensor:
-        return alone.log_joint({name: as_drawn(z)}, args_at(rows), data.size if rows is None else len(rows))
+        joint = alone.log_joint({name: as_drawn(z)}, args_at(rows), data.size if rows is None else len(rows))
+        if rows is None:
+            likelihood = (joint - log_prior_at(z, None)).nan_to_num(nan=-math.inf).expand(-1, data.size)
+            torch.maximum(likeliest, likelihood.amax(0), out=likeliest)
+        return joint
 
     def log_prior_at(z: Tensor, rows: Tensor | None) -> Tensor:
         args_at(rows)
@@ -108,16 +122,64 @@ def quadrature_log_marginal(
 
     like = alone.latent[name]["value"]
     like, dim = (like, shape[0]) if shape else (like[..., None], 1)
-    settings = {"like": like, "num_data": data.size, "limit": limit, "chunk_size": chunk_size}
+    settings = {"like": like, "num_data": data.size, "chunk_size": chunk_size, "tolerance": GRID_TOLERANCE}
+
+    def prior_within(factor: int) -> LogIntegral:
+        points = (factor * (num_points - 1) + 2) // 2
+        return log_integral(log_prior_at, limit=factor * limit, num_points=points, **settings)
+
+    def joint_within(factor: int) -> LogIntegral:
+        points = factor * (num_points - 1) + 1
+        return log_integral(log_joint_at, limit=factor * limit, num_points=points, **settings)
+
+    def share_beyond() -> Tensor:
+        """Returns what the prior's mass beyond the limits may add, if no likelihood there is above those seen."""
+        return (_missing(mass, like.dtype).log() + likeliest - joint.value).exp().nan_to_num(nan=math.inf)
+
     with pyro.validation_enabled(False):
-        joint = log_integral(log_joint_at, num_points=num_points, tolerance=GRID_TOLERANCE, **settings)
-        mass = log_integral(log_prior_at, num_points=(num_points + 1) // 2, tolerance=GRID_TOLERANCE, **settings)
+        factor, joint, mass = 1, joint_within(1), prior_within(1)
+        if (_missing(mass, like.dtype) > NEXT_TO_NOTHING).any():  # look at the likelihood where the rest may be
+            axis = torch.linspace(-WIDER[-1] * limit, WIDER[-1] * limit, num_points // 4 + 1, device=data.device)
+            far = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim).to(like)
+            for part in far.split(max(1, chunk_size // data.size)):
+                log_joint_at(part, None)
+        if (share_beyond() > GRID_TOLERANCE).any():
+            factor, mass = _wider(prior_within, mass, num_points, dim)
+            joint = joint if factor == 1 else joint_within(factor)
     known = (joint.edge <= joint.peak - VANISHED) & (mass.value >= math.log(0.99)) & mass.error.isfinite()
-    # The integral beyond the limits is at most what it would be if the density at the border held in all of the square:
-    # a tail falls by 10 nats or more on its way to the border.
-    beyond = (joint.edge + dim * math.log(2 * limit) - joint.value).exp()
+    # A tail falls by 10 nats or more on its way to the border: it adds at most what there would be if the density at
+    # the border held in all of the square.
+    at_border = (joint.edge + dim * math.log(2 * factor * limit) - joint.value).exp()
+    beyond = torch.maximum(at_border, share_beyond().log1p())
     error = torch.where(known, joint.error + beyond, math.inf)
     return Integrated(joint.value.to(alone.home), error.to(alone.home))
+
+
+def _missing(mass: LogIntegral, dtype: torch.dtype) -> Tensor:
+    """Returns how much of the prior is known to be missing from an integral of it, `(data,)`."""
+    rounding = 100 * torch.finfo(dtype).eps
+    error = mass.error.nan_to_num(posinf=0.0)  # unknown where the prior does not vanish at the limits
+    return (-torch.expm1(mass.value) - error - rounding).nan_to_num(nan=0.0).clamp(min=0)
+
+
+def _wider(
+    prior_within: Callable[[int], LogIntegral], mass: LogIntegral, num_points: int, dim: int
+) -> tuple[int, LogIntegral]:
+    """Returns how many times as wide a range is worth its points, and the prior's mass within it.
+
+    It is the narrowest that leaves next to nothing, or else the widest that leaves less than the one before.
+    """
+    found, missing = (1, mass), -torch.expm1(mass.value.min())
+    for factor in WIDER:
+        if (factor * (num_points - 1) + 1) ** dim > MOST_POINTS:
+            break
+        wider = prior_within(factor)
+        left = -torch.expm1(wider.value.min())
+        if left < 0.75 * missing:
+            found, missing = (factor, wider), left
+        if left < NEXT_TO_NOTHING:
+            break
+    return found
 
 
 def _in_words(shapes: dict[str, tuple[int, ...]]) -> str:
