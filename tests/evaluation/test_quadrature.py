@@ -333,16 +333,6 @@ def test_quadrature_sees_that_a_mode_of_the_prior_is_beyond_its_limits():
         torch.testing.assert_close(log_px, exact)
 
 
-def test_quadrature_judges_its_limits_by_the_prior_of_each_datum():
-    x, loc = torch.zeros(3, 1, dtype=torch.float64), torch.tensor([[0.0], [12.0], [-1.0]], dtype=torch.float64)
-    prior = dist.Normal(loc, 0.7).to_event(1)
-    _, error = pv.quadrature_log_marginal(quadrature_pair(prior), x, limit=1.2, num_points=51)
-    assert error.isinf()[1]
-    log_px, error = pv.quadrature_log_marginal(quadrature_pair(prior), x, limit=8.0)
-    assert error.max() < 1e-6
-    torch.testing.assert_close(log_px, dist.Normal(loc, 1.49**0.5).log_prob(x)[:, 0])
-
-
 def test_the_callers_generator_is_left_alone_where_no_draw_is_asked_for():
     vae = linear_gaussian(0)
     state = torch.get_rng_state()

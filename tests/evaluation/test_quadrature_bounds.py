@@ -81,3 +81,12 @@ def test_a_part_of_the_prior_that_no_range_reaches_is_in_the_error():
     found = pv.quadrature_log_marginal(model, x)
     assert ((found.log_px - truth).abs() < found.error + 1e-5).all()
     assert found.error.max() < 0.1
+
+
+def test_the_range_is_judged_by_the_prior_of_each_datum():
+    x, loc = torch.zeros(3, dtype=torch.float64), double([0.0, 12.0, -1.0])
+    model = pair_of(dist.Normal(loc, 0.7), lambda z: dist.Normal(z, 1.0))
+    assert pv.quadrature_log_marginal(model, x, limit=1.2, num_points=51).error.isinf()[1]
+    found = pv.quadrature_log_marginal(model, x, limit=8.0)
+    assert_bounded(found, dist.Normal(loc, 1.49**0.5).log_prob(x))
+    assert found.error.max() < 1e-6
