@@ -1,21 +1,23 @@
-"""Self-normalised estimates from weighted draws, per datum: expectations and quantiles with their errors."""
+"""Self-normalised estimates of expectations from weighted draws, per datum, with their errors."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from pyrovae.common import counted, require, require_choice, require_plain, shown
+from pyrovae.common import counted, local_seed, require, require_choice, require_plain, shown
 from pyrovae.evaluation.importance_weights import MIN_TAIL, fitted_tail, rounding_unit, tail_size
 from pyrovae.evaluation.remedy_words import DRAWS, FOR_ANSWERS, advice
 from pyrovae.evaluation.weights_verdict import HIDDEN, RELIABLE_PARETO_K, largest_k, verdict_of
 
 VALUES_SHOWN = 6  # by print
 VALUES_AT_A_TIME = 2**22  # of f, 32 MB
-NEVER = "{} is 0 at every draw, and what no draw has seen may still have a share"
-CONSTANT = 1e-12  # times its size, within which a standard deviation is that of a constant
+SAME = "{} is the same at every draw, and what no draw has seen may still have a share"
+TOO_WIDE = "f spreads over more than float64 can hold"
+CONSTANT = 1e-12  # times its size, within which the values of f are those of a constant
 
 Site = dict[str, Tensor]
 
@@ -34,13 +36,17 @@ class Expectation:
         ess: The number of draws from the posterior itself whose mean would have this standard error. It is at most
             about the number of draws, unless the guide suits f better than the posterior does. Where a k is above 0.7
             or unknown the error is not known either, and `ess` is at most that of the weights.
-        pareto_k: The shape of the tail of w |f|, and so of the terms of the numerator; -inf if it is flat, nan if it is
-            unknown. A quantile's is that of w.
+        pareto_k: The shape of the tails of w (f - value), on which the standard error rests: of its positive values and
+            of its negative ones, whichever is larger. So it is the same for f, for -f and for f + 1, and for an event
+            and its complement. It is -inf if both are flat and nan if it is unknown, as where f is the same at every
+            draw: an event that all draws show, or none, cannot be told from a constant, and its error of 0 proves
+            nothing. A quantile's is that of w, and unknown where fewer than 5 effective draws lie above or below it.
         weights_pareto_k: The shape of the tail of the weights w themselves.
         bias: By how much `value` is high, to first order, as the delta method tells; it falls with 1/S. `value - bias`
             has a bias of order 1/S^2. 0 for quantiles, of which it is not known; nan for one draw.
         num_samples: The number of draws for each datum.
         remedies: What can be done with the pair where values are not to be believed, as `verdict` says.
+        unknown: Why `pareto_k` is unknown, where that of the weights is known.
 
     Example:
         >>> vae = pv.LinearGaussianVAE(torch.ones(3, 2), torch.zeros(3), 0.5, torch.zeros(2))
@@ -58,10 +64,11 @@ class Expectation:
     bias: Tensor
     num_samples: int
     remedies: tuple[str, ...] = (DRAWS,)
+    unknown: str = SAME.format("f")
 
     @property
     def is_unreliable(self) -> Tensor:
-        """True for each value with a Pareto k above 0.7, of w |f| or of w."""
+        """True for each value with a Pareto k above 0.7, of w (f - value) or of w."""
         return (self.pareto_k > RELIABLE_PARETO_K) | (self.weights_pareto_k > RELIABLE_PARETO_K)
 
     @property
@@ -70,8 +77,9 @@ class Expectation:
         there = ~self.value.isnan()
         if not bool(there.any()):
             return "no value: a mask leaves the latent out of every datum"
-        k = largest_k(self.pareto_k, self.weights_pareto_k)[there]
-        why = why_unknown(self.weights_pareto_k[there], "f")
+        k, error = largest_k(self.pareto_k, self.weights_pareto_k)[there], self.standard_error[there]
+        k = torch.where(error.isfinite() | (k > RELIABLE_PARETO_K), k, torch.nan)
+        why = why_unknown(self.weights_pareto_k[there], TOO_WIDE if bool(error.isinf().any()) else self.unknown)
         return verdict_on_answers(k, self.ess[there], self.num_samples, self.remedies, "values", why)
 
     def __repr__(self) -> str:
@@ -90,9 +98,9 @@ def _in_words(value: float, error: float) -> str:
     return f"{value:.4g}" if math.isnan(error) else f"{value:.4g} ± {error:.2g}"
 
 
-def why_unknown(weights_k: Tensor, f: str) -> str:
-    """Returns why k of some w |f| is unknown, from k of w itself."""
-    return HIDDEN if bool(weights_k.isnan().any()) else NEVER.format(f)
+def why_unknown(weights_k: Tensor, otherwise: str) -> str:
+    """Returns why k of some answers is unknown: because that of their weights is, or `otherwise`."""
+    return HIDDEN if bool(weights_k.isnan().any()) else otherwise
 
 
 def verdict_on_answers(
@@ -127,80 +135,114 @@ def smallest_ess_in_words(ess: Tensor, num_samples: int) -> str:
 def expectation_of(
     f: Callable[..., Tensor], log_w: Tensor, draws: Site, data: Sequence[Tensor] = (), used: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Returns value, standard error, ESS, k of w |f| and bias, each `(data, *event)`, from draws `(S, data, ...)`.
+    """Returns value, standard error, ESS, k and bias, each `(data, *event)`, from draws `(S, data, ...)`.
 
-    f is called for some draws of some data at a time, with the rows of `data` that go with them, and no more of its
-    values are kept than sums and tails. `used` are the log-weights in place of log_w, such as smoothed ones, in all but
-    k: a tail that has been smoothed looks like the one that was fitted, capped at the largest weight.
+    k is that of the heavier tail of w (f - value). (That of w |f - value| would be worse: where one side ends in a
+    pile, as that of z^2 at 0, the pile passes for the start of a very heavy tail.) f is called for all draws of some
+    data at a time, with the rows of `data` that go with them. If those of one datum are too many, it is called for some
+    of them at a time, and twice: the second time with the value known, and with the same random numbers. `used` are the
+    log-weights in place of log_w, such as smoothed ones, in all but k: a tail that has been smoothed looks like the one
+    that was fitted, capped at the largest weight.
     """
     count, num_data = log_w.shape
     as_it_is, log_share = (one - one.logsumexp(0) for one in (log_w, log_w if used is None else used))
-    unit, tail = rounding_unit(log_w), tail_size(count)
-    event = _values(f, draws, data, slice(0, 1), slice(0, 1), None).shape[2:]
+    unit = rounding_unit(log_w)
+    event = _values(f, draws, data, slice(0, 1), None, slice(0, 1)).shape[2:]
     size = max(1, event.numel())
-    rows = min(num_data, max(1, VALUES_AT_A_TIME // ((tail + 1) * size)))
+    rows = min(num_data, max(1, VALUES_AT_A_TIME // (count * size)))
+    step = max(1, VALUES_AT_A_TIME // size)
+    blocks = [slice(first, min(first + step, count)) for first in range(0, count, step)]
     parts = []
     for start in range(0, num_data, rows):
         at = slice(start, min(start + rows, num_data))
-        block = max(1, VALUES_AT_A_TIME // ((at.stop - start) * size))
-        sums = _Sums(as_it_is[:, at], log_share[:, at], unit[at], tail)
-        for first in range(0, count, block):
-            span = slice(first, min(first + block, count))
-            sums.add(span, _values(f, draws, data, span, at, event))
-        parts.append(sums.result())
+        passes = _Passes(partial(_values, f, draws, data, at, event), blocks)
+        parts.append(_estimates(passes, as_it_is[:, at], log_share[:, at], unit[at]))
     return tuple(
         torch.cat(part).unflatten(1, event) if event else torch.cat(part)[:, 0] for part in zip(*parts, strict=True)
     )
 
 
-class _Sums:
-    """Adds up the values of f at draws of some data, `(draws, data, values)`, in float64."""
+class _Passes:
+    """Yields blocks of draws with the values of f there, `(draws, data, values)` in float64, alike at each pass."""
 
-    def __init__(self, as_it_is: Tensor, log_share: Tensor, unit: Tensor, tail: int) -> None:
-        self.as_it_is, self.log_share, self.unit, self.tail = as_it_is, log_share, unit, tail
-        self.shift: Tensor | None = None
+    def __init__(self, values: Callable[[slice], Tensor], blocks: list[slice]) -> None:
+        self.values, self.blocks, self.seed = values, blocks, 0
+        self.kept = self._of(blocks[0]) if len(blocks) == 1 else None
+        if self.kept is None:
+            self.seed = int(torch.randint(2**62, ()))
 
-    def add(self, span: slice, values: Tensor) -> None:
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        if self.kept is not None:
+            yield self.blocks[0], self.kept
+            return
+        with local_seed(self.seed):
+            for span in self.blocks:
+                yield span, self._of(span)
+
+    def _of(self, span: slice) -> Tensor:
+        values = self.values(span)
         values = values.flatten(2).double() if values.dim() > 2 else values.unsqueeze(2).double()
-        missing = values.isnan()
         require(not bool(values.isinf().any()), "f must be finite at every draw, got inf")
-        values, log_share = values.nan_to_num(), self.log_share[span].unsqueeze(2)
-        if self.shift is None:  # near the value, so that squares lose nothing
-            zeros = torch.zeros_like(values[0])
-            self.shift, self.missing = values.mean(0), missing[0]
-            self.sums, self.largest, self.top = [zeros] * 5, zeros, zeros[None][:0]
-            self.least = torch.full_like(zeros, math.inf)
-        require(bool((missing == self.missing).all()), "f must be a number at every draw, got nan at some of them")
-        share, off = log_share.exp(), values - self.shift
-        terms = (share * off, share * off**2, share**2, share**2 * off, share**2 * off**2)
-        self.sums = [total + term.sum(0) for total, term in zip(self.sums, terms, strict=True)]
-        self.largest = torch.maximum(self.largest, values.abs().amax(0))
-        log_terms = self.as_it_is[span].unsqueeze(2) + values.abs().log()
-        self.least = torch.minimum(self.least, log_terms.amin(0))
-        most = torch.cat([self.top, log_terms])
-        self.top = most.topk(min(self.tail + 1, len(most)), dim=0).values
+        return values
 
-    def result(self) -> tuple[Tensor, ...]:
-        assert self.shift is not None
-        count = len(self.log_share)
-        mean, second, squares, first, both = self.sums
-        spread = (second - mean**2).clamp(min=0)  # sum w (f - value)^2 of weights that sum to 1
-        variance = (both - 2 * mean * first + mean**2 * squares).clamp(min=0)  # sum w^2 (f - value)^2
-        is_constant = spread <= (CONSTANT * self.largest) ** 2
-        ess = torch.where(is_constant | (variance == 0), 1 / squares, spread / variance)
-        error = (variance * (count / (count - 1) if count > 1 else math.nan)).sqrt()
-        bias = mean * squares - first if count > 1 else torch.full_like(mean, math.nan)  # - sum w^2 (f - value)
-        results = self.shift + mean, error, ess, self._k(), bias
-        return tuple(torch.where(self.missing, math.nan, result) for result in results)
 
-    def _k(self) -> Tensor:
-        """Returns k of w |f|, which is nan where f is 0 at every draw: such draws do not tell what they have missed."""
-        if self.tail < MIN_TAIL:
+def _estimates(passes: _Passes, as_it_is: Tensor, log_share: Tensor, unit: Tensor) -> tuple[Tensor, ...]:
+    """Returns what `expectation_of` does, each `(data, values)`."""
+    count, num_tail = len(log_share), tail_size(len(log_share))
+    for span, values in passes:
+        absent, values = values.isnan(), values.nan_to_num()
+        if span.start == 0:
+            missing, least, most = absent[0], values[0], values[0]
+            value = centre = torch.zeros_like(least)
+        require(bool((absent == missing).all()), "f must be a number at every draw, got nan at some of them")
+        least, most = torch.minimum(least, values.amin(0)), torch.maximum(most, values.amax(0))
+        value = value + (log_share[span, :, None].exp() * values).sum(0)
+        centre = centre + (as_it_is[span, :, None].exp() * values).sum(0)
+    # Squares of what is very large or small would leave the range of float64.
+    scale = torch.maximum(most - value, value - least)
+    is_constant = scale <= CONSTANT * torch.maximum(most.abs(), least.abs())
+    divisor = torch.where(is_constant, 1.0, scale)
+    sums, sides = [torch.zeros_like(value)] * 4, (_Tail(num_tail), _Tail(num_tail))
+    for span, values in passes:
+        values = values.nan_to_num()
+        share, off = log_share[span, :, None].exp(), (values - value) / divisor
+        weighed = share * off
+        terms = (weighed, weighed * off, share * weighed, weighed**2)
+        sums = [total + term.sum(0) for total, term in zip(sums, terms, strict=True)]
+        for side, sign in zip(sides, (1, -1), strict=True):
+            side.add(as_it_is[span, :, None] + (sign * (values - centre)).clamp(min=0).log())
+    rest, spread, first, variance = sums  # of W off, W off^2, W^2 off and W^2 off^2
+    squares = (2 * log_share).exp().sum(0)[:, None]
+    ess = torch.where(is_constant | (variance == 0), 1 / squares, spread / variance)
+    ratio = count / (count - 1) if count > 1 else math.nan
+    error = scale * (variance * ratio).sqrt()
+    error = torch.where(is_constant, 0.0 * ratio, torch.where(scale.isinf(), math.inf, error))
+    bias = -scale * first if count > 1 else torch.full_like(value, math.nan)
+    value = torch.where(is_constant, least, torch.where(scale.isinf(), value, value + scale * rest))  # lost by rounding
+    k = torch.where(is_constant | scale.isinf(), math.nan, largest_k(*(side.k(unit) for side in sides)))
+    return tuple(torch.where(missing, math.nan, result) for result in (value, error, ess, k, bias))
+
+
+class _Tail:
+    """Collects the largest terms of some kind, from their logarithms `(draws, data, values)`, and fits their k."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.top, self.least = size, torch.empty(0), torch.empty(0)
+
+    def add(self, log_terms: Tensor) -> None:
+        least = torch.where(log_terms == -math.inf, math.inf, log_terms).amin(0)
+        if len(self.top):
+            log_terms, least = torch.cat([self.top, log_terms]), torch.minimum(self.least, least)
+        self.top, self.least = log_terms.topk(min(self.size + 1, len(log_terms)), dim=0).values, least
+
+    def k(self, unit: Tensor) -> Tensor:
+        """Returns k, `(data, values)`; nan where all terms are 0."""
+        if self.size < MIN_TAIL:
             return torch.full_like(self.least, math.nan)
-        top, unit = self.top.flatten(1).cpu(), self.unit[:, None].expand_as(self.least).flatten().cpu()
-        never = top[0] == -math.inf
-        k, _ = fitted_tail(torch.where(never, 0.0, top), self.least.flatten().cpu(), unit)
-        return torch.where(never, math.nan, k).view_as(self.least).to(self.least.device)
+        top, unit = self.top.flatten(1).cpu(), unit[:, None].expand_as(self.least).flatten().cpu()
+        none = top[0] == -math.inf
+        k, _ = fitted_tail(torch.where(none, 0.0, top), self.least.flatten().cpu(), unit)
+        return torch.where(none, math.nan, k).view_as(self.least).to(self.least.device)
 
 
 class _Latents(dict[str, Tensor]):
@@ -212,7 +254,7 @@ class _Latents(dict[str, Tensor]):
 
 
 def _values(
-    f: Callable[..., Tensor], draws: Site, data: Sequence[Tensor], span: slice, rows: slice, event: torch.Size | None
+    f: Callable[..., Tensor], draws: Site, data: Sequence[Tensor], rows: slice, event: torch.Size | None, span: slice
 ) -> Tensor:
     """Returns f of some draws of some data, after a check of its shape; the first call finds the shape of its event."""
     parts = _Latents(
@@ -228,48 +270,3 @@ def _values(
     require(fits, f"f must return (draws, data, ...), here {wanted}, of each draw of each datum alone, got {found}")
     require(value.numel() > 0, f"f must return a number or more for each draw of each datum, got the shape {found}")
     return value
-
-
-# Quantiles ------------------------------------------------------------------------------------------------------------
-
-
-def quantiles_of(levels: Tensor, log_w: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-    """Returns quantiles, their standard errors and ESS, each `(levels, data, *event)`, of draws `(S, data, *event)`."""
-    count, num_data = log_w.shape
-    share, values = log_w.softmax(0), values.double()
-    event = values.shape[2:]
-    size = max(1, VALUES_AT_A_TIME // (count * max(1, event.numel())))
-    parts = []
-    for rows in torch.arange(num_data).split(size):
-        at = slice(int(rows[0]), int(rows[-1]) + 1)
-        parts.append(_quantiles(levels, share[:, at], values[:, at].flatten(2) if event else values[:, at, None]))
-    return tuple(
-        torch.cat(p, 1).unflatten(2, event) if event else torch.cat(p, 1)[..., 0] for p in zip(*parts, strict=True)
-    )
-
-
-def _quantiles(levels: Tensor, share: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-    missing = values.isnan()
-    require(bool((missing.any(0) == missing.all(0)).all()), "the latent is masked at some draws of a datum, not at all")
-    order = values.argsort(0)
-    values = values.gather(0, order)
-    share = share.unsqueeze(2).expand_as(values).gather(0, order)
-    count, below, squares = len(values), share.cumsum(0), share.square().cumsum(0)
-    columns = below.movedim(0, -1).contiguous()
-
-    def at(level: Tensor) -> Tensor:
-        """Returns the index of the first draw with at least this much weight up to it, `(levels, data, values)`."""
-        found = torch.searchsorted(columns, level.movedim(0, -1).contiguous())
-        return found.movedim(-1, 0).clamp(max=count - 1)
-
-    level = levels[:, None, None].expand(-1, *values.shape[1:])
-    here = at(level)
-    up_to, all_squares = squares.gather(0, here), squares[-1]
-    variance = up_to * (1 - level) ** 2 + (all_squares - up_to) * level**2  # sum w^2 (1{z <= quantile} - level)^2
-    variance = variance * (count / (count - 1) if count > 1 else math.nan)
-    low, high = level - variance.sqrt(), level + variance.sqrt()
-    error = (values.gather(0, at(high)) - values.gather(0, at(low))) / 2
-    error = torch.where((low > 0) & (high < 1), error, math.nan)
-    ess = level * (1 - level) / variance
-    value = values.gather(0, here)
-    return value, error, torch.where(value.isnan(), math.nan, ess)

@@ -11,7 +11,7 @@ from pyrovae.data import moved
 from pyrovae.evaluation.arguments import check_args, tensors_in
 from pyrovae.evaluation.chunks import opened
 from pyrovae.evaluation.data_given_latents import DataGivenLatents
-from pyrovae.evaluation.expectation import Site, verdict_on_answers, why_unknown
+from pyrovae.evaluation.expectation import SAME, Site, verdict_on_answers, why_unknown
 from pyrovae.evaluation.posterior_expectations import posterior
 from pyrovae.evaluation.remedy_words import DRAWS, FOR_CELLS
 from pyrovae.evaluation.weighted_draws import of_resampled
@@ -70,7 +70,7 @@ class Imputation:
 
     def verdict_in(self, words: Mapping[str, str]) -> str:
         """Returns the verdict; `words` has what is to be done, as it is called where the verdict is read."""
-        at, why = self.missing, why_unknown(self.weights_pareto_k[self.missing], "a cell")
+        at, why = self.missing, why_unknown(self.weights_pareto_k[self.missing], SAME.format("a cell"))
         k, ess = self.pareto_k[at], self.ess[at]
         return verdict_on_answers(k, ess, self.num_samples, self.remedies, "missing cells", why, words)
 

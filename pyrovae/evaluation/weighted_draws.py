@@ -25,8 +25,9 @@ from pyrovae.evaluation.arviz_export import as_arviz
 from pyrovae.evaluation.chunks import Data
 from pyrovae.evaluation.draw_runs import DrawRuns
 from pyrovae.evaluation.estimate import MarginalLikelihood
-from pyrovae.evaluation.expectation import Expectation, Site, expectation_of, quantiles_of, verdict_on_answers
+from pyrovae.evaluation.expectation import Expectation, Site, expectation_of, verdict_on_answers
 from pyrovae.evaluation.importance_weights import smoothed_log_weights
+from pyrovae.evaluation.quantiles import BEYOND, LEAST_BEYOND, quantiles_of
 from pyrovae.evaluation.resampling import in_blocks, resampled_in_groups
 from pyrovae.evaluation.sampled_weights import joined
 from pyrovae.evaluation.weights_verdict import RELIABLE_PARETO_K, largest_k
@@ -164,9 +165,10 @@ class WeightedDraws:
 
             q = the least z_s with sum_r W_r 1{z_r <= z_s} >= level
 
-        The standard error is half the distance between the quantiles at level - e and level + e, where e is the
-        standard error of the probability to be below q. It is nan where one of them is not between 0 and 1, as too few
-        draws reach so far.
+        or, where the sum equals the level, halfway between this draw and the next: the answer for 1 - level is then
+        that of -z. The standard error is half the distance between the quantiles at level - e and level + e, where e is
+        the standard error of the probability to be below q. It is nan where one of them lies beyond the draws. Where it
+        is, or where fewer than 5 effective draws are above q or below it, k is unknown, and q not called reliable.
 
         Args:
             name: The name of a latent of `shapes`.
@@ -197,10 +199,13 @@ class WeightedDraws:
         with evaluation_mode(*self._programs), torch.no_grad():
             for _, _, log_w, draws in self._runs:
                 parts.append(quantiles_of(at.to(log_w.device), self._used(log_w), draws[name]))
-        value, error, ess = joined(parts, self._args, dim=1)
-        if not isinstance(levels, list | tuple):
-            value, error, ess = value[0], error[0], ess[0]
-        return self._answer(value, error, ess, None, torch.zeros_like(value), len(self.shapes[name]))
+        found = joined(parts, self._args, dim=1)
+        value, error, ess, beyond = found if isinstance(levels, list | tuple) else (one[0] for one in found)
+        is_known = error.isfinite() & (beyond > LEAST_BEYOND * (1 - 1e-9))
+        k = torch.where(is_known, self.pareto_k.reshape(-1, *[1] * len(self.shapes[name])), torch.nan)
+        return replace(
+            self._answer(value, error, ess, k, torch.zeros_like(value), len(self.shapes[name])), unknown=BEYOND
+        )
 
     def sample(self, num_samples: int) -> Site:
         """Draws the latents of each datum anew from the weighted draws: they are then of equal weight.
@@ -274,12 +279,11 @@ class WeightedDraws:
             yield chunk, derived_seed(own, "f"), {name: draws[name][index, data] for name in self.shapes}
 
     def _answer(
-        self, value: Tensor, error: Tensor, ess: Tensor, k: Tensor | None, bias: Tensor, event_dim: int
+        self, value: Tensor, error: Tensor, ess: Tensor, k: Tensor, bias: Tensor, event_dim: int
     ) -> Expectation:
-        """Returns values `(..., batch, *event)` with their errors; without a k of their own they have that of w."""
+        """Returns values `(..., batch, *event)` with their errors, each with its k."""
         of_weights = [one.reshape(-1, *[1] * event_dim).expand_as(value) for one in (self.pareto_k, self.ess)]
         weights_k, weights_ess = (torch.where(value.isnan(), torch.nan, one) for one in of_weights)
-        k = weights_k if k is None else k
         # Where one weight outweighs the others, the spread of f and its error vanish, and their ratio says nothing.
         is_fine = largest_k(k, weights_k) <= RELIABLE_PARETO_K
         ess = torch.where(is_fine, ess, torch.minimum(ess, weights_ess))
