@@ -182,7 +182,7 @@ def test_cells_that_no_draw_saw_above_0_say_so_and_blame_no_rounding(likelihood)
     torch.manual_seed(suite_seed(5))
     found = pv.impute(vae, torch.tensor([[0.0, 0.0, 0.0, torch.nan]]), num_samples=100)
     assert found.draws[..., 3].sum() == 0
-    told = "it cannot be judged: a cell is 0 at every draw, and what no draw has seen may still have a share"
+    told = "it cannot be judged: a cell is the same at every draw, and what no draw has seen may still have a share"
     assert found.verdict == told
 
 
