@@ -10,7 +10,6 @@ from torch import Tensor
 STEEP_RISE = 10.0  # nats between neighbouring points, beyond which a peak may be between them
 SPACINGS_PER_CELL = 10  # of the grid: the 15 points of a cell are then no further apart than those of the grid
 UNTRIED_ERROR = 0.05  # share of its mass that a cell may be off before it has been cut and compared with its parts
-UNSEEN = 0.0043  # share of a cell between its border and the next of its points: a jump or a kink there does not show
 SAFETY = 10  # times the error of the cells: at kinks, where rules may agree by chance, it was up to 8 times too small
 POINTS_PER_DATUM, PAIRS_IN_ALL = 2**18, 2**27  # budgets: points of one datum, and pairs of a point and a datum
 
@@ -214,7 +213,7 @@ class AdaptiveCells:
         at_limit = (z.abs() > self.limit - 0.01 * half[:, None, :, None]).any(-1)
         return {
             "mass": mass,
-            "error": torch.stack((off, steep, mass + math.log(UNSEEN / SAFETY))).amax(0),
+            "error": torch.maximum(off, steep),
             "edge": torch.where(at_limit, values, -math.inf).amax(1),
             "peak": values.amax(1),
         }
