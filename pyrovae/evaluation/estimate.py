@@ -29,7 +29,7 @@ class Estimate:
             average out; None where those of each datum are its own.
 
     Raises:
-        InputError: If `value` and `standard_error` are not tensors of one shape.
+        InputError: If `value` and `standard_error` are not tensors of one shape, or `error_of_mean` is no number.
 
     Example:
         >>> estimate = pv.Estimate(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0.3, 0.0, 0.4]))
@@ -52,6 +52,9 @@ class Estimate:
         found = tuple(self.standard_error.shape)
         require(found == shape, f"standard_error must have shape {shape}, as value has, got {found}")
         if_given(require_plain, "influences", self.influences)
+        is_number = isinstance(self.error_of_mean, int | float) and not isinstance(self.error_of_mean, bool)
+        rule = "error_of_mean must be a number or None"
+        require(self.error_of_mean is None or is_number, f"{rule}, got {shown(self.error_of_mean)}")
 
     @property
     def mean(self) -> float:
