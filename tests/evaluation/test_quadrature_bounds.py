@@ -33,14 +33,18 @@ def assert_bounded(found, truth):
 
 @pytest.mark.parametrize(("scale", "num_points"), [(0.06, 401), (0.1, 101), (0.1, 401), (0.2, 401), (0.5, 201)])
 def test_the_error_bounds_that_at_two_kinks_anywhere(scale, num_points):
-    """Errors at the kinks, at 0 and at x, cancel on a coarser grid or in a cell: up to one datum in ten was outside."""
+    """Errors at the kinks, at 0 and at x, cancel on a coarser grid or in a cell: up to one datum in ten was outside.
+
+    They were off by up to five times the error.
+    """
     x = torch.linspace(-0.6, 0.6, 401, dtype=torch.float64) * 1.003
     model = pair_of(dist.Laplace(double(0.0), scale), lambda z: dist.Laplace(z, scale))
     truth = torch.log((1 + x.abs() / scale) / (4 * scale)) - x.abs() / scale
     found = pv.quadrature_log_marginal(model, x, num_points=num_points)
     off = (found.log_px - truth).abs()
-    assert (off > found.error).double().mean() < 0.01
-    assert max(off.max(), found.error.max()) < 0.02
+    assert (off > found.error).double().mean() < 0.006  # a kink between two cells hardly shows, and matters as little
+    assert (off <= found.error + 3e-4).all()
+    assert found.error.max() < 0.02
 
 
 @pytest.mark.parametrize("num_points", [101, 401])
@@ -61,7 +65,8 @@ def test_the_error_bounds_that_at_nearly_every_jump(num_points):
     found = pv.quadrature_log_marginal(model, x, num_points=num_points)
     off = (found.log_px - truth).abs()
     assert (off > found.error).double().mean() < 0.01
-    assert max(off.max(), found.error.max()) < 0.02
+    assert (off <= found.error + 3e-3).all()
+    assert found.error.max() < 0.02
 
 
 @pytest.mark.parametrize(("place", "width"), [(8.0, 2.0), (9.0, 2.0), (10.0, 2.0), (8.0, 2.3)])
