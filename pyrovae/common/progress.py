@@ -45,10 +45,10 @@ def hides_progress(progress: bool | None) -> bool | None:
 
 
 class _Alone(plain_tqdm):
-    """A bar that has nothing in common with others.
+    """A bar that shares nothing with others.
 
-    The lock of tqdm's bars is that of all forks: one that is killed while it has the lock would stop the others for
-    good.
+    All forks of a process share the lock of tqdm's bars: one that is killed while it holds the lock stops the others
+    for good.
     """
 
     _lock = RLock()

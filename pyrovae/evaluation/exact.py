@@ -63,11 +63,12 @@ def quadrature_log_marginal(
         the prior that is narrower than a quarter of the spacing 2 limit / (num_points - 1), 0.009 by default, on a
         broad one that is smooth. Take as many points as make the spacing twice the width of the narrowest component.
         A jump or a kink that lies just between two cells may be missed, too: with jumps one datum in a hundred was
-        outside its `error`, by up to 0.002 nats, and with kinks one in three hundred, by up to 0.0002. What the prior
-        has beyond the limits counts in `error` with the largest likelihood seen. `error` is
-        infinite where it is not known, for one of these reasons: the integrand does not vanish at the limits (it is
-        more than exp(-10) of its largest value there), where a larger `limit` helps; a hundredth or more of the prior
-        is not found, beyond the limits or between the points; the integral has not been resolved.
+        outside its `error`, by up to 0.002 nats, and with kinks one in three hundred, by up to 0.0002.
+
+        What the prior has beyond the limits counts in `error` with the largest likelihood seen. `error` is infinite
+        where it is not known, for one of these reasons: the integrand does not vanish at the limits (it is more than
+        exp(-10) of its largest value there), where a larger `limit` helps; a hundredth or more of the prior is not
+        found, beyond the limits or between the points; the integral has not been resolved.
 
     Raises:
         InputError: If the latent is something else, or no density exists.
@@ -169,17 +170,18 @@ def _wider(
 ) -> tuple[int, LogIntegral]:
     """Returns how many times as wide a range is worth its points, and the prior's mass within it.
 
-    It is the narrowest that leaves next to nothing, or else the widest that leaves less than the one before.
+    It is the narrowest that leaves next to nothing of any datum's prior, or else the widest that leaves less of some
+    datum's than the one before.
     """
-    found, missing = (1, mass), -torch.expm1(mass.value.min())
+    found, missing = (1, mass), -torch.expm1(mass.value)
     for factor in WIDER:
         if (factor * (num_points - 1) + 1) ** dim > MOST_POINTS:
             break
         wider = prior_within(factor)
-        left = -torch.expm1(wider.value.min())
-        if left < 0.75 * missing:
+        left = -torch.expm1(wider.value)
+        if (left < 0.75 * missing).any():
             found, missing = (factor, wider), left
-        if left < NEXT_TO_NOTHING:
+        if (left < NEXT_TO_NOTHING).all():
             break
     return found
 

@@ -32,7 +32,7 @@ def assert_bounded(found, truth):
 
 
 @pytest.mark.parametrize(("scale", "num_points"), [(0.06, 401), (0.1, 101), (0.1, 401), (0.2, 401), (0.5, 201)])
-def test_the_error_bounds_that_at_two_kinks_anywhere(scale, num_points):
+def test_the_error_bounds_that_at_nearly_any_two_kinks(scale, num_points):
     """Errors at the kinks, at 0 and at x, cancel on a coarser grid or in a cell: up to one datum in ten was outside.
 
     They were off by up to five times the error.
@@ -95,7 +95,7 @@ def test_a_part_of_the_prior_that_no_range_reaches_is_in_the_error():
 def test_the_range_is_judged_by_the_prior_of_each_datum():
     x, loc = torch.zeros(3, dtype=torch.float64), double([0.0, 12.0, -1.0])
     model = pair_of(dist.Normal(loc, 0.7), lambda z: dist.Normal(z, 1.0))
-    assert pv.quadrature_log_marginal(model, x, limit=1.2, num_points=51).error.isinf()[1]
+    assert pv.quadrature_log_marginal(model, x, limit=1.2, num_points=51).error.isinf().tolist() == [False, True, False]
     found = pv.quadrature_log_marginal(model, x, limit=8.0)
     assert_bounded(found, dist.Normal(loc, 1.49**0.5).log_prob(x))
     assert found.error.max() < 1e-6

@@ -50,6 +50,34 @@ def test_models_whose_data_share_latents_are_raced_by_their_predictive_densities
     assert "log p(x)" in str(race)
 
 
+def test_the_error_of_data_that_share_latents_is_in_rows_tables_curves_and_the_folder(tmp_path):
+    """Data that are all alike have one weight for each draw of theta: their mean varies as much as one of them."""
+    settings = {"held_out": torch.ones(50, 3), "folder": tmp_path, **SETTINGS, "num_samples": 400}
+
+    class WithoutOwn(Hierarchy):
+        def model(self, x):
+            pyro.module("hierarchy", self)
+            theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(theta, self.log_scale.exp()).expand([len(x), 3]).to_event(1), obs=x)
+
+        def guide(self, x):
+            pyro.module("hierarchy", self)
+            pyro.sample("theta", dist.Normal(self.mean, 0.3))
+
+    for _ in range(2):  # the second is read from the folder
+        race = pv.race(WithoutOwn, X, ["elbo"], (0,), **settings)
+        (run,), (row,) = race["elbo"], race.rows()
+        one = run.log_px.standard_error[0].item()
+        assert run.log_px.monte_carlo_error == pytest.approx(one, rel=1e-4)
+        assert (
+            row["monte_carlo_error"] == race.to_dict()["runs"][0]["monte_carlo_error"] == run.log_px.monte_carlo_error
+        )
+        assert race.to_pandas()["monte_carlo_error"].item() == run.log_px.monte_carlo_error
+        ((_, _, _, of_curve),) = run.curve
+        assert of_curve == pytest.approx(2 * one, rel=0.5)  # of a quarter of the draws
+
+
 ARGUMENTS = {
     "a dict": (lambda batch: batch["x"], [{"x": X[:6]}, {"x": X[6:]}], {"x": X}),
     "an image and a number": (lambda x, shift: x + shift, [(X, 0.5)], (X, 0.5)),
