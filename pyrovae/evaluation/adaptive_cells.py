@@ -11,6 +11,7 @@ STEEP_RISE = 10.0  # nats between neighbouring points, beyond which a peak may b
 SPACINGS_PER_CELL = 10  # of the grid: the 15 points of a cell are then no further apart than those of the grid
 UNTRIED_ERROR = 0.05  # share of its mass that a cell may be off before it has been cut and compared with its parts
 SAFETY = 10  # times the error of the cells: at kinks, where rules may agree by chance, it was up to 8 times too small
+FEW_OF = 8  # data for each that is refined: fewer share points, though the others need none, as they are decoded once
 POINTS_PER_DATUM, PAIRS_IN_ALL = 2**18, 2**27  # budgets: points of one datum, and pairs of a point and a datum
 
 # Gauss's rule of 7 points and Kronrod's of 15 on [-1, 1], from the middle outwards.
@@ -199,7 +200,7 @@ class AdaptiveCells:
         """Returns the columns of these cells that take the log-density: mass, error, edge and peak."""
         z = centre.unsqueeze(1) + half[:, None, :, None] * self.nodes[:, None]  # (cells, nodes, data or 1, dim)
         points = z.flatten(0, 1)
-        shared = z.shape[2] < len(self.rows)
+        shared = z.shape[2] < len(self.rows) and self.num_data < FEW_OF * len(self.rows)
         values = self.log_density(points, None)[:, self.rows] if shared else self._at_own_points(points)
         values = values.unflatten(0, z.shape[:2]).double()
         log_half, rises = half.log(), []
@@ -227,7 +228,8 @@ class AdaptiveCells:
         turns = self.num_data // num
         rounds = math.ceil(len(points) / turns)
         filled = points.new_zeros(rounds, self.num_data, self.dim)
-        padded = torch.cat((points, points.new_zeros(rounds * turns - len(points), num, self.dim)))
+        padded = points.new_zeros(rounds * turns, num, self.dim)
+        padded[: len(points)] = points
         filled[:, : turns * num] = padded.reshape(rounds, turns * num, self.dim)
         repeated = self.rows[torch.arange(self.num_data, device=self.rows.device) % num]
         return self.log_density(filled, repeated)[:, : turns * num].reshape(rounds * turns, num)[: len(points)]

@@ -1,9 +1,9 @@
 """The integral of a density over a line or a square, for many data at once, refined where its mass is.
 
 First comes a grid, the same for all data: the trapezoidal rule converges faster than any power of the spacing for a
-smooth integrand that vanishes at the limits. The grid itself shows whether the rule has converged, by how the rule
-differs between the coarser grids within it, and by how steep the log-density is from point to point. If it has not, the
-square is cut into adaptive cells.
+smooth integrand that vanishes at the limits. The grid itself shows whether the rule has converged, by the highest
+frequencies of the integrand that its points can tell, and by how steep the log-density is from point to point. If it
+has not, the square is cut into adaptive cells.
 """
 
 import math
@@ -16,6 +16,12 @@ from pyrovae.evaluation.adaptive_cells import SAFETY, AdaptiveCells, LogDensity,
 
 VANISHED = 10.0  # nats below the largest density, at the limits
 NEGLIGIBLE = 15.0  # nats below the largest density
+# The rule takes a frequency of one cycle per point for 0: these aliases are its error. On the ray from 0 to each, some
+# frequencies below half a cycle per point are watched. They are spaced irregularly, so that the parts of the integrand
+# at two kinks or jumps cannot cancel at all of them, whatever is between the two.
+ALIASES = {1: [[1]], 2: [[1, 0], [0, 1], [1, 1], [-1, 1], [1, 2], [-1, 2], [2, 1], [-2, 1]]}
+WATCHED = [0.5 - 0.125 * (number * 0.618034 % 1) for number in range(16)]  # cycles per point
+ALIAS_SAFETY = 4  # times one alias: the rule is off by all, of both signs
 SHARED_POINTS = 360  # per dimension: a grid of fewer points that all data share costs less than each datum's own cells
 
 
@@ -67,57 +73,80 @@ class _SharedGrid:
         self, log_density_at: LogDensity, like: Tensor, num_data: int, limit: float, num_points: int, chunk_size: int
     ) -> None:
         dim, device = like.shape[-1], like.device
-        self.dim, self.spacing = dim, 2 * limit / (num_points - 1)
+        spacing = 2 * limit / (num_points - 1)
+        spectrum = _Spectrum(dim, num_points, like)
         axis = torch.linspace(-limit, limit, num_points, dtype=torch.float64, device=device)
-        points = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim)
-        index = torch.cartesian_prod(*[torch.arange(num_points, device=device)] * dim).reshape(-1, dim)
-        # Every fourth point in each dimension: 4^dim grids that share no point.
-        place = ((index % 4) * torch.tensor([4**d for d in range(dim)], device=device)).sum(-1)
-        on_edge = ((index == 0) | (index == num_points - 1)).any(-1)
+        inner = torch.zeros((num_points,) * dim, dtype=torch.bool, device=device)
+        inner[(slice(1, -1),) * dim] = True
         self.peak = torch.full((num_data,), -math.inf, dtype=torch.float64, device=device)
         self.edge, self.steep = self.peak, self.peak
-        sums = torch.zeros(4**dim, num_data, dtype=torch.float64, device=device)
-        before = torch.empty(0, num_data, device=device)
-        step = max(1, chunk_size // num_data)
-        parts = (part.split(step) for part in (points, index, place, on_edge))
-        for z, where, grid, border in zip(*parts, strict=True):
-            values = log_density_at(z, None)
-            peak = torch.maximum(self.peak, values.amax(0))
-            shift = torch.where(peak == -math.inf, 0.0, peak)
-            sums = (sums * (self.peak - shift).exp()).index_add(0, grid, (values - shift.to(values)).exp().double())
-            self.peak = peak
-            if border.any():
-                self.edge = torch.maximum(self.edge, values[border].amax(0))
-            known = torch.cat((before.to(values), values))
+        total = torch.zeros(num_data, dtype=torch.float64, device=device)
+        parts = torch.zeros(num_data, len(spectrum.share), dtype=torch.complex128, device=device)
+        last = None  # of the points before, along the first axis
+        step = max(1, chunk_size // (num_data * num_points ** (dim - 1)))
+        for place in torch.arange(num_points, device=device).split(step):
+            points = torch.cartesian_prod(axis[place], *[axis] * (dim - 1)).reshape(-1, 1, dim)
+            values = log_density_at(points, None).unflatten(0, (len(place), *[num_points] * (dim - 1)))
             for d in range(dim):
-                back = num_points ** (dim - 1 - d)  # to the neighbour in this dimension
-                first = max(len(before), back)
-                if first < len(known):
-                    rise = rise_between(known[first:], known[first - back : -back])
-                    rise[where[first - len(before) :, d] == 0] = -math.inf
-                    self.steep = torch.maximum(self.steep, rise.amax(0))
-            before = known[-num_points:]
-        self.totals = sums.log() + torch.where(self.peak == -math.inf, 0.0, self.peak)
+                along = values if d or last is None else torch.cat((last, values))
+                if (pairs := along.shape[d] - 1) > 0:
+                    rise = rise_between(along.narrow(d, 1, pairs), along.narrow(d, 0, pairs))
+                    self.steep = torch.maximum(self.steep, rise.flatten(0, -2).amax(0))
+            last = values[-1:]
+            if (border := ~inner[place]).any():
+                self.edge = torch.maximum(self.edge, values[border].amax(0))
+            peak = torch.maximum(self.peak, values.flatten(0, -2).amax(0))
+            shift = torch.where(peak == -math.inf, 0.0, peak)
+            density, fall = (values - shift.to(values)).exp(), (self.peak - shift).exp()
+            total = fall * total + density.double().flatten(0, -2).sum(0)
+            parts = fall[:, None] * parts + spectrum.parts(density, place)
+            self.peak = peak
+        self.value = total.log() + self.peak + dim * math.log(spacing)
+        self.alias = (spectrum.share * parts.abs() / total[:, None]).amax(1).nan_to_num(nan=math.inf)
 
     @property
     def resolved(self) -> Tensor:
-        """True where the rule converges: grids of every fourth point agree, and no peak can be between points."""
-        return (self.steep < self.peak - NEGLIGIBLE) & (self._spread(4) < 0.5)
+        """True where no peak can be between points."""
+        return self.steep < self.peak - NEGLIGIBLE
 
     def integral(self) -> LogIntegral:
-        """Returns the integrals of all data, with the errors that the coarser grids suggest."""
-        # At kinks, where the rule is of order 2, the coarser grids would be off 4 and 16 times as much. But the errors
-        # of several kinks may cancel on one of these grids, and not on the whole.
-        error = torch.maximum(4 * self._spread(2), self._spread(4) / 2)
-        return LogIntegral(self._on_all_points(), error, self.edge, self.peak)
+        """Returns the integrals of all data, with bounds on their errors."""
+        share = ALIAS_SAFETY * self.alias
+        error = torch.where(share < 1, -torch.log1p(-share.clamp(max=1)), math.inf)
+        return LogIntegral(self.value, error, self.edge, self.peak)
 
-    def _on_all_points(self) -> Tensor:
-        """Returns the log of the integral by the rule on all points, `(data,)`."""
-        return self.totals.logsumexp(0) + self.dim * math.log(self.spacing)
 
-    def _spread(self, every: int) -> Tensor:
-        """Returns the largest distance of the rule on every `every`-th point per dimension from that on all points."""
-        totals = self.totals.unflatten(0, [4 // every, every] * self.dim)
-        totals = totals.logsumexp([2 * d for d in range(self.dim)]).flatten(0, self.dim - 1)
-        off = (totals + self.dim * math.log(every * self.spacing) - self._on_all_points()).abs()
-        return off.amax(0).nan_to_num(nan=math.inf)
+class _Spectrum:
+    """Holds waves over a grid, of the frequencies that are watched.
+
+    An integrand falls with the frequency: by the first power at jumps, the second at kinks, and exponentially if it is
+    smooth. So an alias is at most about as large as a part at a lower frequency on its ray, times `share`, the ratio of
+    the two frequencies, `(waves,)`.
+    """
+
+    def __init__(self, dim: int, num_points: int, like: Tensor) -> None:
+        aliases = torch.tensor(ALIASES[dim], dtype=torch.float64, device=like.device)
+        share = torch.tensor(WATCHED, dtype=torch.float64, device=like.device)[:, None] / aliases.abs().amax(-1)
+        frequencies = (share[..., None] * aliases).flatten(0, 1)  # cycles per point
+        self.share = share.flatten()
+        self.first = self._waves(frequencies[:, 0], num_points, like)
+        different, self.which = frequencies[:, -1].unique(return_inverse=True)
+        self.second = self._waves(different, num_points, like)
+
+    def _waves(self, frequency: Tensor, num_points: int, like: Tensor) -> Tensor:
+        cycles = torch.arange(num_points, device=like.device)[:, None] * frequency % 1
+        waves = torch.polar(torch.ones_like(cycles), 2 * math.pi * cycles)
+        return waves.to(torch.promote_types(like.dtype, torch.complex64))
+
+    def parts(self, density: Tensor, place: Tensor) -> Tensor:
+        """Returns the sums of a density times each wave, `(data, waves)`.
+
+        The density is `(points, data)` or `(points, points, data)`, at the indices `place` on the first axis.
+        """
+        waves = self.first[place]
+        density = density.to(waves.real).transpose(-1, -2)
+        if density.dim() == 2:
+            return torch.view_as_complex((density @ torch.view_as_real(waves).flatten(1)).unflatten(1, (-1, 2)))
+        sums = density @ torch.view_as_real(self.second).flatten(1)
+        sums = torch.view_as_complex(sums.unflatten(-1, (-1, 2)))[..., self.which]
+        return (sums * waves[:, None]).sum(0)

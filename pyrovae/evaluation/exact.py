@@ -62,8 +62,8 @@ def quadrature_log_marginal(
         as points can tell. A peak or dip that lies between all points leaves no trace: a component of the likelihood or
         the prior that is narrower than a quarter of the spacing 2 limit / (num_points - 1), 0.009 by default, on a
         broad one that is smooth. Take as many points as make the spacing twice the width of the narrowest component.
-        A jump or a kink that lies just between two cells may be missed, too: with jumps one datum in a hundred was
-        outside its `error`, by up to 0.002 nats, and with kinks one in three hundred, by up to 0.0002.
+        A jump or a kink that lies just between two cells may be missed, too: with jumps, or with kinks that are as
+        narrow as the spacing, one datum in a hundred was outside its `error`, by up to 0.002 nats.
 
         What the prior has beyond the limits counts in `error` with the largest likelihood seen. `error` is infinite
         where it is not known, for one of these reasons: the integrand does not vanish at the limits (it is more than
@@ -135,9 +135,12 @@ def quadrature_log_marginal(
         points = factor * (num_points - 1) + 1
         return log_integral(log_joint_at, limit=factor * limit, num_points=points, **settings)
 
-    def share_beyond() -> Tensor:
+    def share_beyond(mass: LogIntegral) -> Tensor:
         """Returns what the prior's mass beyond the limits may add, if no likelihood there is above those seen."""
         return (_missing(mass, like.dtype).log() + likeliest - joint.value).exp().nan_to_num(nan=math.inf)
+
+    def matters(mass: LogIntegral) -> bool:
+        return bool((share_beyond(mass) > GRID_TOLERANCE).any())
 
     with pyro.validation_enabled(False):
         factor, joint, mass = 1, joint_within(1), prior_within(1)
@@ -146,14 +149,15 @@ def quadrature_log_marginal(
             far = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim).to(like)
             for part in far.split(max(1, chunk_size // data.size)):
                 log_joint_at(part, None)
-        if (share_beyond() > GRID_TOLERANCE).any():
-            factor, mass = _wider(prior_within, mass, num_points, dim)
+        if matters(mass):
+            factors = [factor for factor in WIDER if (factor * (num_points - 1) + 1) ** dim <= MOST_POINTS]
+            factor, mass = _wider(prior_within, mass, factors, matters, like.dtype)
             joint = joint if factor == 1 else joint_within(factor)
     known = (joint.edge <= joint.peak - VANISHED) & (mass.value >= math.log(0.99)) & mass.error.isfinite()
     # A tail falls by 10 nats or more on its way to the border: it adds at most what there would be if the density at
     # the border held in all of the square.
     at_border = (joint.edge + dim * math.log(2 * factor * limit) - joint.value).exp()
-    beyond = torch.maximum(at_border, share_beyond().log1p())
+    beyond = torch.maximum(at_border, share_beyond(mass).log1p())
     error = torch.where(known, joint.error + beyond, math.inf)
     return Integrated(joint.value.to(alone.home), error.to(alone.home))
 
@@ -162,26 +166,28 @@ def _missing(mass: LogIntegral, dtype: torch.dtype) -> Tensor:
     """Returns how much of the prior is known to be missing from an integral of it, `(data,)`."""
     rounding = 100 * torch.finfo(dtype).eps
     error = mass.error.nan_to_num(posinf=0.0)  # unknown where the prior does not vanish at the limits
-    return (-torch.expm1(mass.value) - error - rounding).nan_to_num(nan=0.0).clamp(min=0)
+    return (-torch.expm1(mass.value + error) - rounding).nan_to_num(nan=0.0).clamp(min=0)
 
 
 def _wider(
-    prior_within: Callable[[int], LogIntegral], mass: LogIntegral, num_points: int, dim: int
+    prior_within: Callable[[int], LogIntegral],
+    mass: LogIntegral,
+    factors: list[int],
+    matters: Callable[[LogIntegral], bool],
+    dtype: torch.dtype,
 ) -> tuple[int, LogIntegral]:
-    """Returns how many times as wide a range is worth its points, and the prior's mass within it.
+    """Returns which range, times as wide, is worth its points, and the prior's mass within it.
 
-    It is the narrowest that leaves next to nothing of any datum's prior, or else the widest that leaves less of some
-    datum's than the one before.
+    It is the narrowest that leaves next to nothing of any datum's prior, and nothing that matters, or else the widest
+    that leaves less of some datum's than the one before.
     """
-    found, missing = (1, mass), -torch.expm1(mass.value)
-    for factor in WIDER:
-        if (factor * (num_points - 1) + 1) ** dim > MOST_POINTS:
-            break
+    found, missing = (1, mass), _missing(mass, dtype)
+    for factor in factors:
         wider = prior_within(factor)
-        left = -torch.expm1(wider.value)
+        left = _missing(wider, dtype)
         if (left < 0.75 * missing).any():
             found, missing = (factor, wider), left
-        if (left < NEXT_TO_NOTHING).all():
+        if (left < NEXT_TO_NOTHING).all() and not matters(wider):
             break
     return found
 
