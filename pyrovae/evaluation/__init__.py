@@ -24,7 +24,7 @@ from pyrovae.evaluation.predictive_checks import PredictiveCheck, predictive_che
 from pyrovae.evaluation.rate_distortion import RateDistortion, annealed_rate_distortion
 from pyrovae.evaluation.remedy_words import IN_IMPUTE, IN_METHODS, IN_SHELL
 from pyrovae.evaluation.weighted_draws import WeightedDraws
-from pyrovae.evaluation.weights_verdict import RELIABLE_PARETO_K, doubt_of
+from pyrovae.evaluation.weights_verdict import RELIABLE_PARETO_K, are_few, doubt_of
 
 __all__ = [
     "AnnealedEstimate",
@@ -48,6 +48,7 @@ __all__ = [
     "annealed_log_marginal",
     "annealed_posterior",
     "annealed_rate_distortion",
+    "are_few",
     "at_most",
     "bidirectional_gap",
     "check_args",

@@ -26,7 +26,7 @@ def largest_reliable_k(num_samples: int) -> float:
     return min(RELIABLE_PARETO_K, 1 - 1 / math.log10(max(num_samples, MOST_WITHOUT_PARETO_K)))
 
 
-def are_few(num_bad: int, num: int) -> bool:
+def are_few(num_bad: float, num: float) -> bool:
     """Returns True if so few things are bad that the others are worth a conclusion: at most one in 20.
 
     `num` counts those of which it is known whether they are bad.

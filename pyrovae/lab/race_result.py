@@ -10,6 +10,7 @@ from torch import Tensor
 
 import pyrovae.plots as plots
 from pyrovae.common import data_frame, require_choice, right_aligned, with_lines_below
+from pyrovae.evaluation import RELIABLE_PARETO_K, are_few
 from pyrovae.lab.race_run import RaceRun
 
 
@@ -121,7 +122,10 @@ class Race:
 
     @property
     def verdict(self) -> str:
-        """A sentence that says which differences to the first objective are resolved, that is differ from 0."""
+        """A sentence that says which differences to the first objective are resolved, that is differ from 0.
+
+        It adds where the guides, rather than the models, may differ: Pareto k > 0.7 at more than 5% of the data.
+        """
         first, *others = self.objectives
         seeds = len(self[first])
         if seeds == 1:
@@ -138,6 +142,18 @@ class Race:
             f"against {first}, {seeds} seeds, equal {self.budget.replace('_', ' ')}: "
             + ("; ".join(resolved) or "no difference is resolved")
             + (f"; not resolved: {'; '.join(rest)}" if resolved and rest else "")
+            + self._doubt()
+        )
+
+    def _doubt(self) -> str:
+        """Returns what the verdict must add where the guide is bad at more than a few data of an objective."""
+        shares = {name: share for name in self.objectives if not math.isnan(share := _share_unreliable(self[name]))}
+        worst = max(shares, key=lambda name: shares[name], default=None)
+        if worst is None or are_few(shares[worst], 1):
+            return ""
+        return (
+            f"; Pareto k > {RELIABLE_PARETO_K} at {shares[worst]:.0%} of the data under {worst}: log p(x) is a lower "
+            "bound there, and a difference may be one of the guides alone"
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -191,7 +207,7 @@ def _row(race: Race, objective: str) -> dict[str, Any]:
     """Returns the row of one objective in `Race.rows`."""
     runs = race[objective]
     log_px = torch.tensor([run.log_px.mean for run in runs], dtype=torch.float64)
-    share = sum(run.share_unreliable for run in runs) / len(runs)  # nan if the draws are too few to tell
+    share = _share_unreliable(runs)
     units = [run.active_units for run in runs if run.active_units is not None]
     return {
         "objective": objective,
@@ -206,6 +222,11 @@ def _row(race: Race, objective: str) -> dict[str, Any]:
         "seconds": sum(run.seconds for run in runs) / len(runs),
         "share_pareto_k_above_0.7": None if math.isnan(share) else share,
     }
+
+
+def _share_unreliable(runs: list[RaceRun]) -> float:
+    """Returns the share of data with a Pareto k above 0.7, over all seeds; nan if the draws are too few to tell."""
+    return sum(run.share_unreliable for run in runs) / len(runs)
 
 
 def _table(race: Race, tablefmt: str) -> str:

@@ -10,10 +10,13 @@ from small_races import run
 import pyrovae as pv
 
 
-def race_of(log_px, budget="epochs"):
+def race_of(log_px, budget="epochs", share_unreliable=None):
     """Returns a `Race` with the log p(x) of each objective, `(seeds, data)`."""
+    share = share_unreliable or {}
     runs = [
-        pv.RaceRun(name, seed, 5, pv.Estimate(value, torch.full_like(value, 0.1)), 0.25, 2, 10.0, (), None)
+        pv.RaceRun(
+            name, seed, 5, pv.Estimate(value, torch.full_like(value, 0.1)), share.get(name, 0.04), 2, 10.0, (), None
+        )
         for name, values in log_px.items()
         for seed, value in enumerate(torch.as_tensor(values, dtype=torch.float64))
     ]
@@ -40,6 +43,17 @@ def test_differences_are_paired_and_their_interval_is_from_students_t():
     assert row["log_px"] == pytest.approx((base + gain).mean().item())
     assert row["log_px_error"] == pytest.approx((base + gain).mean(1).std().item() / math.sqrt(3))
     assert f"1.500 ({found['seed_error']:.2g})" in race.table()
+
+
+def test_the_verdict_says_where_log_px_is_only_a_bound():
+    base = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4)
+    log_px, resolved = {"a": base, "b": base + 1}, "against a, 3 seeds, equal epochs: b is better"
+    assert race_of(log_px).verdict == resolved
+    assert race_of(log_px, share_unreliable={"a": math.nan, "b": math.nan}).verdict == resolved
+    doubt = race_of(log_px, share_unreliable={"a": 0.92, "b": math.nan}).verdict.removeprefix(resolved)
+    assert doubt.startswith("; Pareto k > 0.7 at 92% of the data under a: log p(x) is a lower bound there")
+    unresolved = race_of({"a": base, "b": base + (base - base.mean()) / 9}, share_unreliable={"b": 0.06}).verdict
+    assert "no difference is resolved; Pareto k > 0.7 at 6% of the data under b" in unresolved
 
 
 def test_the_table_and_json_have_the_numbers(finished_race):
