@@ -20,8 +20,8 @@ NEGLIGIBLE = 15.0  # nats below the largest density
 # frequencies below half a cycle per point are watched. They are spaced irregularly, so that the parts of the integrand
 # at two kinks or jumps cannot cancel at all of them, whatever is between the two.
 ALIASES = {1: [[1]], 2: [[1, 0], [0, 1], [1, 1], [-1, 1], [1, 2], [-1, 2], [2, 1], [-2, 1]]}
-WATCHED = [0.5 - 0.125 * (number * 0.618034 % 1) for number in range(16)]  # cycles per point
-ALIAS_SAFETY = 4  # times one alias: the rule is off by all, of both signs
+WATCHED = [0.5 - 0.18 * (number * 0.618034 % 1) for number in range(16)]  # cycles per point
+ALIAS_SAFETY = 5  # times one alias: the rule is off by all, of both signs
 SHARED_POINTS = 360  # per dimension: a grid of fewer points that all data share costs less than each datum's own cells
 
 

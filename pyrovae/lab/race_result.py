@@ -129,7 +129,7 @@ class Race:
         first, *others = self.objectives
         seeds = len(self[first])
         if seeds == 1:
-            return "one seed cannot tell a difference from chance"
+            return "one seed cannot tell a difference from chance" + self._doubt()
         differences = {name: self.difference(name) for name in others}
         intervals = {name: _ends(difference) for name, difference in differences.items()}
         resolved = [
@@ -226,7 +226,8 @@ def _row(race: Race, objective: str) -> dict[str, Any]:
 
 def _share_unreliable(runs: list[RaceRun]) -> float:
     """Returns the share of data with a Pareto k above 0.7, over all seeds; nan if the draws are too few to tell."""
-    return sum(run.share_unreliable for run in runs) / len(runs)
+    known = [run.share_unreliable for run in runs if not math.isnan(run.share_unreliable)]
+    return round(sum(known) / len(known), 9) if known else math.nan  # 5% must not be more than 5% by rounding
 
 
 def _table(race: Race, tablefmt: str) -> str:

@@ -97,6 +97,47 @@ def test_two_steep_sides_do_not_cancel_whatever_is_between(slope, tolerance):
     assert found.error.max() < 0.02 if tolerance < 1 else found.error.median() < 0.2
 
 
+@pytest.mark.parametrize("width", [0.28, 0.32, 0.4])
+@pytest.mark.parametrize("share", [0.01, -0.005, 0.1])
+def test_a_bump_or_dip_narrower_than_the_spacing_is_in_the_error_wherever_it_is(width, share):
+    """Half-way between two points its frequencies below and above half a cycle per point nearly cancel."""
+    size, num_points, limit = 401, 401, 7.0
+    spacing = 2 * limit / (num_points - 1)
+    place = torch.linspace(-10, 10, size, dtype=torch.float64) * 1.003 * spacing
+
+    def log_density(z, rows):
+        bump = dist.Normal(place if rows is None else place[rows], width * spacing).log_prob(z.squeeze(-1))
+        return torch.log1p(share * bump.exp() * math.sqrt(2 * math.pi)) - z.squeeze(-1).square() / 2
+
+    like = torch.zeros(1, dtype=torch.float64)
+    found = log_integral(log_density, like, size, limit, num_points, chunk_size=2**20, tolerance=math.inf)
+    both = torch.exp(-place.square() / 2 / (1 + (width * spacing) ** 2)) / math.sqrt(1 + (width * spacing) ** 2)
+    off = (found.value - math.log(2 * math.pi) / 2 - torch.log1p(share * both)).abs()
+    assert (off <= found.error + 1e-9).all(), f"{int((off > found.error).sum())} of {size} are outside"
+
+
+@pytest.mark.parametrize("every", [3, 5, 7])
+def test_many_kinks_at_one_distance_are_in_the_error(every):
+    """A log-density that is linear between each `every`-th point, as of a network with units in a row."""
+    size, num_points, limit = 50, 301, 5.0
+    spacing = 2 * limit / (num_points - 1)
+    knots = spacing * (torch.arange(-150, 151, every, dtype=torch.float64)[:, None] + torch.linspace(0, 1, size))
+    height = -knots.square() / 2 / 0.4**2
+
+    def log_density(z, rows):
+        x, y = (knots, height) if rows is None else (knots[:, rows], height[:, rows])
+        place = ((z.squeeze(-1) - x[0]) / (every * spacing)).floor().clamp(0, len(x) - 2).long()
+        left, right, low, high = x.gather(0, place), x.gather(0, place + 1), y.gather(0, place), y.gather(0, place + 1)
+        return low + (high - low) * (z.squeeze(-1) - left) / (right - left)
+
+    like = torch.zeros(1, dtype=torch.float64)
+    found = log_integral(log_density, like, size, limit, num_points, chunk_size=2**20, tolerance=math.inf)
+    rise = height.diff(dim=0)
+    truth = (height[:-1].exp() * every * spacing * torch.where(rise == 0, 1.0, rise.expm1() / rise)).sum(0).log()
+    assert ((found.value - truth).abs() <= found.error + 1e-9).all()
+    assert found.error.max() < 0.02
+
+
 @pytest.mark.parametrize("slope", [1.0, 3.0])
 @pytest.mark.parametrize("angle", [0.0, math.atan(1 / 2), math.atan(1 / 3), math.pi / 4])
 def test_four_steep_sides_in_any_direction_are_seen_on_the_grid_of_the_plane(angle, slope):

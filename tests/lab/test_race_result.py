@@ -15,7 +15,7 @@ def race_of(log_px, budget="epochs", share_unreliable=None):
     share = share_unreliable or {}
     runs = [
         pv.RaceRun(
-            name, seed, 5, pv.Estimate(value, torch.full_like(value, 0.1)), share.get(name, 0.04), 2, 10.0, (), None
+            name, seed, 5, pv.Estimate(value, torch.full_like(value, 0.1)), share.get(name, 0.05), 2, 10.0, (), None
         )
         for name, values in log_px.items()
         for seed, value in enumerate(torch.as_tensor(values, dtype=torch.float64))
@@ -52,6 +52,9 @@ def test_the_verdict_says_where_log_px_is_only_a_bound():
     assert race_of(log_px, share_unreliable={"a": math.nan, "b": math.nan}).verdict == resolved
     doubt = race_of(log_px, share_unreliable={"a": 0.92, "b": math.nan}).verdict.removeprefix(resolved)
     assert doubt.startswith("; Pareto k > 0.7 at 92% of the data under a: log p(x) is a lower bound there")
+    assert race_of(
+        {name: value[:1] for name, value in log_px.items()}, share_unreliable={"b": 0.92}
+    ).verdict.startswith("one seed cannot tell a difference from chance; Pareto k > 0.7 at 92% of the data under b")
     unresolved = race_of({"a": base, "b": base + (base - base.mean()) / 9}, share_unreliable={"b": 0.06}).verdict
     assert "no difference is resolved; Pareto k > 0.7 at 6% of the data under b" in unresolved
 
