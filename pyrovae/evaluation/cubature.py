@@ -17,8 +17,9 @@ from pyrovae.evaluation.adaptive_cells import SAFETY, AdaptiveCells, LogDensity,
 VANISHED = 10.0  # nats below the largest density, at the limits
 NEGLIGIBLE = 15.0  # nats below the largest density
 # The rule takes a frequency of one cycle per point for 0: these aliases are its error. On the ray from 0 to each, some
-# frequencies below half a cycle per point are watched. They are spaced irregularly, so that the parts of the integrand
-# at two kinks or jumps cannot cancel at all of them, whatever is between the two.
+# frequencies up to half a cycle per point are watched. They are spaced irregularly, so that the parts of the integrand
+# at two kinks or jumps cannot cancel at all of them, whatever is between the two. They reach down to just below 1/3,
+# where kinks at every third point show.
 ALIASES = {1: [[1]], 2: [[1, 0], [0, 1], [1, 1], [-1, 1], [1, 2], [-1, 2], [2, 1], [-2, 1]]}
 WATCHED = [0.5 - 0.18 * (number * 0.618034 % 1) for number in range(16)]  # cycles per point
 ALIAS_SAFETY = 5  # times one alias: the rule is off by all, of both signs
