@@ -62,10 +62,6 @@ def quadrature_log_marginal(
         as points can tell. A peak or dip that lies between all points leaves no trace: a component of the likelihood or
         the prior that is narrower than a third of the spacing 2 limit / (num_points - 1), 0.012 by default, on a broad
         one that is smooth. Take as many points as make the spacing twice the width of the narrowest component.
-        A jump or a kink that lies just between two cells is missed, too. With jumps, up to one datum in thirty was
-        outside its `error`: by up to 0.02 nats if the posterior was as narrow as the spacing, and less in proportion
-        if it was wider. With kinks, up to one in fifty was: by up to 0.0004 nats, or 0.01 if the posterior was five
-        times narrower than the spacing.
 
         What the prior has beyond the limits counts in `error` with the largest likelihood seen. `error` is infinite
         where it is not known, for one of these reasons: the integrand does not vanish at the limits (it is more than

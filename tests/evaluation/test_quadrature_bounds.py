@@ -33,7 +33,7 @@ def assert_bounded(found, truth):
 
 
 @pytest.mark.parametrize(("scale", "num_points"), [(0.06, 401), (0.1, 101), (0.1, 401), (0.2, 401), (0.5, 201)])
-def test_the_error_bounds_that_at_nearly_any_two_kinks(scale, num_points):
+def test_the_error_bounds_that_at_any_two_kinks(scale, num_points):
     """Errors at the kinks, at 0 and at x, cancel on a coarser grid or in a cell: up to one datum in ten was outside.
 
     They were off by up to five times the error.
@@ -42,15 +42,12 @@ def test_the_error_bounds_that_at_nearly_any_two_kinks(scale, num_points):
     model = pair_of(dist.Laplace(double(0.0), scale), lambda z: dist.Laplace(z, scale))
     truth = torch.log((1 + x.abs() / scale) / (4 * scale)) - x.abs() / scale
     found = pv.quadrature_log_marginal(model, x, num_points=num_points)
-    off = (found.log_px - truth).abs()
-    assert (off > found.error).double().mean() < 0.006  # a kink between two cells hardly shows, and matters as little
-    assert (off <= found.error + 3e-4).all()
+    assert_bounded(found, truth)
     assert found.error.max() < 0.02
 
 
 @pytest.mark.parametrize("num_points", [101, 401])
-def test_the_error_bounds_that_at_nearly_every_jump(num_points):
-    """Not at one that lies between the outermost points of a cell and of the next."""
+def test_the_error_bounds_that_at_any_jump(num_points):
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -64,9 +61,43 @@ def test_the_error_bounds_that_at_nearly_every_jump(num_points):
     each = torch.stack((normal.cdf(x).log() + below, normal.cdf(-x).log() + above))
     truth = each.logsumexp(0) - 0.5 * math.log(2 * math.pi)
     found = pv.quadrature_log_marginal(model, x, num_points=num_points)
-    off = (found.log_px - truth).abs()
-    assert (off > found.error).double().mean() < 0.01
-    assert (off <= found.error + 3e-3).all()
+    assert_bounded(found, truth)
+    assert found.error.max() < 0.02
+
+
+@pytest.mark.parametrize("width", [1.0, 3.0, 9.0])
+def test_the_error_bounds_that_at_a_jump_between_any_two_cells(width):
+    """A cell had no points on its borders: one datum in thirty was off by up to 0.02 nats, with an error of 3e-5.
+
+    `width` is that of the posterior, in spacings.
+    """
+    scale = 0.035 * width
+    x = scale * (0.3 + 1.0037 * torch.linspace(-1, 1, 2_001, dtype=torch.float64))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Laplace(double(0.0), scale))
+            pyro.sample("y", dist.Normal(4.0 * (z < x), 1.0), obs=torch.zeros_like(x))
+
+    left = torch.distributions.Laplace(double(0.0), double(scale)).cdf(x)
+    below, above = (torch.distributions.Normal(double(0.0), double(1.0)).log_prob(double(y)) for y in (0.0, 4.0))
+    found = pv.quadrature_log_marginal(model, x)
+    assert_bounded(found, torch.logaddexp(left.log() + above, (1 - left).log() + below))
+    assert found.error.max() < 0.02
+
+
+@pytest.mark.parametrize("width", [0.2, 0.7, 1.0, 1.5, 3.0])
+def test_the_error_bounds_that_at_a_kink_between_any_two_cells(width):
+    scale = 0.035 * width
+    x = torch.linspace(0, 0.35, 2_001, dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Laplace(x, scale))
+            pyro.sample("x", dist.Laplace(z, scale), obs=x)
+
+    found = pv.quadrature_log_marginal(model, x)
+    assert_bounded(found, torch.full_like(x, -math.log(4 * scale)))
     assert found.error.max() < 0.02
 
 
