@@ -12,7 +12,9 @@ POINTS_PER_SIDE = 17  # of a cell, its borders among them: a jump between the po
 SPACINGS_PER_CELL = 10  # of the grid: the 17 points of a cell are then no further apart than those of the grid
 UNTRIED_ERROR = 0.05  # share of its mass that a cell may be off before it has been cut and compared with its parts
 SAFETY = 10  # times the error of the cells: at kinks, where rules may agree by chance, it was up to 6 times too small
-FEW_OF = 8  # data for each that is refined: fewer share points, though the others need none, as they are decoded once
+# Points that all data share are decoded once, but their density is taken at all data. So the first cells share theirs
+# only where more than one datum in FEW_OF is refined.
+FEW_OF = 8
 POINTS_PER_DATUM, PAIRS_IN_ALL = 2**18, 2**27  # budgets: points of one datum, and pairs of a point and a datum
 
 LogDensity = Callable[[Tensor, Tensor | None], Tensor]
@@ -52,8 +54,8 @@ def _log_distance(one: Tensor, other: Tensor) -> Tensor:
 def _rules(device: torch.device) -> tuple[Tensor, ...]:
     """Returns nodes on [-1, 1] and the weights there of three rules, each `(POINTS_PER_SIDE,)`.
 
-    These are Clenshaw and Curtis's rule of all nodes, that of every second, and Fejer's of the others. Each integrates
-    the polynomial through its own nodes exactly.
+    These are Clenshaw and Curtis's rule of all nodes, that of every second node, and Fejer's first rule of the others.
+    Each integrates the polynomial through its own nodes exactly.
 
     Source:
         Waldvogel 2006, "Fast construction of the Fejer and Clenshaw-Curtis quadrature rules", BIT 46.

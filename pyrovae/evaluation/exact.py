@@ -174,10 +174,10 @@ def _wider(
     matters: Callable[[LogIntegral], bool],
     dtype: torch.dtype,
 ) -> tuple[int, LogIntegral]:
-    """Returns which range, times as wide, is worth its points, and the prior's mass within it.
+    """Returns how many times as wide a range is worth its points, and the prior's mass within it.
 
-    It is the narrowest that leaves next to nothing of any datum's prior, and nothing that matters, or else the widest
-    that leaves less of some datum's than the one before.
+    It is the narrowest range that leaves next to nothing of any datum's prior, and nothing that matters. If there is
+    none, it is the widest that leaves less of some datum's prior than the one before.
     """
     found, missing = (1, mass), _missing(mass, dtype)
     for factor in factors:

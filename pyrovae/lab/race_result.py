@@ -124,7 +124,8 @@ class Race:
     def verdict(self) -> str:
         """A sentence that says which differences to the first objective are resolved, that is differ from 0.
 
-        It adds where the guides, rather than the models, may differ: Pareto k > 0.7 at more than 5% of the data.
+        It warns where a difference may be one of the guides and not of the models, as Pareto k is above 0.7 at more
+        than 5% of the data.
         """
         first, *others = self.objectives
         seeds = len(self[first])
