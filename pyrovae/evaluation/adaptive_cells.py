@@ -79,10 +79,10 @@ def _rules(device: torch.device) -> tuple[Tensor, ...]:
     return -angle.cos(), weights(angle, intervals, True), half, others
 
 
-def _product_rules(dim: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Returns the nodes on [-1, 1]^dim, `(nodes, dim)`, and the log-weights there of three rules."""
+def _product_rules(dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the nodes on [-1, 1]^dim, `(nodes, dim)`, and the weights there of three rules, `(3, nodes)`."""
     nodes, *rules = (torch.cartesian_prod(*[column] * dim).reshape(-1, dim) for column in _rules(device))
-    return nodes, *(rule.prod(-1).log() for rule in rules)
+    return nodes, torch.stack(rules).prod(-1)
 
 
 def _entries(column: Tensor, index: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class AdaptiveCells:
         self.limit, self.chunk_size = limit, chunk_size
         self.dim, device = like.shape[-1], like.device
 
-        self.nodes, *self.log_rules = _product_rules(self.dim, device)
+        self.nodes, self.rules = _product_rules(self.dim, device)
         self.corners = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5], device=device)] * self.dim)
         self.corners = self.corners.reshape(-1, self.dim).double()
         # The points of a cell must be distinct numbers of their dtype.
@@ -211,21 +211,22 @@ class AdaptiveCells:
         points = z.flatten(0, 1)
         shared = z.shape[2] < len(self.rows) and self.num_data < FEW_OF * len(self.rows)
         values = self.log_density(points, None)[:, self.rows] if shared else self._at_own_points(points)
-        values = values.unflatten(0, z.shape[:2]).double()
-        log_half, rises = half.log(), []
-        shaped = values.unflatten(1, [POINTS_PER_SIDE] * self.dim)
+        values = values.unflatten(0, z.shape[:2])
+        shaped, rises = values.unflatten(1, [POINTS_PER_SIDE] * self.dim), []
         for d in range(1, self.dim + 1):
             inner, outer = shaped.narrow(d, 1, shaped.shape[d] - 1), shaped.narrow(d, 0, shaped.shape[d] - 1)
             rises.append(rise_between(inner, outer).flatten(1, self.dim).amax(1))
-        steep = torch.stack(rises).amax(0) + self.dim * (math.log(2) + log_half)
-        mass, *rough = ((values + rule[:, None]).logsumexp(1) + self.dim * log_half for rule in self.log_rules)
-        off = torch.stack([_log_distance(mass, one) for one in rough]).amax(0)
+        peak, log_area = values.amax(1), self.dim * half.log()
+        shift = torch.where(peak.isinf(), 0.0, peak)
+        mass, *rough = (self.rules @ (values - shift[:, None]).exp().double()).unbind(1)
+        off = torch.stack([(mass - one).abs() for one in rough]).amax(0).log() + shift + log_area
+        steep = torch.stack(rises).amax(0) + self.dim * math.log(2) + log_area
         at_limit = (z.abs() > self.limit - 0.01 * half[:, None, :, None]).any(-1)
         return {
-            "mass": mass,
+            "mass": mass.log() + shift + log_area,
             "error": torch.maximum(off, steep),
-            "edge": torch.where(at_limit, values, -math.inf).amax(1),
-            "peak": values.amax(1),
+            "edge": torch.where(at_limit, values, -math.inf).amax(1).double(),
+            "peak": peak.double(),
         }
 
     def _at_own_points(self, points: Tensor) -> Tensor:
