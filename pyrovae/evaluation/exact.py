@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.common import evaluates, require, require_count, require_number, require_size
-from pyrovae.evaluation.adaptive_cells import LogIntegral
+from pyrovae.evaluation.adaptive_cells import LogDensity, LogIntegral
 from pyrovae.evaluation.chunks import DATA_PER_CHUNK, pairs_in_memory
 from pyrovae.evaluation.cubature import VANISHED, log_integral
 from pyrovae.evaluation.model_alone import ModelAlone
@@ -91,103 +91,119 @@ def quadrature_log_marginal(
         len(shapes) == 1 and shape in ((), (1,), (2,)),
         f"quadrature needs one latent site of one or two dimensions, got {_in_words(shapes)}",
     )
-    prior, data = alone.latent[name]["fn"], alone.data
+    prior = alone.latent[name]["fn"]
     require(
         has_real_support(prior), f'quadrature needs a latent of real numbers, got {support_of(prior)} at site "{name}"'
     )
 
-    def as_drawn(z: Tensor) -> Tensor:
-        return z if shape else z.squeeze(-1)  # a site without to_event draws numbers
-
-    def args_at(rows: Tensor | None) -> tuple:
-        if rows is None:
-            return data.args
-        require(
-            alone.takes_rows,
-            f"num_points must be larger for these data, got {num_points}",
-        )
-        return data.at(rows)
-
-    likeliest = torch.full((data.size,), -math.inf, dtype=torch.float64, device=data.device)
-
-    def log_joint_at(z: Tensor, rows: Tensor | None) -> Tensor:
-        joint = alone.log_joint({name: as_drawn(z)}, args_at(rows), data.size if rows is None else len(rows))
-        if rows is None:
-            likelihood = (joint - log_prior_at(z, None)).nan_to_num(nan=-math.inf).expand(-1, data.size)
-            torch.maximum(likeliest, likelihood.amax(0), out=likeliest)
-        return joint
-
-    def log_prior_at(z: Tensor, rows: Tensor | None) -> Tensor:
-        args_at(rows)
-        return alone.log_prior(as_drawn(z), name, rows)
-
-    like = alone.latent[name]["value"]
-    like, dim = (like, shape[0]) if shape else (like[..., None], 1)
-    settings = {"like": like, "num_data": data.size, "chunk_size": chunk_size, "tolerance": GRID_TOLERANCE}
-
-    def prior_within(factor: int) -> LogIntegral:
-        points = (factor * (num_points - 1) + 2) // 2
-        return log_integral(log_prior_at, limit=factor * limit, num_points=points, **settings)
-
-    def joint_within(factor: int) -> LogIntegral:
-        points = factor * (num_points - 1) + 1
-        return log_integral(log_joint_at, limit=factor * limit, num_points=points, **settings)
-
-    def share_beyond(mass: LogIntegral) -> Tensor:
-        """Returns what the prior's mass beyond the limits may add, if no likelihood there is above those seen."""
-        return (_missing(mass, like.dtype).log() + likeliest - joint.value).exp().nan_to_num(nan=math.inf)
-
-    def matters(mass: LogIntegral) -> bool:
-        return bool((share_beyond(mass) > GRID_TOLERANCE).any())
-
     with pyro.validation_enabled(False):
-        factor, joint, mass = 1, joint_within(1), prior_within(1)
-        if (_missing(mass, like.dtype) > NEXT_TO_NOTHING).any():  # look at the likelihood where the rest may be
-            axis = torch.linspace(-WIDER[-1] * limit, WIDER[-1] * limit, num_points // 4 + 1, device=data.device)
-            far = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim).to(like)
-            for part in far.split(max(1, chunk_size // data.size)):
-                log_joint_at(part, None)
-        if matters(mass):
-            factors = [factor for factor in WIDER if (factor * (num_points - 1) + 1) ** dim <= MOST_POINTS]
-            factor, mass = _wider(prior_within, mass, factors, matters, like.dtype)
-            joint = joint if factor == 1 else joint_within(factor)
+        ranges = _Ranges(alone, limit, num_points, chunk_size)
+        joint, mass = ranges.joint(1), ranges.prior(1)
+        factor, mass = ranges.worth_its_points(joint, mass)
+        joint = joint if factor == 1 else ranges.joint(factor)
     known = (joint.edge <= joint.peak - VANISHED) & (mass.value >= math.log(0.99)) & mass.error.isfinite()
     # A tail falls by 10 nats or more on its way to the border: it adds at most what there would be if the density at
     # the border held in all of the square.
-    at_border = (joint.edge + dim * math.log(2 * factor * limit) - joint.value).exp()
-    beyond = torch.maximum(at_border, share_beyond(mass).log1p())
+    at_border = (joint.edge + ranges.dim * math.log(2 * factor * limit) - joint.value).exp()
+    beyond = torch.maximum(at_border, ranges.share_beyond(joint, mass).log1p())
     error = torch.where(known, joint.error + beyond, math.inf)
     return Integrated(joint.value.to(alone.home), error.to(alone.home))
 
 
-def _missing(mass: LogIntegral, dtype: torch.dtype) -> Tensor:
-    """Returns how much of the prior is known to be missing from an integral of it, `(data,)`."""
-    rounding = 100 * torch.finfo(dtype).eps
-    error = mass.error.nan_to_num(posinf=0.0)  # unknown where the prior does not vanish at the limits
-    return (-torch.expm1(mass.value + error) - rounding).nan_to_num(nan=0.0).clamp(min=0)
+class _Ranges:
+    """Integrates the joint density and the prior of a model's one latent over ranges of `factor` times the limits.
 
-
-def _wider(
-    prior_within: Callable[[int], LogIntegral],
-    mass: LogIntegral,
-    factors: list[int],
-    matters: Callable[[LogIntegral], bool],
-    dtype: torch.dtype,
-) -> tuple[int, LogIntegral]:
-    """Returns how many times as wide a range is worth its points, and the prior's mass within it.
-
-    It is the narrowest range that leaves next to nothing of any datum's prior, and nothing that matters. If there is
-    none, it is the widest that leaves less of some datum's prior than the one before.
+    `likeliest` is the largest log-likelihood of each datum that has been seen, `(data,)`.
     """
-    found, missing = (1, mass), _missing(mass, dtype)
-    for factor in factors:
-        wider = prior_within(factor)
-        left = _missing(wider, dtype)
-        if (left < 0.75 * missing).any():
-            found, missing = (factor, wider), left
-        if (left < NEXT_TO_NOTHING).all() and not matters(wider):
-            break
-    return found
+
+    def __init__(self, alone: ModelAlone, limit: float, num_points: int, chunk_size: int) -> None:
+        self.alone, self.data = alone, alone.data
+        self.limit, self.num_points, self.chunk_size = limit, num_points, chunk_size
+        ((self.name, site),) = alone.latent.items()
+        self.is_number = not site["fn"].event_shape  # a site without to_event draws numbers
+        self.like = site["value"][..., None] if self.is_number else site["value"]
+        self.dim = self.like.shape[-1]
+        self.likeliest = torch.full((self.data.size,), -math.inf, dtype=torch.float64, device=self.data.device)
+
+    def joint(self, factor: int) -> LogIntegral:
+        """Returns the integrals of p(x, z)."""
+        return self._integral(self._log_joint, factor, factor * (self.num_points - 1) + 1)
+
+    def prior(self, factor: int) -> LogIntegral:
+        """Returns the integrals of p(z)."""
+        return self._integral(self._log_prior, factor, (factor * (self.num_points - 1) + 2) // 2)
+
+    def _integral(self, log_density: LogDensity, factor: int, num_points: int) -> LogIntegral:
+        return log_integral(
+            log_density, self.like, self.data.size, factor * self.limit, num_points, self.chunk_size, GRID_TOLERANCE
+        )
+
+    def _log_joint(self, z: Tensor, rows: Tensor | None) -> Tensor:
+        num = self.data.size if rows is None else len(rows)
+        joint = self.alone.log_joint({self.name: self._as_drawn(z)}, self._args_at(rows), num)
+        if rows is None:
+            likelihood = (joint - self._log_prior(z, None)).nan_to_num(nan=-math.inf).expand(-1, self.data.size)
+            torch.maximum(self.likeliest, likelihood.amax(0), out=self.likeliest)
+        return joint
+
+    def _log_prior(self, z: Tensor, rows: Tensor | None) -> Tensor:
+        self._args_at(rows)
+        return self.alone.log_prior(self._as_drawn(z), self.name, rows)
+
+    def _as_drawn(self, z: Tensor) -> Tensor:
+        return z.squeeze(-1) if self.is_number else z
+
+    def _args_at(self, rows: Tensor | None) -> tuple:
+        if rows is None:
+            return self.data.args
+        require(self.alone.takes_rows, f"num_points must be larger for these data, got {self.num_points}")
+        return self.data.at(rows)
+
+    def share_beyond(self, joint: LogIntegral, mass: LogIntegral) -> Tensor:
+        """Returns what the prior's mass beyond a range may add, if no likelihood there is above those seen."""
+        return (self._missing(mass).log() + self.likeliest - joint.value).exp().nan_to_num(nan=math.inf)
+
+    def _missing(self, mass: LogIntegral) -> Tensor:
+        """Returns how much of the prior is known to be missing from an integral of it, `(data,)`."""
+        rounding = 100 * torch.finfo(self.like.dtype).eps
+        error = mass.error.nan_to_num(posinf=0.0)  # unknown where the prior does not vanish at the limits
+        return (-torch.expm1(mass.value + error) - rounding).nan_to_num(nan=0.0).clamp(min=0)
+
+    def worth_its_points(self, joint: LogIntegral, mass: LogIntegral) -> tuple[int, LogIntegral]:
+        """Returns the factor of the range that is worth its points, and the prior's mass within it.
+
+        It is the limits' own unless the rest of the prior may matter. Else it is the narrowest range that leaves next
+        to nothing of any datum's prior, and nothing that matters. If there is none, it is the widest that leaves less
+        of some datum's prior than the one before.
+        """
+
+        def matters(mass: LogIntegral) -> bool:
+            return bool((self.share_beyond(joint, mass) > GRID_TOLERANCE).any())
+
+        missing = self._missing(mass)
+        if (missing > NEXT_TO_NOTHING).any():
+            self._look_beyond()
+        found = 1, mass
+        if not matters(mass):
+            return found
+        for factor in WIDER:
+            if (factor * (self.num_points - 1) + 1) ** self.dim > MOST_POINTS:
+                break
+            wider = self.prior(factor)
+            left = self._missing(wider)
+            if (left < 0.75 * missing).any():
+                found, missing = (factor, wider), left
+            if (left < NEXT_TO_NOTHING).all() and not matters(wider):
+                break
+        return found
+
+    def _look_beyond(self) -> None:
+        """Looks at the likelihood in all of the widest range, where the rest of the prior may be."""
+        widest = WIDER[-1] * self.limit
+        axis = torch.linspace(-widest, widest, self.num_points // 4 + 1, device=self.data.device)
+        far = torch.cartesian_prod(*[axis] * self.dim).reshape(-1, 1, self.dim).to(self.like)
+        for part in far.split(max(1, self.chunk_size // self.data.size)):
+            self._log_joint(part, None)
 
 
 def _in_words(shapes: dict[str, tuple[int, ...]]) -> str:
