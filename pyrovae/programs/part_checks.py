@@ -16,6 +16,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.common import InputError, first_line, is_out_of_memory, kept_generators, local_seed, require, takes_missing
+from pyrovae.programs.layout import frames_of
 from pyrovae.programs.mask_checks import density_of, differ
 from pyrovae.programs.observed_parts import LeavesOut, Numbers, guide_of_parts, takes_mask
 from pyrovae.programs.sites import sample_sites, seen
@@ -47,6 +48,7 @@ def _check(model: Callable, guide: Callable, part: tuple) -> None:
         latents = poutine.trace(guide_of_parts(guide)).get_trace(*part)
     ways = [Numbers.of(x), Numbers.of(x, backwards=True)]
     known = {"mask": ~x.isnan()} if takes_mask(model, len(part)) else {}
+    subsamples: dict[str, str] = {}
 
     def run(x: Tensor, leaves_out: LeavesOut) -> dict[str, tuple[Tensor, Tensor]]:
         def program(*args: Any) -> None:
@@ -55,6 +57,10 @@ def _check(model: Callable, guide: Callable, part: tuple) -> None:
 
         with kept_generators(), local_seed(0), pyro.validation_enabled(False):
             sites = sample_sites(poutine.trace(poutine.replay(program, trace=latents)).get_trace(x, *y))
+        for frame in (frame for site in sites.values() for frame in frames_of(site)):
+            if frame.full_size not in (None, -1, frame.size):
+                held = f'as the plate "{frame.name}" holds a subsample of {frame.size} of {frame.full_size}'
+                subsamples[frame.name] = held
         return {name: (_term(site), seen(site)) for name, site in sites.items()}
 
     leave = [LeavesOut(numbers, other=numbers.backwards) for numbers in ways]
@@ -70,7 +76,7 @@ def _check(model: Callable, guide: Callable, part: tuple) -> None:
     one, other = (leaves_out.cells for leaves_out in leave)
     alike = one.keys() == other.keys() and all(torch.equal(cells, other[name]) for name, cells in one.items())
     require(alike and all(found.keys() == terms.keys() for found in others), f"{_RULE}; it observes a function of them")
-    _require_all_found(one, x, ways[0])
+    _require_all_found(one, x, ways[0], ", ".join(subsamples.values()))
     for found in others:
         for name, term in terms.items():
             same_mask = _same(term[1], found[name][1])
@@ -79,12 +85,13 @@ def _check(model: Callable, guide: Callable, part: tuple) -> None:
             require(not differ(term, found[name]), f"{rule}: log p of the others would be that at a value made up")
 
 
-def _require_all_found(cells: dict[str, Tensor], x: Tensor, numbers: Numbers) -> None:
-    """Raises `InputError` unless each number is observed as often as a cell has it."""
+def _require_all_found(cells: dict[str, Tensor], x: Tensor, numbers: Numbers, why_not: str) -> None:
+    """Raises `InputError`, which says `why_not` if that is known, unless each number is observed as often as in x."""
     at = torch.cat([torch.zeros(0, dtype=torch.long, device=x.device), *(one[one >= 0] for one in cells.values())])
     often = torch.bincount(at, minlength=numbers.count)
     wanted = torch.bincount(numbers.read(numbers.put(x)[x.isnan()]), minlength=numbers.count)
-    require(bool((often >= wanted).all()), f"{_RULE}; one is at none of its sites")
+    missed = "one is at none of its sites" + (why_not and f", {why_not}")
+    require(bool((often >= wanted).all()), f"{_RULE}; {missed}")
 
 
 def _term(site: dict) -> Tensor:

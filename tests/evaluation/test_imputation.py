@@ -164,6 +164,19 @@ def test_what_cannot_be_imputed_is_refused():
 
     assert refusal(pv.impute, half, guide, x, num_samples=30).endswith("; one is at none of its sites")
 
+    def subsampled(x):
+        with pyro.plate("data", len(x), subsample_size=2) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            for i in range(CELLS):
+                pyro.sample(f"x_{i}", dist.Normal(z, 1.0), obs=x[index, i])
+
+    def guide_of_some(x, mask):
+        with pyro.plate("data", len(x), subsample_size=2):
+            pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+
+    said = 'as the plate "data" holds a subsample of 2 of 3'
+    assert refusal(pv.impute, subsampled, guide_of_some, x).endswith(said)
+
 
 def test_a_standard_deviation_that_does_not_exist_is_flagged():
     vae = small_vae((CELLS,), likelihood=pv.StudentT(df=1.2, scale=0.5), missing="mask")
