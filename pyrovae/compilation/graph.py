@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch._C._dynamo.guards import TensorGuards
 
 from pyrovae.common import first_line, warn
@@ -17,6 +17,8 @@ class Graph:
     The tensors that the function reads from elsewhere (parameters, buffers, those of a closure) are called `outside`.
     They are read again at every call, so that what is written into them takes effect. Random numbers come from torch's
     generators in the function's own order: from the same states, the graph and the function draw the same numbers.
+    Results have the memory layout that they had in the trace, on which the function's own decisions were taken: the
+    kernels of a fused optimiser go through a parameter and its gradient in the order of their memory, whatever that is.
 
     Args:
         function: Takes tensors and returns a tensor, or a tuple of tensors and None.
@@ -31,6 +33,9 @@ class Graph:
 
     def __init__(self, function: Callable, args: Sequence[Tensor], inductor: bool = True, num_moved: int = 0) -> None:
         module, self.outside = trace(function, args)
+        self._strides = _strides_of_results(module)
+        # The places of results that the graph lays out otherwise, with the strides wanted: known once it has run.
+        self._laid_out_otherwise: list[tuple[int, tuple[int, ...]]] | None = None
         self.inductor = inductor
         self._run: Callable = module
         if inductor:
@@ -48,7 +53,21 @@ class Graph:
 
     @torch.no_grad()
     def __call__(self, *args: Tensor) -> tuple[Tensor | None, ...]:
-        return self._run(*args, *self.outside)
+        found = self._run(*args, *self.outside)
+        if self._laid_out_otherwise is None:
+            several = found if isinstance(found, tuple | list) else ()
+            self._laid_out_otherwise = [
+                (place, strides)
+                for place, (result, strides) in enumerate(zip(several, self._strides, strict=False))
+                if result is not None and strides is not None and result.stride() != strides
+            ]
+        if not self._laid_out_otherwise:
+            return found
+        results = list(found)
+        for place, strides in self._laid_out_otherwise:
+            result = results[place]
+            results[place] = result.new_empty_strided(result.shape, strides).copy_(result)
+        return tuple(results)
 
     def fits(self, moved: Sequence[Tensor] = ()) -> bool:
         """Returns whether the tensors outside, and the last `num_moved` arguments, have the layout of the trace."""
@@ -59,6 +78,14 @@ class Graph:
         if fits and self._guards is not None:  # torch's guards also look at the mode that torch is in
             self._guards = _guards_of(watched)
         return fits
+
+
+def _strides_of_results(module: fx.GraphModule) -> list[tuple[int, ...] | None]:
+    """Returns the strides of each result in the trace, None where that is no tensor, or the results are not several."""
+    (results,) = next(node for node in module.graph.nodes if node.op == "output").args
+    several = results if isinstance(results, tuple | list) else ()
+    values = [result.meta.get("val") if isinstance(result, fx.Node) else None for result in several]
+    return [value.stride() if isinstance(value, Tensor) and value.layout == torch.strided else None for value in values]
 
 
 def _guards_of(tensors: Sequence[Tensor]) -> TensorGuards | None:

@@ -9,7 +9,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -37,7 +37,7 @@ def trace(function: Callable, args: Sequence[Tensor]) -> tuple[fx.GraphModule, l
     Raises `CannotTrace` if the function is not a straight line of tensor operations.
     """
     try:
-        with _without_values(), _without_whole_layers(), torch.random.fork_rng(_cuda_devices(args)):
+        with _without_values(), torch.random.fork_rng(_cuda_devices(args)):
             found = Recording(function, args)
             is_same = found.is_of(function)
     except CannotTrace:
@@ -77,7 +77,8 @@ def _without_values() -> Iterator[None]:
 def _without_whole_layers() -> Iterator[None]:
     """Within the block an LSTM is the operations that it consists of.
 
-    That of oneDNN is a single one, which keeps for its gradient what it needs only where autograd runs it.
+    That of oneDNN is a single one, which keeps for its gradient what it needs only where autograd runs it. Nothing else
+    may be run in the block: a convolution's gradient, say, would have another memory layout than when it is replayed.
     """
     is_enabled = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
@@ -100,7 +101,8 @@ class _NoValues(TorchFunctionMode):
             if func is Tensor.__bool__ and _is_check(caller()):
                 return True
             raise CannotTrace(f"{LOOKS}{line_being_run()}")
-        return func(*args, **(kwargs or {}))
+        with _without_whole_layers() if func is torch.lstm else nullcontext():
+            return func(*args, **(kwargs or {}))
 
 
 def caller() -> FrameType:
