@@ -17,8 +17,8 @@ class Graph:
     The tensors that the function reads from elsewhere (parameters, buffers, those of a closure) are called `outside`.
     They are read again at every call, so that what is written into them takes effect. Random numbers come from torch's
     generators in the function's own order: from the same states, the graph and the function draw the same numbers.
-    Results have the memory layout that they had in the trace, on which the function's own decisions were taken: the
-    kernels of a fused optimiser go through a parameter and its gradient in the order of their memory, whatever that is.
+    Results have the memory layout of the trace, whatever layout the kernels choose. The function may have chosen it: a
+    fused optimiser goes through a parameter and its gradient in the order of their memory.
 
     Args:
         function: Takes tensors and returns a tensor, or a tuple of tensors and None.

@@ -77,8 +77,8 @@ def _without_values() -> Iterator[None]:
 def _without_whole_layers() -> Iterator[None]:
     """Within the block an LSTM is the operations that it consists of.
 
-    That of oneDNN is a single one, which keeps for its gradient what it needs only where autograd runs it. Nothing else
-    may be run in the block: a convolution's gradient, say, would have another memory layout than when it is replayed.
+    That of oneDNN is a single one, which keeps for its gradient what it needs only where autograd runs it. Run
+    nothing else in the block: the gradient of a convolution, say, is laid out otherwise in it than in a replay.
     """
     is_enabled = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)

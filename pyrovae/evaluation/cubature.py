@@ -23,8 +23,8 @@ NEGLIGIBLE = 15.0  # nats below the largest density
 ALIASES = {1: [[1]], 2: [[1, 0], [0, 1], [1, 1], [-1, 1], [1, 2], [-1, 2], [2, 1], [-2, 1]]}
 WATCHED = [0.5 - 0.18 * (number * 0.618034 % 1) for number in range(16)]  # cycles per point
 ALIAS_SAFETY = 5  # times one alias: the rule is off by all, of both signs
-# Points of a datum's own are decoded for each pair. So few fit into the cache, which makes a network of two layers of
-# 128 units twice as fast as a million pairs at a time; fewer would spend their time in Pyro.
+# Where each datum has points of its own, every pair is decoded. This many fit into the cache: a network with two layers
+# of 128 units is twice as fast as with a million at a time. Fewer would spend their time in Pyro.
 OWN_PAIRS_PER_CHUNK = 2**14
 SHARED_POINTS = 360  # per dimension: a grid of fewer points that all data share costs less than each datum's own cells
 
