@@ -19,7 +19,7 @@ import pyrovae as pv
 
 # Seeds ----------------------------------------------------------------------------------------------------------------
 
-# Of the whole run: conftest.py sets both from --base-seed before any test file is imported, and the programs that
+# Of the whole run: each_test.py sets both from --base-seed before any test file is imported, and the programs that
 # tests start read the variable.
 BASE_SEED = int(os.environ.get("PYROVAE_BASE_SEED", "0"))
 

@@ -1,11 +1,10 @@
-import gc
+"""What every test has: fixtures, a seed, and the settings that spare the suite time."""
+
 import math
 import os
 import random
 import resource
-import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import helpers
@@ -26,39 +25,20 @@ from pyrovae.programs import gate
 
 mpl.use("Agg")
 
-MEMORY = Path("/dev/shm")
 # Half of a figure's time goes into its pixels, and half of the rest into finding room for its labels.
 SHARP, COARSE = files.DOTS_PER_INCH, 20
 LAY_OUT, SAVE = ConstrainedLayoutEngine.execute, Figure.savefig
 # The weights are right whatever the step sizes, whose tuning is most of what an estimate of a few distributions takes.
 FULL_PILOT, SHORT_PILOT = (annealed_chains.PILOT_WARMUP, annealed_chains.PILOT_TRANSITIONS), (10, 30)
-# What takes longest begins first, so that no worker waits for another's last test.
-LONGEST = ("test_site.py", "test_workers.py", "test_notebooks.py", "test_benchmark_scripts.py", "test_paper_scripts.py")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--base-seed", type=int, default=0, help="moves the seeds of every claim about chance (0 to 4,000,000)"
-    )
-    parser.addoption("--gpu-device", default="cuda", help="where the tests marked gpu run; cpu tries them out")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # What is frozen below is thawed after pytest's own two collections, and before extension modules would report all
-    # that they made as leaked.
-    config.add_cleanup(gc.unfreeze)
     progress.SECONDS_BETWEEN_LINES = math.inf  # on a busy machine a test may take longer, and wants no line of it
     helpers.BASE_SEED = config.getoption("--base-seed")
     os.environ["PYROVAE_BASE_SEED"] = str(helpers.BASE_SEED)
     files.DOTS_PER_INCH = COARSE
     ConstrainedLayoutEngine.execute, Figure.savefig = lambda engine, figure: None, save_without_layout
     annealed_chains.PILOT_WARMUP, annealed_chains.PILOT_TRANSITIONS = SHORT_PILOT
-    # A checkpoint is forced to the disk, which takes tens of milliseconds there, and none in memory.
-    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2e9:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
-    # A shell's background job ignores Ctrl-C, which some tests send.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def save_without_layout(figure: Figure, *args: object, **settings: object) -> None:
@@ -70,21 +50,6 @@ def save_without_layout(figure: Figure, *args: object, **settings: object) -> No
         patch.setattr(figure, "_layout_engine", None)
         patch.setattr(_AxesBase, "_update_title_position", lambda axes, renderer: None)
         SAVE(figure, *args, **settings)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
-    """What is imported and collected stays: the garbage collector need not go through 700,000 objects again."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
