@@ -23,6 +23,7 @@ _PLAIN_MODULE = frozenset(vars(nn.Module())) - {
 }  # fmt: skip
 _HOLDERS = (argparse.Namespace, types.SimpleNamespace, Mapping, ParamStoreDict)  # of libraries, with what users put in
 _USUAL_DICTS = (dict, OrderedDict)
+_PLAIN = (int, float, str, bytes)  # which hold nothing
 _MAX_LENGTH = 1_000  # a longer container is taken for data, and is not searched
 MISSING = object()  # the value of an attribute or a name that does not exist
 
@@ -62,7 +63,7 @@ class ProgramSearch:
 
     def visit(self, thing: object) -> None:
         """Adds `thing` and everything that is reached from it."""
-        if thing is None or isinstance(thing, int | float | str | bytes) or id(thing) in self.seen:
+        if thing is None or id(thing) in self.seen or isinstance(thing, _PLAIN):
             return
         self.seen[id(thing)] = thing  # kept alive, so that no other object gets its id
         if type(thing) in _USUAL_DICTS:  # two thirds of what modules hold
@@ -78,7 +79,7 @@ class ProgramSearch:
             case types.FunctionType():
                 self._visit_function(thing)
             case nn.Module():
-                caches = [name for name in vars(thing) if _is_cache(thing, name)]
+                caches = _caches_of(thing)
                 self.caches += [(vars(thing), name, vars(thing)[name]) for name in caches]
                 hidden = _PLAIN_MODULE.union(caches)
                 own = {name: value for name, value in vars(thing).items() if name not in hidden}
@@ -119,7 +120,8 @@ class ProgramSearch:
         self.names.append((container, frozenset(container)))
         for name, value in list(entries.items()):
             self.entries.append((container, name, value))
-            self.visit(value)
+            if not (value is None or isinstance(value, _PLAIN)):  # most are, and a call takes longer
+                self.visit(value)
 
     def _visit_class(self, cls: type) -> None:
         for base in cls.__mro__:
@@ -166,10 +168,13 @@ def attribute(owner: object, name: str) -> object:
         return MISSING
 
 
-def _is_cache(module: nn.Module, name: str) -> bool:
+def _caches_of(module: nn.Module) -> list[str]:
+    """Returns the names under which a library's module keeps what it need not keep."""
     if isinstance(module, AutoGuide):
-        return name == "plates"
-    return isinstance(module, Transform) and name.startswith("_cached")
+        return ["plates"] if "plates" in vars(module) else []
+    if isinstance(module, Transform):
+        return [name for name in vars(module) if name.startswith("_cached")]
+    return []
 
 
 @functools.cache
