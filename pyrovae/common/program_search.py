@@ -24,6 +24,7 @@ _PLAIN_MODULE = frozenset(vars(nn.Module())) - {
 _HOLDERS = (argparse.Namespace, types.SimpleNamespace, Mapping, ParamStoreDict)  # of libraries, with what users put in
 _USUAL_DICTS = (dict, OrderedDict)
 _PLAIN = (int, float, str, bytes)  # which hold nothing
+_WITHOUT_MODULES = (*_PLAIN, Tensor)
 _MAX_LENGTH = 1_000  # a longer container is taken for data, and is not searched
 MISSING = object()  # the value of an attribute or a name that does not exist
 
@@ -37,7 +38,9 @@ class ProgramSearch:
     of callable objects, and at what its namespaces and mappings hold.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, only_modules: bool = False) -> None:
+        self.only_modules = only_modules
+        """If True, `modules` is all that is asked for: of the contents of dicts nothing else is written down."""
         self.entries: list[tuple[Mapping[Any, object], object, object]] = []
         """`(dict, key, value)` of attributes, globals and items of dicts; a class has a read-only view of its dict."""
         self.sizes: list[tuple[dict, int]] = []
@@ -115,6 +118,11 @@ class ProgramSearch:
 
     def _add_entries(self, container: dict, entries: dict) -> None:
         if len(container) > _MAX_LENGTH:
+            return
+        if self.only_modules:
+            for value in list(entries.values()):
+                if not (value is None or isinstance(value, _WITHOUT_MODULES)):
+                    self.visit(value)
             return
         self.sizes.append((container, len(container)))
         self.names.append((container, frozenset(container)))
