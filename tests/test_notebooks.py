@@ -11,11 +11,13 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
+from helpers import FEW_FACTORS
 from IPython.core.formatters import DisplayFormatter
 from nbclient import NotebookClient
 
 import pyrovae as pv
-from pyrovae.lab import step_timing
+from pyrovae.evaluation import proposal_misfit
+from pyrovae.lab import comparing, step_timing
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 NEED_MNIST = {"02_conditional", "04_likelihoods_on_images", "13_which_estimator"}
@@ -68,6 +70,10 @@ def quick(monkeypatch, request):
     """Sets what a notebook reads from its environment, with the images of the one that is asked for if it has any."""
     monkeypatch.setenv("PYROVAE_QUICK", "1")
     monkeypatch.setattr(step_timing, "TIMED_ROUNDS", 4)
+    # In the quick mode no number counts: neither a gap to log p(x) nor by which factor a proposal should be wider.
+    monkeypatch.setattr(comparing, "LOG_PX_SAMPLES", 100)
+    for name, few in FEW_FACTORS.items():
+        monkeypatch.setattr(proposal_misfit, name, few)
     if getattr(request.node, "callspec", None) and request.node.callspec.params["path"].stem in NEED_MNIST:
         monkeypatch.setenv("PYROVAE_DATA", str(Path(request.getfixturevalue("mnist_root")).resolve()))
 

@@ -23,6 +23,8 @@ _PLAIN_MODULE = frozenset(vars(nn.Module())) - {
 }  # fmt: skip
 _HOLDERS = (argparse.Namespace, types.SimpleNamespace, Mapping, ParamStoreDict)  # of libraries, with what users put in
 _USUAL_DICTS = (dict, OrderedDict)
+_PLAIN = (int, float, str, bytes)  # which hold nothing
+_WITHOUT_MODULES = (*_PLAIN, Tensor)
 _MAX_LENGTH = 1_000  # a longer container is taken for data, and is not searched
 MISSING = object()  # the value of an attribute or a name that does not exist
 
@@ -36,7 +38,9 @@ class ProgramSearch:
     of callable objects, and at what its namespaces and mappings hold.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, only_modules: bool = False) -> None:
+        self.only_modules = only_modules
+        """If True, `modules` is all that is asked for: of the contents of dicts nothing else is written down."""
         self.entries: list[tuple[Mapping[Any, object], object, object]] = []
         """`(dict, key, value)` of attributes, globals and items of dicts; a class has a read-only view of its dict."""
         self.sizes: list[tuple[dict, int]] = []
@@ -62,7 +66,7 @@ class ProgramSearch:
 
     def visit(self, thing: object) -> None:
         """Adds `thing` and everything that is reached from it."""
-        if thing is None or isinstance(thing, int | float | str | bytes) or id(thing) in self.seen:
+        if thing is None or id(thing) in self.seen or isinstance(thing, _PLAIN):
             return
         self.seen[id(thing)] = thing  # kept alive, so that no other object gets its id
         if type(thing) in _USUAL_DICTS:  # two thirds of what modules hold
@@ -78,7 +82,7 @@ class ProgramSearch:
             case types.FunctionType():
                 self._visit_function(thing)
             case nn.Module():
-                caches = [name for name in vars(thing) if _is_cache(thing, name)]
+                caches = _caches_of(thing)
                 self.caches += [(vars(thing), name, vars(thing)[name]) for name in caches]
                 hidden = _PLAIN_MODULE.union(caches)
                 own = {name: value for name, value in vars(thing).items() if name not in hidden}
@@ -115,11 +119,17 @@ class ProgramSearch:
     def _add_entries(self, container: dict, entries: dict) -> None:
         if len(container) > _MAX_LENGTH:
             return
+        if self.only_modules:
+            for value in list(entries.values()):
+                if not (value is None or isinstance(value, _WITHOUT_MODULES)):
+                    self.visit(value)
+            return
         self.sizes.append((container, len(container)))
         self.names.append((container, frozenset(container)))
         for name, value in list(entries.items()):
             self.entries.append((container, name, value))
-            self.visit(value)
+            if not (value is None or isinstance(value, _PLAIN)):  # most are, and a call takes longer
+                self.visit(value)
 
     def _visit_class(self, cls: type) -> None:
         for base in cls.__mro__:
@@ -166,10 +176,13 @@ def attribute(owner: object, name: str) -> object:
         return MISSING
 
 
-def _is_cache(module: nn.Module, name: str) -> bool:
+def _caches_of(module: nn.Module) -> list[str]:
+    """Returns the names under which a library's module keeps what it need not keep."""
     if isinstance(module, AutoGuide):
-        return name == "plates"
-    return isinstance(module, Transform) and name.startswith("_cached")
+        return ["plates"] if "plates" in vars(module) else []
+    if isinstance(module, Transform):
+        return [name for name in vars(module) if name.startswith("_cached")]
+    return []
 
 
 @functools.cache

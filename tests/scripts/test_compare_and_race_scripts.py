@@ -11,7 +11,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 from helpers import tree
-from running_scripts import FOLDER, names_of, run_here
+from running_scripts import FOLDER, names_of, run_here, without_drawing
 
 import pyrovae as pv
 from pyrovae.cli import helper_processes
@@ -36,6 +36,7 @@ class Forked(get_context("fork").Process):
 
 def test_a_race_in_small(tmp_path, monkeypatch):
     monkeypatch.setattr(helper_processes.subprocess, "Popen", Forked)
+    without_drawing(monkeypatch)
     flags = ["--dataset", "pinwheel", "--hidden", 4, "--latent-dim", 1, "--epochs", 3, "--batch-size", 1_000]
     flags += ["--objectives", "elbo", "miwae(num_batches=3)", "--num-particles", 2, "--seeds", 0, 1]
     flags += ["--num-samples", 30, "--num-data", 20, "--out", "out"]
@@ -91,6 +92,7 @@ def test_seeds_of_a_race_start_apart_and_objectives_together(tmp_path, entrants_
 
 def test_estimators_compared_on_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "CompiledLoss", partial(costs.CompiledLoss, inductor=False))  # of which there are two
+    without_drawing(monkeypatch)  # what the figures show is compared with the rows below
     flags = ["--dataset", "four_clusters", "--hidden", 4, "--epochs", 1, "--out", "out"]
     assert run_here("train.py", *flags, cwd=tmp_path).returncode == 0
     flags = ["out", "--objectives", "dreg", "--num-particles", 2, "--num-data", 20]

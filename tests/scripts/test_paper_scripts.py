@@ -140,6 +140,7 @@ def test_tighter_bounds_in_small(tmp_path, monkeypatch):
     beside = ("sticking_the_landing", "dreg", experiment.naive_path)
     for name, fewer in {"EXTRA_REPEATS": 2, "BESIDE_IWAE": beside, "IN_BATCHES": (experiment.miwae,)}.items():
         monkeypatch.setattr(experiment, name, fewer)
+    without_drawing(monkeypatch)  # the next test looks at what the figures show
     sizes = {16: [1, 4, 16], 4: [1, 2, 4]}
     monkeypatch.setattr(experiment, "powers_of_two", sizes.__getitem__)
     flags = ["--num-data", 1_024, "--repeats", 12, "--max-particles", 16, "--out", "out"]
