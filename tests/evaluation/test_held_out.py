@@ -51,9 +51,11 @@ def test_data_in_chunks_have_the_same_densities(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("local", "pairs"), [(False, 2**20), (True, 2**20), (False, 20)], ids=["theta", "z too", "chunks"]
+    ("local", "pairs", "num_samples"),
+    [(False, 2**20, 100), (True, 2**20, 2_000), (False, 20, 50)],  # chunks take the longest
+    ids=["theta", "z too", "chunks"],
 )
-def test_the_error_of_the_mean_knows_that_data_have_draws_in_common(local, pairs, monkeypatch):
+def test_the_error_of_the_mean_knows_that_data_have_draws_in_common(local, pairs, num_samples, monkeypatch):
     """It was that of independent data, and up to nine times too small for 200 of them."""
     monkeypatch.setattr("pyrovae.evaluation.chunks.PAIRS_PER_CHUNK", pairs)
     x = torch.linspace(1, 4, 40, dtype=torch.float64)
@@ -61,7 +63,7 @@ def test_the_error_of_the_mean_knows_that_data_have_draws_in_common(local, pairs
     squares = []
     for seed in range(12):
         torch.manual_seed(suite_seed(seed))
-        found = held_out_log_px(*hierarchy(local), x, num_samples=2_000 if local else 100)
+        found = held_out_log_px(*hierarchy(local), x, num_samples=num_samples)
         squares.append(((found.mean - truth) / found.monte_carlo_error) ** 2)
     assert 0.15 < sum(squares) / len(squares) < 4  # chi-squared of 12 degrees: beyond with a chance of 1e-5
 
