@@ -29,7 +29,6 @@ from pyrovae.programs import checked_structures
 from pyrovae.programs.auxiliary_sites import check_auxiliary, moved_point
 from pyrovae.programs.data_values import check_data_values, check_finite_data
 from pyrovae.programs.independence_checks import coupled
-from pyrovae.programs.kept_densities import kept_densities
 from pyrovae.programs.layout import Reading
 from pyrovae.programs.mask_checks import check_masks
 from pyrovae.programs.one_way_transforms import one_way_site
@@ -122,7 +121,7 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
     With None the pair must only have log-weights. Raises `InputError` otherwise, in one line that says why.
     """
     reading = AS_IT_COMES if needs is None else needs.reading
-    with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True), kept_densities():
+    with evaluation_mode(model, guide), kept_generators(), pyro.validation_enabled(True):
         try:
             pair = _two_particles(model, guide, reading, args, kwargs)
         except DrawsOutside:

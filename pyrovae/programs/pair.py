@@ -19,7 +19,6 @@ from pyrovae.programs.data_plates import DataPlate, by_datum, in_columns, inner_
 from pyrovae.programs.data_values import refuse_dtype
 from pyrovae.programs.distribution_supports import log_density, support_of
 from pyrovae.programs.enumerated_runs import is_summed
-from pyrovae.programs.kept_densities import once_while_kept
 from pyrovae.programs.layout import PARTICLES, Layout, frames_of
 from pyrovae.programs.sites import base_of, is_autoencoder, is_improper, is_masked, outside_support, seen, without_mask
 from pyrovae.programs.summed_sites import summed_groups, summed_log_prob
@@ -241,7 +240,6 @@ class Pair:
             return None
         return torch.stack([self.log_density(name, site).sum() for name, site in without.items()]).sum()
 
-    @once_while_kept
     def log_density(self, name: str, site: dict) -> Tensor:
         """Returns a site's log-densities under its mask, one for each of its elements."""
         try:

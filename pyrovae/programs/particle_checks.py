@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pyrovae.common import InputError, warn
 from pyrovae.programs.independence_checks import Woven
-from pyrovae.programs.kept_densities import keep_densities_of
 from pyrovae.programs.known_layouts import run_one_by_one
 from pyrovae.programs.layout import Reading, frames_of
 from pyrovae.programs.one_way_transforms import NoInverse
@@ -40,7 +39,6 @@ def check_pair(model: Callable, guide: Callable, reading: Reading, args: tuple, 
     """
     try:
         pair = _two_particles(model, guide, reading, args, kwargs)
-        keep_densities_of(pair)
         pair.terms()  # which looks at the values of these data
         if not pair.layout.is_vectorized:
             return replace(pair, coupled=_coupled(*pair.runs[:2]))
