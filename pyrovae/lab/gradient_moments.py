@@ -26,8 +26,8 @@ class Gradient:
     A gradient that is the same in every repeat, up to rounding, has no noise, and its `snr` and `dsnr` are infinite.
     Both are nan if there is nothing to compare, because all gradients are exactly 0 or one is not finite. `dsnr` is
     also nan if only one coordinate moves: nothing can lie across it. If only two move, its mean does not exist: it and
-    its floor differ much from seed to seed, and more repeats do not help. A few coordinates that hardly vary can make `snr`
-    large, even where most are noise; `dsnr` takes the gradient as one vector.
+    its floor differ much from seed to seed, and more repeats do not help. A few coordinates that hardly vary can make
+    `snr` large, even where most are noise; `dsnr` takes the gradient as one vector.
 
     Attributes:
         norm: The length of the mean gradient.
