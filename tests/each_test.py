@@ -13,6 +13,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from matplotlib.axes._base import _AxesBase
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -77,6 +78,7 @@ def global_state() -> dict[str, object]:
         "handlers left on the stack": len(pyro.poutine.runtime._PYRO_STACK),
         "numpy errors": tuple(sorted(np.geterr().items())),
         "working folder": os.getcwd(),
+        "open figures": tuple(plt.get_fignums()),
     }
 
 

@@ -7,6 +7,7 @@ import inspect
 import pyro
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from test_rooms import FILES, module_of
 
 import pyrovae as pv
@@ -29,6 +30,7 @@ def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch):
             torch.manual_seed(0)
             pyro.clear_param_store()
             runner.run(example, out=said.append)
+    plt.close("all")  # which a plot without axes opens
     assert not runner.failures, "".join(said)
 
 
