@@ -34,8 +34,6 @@ class Graph:
     def __init__(self, function: Callable, args: Sequence[Tensor], inductor: bool = True, num_moved: int = 0) -> None:
         module, self.outside = trace(function, args)
         self._strides = _strides_of_results(module)
-        # The places of results that the graph lays out otherwise, with the strides wanted: known once it has run.
-        self._laid_out_otherwise: list[tuple[int, tuple[int, ...]]] | None = None
         self.inductor = inductor
         self._run: Callable = module
         if inductor:
@@ -54,19 +52,13 @@ class Graph:
     @torch.no_grad()
     def __call__(self, *args: Tensor) -> tuple[Tensor | None, ...]:
         found = self._run(*args, *self.outside)
-        if self._laid_out_otherwise is None:
-            several = found if isinstance(found, tuple | list) else ()
-            self._laid_out_otherwise = [
-                (place, strides)
-                for place, (result, strides) in enumerate(zip(several, self._strides, strict=False))
-                if result is not None and strides is not None and result.stride() != strides
-            ]
-        if not self._laid_out_otherwise:
+        # Looked at each time: which kernel runs may change with a flag of torch, the number of threads, a fallback.
+        otherwise = [place for place, strides in self._strides if found[place].stride() != strides]
+        if not otherwise:
             return found
-        results = list(found)
-        for place, strides in self._laid_out_otherwise:
-            result = results[place]
-            results[place] = result.new_empty_strided(result.shape, strides).copy_(result)
+        results, wanted = list(found), dict(self._strides)
+        for place in otherwise:
+            results[place] = found[place].new_empty_strided(found[place].shape, wanted[place]).copy_(found[place])
         return tuple(results)
 
     def fits(self, moved: Sequence[Tensor] = ()) -> bool:
@@ -80,12 +72,16 @@ class Graph:
         return fits
 
 
-def _strides_of_results(module: fx.GraphModule) -> list[tuple[int, ...] | None]:
-    """Returns the strides of each result in the trace, None where that is no tensor, or the results are not several."""
+def _strides_of_results(module: fx.GraphModule) -> list[tuple[int, tuple[int, ...]]]:
+    """Returns the place of each result that is a tensor, and its strides in the trace. A single result has no place."""
     (results,) = next(node for node in module.graph.nodes if node.op == "output").args
     several = results if isinstance(results, tuple | list) else ()
     values = [result.meta.get("val") if isinstance(result, fx.Node) else None for result in several]
-    return [value.stride() if isinstance(value, Tensor) and value.layout == torch.strided else None for value in values]
+    return [
+        (place, value.stride())
+        for place, value in enumerate(values)
+        if isinstance(value, Tensor) and value.layout == torch.strided and all(type(n) is int for n in value.stride())
+    ]
 
 
 def _guards_of(tensors: Sequence[Tensor]) -> TensorGuards | None:
