@@ -11,12 +11,8 @@ from pyrovae.common import read_text
 
 # The commands, one after another in one process, in which Python takes the locale as it finds it.
 PROGRAM = """if True:
-    import os, sys, types, warnings
+    import os, sys, warnings
     warnings.simplefilter("error", UserWarning)
-    import torch
-    # Optimisers import it, which takes longer than any command here, and none of them compiles.
-    dynamo = types.SimpleNamespace(graph_break=lambda: None, disable=lambda function, *_, **__: function)
-    torch._dynamo = sys.modules["torch._dynamo"] = dynamo
     from pyrovae.cli import run_command
     from functools import partial
     from matplotlib.figure import Figure
