@@ -12,7 +12,6 @@ from programs_of_users import PROGRAMS, Program, doors, semi_supervised
 from programs_of_users.verdicts import DOORS, JOINT, REFUSED, compared, markdown, reason_at
 
 import pyrovae as pv
-from pyrovae.programs import gate
 
 PAGE = Path(__file__).parent.parent / "docs" / "programs.md"
 CELLS = [(name, door) for name in PROGRAMS for door in DOORS]
@@ -26,20 +25,6 @@ def program_of(name: str, alone: bool) -> Program:
     do not run at once, if that was not known, and then takes more random numbers than the next.
     """
     return PROGRAMS[name]()
-
-
-COUPLED, found = gate.coupled, {}
-
-
-def coupled(pair, model, guide, args, kwargs):
-    """Runs a program some ten times, to find out what the doors that read it alike find out alike: once for them all.
-
-    It is what depends on the latents of other data, under the same arguments and the same layout.
-    """
-    key = model, guide, pair.layout, tuple(map(id, args))
-    if key not in found:
-        found[key] = args, COUPLED(pair, model, guide, args, kwargs)  # with `args`, so that no other has their ids
-    return found[key][1]
 
 
 def take(name: str, door: str) -> None:
@@ -61,7 +46,6 @@ def take(name: str, door: str) -> None:
 @pytest.mark.filterwarnings("ignore:particles run one after another")
 @pytest.mark.parametrize(("name", "door"), CELLS)
 def test_a_program_goes_through_a_door_or_is_told_why_not(name, door, monkeypatch):
-    monkeypatch.setattr(gate, "coupled", coupled)
     monkeypatch.setattr("pyrovae.lab.comparing.LOG_PX_SAMPLES", 5)  # a program run one particle at a time takes long
     reason = reason_at(name, door)
     if reason is None:
