@@ -19,8 +19,8 @@ demo: $(INSTALLED)  ## a VAE on the ring of Gaussians: trained, measured, drawn
 # `make test SEED=1` makes every claim about chance at another seed.
 # Two workers of one thread each: two threads that wait for each other on two busy cores are many times slower.
 # Byte code is kept, so that workers and subprocesses need not compile all modules and rewrite all asserts again.
-# So is memory: by default a large tensor's goes back to the system when it is freed, and comes anew page by page.
-KEPT := MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=1000000000
+# So is memory: by default a large tensor's goes back to the system when it is freed, and is mapped again page by page.
+KEPT := MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1000000000
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(KEPT) $(BIN)/python -m pytest -n 2 --dist worksteal --base-seed $(SEED)
 

@@ -1,4 +1,4 @@
-"""What pytest does with the suite as a whole; each_test.py has what each test has.
+"""What pytest does with the suite as a whole; what each test needs is in each_test.py.
 
 Under xdist this process runs no test, and need not wait for the three seconds of imports that its workers wait for.
 """
@@ -34,7 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell's background job ignores Ctrl-C, which some tests send.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+    has_workers = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    if not has_workers or config.option.collectonly or config.option.showfixtures:
         config.pluginmanager.import_plugin("each_test")
 
 

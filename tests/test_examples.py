@@ -30,7 +30,7 @@ def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch):
             torch.manual_seed(0)
             pyro.clear_param_store()
             runner.run(example, out=said.append)
-    plt.close("all")  # which a plot without axes opens
+    plt.close("all")  # a plot that is given no axes opens a figure
     assert not runner.failures, "".join(said)
 
 

@@ -40,7 +40,7 @@ class ProgramSearch:
 
     def __init__(self, only_modules: bool = False) -> None:
         self.only_modules = only_modules
-        """If True, `modules` is all that is asked for: of the contents of dicts nothing else is written down."""
+        """If True, only `modules` is complete: what dicts hold is searched and not written down."""
         self.entries: list[tuple[Mapping[Any, object], object, object]] = []
         """`(dict, key, value)` of attributes, globals and items of dicts; a class has a read-only view of its dict."""
         self.sizes: list[tuple[dict, int]] = []

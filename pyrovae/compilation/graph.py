@@ -73,14 +73,19 @@ class Graph:
 
 
 def _strides_of_results(module: fx.GraphModule) -> list[tuple[int, tuple[int, ...]]]:
-    """Returns the place of each result that is a tensor, and its strides in the trace. A single result has no place."""
+    """Returns the place of each result that is a tensor, and its strides in the trace. A single result has no place.
+
+    An expanded result, which holds one number in several places, is left out: nothing can be written into it.
+    """
     (results,) = next(node for node in module.graph.nodes if node.op == "output").args
     several = results if isinstance(results, tuple | list) else ()
     values = [result.meta.get("val") if isinstance(result, fx.Node) else None for result in several]
     return [
         (place, value.stride())
         for place, value in enumerate(values)
-        if isinstance(value, Tensor) and value.layout == torch.strided and all(type(n) is int for n in value.stride())
+        if isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and all(type(step) is int and step > 0 for step in value.stride())
     ]
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from pyro.distributions.transforms import (
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 from torch.distributions import (
+    Distribution,
     Independent as TorchIndependent,
     MixtureSameFamily,
     Transform,
@@ -58,24 +58,22 @@ _MONOTONE = (
 )
 
 
-def support_of(fn: Any) -> constraints.Constraint:
+def support_of(fn: Distribution) -> constraints.Constraint:
     """Returns the support of a distribution; that of a `TransformedDistribution` is the image of its base's.
 
     PyTorch declares the codomain of the last transform, which for an `AffineTransform` is the whole line, whatever is
     transformed. The image is found for transforms of single numbers that are monotone; else it is what is declared.
     Raises `NotImplementedError` if a distribution does not declare its support.
     """
-    kind: Any = type(fn)
-    wrapper = _wrapper_of(kind)
-    if wrapper is Independent:
+    if isinstance(fn, Independent | TorchIndependent):
         inner = support_of(fn.base_dist)
         return constraints.independent(inner, fn.reinterpreted_batch_ndims) if fn.reinterpreted_batch_ndims else inner
-    if wrapper is MaskedDistribution:
+    if isinstance(fn, MaskedDistribution | ExpandedDistribution):
         return support_of(fn.base_dist)
-    if wrapper is MixtureSameFamily:
+    if isinstance(fn, MixtureSameFamily):
         return _of_mixture(fn)
-    declared: constraints.Constraint = fn.support
-    if wrapper is not TransformedDistribution or kind.support is not TransformedDistribution.support:
+    declared: constraints.Constraint = fn.support  # type: ignore[assignment]
+    if not isinstance(fn, TransformedDistribution) or type(fn).support is not TransformedDistribution.support:
         return declared
     with torch.no_grad():
         image = base_support(support_of(fn.base_dist))
@@ -84,20 +82,6 @@ def support_of(fn: Any) -> constraints.Constraint:
     if not isinstance(image, Between):
         return declared
     return constraints.independent(image, len(fn.event_shape)) if fn.event_shape else image
-
-
-@lru_cache(maxsize=1024)
-def _wrapper_of(kind: Any) -> Any:
-    """Returns the kind of distribution of others that a family is: to ask `isinstance` of each takes much longer."""
-    for found, kinds in (
-        (Independent, (Independent, TorchIndependent)),
-        (MaskedDistribution, (MaskedDistribution, ExpandedDistribution)),
-        (MixtureSameFamily, (MixtureSameFamily,)),
-        (TransformedDistribution, (TransformedDistribution,)),
-    ):
-        if issubclass(kind, kinds):
-            return found
-    return None
 
 
 def _of_mixture(fn: MixtureSameFamily) -> constraints.Constraint:

@@ -53,7 +53,7 @@ def base_of(fn: TorchDistribution) -> TorchDistribution:
 
 @lru_cache(maxsize=1024)
 def _is_wrapper(kind: type) -> bool:
-    """Returns what `isinstance` says, which for Pyro's classes, of an abstract kind, takes ten times as long."""
+    """Returns what `isinstance` says, which is slow for Pyro's classes, as they are abstract."""
     return issubclass(kind, WRAPPERS)
 
 

@@ -9,7 +9,7 @@ from pyrovae.common.rng import local_seed, seed_torch
 
 @pytest.mark.parametrize("seed", [0, 5, -3, 2**63 - 1, 2**64 - 1, -(2**63), np.int64(7)])
 def test_a_seed_is_torch_s_own(seed):
-    torch.random.manual_seed(seed)  # whose name in torch is a faster one of each_test.py
+    torch.random.manual_seed(seed)  # torch.manual_seed is a faster one in tests
     expected = torch.get_rng_state()
     torch.rand(1)
     seed_torch(seed)

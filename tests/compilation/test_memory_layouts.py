@@ -24,13 +24,24 @@ def test_results_have_the_layout_of_the_trace_whatever_the_kernels_return():
         value, found, nothing = run(*args)
         return value, found.permute(2, 0, 1).contiguous().permute(1, 2, 0), nothing
 
-    for number in (2.0, 3.0, 4.0):  # the kernels change with the second call, and with the third they are those of old
+    for number in (2.0, 3.0, 4.0):  # the kernels change with the second call, and change back with the third
         graph._run = laid_out_otherwise if number == 3.0 else run
         value, found, nothing = graph(torch.tensor(number))
         assert found.stride() == weight.stride()
         assert nothing is None
         torch.testing.assert_close(found, 2 * number**2 * weight.detach())
         torch.testing.assert_close(value, (number * weight.detach()).square().sum())
+
+
+def test_an_expanded_result_is_taken_as_it_comes():
+    """The gradient of a sum is one number in every place, which the clone of a CUDA graph's result is not."""
+    weight = torch.randn(3, 4, requires_grad=True)
+    graph = Graph(lambda x: (x, *torch.autograd.grad(weight.sum() * x, [weight])), [torch.tensor(2.0)], inductor=False)
+    run = graph._run
+    assert run(torch.tensor(2.0), *graph.outside)[1].stride() == (0, 0)
+    graph._run = lambda *args: tuple(found.clone(memory_format=torch.contiguous_format) for found in run(*args))
+    _, found = graph(torch.tensor(3.0))
+    assert torch.equal(found, torch.full((3, 4), 3.0))
 
 
 class Convolutions(nn.Module):
