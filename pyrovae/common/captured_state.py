@@ -16,7 +16,7 @@ from pyrovae.common.program_search import MISSING, ProgramSearch, attribute
 
 def modules_within(programs: Iterable[object]) -> list[nn.Module]:
     """Returns every module that programs are made from; as a rule the parts of a module come before it."""
-    search = ProgramSearch(only_modules=True)
+    search = ProgramSearch()
     for program in programs:
         search.visit(program)
     return search.modules

@@ -24,7 +24,6 @@ _PLAIN_MODULE = frozenset(vars(nn.Module())) - {
 _HOLDERS = (argparse.Namespace, types.SimpleNamespace, Mapping, ParamStoreDict)  # of libraries, with what users put in
 _USUAL_DICTS = (dict, OrderedDict)
 _PLAIN = (int, float, str, bytes)  # which hold nothing
-_WITHOUT_MODULES = (*_PLAIN, Tensor)
 _MAX_LENGTH = 1_000  # a longer container is taken for data, and is not searched
 MISSING = object()  # the value of an attribute or a name that does not exist
 
@@ -38,9 +37,7 @@ class ProgramSearch:
     of callable objects, and at what its namespaces and mappings hold.
     """
 
-    def __init__(self, only_modules: bool = False) -> None:
-        self.only_modules = only_modules
-        """If True, only `modules` is complete: what dicts hold is searched and not written down."""
+    def __init__(self) -> None:
         self.entries: list[tuple[Mapping[Any, object], object, object]] = []
         """`(dict, key, value)` of attributes, globals and items of dicts; a class has a read-only view of its dict."""
         self.sizes: list[tuple[dict, int]] = []
@@ -118,11 +115,6 @@ class ProgramSearch:
 
     def _add_entries(self, container: dict, entries: dict) -> None:
         if len(container) > _MAX_LENGTH:
-            return
-        if self.only_modules:
-            for value in list(entries.values()):
-                if not (value is None or isinstance(value, _WITHOUT_MODULES)):
-                    self.visit(value)
             return
         self.sizes.append((container, len(container)))
         self.names.append((container, frozenset(container)))
