@@ -1,15 +1,10 @@
 """Variational autoencoders as Pyro programs."""
 
-import os
 from typing import TYPE_CHECKING
 
-from pyrovae.common import lazy_names
+from pyrovae.common import lazy_names, spin_briefly
 
-# A thread that has done its share of a step spins until the others have done theirs, in libgomp for 300,000 turns or
-# some 10 ms before it sleeps. On a busy machine it thereby keeps its core from the very thread that it waits for. With a
-# thirtieth of that, a step is as fast on a quiet machine. Torch's libraries read it when torch is imported.
-if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-    os.environ["GOMP_SPINCOUNT"] = "10000"
+spin_briefly()
 
 if TYPE_CHECKING:  # the same names once more, as type checkers and editors read them
     from pyrovae import objectives as objectives, plots as plots

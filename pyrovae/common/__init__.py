@@ -103,6 +103,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
     )
     from pyrovae.common.tensor_files import disk_errors, load_tensors, save_tensors
     from pyrovae.common.threads import on_one_thread
+    from pyrovae.common.waiting_threads import spin_briefly
     from pyrovae.common.weak_by_identity import WeakByIdentity
     from pyrovae.common.workers import Workers, alone, current_job, process_group
 else:  # most of these modules import torch, for which a command line does not wait before it is read
@@ -207,6 +208,7 @@ else:  # most of these modules import torch, for which a command line does not w
             ),
             "tensor_files": ("disk_errors", "load_tensors", "save_tensors"),
             "threads": ("on_one_thread",),
+            "waiting_threads": ("spin_briefly",),
             "weak_by_identity": ("WeakByIdentity",),
             "workers": ("Workers", "alone", "current_job", "process_group"),
         },

@@ -1,5 +1,6 @@
 """The state that a traced program depends on: what it is, whether it has changed, and how to put it back."""
 
+import random
 import sys
 import types
 from collections.abc import Iterable, Sequence, Sized
@@ -71,6 +72,16 @@ class CapturedState:
     def objects(self) -> list[object]:
         """Everything that was found, in the order in which the search came to it."""
         return list(self._search.seen.values())
+
+    @property
+    def iterator(self) -> str | None:
+        """The type of an iterator that was found, or None. How far it is nobody can see, nor put it back."""
+        found = self._search.iterators
+        return type(found[0]).__name__ if found else None
+
+    def random_states(self) -> list[object]:
+        """Returns the states of the random generators that were found; the global ones are not among them."""
+        return [_state_of(generator) for generator in self._search.generators]
 
     def change(self) -> str | None:
         """Returns the name of something that has been replaced, or None if everything is still the same."""
@@ -148,6 +159,15 @@ class CapturedState:
         """Returns the parameters of modules, frozen or not, and the other leaves that take a gradient."""
         flags = self._search.flags
         return [t for t, requires_grad in flags if isinstance(t, nn.Parameter) or (requires_grad and t.is_leaf)]
+
+
+def _state_of(generator: random.Random | np.random.Generator | np.random.RandomState) -> object:
+    match generator:
+        case random.Random():
+            return generator.getstate()
+        case np.random.Generator():
+            return str(generator.bit_generator.state)
+    return str(generator.get_state())
 
 
 def _are_the_same(items: Iterable, values: tuple) -> bool:

@@ -3,6 +3,8 @@
 import argparse
 import dis
 import functools
+import io
+import random
 import sys
 import sysconfig
 import types
@@ -58,6 +60,10 @@ class ProgramSearch:
         """`(dict, name, value)` of what a library's module keeps of a run and makes anew, or checks, in the next."""
         self.modules: list[nn.Module] = []
         """Modules; as a rule the parts of a module come before it."""
+        self.generators: list[random.Random | np.random.Generator | np.random.RandomState] = []
+        """Generators of random numbers, beside the global ones."""
+        self.iterators: list[Iterator] = []
+        """Iterators of libraries, of which nobody can see how far they are."""
         self.seen: dict[int, object] = {}
         """Everything that was reached, by its id, in the order in which it was."""
 
@@ -78,6 +84,8 @@ class ProgramSearch:
                 self.visit((thing.__self__, thing.__func__))
             case types.FunctionType():
                 self._visit_function(thing)
+            case staticmethod() | classmethod():
+                self.visit(thing.__func__)
             case nn.Module():
                 caches = _caches_of(thing)
                 self.caches += [(vars(thing), name, vars(thing)[name]) for name in caches]
@@ -102,6 +110,8 @@ class ProgramSearch:
                 self._visit_class(thing)
             case types.ModuleType():
                 pass  # `_visit_function` looks up the names that a function uses of it
+            case random.Random() | np.random.Generator() | np.random.RandomState():
+                self.generators.append(thing)
             case _ if isinstance(thing, _HOLDERS) or not _is_library(type(thing).__module__):
                 if hasattr(thing, "__dict__"):
                     self._add_entries(vars(thing), vars(thing))
@@ -109,6 +119,8 @@ class ProgramSearch:
                     self.attributes.append((thing, name, attribute(thing, name)))
                     self.visit(attribute(thing, name))
                 self._visit_class(type(thing))
+            case Iterator() if not isinstance(thing, io.IOBase):
+                self.iterators.append(thing)
             case _ if callable(thing) and hasattr(thing, "__dict__"):  # a handler around a program, say
                 for value in list(vars(thing).values()):
                     self.visit(value)
@@ -151,13 +163,20 @@ class ProgramSearch:
                 continue
             value = function.__globals__[name]
             self.entries.append((function.__globals__, name, value))
-            if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
-                used = {part: vars(value)[part] for part in _all_names(function.__code__) if part in vars(value)}
-                for part, part_value in used.items():
-                    self.entries.append((vars(value), part, part_value))
-                    self.visit(part_value)
-            else:
-                self.visit(value)
+            self._visit_used(value, function, set())
+        for name in _imported_names(function.__code__):
+            self._visit_used(sys.modules.get(name), function, set())
+
+    def _visit_used(self, thing: object, function: types.FunctionType, done: set[int]) -> None:
+        """Visits a thing, or if it is a module of the user's, what a function uses of it and of modules within it."""
+        if not isinstance(thing, types.ModuleType) or _is_library(thing.__name__):
+            self.visit(thing)
+        elif id(thing) not in done:
+            done.add(id(thing))
+            for name in _all_names(function.__code__):
+                if name in vars(thing):
+                    self.entries.append((vars(thing), name, vars(thing)[name]))
+                    self._visit_used(vars(thing)[name], function, done)
 
 
 def attribute(owner: object, name: str) -> object:
@@ -195,6 +214,16 @@ def _global_names(code: types.CodeType) -> tuple[str, ...]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names += _global_names(constant)
+    return tuple(dict.fromkeys(names))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _imported_names(code: types.CodeType) -> tuple[str, ...]:
+    """Returns the names of the modules that a function, or a function within it, imports."""
+    names = [one.argval for one in dis.get_instructions(code) if one.opname == "IMPORT_NAME"]
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names += _imported_names(constant)
     return tuple(dict.fromkeys(names))
 
 

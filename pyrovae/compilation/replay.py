@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
+import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.common import CapturedState, first_line, generator_states, set_generator_states
 from pyrovae.compilation.graph import Graph
@@ -67,13 +68,15 @@ class Replay:
         self.why: str | None = None
         self._uses, self._num_values = 0, num_values
         found = CapturedState(programs)
-        before, start = _values(found.tensors()), generator_states()
+        before, start = _values(_moved_by(found, args)), generator_states()
+        drawn = found.random_states()
         self.outcome = eager()
-        if may_set_up and found.change() is not None:
+        self.why = _why_not_again(found, drawn)
+        if self.why is not None or (may_set_up and found.change() is not None):
             return
         self._state = CapturedState(programs, names())
         self._buffers = self._state.buffers
-        end, after = generator_states(), _values(self._state.tensors())
+        end, after = generator_states(), _values(_moved_by(self._state, args))
         try:
             graph = self._trace(function, args, before, inductor)
             after += _values([t for t in graph.outside if not (t.requires_grad or any(t is a for a, _ in after))])
@@ -120,11 +123,14 @@ class Replay:
     def compare(self, eager: Callable[[], Outcome], args: Sequence[Tensor]) -> tuple[Outcome, str | None]:
         """Returns the outcome on `args`, and why the graph is no longer the same program as `eager()`, or None."""
         self._uses += 1
-        tensors = self._state.tensors()
+        tensors, drawn = _moved_by(self._state, args), self._state.random_states()
         before, start = _values(tensors), generator_states()
         self.outcome = eager()
         end, after = generator_states(), _values(tensors)
-        why: str | None = "it was interrupted"
+        why = _why_not_again(self._state, drawn)
+        if why is not None:
+            return self.outcome, why
+        why = "it was interrupted"
         try:
             _write(before)
             set_generator_states(start)
@@ -203,7 +209,9 @@ class Replay:
                     continue
             return f"its {what} is off by {off:.3g} of {norm:.3g} when it is replayed"
         for moved, value in after:
-            if not torch.allclose(moved.double(), value.double(), rtol=tolerance, atol=tolerance, equal_nan=True):
+            if not torch.equal(moved, value) and not torch.allclose(
+                moved.double(), value.double(), rtol=tolerance, atol=tolerance, equal_nan=True
+            ):
                 return "it moves a buffer or another tensor differently when it is replayed"
         return None
 
@@ -233,6 +241,22 @@ def _rounded(
         _write([*now, *parameters])
         set_generator_states(end)
     return outcomes
+
+
+def _moved_by(state: CapturedState, args: Sequence[Tensor]) -> list[Tensor]:
+    """Returns the tensors that a run may move in place: the state's, Pyro's parameters, and its arguments."""
+    held = [*state.tensors(), *state.parameters(), *pyro.get_param_store()._params.values(), *args]
+    usual = [t for t in held if t.layout == torch.strided and not t.is_nested and type(t) in (Tensor, nn.Parameter)]
+    return list({id(tensor): tensor for tensor in usual}.values())
+
+
+def _why_not_again(state: CapturedState, drawn: list[object]) -> str | None:
+    """Returns why a program that has just run cannot run again as if it had not, or None."""
+    if state.random_states() != drawn:
+        return "it draws from a random generator of its own, which a replay would not"
+    if state.iterator is not None:
+        return f"it holds an iterator ({state.iterator}), which a replay would not advance"
+    return None
 
 
 def _norms(expected: Outcome, replayed: Outcome) -> tuple[float, float]:

@@ -231,6 +231,7 @@ def annealed_chunks(
     """
     hmc = chains.hmc
     found = opened(hmc.model, hmc.guide, args, chunk_size, Reading(plate, vectorize_particles="only"))
+    found.require_one_plate(name)
     check_subsamples(name, hmc.model, hmc.guide, found)
     step = max(1, found.pairs_at_a_time // chains.num_chains)
     has_globals = shares_more_than_factors(found.pair)

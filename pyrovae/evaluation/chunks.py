@@ -19,6 +19,7 @@ from pyrovae.common import (
     kept_generators,
     local_seed,
     remedy_for,
+    require,
     require_count,
 )
 from pyrovae.data import moved
@@ -105,6 +106,12 @@ class Opened(NamedTuple):
     def is_run_of(self, model: Callable, guide: Callable, data: Data) -> bool:
         """Returns True if `pair` is a checked run of these programs on these data."""
         return self.checked is not None and self.checked[:2] == (model, guide) and self.checked[2].is_same(data)
+
+    def require_one_plate(self, name: str) -> None:
+        """Raises `InputError`, which names the caller, if data with latents of their own lie in plates side by side."""
+        plates = sorted({plate.name for plate in self.pair.plates})
+        wanted = f"{name} needs data in one plate, or latents that all share"
+        require(self.pair.layout.has_globals or len(plates) < 2, f"{wanted}, got the plates {', '.join(plates)}")
 
     @property
     def as_one(self) -> Data:

@@ -2,19 +2,24 @@
 
 They are not if a program reads the whole batch (its mean, its largest value, its first row), other rows of it (the next
 one) or the place of a row, if it takes rows of something that it holds besides its arguments (a mask, a parameter for
-each datum), or if a matrix of one row for each datum belongs to all data. Whether that is so is seen in the log-weights
-of the chunks, at the same draws: of a few data of all chunks, of more of some. The first and the last are among them: a
+each datum), or if a matrix of one row for each datum belongs to all data. Whether that is so is seen in the terms of
+the chunks, at the same draws: of a few data of all chunks, of more of some. The first and the last are among them: a
 row that is read by all others lies in one chunk at most, and the last chunk may be so small that it lacks what any
-other has.
+other has. Where the programs hold something that may have a row for each datum, all data and all chunks are compared,
+as a part of the data has other places than they have among all.
+
+Not the log-weights are compared, but what they are made of: a guide that draws a latent from the model's own prior has
+a ratio of 1 there, wherever it draws.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import first_line, is_out_of_memory, local_seed, warn
+from pyrovae.common import CapturedState, first_line, is_out_of_memory, local_seed, warn
 from pyrovae.data import moved
 from pyrovae.evaluation.arguments import tensors_in
 from pyrovae.evaluation.chunks import Data, Opened
@@ -77,7 +82,7 @@ def why_not_cut(model: Callable, guide: Callable, found: Opened, size: int) -> s
 
 def _why_not_equal(model: Callable, guide: Callable, found: Opened, size: int) -> str | None:
     """Returns how the terms of chunks differ from those that their data have among all, or None if they do not."""
-    args, chunks = _compared(found, size)
+    args, chunks = _compared(found, size, _may_hold_rows(model, guide, found))
     whole, first = run_pair(model, guide, *args, num_particles=1, reading=found.reading), 0
     draws = whole.draws()
     for chunk, is_compared in chunks:
@@ -97,15 +102,31 @@ def _why_not_equal(model: Callable, guide: Callable, found: Opened, size: int) -
         moved_draws = {name: _rounded(value) for name, value in own_draws.items()}
         rounding = (_terms(pair_at(model, guide, moved_draws, *chunk.args, like=whole), slice(None)) - theirs).abs()
         if not bool((off <= allowed + LATENT_ROUNDINGS * rounding.max()).all()):
-            return f"alone, a part of them has other log-weights than among all, by up to {off.max().item():.3g} nats"
+            return f"alone, a part of them has other log-densities than among all, by up to {off.max().item():.3g} nats"
     return None
 
 
-def _compared(found: Opened, size: int) -> tuple[tuple, list[tuple[Data, bool]]]:
+def _may_hold_rows(model: Callable, guide: Callable, found: Opened) -> bool:
+    """Returns True if the programs hold something besides their arguments that is as long as the data."""
+    held = [*CapturedState((model, guide)).objects, *(site["value"] for site in found.pair.parameters)]
+    arguments = set(map(id, tensors_in(found.data.whole)))
+    return any(_length(thing) >= found.data.num for thing in held if id(thing) not in arguments)
+
+
+def _length(thing: object) -> int:
+    if isinstance(thing, Tensor | np.ndarray):
+        return max(thing.shape, default=0)
+    return len(thing) if isinstance(thing, list | tuple | dict) else 0
+
+
+def _compared(found: Opened, size: int, all_of_them: bool) -> tuple[tuple, list[tuple[Data, bool]]]:
     """Returns the arguments that stand for all data, and their chunks, each with whether it is compared.
 
-    Where there are more data than are run at once, chunks that are spread over them stand for all.
+    Where there are more data than are run at once, chunks that are spread over them stand for all, unless all are asked
+    for.
     """
+    if all_of_them:
+        return found.data.args, [(chunk, True) for chunk in found.data.in_chunks(size)]
     data, most = found.data, max(2, min(DATA_COMPARED, found.pairs_in_memory))
     size = size if data.size <= most else min(size, most // 2)
     chunks = list(data.in_chunks(size))
@@ -128,8 +149,13 @@ def _local_sites(pair: Pair) -> list[dict]:
 
 
 def _terms(pair: Pair, rows: slice) -> Tensor:
-    """Returns the log-weights of some data and, after them, the log-densities of the sites that all data share."""
-    return _with_globals(pair, pair.terms().log_weights[0, rows])
+    """Returns the log-weights of some data, what they are made of, and the log-densities that all data share.
+
+    The last are those of the sites outside the data plate.
+    """
+    terms = pair.terms()
+    parts = terms.log_weights, terms.log_likelihood, terms.log_prior, terms.log_posterior
+    return _with_globals(pair, torch.cat([part[0, rows] for part in parts]))
 
 
 def _sizes(pair: Pair, rows: slice) -> Tensor:
@@ -137,7 +163,7 @@ def _sizes(pair: Pair, rows: slice) -> Tensor:
     terms = pair.terms()
     parts = terms.log_likelihood, terms.log_prior, terms.log_posterior
     sizes = torch.stack([part[0, rows].abs() for part in parts]).sum(0)
-    return 1 + _with_globals(pair, sizes).abs()
+    return 1 + _with_globals(pair, sizes.repeat(4)).abs()
 
 
 def _with_globals(pair: Pair, terms: Tensor) -> Tensor:

@@ -209,6 +209,7 @@ def active_units(model: Callable, guide: Callable, *args: object) -> int:
         Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519.
     """
     found = opened(model, guide, args)
+    found.require_one_plate("active_units")
     check_subsamples("active_units", model, guide, found)
     layout, num_data = found.pair.layout, found.data.size
     require_rows("active_units", layout, "its variance is that over the data", vectorized=False)

@@ -169,6 +169,7 @@ def elbo_surgery(
     require_flag("per_dimension", per_dimension)
     densities = DENSITIES_PER_DECODING * (chunk_size or PAIRS_PER_CHUNK)
     found = opened(model, guide, args, chunk_size)
+    found.require_one_plate("elbo_surgery")
     check_subsamples("elbo_surgery", model, guide, found)
     require_rows("elbo_surgery", found.pair.layout, "its terms are those of a datum")
     home, num_data = home_of(args), found.data.size

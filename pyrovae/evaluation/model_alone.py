@@ -30,6 +30,7 @@ from pyrovae.programs import (
     pair_of_sites,
     particles,
     read_layout,
+    run_pair,
     sample_sites,
     with_all_states,
     without_mask,
@@ -69,6 +70,11 @@ class ModelAlone:
         layout = read_layout(sites, {}, AS_IT_COMES)
         if layout.has_globals:
             layout = Layout(nesting=layout.nesting, sums=layout.sums)
+        plates = ", ".join(sorted(layout.plates))
+        require(
+            len(layout.plates) < 2,
+            f"{name} needs data in one plate, or latents that all share, got the plates {plates}",
+        )
         self.layout = layout
         self.latent = {name: site for name, site in latent.items() if not is_marked(site)}
         for site_name, site in self.latent.items():
@@ -88,12 +94,21 @@ class ModelAlone:
         self.model = model
         size = self.pair.batch
         self.data = Data(args, size, 0, size, device_of(model, tensors_in(args)), is_whole=not layout.plates)
+        if layout.plates and self.latent:
+            self._check_independence(args)
 
     def _pair_of_two(self, model: Callable, args: tuple) -> Pair:
         """Returns two particles, which show whether the support of the data moves with the latents."""
         with local_seed(0), particles(2, self.layout):
             sites = sample_sites(poutine.trace(model).get_trace(*args))
         return pair_of_sites(sites, {}, 2, self.layout)
+
+    def _check_independence(self, args: tuple) -> None:
+        """Raises `InputError` if a datum's terms depend on the latents of another."""
+        prior = self._prior_of(self.model)
+        with local_seed(0):
+            pair = run_pair(self.model, prior, *args, num_particles=2)
+            gate.require_independence(gate.with_coupled(pair, self.model, prior, args, {}))
 
     def _prior_of(self, model: Callable) -> Callable:
         """Returns the guide that draws from the model's prior."""

@@ -87,15 +87,7 @@ class Weights:
 
     def check(self, pair: Pair) -> None:
         """Raises `InputError` if the pair does not give such weights."""
-        require(
-            pair.coupled is None,
-            f'site "{pair.coupled}" must lie in the data plate, as it depends on latents inside it',
-        )
-        require(
-            pair.coupled_data is None or not self.alone,
-            f"a datum has a log p(x) of its own only if it has its own latents, and {pair.coupled_data} depends on the "
-            "latents of other data",
-        )
+        require_independence(pair, self.alone)
         if self.densities:
             pair.check_densities(auxiliary=True, normalised=self.normalised)
         if not self.zeros:
@@ -107,6 +99,24 @@ class Weights:
     def runs_again(self, pair: Pair) -> bool:
         """Returns True if draws are those of several runs, as they are where particles run one after another."""
         return self.in_runs or not pair.layout.is_vectorized
+
+
+def require_independence(pair: Pair, alone: bool = True) -> None:
+    """Raises `InputError` if something of a pair depends on latents that its plates say it does not."""
+    require(
+        pair.coupled is None, f'site "{pair.coupled}" must lie in the data plate, as it depends on latents inside it'
+    )
+    require(
+        pair.coupled_data is None or not alone,
+        f"a datum has a log p(x) of its own only if it has its own latents, and {pair.coupled_data} depends on the "
+        "latents of other data",
+    )
+
+
+def with_coupled(pair: Pair, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Pair:
+    """Returns a run of the two programs with what in it depends on the latents of others."""
+    found = coupled(pair, model, guide, args, kwargs)
+    return replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside)
 
 
 def _cure_of_never_drawn(pair: Pair) -> str:
@@ -139,9 +149,8 @@ def check(model: Callable, guide: Callable, needs: Needs | None, *args, **kwargs
         check_sums(pair, model, guide, args, kwargs)
         checked_structures.remember(model, guide, None, pair)
         if needs is not None:
-            found = coupled(pair, model, guide, args, kwargs)
             moved = moved_point(pair, guide, args, kwargs)
-            pair = replace(pair, coupled=pair.coupled or found.outside, coupled_data=found.inside, moved=moved)
+            pair = replace(with_coupled(pair, model, guide, args, kwargs), moved=moved)
             _ask(pair, model, guide, needs, args, kwargs)
             checked_structures.remember(model, guide, needs, pair)
     return pair

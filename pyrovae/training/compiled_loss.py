@@ -9,16 +9,17 @@ from typing import cast
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO as PyroELBO
+from pyro.infer import ELBO as PyroELBO, TraceTailAdaptive_ELBO
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from pyrovae.common import device_of, require, warn
-from pyrovae.compilation import LOOKS, Outcome, Replay, cpp_compiler
+from pyrovae.compilation import LOOKS, CannotTrace, Outcome, Replay, cpp_compiler
 from pyrovae.data import leaves_of, mapped
 from pyrovae.objectives import KeptTerms, Objective, keeping_terms
 from pyrovae.programs import AS_IT_COMES, checking_again, gate, not_finite
 from pyrovae.training.any_loss import AnyLoss
+from pyrovae.training.backward_reach import HOOKED, OF_AN_ARGUMENT, check_reach, has_hook
 from pyrovae.training.data_count import Counted, DataCount, Rows
 from pyrovae.training.first_run import NO_PARAMETER, checked_as_they_run, has_parameter
 
@@ -93,6 +94,8 @@ class CompiledLoss:
         self._input = torch.zeros((), device=device_of(model, ()))
         if isinstance(loss, Objective) and loss.chunk_size is not None:
             self._go_eager("an objective with a chunk_size runs its particles twice, on rewound random numbers")
+        if isinstance(loss, TraceTailAdaptive_ELBO):
+            self._go_eager("its loss has no value, by which a replay could be compared with the program")
 
     def loss_and_grads(self, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         """Sets `.grad` of the pair's parameters.
@@ -142,6 +145,9 @@ class CompiledLoss:
         except (TypeError, ValueError):  # the latter of a memoryview
             self._go_eager("an argument is neither a tensor nor hashable")
             return self._run_eagerly(kind, args, kwargs)
+        if traced is not None and any(map(has_hook, filter(self._is_trained, traced.parameters))):
+            self._go_eager(HOOKED)
+            return self._run_eagerly(kind, args, kwargs)
         if traced is not None:
             change = traced.replay.change()
             if change is None and not traced.replay.is_due:
@@ -169,15 +175,24 @@ class CompiledLoss:
                 "batches to few lengths, or drop the last, smaller one"
             )
 
+        tensors = self._tensors(flat)
+        if kind == "step" and any(tensor.requires_grad for tensor in tensors):
+            self._go_eager(OF_AN_ARGUMENT)
+            return self._run_eagerly(kind, args, kwargs)
+
         def function(*values: Tensor) -> Outcome:
             tensors = iter(values)
+            if any(map(has_hook, filter(self._is_trained, self.parameters))):
+                raise CannotTrace(HOOKED)
             filled, named = mapped(lambda leaf: next(tensors) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
             with self._counting(filled) as counted, self._keeping() as kept:
                 found = self._any_loss.traced(kind, self.model, self.guide, filled, named)
+                if self._trained is None:
+                    check_reach(found[1], self.parameters)
                 return self._outcome(kind, found[0], self._gradients(kind, found[1]), counted, kept)
 
-        tensors = self._tensors(flat)
-        programs = (self.model, self.guide, *([] if self._any_loss.is_own else self._any_loss.state))
+        held = [leaf for leaf in flat if not isinstance(leaf, Tensor)]  # whose attributes may change between two steps
+        programs = (self.model, self.guide, *([] if self._any_loss.is_own else self._any_loss.state), *held)
         eager = partial(self._run_eagerly, kind, args, kwargs)
         may_set_up, self._may_set_up = self._may_set_up, False
         replay = Replay(
@@ -248,9 +263,9 @@ class CompiledLoss:
                 programs = model or self.model, guide or self.guide
                 value, surrogates = self._any_loss.eager(kind, *programs, args, kwargs)
             self._take_parameters(capture.trace, args, kwargs)
+            if kind == "step" and surrogates:  # of ours; Pyro's losses have called `backward` themselves
+                self._backward(surrogates[0])
             gradients = [p.grad if self._is_trained(p) else None for p in self.parameters]
-            if self._any_loss.is_own:
-                gradients = self._gradients(kind, surrogates)  # which may run the pair again
             outcome = self._outcome(kind, value, gradients, counted, kept)
         self.counted = counted
         return outcome
@@ -270,6 +285,12 @@ class CompiledLoss:
         self.names.update({id(p): name.replace("$$$", ".") for name, p in zip(self._names, found, strict=True)})
         if list(map(id, parameters)) != list(map(id, self.parameters)):  # by the same list a step knows them again
             self.parameters = parameters
+
+    def _backward(self, surrogate: Tensor) -> None:
+        """Does what `SVI` does, also to what is no parameter of the pair: its hooks run, and its gradient is added."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        surrogate.backward(inputs=None if self._trained is None else list(filter(self._is_trained, self.parameters)))
 
     def _gradients(self, kind: str, surrogates: list[Tensor]) -> list[Tensor | None]:
         """Returns the parameters' gradients, added up over the surrogates in the order in which `backward` does."""
@@ -321,7 +342,7 @@ def _layouts(args: list) -> list:
     """Returns each tensor's layout and which other argument it is the same as; other arguments as they are."""
     places: dict[int, int] = {}
     return [
-        (arg.shape, arg.stride(), arg.dtype, arg.device, places.setdefault(id(arg), place))
+        (arg.shape, arg.stride(), arg.dtype, arg.device, arg.requires_grad, places.setdefault(id(arg), place))
         if isinstance(arg, Tensor) and arg.layout == torch.strided and not arg.is_nested
         else (type(arg), arg)
         for place, arg in enumerate(args)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 import torch
-from pyro.infer import ELBO as PyroELBO
+from pyro.infer import ELBO as PyroELBO, TraceTailAdaptive_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
@@ -77,13 +77,19 @@ class CompiledSVI:
         known = optim is None or isinstance(optim, PyroOptim | torch.optim.Optimizer)
         require(known, f"optim must be an optimiser of pyro.optim or torch.optim, got {type(optim).__name__}")
         require(not isinstance(optim, torch.optim.LBFGS), "optim must step without a closure, and LBFGS does not")
-        self.model, self.guide, self.optim = model, guide, optim
+        self.optim = optim
         self.compiled = CompiledLoss(model, guide, ELBO() if loss is None else loss, inductor=inductor)
         self._joined: OneOptimizer | None = None
         self._stepped: FusedAdam | None = None
         self._trained: list[Tensor] | None = None
         self._complete: list[Tensor] | None = None  # the parameters of the last step, if all had a gradient
+        self._others: list[Tensor] = []  # what a torch.optim optimiser holds besides
         self._own_optim = optim is None
+
+    # They were traced, and stay: another pair or loss is for another `CompiledSVI`.
+    model = property(lambda self: self.compiled.model)
+    guide = property(lambda self: self.compiled.guide)
+    loss = property(lambda self: self.compiled.loss)
 
     @property
     def reason(self) -> str | None:
@@ -109,12 +115,13 @@ class CompiledSVI:
         except ValueError as error:
             # In eager steps a distribution may refuse its parameters; other errors are the program's own.
             large = "" if isinstance(error, InputError) else scale_hint(self.model, error, *args)
-            finite = all(bool(parameter.isfinite().all()) for parameter in self.compiled.parameters)
-            if not is_validation_error(error) or (finite and not large):
+            are_finite = all(bool(parameter.isfinite().all()) for parameter in self.compiled.parameters)
+            if not is_validation_error(error) or (are_finite and not large):
                 raise
-            what = "" if finite else "a parameter is not finite: "
+            what = "" if are_finite else "a parameter is not finite: "
             raise FloatingPointError(f"{large}{what}{first_line(error)}") from error
-        if not all(map(math.isfinite, loss if isinstance(loss, tuple) else [loss])):
+        finite = all(map(math.isfinite, loss if isinstance(loss, tuple) else [loss]))
+        if not (finite or isinstance(self.loss, TraceTailAdaptive_ELBO)):  # whose loss is always infinite
             for parameter in self.compiled.parameters:
                 parameter.grad = None
             where = self.compiled.not_finite(*args, **kwargs)
@@ -138,7 +145,7 @@ class CompiledSVI:
             if self._stepped is None or self._stepped.optimizer is not optim:
                 self._stepped = FusedAdam(optim)
             self._stepped.step()
-        for parameter in parameters:
+        for parameter in (*parameters, *self._others):
             parameter.grad = None
         return loss
 
@@ -160,7 +167,8 @@ class CompiledSVI:
             require(not late, f"{len(late)} parameters came after the first step, and optim does not have them")
         elif new:
             self._warn_of_untrained(new)
-        self._trained = parameters
+        self._trained, held = parameters, set(map(id, parameters))
+        self._others = [p for group in optim.param_groups for p in group["params"] if id(p) not in held]
         return optim
 
     def _warn_of_untrained(self, parameters: list[Tensor]) -> None:

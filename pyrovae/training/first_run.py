@@ -9,6 +9,7 @@ from typing import Any
 
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.poutine.guide import GuideMessenger
 
 from pyrovae.common import InputError
 from pyrovae.programs import check_observed, sample_sites
@@ -21,7 +22,8 @@ NO_PARAMETER = "model and guide must register a parameter (pyro.module or pyro.p
 def checked_as_they_run(model: Program, guide: Program, loss: object) -> tuple[Program, Program]:
     """Returns the programs, which are checked once the model has run, if the loss is one of Pyro's own classes.
 
-    A run for the check alone would draw numbers, and might register parameters. A subclass may ask for another pair.
+    A run for the check alone would draw numbers, and might register parameters. A subclass may ask for another pair. A
+    `GuideMessenger`, which runs the model itself, is told from other guides by its type, and goes as it is.
 
     The programs raise `InputError` where the guide has latents and
 
@@ -30,7 +32,7 @@ def checked_as_they_run(model: Program, guide: Program, loss: object) -> tuple[P
     - the model observes nothing and draws a latent that the guide does not: an `obs=` is missing. A model of priors
       alone whose latents the guide draws, as that of a density to be approximated, is one that Pyro's users have.
     """
-    if type(loss) not in _LOSSES:
+    if type(loss) not in _LOSSES or isinstance(poutine.unwrap(guide), GuideMessenger):
         return model, guide
     of_guide: dict[str, dict] = {}
 

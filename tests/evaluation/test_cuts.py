@@ -180,7 +180,7 @@ def test_a_cut_that_changes_weights_is_found_and_would_have_been_wrong(x, name, 
     monkeypatch.setattr(pv.evaluation.sampled_weights, "DATA_PER_CHUNK", NUM)
     truth = estimate()  # in one chunk of data
     monkeypatch.undo()
-    rule = "all 300 data are taken at once, and not in chunks of 128: alone, a part of them has other log-weights"
+    rule = "all 300 data are taken at once, and not in chunks of 128: alone, a part of them has other log-densities"
     with pytest.warns(UserWarning, match=rule):
         found = estimate()
     assert (found - truth).abs().median() < 1
