@@ -73,15 +73,21 @@ def train_vae(
             show_place(begun, reached)
         show_data(begun)
 
-    trained = train_run(
-        config,
-        out,
-        resume=run.resume,
-        checkpoint_minutes=run.checkpoint_minutes,
-        checkpoint_epochs=run.checkpoint_epochs,
-        on_start=start,
-        on_epoch=TensorBoard() if run.tensorboard else None,
-    )
+    try:
+        trained = train_run(
+            config,
+            out,
+            resume=run.resume,
+            checkpoint_minutes=run.checkpoint_minutes,
+            checkpoint_epochs=run.checkpoint_epochs,
+            on_start=start,
+            on_epoch=TensorBoard() if run.tensorboard else None,
+        )
+    except KeyboardInterrupt:
+        if is_begun(out) and Workers().is_first:
+            where = f"epoch {_epochs_in(Path(out)) + 1} of {config.epochs}"
+            print(f"stopped in {where}; the same command with --resume goes on from there", flush=True)
+        raise
     if Workers().is_first:
         history = trained.history
         print(history.table())
@@ -103,8 +109,11 @@ def show_place(run: "Run", reached: int) -> None:
     done, epochs = len(run.history.epoch), run.config.epochs
     if done == epochs:
         return
+    from pyrovae.common import counted  # not above, as in `train_vae`
+
     again = min(reached, epochs) - done
-    lost = f": {again} trained since the last checkpoint {'is' if again == 1 else 'are'} repeated" if again > 0 else ""
+    repeated = f"{counted(again, 'epoch')} trained since the last checkpoint {'is' if again == 1 else 'are'} repeated"
+    lost = f": {repeated}" if again > 0 else ""
     where = f"after epoch {done}" if done else "in epoch 1"
     print(f"resumes {where} of {epochs}{lost}", flush=True)
     measured = [name for name in MEASURES if (run.folder / name).exists()]

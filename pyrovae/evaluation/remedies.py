@@ -9,8 +9,10 @@ from pyrovae.evaluation.chunks import Opened
 from pyrovae.evaluation.hmc import bijection
 from pyrovae.evaluation.joint_evidence import takes_all_at_once
 from pyrovae.evaluation.proposal_misfit import misfit_of
-from pyrovae.evaluation.remedy_words import ANNEALED, DEFENSIVE, DRAWS, RESCALED, UNTRIED
+from pyrovae.evaluation.remedy_words import ANNEALED, DEFENSIVE, DRAWS, RESCALED, SUMMED_OUT, UNTRIED
 from pyrovae.programs import Pair, is_marked, proposals
+
+MOST_VALUES = 64  # of a discrete latent that is to be summed out
 
 
 def remedies_of(model: Callable, guide: Callable, found: Opened, is_bad: Tensor | None = None) -> tuple[str, ...]:
@@ -28,8 +30,20 @@ def remedies_of(model: Callable, guide: Callable, found: Opened, is_bad: Tensor 
         (others if misfit in (RESCALED, UNTRIED) else tried).append(misfit)
     elif len(pair.guide_sites) == 1 and pair.guide_sites.keys() == pair.latent.keys() == _latents(pair):
         others.append(DEFENSIVE)
+    summed_out = [SUMMED_OUT] if any(map(_can_sum_out, pair.latent.values())) else []
     annealed = [ANNEALED] if _can_anneal(model, guide, found) else []
-    return (*tried, *annealed, *others, DRAWS)
+    return (*tried, *summed_out, *annealed, *others, DRAWS)
+
+
+def _can_sum_out(site: dict) -> bool:
+    """Returns True if a site is discrete and has few values."""
+    fn = site["fn"]
+    if not fn.has_enumerate_support or fn.event_shape:
+        return False
+    try:
+        return len(fn.enumerate_support(expand=False)) <= MOST_VALUES
+    except (NotImplementedError, ValueError):  # a count has no end, or another one for each datum
+        return False
 
 
 def _latents(pair: Pair) -> set[str]:

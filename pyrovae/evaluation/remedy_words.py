@@ -3,16 +3,19 @@
 from collections.abc import Collection, Mapping
 
 DRAWS, WIDENED, NARROWED, DEFENSIVE = "draws", "widened", "narrowed", "defensive"  # the second and third by a factor
-RESCALED, UNTRIED = "rescaled", "untried"
+RESCALED, UNTRIED, SUMMED_OUT = "rescaled", "untried", "summed_out"
 ANNEALED, DISTRIBUTIONS = "annealed", "distributions"
 PARTICLES, CHAINS, LONGER = "particles", "chains", "longer"
 
-# How each remedy is called in one place, which advises none without a name. "{more}" is a number worth trying.
+# How each remedy is called in one place, which advises none without a name. "{more}" is a number worth trying, and a
+# brace that is meant is doubled.
 IN_PYTHON = {
     WIDENED: "a wider proposal (pv.proposals.widened(guide, {factor}))",
     NARROWED: "a narrower proposal (pv.proposals.widened(guide, {factor}))",
     RESCALED: "a better guide (no factor of pv.proposals.widened is enough)",
     UNTRIED: "a wider or narrower proposal (pv.proposals.widened(guide, 2) is twice as wide)",
+    SUMMED_OUT: "the discrete latents out of the guide (the model sums them out where they are marked "
+    '`infer={{"enumerate": "parallel"}}`)',
     DEFENSIVE: "a proposal mixed with the prior (pv.proposals.defensive(model, guide))",
     LONGER: "more distributions",
     CHAINS: "more chains",
@@ -20,12 +23,12 @@ IN_PYTHON = {
     DISTRIBUTIONS: "",
     DRAWS: "more draws",
 }
-FOR_CELLS = {name: IN_PYTHON[name] for name in IN_PYTHON if name not in (ANNEALED, DISTRIBUTIONS)}  # of log p(x)
+FOR_CELLS = {name: IN_PYTHON[name] for name in IN_PYTHON if name not in (SUMMED_OUT, ANNEALED, DISTRIBUTIONS)}
 FOR_ANSWERS = FOR_CELLS | {PARTICLES: "more draws of the latents of each datum (num_particles)"}
 FOR_ANSWERS |= {ANNEALED: "annealed_posterior"}
 IN_SHELL = {
-    DRAWS: "more draws (pyrovae evaluate --num-samples {more})",
-    ANNEALED: "annealed importance sampling (pyrovae evaluate --methods ais_1000)",
+    DRAWS: "more draws (pyrovae evaluate RUN --num-samples {more} --overwrite)",
+    ANNEALED: "annealed importance sampling (pyrovae evaluate RUN --methods ais_1000)",
     DISTRIBUTIONS: " (--methods ais_{more})",
 }
 # More draws help little above 0.7, and a longer training of a tighter bound makes the encoder a better proposal.

@@ -25,6 +25,7 @@ from pyrovae.training.first_run import NO_PARAMETER, checked_as_they_run, has_pa
 
 USUAL_GRAPHS = 8  # one for each shape of the arguments; more make compiling a waste
 OPERATIONS = "PyTorch's operations"
+REMEDY_FOR_LOOKS = "; use torch.where instead of a branch, and pass a known number as an argument"
 MAX_CHANGES = 8  # of the pair, each of which makes it be traced again
 
 
@@ -227,7 +228,7 @@ class CompiledLoss:
     def _go_eager(self, reason: str) -> None:
         self.reason = reason
         self._traced.clear()
-        remedy = "; torch.where can stand for a branch, and a number be an argument" if LOOKS in reason else ""
+        remedy = REMEDY_FOR_LOOKS if LOOKS in reason else ""
         warn(f"steps run eagerly, because the program cannot be replayed: {reason}{remedy}")
 
     # The step ---------------------------------------------------------------------------------------------------------

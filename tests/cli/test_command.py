@@ -222,14 +222,15 @@ def test_a_resumption_says_where_it_begins(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Steps, "take", take_and_stop)
-        command_here("train", *flags, "--out", "new", "--epochs", 9, cwd=tmp_path)
+        stopped = command_here("train", *flags, "--out", "new", "--epochs", 9, cwd=tmp_path).stdout.splitlines()
+    assert stopped[-1] == "stopped in epoch 1 of 9; the same command with --resume goes on from there"
     shorter = command_here("train", "--out", "new", "--resume", "--epochs", 2, cwd=tmp_path).stdout.splitlines()
     assert shorter[:2] == ["shortened from 9 to 2 epochs", "resumes in epoch 1 of 2"]
     assert re.match(r"2 epochs in \d+\.\d s; next: ", shorter[-1])
     with (tmp_path / "new/metrics.jsonl").open("a") as file:
         file.write("{}\n" * 3)  # of epochs after its last checkpoint
     longer = ("--out", "new", "--epochs", 5)
-    assert said(*longer) == "resumes after epoch 2 of 5: 3 trained since the last checkpoint are repeated"
+    assert said(*longer) == "resumes after epoch 2 of 5: 3 epochs trained since the last checkpoint are repeated"
     with pytest.warns(UserWarning, match=r"nothing was trained; more epochs \(--epochs\) train it for longer"):
         assert "resumes" not in said("--out", "new")
     with warnings.catch_warnings(), monkeypatch.context() as patch:  # as Python does, in place of pytest

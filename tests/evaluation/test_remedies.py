@@ -143,8 +143,8 @@ def test_the_command_names_its_flags_and_no_functions():
     vae = linear_gaussian(3)
     found = pv.log_marginal(vae.model, guide_of(vae, 0.1), draw(vae, 6), num_samples=1_000)
     assert found.verdict_in(IN_SHELL).endswith(
-        "take annealed importance sampling (pyrovae evaluate --methods ais_1000) or more draws (pyrovae evaluate "
-        "--num-samples 10000)"
+        "take annealed importance sampling (pyrovae evaluate RUN --methods ais_1000) or more draws (pyrovae evaluate "
+        "RUN --num-samples 10000 --overwrite)"
     )
     table = pv.Evaluation((Measured("is_1000", found, 1.0),), 1.0, None)
     assert "is_1000: a lower bound only" in table.verdict_in(IN_METHODS)
@@ -168,3 +168,44 @@ def test_annealed_chains_refuse_programs_of_one_particle_and_name_no_argument_th
     assert message.endswith("as in alpha[..., g], (X * beta).sum(-1) and (z.unsqueeze(-2) @ W).squeeze(-2)")
     pair = with_globals(False)  # as the message says
     assert pv.annealed_log_marginal(pair.model, pair.guide, X, **settings).value.isfinite().all()
+
+
+def test_a_guide_that_draws_a_discrete_latent_of_few_values_is_advised_to_leave_it_to_the_model():
+    """Only more draws were advised, and with 25 times as many of them more data were bad; summed out, none is."""
+    torch.manual_seed(0)
+    x, probs = 2 * torch.randn(40), torch.ones(5) / 5
+
+    def model(x, infer=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(probs), infer=infer)
+            u = pyro.sample("u", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(2.0 * z + u, 0.5), obs=x)
+
+    def guide_of_u(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("u", dist.Normal(0.0, 2.0))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Categorical(probs))
+            pyro.sample("u", dist.Normal(0.0, 2.0))
+
+    found = pv.log_marginal(model, guide, x, num_samples=100)
+    assert found.remedies == ("summed_out", "draws")
+    advised = 'take the discrete latents out of the guide (the model sums them out where they are marked `infer={"enum'
+    assert advised in found.verdict
+    marked = pv.log_marginal(lambda x: model(x, {"enumerate": "parallel"}), guide_of_u, x, num_samples=100)
+    assert marked.is_unreliable.sum() < found.is_unreliable.sum()
+    assert "summed_out" not in marked.remedies
+
+
+def test_a_count_without_an_end_is_not_said_to_be_summed_out():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Poisson(3.0)), 0.1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Poisson(0.5))
+
+    assert "summed_out" not in pv.log_marginal(model, guide, torch.tensor([6.0, 7.0]), num_samples=100).remedies

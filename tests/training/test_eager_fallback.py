@@ -41,7 +41,7 @@ def test_control_flow_on_a_value_runs_eagerly_with_one_warning_that_names_the_li
         eager, compiled, svi = run_both(make, alternating(POINTS, 6))
     assert len(caught) == 1
     said = (
-        f"steps run eagerly, because the program cannot be replayed: {svi.reason}; torch.where can stand for a branch"
+        f"steps run eagerly, because the program cannot be replayed: {svi.reason}; use torch.where instead of a branch"
     )
     assert str(caught[0].message).startswith(said)
     assert svi.reason.endswith(f"({Path(model.__code__.co_filename).name}, line {line})")
