@@ -99,8 +99,15 @@ class ModelAlone:
 
     def _pair_of_two(self, model: Callable, args: tuple) -> Pair:
         """Returns two particles, which show whether the support of the data moves with the latents."""
-        with local_seed(0), particles(2, self.layout):
-            sites = sample_sites(poutine.trace(model).get_trace(*args))
+        try:
+            with local_seed(0), particles(2, self.layout):
+                sites = sample_sites(poutine.trace(model).get_trace(*args))
+        except (IndexError, RuntimeError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
+            rule = f"{self.name} gives latents many values at once, in a dimension left of the plates"
+            cure = "index latents from the right, and take no values out of them"
+            raise InputError(f"{rule}, which the model does not take: {first_line(error)}; {cure}") from error
         return pair_of_sites(sites, {}, 2, self.layout)
 
     def _check_independence(self, args: tuple) -> None:

@@ -86,10 +86,20 @@ class CompiledSVI:
         self._others: list[Tensor] = []  # what a torch.optim optimiser holds besides
         self._own_optim = optim is None
 
-    # They were traced, and stay: another pair or loss is for another `CompiledSVI`.
-    model = property(lambda self: self.compiled.model)
-    guide = property(lambda self: self.compiled.guide)
-    loss = property(lambda self: self.compiled.loss)
+    @property
+    def model(self) -> Callable:
+        """The model, which was traced and stays: another pair or loss is for another `CompiledSVI`."""
+        return self.compiled.model
+
+    @property
+    def guide(self) -> Callable:
+        """The guide, which stays."""
+        return self.compiled.guide
+
+    @property
+    def loss(self) -> PyroELBO | Callable:
+        """The loss, which stays; its attributes may be changed."""
+        return self.compiled.loss
 
     @property
     def reason(self) -> str | None:

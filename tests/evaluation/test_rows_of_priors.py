@@ -127,6 +127,21 @@ def test_nor_by_enumeration():
         pv.enumerated_log_marginal(model, torch.randn(5))
 
 
+@pytest.mark.parametrize("reshape", [lambda z: z.expand([5]), lambda z: z[:5] + z[4], lambda z: z.item()])
+@pytest.mark.parametrize("name", ["quadrature_log_marginal", "enumerated_log_marginal"])
+def test_a_model_that_takes_one_value_at_a_time_is_refused_in_a_line(name, reshape):
+    prior = dist.Normal(0.0, 1.0) if name[0] == "q" else dist.Bernoulli(0.5)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(reshape(z) if z.numel() > len(x) else z, 1.0), obs=x)
+
+    rule = f"{name} gives latents many values at once, in a dimension left of the plates, which the model does not take"
+    with pytest.raises(pv.InputError, match=rule):
+        getattr(pv, name)(model, torch.randn(5))
+
+
 def beside(x, y):
     """Two kinds of data, each with latents of its own."""
     for name, values in {"first": x, "second": y}.items():
