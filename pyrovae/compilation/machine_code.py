@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pyrovae.common import generator_states, on_one_thread, set_generator_states
+from pyrovae.compilation.draws import rewrite_draws
 from pyrovae.compilation.matmul import rewrite_products
 from pyrovae.compilation.norms import rewrite_norms
 
@@ -71,6 +72,7 @@ def _compiled(module: fx.GraphModule, args: list[Tensor]) -> Callable:
     if args[0].device.type == "cpu":
         if _num_elements(module) <= MAX_ELEMENTS_OF_ONE_THREAD:
             options["cpp.threads"] = 1
+        rewrite_draws(module)
         rewrite_products(module)
         rewrite_norms(module)
     for node in module.graph.nodes:
