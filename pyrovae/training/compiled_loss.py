@@ -22,9 +22,11 @@ from pyrovae.training.any_loss import AnyLoss
 from pyrovae.training.backward_reach import HOOKED, OF_AN_ARGUMENT, check_reach, has_hook
 from pyrovae.training.data_count import Counted, DataCount, Rows
 from pyrovae.training.first_run import NO_PARAMETER, checked_as_they_run, has_parameter
+from pyrovae.training.graph_keys import layouts, torch_settings
 
 USUAL_GRAPHS = 8  # one for each shape of the arguments; more make compiling a waste
 OPERATIONS = "PyTorch's operations"
+REMEDY_FOR_CHANGES = ", and each time it must be traced again: keep what varies in a tensor, and write to it by fill_"
 REMEDY_FOR_LOOKS = "; use torch.where instead of a branch, and pass a known number as an argument"
 MAX_CHANGES = 8  # of the pair, each of which makes it be traced again
 
@@ -44,9 +46,10 @@ class CompiledLoss:
     - A pair that sets itself up in its first run, as a new autoguide does, is traced at the second batch.
     - When the pair changes (a parameter is replaced or frozen, `train()` is called, a number in an attribute, a closure
       or a global changes: see `CapturedState`), it is traced again.
-    - Some programs and losses cannot be traced: those with control flow on values, with Python's random numbers, or
-      that assign attributes. They run eagerly, with one warning that says why. Where only the evaluation of a loss
-      cannot be traced, its steps still are. Calls within Pyro's handlers run eagerly too, without a warning.
+    - Some programs and losses cannot be traced: those with control flow on values, with random numbers or iterators of
+      Python's, or that assign attributes; nor is what `backward` does besides (see `backward_reach`). They run eagerly,
+      with one warning that says why. Where only the evaluation of a loss cannot be traced, its steps still are. Calls
+      within Pyro's handlers run eagerly too, without a warning.
     - A graph does not validate values: data after the first batch are trusted.
 
     Args:
@@ -80,7 +83,7 @@ class CompiledLoss:
         self.names: dict[int, str] = {}
         """The names of the parameters, by their `id`."""
         self.counted: Counted = Rows(1)
-        """The numbers of data of the last call; without a `count` the gradients are those of the whole loss."""
+        """The numbers of data of the last call; without a `count` gradients are those of the whole loss."""
         self.terms: Tensor | None = None
         """Reconstruction and KL of the last call, `(2,)`, summed over the data; None without a `count`, or of losses
         that are not ours."""
@@ -140,13 +143,13 @@ class CompiledLoss:
             return self._run_eagerly(kind, args, kwargs)
         has_parts = not is_simple and any(isinstance(arg, list | tuple | dict) for arg in (*args, *kwargs.values()))
         structure = str(mapped(lambda leaf: None, (args, kwargs))) if has_parts else ""
-        key = (kind, len(args), *kwargs, structure, *_torch_settings(), *_layouts(flat))
+        key = (kind, len(args), *kwargs, structure, *torch_settings(), *layouts(flat))
         try:
             traced = self._traced.get(key)
         except (TypeError, ValueError):  # the latter of a memoryview
             self._go_eager("an argument is neither a tensor nor hashable")
             return self._run_eagerly(kind, args, kwargs)
-        if traced is not None and any(map(has_hook, filter(self._is_trained, traced.parameters))):
+        if traced is not None and any(has_hook(p) and self._is_trained(p) for p in traced.parameters):
             self._go_eager(HOOKED)
             return self._run_eagerly(kind, args, kwargs)
         if traced is not None:
@@ -159,7 +162,7 @@ class CompiledLoss:
             self._traced.clear()
             self._changes += 1
             if self._changes > MAX_CHANGES:
-                self._go_eager(f"{change} changed {self._changes} times, and each time it must be traced again")
+                self._go_eager(f"{change} changed {self._changes} times{REMEDY_FOR_CHANGES}")
                 return self._run_eagerly(kind, args, kwargs)
         return self._trace(kind, key, flat, args, kwargs)
 
@@ -332,19 +335,3 @@ def _with_strides_of(parameter: Tensor, gradient: Tensor | None) -> Tensor | Non
     if gradient is None or gradient.is_sparse or gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
-
-
-def _torch_settings() -> tuple:
-    """Returns the part of torch's global state that decides what a program does."""
-    return torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-
-
-def _layouts(args: list) -> list:
-    """Returns each tensor's layout and which other argument it is the same as; other arguments as they are."""
-    places: dict[int, int] = {}
-    return [
-        (arg.shape, arg.stride(), arg.dtype, arg.device, arg.requires_grad, places.setdefault(id(arg), place))
-        if isinstance(arg, Tensor) and arg.layout == torch.strided and not arg.is_nested
-        else (type(arg), arg)
-        for place, arg in enumerate(args)
-    ]
