@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from compiled_steps import CompiledExactly, data
+from compiled_steps import CompiledExactly, data, num_graphs
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer.autoguide import AutoHierarchicalNormalMessenger, AutoNormalMessenger
 
@@ -259,3 +259,16 @@ def test_a_loss_that_is_always_infinite_trains_as_under_svi():
 
     make = lambda: {"model": lambda x: scaled(x, 1.0)}  # noqa: E731
     assert_is_svi(make, "its loss has no value", loss=loss, steps=3)
+
+
+def test_another_dtype_of_autocast_makes_another_graph():
+    pyro.clear_param_store()
+    svi = CompiledExactly(
+        lambda x: scaled(x @ x.new_ones(2, 2), 1.0), guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO()
+    )
+    x = data(6, 2).float()
+    svi.step(x)  # which sets the loss up
+    for dtype in (torch.bfloat16, torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype=dtype):
+            svi.step(x)
+    assert (svi.reason, num_graphs(svi)) == (None, 2)
