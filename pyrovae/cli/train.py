@@ -85,7 +85,7 @@ def train_vae(
         )
     except KeyboardInterrupt:
         if is_begun(out) and Workers().is_first:
-            where = f"epoch {_epochs_in(Path(out)) + 1} of {config.epochs}"
+            where = f"epoch {min(_epochs_in(Path(out)) + 1, config.epochs)} of {config.epochs}"
             print(f"stopped in {where}; the same command with --resume goes on from there", flush=True)
         raise
     if Workers().is_first:

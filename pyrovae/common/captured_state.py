@@ -1,9 +1,10 @@
 """The state that a traced program depends on: what it is, whether it has changed, and how to put it back."""
 
+import itertools
 import random
 import sys
 import types
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from operator import is_, itemgetter
 from typing import Any
 
@@ -32,9 +33,10 @@ class CapturedState:
     Args:
         programs: The programs: functions, methods, modules or other callables.
         parameters: Names in Pyro's param store that the programs use.
+        args: What the programs are given. Of an object, those attributes are watched whose names their code uses.
     """
 
-    def __init__(self, programs: Iterable[object], parameters: Iterable[str] = ()) -> None:
+    def __init__(self, programs: Iterable[object], parameters: Iterable[str] = (), args: Iterable[object] = ()) -> None:
         search = ProgramSearch()
         store = pyro.get_param_store()
         search.entries.append((vars(store), "_params", store._params))
@@ -43,6 +45,8 @@ class CapturedState:
             search.visit(store._params[parameter])
         for program in programs:
             search.visit(program)
+        for arg in args:
+            search.visit_argument(arg)
         self._search = search
         grouped: dict[int, tuple] = {}
         for container, name, value in search.entries:
@@ -73,15 +77,27 @@ class CapturedState:
         """Everything that was found, in the order in which the search came to it."""
         return list(self._search.seen.values())
 
-    @property
-    def iterator(self) -> str | None:
-        """The type of an iterator that was found, or None. How far it is nobody can see, nor put it back."""
-        found = self._search.iterators
-        return type(found[0]).__name__ if found else None
+    def sources(self) -> list[object]:
+        """Returns how far the random generators and iterators that were found are; the global ones are not among them.
 
-    def random_states(self) -> list[object]:
-        """Returns the states of the random generators that were found; the global ones are not among them."""
-        return [_state_of(generator) for generator in self._search.generators]
+        Of an iterator that does not show it, such as a `zip`, that is None.
+        """
+        search = self._search
+        return [*map(_state_of, search.generators), *map(_place_of, search.iterators)]
+
+    def moved_source(self, before: list[object]) -> str | None:
+        """Returns what a program has taken numbers from, in words, since `sources` gave `before`, or None.
+
+        Whether it has taken one from an `itertools.cycle` nobody can see: that is always said.
+        """
+        search = self._search
+        moved = [now != was for now, was in zip(self.sources(), before, strict=True)]
+        if any(moved[: len(search.generators)]):
+            return "it draws from a random generator of its own, which a replay would not"
+        for iterator, has_moved in zip(search.iterators, moved[len(search.generators) :], strict=True):
+            if has_moved or isinstance(iterator, itertools.cycle):
+                return f"it takes numbers from an iterator ({type(iterator).__name__}), which a replay would not"
+        return None
 
     def change(self) -> str | None:
         """Returns the name of something that has been replaced, or None if everything is still the same."""
@@ -163,11 +179,25 @@ class CapturedState:
 
 def _state_of(generator: random.Random | np.random.Generator | np.random.RandomState) -> object:
     match generator:
+        case random.SystemRandom():
+            return None  # it has none
         case random.Random():
             return generator.getstate()
         case np.random.Generator():
             return str(generator.bit_generator.state)
     return str(generator.get_state())
+
+
+def _place_of(iterator: Iterator) -> object:
+    """Returns something that changes as an iterator goes on, or None."""
+    match iterator:
+        case types.GeneratorType():
+            frame = iterator.gi_frame
+            return None if frame is None else (frame.f_lasti, *map(id, frame.f_locals.values()))
+        case itertools.count():
+            return repr(iterator)
+    hint = getattr(iterator, "__length_hint__", None)
+    return getattr(iterator, "_num_yielded", None) if hint is None else hint()  # the former of a `DataLoader`
 
 
 def _are_the_same(items: Iterable, values: tuple) -> bool:

@@ -63,7 +63,9 @@ class ProgramSearch:
         self.generators: list[random.Random | np.random.Generator | np.random.RandomState] = []
         """Generators of random numbers, beside the global ones."""
         self.iterators: list[Iterator] = []
-        """Iterators of libraries, of which nobody can see how far they are."""
+        """Iterators of libraries."""
+        self.used: set[str] = set()
+        """The names of globals and attributes that the code of functions uses."""
         self.seen: dict[int, object] = {}
         """Everything that was reached, by its id, in the order in which it was."""
 
@@ -125,6 +127,19 @@ class ProgramSearch:
                 for value in list(vars(thing).values()):
                     self.visit(value)
 
+    def visit_argument(self, thing: object) -> None:
+        """Adds what an argument of the programs has under names that their code, or its own, uses.
+
+        It may have more, such as the number of the step, which nothing depends on.
+        """
+        if isinstance(thing, types.FunctionType | types.MethodType | functools.partial | nn.Module):
+            self.visit(thing)
+        elif hasattr(thing, "__dict__") and not _is_library(type(thing).__module__):
+            self._visit_class(type(thing))
+            for name in self.used & vars(thing).keys():
+                self.entries.append((vars(thing), name, vars(thing)[name]))
+                self.visit(vars(thing)[name])
+
     def _add_entries(self, container: dict, entries: dict) -> None:
         if len(container) > _MAX_LENGTH:
             return
@@ -151,6 +166,7 @@ class ProgramSearch:
             self.visit(attribute(cell, "cell_contents"))
         if _is_library(function.__module__):
             return
+        self.used.update(_all_names(function.__code__))
         for name in ("__defaults__", "__kwdefaults__"):
             self.attributes.append((function, name, getattr(function, name)))
             self.visit(getattr(function, name))
@@ -164,8 +180,10 @@ class ProgramSearch:
             value = function.__globals__[name]
             self.entries.append((function.__globals__, name, value))
             self._visit_used(value, function, set())
-        for name in _imported_names(function.__code__):
-            self._visit_used(sys.modules.get(name), function, set())
+        for level, path in _imported_modules(function.__code__):
+            package = function.__globals__.get("__package__") or ""
+            full = f"{package.rsplit('.', level - 1)[0]}.{path}" if level else path
+            self._visit_used(sys.modules.get(full.strip(".")), function, set())
 
     def _visit_used(self, thing: object, function: types.FunctionType, done: set[int]) -> None:
         """Visits a thing, or if it is a module of the user's, what a function uses of it and of modules within it."""
@@ -218,13 +236,16 @@ def _global_names(code: types.CodeType) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=10_000)
-def _imported_names(code: types.CodeType) -> tuple[str, ...]:
-    """Returns the names of the modules that a function, or a function within it, imports."""
-    names = [one.argval for one in dis.get_instructions(code) if one.opname == "IMPORT_NAME"]
+def _imported_modules(code: types.CodeType) -> tuple[tuple[int, str], ...]:
+    """Returns the modules that a function, or a function within it, imports: how many dots and a path of each."""
+    found, instructions = [], list(dis.get_instructions(code))
+    for place, one in enumerate(instructions):
+        if one.opname == "IMPORT_NAME":  # after the number of dots and the names that are imported from it
+            found.append((int(instructions[place - 2].argval), one.argval))
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            names += _imported_names(constant)
-    return tuple(dict.fromkeys(names))
+            found += _imported_modules(constant)
+    return tuple(dict.fromkeys(found))
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -23,6 +23,7 @@ RECHECK_FROM = 16  # the first use of a graph at which it is compared with the p
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}
 # By this many times as much they may differ where as small a change of the parameters moves the program as far.
 MOST_TOLERANCES = 10
+MOST_COPIED = 2**24  # numbers of an argument: 64 MB
 NUM_ROUNDED_RUNS = 8  # an activation's kink may be crossed in some of them
 
 
@@ -50,6 +51,7 @@ class Replay:
         inductor: Whether the graph is compiled to machine code.
         num_values: The number of leading tensors that are compared in norm each by itself; all others are so together.
         may_set_up: Whether the eager run may be the program's first.
+        others: What the program is given besides tensors.
     """
 
     def __init__(
@@ -62,19 +64,23 @@ class Replay:
         inductor: bool = True,
         num_values: int = 1,
         may_set_up: bool = False,
+        others: Sequence[object] = (),
     ) -> None:
         self.graph: Graph | None = None
         self._accepted: Graph  # the same, for those who have looked whether there is one
         self.why: str | None = None
         self._uses, self._num_values = 0, num_values
-        found = CapturedState(programs)
+        found = CapturedState(programs, args=others)
         before, start = _values(_moved_by(found, args)), generator_states()
-        drawn = found.random_states()
+        held = found.sources()
         self.outcome = eager()
-        self.why = _why_not_again(found, drawn)
-        if self.why is not None or (may_set_up and found.change() is not None):
+        self.why = found.moved_source(held)
+        if may_set_up and (found.change() is not None or self.why is not None):
+            self.why = None
             return
-        self._state = CapturedState(programs, names())
+        if self.why is not None:
+            return
+        self._state = CapturedState(programs, names(), others)
         self._buffers = self._state.buffers
         end, after = generator_states(), _values(_moved_by(self._state, args))
         try:
@@ -123,11 +129,11 @@ class Replay:
     def compare(self, eager: Callable[[], Outcome], args: Sequence[Tensor]) -> tuple[Outcome, str | None]:
         """Returns the outcome on `args`, and why the graph is no longer the same program as `eager()`, or None."""
         self._uses += 1
-        tensors, drawn = _moved_by(self._state, args), self._state.random_states()
+        tensors, held = _moved_by(self._state, args), self._state.sources()
         before, start = _values(tensors), generator_states()
         self.outcome = eager()
         end, after = generator_states(), _values(tensors)
-        why = _why_not_again(self._state, drawn)
+        why = self._state.moved_source(held)
         if why is not None:
             return self.outcome, why
         why = "it was interrupted"
@@ -209,7 +215,7 @@ class Replay:
                     continue
             return f"its {what} is off by {off:.3g} of {norm:.3g} when it is replayed"
         for moved, value in after:
-            if not torch.equal(moved, value) and not torch.allclose(
+            if not _are_same(moved, value) and not torch.allclose(
                 moved.double(), value.double(), rtol=tolerance, atol=tolerance, equal_nan=True
             ):
                 return "it moves a buffer or another tensor differently when it is replayed"
@@ -244,19 +250,11 @@ def _rounded(
 
 
 def _moved_by(state: CapturedState, args: Sequence[Tensor]) -> list[Tensor]:
-    """Returns the tensors that a run may move in place: the state's, Pyro's parameters, and its arguments."""
-    held = [*state.tensors(), *state.parameters(), *pyro.get_param_store()._params.values(), *args]
+    """Returns the tensors that a run may move in place: the state's, Pyro's parameters, and arguments but huge ones."""
+    small = [arg for arg in args if arg.numel() <= MOST_COPIED and not arg.is_inference()]
+    held = [*state.tensors(), *state.parameters(), *pyro.get_param_store()._params.values(), *small]
     usual = [t for t in held if t.layout == torch.strided and not t.is_nested and type(t) in (Tensor, nn.Parameter)]
     return list({id(tensor): tensor for tensor in usual}.values())
-
-
-def _why_not_again(state: CapturedState, drawn: list[object]) -> str | None:
-    """Returns why a program that has just run cannot run again as if it had not, or None."""
-    if state.random_states() != drawn:
-        return "it draws from a random generator of its own, which a replay would not"
-    if state.iterator is not None:
-        return f"it holds an iterator ({state.iterator}), which a replay would not advance"
-    return None
 
 
 def _norms(expected: Outcome, replayed: Outcome) -> tuple[float, float]:
@@ -277,8 +275,12 @@ def _values(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
 def _write(values: list[tuple[Tensor, Tensor]]) -> None:
     """Gives each tensor the value that `_values` kept of it."""
     for tensor, value in values:
-        if not torch.equal(tensor, value):  # a tensor that never moves (an expanded one, say) must not be written to
+        if not _are_same(tensor, value):  # what never moves (an expanded tensor, a file's) must not be written to
             tensor.copy_(value)
+
+
+def _are_same(tensor: Tensor, value: Tensor) -> bool:
+    return torch.equal(tensor, value) or bool(((tensor == value) | ((tensor != tensor) & (value != value))).all())
 
 
 @contextmanager

@@ -8,8 +8,7 @@ row that is read by all others lies in one chunk at most, and the last chunk may
 other has. Where the programs hold something that may have a row for each datum, all data and all chunks are compared,
 as a part of the data has other places than they have among all.
 
-Not the log-weights are compared, but what they are made of: a guide that draws a latent from the model's own prior has
-a ratio of 1 there, wherever it draws.
+What log-weights are made of is compared, too: a guide that draws a latent from the model's own prior cancels it there.
 """
 
 from collections.abc import Callable
@@ -73,16 +72,21 @@ def why_not_cut(model: Callable, guide: Callable, found: Opened, size: int) -> s
         return "no tensor among the arguments has a row for each"
     try:
         with local_seed(0):
-            return _why_not_equal(model, guide, found, size)
+            try:
+                return _why_not_equal(model, guide, found, size, _may_hold_rows(model, guide, found))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            return _why_not_equal(model, guide, found, size, all_of_them=False)
     except Exception as error:  # a program may fail in any way on a part of what it needs
         if is_out_of_memory(error):
             raise
         return f"a part of them cannot be taken alone ({first_line(error)})"
 
 
-def _why_not_equal(model: Callable, guide: Callable, found: Opened, size: int) -> str | None:
+def _why_not_equal(model: Callable, guide: Callable, found: Opened, size: int, all_of_them: bool) -> str | None:
     """Returns how the terms of chunks differ from those that their data have among all, or None if they do not."""
-    args, chunks = _compared(found, size, _may_hold_rows(model, guide, found))
+    args, chunks = _compared(found, size, all_of_them)
     whole, first = run_pair(model, guide, *args, num_particles=1, reading=found.reading), 0
     draws = whole.draws()
     for chunk, is_compared in chunks:
@@ -107,16 +111,16 @@ def _why_not_equal(model: Callable, guide: Callable, found: Opened, size: int) -
 
 
 def _may_hold_rows(model: Callable, guide: Callable, found: Opened) -> bool:
-    """Returns True if the programs hold something besides their arguments that is as long as the data."""
+    """Returns True if the programs hold something besides their arguments that has as many rows as there are data."""
     held = [*CapturedState((model, guide)).objects, *(site["value"] for site in found.pair.parameters)]
     arguments = set(map(id, tensors_in(found.data.whole)))
-    return any(_length(thing) >= found.data.num for thing in held if id(thing) not in arguments)
+    return any(found.data.num in _lengths(thing) for thing in held if id(thing) not in arguments)
 
 
-def _length(thing: object) -> int:
+def _lengths(thing: object) -> tuple[int, ...]:
     if isinstance(thing, Tensor | np.ndarray):
-        return max(thing.shape, default=0)
-    return len(thing) if isinstance(thing, list | tuple | dict) else 0
+        return tuple(thing.shape)
+    return (len(thing),) if isinstance(thing, list | tuple | dict) else ()
 
 
 def _compared(found: Opened, size: int, all_of_them: bool) -> tuple[tuple, list[tuple[Data, bool]]]:

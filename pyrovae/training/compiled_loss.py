@@ -195,13 +195,11 @@ class CompiledLoss:
                     check_reach(found[1], self.parameters)
                 return self._outcome(kind, found[0], self._gradients(kind, found[1]), counted, kept)
 
-        held = [leaf for leaf in flat if not isinstance(leaf, Tensor)]  # whose attributes may change between two steps
-        programs = (self.model, self.guide, *([] if self._any_loss.is_own else self._any_loss.state), *held)
+        others = [leaf for leaf in flat if not isinstance(leaf, Tensor)]  # which may change between two steps
+        programs = (self.model, self.guide, *([] if self._any_loss.is_own else self._any_loss.state))
         eager = partial(self._run_eagerly, kind, args, kwargs)
         may_set_up, self._may_set_up = self._may_set_up, False
-        replay = Replay(
-            function, tensors, eager, programs, lambda: self._names, self.inductor, num_values=2, may_set_up=may_set_up
-        )
+        replay = Replay(function, tensors, eager, programs, lambda: self._names, self.inductor, 2, may_set_up, others)
         if replay.why is not None and kind == "evaluate":
             self._evaluates_eagerly = True
             warn(f"losses are evaluated eagerly, because the program cannot be replayed: {replay.why}")

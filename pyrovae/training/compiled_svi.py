@@ -83,7 +83,6 @@ class CompiledSVI:
         self._stepped: FusedAdam | None = None
         self._trained: list[Tensor] | None = None
         self._complete: list[Tensor] | None = None  # the parameters of the last step, if all had a gradient
-        self._others: list[Tensor] = []  # what a torch.optim optimiser holds besides
         self._own_optim = optim is None
 
     @property
@@ -155,8 +154,11 @@ class CompiledSVI:
             if self._stepped is None or self._stepped.optimizer is not optim:
                 self._stepped = FusedAdam(optim)
             self._stepped.step()
-        for parameter in (*parameters, *self._others):
+        for parameter in parameters:
             parameter.grad = None
+        for group in optim.param_groups if isinstance(optim, torch.optim.Optimizer) else []:
+            for parameter in group["params"]:  # which may hold more
+                parameter.grad = None
         return loss
 
     def evaluate_loss(self, *args, **kwargs) -> float | tuple[float, ...]:
@@ -177,8 +179,7 @@ class CompiledSVI:
             require(not late, f"{len(late)} parameters came after the first step, and optim does not have them")
         elif new:
             self._warn_of_untrained(new)
-        self._trained, held = parameters, set(map(id, parameters))
-        self._others = [p for group in optim.param_groups for p in group["params"] if id(p) not in held]
+        self._trained = parameters
         return optim
 
     def _warn_of_untrained(self, parameters: list[Tensor]) -> None:

@@ -157,15 +157,6 @@ def test_what_a_loss_makes_for_itself_is_nothing_that_backward_reaches():
     assert svi.reason is None
 
 
-def test_a_hook_of_what_is_not_trained_does_not_matter():
-    pyro.clear_param_store()
-    net = nn.Linear(2, 2).double().requires_grad_(False)
-    svi = CompiledExactly(lambda x: plain_model(net(x)), plain_guide, None, ELBO())
-    svi.step(data(6, 2))
-    svi.step(data(6, 2))
-    assert svi.reason is None
-
-
 @pytest.mark.parametrize("name", ["model", "guide", "loss"])
 def test_another_pair_or_loss_is_for_another_svi(name):
     """An assignment was taken without a word, and changed nothing."""

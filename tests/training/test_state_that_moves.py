@@ -4,6 +4,7 @@ import itertools
 import random
 import sys
 import types
+import warnings
 
 import numpy as np
 import pyro
@@ -13,6 +14,8 @@ import torch
 from compiled_steps import CompiledExactly, data, num_graphs
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer.autoguide import AutoHierarchicalNormalMessenger, AutoNormalMessenger
+
+from pyrovae.objectives import ELBO
 
 NUM_STEPS = 20  # beyond the first step at which the graph is compared with the program again
 
@@ -216,9 +219,9 @@ def rarely_from_an_old_numpy():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (from_a_counter, "it holds an iterator (count)"),
-        (from_a_cycle, "it holds an iterator (cycle)"),
-        (from_a_generator, "it holds an iterator (generator)"),
+        (from_a_counter, "it takes numbers from an iterator (count)"),
+        (from_a_cycle, "it takes numbers from an iterator (cycle)"),
+        (from_a_generator, "it takes numbers from an iterator (generator)"),
         (rarely_from_python, "it draws from a random generator of its own"),
         (rarely_from_numpy, "it draws from a random generator of its own"),
         (rarely_from_an_old_numpy, "it draws from a random generator of its own"),
@@ -229,9 +232,64 @@ def test_a_source_of_numbers_that_only_an_eager_step_moves_makes_steps_eager(mak
     assert_is_svi(make, reason)
 
 
-def test_a_random_generator_that_is_not_drawn_from_does_not_matter():
-    own = np.random.default_rng(3)
+OTHERS = {
+    "a generator of NumPy": lambda: np.random.default_rng(3),
+    "that of the system": random.SystemRandom,
+    "a generator": lambda: (step for step in range(9)),
+    "an iterator": lambda: iter([1, 2]),
+    "a zip": lambda: zip([1, 2], [3, 4], strict=True),
+    "a counter": itertools.count,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_source_that_is_not_drawn_from_does_not_matter(name):
+    own = OTHERS[name]()
     assert_is_svi(lambda: {"model": lambda x: scaled(x, 1.0 if own is not None else 2.0)})
+
+
+def test_a_parameter_that_starts_at_a_draw_of_its_own_is_compiled_from_the_second_step_on():
+    def make():
+        own = np.random.default_rng(3)
+
+        def model(x):
+            scaled(x, 1.0, pyro.param("weight", lambda: x.new_tensor(own.normal())))
+
+        return {"model": model}
+
+    for loss in (Trace_ELBO, ELBO):
+        assert_is_svi(make, loss=loss)
+
+
+def test_attributes_of_an_argument_that_no_code_reads_may_change():
+    def make():
+        state = Progress()
+
+        def args(step):
+            state.number = step
+            return data(6, 2), state
+
+        return {"model": lambda x, state: scaled(x, state.factor), "args": args}
+
+    assert_is_svi(make)
+
+
+class Progress:
+    factor = 2.0
+
+
+def test_arguments_that_must_not_be_written_to_are_not_if_they_hold_nan(tmp_path):
+    """A write to a read-only file in memory ends the process."""
+    np.save(tmp_path / "x.npy", np.array([[1.0, np.nan], [2.0, 3.0]]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, that it cannot be written to
+        x = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    with torch.inference_mode():
+        inference = torch.tensor([[1.0, np.nan]])
+    for value in (x, torch.tensor([1.0, np.nan]).expand(3, 2), inference):
+        assert_is_svi(
+            lambda value=value: {"model": lambda x: scaled(x.nan_to_num(), 1.0), "args": lambda step: (value,)}
+        )
 
 
 # Guides and losses of Pyro's that are read otherwise ------------------------------------------------------------------
