@@ -1,5 +1,7 @@
 """What programs can see is watched, wherever it is kept, also once Python has given a dict a new version."""
 
+import importlib
+import sys
 from argparse import Namespace
 from collections import OrderedDict, UserDict, deque
 from types import SimpleNamespace
@@ -192,3 +194,27 @@ def test_versions_of_dicts_are_not_relied_on_where_python_does_not_keep_them(mon
     assert state.change() is None
     program.offset = 3.0
     assert state.change() == "offset"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from .settings import gain",
+        "from . import settings; gain = settings.gain",
+        "import own.settings as s; gain = s.gain",
+    ],
+)
+def test_a_module_that_a_function_imports_is_watched(line, tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/__init__.py").touch()
+    (tmp_path / "own/settings.py").write_text("gain = object()\n", encoding="utf-8")
+    (tmp_path / "own/programs.py").write_text(f"def program():\n    {line}\n    return gain\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    program = importlib.import_module("own.programs").program
+    program()
+    state = CapturedState([program])
+    assert state.change() is None
+    monkeypatch.setattr(sys.modules["own.settings"], "gain", object())
+    assert state.change() == "gain"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+        del sys.modules[name]
