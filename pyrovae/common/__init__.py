@@ -74,6 +74,7 @@ if TYPE_CHECKING:  # the same names once more, as type checkers and editors read
     from pyrovae.common.modes import evaluates, evaluation_mode
     from pyrovae.common.param_store import RegisteredModule, register, unique_name
     from pyrovae.common.parts import OtherSettings, Parts, check_for_parts, kept_parts
+    from pyrovae.common.program_search import is_library
     from pyrovae.common.progress import progress_bar
     from pyrovae.common.rng import (
         all_generator_states,
@@ -178,6 +179,7 @@ else:  # most of these modules import torch, for which a command line does not w
             "modes": ("evaluates", "evaluation_mode"),
             "param_store": ("RegisteredModule", "register", "unique_name"),
             "parts": ("OtherSettings", "Parts", "check_for_parts", "kept_parts"),
+            "program_search": ("is_library",),
             "progress": ("progress_bar",),
             "rng": (
                 "all_generator_states",

@@ -114,7 +114,7 @@ class ProgramSearch:
                 pass  # `_visit_function` looks up the names that a function uses of it
             case random.Random() | np.random.Generator() | np.random.RandomState():
                 self.generators.append(thing)
-            case _ if isinstance(thing, _HOLDERS) or not _is_library(type(thing).__module__):
+            case _ if isinstance(thing, _HOLDERS) or not is_library(type(thing).__module__):
                 if hasattr(thing, "__dict__"):
                     self._add_entries(vars(thing), vars(thing))
                 for name in _slots(type(thing)):
@@ -134,7 +134,7 @@ class ProgramSearch:
         """
         if isinstance(thing, types.FunctionType | types.MethodType | functools.partial | nn.Module):
             self.visit(thing)
-        elif hasattr(thing, "__dict__") and not _is_library(type(thing).__module__):
+        elif hasattr(thing, "__dict__") and not is_library(type(thing).__module__):
             self._visit_class(type(thing))
             for name in self.used & vars(thing).keys():
                 self.entries.append((vars(thing), name, vars(thing)[name]))
@@ -152,7 +152,7 @@ class ProgramSearch:
 
     def _visit_class(self, cls: type) -> None:
         for base in cls.__mro__:
-            if _is_library(base.__module__) or (id(base) in self.seen and base is not cls):
+            if is_library(base.__module__) or (id(base) in self.seen and base is not cls):
                 continue
             self.seen[id(base)] = base
             for name, value in vars(base).items():
@@ -164,7 +164,7 @@ class ProgramSearch:
         for cell in function.__closure__ or ():
             self.attributes.append((cell, "cell_contents", attribute(cell, "cell_contents")))
             self.visit(attribute(cell, "cell_contents"))
-        if _is_library(function.__module__):
+        if is_library(function.__module__):
             return
         self.used.update(_all_names(function.__code__))
         for name in ("__defaults__", "__kwdefaults__"):
@@ -187,7 +187,7 @@ class ProgramSearch:
 
     def _visit_used(self, thing: object, function: types.FunctionType, done: set[int]) -> None:
         """Visits a thing, or if it is a module of the user's, what a function uses of it and of modules within it."""
-        if not isinstance(thing, types.ModuleType) or _is_library(thing.__name__):
+        if not isinstance(thing, types.ModuleType) or is_library(thing.__name__):
             self.visit(thing)
         elif id(thing) not in done:
             done.add(id(thing))
@@ -215,7 +215,7 @@ def _caches_of(module: nn.Module) -> list[str]:
 
 
 @functools.cache
-def _is_library(module: str | None) -> bool:
+def is_library(module: str | None) -> bool:
     """Returns whether this module is not the user's own. Installed code does not change between two steps."""
     root = (module or "").partition(".")[0]
     if root in _LIBRARIES or (root in sys.stdlib_module_names and root != "__main__"):
@@ -258,5 +258,5 @@ def _all_names(code: types.CodeType) -> tuple[str, ...]:
 def _slots(cls: type) -> Iterator[str]:
     """Yields the names of the attributes that the objects of a user's class keep in slots."""
     for base in cls.__mro__:
-        if not _is_library(base.__module__):
+        if not is_library(base.__module__):
             yield from (name for name, value in vars(base).items() if isinstance(value, types.MemberDescriptorType))

@@ -5,8 +5,8 @@ one) or the place of a row, if it takes rows of something that it holds besides 
 each datum), or if a matrix of one row for each datum belongs to all data. Whether that is so is seen in the terms of
 the chunks, at the same draws: of a few data of all chunks, of more of some. The first and the last are among them: a
 row that is read by all others lies in one chunk at most, and the last chunk may be so small that it lacks what any
-other has. Where the programs hold something that may have a row for each datum, all data and all chunks are compared,
-as a part of the data has other places than they have among all.
+other has. Where the programs hold something that may have a row for each datum, all data and all chunks are compared if
+memory allows, as a part of the data has other places than they have among all.
 
 What log-weights are made of is compared, too: a guide that draws a latent from the model's own prior cancels it there.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.common import CapturedState, first_line, is_out_of_memory, local_seed, warn
+from pyrovae.common import CapturedState, first_line, is_library, is_out_of_memory, local_seed, warn
 from pyrovae.data import moved
 from pyrovae.evaluation.arguments import tensors_in
 from pyrovae.evaluation.chunks import Data, Opened
@@ -26,6 +26,7 @@ from pyrovae.evaluation.rows import data_dim_of
 from pyrovae.programs import Pair, pair_at, run_pair
 
 DATA_COMPARED = 1_024  # of more data, so many stand for all, or fewer if memory does not suffice for them
+NUMBERS_AT_ONCE = 2**28  # that a decoder returns for all data: 1 GB
 CHUNKS_COMPARED = 8
 ROUNDINGS = 64  # units in the last place, by which the terms of a datum may differ
 LATENT_ROUNDINGS = 100  # times the effect of a few roundings of the latents, by which they may differ, too
@@ -72,8 +73,9 @@ def why_not_cut(model: Callable, guide: Callable, found: Opened, size: int) -> s
         return "no tensor among the arguments has a row for each"
     try:
         with local_seed(0):
+            fits = data.num * pair.outputs <= NUMBERS_AT_ONCE
             try:
-                return _why_not_equal(model, guide, found, size, _may_hold_rows(model, guide, found))
+                return _why_not_equal(model, guide, found, size, fits and _may_hold_rows(model, guide, found))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -111,10 +113,17 @@ def _why_not_equal(model: Callable, guide: Callable, found: Opened, size: int, a
 
 
 def _may_hold_rows(model: Callable, guide: Callable, found: Opened) -> bool:
-    """Returns True if the programs hold something besides their arguments that has as many rows as there are data."""
-    held = [*CapturedState((model, guide)).objects, *(site["value"] for site in found.pair.parameters)]
-    arguments = set(map(id, tensors_in(found.data.whole)))
-    return any(found.data.num in _lengths(thing) for thing in held if id(thing) not in arguments)
+    """Returns True if the programs hold something besides their arguments that may have a row for each datum.
+
+    It is at least as long as the data. A weight of a library's layer rarely has rows of data, and must be as long.
+    """
+    state, num = CapturedState((model, guide)), found.data.num
+    layers = [module for module in state.modules if is_library(type(module).__module__)]
+    weights = {id(tensor) for layer in layers for tensor in (*layer._parameters.values(), *layer._buffers.values())}
+    others = weights.union(map(id, tensors_in(found.data.whole)))
+    held = [*state.objects, *(site["value"] for site in found.pair.parameters)]
+    has_weight = any(num in _lengths(thing) for thing in held if id(thing) in weights)
+    return has_weight or any(max(_lengths(thing), default=0) >= num for thing in held if id(thing) not in others)
 
 
 def _lengths(thing: object) -> tuple[int, ...]:

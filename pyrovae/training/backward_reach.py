@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from pyrovae.compilation import CannotTrace
 
-OF_AN_ARGUMENT = "an argument has a gradient, which a replay would not compute"
+OF_AN_ARGUMENT = "an argument requires a gradient, which a replay would not compute"
 HOOKED = "a parameter has a hook, which a replay would not call"
 
 
@@ -26,7 +26,7 @@ def check_reach(surrogates: Sequence[Tensor], parameters: Sequence[Tensor]) -> N
     for leaf in _leaves_of(surrogates):
         if id(leaf) not in known and not isinstance(leaf, FakeTensor):
             shape = tuple(leaf.shape)
-            raise CannotTrace(f"it has a gradient of a tensor of shape {shape}, which is no registered parameter")
+            raise CannotTrace(f"a tensor of shape {shape} gets a gradient, and is no registered parameter")
 
 
 def _leaves_of(surrogates: Sequence[Tensor]) -> list[Tensor]:

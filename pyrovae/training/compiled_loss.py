@@ -191,7 +191,7 @@ class CompiledLoss:
             filled, named = mapped(lambda leaf: next(tensors) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
             with self._counting(filled) as counted, self._keeping() as kept:
                 found = self._any_loss.traced(kind, self.model, self.guide, filled, named)
-                if self._trained is None:
+                if self._trained is None or not self._any_loss.is_own:  # ours goes no further than to those
                     check_reach(found[1], self.parameters)
                 return self._outcome(kind, found[0], self._gradients(kind, found[1]), counted, kept)
 

@@ -78,13 +78,15 @@ def test_enumeration_takes_the_states_probabilities_of_each_row(x):
     torch.testing.assert_close(found, torch.logaddexp(*parts).double(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("more", [0, 951])
 @pytest.mark.parametrize("first", [1_200, 2_048])
-def test_of_many_data_all_are_compared_where_the_programs_hold_something_as_long(first):
+def test_of_many_data_all_are_compared_where_the_programs_hold_something_as_long(first, more):
     """A thousand data that stand for all have other places than among all, and none of them saw the later rows."""
-    offsets = torch.zeros(2_049)
+    num = 2_049
+    offsets = torch.zeros(num + more)
     offsets[first:] = 4.0
     torch.manual_seed(suite_seed(1))
-    x = math.sqrt(2) * torch.randn(len(offsets)) + offsets
+    x = math.sqrt(2) * torch.randn(num) + offsets[:num]
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -96,7 +98,7 @@ def test_of_many_data_all_are_compared_where_the_programs_hold_something_as_long
 
     with pytest.warns(UserWarning, match="all 2,049 data are taken at once"):
         found = pv.log_marginal(model, guide, x, num_samples=20)
-    truth = dist.Normal(offsets, math.sqrt(2)).log_prob(x).double()
+    truth = dist.Normal(offsets[:num], math.sqrt(2)).log_prob(x).double()
     torch.testing.assert_close(found.log_px, truth, rtol=0, atol=1e-4)
 
 
@@ -115,6 +117,18 @@ def test_data_that_read_each_other_s_latents_have_no_log_px_each_by_quadrature(m
 
     with pytest.raises(pv.InputError, match=RULE):
         pv.quadrature_log_marginal(model, torch.randn(5))
+
+
+def test_nor_where_only_the_last_of_many_rows_do():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(torch.where(x > 50, z.roll(1, -1), z), 1.0), obs=x)
+
+    x = torch.randn(1_000)
+    x[-5:] = 60.0
+    with pytest.raises(pv.InputError, match=RULE):
+        pv.quadrature_log_marginal(model, x)
 
 
 def test_nor_by_enumeration():

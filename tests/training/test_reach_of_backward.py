@@ -16,7 +16,7 @@ NUM_STEPS = 6
 class Case:
     """A pair that uses a network of the user's, which is trained beside it; `features` computes its argument."""
 
-    reason = "it has a gradient of a tensor of shape"
+    reason = "a tensor of shape"
 
     def __init__(self):
         torch.manual_seed(2)
@@ -40,7 +40,7 @@ class NotRegistered(Case):
 
 
 class Outside(Case):
-    reason = "an argument has a gradient"
+    reason = "an argument requires a gradient"
 
     def features(self, x):
         return self.net(x)
@@ -59,7 +59,7 @@ class Closure(Case):
 class Argument(Case):
     """The gradient of the data is wanted, say as a saliency."""
 
-    reason = "an argument has a gradient"
+    reason = "an argument requires a gradient"
 
     def __init__(self):
         super().__init__()
