@@ -23,7 +23,7 @@ from pyrovae.data import moved
 from pyrovae.evaluation.arguments import tensors_in
 from pyrovae.evaluation.chunks import Data, Opened
 from pyrovae.evaluation.rows import data_dim_of
-from pyrovae.programs import Pair, pair_at, run_pair
+from pyrovae.programs import Pair, PairTerms, pair_at, run_pair
 
 DATA_COMPARED = 1_024  # of more data, so many stand for all, or fewer if memory does not suffice for them
 NUMBERS_AT_ONCE = 2**28  # that a decoder returns for all data: 1 GB
@@ -90,7 +90,7 @@ def _why_not_equal(model: Callable, guide: Callable, found: Opened, size: int, a
     """Returns how the terms of chunks differ from those that their data have among all, or None if they do not."""
     args, chunks = _compared(found, size, all_of_them)
     whole, first = run_pair(model, guide, *args, num_particles=1, reading=found.reading), 0
-    draws = whole.draws()
+    draws, terms = whole.draws(), whole.terms()
     for chunk, is_compared in chunks:
         rows = slice(first, first + chunk.size)
         first = rows.stop
@@ -100,13 +100,14 @@ def _why_not_equal(model: Callable, guide: Callable, found: Opened, size: int, a
         own = pair_at(model, guide, own_draws, *chunk.args, like=whole)
         if own.batch != chunk.size:
             return f"a part of {chunk.size:,} has {own.batch:,}"
-        ours, theirs = _terms(whole, rows), _terms(own, slice(None))
+        ours, theirs = _parts(whole, terms, rows), _parts(own, own.terms(), slice(None))
         off = torch.where(ours == theirs, 0.0, (ours - theirs).abs())  # both may be -inf
-        allowed = ROUNDINGS * torch.finfo(ours.dtype).eps * _sizes(whole, rows)
+        allowed = ROUNDINGS * torch.finfo(ours.dtype).eps * _sizes(whole, terms, rows)
         if bool((off <= allowed).all()):
             continue
         moved_draws = {name: _rounded(value) for name, value in own_draws.items()}
-        rounding = (_terms(pair_at(model, guide, moved_draws, *chunk.args, like=whole), slice(None)) - theirs).abs()
+        nearby = pair_at(model, guide, moved_draws, *chunk.args, like=whole)
+        rounding = (_parts(nearby, nearby.terms(), slice(None)) - theirs).abs()
         if not bool((off <= allowed + LATENT_ROUNDINGS * rounding.max()).all()):
             return f"alone, a part of them has other log-densities than among all, by up to {off.max().item():.3g} nats"
     return None
@@ -161,19 +162,17 @@ def _local_sites(pair: Pair) -> list[dict]:
     return [s for sites in (pair.model_sites, pair.guide_sites) for s in sites.values() if pair.is_local(s)]
 
 
-def _terms(pair: Pair, rows: slice) -> Tensor:
+def _parts(pair: Pair, terms: PairTerms, rows: slice) -> Tensor:
     """Returns the log-weights of some data, what they are made of, and the log-densities that all data share.
 
-    The last are those of the sites outside the data plate.
+    The last are those of the sites outside the data plate. `terms` are those of the pair, for all of its data.
     """
-    terms = pair.terms()
     parts = terms.log_weights, terms.log_likelihood, terms.log_prior, terms.log_posterior
     return _with_globals(pair, torch.cat([part[0, rows] for part in parts]))
 
 
-def _sizes(pair: Pair, rows: slice) -> Tensor:
-    """Returns the sizes of the terms that make up those of `_terms`."""
-    terms = pair.terms()
+def _sizes(pair: Pair, terms: PairTerms, rows: slice) -> Tensor:
+    """Returns the sizes of what makes up those of `_parts`."""
     parts = terms.log_likelihood, terms.log_prior, terms.log_posterior
     sizes = torch.stack([part[0, rows].abs() for part in parts]).sum(0)
     return 1 + _with_globals(pair, sizes.repeat(4)).abs()
